@@ -1,0 +1,160 @@
+"""Artifacts: a folder of payload files with a ``meta.json`` that holds every fact about them.
+
+The folder appears in one rename, so it is either whole or absent. ``meta.json`` names the sha256 of every payload
+file; an artifact's own hash is the sha256 of that list, so equal inputs hash equal (no dates, hosts or paths).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+
+FORMAT = 1
+META = "meta.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact: where it lies and what its meta.json says."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.meta["kind"])
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the payload list: the identity that children record as parent."""
+        return files_hash(self.meta["files"])
+
+    @property
+    def labels(self) -> LabelSpec:
+        return LabelSpec.from_meta(self.meta)
+
+    def file(self, name: str) -> Path:
+        """Path of a payload file; refuses names that meta.json does not list."""
+        if name not in self.meta["files"]:
+            raise UserError(f"{self.path} holds no '{name}'; it holds {', '.join(sorted(self.meta['files']))}")
+        return self.path / name
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: Any) -> str:  # Python 3.10, which JetPack 6 has, lacks hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def files_hash(files: Mapping[str, str]) -> str:
+    """Identity of a set of files: sha256 over their sorted ``name: sha256`` list."""
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+
+
+def dump_json(value: Any) -> str:
+    """The one JSON style of the project: sorted keys, indented, final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` under a temporary name, then rename: the file is old or new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+@contextmanager
+def create(path: Path, *, kind: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+    """Fill a temporary folder; on success hash it, add meta.json and rename it to ``path``.
+
+    Args:
+        path: the folder to make; an older one there is replaced as a whole.
+        kind: what it is (``dataset``, ``network``, ``onnx``, ``engine``).
+        meta: plain values; read after the body ran, so the body may add to it.
+
+    Yields:
+        the temporary folder to write payload files to. After an exception it is removed and ``path`` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        yield scratch
+        names = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
+        facts = {**meta, "kind": kind, "format": FORMAT, "files": {name: sha256(scratch / name) for name in names}}
+        (scratch / META).write_text(dump_json(facts), encoding="utf-8")
+        scratch.chmod(0o755)
+        _replace_folder(scratch, path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_name(new.name + "-old")
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)
+
+
+def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
+    """Read an artifact and check that it is what it says.
+
+    Args:
+        path: the artifact's folder.
+        kind: the kind that the caller can use.
+        verify: hash every payload file and compare (switch off only for large data sets).
+
+    Raises:
+        UserError: missing, of another kind or format, incomplete, or changed since it was written.
+    """
+    file = path / META
+    if not file.is_file():
+        raise UserError(f"{path}: no {META} there, so it is no artifact; make it with: dvc repro")
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not JSON ({error}); make the artifact again with: dvc repro -f") from error
+    missing = [key for key in ("kind", "format", "files") if not isinstance(meta, dict) or key not in meta]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}; make the artifact again with: dvc repro -f")
+    if meta["format"] != FORMAT:
+        raise UserError(f"{file}: format {meta['format']}, this version reads {FORMAT}; run dvc repro -f")
+    if meta["kind"] != kind:
+        raise UserError(f"{path} is a '{meta['kind']}' artifact; a '{kind}' is needed here")
+    for name, expected in meta["files"].items():
+        payload = path / name
+        if not payload.is_file():
+            raise UserError(f"{path}: payload '{name}' is missing; make the artifact again with: dvc repro -f")
+        if verify and sha256(payload) != expected:
+            raise UserError(
+                f"{path}: payload '{name}' was changed after it was written (its sha256 is not the one in {META}); "
+                "do not use it; make the artifact again with: dvc repro -f"
+            )
+    return Artifact(path=path, meta=meta)

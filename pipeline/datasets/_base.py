@@ -1,0 +1,37 @@
+"""The contract of a data set plugin: names, colours, disjoint splits, and frames with train-id label maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from pipeline.frames import Array
+from pipeline.labels import LabelSpec
+
+
+class Dataset(ABC):
+    """A labelled data set as `prepare` reads it.
+
+    A plugin's constructor takes keyword-only options (its section in params.yaml). It checks that the root is there and raises
+    ``UserError`` with what to do when it is not; it does not read every image (``prepare`` does, and collects all faults).
+    """
+
+    labels: LabelSpec
+
+    @abstractmethod
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Sample names of each split, in a fixed order. ``train`` and ``val`` are always there; splits are disjoint."""
+
+    @abstractmethod
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        """One sample.
+
+        Returns:
+            frame (H, W, 3) BGR uint8, label map (H, W) uint8 train ids with ``labels.ignore_index`` where ignored.
+
+        Raises:
+            UserError: unreadable or missing file, sizes differ, id out of range; the message names the file.
+        """
+
+
+PLUGIN = Dataset

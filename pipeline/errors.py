@@ -1,0 +1,91 @@
+"""The one error that a user can fix, and the one place that turns it into an exit status.
+
+Everything else that is raised is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+
+class UserError(ValueError):
+    """A fault that the user can mend. The message says what, where, got, allowed and what to do next."""
+
+
+class Faults:
+    """Collect all faults of one input, then raise them as a single :class:`UserError`.
+
+    Args:
+        subject: what was read, as the first line of the message says it.
+        limit: how many faults are printed; the rest are counted.
+
+    Example:
+        >>> faults = Faults("params.yaml")
+        >>> faults.add("seed: got 'x'; allowed: an integer")
+        >>> faults.raise_if_any()
+        Traceback (most recent call last):
+        pipeline.errors.UserError: params.yaml: 1 problem
+          seed: got 'x'; allowed: an integer
+    """
+
+    def __init__(self, subject: str, *, limit: int = 50) -> None:
+        self.subject = subject
+        self.limit = limit
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        self.messages.append(message)
+
+    def raise_if_any(self, *, advice: str = "") -> None:
+        """Raise :class:`UserError` when a fault was added; ``advice`` becomes the last line."""
+        if not self.messages:
+            return
+        count = len(self.messages)
+        lines = [f"{self.subject}: {count} problem{'s' if count > 1 else ''}"]
+        lines += [f"  {message}" for message in self.messages[: self.limit]]
+        if count > self.limit:
+            lines.append(f"  ... and {count - self.limit} more")
+        if advice:
+            lines.append(advice)
+        raise UserError("\n".join(lines))
+
+
+def closest(got: str, allowed: Iterable[str]) -> str:
+    """`` did you mean 'x'?`` for a near miss, else the allowed names.
+
+    Example:
+        >>> closest("temprature", ["temperature", "weight"])
+        "did you mean 'temperature'?"
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(got, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(names) or 'nothing'}"
+
+
+def command(main: Callable[[], int | None]) -> Callable[[], int]:
+    """Wrap a script's ``main``: user errors become one message and status 1, an interruption status 130."""
+
+    @functools.wraps(main)
+    def run() -> int:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        signal.signal(signal.SIGTERM, _as_interrupt)
+        try:
+            return main() or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted: nothing half-written was left behind; run the same command again", file=sys.stderr)
+            return 130
+
+    return run
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,64 @@
+"""The prepared data set: what `prepare` wrote, read by training, calibration, checks and the report.
+
+Layout: ``<split>/images/<name>.png`` (BGR as OpenCV reads it) and ``<split>/labels/<name>.png`` (train ids), plus meta.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import artifact
+from pipeline.errors import UserError, closest
+from pipeline.frames import Array, read_frame, read_label_map
+from pipeline.labels import LabelSpec
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a prepared data set; ``split[i]`` is ``(frame BGR (H, W, 3), train ids (H, W))``."""
+
+    root: Path
+    name: str
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        return self.frame(index), self.label(index)
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        return (self[index] for index in range(len(self)))
+
+    def frame(self, index: int) -> Array:
+        return read_frame(self.root / self.name / "images" / f"{self.names[index]}.png")
+
+    def label(self, index: int) -> Array:
+        return read_label_map(self.root / self.name / "labels" / f"{self.names[index]}.png")
+
+
+class Prepared:
+    """A prepared data set on disk.
+
+    Raises:
+        UserError: the folder is no data set artifact, or files of it are missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.artifact = artifact.load(path, kind="dataset", verify=False)
+        self.splits: dict[str, list[str]] = self.artifact.meta["splits"]
+
+    @property
+    def labels(self) -> LabelSpec:
+        return self.artifact.labels
+
+    @property
+    def name(self) -> str:
+        return str(self.artifact.meta["dataset"])
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise UserError(f"{self.artifact.path} has no split '{name}'; {closest(name, self.splits)}")
+        return Split(root=self.artifact.path, name=name, names=self.splits[name])

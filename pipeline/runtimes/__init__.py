@@ -1,0 +1,50 @@
+"""Runtimes: one plugin file each; ``open_engine`` is how everything else gets a checked, loaded engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, plugins
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.runtimes._base import Engine, Runtime
+
+__all__ = ["Engine", "Runtime", "available", "build", "open_engine"]
+
+
+def available() -> list[str]:
+    return plugins.available("runtimes")
+
+
+def build(name: str, options: dict[str, Any]) -> Runtime:
+    runtime: Runtime = plugins.build("runtimes", name, options)
+    return runtime
+
+
+def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[Engine, Artifact]:
+    """Load an engine artifact after checking that it is whole and was built for this machine.
+
+    Args:
+        path: engine folder (engine file and meta.json).
+        options: override the runtime options that the engine was built with, e.g. ``{"threads": 1}``.
+
+    Raises:
+        UserError: not an engine, changed payload, or built on another machine or version.
+    """
+    found = artifact.load(path, kind="engine")
+    facts = found.meta
+    runtime = build(facts["runtime"], {**facts["runtime_options"], **(options or {})})
+    here = runtime.fingerprint()
+    differing = [
+        f"{key}: built for {value}, this machine has {here.get(key, 'nothing of the kind')}"
+        for key, value in sorted(facts["fingerprint"].items())
+        if here.get(key) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} was built on another machine or version; engines do not move. "
+            + "; ".join(differing)
+            + ". Build it here with: dvc repro -f convert"
+        )
+    return runtime.load(found.file(runtime.engine_file)), found

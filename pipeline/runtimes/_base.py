@@ -1,0 +1,56 @@
+"""The contract of a runtime plugin: build an engine from a deploy graph, and run it.
+
+A *deploy graph* takes uint8 frames (N, H, W, 3) BGR and gives uint8 label maps (N, h, w); everything between (normalisation,
+upsampling, argmax) is inside. This module and its plugins run on the device: numpy, OpenCV and one runtime, nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from pipeline.frames import Array
+
+
+class Engine(ABC):
+    """A loaded engine. Not for concurrent use: one engine a thread.
+
+    Attributes:
+        input_size: (height, width) of the frames it takes.
+        output_size: (height, width) of the label maps it gives.
+    """
+
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+
+    @abstractmethod
+    def run(self, frames: Array) -> Array:
+        """Segment frames (N, H, W, 3) BGR uint8 of ``input_size``; returns label maps (N, h, w) uint8 train ids."""
+
+    def close(self) -> None:  # noqa: B027 - most runtimes have nothing to free
+        """Free device memory; the engine cannot run afterwards."""
+
+
+class Runtime(ABC):
+    """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml, keyword-only."""
+
+    #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations) or ``int8_tensorrt`` (symmetric).
+    int8_variant: str
+    #: Name of the engine file inside the artifact.
+    engine_file: str
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What an engine of this runtime is bound to on this machine (versions, device); plain values."""
+
+    @abstractmethod
+    def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
+        """Write an engine for this machine; returns facts on how it was built. Raises UserError with the failing node."""
+
+    @abstractmethod
+    def load(self, engine_file: Path) -> Engine:
+        """Load an engine that :meth:`build` wrote on this machine."""
+
+
+PLUGIN = Runtime
