@@ -1,0 +1,152 @@
+"""The camera, and a canvas on which one call paints colour and train id together.
+
+The canvas has four 8-bit channels: B, G, R and the id. Bit 7 of the id says that the pixel shines by itself (sky, lamps,
+lit windows), so later layers hide a light exactly as they hide a colour. Pixels are canvas pixels, ``SCALE`` an image pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from pipeline.datasets._streets_world import Colour, Drive, Floats, Wave
+from pipeline.frames import Array
+
+SCALE = 2
+SHINES = 0x80
+NEAR = 0.7  # metres; closer points are moved there, which only bends what lies outside the image
+_SHIFT = 3
+_FAR_OUT = 20000.0  # pixels; keeps fixed-point coordinates inside 32 bits
+
+Ink: TypeAlias = tuple[float, float, float, float]
+
+
+class Camera:
+    """Projects road coordinates (s, d, h) to canvas pixels (x, y).
+
+    The road's bend and hill are taken relative to the camera's own place and direction, so the camera always looks along
+    the road.
+    """
+
+    def __init__(self, drive: Drive, bend: Wave, hill: Wave, *, s: float, t: float, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self.s = s
+        self.d = drive.d + drive.sway * 0.15 * math.sin(0.9 * t)
+        self.eye = drive.eye
+        self.focal = drive.focal * width
+        self.cx = width * (0.5 + drive.yaw + drive.sway * 0.006 * math.sin(0.7 * t))
+        self.cy = height * (drive.horizon + drive.sway * (0.004 * math.sin(4.1 * t) + 0.002 * math.sin(9.7 * t)))
+        self.bend, self.hill = bend, hill
+        self._bend = (bend.value(s), bend.slope(s))
+        self._hill = (hill.value(s), hill.slope(s))
+        self.heading = self._bend[1]
+
+    def offsets(self, z: Floats) -> tuple[Floats, Floats]:
+        """How far right of and above the camera's base the centre line lies at distance ``z``."""
+        s = z + self.s
+        right = self.bend(s) - self._bend[0] - self._bend[1] * z - self.d
+        up = self.hill(s) - self._hill[0] - self._hill[1] * z
+        return right, up
+
+    def project(self, s: Floats, d: Floats, h: Floats | float) -> Floats:
+        """Pixels (..., 2) of points given by broadcastable coordinates."""
+        z = np.maximum(s - self.s, NEAR)
+        right, up = self.offsets(z)
+        k = self.focal / z
+        x = self.cx + k * (d + right)
+        y = self.cy - k * (h + up - self.eye)
+        return np.clip(np.stack(np.broadcast_arrays(x, y), -1), -_FAR_OUT, _FAR_OUT)
+
+    def foot(self, s: float, d: float) -> tuple[float, float, float, float]:
+        """Pixel (x, y) of a ground point, pixels a metre there, and its distance."""
+        z = max(s - self.s, NEAR)
+        right = self.bend.value(s) - self._bend[0] - self._bend[1] * z - self.d
+        up = self.hill.value(s) - self._hill[0] - self._hill[1] * z
+        k = self.focal / z
+        return self.cx + k * (d + right), self.cy - k * (up - self.eye), k, z
+
+
+class Canvas:
+    """A (height, width, 4) uint8 image with the fog of the scene."""
+
+    def __init__(self, height: int, width: int, *, fog: float, fog_colour: Colour) -> None:
+        self.height, self.width = height, width
+        self.pixels: Array = np.zeros((height, width, 4), np.uint8)
+        self.fog, self.fog_colour = fog, fog_colour
+
+    def clear_view(self, distance: float) -> float:
+        """Share of a colour that is left after ``distance`` metres of air."""
+        return math.exp(-self.fog * distance)
+
+    def ink(self, colour: Colour, ident: int, distance: float, shade: float = 1.0, *, shines: bool = False) -> Ink:
+        k = self.clear_view(distance)
+        b, g, r = colour
+        fog = self.fog_colour
+        m, n = k * shade, 1 - k
+        return (
+            min(b * m + fog[0] * n, 255),
+            min(g * m + fog[1] * n, 255),
+            min(r * m + fog[2] * n, 255),
+            ident | (SHINES if shines else 0),
+        )
+
+    def polygon(self, points: Floats, ink: Ink) -> None:
+        """Fill one convex polygon, points (N, 2)."""
+        cv2.fillConvexPoly(self.pixels, _fixed(points), ink, cv2.LINE_8, _SHIFT)
+
+    def polygons(self, points: Floats, ink: Ink) -> None:
+        """Fill many polygons (M, N, 2) that do not overlap."""
+        if len(points):
+            cv2.fillPoly(self.pixels, list(_fixed(points)), ink, cv2.LINE_8, _SHIFT)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, ink: Ink) -> None:
+        """An upright rectangle, at least one pixel wide and high."""
+        if x1 < 0 or y1 < 0 or x0 > self.width or y0 > self.height:
+            return
+        a = (round(max(x0, -9)), round(max(y0, -9)))
+        b = (max(round(min(x1, self.width + 9)) - 1, a[0]), max(round(min(y1, self.height + 9)) - 1, a[1]))
+        cv2.rectangle(self.pixels, a, b, ink, -1)
+
+    def line(self, x0: float, y0: float, x1: float, y1: float, width: float, ink: Ink) -> None:
+        """A thick line with round ends, at least one pixel wide."""
+        thickness = max(round(width), 1)
+        cv2.line(self.pixels, _point(x0, y0), _point(x1, y1), ink, thickness, cv2.LINE_8, _SHIFT)
+
+    def disc(self, x: float, y: float, rx: float, ry: float, ink: Ink, *, thickness: int = -1) -> None:
+        axes = (max(round(rx * 8), 4), max(round(ry * 8), 4))
+        cv2.ellipse(self.pixels, _point(x, y), axes, 0, 0, 360, ink, thickness, cv2.LINE_8, _SHIFT)
+
+    def stamp(
+        self, sprite: Array, box: tuple[float, float, float, float], tint: Colour, ident: int, distance: float
+    ) -> None:
+        """Paste a sprite, (n, n, 4) B, G, R and cover, scaled to ``box`` (x0, y0, x1, y1) and multiplied by ``tint``."""
+        x0, y0, x1, y1 = (round(v) for v in box)
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
+        if right - left < 1 or bottom - top < 1:
+            return
+        n = sprite.shape[0]
+        fx, fy = n / (x1 - x0), n / (y1 - y0)
+        u0, v0 = int((left - x0) * fx), int((top - y0) * fy)
+        u1, v1 = min(math.ceil((right - x0) * fx) + 1, n), min(math.ceil((bottom - y0) * fy) + 1, n)
+        size = (right - left, bottom - top)
+        shrinks = fx > 1.5
+        piece = cv2.resize(sprite[v0:v1, u0:u1], size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        k = self.clear_view(distance)
+        matrix = np.zeros((4, 5), np.float32)
+        for channel in range(3):
+            matrix[channel, channel] = tint[channel] * k
+            matrix[channel, 4] = self.fog_colour[channel] * (1 - k)
+        matrix[3, 4] = ident
+        cover = cv2.threshold(piece[..., 3], 127, 255, cv2.THRESH_BINARY)[1]
+        cv2.copyTo(cv2.transform(piece, matrix), cover, self.pixels[top:bottom, left:right])
+
+
+def _fixed(points: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+
+
+def _point(x: float, y: float) -> tuple[int, int]:
+    return round(max(min(x, _FAR_OUT), -_FAR_OUT) * 8), round(max(min(y, _FAR_OUT), -_FAR_OUT) * 8)

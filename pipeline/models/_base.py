@@ -1,0 +1,77 @@
+"""What networks return and declare; losses and tasks rely on nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SegOutput:
+    """Outputs of a segmentation network for a batch of N crops.
+
+    Attributes:
+        logits: (N, K, h, w), before upsampling.
+        embedding: (N, C, h, w), the tensor that enters the classifier.
+        stages: encoder feature maps (N, C_i, h_i, w_i), shallow to deep.
+        aux: (N, K, h', w') auxiliary logits, training only.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    stages: tuple[Tensor, ...] = ()
+    aux: Tensor | None = None
+
+    def detach(self) -> SegOutput:
+        """The same values without gradient."""
+        return replace(
+            self,
+            logits=self.logits.detach(),
+            embedding=self.embedding.detach(),
+            stages=tuple(stage.detach() for stage in self.stages),
+            aux=None if self.aux is None else self.aux.detach(),
+        )
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """Declared shapes: what a loss may build its adapters from, without a dummy forward.
+
+    Attributes:
+        channels: C of the embedding.
+        stage_channels: C_i of each encoder stage, shallow to deep.
+        output_stride: input size / logits size.
+        divisor: height and width of the input must be multiples of it.
+    """
+
+    channels: int
+    stage_channels: tuple[int, ...]
+    output_stride: int
+    divisor: int
+
+    def offered(self, role: str) -> dict[str, Any]:
+        """These facts under the names by which losses ask for them, e.g. ``student_channels``."""
+        return {f"{role}_{field.name}": getattr(self, field.name) for field in fields(self)}
+
+
+class SegNetwork(nn.Module, ABC):
+    """A network as a plugin: RGB floats (normalised) in, :class:`SegOutput` out.
+
+    Attributes:
+        facts: declared channels and strides.
+        mean, std: per-channel normalisation of RGB in 0..1 that the encoder expects.
+    """
+
+    facts: NetworkFacts
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> SegOutput:
+        """(N, 3, H, W) normalised RGB -> SegOutput."""
+
+
+PLUGIN = SegNetwork

@@ -1,0 +1,78 @@
+"""The result table: one row a student, for the README (Markdown) and for the terminal (rich)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.reporting.results import Result
+from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, marked, megabytes, milliseconds, worst
+
+#: mIoU and drops in percent points, latency in ms, sizes in MB of 10^6 bytes.
+COLUMNS = (
+    "student",
+    "loss",
+    "teacher mIoU",
+    "float mIoU",
+    "INT8 mIoU",
+    "drop",
+    "worst class drop",
+    "fp32 ms p50",
+    "INT8 ms p50",
+    "speed-up",
+    "float MB",
+    "INT8 MB",
+    "verdict",
+)
+TEXT_COLUMNS = ("student", "loss", "worst class drop", "verdict")
+
+
+def row(result: Result) -> tuple[str, ...]:
+    """The cells of one student, in the order of :data:`COLUMNS`."""
+    unstable = result.unstable
+    return (
+        result.label,
+        result.loss or NOT_MEASURED,
+        fixed(result.teacher.miou),
+        fixed(result.reference.miou),
+        fixed(result.int8.miou),
+        fixed(result.drop.versus_float),
+        worst(result),
+        marked(milliseconds(result.fp32.latency.p50), "fp32" in unstable),
+        marked(milliseconds(result.int8.latency.p50), "int8" in unstable),
+        marked(factor(result.speedup), result.speed_is_unstable()),
+        megabytes(result.fp32.size_bytes),
+        megabytes(result.int8.size_bytes),
+        result.verdict,
+    )
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table as GitHub Markdown with a final newline, ready to stand in a README."""
+    if not results:
+        return f"No student is measured yet: {NOT_MEASURED}.\n"
+    rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
+    lines = [COLUMNS, tuple(rule), *(tuple(_plain(cell) for cell in row(result)) for result in results)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rich_table(results: Sequence[Result]) -> Table:
+    """The same table for the terminal."""
+    table = Table(title="INT8 against float and teacher", title_justify="left", caption_justify="left")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
+    styles = {"pass": "bold green", "fail": "bold red", NOT_MEASURED: "dim"}
+    for result in results:
+        cells = row(result)
+        table.add_row(*(Text(cell, style=styles.get(cell, "") if index else "bold") for index, cell in enumerate(cells)))
+    broken = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
+    table.caption = Text("\n".join(broken) if broken else "mIoU in percent, sizes in MB of 10^6 bytes")
+    return table
+
+
+def _plain(cell: str) -> str:
+    """Text that Markdown shows as it is: no cell, tag, emphasis or line break begins in it."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(cell.split())).replace("&", "&amp;").replace("<", "&lt;")
