@@ -19,7 +19,7 @@ class DistillationLoss(nn.Module, ABC):
     buffers: optimised with the run, never part of the student. It knows no path, data set, model, device or rank.
     """
 
-    #: False spares the teacher's forward pass; the loss then gets ``teacher=None``.
+    #: False spares the teacher's forward pass; the loss then gets the student's own detached output in its place.
     uses_teacher: ClassVar[bool] = True
 
     @abstractmethod

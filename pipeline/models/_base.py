@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -64,6 +64,9 @@ class SegNetwork(nn.Module, ABC):
         facts: declared channels and strides.
         mean, std: per-channel normalisation of RGB in 0..1 that the encoder expects.
     """
+
+    #: Options that only choose the initial weights: dropped when a trained network is built again.
+    initial_weight_options: ClassVar[frozenset[str]] = frozenset()
 
     facts: NetworkFacts
     mean: tuple[float, float, float]

@@ -35,6 +35,7 @@ class Smp(SegNetwork):
         UserError: unknown architecture, encoder or option; weights that are missing or do not fit.
     """
 
+    initial_weight_options = frozenset(["encoder_weights", "allow_missing"])
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 

@@ -1,135 +1,20 @@
-"""What `check` measured: ``results/<student>.json`` as frozen values.
+"""Loading of ``results/<student>.json``, which `check` writes.
 
-Tolerant of what was not measured (a missing key, a null, a missing variant become None and print as "not measured"),
-strict about damage: no JSON, a wrong type or an impossible value is a :class:`UserError` that names the file.
-All mIoU and IoU are percent (0..100), latencies milliseconds, sizes bytes; a drop is positive when something was lost.
+Tolerant of what was not measured (a missing key, a null, a missing variant), strict about damage: no JSON, a wrong type
+or an impossible value is a :class:`UserError` that names the file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import Faults, UserError
 from pipeline.reporting.fields import Fields
-
-VARIANTS = ("torch", "fp32", "fp16", "int8")
-Verdict = Literal["pass", "fail", "not measured"]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Percentiles in ms over ``n`` samples; ``cov`` is standard deviation / mean."""
-
-    p50: float | None = None
-    p90: float | None = None
-    p99: float | None = None
-    n: int | None = None
-    cov: float | None = None
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One file that was measured; ``per_class_iou`` is empty when not measured, None for a class absent from the truth."""
-
-    name: str
-    miou: float | None = None
-    per_class_iou: tuple[float | None, ...] = ()
-    size_bytes: int | None = None
-    latency: Latency = Latency()
-    sha256: str = ""
-    runtime: str = ""
-
-
-@dataclass(frozen=True)
-class Teacher:
-    miou: float | None = None
-    per_class_iou: tuple[float | None, ...] = ()
-    parameters: int | None = None
-    model: str = ""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A budget that was not kept; ``what`` says it in words."""
-
-    budget: str
-    variant: str
-    limit: float | None
-    got: float | None
-    what: str
-
-
-@dataclass(frozen=True)
-class Drop:
-    """What INT8 costs, in mIoU or IoU points, as `check` recorded it."""
-
-    versus_float: float | None = None
-    versus_teacher: float | None = None
-    worst_class: str = ""
-    worst_class_drop: float | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything one results file says about one student on one device; ``label`` names it in tables and figures."""
-
-    student: str
-    label: str
-    loss: str = ""
-    dataset: str = ""
-    split: str = ""
-    images: int | None = None
-    classes: tuple[str, ...] = ()
-    absent_classes: tuple[str, ...] = ()
-    model: str = ""
-    parameters: int | None = None
-    input_size: tuple[int, ...] = ()
-    device: Mapping[str, str] = field(default_factory=dict)
-    teacher: Teacher = Teacher()
-    variants: Mapping[str, Variant] = field(default_factory=dict)
-    drop: Drop = Drop()
-    speedup: float | None = None
-    unstable: tuple[str, ...] = ()
-    passed: bool | None = None
-    violations: tuple[Violation, ...] = ()
-
-    def variant(self, name: str) -> Variant:
-        """The variant, or one in which nothing is measured."""
-        return self.variants.get(name, Variant(name=name))
-
-    @property
-    def int8(self) -> Variant:
-        return self.variant("int8")
-
-    @property
-    def fp32(self) -> Variant:
-        return self.variant("fp32")
-
-    @property
-    def reference(self) -> Variant:
-        """The float version whose accuracy INT8 is compared with: torch, else the fp32 graph."""
-        return self.variant("torch") if self.variant("torch").miou is not None else self.fp32
-
-    @property
-    def shrink(self) -> float | None:
-        """Size of the fp32 file over size of the INT8 file."""
-        before, after = self.fp32.size_bytes, self.int8.size_bytes
-        return before / after if before and after else None
-
-    @property
-    def verdict(self) -> Verdict:
-        """``pass`` only where INT8 was measured and no budget is broken."""
-        if self.passed is False or self.violations:
-            return "fail"
-        return "pass" if self.passed and self.int8.miou is not None else "not measured"
-
-    def speed_is_unstable(self) -> bool:
-        """Whether a latency that the speed-up rests on spread too much."""
-        return "int8" in self.unstable or "fp32" in self.unstable
+from pipeline.reporting.measured import VARIANTS, Drop, Latency, Result, Teacher, Variant, Violation
 
 
 def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
@@ -251,7 +136,7 @@ def _variant(name: str, item: Fields, num_classes: int) -> Variant:
 
 
 def _in_order(variants: Mapping[str, Any]) -> list[str]:
-    """Names of the variants that hold something: the known ones in the order of the pipeline, then the others by name."""
+    """Variants that hold something: the known ones in the order of the pipeline, then the others by name."""
     known = [name for name in VARIANTS if variants.get(name)]
     return known + sorted(name for name in variants if name not in VARIANTS and variants[name])
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.reporting.results import Result
+from pipeline.reporting.measured import Result
 from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, marked, megabytes, milliseconds, worst
 
 #: mIoU and drops in percent points, latency in ms, sizes in MB of 10^6 bytes.
@@ -67,7 +67,7 @@ def rich_table(results: Sequence[Result]) -> Table:
     styles = {"pass": "bold green", "fail": "bold red", NOT_MEASURED: "dim"}
     for result in results:
         cells = row(result)
-        table.add_row(*(Text(cell, style=styles.get(cell, "") if index else "bold") for index, cell in enumerate(cells)))
+        table.add_row(Text(cells[0], style="bold"), *(Text(cell, style=styles.get(cell, "")) for cell in cells[1:]))
     broken = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
     table.caption = Text("\n".join(broken) if broken else "mIoU in percent, sizes in MB of 10^6 bytes")
     return table

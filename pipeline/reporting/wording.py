@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.reporting.results import Result
+from pipeline.reporting.measured import Result
 
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
@@ -74,6 +74,8 @@ def summary(result: Result) -> str:
         _compared(result.shrink, "smaller", "larger", "as large as"),
     ]
     known = [gain for gain in gains if gain]
+    if len(known) == 2 and known[1].endswith(" than"):
+        known[0] = known[0].removesuffix(" than")
     missing = [name for name, gain in zip(("speed", "size"), gains, strict=True) if not gain]
     clauses = []
     first = " and ".join(known) + " its float version" if known else ""

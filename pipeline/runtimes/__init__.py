@@ -48,3 +48,20 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
             + ". Build it here with: dvc repro -f convert"
         )
     return runtime.load(found.file(runtime.engine_file)), found
+
+
+def build_engine(
+    runtime: Runtime, onnx_file: Path, out: Path, *, name: str, options: dict[str, Any], meta: dict[str, Any]
+) -> None:
+    """Build an engine artifact: the engine file, and beside it every fact about it.
+
+    Args:
+        name, options: key and options of the runtime plugin; recorded so that the engine is loaded as it was built.
+        meta: facts of the deploy graph, ``precision`` and ``parents``.
+
+    Raises:
+        UserError: the runtime cannot build it; nothing is left behind.
+    """
+    facts = {**meta, "runtime": name, "runtime_options": options, "fingerprint": runtime.fingerprint()}
+    with artifact.create(out, kind="engine", meta=facts) as folder:
+        facts["build"] = runtime.build(onnx_file, folder / runtime.engine_file)

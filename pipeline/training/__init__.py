@@ -1,0 +1,1 @@
+"""Training: tasks (what is learnt), data (what is seen), fit (the loop)."""

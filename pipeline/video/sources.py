@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # A list, because FFmpeg takes more than videos: it plays a .txt file as terminal art.
-VIDEO_SUFFIXES = tuple(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .gif .mjpeg .h264 .264 .hevc".split()
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
+    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".mjpeg", ".h264", ".264", ".hevc"),
 )
 # FFmpeg's frame.rotation counts counter-clockwise, in degrees
 _ROTATE = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
@@ -110,7 +111,7 @@ def _images_in(folder: Path) -> list[Path]:
     for image in images:
         other = stems.setdefault(image.stem, image)
         if other != image:
-            raise UserError(f"{folder}: outputs of {other.name} and {image.name} would share a name; rename one of them")
+            raise UserError(f"{folder}: results of {other.name} and {image.name} would share a name; rename one")
     return images
 
 
@@ -152,6 +153,9 @@ class AvVideoSource(Source):
         if not container.streams.video:
             container.close()
             raise UserError(f"{self.path}: holds no video stream; give a file that has pictures")
+        if container.streams.video[0].codec_context is None:
+            container.close()
+            raise UserError(f"{self.path}: this PyAV has no decoder for it; {_convert(self.path)}")
         return container
 
     def _estimate(self, container: Any, stream: Any) -> int | None:
@@ -210,6 +214,7 @@ class CvVideoSource(Source):
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             raise UserError(f"{self.path}: not a readable video; {_convert(self.path)}")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default in OpenCV 4.11 (opencv#26795)
         return capture
 
     def __iter__(self) -> Iterator[Frame]:

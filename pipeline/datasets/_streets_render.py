@@ -1,0 +1,168 @@
+"""From a world, a light and a moment to a photograph and its label map.
+
+Everything is painted from far to near at twice the size. The image is averaged down; the label takes the commonest id of
+each 2x2 block, so ids never mix and thin things survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.datasets import _streets_classes as ids
+from pipeline.datasets._streets_buildings import paint_building
+from pipeline.datasets._streets_canvas import SCALE, SHINES, Camera, Canvas
+from pipeline.datasets._streets_ground import paint_ground
+from pipeline.datasets._streets_light import Light, fractal, photograph, sky
+from pipeline.datasets._streets_objects import paint_gantry, paint_pole, paint_sign, paint_tree
+from pipeline.datasets._streets_traffic import paint_bike, paint_car, paint_person
+from pipeline.datasets._streets_world import Bike, Building, Car, Floats, Gantry, Person, Pole, Sign, Thing, Tree, World
+from pipeline.frames import Array
+
+VIEW = 125.0  # metres; what stands farther is left to the skyline
+_PAINTERS: dict[type[Any], Callable[..., None]] = {
+    Building: paint_building,
+    Tree: paint_tree,
+    Pole: paint_pole,
+    Sign: paint_sign,
+    Gantry: paint_gantry,
+    Car: paint_car,
+    Person: paint_person,
+    Bike: paint_bike,
+}
+
+
+def render(world: World, light: Light, t: float, size: tuple[int, int], grain: np.random.Generator) -> tuple[Array, Array]:
+    """Paint one moment.
+
+    Args:
+        t: seconds since the drive began.
+        size: (height, width) of the result.
+        grain: noise of this frame's sensor.
+
+    Returns:
+        frame (H, W, 3) BGR uint8 and label map (H, W) uint8.
+    """
+    height, width = size
+    canvas = Canvas(height * SCALE, width * SCALE, fog=light.fog, fog_colour=light.fog_colour)
+    s = world.drive.speed * t
+    camera = Camera(world.drive, world.bend, world.hill, s=s, t=t, height=canvas.height, width=canvas.width)
+    first = _paint_sky(canvas, camera, light)
+    _paint_skyline(canvas, camera, world)
+    first = paint_ground(canvas, camera, world, light, t)
+    for distance, thing in _from_far_to_near(world.things, camera.s, t):
+        if distance < VIEW or isinstance(thing, Building):
+            _PAINTERS[type(thing)](canvas, camera, thing, light, t)
+    if light.wet:
+        _reflect(canvas, camera, light, first)
+    label = _commonest(canvas.pixels[..., 3] & (SHINES - 1))
+    image = _illuminate(canvas, camera, world, light, label)
+    image = photograph(image, grain, light)
+    return np.asarray(np.clip(image, 0, 255), np.uint8), label
+
+
+def _from_far_to_near(things: tuple[Thing, ...], s: float, t: float) -> list[tuple[float, Thing]]:
+    """Distances and things in view. A building counts as far as its far end: nothing beyond that can hide it."""
+    seen: list[tuple[float, Thing]] = []
+    for thing in things:
+        if isinstance(thing, Building):
+            distance = thing.end - s
+            if distance > 2 and thing.s - s < VIEW + 50:
+                seen.append((distance, thing))
+        else:
+            distance = (thing.at(t)[0] if isinstance(thing, Car | Person | Bike) else thing.s) - s
+            if (4.2 if isinstance(thing, Car) else 2.2) < distance < VIEW:
+                seen.append((distance, thing))
+    seen.sort(key=lambda pair: -pair[0])
+    return seen
+
+
+def _paint_sky(canvas: Canvas, camera: Camera, light: Light) -> int:
+    rows = min(max(int(camera.cy + 0.04 * camera.focal), 2), canvas.height)
+    canvas.pixels[:rows, :, :3] = sky(light, rows, canvas.width, camera.heading)
+    canvas.pixels[:rows, :, 3] = ids.SKY | SHINES
+    return rows
+
+
+def _paint_skyline(canvas: Canvas, camera: Camera, world: World) -> None:
+    for start, stop, elevation, colour, ident in world.skyline:
+        x0 = camera.cx + camera.focal * (start - camera.heading)
+        x1 = camera.cx + camera.focal * (stop - camera.heading)
+        top = camera.cy - camera.focal * elevation
+        ink = canvas.ink(colour, ident, 160.0, 0.9)
+        if ident == ids.VEGETATION:
+            canvas.disc((x0 + x1) / 2, camera.cy, (x1 - x0) * 0.7, camera.cy - top, ink)
+        canvas.box(x0, top if ident == ids.BUILDING else (top + camera.cy) / 2, x1, camera.cy + 0.03 * camera.focal, ink)
+
+
+def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
+    """Puddles: the upper picture, mirrored at the horizon, on what is flat and wet."""
+    ground = canvas.pixels[first:]
+    rows = min(len(ground), first)
+    ground, mirror = ground[:rows], canvas.pixels[first - rows : first][::-1]
+    z = camera.focal * camera.eye / np.maximum(np.arange(rows, dtype=np.float32) + 1, 1)
+    x = (np.arange(canvas.width, dtype=np.float32) - np.float32(camera.cx))[None] * (z / np.float32(camera.focal))[:, None]
+    y = np.broadcast_to(((z + camera.s % 1024) * 0.8)[:, None], x.shape)
+    tile = fractal(512, 8, 3)
+    pool = cv2.remap(tile, x * 4, np.ascontiguousarray(y * 4, np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
+    flat = np.isin(ground[..., 3], (ids.ROAD, ids.LANE_MARK, ids.SIDEWALK))
+    share = np.clip((pool + 1.6 * light.wet - 0.9) * 1.5, 0.12, 0.75) * np.float32(min(light.wet * 1.5, 1)) * flat
+    share *= np.linspace(1, 0, rows, dtype=np.float32)[:, None] ** 0.6  # seen more steeply, water shows its ground
+    colour = ground[..., :3].astype(np.float32)
+    mirrored = cv2.blur(mirror, (3, 9))[..., :3].astype(np.float32)
+    ground[..., :3] = colour * np.float32(0.93) + (mirrored - colour) * share[..., None].astype(np.float32)
+
+
+def _commonest(labels: Array) -> Array:
+    """The id that most of each 2x2 block has; ties go to the upper left. (2h, 2w) -> (h, w)."""
+    a, b, c, d = labels[::2, ::2], labels[::2, 1::2], labels[1::2, ::2], labels[1::2, 1::2]
+    rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
+    return np.asarray(np.where((a == b) | (a == c) | (a == d), a, rest), np.uint8)
+
+
+def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, label: Array) -> Floats:
+    """Average the canvas down, light what does not shine and let bloom what does. (H, W, 3) float32."""
+    height, width = canvas.height // SCALE, canvas.width // SCALE
+    image = np.asarray(cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)[..., :3], np.float32)
+    shining = cv2.threshold(canvas.pixels[..., 3], SHINES - 1, 1, cv2.THRESH_BINARY)[1]
+    if light.mood in ("day", "overcast", "fog"):
+        return image
+    ambient = np.asarray(light.ambient, np.float32)
+    shine = np.asarray(cv2.resize(shining * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA), np.float32) / 255
+    lit: Floats = np.broadcast_to(ambient, image.shape)
+    if light.lamps:
+        lit = ambient + _lamplight(camera, world, light, height, width)
+    image = image * (lit + (1 - lit) * shine[..., None])
+    if light.lamps:
+        lamps = image * (shine * (label != ids.SKY))[..., None]
+        small = cv2.resize(lamps, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        bloom = cv2.GaussianBlur(small, (0, 0), height / 45)
+        image = image + cv2.resize(bloom, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(0.9)
+    if light.glare:
+        x = np.linspace(-1, 1, width, dtype=np.float32)[None]
+        y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+        sun = np.exp(-((x - np.float32(0.5 if light.cloud_offset[0] > 256 else -0.5)) ** 2 + (y - 0.25) ** 2 * 3) * 3)
+        image = image + sun[..., None] * np.float32(light.glare) * (np.asarray((170, 215, 255), np.float32) - image)
+    return np.asarray(image, np.float32)
+
+
+def _lamplight(camera: Camera, world: World, light: Light, height: int, width: int) -> Floats:
+    """Warm pools under street lamps and the cone of the own headlights, (H, W, 3) float32."""
+    h, w = height // 4, width // 4
+    k = 4 * SCALE
+    pool = np.zeros((h, w), np.float32)
+    strength = 1 - min(light.ambient[1], 0.9)
+    for thing in world.things:
+        if isinstance(thing, Pole) and thing.lamp and 2 < thing.s - camera.s < 80:
+            x, y, scale, _ = camera.foot(thing.s, thing.d + thing.arm)
+            axes = (max(int(7 * scale / k), 1), max(int(3.6 * scale / k), 1))
+            cv2.ellipse(pool, (int(x / k), int((y - 1.5 * scale) / k)), axes, 0, 0, 360, 0.7 * strength, -1)
+    x0, y0 = camera.cx / k, camera.cy / k
+    beam = np.array([[x0 - 0.12 * w, y0 + 0.02 * h], [x0 + 0.16 * w, y0 + 0.01 * h], [1.05 * w, h], [-0.05 * w, h]])
+    cv2.fillConvexPoly(pool, np.rint(beam).astype(np.int32), 0.55 * strength)
+    pool = np.asarray(cv2.GaussianBlur(pool, (0, 0), h / 14))
+    warm = np.asarray((0.78, 0.97, 1.1), np.float32)
+    return np.asarray(cv2.resize(pool, (width, height), interpolation=cv2.INTER_LINEAR)[..., None] * warm)

@@ -1,0 +1,102 @@
+"""``streets``: procedurally rendered driving scenes with exact labels. Needs no download and no licence.
+
+Use it to try segpress end to end and to test it: the scenes have perspective, weather, night, occlusion and a long-tailed
+class histogram, but they are drawings; figures obtained on them say nothing about real streets.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.datasets._base import Dataset
+from pipeline.datasets._streets_classes import LABELS
+from pipeline.datasets._streets_light import Light, sample_light
+from pipeline.datasets._streets_population import make_world
+from pipeline.datasets._streets_render import render
+from pipeline.datasets._streets_world import World
+from pipeline.errors import Faults, UserError
+from pipeline.frames import Array
+
+FPS = 15
+_SPLITS = ("train", "val", "sequence")
+_SMALLEST = (64, 96)
+_STEP = 16
+
+
+class Streets(Dataset):
+    """Driving scenes drawn on demand.
+
+    Args:
+        train, val: single frames, each of its own scene.
+        sequence: consecutive frames (15 a second) of one drive, the labelled video; 0 for none.
+        size: (height, width) in pixels, multiples of 16, at least 64x96.
+        seed: equal arguments give bit-identical frames, whichever frames were read before.
+
+    Example:
+        >>> streets = Streets(train=2, val=1, sequence=0, size=(64, 96), seed=1)
+        >>> frame, label = streets.read("train", "train_0001")
+        >>> frame.shape, label.shape
+        ((64, 96, 3), (64, 96))
+    """
+
+    labels = LABELS
+
+    def __init__(self, *, train: int, val: int, sequence: int, size: tuple[int, int], seed: int) -> None:
+        faults = Faults("datasets.streets")
+        for key, count, least in (("train", train, 1), ("val", val, 1), ("sequence", sequence, 0)):
+            if not _is_integer(count) or count < least:
+                faults.add(f"{key}: got {count!r}; allowed: an integer of at least {least}")
+        _check_size(size, faults)
+        if not _is_integer(seed) or seed < 0:
+            faults.add(f"seed: got {seed!r}; allowed: an integer of at least 0")
+        faults.raise_if_any(advice="Correct these values under datasets.streets in params.yaml.")
+        self._counts = dict(zip(_SPLITS, (train, val, sequence), strict=True))
+        self._size = (int(size[0]), int(size[1]))
+        self._seed = seed
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {split: [f"{split}_{index:04d}" for index in range(count)] for split, count in self._counts.items()}
+
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        index = self._index(split, name)
+        moving = split == "sequence"
+        seeds = (self._seed, _SPLITS.index(split), 0 if moving else index)
+        duration = self._counts[split] / FPS if moving else 0.0
+        world, light = _scene(seeds, duration) if moving else _scene.__wrapped__(seeds, duration)
+        grain = np.random.Generator(np.random.PCG64(np.random.SeedSequence((*seeds[:2], index, 1))))
+        return render(world, light, index / FPS if moving else 0.0, self._size, grain)
+
+    def _index(self, split: str, name: str) -> int:
+        if split not in _SPLITS:
+            raise UserError(f"streets has no split {split!r}; allowed: {', '.join(_SPLITS)}")
+        stem, _, digits = name.rpartition("_")
+        index = int(digits) if digits.isdecimal() else -1
+        if stem != split or not 0 <= index < self._counts[split] or name != f"{split}_{index:04d}":
+            raise UserError(f"streets has no sample {name!r} in {split!r}; it has {self._counts[split]} from {split}_0000 on")
+        return index
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_size(size: Sequence[int], faults: Faults) -> None:
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(_is_integer(n) for n in size):
+        faults.add(f"size: got {size!r}; allowed: [height, width], two integers")
+        return
+    for what, pixels, least in zip(("height", "width"), size, _SMALLEST, strict=True):
+        if pixels < least or pixels % _STEP:
+            near = max(round(pixels / _STEP) * _STEP, least)
+            faults.add(f"size: {what} {pixels} must be a multiple of {_STEP} and at least {least}; nearest is {near}")
+
+
+@functools.lru_cache(maxsize=2)
+def _scene(seeds: tuple[int, int, int], duration: float) -> tuple[World, Light]:
+    """World and light of a scene. Kept for a drive, whose frames share them."""
+    from random import Random
+
+    first, second = np.random.SeedSequence(seeds).generate_state(2, np.uint64)
+    return make_world(int(first), duration), sample_light(Random(int(second)))

@@ -1,0 +1,63 @@
+"""mIoU from one confusion matrix over a whole split (torchmetrics' MeanIoU averages per image: not this)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over all pixels that are not ignored.
+
+    Args:
+        num_classes: K.
+        ignore_index: label id whose pixels are dropped.
+
+    Example:
+        >>> matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
+        >>> matrix.add(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8))
+        >>> matrix.iou().tolist()
+        [0.5, 0.5]
+    """
+
+    def __init__(self, *, num_classes: int, ignore_index: int) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)  # [true, predicted]
+
+    def add(self, label: Array, prediction: Array) -> None:
+        """Count one image: label map and prediction, both (H, W) uint8.
+
+        Raises:
+            UserError: shapes differ, or an id is neither a class nor ignored.
+        """
+        if label.shape != prediction.shape:
+            raise UserError(f"label is {label.shape}, prediction {prediction.shape}; resize the prediction to the label")
+        valid = label != self.ignore_index
+        true, predicted = label[valid].astype(np.int64), prediction[valid].astype(np.int64)
+        worst = max(true.max(initial=0), predicted.max(initial=0))
+        if worst >= self.num_classes:
+            raise UserError(f"id {worst} among labels or predictions; allowed: 0..{self.num_classes - 1}")
+        pairs = np.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
+        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """IoU of each class in 0..1; NaN for a class that no label holds."""
+        hits = np.diag(self.counts).astype(np.float64)
+        labelled, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        union = labelled + predicted - hits
+        return np.where(labelled > 0, hits / np.maximum(union, 1), np.nan)
+
+    def summary(self) -> dict[str, Any]:
+        """``miou`` and ``per_class_iou`` in percent; null for classes absent from the labels, which mIoU leaves out."""
+        iou = self.iou()
+        present = iou[~np.isnan(iou)]
+        return {
+            "miou": round(100 * float(present.mean()), 4) if present.size else None,
+            "per_class_iou": [None if np.isnan(value) else round(100 * float(value), 4) for value in iou],
+        }

@@ -1,0 +1,55 @@
+"""Latency of engines: host frame in, host label map out, variants interleaved so that a noisy machine is fair to all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.frames import Array
+from pipeline.runtimes import Engine
+
+
+def measure(engines: Mapping[str, Engine], frames: Sequence[Array], *, warmup: int, runs: int) -> dict[str, dict[str, Any]]:
+    """Time every engine on real frames, one run of each in turn.
+
+    Args:
+        engines: by name; all take frames of the same size.
+        frames: (H, W, 3) BGR uint8 of the engines' input size; used in turn.
+        warmup: untimed runs of each engine.
+        runs: timed runs of each engine.
+
+    Returns:
+        :func:`summary` of each engine. Copies to and from the device are inside; resizing the frame is not.
+    """
+    batches = [np.ascontiguousarray(frame[np.newaxis]) for frame in frames]
+    samples: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(warmup + runs):
+        batch = batches[turn % len(batches)]
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(batch)
+            elapsed = time.perf_counter() - start
+            if turn >= warmup:
+                samples[name].append(1e3 * elapsed)
+    return {name: summary(np.asarray(values)) for name, values in samples.items()}
+
+
+def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """p50, p90, p99 in ms (nearest rank, as trtexec), n, and cov = standard deviation / mean.
+
+    Example:
+        >>> summary(np.arange(1.0, 101.0))["p99"]
+        99.0
+    """
+    ordered = np.sort(samples_ms)
+    n = len(ordered)
+    rank = {p: ordered[n - 1 - int((1 - p / 100) * n)] for p in (50, 90, 99)}
+    return {
+        **{f"p{p}": round(float(value), 3) for p, value in rank.items()},
+        "n": n,
+        "cov": round(float(ordered.std() / ordered.mean()), 3),
+    }

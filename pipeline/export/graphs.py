@@ -1,0 +1,57 @@
+"""The two graphs of a network: ``core`` for parity and calibration, ``deploy`` as the device runs it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models import SegNetwork
+
+
+class CoreGraph(nn.Module):
+    """Normalised RGB floats (N, 3, H, W) -> logits (N, K, h, w)."""
+
+    def __init__(self, network: SegNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x).logits
+        return logits
+
+
+class DeployGraph(nn.Module):
+    """Frames as OpenCV delivers them -> label map: the whole contract of the device in one file.
+
+    Normalisation, BGR to RGB, bilinear upsampling and argmax are inside; the host only resizes.
+
+    Args:
+        network: the network.
+        input_size: (height, width) of the frames.
+        label_stride: input size / label-map size; 1 is full size, 2 and 4 are cheaper.
+
+    Shapes: (N, H, W, 3) uint8 BGR -> (N, H / label_stride, W / label_stride) uint8 train ids.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: SegNetwork, *, input_size: tuple[int, int], label_stride: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.output_size = (input_size[0] // label_stride, input_size[1] // label_stride)
+        mean, std = torch.tensor(network.mean), torch.tensor(network.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 BGR -> (N, 3, H, W) normalised RGB, in the precision of the network."""
+        pixels = frames.to(self.scale.dtype).permute(0, 3, 1, 2)  # cast first: TensorRT moves no uint8
+        blue, green, red = pixels.split(1, dim=1)
+        return torch.cat([red, green, blue], dim=1) * self.scale + self.shift
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits = self.network(self.normalise(frames)).logits
+        logits = F.interpolate(logits, size=self.output_size, mode="bilinear", align_corners=False)
+        return logits.argmax(dim=1).to(torch.uint8)

@@ -1,0 +1,59 @@
+"""Writing ONNX files: torch.onnx.export with fixed shapes, and the artifact's facts inside the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+#: 18 runs on every ONNX Runtime since 1.14, also with CUDA (Resize of opset 19 fell back to the CPU until 2026).
+OPSET = 18
+METADATA_KEY = "segpress"
+
+
+def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:
+    """Export an eval-mode graph with the shapes of ``example``; weights are inside the file, whose bytes are reproducible."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.eval(),
+            (example,),
+            str(file),
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=[inputs],
+            output_names=[outputs],
+            verbose=False,
+        )
+    model = onnx.load(file)
+    strip_traces(model)
+    onnx.save(model, file)
+
+
+def strip_traces(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of its own run (source lines, paths): it is no fact about the network."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+
+
+def write_metadata(file: Path, meta: Mapping[str, Any]) -> None:
+    """Put the facts of an artifact into the file's ``metadata_props``, where ONNX Runtime reads them too."""
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(meta, sort_keys=True)})
+    onnx.save(model, file)

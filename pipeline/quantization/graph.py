@@ -1,0 +1,106 @@
+"""Reading a deploy graph: which part is the network, which tensors are activations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pipeline.errors import UserError
+
+#: Layers that hold weights and profit from INT8.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX graph with the look-ups that placement needs. Nodes are in topological order, as ONNX demands."""
+
+    model: onnx.ModelProto
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        return list(self.model.graph.node)
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        return {name: node for node in self.model.graph.node for name in node.output}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
+        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.model.graph.node:
+            for name in node.input:
+                found[name].append(node)
+        return found
+
+    @cached_property
+    def depth(self) -> dict[str, int]:
+        """Nodes on the longest path from the input to each tensor."""
+        depth: dict[str, int] = defaultdict(int)
+        for node in self.model.graph.node:
+            for name in node.output:
+                depth[name] = 1 + max((depth[source] for source in node.input), default=0)
+        return depth
+
+    @cached_property
+    def body(self) -> list[onnx.NodeProto]:
+        """The network itself: nodes that a weighted layer precedes (or that are one) and that one follows.
+
+        What lies before is preprocessing, what lies after is upsampling and argmax: both stay as they are.
+        """
+        weighted = {node.name for node in self.nodes if self.is_weighted(node)}
+        if not weighted:
+            raise UserError("the graph has no convolution or matrix product with weights; there is nothing to quantise")
+        started: set[str] = set()
+        for node in self.nodes:
+            if node.name in weighted or any(name in started for name in node.input):
+                started.update(node.output)
+        leads: set[str] = set()
+        for node in reversed(self.nodes):
+            if node.name in weighted or any(name in leads for name in node.output):
+                leads.update(node.input)
+                leads.update(node.output)
+        return [
+            node
+            for node in self.nodes
+            if any(name in started for name in node.output) and (node.name in weighted or any(n in leads for n in node.output))
+        ]
+
+    @property
+    def classifier(self) -> onnx.NodeProto:
+        """The last weighted layer: its output are the logits."""
+        return [node for node in self.body if self.is_weighted(node)][-1]
+
+    def is_weighted(self, node: onnx.NodeProto) -> bool:
+        return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in self.initializers
+
+    def float_activations(self) -> list[str]:
+        """Tensors that can be quantised: float inputs and outputs of the network's body, in order."""
+        elem = {v.name: v.type.tensor_type.elem_type for v in (*self.model.graph.value_info, *self.model.graph.input)}
+        names = dict.fromkeys(
+            name
+            for node in self.body
+            for name in (*node.input, *node.output)
+            if name and name not in self.initializers and elem.get(name) == onnx.TensorProto.FLOAT
+        )
+        return list(names)
+
+    def weights_finite(self) -> None:
+        """Raise UserError when a weight is NaN or infinite."""
+        for name, tensor in self.initializers.items():
+            if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+                raise UserError(f"weight '{name}' holds NaN or infinity; train the network again before quantising it")
+
+
+def load(path: str) -> Graph:
+    """Read an ONNX file with the shape and type of every tensor inferred."""
+    return Graph(onnx.shape_inference.infer_shapes(onnx.load(path)))

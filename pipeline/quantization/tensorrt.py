@@ -1,0 +1,146 @@
+"""Q/DQ for TensorRT: symmetric int8, placed where TensorRT fuses it, float16 elsewhere.
+
+The rules (explicit quantisation, TensorRT 10 and 11):
+
+1. zero-point 0, int8 everywhere; activations per tensor, weights per output channel, bias in float.
+2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one kernel.
+3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well.
+4. Preprocessing, upsampling, argmax and the classifier (``float_head``) stay in float.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from pipeline.quantization import graph as graphs
+from pipeline.quantization.calibration import Ranges
+from pipeline.quantization.graph import Graph
+from pipeline.quantization.half import to_float16
+
+#: The first opset whose Q/DQ take float16 scales is 19; 20 is the newest that TensorRT 10.1 documents.
+OPSET = 20
+INT8_MAX = 127
+#: Index of the output-channel axis of a weight.
+CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+
+
+def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, float16: bool = True) -> None:
+    """Write the TensorRT INT8 file of a deploy graph.
+
+    Args:
+        ranges: (low, high) of every float activation; the larger magnitude counts.
+        float_head: keep the classifier in float.
+        float16: what is not INT8 is float16, else float32.
+    """
+    graph = graphs.load(str(source))
+    placement = Placement(graph, ranges)
+    for node in graph.body:
+        if graph.is_weighted(node) and not (float_head and node.name == graph.classifier.name):
+            placement.quantize_input(node, 0)
+            placement.quantize_weight(node)
+        elif node.op_type == "Add" and (skip := skip_input(graph, node)) is not None:
+            placement.quantize_input(node, skip)
+    model = onnx.version_converter.convert_version(placement.finish(), OPSET)
+    if float16:
+        to_float16(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def skip_input(graph: Graph, add: onnx.NodeProto) -> int | None:
+    """Which input of a residual add is the skip: the one with the shorter path, when the other is a convolution's output."""
+    if any(name in graph.initializers for name in add.input):
+        return None
+    main = max((0, 1), key=lambda index: graph.depth[add.input[index]])
+    producer = graph.producers.get(add.input[main])
+    return 1 - main if producer is not None and producer.op_type in CHANNEL_AXIS else None
+
+
+class Placement:
+    """Inserts Q/DQ pairs into a graph: one pair for a tensor, shared by all who read it quantised."""
+
+    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+        self.graph = graph
+        self.ranges = ranges
+        self.model = graph.model
+        self.pairs: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
+        self.weights: dict[str, onnx.NodeProto] = {}
+        self.replaced: set[str] = set()
+
+    def quantize_input(self, node: onnx.NodeProto, index: int) -> None:
+        """Let ``node`` read its input ``index`` through Q/DQ. Tensors without a range (constants) are left alone."""
+        name = node.input[index]
+        if name not in self.ranges:
+            return
+        if name not in self.pairs:
+            amax = max(abs(value) for value in self.ranges[name])
+            scale = self._constant(f"{name}_scale", np.array(max(amax, 1e-8) / INT8_MAX, np.float32))
+            zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
+            self.pairs[name] = (
+                helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_q"], name=f"{name}_quantize"),
+                helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], name=f"{name}_dequantize"),
+            )
+        node.input[index] = f"{name}_dq"
+
+    def quantize_weight(self, node: onnx.NodeProto) -> None:
+        """Store the weight as int8 behind a DequantizeLinear with one scale an output channel."""
+        name = node.input[1]
+        if name not in self.weights:
+            weight = numpy_helper.to_array(self.graph.initializers[name]).astype(np.float32)
+            axis = CHANNEL_AXIS.get(node.op_type, weight.ndim - 1)
+            if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+                axis = 0
+            values, scales = quantize_per_channel(weight, axis)
+            inputs = [
+                self._constant(f"{name}_int8", values),
+                self._constant(f"{name}_scale", scales),
+                self._constant(f"{name}_zero_point", np.zeros(scales.shape, np.int8)),
+            ]
+            self.weights[name] = helper.make_node(
+                "DequantizeLinear", inputs, [f"{name}_dq"], name=f"{name}_dequantize", axis=axis
+            )
+            self.replaced.add(name)
+        node.input[1] = f"{name}_dq"
+
+    def finish(self) -> onnx.ModelProto:
+        """The graph with all pairs, in topological order."""
+        nodes = list(self.weights.values())
+        source = {pair[0].input[0]: pair for pair in self.pairs.values()}
+        for tensor in self.model.graph.input:
+            nodes.extend(source.get(tensor.name, ()))
+        for node in self.model.graph.node:
+            nodes.append(node)
+            for name in node.output:
+                nodes.extend(source.get(name, ()))
+        used = {name for node in nodes for name in node.input}
+        initializers = [t for t in self.model.graph.initializer if t.name not in self.replaced or t.name in used]
+        del self.model.graph.node[:], self.model.graph.initializer[:]
+        self.model.graph.node.extend(nodes)
+        self.model.graph.initializer.extend(initializers)
+        return self.model
+
+    def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
+        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+
+def quantize_per_channel(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 values and one float32 scale a channel of ``axis``.
+
+    Example:
+        >>> values, scales = quantize_per_channel(np.array([[1.0, -2.0], [0.0, 0.5]], np.float32), 0)
+        >>> values.tolist()
+        [[64, -127], [0, 127]]
+    """
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    amax = np.abs(weight).max(axis=others)
+    scales = (np.maximum(amax, 1e-8) / INT8_MAX).astype(np.float32)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    values = np.clip(np.rint(weight / scales.reshape(shape)), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return values, scales

@@ -1,0 +1,91 @@
+"""Labels beside their markers that do not cover one another: each takes the free place nearest to its point.
+
+Greedy and deterministic: the caller labels what matters most first. Everything is measured in pixels of the figure.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, y upwards
+
+#: Directions from the marker in order of preference: (x, y) in -1, 0, 1.
+_SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+_GAP = 3.0
+
+
+class Placer:
+    """Places texts in ``axes``, whose limits must be final."""
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        canvas = axes.figure.canvas
+        assert isinstance(canvas, FigureCanvasAgg)
+        self._renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+        self._taken: list[Box] = []
+        figure = axes.get_figure()
+        assert figure is not None
+        self._frame: Box = (2.0, axes.bbox.y0, figure.bbox.x1 - 2.0, figure.bbox.y1 - 2.0)
+
+    def avoid_marker(self, x: float, y: float, radius: float) -> None:
+        """Keep labels off a marker at data position (x, y) with ``radius`` in pixels."""
+        px, py = self._pixel(x, y)
+        self._taken.append((px - radius, py - radius, px + radius, py + radius))
+
+    def avoid_segment(self, start: tuple[float, float], end: tuple[float, float], step: float = 6.0) -> None:
+        """Keep labels off a straight line between two data positions."""
+        (x0, y0), (x1, y1) = self._pixel(*start), self._pixel(*end)
+        count = max(int(max(abs(x1 - x0), abs(y1 - y0)) / step), 1)
+        for index in range(count + 1):
+            x, y = x0 + (x1 - x0) * index / count, y0 + (y1 - y0) * index / count
+            self._taken.append((x - 1.5, y - 1.5, x + 1.5, y + 1.5))
+
+    def corner(self, y: float, text: str, **style: Any) -> None:
+        """A label just above a horizontal line at data height ``y``, at the right end of the axes."""
+        right = self._axes.bbox.x1
+        height = self._pixel(0, y)[1]
+        made = self._text((right, height + 3), text, ha="right", va="bottom", **style)
+        self._taken.append(self._box(made))
+        self._taken.append((self._axes.bbox.x0, height - 1, right, height + 1))
+
+    def label(self, x: float, y: float, radius: float, text: str, **style: Any) -> None:
+        """A label beside the marker at data position (x, y): the first free side, else the least covered."""
+        px, py = self._pixel(x, y)
+        choices: list[tuple[float, int, float, float, str, str]] = []
+        for order, (extra, (sx, sy)) in enumerate(product((0.0, 10.0, 22.0), _SIDES)):
+            reach = (radius + _GAP + extra) * (0.75 if sx and sy else 1.0)
+            tx, ty = px + sx * reach, py + sy * reach
+            ha = {1: "left", 0: "center", -1: "right"}[sx]
+            va = {1: "bottom", 0: "center", -1: "top"}[sy]
+            made = self._text((tx, ty), text, ha=ha, va=va, **style)
+            box = self._box(made)
+            made.remove()
+            choices.append((self._covered(box), order, tx, ty, ha, va))
+        _, _, tx, ty, ha, va = min(choices)
+        self._taken.append(self._box(self._text((tx, ty), text, ha=ha, va=va, **style)))
+
+    def _covered(self, box: Box) -> float:
+        inside = _overlap(box, self._frame)
+        outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
+        return round(sum(_overlap(box, other) for other in self._taken) + 20 * outside, 3)
+
+    def _text(self, at: tuple[float, float], text: str, **style: Any) -> Any:
+        return self._axes.text(*at, text, transform=None, clip_on=False, zorder=5, **style)
+
+    def _box(self, text: Any) -> Box:
+        extent = text.get_window_extent(self._renderer)
+        return float(extent.x0), float(extent.y0), float(extent.x1), float(extent.y1)
+
+    def _pixel(self, x: float, y: float) -> tuple[float, float]:
+        px, py = self._axes.transData.transform((x, y))
+        return float(px), float(py)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return width * height if width > 0 and height > 0 else 0.0

@@ -1,0 +1,142 @@
+"""Sample strips: frame, label, float prediction, INT8 prediction and where INT8 is wrong, as PNG data URIs.
+
+Frames are taken evenly spaced from the split, not chosen by result. Error shares are percent of labelled pixels at the
+original label size; the tiles are shrunk for the page, never enlarged.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline import artifact
+from pipeline.artifact import META, Artifact
+from pipeline.errors import UserError
+from pipeline.frames import Array, read_label_map, resize_frame, resize_label_map
+from pipeline.labels import LabelSpec
+from pipeline.prepared import Prepared
+
+#: Widest tile, in pixels.
+TILE_WIDTH = 384
+#: BGR of pixels that INT8 gets wrong: by quantisation (float was right), and wrong already in float.
+NEW_ERROR = (40, 30, 225)
+OLD_ERROR = (120, 130, 235)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of a strip; ``uri`` is empty when that was not measured."""
+
+    title: str
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One frame of one student; shares are percent of labelled pixels, None when not measured."""
+
+    name: str
+    tiles: tuple[Tile, ...]
+    wrong: float | None = None
+    new: float | None = None
+
+
+def strips(prepared: Prepared, folder: Path, *, frames: int = 3) -> list[Strip]:
+    """Strips of one student.
+
+    Args:
+        prepared: the data set that was predicted.
+        folder: the student's ``predictions`` artifact; without one there are no strips.
+        frames: how many frames to show.
+
+    Raises:
+        UserError: the artifact is damaged, or was made of another data set.
+    """
+    if not (folder / META).is_file():
+        return []
+    predictions = artifact.load(folder, kind="predictions")
+    split = prepared.split(str(predictions.meta.get("split", "val")))
+    names = [str(name) for name in predictions.meta.get("names", [])]
+    if unknown := sorted(set(names) - set(split.names)):
+        raise UserError(
+            f"{folder}: predicts '{unknown[0]}', which split '{split.name}' of {prepared.artifact.path} does not hold; "
+            "it was made of another data set; predict again with: dvc repro -f check"
+        )
+    indices = {name: index for index, name in enumerate(split.names)}
+    found = []
+    for name in _spaced(names, frames):
+        frame, label = split[indices[name]]
+        found.append(_strip(name, frame, label, predictions, prepared.labels))
+    return found
+
+
+def _spaced(names: Sequence[str], count: int) -> list[str]:
+    """``count`` names, evenly spaced and off the ends."""
+    count = min(count, len(names))
+    return [names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count)]
+
+
+def _strip(name: str, frame: Array, label: Array, predictions: Artifact, spec: LabelSpec) -> Strip:
+    before, after = (_prediction(predictions, variant, name, label) for variant in ("torch", "int8"))
+    tiles = [Tile("frame", _uri(resize_frame(frame, _tile_size(frame)))), Tile("label", _uri(_painted(label, spec)))]
+    for title, ids in (("float prediction", before), ("INT8 prediction", after)):
+        tiles.append(Tile(title, _uri(_painted(ids, spec)) if ids is not None else ""))
+    if after is None:
+        return Strip(name, (*tiles, Tile("INT8 errors")))
+    counted = label != spec.ignore_index
+    wrong = counted & (after != label)
+    new = wrong & (before == label) if before is not None else None
+    tiles.append(Tile("INT8 errors", _uri(_error_map(frame, wrong, new))))
+    return Strip(name, tuple(tiles), _share(wrong, counted), _share(new, counted) if new is not None else None)
+
+
+def _prediction(predictions: Artifact, variant: str, name: str, label: Array) -> Array | None:
+    file = f"{variant}/{name}.png"
+    if file not in predictions.meta["files"]:
+        return None
+    ids = read_label_map(predictions.file(file))
+    if ids.shape != label.shape:
+        raise UserError(
+            f"{predictions.path / file}: is {ids.shape[0]}x{ids.shape[1]}, its label "
+            f"{label.shape[0]}x{label.shape[1]}; "
+            "predictions are kept at label size; predict again with: dvc repro -f check"
+        )
+    return ids
+
+
+def _painted(ids: Array, spec: LabelSpec) -> Array:
+    """Label map (H, W) -> colours (H, W, 3) BGR at tile size; ids are resized before they become colours."""
+    small = resize_label_map(ids, _tile_size(ids))
+    return np.asarray(spec.lookup_bgr()[:, 0][small], np.uint8)
+
+
+def _error_map(frame: Array, wrong: np.ndarray, new: np.ndarray | None) -> Array:
+    """Pale grey frame with the wrong pixels in red: strong where float was right (or is unknown), soft elsewhere."""
+    codes = wrong.astype(np.uint8) + (wrong if new is None else new).astype(np.uint8)
+    codes = resize_label_map(codes, _tile_size(codes))
+    grey = cv2.cvtColor(resize_frame(frame, codes.shape[:2]), cv2.COLOR_BGR2GRAY)
+    canvas = np.repeat((170 + grey // 4)[..., None], 3, axis=2).astype(np.uint8)  # (h, w, 3)
+    canvas[codes == 1] = OLD_ERROR
+    canvas[codes == 2] = NEW_ERROR
+    return canvas
+
+
+def _tile_size(image: Array) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    scale = min(TILE_WIDTH / width, 1.0)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def _share(mask: np.ndarray, counted: np.ndarray) -> float:
+    return 100.0 * int(mask.sum()) / max(int(counted.sum()), 1)
+
+
+def _uri(image: Array) -> str:
+    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done, f"OpenCV refused to encode a {image.shape} image"
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -1,0 +1,120 @@
+"""One builder and one engine for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
+
+Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names that exist
+in 10.3 and in 11.4 are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.runtimes import _cuda
+from pipeline.runtimes._base import Engine, Runtime
+
+MIB = 1 << 20
+
+
+def import_library(name: str, package: str) -> ModuleType:
+    """``tensorrt`` or ``tensorrt_rtx``; UserError with the package to install when it does not import."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} does not import ({error}); pip install {package}, or choose another convert.runtime") from error
+
+
+class TensorRTBase(Runtime):
+    """What both libraries share; a plugin names the library and how a target without a GPU is set."""
+
+    int8_variant = "int8_tensorrt"
+    engine_file = "engine.plan"
+    library: str
+    package: str
+
+    def __init__(self, *, workspace_mib: int = 1024, optimization_level: int = 3) -> None:
+        self.trt = import_library(self.library, self.package)
+        self.workspace_mib = workspace_mib
+        self.optimization_level = optimization_level
+        self.logger = self.trt.Logger(self.trt.Logger.ERROR)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {self.library: self.trt.__version__, **(_cuda.device() or {"gpu": "none"})}
+
+    def configure(self, config: Any) -> dict[str, Any]:
+        """Set what is special to a library; returns facts for meta.json."""
+        return {}
+
+    def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
+        trt = self.trt
+        builder = trt.Builder(self.logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(onnx_file)):
+            errors = [parser.get_error(index) for index in range(parser.num_errors)]
+            what = "; ".join(f"node {error.node()}: {error.desc().strip()}" for error in errors)
+            raise UserError(f"{onnx_file}: {self.library} {trt.__version__} cannot parse it: {what}")
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
+        config.builder_optimization_level = self.optimization_level
+        facts = self.configure(config)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise UserError(
+                f"{onnx_file}: {self.library} {trt.__version__} could not build an engine; its log above names the layer. "
+                "Try a larger workspace_mib, or another precision"
+            )
+        engine_file.write_bytes(memoryview(plan))
+        return {"strongly_typed": True, "layers": network.num_layers, **facts}
+
+    def load(self, engine_file: Path) -> Engine:
+        if _cuda.device() is None:
+            raise UserError(f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none")
+        engine = self.trt.Runtime(self.logger).deserialize_cuda_engine(engine_file.read_bytes())
+        if engine is None:
+            raise UserError(f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here")
+        return TensorRTEngine(self.trt, engine)
+
+
+class TensorRTEngine(Engine):
+    """A deploy graph on the GPU; frames and label maps are copied on one stream."""
+
+    def __init__(self, trt: ModuleType, engine: Any) -> None:
+        self.engine = engine
+        self.context = engine.create_execution_context()
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if name not in inputs]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UserError(f"not a deploy graph: {len(inputs)} inputs, {len(outputs)} outputs; needed: one each")
+        self.input_shape = tuple(engine.get_tensor_shape(inputs[0]))
+        self.output_shape = tuple(engine.get_tensor_shape(outputs[0]))
+        self.input_size = (self.input_shape[1], self.input_shape[2])
+        self.output_size = (self.output_shape[1], self.output_shape[2])
+        self.stream = _cuda.Stream()
+        self.frames = _cuda.Buffer(int(np.prod(self.input_shape)))
+        self.labels = _cuda.Buffer(int(np.prod(self.output_shape)))
+        self.context.set_tensor_address(inputs[0], self.frames.address)
+        self.context.set_tensor_address(outputs[0], self.labels.address)
+
+    def run(self, frames: Array) -> Array:
+        if frames.shape != self.input_shape:
+            raise UserError(f"frames are {frames.shape}; this engine takes {self.input_shape}; resize them")
+        frames = np.ascontiguousarray(frames)
+        labels = np.empty(self.output_shape, np.uint8)
+        self.frames.copy(frames.ctypes.data, _cuda.HOST_TO_DEVICE, self.stream)
+        if not self.context.execute_async_v3(self.stream.handle.value or 0):
+            raise UserError("TensorRT could not run the engine; its log above says why")
+        self.labels.copy(labels.ctypes.data, _cuda.DEVICE_TO_HOST, self.stream)
+        self.stream.wait()
+        return labels
+
+    def close(self) -> None:
+        self.frames.free()
+        self.labels.free()
+        self.stream.free()

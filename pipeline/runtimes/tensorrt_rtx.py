@@ -1,0 +1,40 @@
+"""TensorRT-RTX: RTX 20 to 50 series. It builds engines on a machine without a GPU when a target is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import UserError, closest
+from pipeline.runtimes._tensorrt import TensorRTBase
+
+
+class TensorRTRTX(TensorRTBase):
+    """Engines for RTX cards.
+
+    Args:
+        workspace_mib: memory that tactics may use.
+        optimization_level: 0 (fast build) to 5 (fast engine).
+        compute_capabilities: targets such as ``[SM86, SM89]``; null is this machine's GPU.
+    """
+
+    library = "tensorrt_rtx"
+    package = "segpress[rtx]"
+
+    def __init__(
+        self, *, workspace_mib: int = 1024, optimization_level: int = 3, compute_capabilities: list[str] | None = None
+    ) -> None:
+        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level)
+        known = [name for name in dir(self.trt.ComputeCapability) if name.startswith("SM")]
+        for name in compute_capabilities or []:
+            if name not in known:
+                raise UserError(f"convert.tensorrt_rtx.compute_capabilities: no '{name}'; {closest(name, known)}")
+        self.compute_capabilities = compute_capabilities or []
+
+    def configure(self, config: Any) -> dict[str, Any]:
+        targets = self.compute_capabilities
+        if not targets:
+            return {}
+        config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            config.set_compute_capability(getattr(self.trt.ComputeCapability, name), index)
+        return {"compute_capabilities": targets}

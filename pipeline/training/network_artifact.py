@@ -1,0 +1,66 @@
+"""Trained networks on disk: safetensors weights and every fact that is needed to build the network again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from pipeline import artifact, models
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+from pipeline.models import SegNetwork
+
+WEIGHTS = "weights.safetensors"
+
+
+def save(
+    path: Path,
+    network: SegNetwork,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    labels: LabelSpec,
+    input_size: tuple[int, int],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write a network artifact.
+
+    Args:
+        name, options: the model plugin and its options; those that only choose initial weights are left out.
+        input_size: (height, width) it was trained and validated for.
+        facts: more for meta.json: metrics, parents, how it was trained.
+    """
+    meta = {
+        **labels.to_meta(),
+        **facts,
+        "model": {"name": name, "options": {k: v for k, v in options.items() if k not in network.initial_weight_options}},
+        "input_size": list(input_size),
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "channel_order": "RGB",
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    with artifact.create(path, kind="network", meta=meta) as folder:
+        state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(meta, sort_keys=True)})
+
+
+def load(path: Path) -> tuple[SegNetwork, Artifact]:
+    """Build the network of an artifact again, with its weights, in eval mode.
+
+    Raises:
+        UserError: see ``artifact.load``; also when the weights do not fit the model that this version builds.
+    """
+    found = artifact.load(path, kind="network")
+    model = found.meta["model"]
+    network = models.build(model["name"], dict(model["options"]), num_classes=found.labels.num_classes)
+    try:
+        network.load_state_dict(load_file(found.file(WEIGHTS)))
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit {model['name']} as this version builds it: {error}") from error
+    return network.eval(), found

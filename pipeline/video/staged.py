@@ -1,0 +1,147 @@
+"""A temporary place beside a target, renamed on success and removed otherwise.
+
+So a target is old, whole or absent, never half, whatever ends the program short of a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from pipeline.errors import UserError
+
+T = TypeVar("T", bound="Staged")  # typing.Self needs Python 3.11
+
+
+class Staged(ABC):
+    """A context manager: entering creates the temporary place (and so proves that the target can be written), a normal
+    exit puts it at ``path``, and an exception, an interruption included, removes it. Used once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.place: Path | None = None
+
+    def __enter__(self: T) -> T:
+        assert self.place is None, f"{type(self).__name__} was entered before; make a new one"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.make()
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, OSError):
+                raise self.unwritable(error) from error
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.finish()
+                self.commit()
+        except OSError as problem:
+            raise self.unwritable(problem) from problem
+        finally:
+            self.discard()
+
+    def unwritable(self, error: Exception) -> UserError:
+        reason = getattr(error, "strerror", None) or error
+        return UserError(f"{self.path}: cannot be written ({reason}); free the place or name another one")
+
+    @abstractmethod
+    def make(self) -> None:
+        """Create ``place`` beside the target, with the rights that a new file or folder gets."""
+
+    def finish(self) -> None:  # noqa: B027 - only an encoder has something to finish
+        """Complete what lies at ``place``."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Rename ``place`` to the target."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove ``place`` if it is still there."""
+
+
+class StagedFile(Staged):
+    """One file."""
+
+    def make(self) -> None:
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder; name a file")
+        prefix = f".{self.path.stem}.partial-"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=self.path.suffix, dir=self.path.parent)
+        self.place = Path(name)
+        os.close(handle)
+        self.place.chmod(0o644)  # mkstemp's 0600 would hide the result from a web server
+
+    def commit(self) -> None:
+        assert self.place is not None
+        self.place.replace(self.path)
+
+    def discard(self) -> None:
+        if self.place is not None:
+            self.place.unlink(missing_ok=True)
+
+
+class StagedText(StagedFile):
+    """One text file whose content is known only at the end: :meth:`put` it before leaving."""
+
+    def put(self, text: str) -> None:
+        assert self.place is not None
+        try:
+            self.place.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+
+class StagedFolder(Staged):
+    """A folder that is replaced as a whole; therefore only one that holds the file ``mark`` is.
+
+    Args:
+        path: the folder.
+        mark: a file name; the owner writes it into every folder, and its presence shows that the folder is ours.
+        content: text of that file.
+    """
+
+    def __init__(self, path: Path, *, mark: str, content: str) -> None:
+        super().__init__(path)
+        self._mark = mark
+        self._content = content
+
+    def make(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / self._mark).is_file():
+            raise UserError(
+                f"{self.path}: holds files that segpress did not write (there is no {self._mark} among them), and the "
+                "whole folder would be replaced; name a new folder"
+            )
+        whole = self.path.resolve()  # the name of '.' is empty, and a link's place is beside its target
+        self.place = Path(tempfile.mkdtemp(prefix=f".{whole.name}.partial-", dir=whole.parent))
+        self.place.chmod(0o755)
+        (self.place / self._mark).write_text(self._content, encoding="utf-8")
+
+    def commit(self) -> None:
+        assert self.place is not None
+        old = self.place.with_name(self.place.name + "-old")
+        try:
+            if self.path.exists():
+                self.path.rename(old)
+            self.place.rename(self.path)
+        except BaseException:
+            if old.exists() and not self.path.exists():
+                old.rename(self.path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def discard(self) -> None:
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Stage `report`: results -> one HTML page and the README-able table; ``--show`` prints the table only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.artifact import write_text
+from pipeline.errors import command
+from pipeline.reporting import page, table
+from pipeline.reporting.results import load
+
+WIDTH_OF_A_PIPE = 170
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True, help="folder of results/<student>.json")
+    parser.add_argument("--dataset", type=Path, help="prepared data set")
+    parser.add_argument("--predictions", type=Path, help="folder of one predictions artifact a student")
+    parser.add_argument("--students", nargs="*", default=(), help="students to list even where nothing is measured")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and table.md")
+    parser.add_argument("--show", action="store_true", help="only print the table and where the page is")
+    args = parser.parse_args()
+    if not args.show and not (args.dataset and args.predictions):
+        parser.error("--dataset and --predictions are needed to make the page; give both, or --show")
+
+    results = load(args.results, expected=args.students)
+    if args.show:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
+        console.print(table.rich_table(results))
+        print(args.out / "index.html")
+        return
+    write_text(args.out / "index.html", page.build(results, dataset=args.dataset, predictions=args.predictions))
+    write_text(args.out / "table.md", table.markdown(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""The report: right numbers, one self-contained page, and nothing that the results do not say."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.frames import write_png
+from pipeline.reporting import page, table, wording
+from pipeline.reporting.measured import Result
+from pipeline.reporting.results import load
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["road", "pole", "car"]
+NAMES = ["a", "b", "c", "d"]
+X = wording.TIMES
+EVIL = "</svg><script>alert('$x$')</script>--><b>"
+
+
+def results_of(student: str, classes: list[str] = CLASSES, **changes: Any) -> dict[str, Any]:
+    def variant(miou: float, ms: float, size: int) -> dict[str, Any]:
+        latency = {"p50": ms, "p90": ms * 1.1, "p99": ms * 1.3, "n": 50, "cov": 0.05}
+        ious = [miou + 10, miou - 10, miou]
+        return {"miou": miou, "per_class_iou": ious, "size_bytes": size, "latency_ms": latency, "sha256": "ab" * 32}
+
+    return {
+        "student": student,
+        "loss": student,
+        "dataset": "streets",
+        "split": "val",
+        "images": 4,
+        "classes": classes,
+        "absent_classes": [],
+        "model": "tiny",
+        "parameters": 1000,
+        "input_size": [32, 48],
+        "device": {"id": "cpu-x", "name": "CPU X", "kind": "cpu", "cores": 2},
+        "teacher": {"miou": 71.0, "per_class_iou": [81.0, 61.0, 71.0], "parameters": 9000, "model": "big"},
+        "variants": {
+            "torch": variant(65.3, 21.0, 6_700_000),
+            "fp32": variant(65.3, 12.0, 6_600_000),
+            "int8": variant(64.9, 5.7, 1_833_000),
+        },
+        "drop": {
+            "miou_int8_vs_float": 0.4,
+            "miou_int8_vs_teacher": 6.1,
+            "worst_class": classes[1],
+            "worst_class_drop": 2.2,
+        },
+        "speedup_int8_vs_fp32": 2.1,
+        "unstable": [],
+        "passed": True,
+        "violations": [],
+        **changes,
+    }
+
+
+class Project:
+    """A folder with results, data set and predictions; ``page()`` makes the report of what is there."""
+
+    def __init__(self, root: Path, classes: list[str] = CLASSES) -> None:
+        self.results, self.dataset, self.predictions = root / "results", root / "dataset", root / "predictions"
+        self.results.mkdir()
+        self.classes = classes
+        generator = np.random.default_rng(0)
+        self.labels = {name: generator.integers(0, 3, (32, 48), dtype=np.uint8) for name in NAMES}
+        palette = [[128, 64, 128], [220, 220, 0], [0, 0, 142]]
+        meta = {"dataset": "streets", "splits": {"val": NAMES}, "classes": classes, "palette": palette}
+        with artifact.create(self.dataset, kind="dataset", meta={**meta, "ignore_index": 255}) as folder:
+            for name, label in self.labels.items():
+                write_png(folder / f"val/images/{name}.png", generator.integers(0, 255, (32, 48, 3), dtype=np.uint8))
+                write_png(folder / f"val/labels/{name}.png", label)
+
+    def add(self, file: str, /, **changes: Any) -> None:
+        data = {**results_of(file, self.classes), **changes}
+        (self.results / f"{file}.json").write_text(json.dumps(data), encoding="utf-8")
+
+    def predict(self, student: str, names: list[str] = NAMES) -> None:
+        """Float is right everywhere; INT8 is wrong on the first row."""
+        meta = {"split": "val", "names": names, "variants": ["torch", "int8"]}
+        with artifact.create(self.predictions / student, kind="predictions", meta=meta) as folder:
+            for name in names:
+                label = self.labels.get(name, self.labels["a"])
+                wrong = label.copy()
+                wrong[0] = (wrong[0] + 1) % 3
+                write_png(folder / f"torch/{name}.png", label)
+                write_png(folder / f"int8/{name}.png", wrong)
+
+    def load(self, **options: Any) -> list[Result]:
+        return load(self.results, **options)
+
+    def page(self, **options: Any) -> str:
+        return page.build(self.load(**options), dataset=self.dataset, predictions=self.predictions)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def cells(markdown: str, student: str) -> dict[str, str]:
+    lines = [[cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in markdown.splitlines()]
+    return dict(zip(lines[0], next(line for line in lines[2:] if line[0] == student), strict=True))
+
+
+def test_markdown_has_the_measured_numbers(project: Project) -> None:
+    project.add("kd")
+    assert cells(table.markdown(project.load()), "kd") == {
+        "student": "kd",
+        "loss": "kd",
+        "teacher mIoU": "71.0",
+        "float mIoU": "65.3",
+        "INT8 mIoU": "64.9",
+        "drop": "0.4",
+        "worst class drop": "pole 2.2",
+        "fp32 ms p50": "12.0",
+        "INT8 ms p50": "5.70",
+        "speed-up": f"2.1{X}",
+        "float MB": "6.60",
+        "INT8 MB": "1.83",
+        "verdict": "pass",
+    }
+
+
+def test_markdown_keeps_its_columns_whatever_a_name_holds(project: Project) -> None:
+    project.add("kd", student="a|b\n<i>")
+    lines = table.markdown(project.load()).splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(r"| a\|b &lt;i> |")
+
+
+def test_baseline_comes_first_then_by_name(project: Project) -> None:
+    for student in ("kd", "zero", "fitnet"):
+        project.add(student, **({"loss": "none"} if student == "zero" else {}))
+    assert [result.student for result in project.load()] == ["zero", "fitnet", "kd"]
+
+
+def test_one_student_on_two_devices_is_named_apart(project: Project) -> None:
+    project.add("kd")
+    other = results_of("kd", device={"id": "orin"})
+    (project.results / "kd-orin.json").write_text(json.dumps(other), encoding="utf-8")
+    assert [result.label for result in project.load()] == ["kd @ cpu-x", "kd @ orin"]
+    assert "latencies compare only within one" in project.page()
+    (project.results / "kd-again.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(UserError, match=r"kd-orin\.json and .*kd-again\.json both hold student 'kd'"):
+        project.load()
+
+
+def test_comparisons_that_are_not_recorded_are_worked_out(project: Project) -> None:
+    project.add("kd", drop=None, speedup_int8_vs_fp32=None)
+    (result,) = project.load()
+    assert result.drop.versus_float == pytest.approx(0.4)
+    assert result.drop.versus_teacher == pytest.approx(6.1)
+    assert result.drop.worst_class_drop == pytest.approx(0.4)
+    assert result.speedup == pytest.approx(12.0 / 5.7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"student": "kd", ', "not a results file"),
+        ("[]", "got a list"),
+        ("{}", "student: missing"),
+        ('{"student": "kd", "speedup_int8_vs_fp32": NaN}', "NaN is no measurement"),
+        ('{"student": "kd", "teacher": {"miou": "high"}}', r"teacher\.miou: got 'high'; allowed: a number in 0\.\.100"),
+        ('{"student": "kd", "variants": {"int8": {"miou": 710}}}', r"variants\.int8\.miou: got 710"),
+        ('{"student": "kd", "classes": ["a", "b"], "teacher": {"per_class_iou": [1]}}', "1 entries for 2 classes"),
+        ('{"student": "kd", "passed": "yes"}', "passed: got 'yes'; allowed: true or false"),
+    ],
+)
+def test_a_damaged_file_is_named(project: Project, text: str, message: str) -> None:
+    (project.results / "kd.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        project.load()
+    assert "kd.json" in str(caught.value)
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dvc repro check"):
+        load(tmp_path / "results")
+
+
+def test_summary_says_what_was_gained_and_lost(project: Project) -> None:
+    project.add("kd")
+    (result,) = project.load()
+    expected = f"2.1{X} faster and 3.6{X} smaller than its float version for 0.4 mIoU; 6.1 below the teacher"
+    assert wording.summary(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"speedup_int8_vs_fp32": 0.5}, f"2.0{X} slower and 3.6{X} smaller than its float version for 0.4 mIoU"),
+        ({"speedup_int8_vs_fp32": 1.02}, f"as fast as and 3.6{X} smaller than its float version"),
+        ({"unstable": ["int8"]}, "latency unstable"),
+        (
+            {"drop": {"miou_int8_vs_float": 0.01, "miou_int8_vs_teacher": -0.3}},
+            "at no cost in mIoU; 0.3 above the teacher",
+        ),
+        ({"drop": {"miou_int8_vs_float": -0.3}}, "its float version and 0.3 mIoU better"),
+    ],
+)
+def test_summary_never_calls_a_loss_a_gain(project: Project, changes: dict[str, Any], expected: str) -> None:
+    project.add("kd", **changes)
+    assert expected in wording.summary(project.load()[0])
+
+
+def test_a_failing_student_never_leads_while_another_passes(project: Project) -> None:
+    project.add("kd")
+    strong = results_of("fitnet")["variants"]
+    strong["int8"]["miou"] = 70.0
+    project.add("fitnet", variants=strong, passed=False)
+    best = wording.best(project.load())
+    assert best is not None
+    assert best.student == "kd"
+
+
+def test_page_is_self_contained(project: Project) -> None:
+    for student in ("none", "kd"):
+        project.add(student)
+        project.predict(student)
+    text = project.page()
+    assert not re.findall(r"https?://", re.sub(r'xmlns(:\w+)?="[^"]*"', "", text))
+    assert not re.findall(r"<script|@import|<iframe", text)
+    assert {link[:5] for link in re.findall(r'(?:src|href)="([^"#][^"]*)"', text)} == {"data:"}
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(ids)
+
+
+def test_page_is_the_same_bytes_every_time(project: Project) -> None:
+    project.add("kd")
+    project.predict("kd")
+    assert project.page() == project.page()
+
+
+def test_page_escapes_names(tmp_path: Path) -> None:
+    project = Project(tmp_path, classes=["road", EVIL, "car"])
+    project.add("kd", student="<img src=x>", violations=[{"budget": "b", "what": EVIL}], device={"name": EVIL})
+    text = project.page()
+    assert "<script" not in text
+    assert "<img src=x>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_what_is_absent_reads_not_measured(project: Project) -> None:
+    variants = results_of("kd")["variants"]
+    project.add("kd", variants={"torch": variants["torch"], "int8": None}, drop=None, speedup_int8_vs_fp32=None)
+    results = project.load(expected=["kd", "dkd"])
+    row = cells(table.markdown(results), "kd")
+    assert (row["float mIoU"], row["INT8 mIoU"], row["verdict"]) == ("65.3", "not measured", "not measured")
+    assert set(list(cells(table.markdown(results), "dkd").values())[1:]) == {"not measured"}
+    text = project.page(expected=["kd", "dkd"])
+    assert "Nothing is measured in INT8 yet" in text
+    assert "not measured" in text
+    assert 'class="badge pass"' not in text
+
+
+def test_page_of_no_results_and_of_an_almost_empty_one(project: Project) -> None:
+    assert "Nothing is measured" in project.page()
+    (project.results / "kd.json").write_text('{"student": "kd"}', encoding="utf-8")
+    assert "not measured" in project.page()
+
+
+def test_violations_and_unstable_latencies_are_visible(project: Project) -> None:
+    what = "INT8 loses 1.3 mIoU against float; the budget allows 1.0"
+    violation = {"budget": "miou_drop", "variant": "int8", "limit": 1.0, "got": 1.3, "what": what}
+    project.add("kd", passed=True, violations=[violation], unstable=["int8"])
+    text = project.page()
+    assert what in text
+    assert 'class="badge fail"' in text
+    assert "No measured student keeps its budgets" in text
+    assert "5.70 (unstable)" in table.markdown(project.load())
+    assert "| fail |" in table.markdown(project.load())
+
+
+def test_absent_class_is_named(project: Project) -> None:
+    variants = results_of("kd")["variants"]
+    for variant in variants.values():
+        variant["per_class_iou"][2] = None
+    project.add("kd", variants=variants, absent_classes=["car"])
+    text = project.page()
+    assert "car; left out of mIoU" in text
+    assert ">absent<" in text
+
+
+def test_samples_show_what_int8_broke(project: Project) -> None:
+    project.add("kd")
+    project.predict("kd")
+    text = project.page()
+    assert text.count("data:image/png;base64,") == 3 * 5
+    assert "INT8 wrong on 3.1% of labelled pixels, 3.1% broken by INT8" in text  # one row of 32
+
+
+def test_predictions_of_another_data_set_are_refused(project: Project) -> None:
+    project.add("kd")
+    project.predict("kd", names=["a", "elsewhere"])
+    with pytest.raises(UserError, match="predicts 'elsewhere'"):
+        project.page()
+
+
+def test_results_of_another_data_set_are_refused(project: Project) -> None:
+    (project.results / "kd.json").write_text(json.dumps(results_of("kd", ["sky", "sea", "sand"])), encoding="utf-8")
+    with pytest.raises(UserError, match="sky, sea, sand"):
+        project.page()
+
+
+def stage(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
+    return int(runpy.run_path(str(ROOT / "stages/report.py"))["main"]())
+
+
+def test_stage_writes_page_and_table_then_shows_them(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.add("kd")
+    out = tmp_path / "report"
+    places = ("--dataset", project.dataset, "--predictions", project.predictions, "--out", out)
+    assert stage(monkeypatch, "--results", project.results, *places) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["index.html", "table.md"]
+    assert (out / "table.md").read_text(encoding="utf-8") == table.markdown(project.load())
+    assert stage(monkeypatch, "--results", project.results, "--out", out, "--show") == 0
+    shown = capsys.readouterr().out
+    assert "64.9" in shown
+    assert str(out / "index.html") in shown
+    (project.results / "kd.json").write_text("{", encoding="utf-8")
+    assert stage(monkeypatch, "--results", project.results, "--show") == 1
+    assert "kd.json" in capsys.readouterr().err
