@@ -22,6 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 #: YAML has lists only: [height, width].
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+Range = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class Section(BaseModel):
@@ -54,9 +55,13 @@ class Recipe(Section):
     validate_every: Positive
     precision: Literal["fp32", "fp16", "bf16"]
     workers: Annotated[int, Field(ge=0)]
-    scale: tuple[float, float] | list[float]  # random scale relative to input_size
+    scale: Range  # lowest and highest random scale, relative to input_size
     crop: Size | None = None  # height, width; null: input_size
     class_balance: Share = 0.0  # cross-entropy weight of a class ~ frequency ** -class_balance
+
+    def loop(self) -> dict[str, Any]:
+        """The keyword arguments of ``training.run.train``."""
+        return self.model_dump(exclude={"class_balance"})
 
 
 class Teacher(Section):
@@ -197,7 +202,7 @@ def _plugins_of(params: Params | None, raw: Any) -> list[tuple[str, str, str, Op
 
 def _explain(problem: Mapping[str, Any]) -> str:
     """One pydantic error as: where: what, got, allowed."""
-    location = [str(part) for part in problem["loc"] if part not in ("tuple[float, float]", "list[float]")]
+    location = [str(part) for part in problem["loc"]]
     where = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key; {closest(location[-1], _keys_at(location[:-1]))}"

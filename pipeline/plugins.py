@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ def load(kind: str, name: str) -> type[Any]:
         value
         for key, value in vars(module).items()
         if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
+        and getattr(value, "__module__", "") == module.__name__
         and not key.startswith("_")
+        and not isinstance(value, types.GenericAlias)  # Python 3.10 takes a type alias for a class
+        and issubclass(value, base)
     ]
     if len(found) != 1:
         raise UserError(

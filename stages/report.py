@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline import params
 from pipeline.artifact import write_text
 from pipeline.errors import command
 from pipeline.reporting import page, table
-from pipeline.reporting.results import load
+from pipeline.reporting.results import load, of
 
 WIDTH_OF_A_PIPE = 170
 
@@ -22,14 +23,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of results/<student>.json")
     parser.add_argument("--dataset", type=Path, help="prepared data set")
     parser.add_argument("--predictions", type=Path, help="folder of one predictions artifact a student")
-    parser.add_argument("--students", nargs="*", default=(), help="students to list even where nothing is measured")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="names the students to report")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and table.md")
     parser.add_argument("--show", action="store_true", help="only print the table and where the page is")
     args = parser.parse_args()
     if not args.show and not (args.dataset and args.predictions):
         parser.error("--dataset and --predictions are needed to make the page; give both, or --show")
 
-    results = load(args.results, expected=args.students)
+    students = list(params.load(args.params).students)
+    results = of(students, load(args.results, expected=students))
     if args.show:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
         console.print(table.rich_table(results))

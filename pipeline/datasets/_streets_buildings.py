@@ -1,5 +1,7 @@
 """Facades in perspective: walls, windows, shops, awnings and posters. All of it is labelled building."""
 
+# ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
+
 from __future__ import annotations
 
 import functools
@@ -7,6 +9,7 @@ import math
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.datasets._streets_canvas import Camera, Canvas, Stretch
 from pipeline.datasets._streets_classes import BUILDING
@@ -14,6 +17,7 @@ from pipeline.datasets._streets_light import Light
 from pipeline.datasets._streets_world import Building, Colour, Floats
 
 SHOP = 3.6  # metres, height of a ground floor with shops
+_DETAIL = 45.0  # metres; farther facades have windows only
 
 
 def paint_building(canvas: Canvas, camera: Camera, b: Building, light: Light, t: float) -> None:
@@ -25,21 +29,29 @@ def paint_building(canvas: Canvas, camera: Camera, b: Building, light: Light, t:
     middle = (near + far) / 2
     outer = b.d + side * b.depth
     if b.s > camera.s + 2:  # the wall that looks at the camera
+        wall = canvas.ink(b.wall, BUILDING, near, light.shades[2])
+        if b.roof > 0:
+            gable = view.project(
+                np.full(3, b.s), np.array([b.d, outer, b.d + side * 3]), np.array([0, 0, b.roof]) + b.height
+            )
+            canvas.polygon(gable, wall)
         end = _rectangle(view, np.full(4, b.s), np.array([b.d, outer, outer, b.d]), b.height)
-        canvas.polygon(end, canvas.ink(b.wall, BUILDING, near, light.shades[2]))
+        canvas.polygon(end, wall)
         _end_windows(canvas, view, b, light, near, outer)
     s0, s1 = max(b.s, camera.s + 0.8), b.end
     front = _rectangle(view, np.array([s0, s1, s1, s0]), b.d, b.height)
     canvas.polygon(front, canvas.ink(b.wall, BUILDING, middle, shade))
     if b.roof > 0:
         ridge = view.project(
-            np.array([s0, s1, s1 - 0.5, s0 + 0.5]),
+            np.array([s0, s1, s1, s0]),
             np.array([b.d, b.d, b.d + side * 3, b.d + side * 3]),
             np.array([b.height, b.height, b.height + b.roof, b.height + b.roof]),
         )
         canvas.polygon(ridge, canvas.ink(b.trim, BUILDING, middle, 0.8 * light.shades[3]))
-    _bands(canvas, view, b, middle, shade)
     _windows(canvas, view, b, light, middle, shade)
+    if near > _DETAIL:
+        return
+    _bands(canvas, view, b, middle, shade)
     if b.shop is not None:
         _shop(canvas, view, b, b.shop, light, middle, shade, side)
     if b.poster is not None:
@@ -58,14 +70,14 @@ def _panes(view: Stretch, s: Floats, h: Floats, d: float, width: float, height: 
 
 
 @functools.lru_cache(maxsize=256)
-def _window_grid(b: Building) -> tuple[Floats, Floats, Floats]:
+def _window_grid(b: Building) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """Lower corners (s, h) of all windows and which are lit."""
     columns = max(int((b.end - b.s - 0.6) / b.bay), 1)
     floor = SHOP if b.shop is not None else 0.9
     rows = max(int((b.height - floor - 0.4) / b.storey), 1)
     start = b.s + (b.end - b.s - columns * b.bay) / 2 + b.bay * (1 - b.window[0]) / 2
     s, h = np.meshgrid(start + b.bay * np.arange(columns), floor + b.storey * (0.15 + np.arange(rows)))
-    rng = Random(b.seed)
+    rng = Random(b.seed)  # noqa: S311 - a drawing, no secret
     lit = np.array([rng.random() < b.lit_share for _ in range(s.size)])
     return s.ravel(), h.ravel(), lit
 
@@ -78,7 +90,7 @@ def _windows(canvas: Canvas, view: Stretch, b: Building, light: Light, distance:
         return
     width, height = b.bay * b.window[0], b.storey * b.window[1]
     scale = view.camera.focal / distance
-    if scale * height > 14:
+    if scale * height > 20:
         frame = 0.09
         canvas.polygons(
             _panes(view, s - frame, h - frame, b.d, width + 2 * frame, height + 2 * frame),
@@ -92,7 +104,7 @@ def _windows(canvas: Canvas, view: Stretch, b: Building, light: Light, distance:
 
 def _end_windows(canvas: Canvas, view: Stretch, b: Building, light: Light, near: float, outer: float) -> None:
     """A few windows on the wall that looks at the camera."""
-    if b.seed % 3 == 0 or near > 70:
+    if b.seed % 3 == 0 or near > _DETAIL:
         return
     left = min(b.d, outer)
     count, rows = max(int(b.depth / b.bay) - 1, 1), max(int((b.height - 1.5) / b.storey), 1)
@@ -129,7 +141,9 @@ def _shop(
     if len(start):
         glass = _panes(view, start, np.full(len(start), 0.45), b.d, (b.end - b.s - 0.8) / count - 0.35, 2.1)
         glow = light.lamps and b.lit_share > 0.2
-        canvas.polygons(glass, canvas.ink(b.lit if glow else dark, BUILDING, distance, 0.75 if glow else shade, shines=glow))
+        canvas.polygons(
+            glass, canvas.ink(b.lit if glow else dark, BUILDING, distance, 0.75 if glow else shade, shines=glow)
+        )
     board = view.project(np.array([s0, s1, s1, s0]), b.d, np.array([2.75, 2.75, 3.4, 3.4]))
     canvas.polygon(board, canvas.ink(colour, BUILDING, distance, shade))
     letters = np.arange(b.s + 1.5, min(b.s + 5.5, s1 - 0.8), 0.55)
@@ -157,11 +171,11 @@ def _poster(canvas: Canvas, view: Stretch, b: Building, poster: tuple[str, Colou
     canvas.polygons(_panes(view, one, np.array([h]), b.d, size, size), canvas.ink(back, BUILDING, distance, shade))
     angles = np.arange(12) / 12 * 2 * math.pi if shape == "disc" else np.array([0.5, 7 / 6, 11 / 6]) * math.pi
     if shape == "text":
-        lines = _panes(view, np.repeat(one + 0.2 * size, 3), h + size * np.array([0.15, 0.4, 0.65]), b.d, 0.6 * size, 0.15 * size)
+        lines = _panes(
+            view, np.repeat(one + 0.2 * size, 3), h + size * np.array([0.15, 0.4, 0.65]), b.d, 0.6 * size, 0.15 * size
+        )
         canvas.polygons(lines, canvas.ink(front, BUILDING, distance, shade))
         return
     for radius, colour in ((0.42 * size, front), (0.24 * size, back)):
-        ring = view.project(
-            s + size / 2 + radius * np.cos(angles), b.d, h + size / 2 + radius * np.sin(angles)
-        )
+        ring = view.project(s + size / 2 + radius * np.cos(angles), b.d, h + size / 2 + radius * np.sin(angles))
         canvas.polygon(ring, canvas.ink(colour, BUILDING, distance, shade))

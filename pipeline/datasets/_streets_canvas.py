@@ -1,8 +1,11 @@
 """The camera, and a canvas on which one call paints colour and train id together.
 
-The canvas has four 8-bit channels: B, G, R and the id. Bit 7 of the id says that the pixel shines by itself (sky, lamps,
-lit windows), so later layers hide a light exactly as they hide a colour. Pixels are canvas pixels, ``SCALE`` an image pixel.
+The canvas has four 8-bit channels: B, G, R and the id. Bit 7 of the id says that the pixel shines by itself (sky,
+lamps, lit windows), so later layers hide a light exactly as they hide a colour. Pixels here are canvas pixels; an
+image pixel is ``SCALE`` of them wide.
 """
+
+# ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ SCALE = 2
 SHINES = 0x80
 NEAR = 0.7  # metres; closer points are moved there, which only bends what lies outside the image
 _SHIFT = 3
-_FAR_OUT = 20000.0  # pixels; keeps fixed-point coordinates of lines inside 32 bits
 
 Ink: TypeAlias = tuple[float, float, float, float]
 
@@ -27,8 +29,8 @@ Ink: TypeAlias = tuple[float, float, float, float]
 class Camera:
     """Projects road coordinates (s, d, h) to canvas pixels (x, y).
 
-    The road's bend and hill are taken relative to the camera's own place and direction, so the camera always looks along
-    the road.
+    The road's bend and hill are taken relative to the camera's own place and direction, so the camera always looks
+    along the road.
     """
 
     def __init__(self, drive: Drive, bend: Wave, hill: Wave, *, s: float, t: float, height: int, width: int) -> None:
@@ -113,16 +115,12 @@ class Canvas:
         return math.exp(-self.fog * distance)
 
     def ink(self, colour: Colour, ident: int, distance: float, shade: float = 1.0, *, shines: bool = False) -> Ink:
-        k = self.clear_view(distance)
+        """Colour and id ready to paint. OpenCV saturates what is brighter than 255."""
         b, g, r = colour
         fog = self.fog_colour
+        k = math.exp(-self.fog * distance)
         m, n = k * shade, 1 - k
-        return (
-            min(b * m + fog[0] * n, 255),
-            min(g * m + fog[1] * n, 255),
-            min(r * m + fog[2] * n, 255),
-            ident | (SHINES if shines else 0),
-        )
+        return b * m + fog[0] * n, g * m + fog[1] * n, r * m + fog[2] * n, ident | SHINES if shines else ident
 
     def polygon(self, points: Floats, ink: Ink) -> None:
         """Fill one convex polygon, points (N, 2)."""
@@ -151,7 +149,12 @@ class Canvas:
         cv2.ellipse(self.pixels, _point(x, y), axes, 0, 0, 360, ink, thickness, cv2.LINE_8, _SHIFT)
 
     def stamp(
-        self, sprite: tuple[Array, ...], box: tuple[float, float, float, float], tint: Colour, ident: int, distance: float
+        self,
+        sprite: tuple[Array, ...],
+        box: tuple[float, float, float, float],
+        tint: Colour,
+        ident: int,
+        distance: float,
     ) -> None:
         """Paste a sprite, scaled to ``box`` (x0, y0, x1, y1) and multiplied by ``tint``.
 
@@ -186,4 +189,4 @@ def _fixed(points: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
 
 
 def _point(x: float, y: float) -> tuple[int, int]:
-    return round(max(min(x, _FAR_OUT), -_FAR_OUT) * 8), round(max(min(y, _FAR_OUT), -_FAR_OUT) * 8)
+    return int(x * (1 << _SHIFT)), int(y * (1 << _SHIFT))

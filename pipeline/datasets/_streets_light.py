@@ -1,4 +1,4 @@
-"""Weather, time of day and the camera's electronics: what a scene's light is and how it turns albedo into a photograph."""
+"""Weather, time of day and the camera's electronics: how a scene is lit and how that becomes a photograph."""
 
 from __future__ import annotations
 
@@ -130,7 +130,11 @@ def sky(light: Light, height: int, width: int, heading: float) -> Array:
         x = np.linspace(0, 200, 48, dtype=np.float32) + np.float32(light.cloud_offset[0] + 300 * heading)
         y = np.linspace(0, 1, 32, dtype=np.float32) ** 1.5 * 190 + np.float32(light.cloud_offset[1])
         small = cv2.remap(
-            fractal(512, 8, 1), *(np.asarray(m, np.float32) for m in np.meshgrid(x, y)), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP
+            fractal(512, 8, 1),
+            *_grid(x, y),
+            cv2.INTER_LINEAR,
+            None,
+            cv2.BORDER_WRAP,
         )
         share = np.clip((small + 2.4 * light.cover - 1.2) * 0.7, 0, 1) * np.float32(0.25 + 0.75 * min(light.cover, 0.7))
         veil = cv2.resize(np.asarray(share, np.float32), (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
@@ -139,8 +143,14 @@ def sky(light: Light, height: int, width: int, heading: float) -> Array:
     return np.asarray(cv2.resize(small_sky, whole, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def _grid(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Every (x, y) as two maps (len(y), len(x)) float32, as cv2.remap wants them."""
+    columns, rows = np.meshgrid(x, y)
+    return np.asarray(columns, np.float32), np.asarray(rows, np.float32)
+
+
 def photograph(image: Floats, rng: np.random.Generator, light: Light) -> Floats:
-    """Lens and sensor: blur, raindrops, exposure, white balance, gamma and noise. (H, W, 3) float32 0..255 in and out."""
+    """Lens and sensor: blur, raindrops, exposure, white balance, gamma, noise. (H, W, 3) float32 0..255 in and out."""
     height, width = image.shape[:2]
     scale = height / 128
     blur = light.blur * scale**0.5
@@ -164,5 +174,7 @@ def _rain(image: Floats, rng: np.random.Generator, drops: int, scale: float) -> 
     for x, y, size in rng.uniform(0, 1, (drops, 3)):
         length = (4 + 10 * size) * scale
         start = (int(x * width), int(y * height))
-        cv2.line(veil, start, (int(start[0] + slant * length), int(start[1] + length)), 60 + int(80 * size), 1, cv2.LINE_AA)
+        cv2.line(
+            veil, start, (int(start[0] + slant * length), int(start[1] + length)), 60 + int(80 * size), 1, cv2.LINE_AA
+        )
     return np.asarray(image + (np.float32(215) - image) * (veil.astype(np.float32) / 255)[..., None] * np.float32(0.5))

@@ -1,5 +1,7 @@
 """What stands still on the pavement: trees and bushes, poles, signs and gantries."""
 
+# ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
+
 from __future__ import annotations
 
 import functools
@@ -41,22 +43,23 @@ def _reduced(sprite: Array, factor: int) -> Array:
     return np.asarray(cv2.resize(sprite, (n, n), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+@functools.lru_cache(maxsize=32)
 def _draw_foliage(shape: int) -> Array:
     """A crown, conifer, bush or bare tree."""
-    rng = Random(1000 + shape)
+    rng = Random(1000 + shape)  # noqa: S311 - a drawing, no secret
     n = _SPRITE
     sprite = np.zeros((n, n, 4), np.uint8)
     if shape in BARE:
         _branch(sprite, rng, n / 2, n - 1.0, -math.pi / 2, n * 0.26, 5)
         return sprite
     blobs = []
-    for _ in range(90):
+    for _ in range(150):
         if shape in CONIFERS:
             y = rng.uniform(0.06, 0.95)
             x, r = 0.5 + rng.uniform(-0.42, 0.42) * y, 0.03 + 0.06 * y
         else:
             angle, radius = rng.uniform(0, 2 * math.pi), 0.38 * math.sqrt(rng.random())
-            x, y, r = 0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle), rng.uniform(0.06, 0.14)
+            x, y, r = 0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle), rng.uniform(0.035, 0.1)
             if shape in BUSHES:
                 y = min(0.35 + 0.6 * y, 0.95)
         blobs.append((x, y, r))
@@ -66,11 +69,11 @@ def _draw_foliage(shape: int) -> Array:
         hue = rng.uniform(0.85, 1.15)
         centre = (round(x * n), round(y * n))
         cv2.circle(sprite, centre, round(r * n), (tone * hue, tone, tone / hue, 255), -1)
-        for _ in range(14):  # leaves
+        for _ in range(18):  # leaves
             a, q = rng.uniform(0, 2 * math.pi), r * n * rng.uniform(0.4, 1.12)
             leaf = (round(centre[0] + q * math.cos(a)), round(centre[1] + q * math.sin(a)))
             shine = tone + rng.uniform(-40, 40)
-            cv2.circle(sprite, leaf, rng.randint(1, 4), (shine, shine, shine, 255), -1)
+            cv2.circle(sprite, leaf, rng.randint(1, 3), (shine, shine, shine, 255), -1)
     for _ in range(26 if shape not in BUSHES else 4):  # gaps through which one sees
         a, q = rng.uniform(0, 2 * math.pi), rng.uniform(0.15, 0.42) * n
         gap = (round(n / 2 + q * math.cos(a)), round(n / 2 + q * math.sin(a)))
@@ -239,4 +242,6 @@ def paint_gantry(canvas: Canvas, camera: Camera, gantry: Gantry, light: Light, t
         for line in (-0.22, 0.2):
             y = beam + line * height * k
             white = canvas.ink(WHITE, SIGN, z, light.shades[2])
-            canvas.box(x - 0.36 * width * k, y - 0.06 * height * k, x + (0.1 - line) * width * k, y + 0.06 * height * k, white)
+            canvas.box(
+                x - 0.36 * width * k, y - 0.06 * height * k, x + (0.1 - line) * width * k, y + 0.06 * height * k, white
+            )

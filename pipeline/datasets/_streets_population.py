@@ -6,7 +6,8 @@ import math
 from random import Random
 
 from pipeline.datasets import _streets_palettes as palettes
-from pipeline.datasets._streets_layout import Plan, Side, lots, make_plan, markings, skyline, strips, tree, wave
+from pipeline.datasets._streets_layout import Plan, Side, make_plan, markings, skyline, strips, wave
+from pipeline.datasets._streets_lots import lots, tree
 from pipeline.datasets._streets_world import Bike, Car, Drive, Gantry, Person, Pole, Sign, Thing, Wave, World
 
 _SIZES = {
@@ -28,9 +29,9 @@ def make_world(seed: int, duration: float) -> World:
     Args:
         duration: seconds of driving that the street must last; 0 for a still, seen from s = 0.
     """
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a drawing, no secret
     speed = rng.uniform(6.5, 8.5) if duration else 0.0
-    length = 115 + speed * duration
+    length = 95 + speed * duration
     plan = make_plan(rng, length)
     things: list[Thing] = []
     for side in (plan.left, plan.right):
@@ -48,7 +49,7 @@ def make_world(seed: int, duration: float) -> World:
         sway=1.0 if duration else 0.0,
     )
     things += _traffic(rng, plan, drive, duration)
-    things += _crossing(rng, plan, duration)
+    things += _crossing(rng, plan, drive, duration)
     marks, dashes, cracks = markings(rng, plan)
     return World(
         bend=Wave(*wave(rng, 1.6, 90, 260)),
@@ -74,7 +75,7 @@ def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
     out: list[Thing] = []
     kerb, inward = side.kerb + 0.45, -side.sign
     colour = palettes.metal(rng)
-    height, arm, width = rng.uniform(4.5, 9), rng.choice((0.0, 1.2, 2.2)), rng.uniform(0.13, 0.24)
+    height, arm, width = rng.uniform(4.5, 9), rng.choice((0.0, 1.2, 2.2)), rng.uniform(0.12, 0.22)
     s, step = rng.uniform(4, 20), rng.uniform(13, 24)
     while s < plan.length:
         if not _in_crossing(plan, s, 0.5):
@@ -89,7 +90,9 @@ def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
     s = rng.uniform(4, 16)
     while s < plan.length:
         if not _in_crossing(plan, s, 0):
-            out.append(_sign(rng, s, side.sign * (kerb + rng.uniform(-0.1, 0.5)), back=side.sign < 0 and rng.random() < 0.6))
+            out.append(
+                _sign(rng, s, side.sign * (kerb + rng.uniform(-0.1, 0.5)), back=side.sign < 0 and rng.random() < 0.6)
+            )
         s += rng.uniform(6, 22)
     if rng.random() < 0.3:
         s, step, end = rng.uniform(3, 40), rng.uniform(1.6, 3), rng.uniform(20, plan.length)
@@ -101,9 +104,13 @@ def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
         if signals:
             reach = rng.choice((0.0, 3.5)) * inward
             place = c - w - 1.0 if side.sign > 0 else c + w + 1.0
-            out.append(Pole(place, side.sign * kerb, 5.2 if reach else 3.4, 0.16, reach, colour, False, rng.randrange(3)))
+            out.append(
+                Pole(place, side.sign * kerb, 5.2 if reach else 3.4, 0.16, reach, colour, False, rng.randrange(3))
+            )
     if side.sign > 0 and rng.random() < 0.16:
-        boards = tuple((d * plan.lane, rng.uniform(2.2, 3.2), rng.uniform(1.1, 1.7)) for d in (-0.5, 0.9)[: rng.randint(1, 2)])
+        boards = tuple(
+            (d * plan.lane, rng.uniform(2.2, 3.2), rng.uniform(1.1, 1.7)) for d in (-0.5, 0.9)[: rng.randint(1, 2)]
+        )
         board = rng.choice(((165.0, 90.0, 30.0), (80.0, 115.0, 25.0), (60.0, 190.0, 225.0)))
         masts = (-plan.left.kerb - 0.6, plan.right.kerb + 0.6)
         out.append(Gantry(rng.uniform(22, 65), *masts, rng.uniform(5.6, 6.4), boards, palettes.metal(rng), board))
@@ -127,14 +134,16 @@ def _car(rng: Random, s: float, d: float, heading: float, speed: float, *, parke
     k = rng.gauss(1, 0.04)
     glass = rng.choice(((45.0, 42.0, 40.0), (75.0, 68.0, 60.0), (140.0, 125.0, 105.0)))
     size = (length * k, width * k, height * k)
-    return Car(s, d, heading, speed, style, size, palettes.paint(rng), glass, not parked, not parked and rng.random() < 0.35)
+    return Car(
+        s, d, heading, speed, style, size, palettes.paint(rng), glass, not parked, not parked and rng.random() < 0.35
+    )
 
 
 def _parked(rng: Random, plan: Plan, side: Side) -> list[Thing]:
     """Cars in the parking lane and bicycles on the pavement."""
     out: list[Thing] = []
     if side.parking:
-        s, full = rng.uniform(2, 12), rng.uniform(0.3, 0.75)
+        s, full = rng.uniform(2, 12), rng.uniform(0.2, 0.65)
         while s < plan.length:
             if rng.random() < full and not _in_crossing(plan, s, 6):
                 heading = 0.0 if side.sign > 0 else math.pi
@@ -152,20 +161,40 @@ def _parked(rng: Random, plan: Plan, side: Side) -> list[Thing]:
 
 def _bike(rng: Random, s: float, d: float, heading: float, speed: float, *, rider: bool) -> Bike:
     return Bike(
-        s, d, heading, speed, palettes.bright(rng) if rng.random() < 0.5 else palettes.metal(rng), rider, rng.uniform(1.6, 1.85),
-        rng.uniform(0, 6), palettes.cloth(rng), palettes.cloth(rng), palettes.skin(rng),
+        s,
+        d,
+        heading,
+        speed,
+        palettes.bright(rng) if rng.random() < 0.5 else palettes.metal(rng),
+        rider,
+        rng.uniform(1.6, 1.85),
+        rng.uniform(0, 6),
+        palettes.cloth(rng),
+        palettes.cloth(rng),
+        palettes.skin(rng),
         palettes.bright(rng) if rng.random() < 0.6 else palettes.hair(rng),
-    )  # fmt: skip
+    )
 
 
 def _person(rng: Random, s: float, d: float, along: float, across: float, *, rain: bool = False) -> Person:
     child = rng.random() < 0.12
     height = rng.uniform(1.05, 1.4) if child else rng.gauss(1.72, 0.08)
     return Person(
-        s, d, along, across, height, height * rng.uniform(0.23, 0.31), rng.uniform(0, 6), palettes.cloth(rng),
-        palettes.cloth(rng), palettes.skin(rng), palettes.hair(rng), rng.random() < 0.2,
-        palettes.cloth(rng) if rng.random() < 0.35 else None, palettes.cloth(rng) if rain or rng.random() < 0.04 else None,
-    )  # fmt: skip
+        s,
+        d,
+        along,
+        across,
+        height,
+        height * rng.uniform(0.23, 0.31),
+        rng.uniform(0, 6),
+        palettes.cloth(rng),
+        palettes.cloth(rng),
+        palettes.skin(rng),
+        palettes.hair(rng),
+        rng.random() < 0.2,
+        palettes.cloth(rng) if rng.random() < 0.35 else None,
+        palettes.cloth(rng) if rain or rng.random() < 0.04 else None,
+    )
 
 
 def _walkers(rng: Random, plan: Plan, side: Side) -> list[Thing]:
@@ -185,16 +214,16 @@ def _walkers(rng: Random, plan: Plan, side: Side) -> list[Thing]:
 def _traffic(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thing]:
     """Cars and cyclists that drive along the road, with gaps that last for the whole drive."""
     out: list[Thing] = []
-    gap = rng.uniform(14, 45)
+    gap = rng.uniform(16, 48)
     for index in range(plan.lanes):
         lane = (index + 0.5) * plan.lane
         own = abs(lane - drive.d) < plan.lane / 2
-        s = rng.uniform(9, 15 + gap)
+        s = rng.uniform(12, 17 + gap)
         while s < plan.length - drive.speed * duration:
             along = drive.speed * (1.02 if own else rng.choice((0.9, 1.1)))
             out.append(_car(rng, s, lane + rng.gauss(0, 0.15), rng.gauss(0, 0.02), along))
             s += gap * rng.uniform(0.7, 1.8)
-        s = rng.uniform(5, 12 + gap)
+        s = rng.uniform(9, 16 + gap)
         oncoming = drive.speed * rng.uniform(0.9, 1.3)
         while s < plan.length + oncoming * duration:
             out.append(_car(rng, s, -lane + rng.gauss(0, 0.15), math.pi + rng.gauss(0, 0.02), oncoming))
@@ -209,8 +238,8 @@ def _traffic(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thi
     return out
 
 
-def _crossing(rng: Random, plan: Plan, duration: float) -> list[Thing]:
-    """Cars, cyclists and people that cross the road."""
+def _crossing(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thing]:
+    """Cars, cyclists and people that cross the road; in a drive they have left its lane when the camera comes near."""
     out: list[Thing] = []
     reach = plan.lanes * plan.lane
     places = [c for c, _ in plan.crossings] + [rng.uniform(8, plan.length) for _ in range(1 + int(plan.length / 100))]
@@ -225,12 +254,14 @@ def _crossing(rng: Random, plan: Plan, duration: float) -> list[Thing]:
             when = max((s - 20) / 7.5, 0.0) if duration else 0.0
             zebra = s - plan.crossings[index][1] - 2.3 if street else s
             for _ in range(rng.choice((1, 2, 3))):
-                start = rng.uniform(-reach, reach) - across * when
+                clear = drive.d + math.copysign(rng.uniform(0.5, 4), across)
+                start = (clear if duration else rng.uniform(-reach, reach)) - across * when
                 out.append(_person(rng, zebra + rng.gauss(0, 0.6), start, 0.0, across))
         if street and rng.random() < 0.4:
             heading = rng.choice((0.5, 1.5)) * math.pi
             pace = 3.5 if duration else 0.0
             when = max((s - 18) / 7.5, 0.0) if duration else 0.0
-            start = rng.uniform(-reach, reach) - pace * when * math.sin(heading)
+            clear = drive.d + rng.uniform(0, 3) * math.sin(heading)
+            start = (clear if duration else rng.uniform(-reach, reach)) - pace * when * math.sin(heading)
             out.append(_bike(rng, s + rng.uniform(-2, 2), start, heading, pace, rider=True))
     return out

@@ -1,7 +1,7 @@
 """From a world, a light and a moment to a photograph and its label map.
 
-Everything is painted from far to near at twice the size. The image is averaged down; the label takes the commonest id of
-each 2x2 block, so ids never mix and thin things survive.
+Everything is painted from far to near at twice the size. The image is averaged down; the label takes the commonest id
+of each 2x2 block, so ids never mix and thin things survive.
 """
 
 from __future__ import annotations
@@ -18,11 +18,25 @@ from pipeline.datasets._streets_canvas import SCALE, SHINES, Camera, Canvas
 from pipeline.datasets._streets_ground import paint_ground
 from pipeline.datasets._streets_light import Light, fractal, photograph, sky
 from pipeline.datasets._streets_objects import paint_gantry, paint_pole, paint_sign, paint_tree
-from pipeline.datasets._streets_traffic import paint_bike, paint_car, paint_person
-from pipeline.datasets._streets_world import Bike, Building, Car, Floats, Gantry, Person, Pole, Sign, Thing, Tree, World
+from pipeline.datasets._streets_people import paint_bike, paint_person
+from pipeline.datasets._streets_vehicles import paint_car
+from pipeline.datasets._streets_world import (
+    Bike,
+    Building,
+    Car,
+    Floats,
+    Gantry,
+    Person,
+    Pole,
+    Sign,
+    Thing,
+    Tree,
+    World,
+    place,
+)
 from pipeline.frames import Array
 
-VIEW = 125.0  # metres; what stands farther is left to the skyline
+VIEW = 95.0  # metres; what stands farther is left to the skyline
 _PAINTERS: dict[type[Any], Callable[..., None]] = {
     Building: paint_building,
     Tree: paint_tree,
@@ -35,7 +49,9 @@ _PAINTERS: dict[type[Any], Callable[..., None]] = {
 }
 
 
-def render(world: World, light: Light, t: float, size: tuple[int, int], grain: np.random.Generator) -> tuple[Array, Array]:
+def render(
+    world: World, light: Light, t: float, size: tuple[int, int], grain: np.random.Generator
+) -> tuple[Array, Array]:
     """Paint one moment.
 
     Args:
@@ -58,7 +74,7 @@ def render(world: World, light: Light, t: float, size: tuple[int, int], grain: n
             _PAINTERS[type(thing)](canvas, camera, thing, light, t)
     if light.wet:
         _reflect(canvas, camera, light, first)
-    label = _commonest(canvas.pixels[..., 3] & (SHINES - 1))
+    label = _commonest(np.asarray(canvas.pixels[..., 3] & (SHINES - 1), np.uint8))
     image = _illuminate(canvas, camera, world, light, label)
     image = photograph(image, grain, light)
     return np.asarray(np.clip(image, 0, 255), np.uint8), label
@@ -70,11 +86,12 @@ def _from_far_to_near(things: tuple[Thing, ...], s: float, t: float) -> list[tup
     for thing in things:
         if isinstance(thing, Building):
             distance = thing.end - s
-            if distance > 2 and thing.s - s < VIEW + 50:
+            if distance > 2 and thing.s - s < VIEW + 25:
                 seen.append((distance, thing))
         else:
-            distance = (thing.at(t)[0] if isinstance(thing, Car | Person | Bike) else thing.s) - s
-            if (4.2 if isinstance(thing, Car) else 2.2) < distance < VIEW:
+            distance = place(thing, t) - s
+            nearest = 4.5 - thing.size[0] / 2 if isinstance(thing, Car) else 2.2
+            if nearest < distance < VIEW:
                 seen.append((distance, thing))
     seen.sort(key=lambda pair: -pair[0])
     return seen
@@ -95,7 +112,9 @@ def _paint_skyline(canvas: Canvas, camera: Camera, world: World) -> None:
         ink = canvas.ink(colour, ident, 160.0, 0.9)
         if ident == ids.VEGETATION:
             canvas.disc((x0 + x1) / 2, camera.cy, (x1 - x0) * 0.7, camera.cy - top, ink)
-        canvas.box(x0, top if ident == ids.BUILDING else (top + camera.cy) / 2, x1, camera.cy + 0.03 * camera.focal, ink)
+        canvas.box(
+            x0, top if ident == ids.BUILDING else (top + camera.cy) / 2, x1, camera.cy + 0.03 * camera.focal, ink
+        )
 
 
 def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
@@ -104,7 +123,9 @@ def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
     rows = min(len(ground), first)
     ground, mirror = ground[:rows], canvas.pixels[first - rows : first][::-1]
     z = camera.focal * camera.eye / np.maximum(np.arange(rows, dtype=np.float32) + 1, 1)
-    x = (np.arange(canvas.width, dtype=np.float32) - np.float32(camera.cx))[None] * (z / np.float32(camera.focal))[:, None]
+    x = (np.arange(canvas.width, dtype=np.float32) - np.float32(camera.cx))[None] * (z / np.float32(camera.focal))[
+        :, None
+    ]
     y = np.broadcast_to(((z + camera.s % 1024) * 0.8)[:, None], x.shape)
     tile = fractal(512, 8, 3)
     pool = cv2.remap(tile, x * 4, np.ascontiguousarray(y * 4, np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
@@ -131,10 +152,12 @@ def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, labe
     if light.mood in ("day", "overcast", "fog"):
         return image
     ambient = np.asarray(light.ambient, np.float32)
-    shine = np.asarray(cv2.resize(shining * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA), np.float32) / 255
-    lit: Floats = np.broadcast_to(ambient, image.shape)
+    shine = (
+        np.asarray(cv2.resize(shining * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA), np.float32) / 255
+    )
+    lit = np.asarray(np.broadcast_to(ambient, image.shape), np.float32)
     if light.lamps:
-        lit = ambient + _lamplight(camera, world, light, height, width)
+        lit = np.minimum(ambient + _lamplight(camera, world, light, height, width), 1.15).astype(np.float32)
     image = image * (lit + (1 - lit) * shine[..., None])
     if light.lamps:
         lamps = image * (shine * (label != ids.SKY))[..., None]
@@ -144,8 +167,11 @@ def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, labe
     if light.glare:
         x = np.linspace(-1, 1, width, dtype=np.float32)[None]
         y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-        sun = np.exp(-((x - np.float32(0.5 if light.cloud_offset[0] > 256 else -0.5)) ** 2 + (y - 0.25) ** 2 * 3) * 3)
-        image = image + sun[..., None] * np.float32(light.glare) * (np.asarray((170, 215, 255), np.float32) - image)
+        sun: Floats = np.exp(
+            -((x - np.float32(0.5 if light.cloud_offset[0] > 256 else -0.5)) ** 2 + (y - 0.25) ** 2 * 3) * 3
+        )
+        warm = np.asarray((170, 215, 255), np.float32) - image
+        image = image + (sun[..., None] * light.glare).astype(np.float32) * warm
     return np.asarray(image, np.float32)
 
 
@@ -159,10 +185,10 @@ def _lamplight(camera: Camera, world: World, light: Light, height: int, width: i
         if isinstance(thing, Pole) and thing.lamp and 2 < thing.s - camera.s < 80:
             x, y, scale, _ = camera.foot(thing.s, thing.d + thing.arm)
             axes = (max(int(7 * scale / k), 1), max(int(3.6 * scale / k), 1))
-            cv2.ellipse(pool, (int(x / k), int((y - 1.5 * scale) / k)), axes, 0, 0, 360, 0.7 * strength, -1)
+            cv2.ellipse(pool, (int(x / k), int((y - 1.5 * scale) / k)), axes, 0, 0, 360, 1.0 * strength, -1)
     x0, y0 = camera.cx / k, camera.cy / k
     beam = np.array([[x0 - 0.12 * w, y0 + 0.02 * h], [x0 + 0.16 * w, y0 + 0.01 * h], [1.05 * w, h], [-0.05 * w, h]])
-    cv2.fillConvexPoly(pool, np.rint(beam).astype(np.int32), 0.55 * strength)
+    cv2.fillConvexPoly(pool, np.rint(beam).astype(np.int32), 0.6 * strength)
     pool = np.asarray(cv2.GaussianBlur(pool, (0, 0), h / 14))
     warm = np.asarray((0.78, 0.97, 1.1), np.float32)
     return np.asarray(cv2.resize(pool, (width, height), interpolation=cv2.INTER_LINEAR)[..., None] * warm)

@@ -1,8 +1,8 @@
 """What can stand in a street: the road's shape and plain records of the things along it.
 
-Road coordinates, in metres: ``s`` along the road (driving direction), ``d`` to the right of its centre line, ``h`` above
-the ground. Colours are BGR albedos in 0..255. Nothing here draws, and nothing changes after it was made: where a moving
-thing is at time ``t`` (seconds) is a function of its record.
+Road coordinates, in metres: ``s`` along the road (driving direction), ``d`` to the right of its centre line, ``h``
+above the ground. Colours are BGR albedos in 0..255. Nothing here draws, and nothing changes after it was made: where
+a moving thing is at time ``t`` (seconds) is a function of its record.
 """
 
 from __future__ import annotations
@@ -214,6 +214,11 @@ class Bike:
 
 
 Thing: TypeAlias = Building | Tree | Pole | Sign | Gantry | Car | Person | Bike
+
+
+def place(thing: Thing, t: float) -> float:
+    """Where along the road (s, metres) a thing is at time ``t``; a building, where it begins."""
+    return thing.at(t)[0] if isinstance(thing, Car | Person | Bike) else thing.s
 
 
 @dataclass(frozen=True)

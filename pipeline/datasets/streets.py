@@ -1,13 +1,14 @@
 """``streets``: procedurally rendered driving scenes with exact labels. Needs no download and no licence.
 
-Use it to try segpress end to end and to test it: the scenes have perspective, weather, night, occlusion and a long-tailed
-class histogram, but they are drawings; figures obtained on them say nothing about real streets.
+Use it to try segpress end to end and to test it: the scenes have perspective, weather, night, occlusion and a
+long-tailed class histogram, but they are drawings; figures obtained on them say nothing about real streets.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 
@@ -75,7 +76,9 @@ class Streets(Dataset):
         stem, _, digits = name.rpartition("_")
         index = int(digits) if digits.isdecimal() else -1
         if stem != split or not 0 <= index < self._counts[split] or name != f"{split}_{index:04d}":
-            raise UserError(f"streets has no sample {name!r} in {split!r}; it has {self._counts[split]} from {split}_0000 on")
+            raise UserError(
+                f"streets has no sample {name!r} in {split!r}; it has {self._counts[split]} from {split}_0000 on"
+            )
         return index
 
 
@@ -96,7 +99,5 @@ def _check_size(size: Sequence[int], faults: Faults) -> None:
 @functools.lru_cache(maxsize=2)
 def _scene(seeds: tuple[int, int, int], duration: float) -> tuple[World, Light]:
     """World and light of a scene. Kept for a drive, whose frames share them."""
-    from random import Random
-
     first, second = np.random.SeedSequence(seeds).generate_state(2, np.uint64)
-    return make_world(int(first), duration), sample_light(Random(int(second)))
+    return make_world(int(first), duration), sample_light(Random(int(second)))  # noqa: S311

@@ -1,0 +1,1 @@
+"""Accuracy, latency and budgets: the device side of `check`."""

@@ -1,0 +1,1 @@
+"""torch -> ONNX: the core graph and the deploy graph."""

@@ -7,7 +7,7 @@ or an impossible value is a :class:`UserError` that names the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
         for result in results
     ]
     return sorted(results, key=lambda result: (result.loss != "none", result.student, result.label))
+
+
+def of(students: Collection[str], results: Sequence[Result]) -> list[Result]:
+    """The results of these students: a file that an earlier params.yaml left behind is not reported."""
+    return [result for result in results if result.student in students]
 
 
 def read(path: Path) -> Result:

@@ -73,6 +73,20 @@ def rich_table(results: Sequence[Result]) -> Table:
     return table
 
 
+def violations_table(results: Sequence[Result]) -> Table:
+    """What broke which budget, for the terminal."""
+    table = Table(title="broken budgets", title_justify="left")
+    for name in ("student", "budget", "limit", "got", "what"):
+        table.add_column(name, justify="right" if name in ("limit", "got") else "left")
+    for result in results:
+        for violation in result.violations:
+            limit, got = fixed(violation.limit), fixed(violation.got)
+            table.add_row(result.label, violation.budget, limit, got, violation.what)
+        if not result.violations:
+            table.add_row(result.label, NOT_MEASURED, "", "", "there is no results file for this student; run dvc repro check")
+    return table
+
+
 def _plain(cell: str) -> str:
     """Text that Markdown shows as it is: no cell, tag, emphasis or line break begins in it."""
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(cell.split())).replace("&", "&amp;").replace("<", "&lt;")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from dvclive import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from pipeline import progress as bars
 from pipeline.errors import UserError
 from pipeline.training.tasks import SupervisedTask
 
@@ -83,10 +83,9 @@ def fit(
         optimiser.optimizer, lambda step: poly_with_warmup(step, steps=steps, warmup=warmup, power=power)
     )
     best, weights = Best(step=0, metrics={"miou": -1.0}), task.network.state_dict()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with (
         Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live,
-        Progress(*columns) as progress,
+        bars.make() as progress,
     ):
         bar = progress.add_task(title, total=steps)
         model.train()

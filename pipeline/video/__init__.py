@@ -1,0 +1,1 @@
+"""Video: sources, the loop, overlay and sinks, on the device."""

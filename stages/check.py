@@ -1,0 +1,52 @@
+"""Engines and data set -> results: mIoU, per-class IoU, latency and size of every variant, measured on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipeline import artifact, params
+from pipeline.checking import check_student, write_predictions
+from pipeline.errors import command
+from pipeline.prepared import Prepared
+from pipeline.progress import Bars
+from pipeline.reporting.class_table import class_table
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--device", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--engines", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True, help="folder for the sample predictions of the report")
+    parser.add_argument("--out", type=Path, required=True, help="results JSON; the per-class table gets its name with .csv")
+    args = parser.parse_args()
+
+    settings = params.load(args.params)
+    prepared = Prepared(args.dataset)
+    with Bars() as bars:
+        results, predictions = check_student(
+            prepared=prepared,
+            teacher=artifact.load(args.teacher, kind="network"),
+            student=args.student,
+            engines=args.engines,
+            device=json.loads(args.device.read_text(encoding="utf-8")),
+            budgets=settings.budgets.model_dump(),
+            progress=bars.step,
+            **settings.check.model_dump(),
+        )
+    write_predictions(args.predictions, predictions, results, labels=prepared.labels)
+    artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
+    artifact.write_text(args.out, artifact.dump_json(results))
+    int8 = results["variants"]["int8"]
+    print(f"{args.out}: INT8 mIoU {int8['miou']:.2f}, p50 {int8['latency_ms']['p50']} ms, passed: {results['passed']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

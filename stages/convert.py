@@ -1,0 +1,45 @@
+"""ONNX -> engines (fp32, fp16, int8) of the chosen runtime, built on the machine that will run them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipeline import artifact, params, runtimes
+from pipeline.errors import UserError, command
+from pipeline.evaluation.device import describe
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--device", type=Path, required=True, help="fingerprint that stages/device.py wrote")
+    parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--int8", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    settings = params.load(args.params)
+    name, options = settings.convert.runtime, settings.runtime_options
+    runtime = runtimes.build(name, options)
+    if json.loads(args.device.read_text(encoding="utf-8")) != describe(runtime, name=name):
+        raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it first")
+    floats, int8 = artifact.load(args.onnx, kind="onnx"), artifact.load(args.int8, kind="int8")
+    sources = {
+        "fp32": (floats, "fp32.onnx"),
+        "fp16": (floats, "fp16.onnx"),
+        "int8": (int8, f"{runtime.int8_variant}.onnx"),
+    }
+    for precision, (source, file) in sources.items():
+        carried = {key: source.meta[key] for key in source.meta if key not in ("kind", "format", "files")}
+        meta = {**carried, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
+        out = args.out / precision
+        runtimes.build_engine(runtime, source.file(file), out, name=name, options=options, meta=meta)
+        print(f"{out}: {name} engine, {(out / runtime.engine_file).stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

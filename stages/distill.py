@@ -1,0 +1,73 @@
+"""Prepared data set and teacher -> one student, by the loss that params.yaml names for it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline import losses, models, params
+from pipeline.errors import command
+from pipeline.prepared import Prepared
+from pipeline.training import network_artifact
+from pipeline.training.data import class_weights
+from pipeline.training.run import train
+from pipeline.training.seeding import seed_everything
+from pipeline.training.tasks import DistillationTask
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--student", required=True, help="key of students in params.yaml")
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    settings = params.load(args.params)
+    prepared = Prepared(args.dataset)
+    labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
+    teacher, teacher_artifact = network_artifact.load(args.teacher)
+    seed_everything(settings.seed)
+    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
+    loss = losses.build(
+        entry.loss,
+        settings.losses.get(entry.loss, {}),
+        num_classes=labels.num_classes,
+        ignore_index=labels.ignore_index,
+        **student.facts.offered("student"),
+        **teacher.facts.offered("teacher"),
+    )
+    weights = class_weights(prepared.split("train"), labels, balance=recipe.class_balance)
+    task = DistillationTask(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
+    facts = train(
+        task,
+        prepared=prepared,
+        input_size=settings.input_size,
+        seed=settings.seed,
+        curves=args.curves,
+        title=args.student,
+        **recipe.loop(),
+    )
+    network_artifact.save(
+        args.out,
+        student,
+        name=entry.model.name,
+        options=entry.model.options,
+        labels=labels,
+        input_size=settings.input_size,
+        facts={
+            **facts,
+            "student": args.student,
+            "loss": {"name": entry.loss, "options": settings.losses.get(entry.loss, {})},
+            "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
+        },
+    )
+    print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} (best of step {facts['best_step']})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Results -> an exit status: 1 when any student broke a budget, with a table of what broke."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline import params
+from pipeline.errors import UserError, command
+from pipeline.reporting import results
+from pipeline.reporting.table import violations_table
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+
+    students = list(params.load(args.params).students)
+    found = results.of(students, results.load(args.results, expected=students))
+    broken = [result for result in found if result.verdict != "pass"]
+    if broken:
+        Console().print(violations_table(broken))
+        raise UserError(
+            f"{', '.join(result.student for result in broken)} broke a budget of params.yaml; change the student, its "
+            "quantisation, or the budget. The results and the report were written all the same"
+        )
+    print(f"every budget holds for {', '.join(result.student for result in found)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
