@@ -6,7 +6,7 @@ A section of a plugin (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ..
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -146,8 +146,11 @@ class Params(Section):
         return self.students[name]
 
 
-def load(path: Path) -> Params:
+def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
     """Read and check a params file.
+
+    Args:
+        kinds: plugin kinds whose sections are checked too; that imports them, so a stage names those it uses.
 
     Raises:
         UserError: unreadable YAML (with line and column), or every unknown key, wrong type, missing value, unknown plugin and
@@ -169,6 +172,8 @@ def load(path: Path) -> Params:
         for problem in error.errors():
             faults.add(_explain(problem))
     for where, kind, name, options in _plugins_of(params, raw):
+        if kind not in kinds:
+            continue
         for message in _option_faults(where, kind, name, options):
             faults.add(message)
     if params is not None:

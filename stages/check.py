@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results JSON; the per-class table gets its name with .csv")
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=("runtimes",))
     prepared = Prepared(args.dataset)
     with Bars() as bars:
         results, predictions = check_student(

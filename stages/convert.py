@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=("runtimes",))
     name, options = settings.convert.runtime, settings.runtime_options
     runtime = runtimes.build(name, options)
     if json.loads(args.device.read_text(encoding="utf-8")) != describe(runtime, name=name):

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=("models", "losses"))
     prepared = Prepared(args.dataset)
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)

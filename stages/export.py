@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=())
     network, found = network_artifact.load(args.network)
     split = Prepared(args.dataset).split("train")
     height, width = found.meta["input_size"]

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=())
     source = artifact.load(args.onnx, kind="onnx")
     prepared = Prepared(args.dataset)
     split = prepared.split("train")

@@ -30,7 +30,7 @@ def main() -> None:
     if not args.show and not (args.dataset and args.predictions):
         parser.error("--dataset and --predictions are needed to make the page; give both, or --show")
 
-    students = list(params.load(args.params).students)
+    students = list(params.load(args.params, kinds=()).students)
     results = of(students, load(args.results, expected=students))
     if args.show:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)

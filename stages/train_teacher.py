@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params)
+    settings = params.load(args.params, kinds=("models",))
     prepared = Prepared(args.dataset)
     labels, model, recipe = prepared.labels, settings.teacher.model, settings.teacher.train
     seed_everything(settings.seed)

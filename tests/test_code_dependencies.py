@@ -60,7 +60,12 @@ def plugin_modules(kind: str, graph: grimp.ImportGraph) -> set[str]:
 
 
 def as_file(module: str) -> str:
-    path = Path(*module.split("."))
+    """The dependency that stands for a module; a private package of a plugin is one dependency, its folder."""
+    parts = module.split(".")
+    if len(parts) > 2 and parts[1] in plugins.KINDS and (ROOT / Path(*parts[:3])).is_dir():
+        parts = parts[:3]
+        return str(Path(*parts))
+    path = Path(*parts)
     return str(path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py"))
 
 

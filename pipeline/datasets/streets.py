@@ -13,11 +13,11 @@ from random import Random
 import numpy as np
 
 from pipeline.datasets._base import Dataset
-from pipeline.datasets._streets_classes import LABELS
-from pipeline.datasets._streets_light import Light, sample_light
-from pipeline.datasets._streets_population import make_world
-from pipeline.datasets._streets_render import render
-from pipeline.datasets._streets_world import World
+from pipeline.datasets._streets.classes import LABELS
+from pipeline.datasets._streets.light import Light, sample_light
+from pipeline.datasets._streets.population import make_world
+from pipeline.datasets._streets.render import render
+from pipeline.datasets._streets.world import World
 from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
 

@@ -43,9 +43,8 @@ def test_is_a_plugin_and_takes_a_list_from_yaml() -> None:
 
 def test_classes() -> None:
     spec = Streets.labels
-    assert spec.names == (
-        "road", "lane_mark", "sidewalk", "building", "vegetation", "sky", "pole", "sign", "car", "pedestrian", "bicycle",
-    )  # fmt: skip
+    names = "road lane_mark sidewalk building vegetation sky pole sign car pedestrian bicycle"
+    assert spec.names == tuple(names.split())
     assert spec.ignore_index == 255
     assert len(set(spec.palette)) == spec.num_classes
 
@@ -111,8 +110,8 @@ def test_histogram_has_a_long_tail(labels: list[np.ndarray]) -> None:
     counts = np.bincount(np.stack(labels).ravel(), minlength=11)
     share = dict(zip(Streets.labels.names, 100 * counts / counts.sum(), strict=True))
     for name in ("pole", "sign", "pedestrian", "bicycle", "lane_mark"):
-        assert 0.3 < share[name] < 3.0, (name, share)
-    assert 3.0 < share["car"] < 10.0, share
+        assert 0.3 < share[name] < 2.5, (name, share)
+    assert 3.0 < share["car"] < 8.0, share
     for name in ("road", "building", "sky", "vegetation"):
         assert share[name] > 8.0, (name, share)
     assert share["road"] < 45.0, share

@@ -10,7 +10,7 @@ from random import Random
 import cv2
 import numpy as np
 
-from pipeline.datasets._streets_world import Colour, Floats
+from pipeline.datasets._streets.world import Colour, Floats
 from pipeline.frames import Array
 
 MOODS = {"day": 30, "low_sun": 15, "overcast": 20, "dusk": 10, "night": 10, "fog": 7, "rain": 8}
@@ -50,7 +50,7 @@ def sample_light(rng: Random) -> Light:
     sun = mood in ("day", "low_sun")
     zenith, horizon, cloud = _sky(mood, rng)
     fog = {"fog": u(0.018, 0.04), "rain": u(0.004, 0.010), "low_sun": u(0.002, 0.006)}.get(mood, u(0.0008, 0.004))
-    level = {"night": u(0.22, 0.38), "dusk": u(0.5, 0.75), "rain": u(0.6, 0.8), "fog": u(0.8, 0.95)}.get(mood, 1.0)
+    level = {"night": u(0.28, 0.42), "dusk": u(0.5, 0.75), "rain": u(0.6, 0.8), "fog": u(0.8, 0.95)}.get(mood, 1.0)
     cast = {"night": (1.15, 0.95, 0.9), "dusk": (1.12, 0.97, 0.98), "low_sun": (0.78, 0.96, 1.1)}
     b, g, r = cast.get(mood, (1.0, 1.0, 1.0))
     side = rng.choice((-1, 1))
@@ -80,8 +80,8 @@ def sample_light(rng: Random) -> Light:
         glare=u(0.15, 0.5) if mood == "low_sun" and rng.random() < 0.6 else 0.0,
         gain=(gain * (1 - warm), gain * (1 + tint), gain * (1 + warm)),
         gamma=math.exp(rng.gauss(0, 0.12)),
-        noise=u(5, 11) if dark else u(1.5, 6),
-        blur=max(rng.gauss(0.3, 0.25), 0.0),
+        noise=u(4, 8) if dark else u(1, 4),
+        blur=max(rng.gauss(0.15, 0.22), 0.0),
         drops=rng.randint(30, 90) if mood == "rain" else 0,
         cloud_offset=(u(0, 512), u(0, 512)),
     )
@@ -104,8 +104,13 @@ def _sky(mood: str, rng: Random) -> tuple[Colour, Colour, Colour]:
 
 
 @functools.lru_cache(maxsize=8)
-def fractal(size: int, coarsest: int, seed: int) -> Floats:
-    """Seamless cloudy noise, (size, size) float32, mean 0 and standard deviation 1."""
+def fractal(size: int, coarsest: int, seed: int, fineness: float = 0.6) -> Floats:
+    """Seamless noise, (size, size) float32, mean 0 and standard deviation 1.
+
+    Args:
+        coarsest: blobs along a side in the coarsest layer; each next layer has twice as many.
+        fineness: weight of a layer relative to the one before; 0.6 looks like clouds, 0.9 like grit.
+    """
     rng = np.random.Generator(np.random.PCG64(seed))
     total = np.zeros((size, size), np.float32)
     cells, weight = coarsest, 1.0
@@ -114,7 +119,7 @@ def fractal(size: int, coarsest: int, seed: int) -> Floats:
         step = size // cells
         wide = cv2.resize(grid, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
         total += np.float32(weight) * wide[2 * step : 2 * step + size, 2 * step : 2 * step + size]
-        cells, weight = cells * 2, weight * 0.6
+        cells, weight = cells * 2, weight * fineness
     total = (total - total.mean()) / total.std()
     return np.asarray(total, np.float32)
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from pipeline.datasets._streets_world import Colour, Drive, Floats, Wave
+from pipeline.datasets._streets.world import Colour, Drive, Floats, Wave
 from pipeline.frames import Array
 
 SCALE = 2

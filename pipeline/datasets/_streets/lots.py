@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from random import Random
 
-from pipeline.datasets import _streets_palettes as palettes
-from pipeline.datasets._streets_layout import Plan, Side
-from pipeline.datasets._streets_objects import BARE, BUSHES, CONIFERS, CROWNS
-from pipeline.datasets._streets_world import Building, Colour, Thing, Tree
+from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets.layout import Plan, Side
+from pipeline.datasets._streets.objects import BARE, BUSHES, CONIFERS, CROWNS
+from pipeline.datasets._streets.world import Building, Colour, Thing, Tree
 
 
 def lots(rng: Random, plan: Plan, side: Side) -> list[Thing]:

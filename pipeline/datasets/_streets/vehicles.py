@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from pipeline.datasets._streets_canvas import Camera, Canvas, Ink
-from pipeline.datasets._streets_classes import CAR
-from pipeline.datasets._streets_light import Light
-from pipeline.datasets._streets_world import Car, Colour, Floats
+from pipeline.datasets._streets.canvas import Camera, Canvas, Ink
+from pipeline.datasets._streets.classes import CAR
+from pipeline.datasets._streets.light import Light
+from pipeline.datasets._streets.world import Car, Colour, Floats
 
 # style: height of the body (share of all), cabin from rear to front at its foot and at its roof (shares of the length)
 STYLES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {

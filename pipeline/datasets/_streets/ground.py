@@ -7,10 +7,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.datasets import _streets_classes as ids
-from pipeline.datasets._streets_canvas import SCALE, Camera, Canvas
-from pipeline.datasets._streets_light import Light, fractal
-from pipeline.datasets._streets_world import (
+from pipeline.datasets._streets import classes as ids
+from pipeline.datasets._streets.canvas import SCALE, Camera, Canvas
+from pipeline.datasets._streets.light import Light, fractal
+from pipeline.datasets._streets.world import (
     Bike,
     Building,
     Car,
@@ -178,7 +178,7 @@ def _shade(canvas: Canvas, camera: Camera, world: World, ground: Array, z: Float
     z, d, kinds = z[::SCALE], d[::SCALE, ::SCALE], ground[::SCALE, ::SCALE, 3]
     u = np.float32(_TILE_SCALE) * d
     v = np.broadcast_to(((z + np.float32(camera.s % 1024)) * np.float32(_TILE_SCALE * 0.5))[:, None], u.shape)
-    tile = fractal(_TILE, 4, 7 + world.seed % 4)
+    tile = fractal(_TILE, 16, 7 + world.seed % 4, 0.9)
     texture = cv2.remap(tile, u, np.ascontiguousarray(v, np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
     rough = np.full(256, 0.07 + 0.11 * world.roughness, np.float32)
     rough[ids.VEGETATION] = 0.28

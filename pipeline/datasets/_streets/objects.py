@@ -11,10 +11,10 @@ from random import Random
 import cv2
 import numpy as np
 
-from pipeline.datasets._streets_canvas import Camera, Canvas, Ink
-from pipeline.datasets._streets_classes import POLE, SIGN, VEGETATION
-from pipeline.datasets._streets_light import Light
-from pipeline.datasets._streets_world import Colour, Gantry, Pole, Sign, Tree
+from pipeline.datasets._streets.canvas import Camera, Canvas, Ink
+from pipeline.datasets._streets.classes import POLE, SIGN, VEGETATION
+from pipeline.datasets._streets.light import Light
+from pipeline.datasets._streets.world import Colour, Gantry, Pole, Sign, Tree
 from pipeline.frames import Array
 
 CROWNS, CONIFERS, BUSHES, BARE = range(0, 8), range(8, 10), range(10, 14), range(14, 16)

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from pipeline.datasets._streets_canvas import Camera, Canvas, Ink
-from pipeline.datasets._streets_classes import BICYCLE, PEDESTRIAN
-from pipeline.datasets._streets_light import Light
-from pipeline.datasets._streets_world import Bike, Colour, Person
+from pipeline.datasets._streets.canvas import Camera, Canvas, Ink
+from pipeline.datasets._streets.classes import BICYCLE, PEDESTRIAN
+from pipeline.datasets._streets.light import Light
+from pipeline.datasets._streets.world import Bike, Colour, Person
 
 
 class _Figure:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from random import Random
 
-from pipeline.datasets import _streets_palettes as palettes
-from pipeline.datasets._streets_layout import Plan, Side, make_plan, markings, skyline, strips, wave
-from pipeline.datasets._streets_lots import lots, tree
-from pipeline.datasets._streets_world import Bike, Car, Drive, Gantry, Person, Pole, Sign, Thing, Wave, World
+from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets.layout import Plan, Side, make_plan, markings, skyline, strips, wave
+from pipeline.datasets._streets.lots import lots, tree
+from pipeline.datasets._streets.world import Bike, Car, Colour, Drive, Gantry, Person, Pole, Sign, Thing, Wave, World
 
 _SIZES = {
     "hatch": (3.9, 1.75, 1.48),
@@ -94,11 +94,7 @@ def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
                 _sign(rng, s, side.sign * (kerb + rng.uniform(-0.1, 0.5)), back=side.sign < 0 and rng.random() < 0.6)
             )
         s += rng.uniform(6, 22)
-    if rng.random() < 0.3:
-        s, step, end = rng.uniform(3, 40), rng.uniform(1.6, 3), rng.uniform(20, plan.length)
-        while s < end:
-            out.append(Pole(s, side.sign * (side.kerb + 0.35), 0.95, 0.16, 0.0, colour, False))
-            s += step
+    out += _bollards(rng, plan, side, colour)
     signals = rng.random() < 0.6
     for c, w in plan.crossings:
         if signals:
@@ -117,9 +113,20 @@ def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
     return out
 
 
+def _bollards(rng: Random, plan: Plan, side: Side, colour: Colour) -> list[Thing]:
+    out: list[Thing] = []
+    if rng.random() < 0.3:
+        s, step, end = rng.uniform(3, 40), rng.uniform(1.6, 3), rng.uniform(20, plan.length)
+        while s < end:
+            if not _in_crossing(plan, s, 0.5):
+                out.append(Pole(s, side.sign * (side.kerb + 0.35), 0.95, 0.16, 0.0, colour, False))
+            s += step
+    return out
+
+
 def _sign(rng: Random, s: float, d: float, *, back: bool) -> Sign:
     shapes = rng.choices(list(_BOARDS), list(_BOARDS.values()), k=rng.choice((1, 1, 2)))
-    boards = tuple((shape, rng.uniform(0.65, 1.05), rng.randrange(6)) for shape in shapes)
+    boards = tuple((shape, rng.uniform(0.7, 1.15), rng.randrange(6)) for shape in shapes)
     if rng.random() < 0.25:
         boards += (("plate", 0.7, 0),)
     turn = rng.uniform(0.65, 1.0)

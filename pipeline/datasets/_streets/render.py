@@ -12,15 +12,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.datasets import _streets_classes as ids
-from pipeline.datasets._streets_buildings import paint_building
-from pipeline.datasets._streets_canvas import SCALE, SHINES, Camera, Canvas
-from pipeline.datasets._streets_ground import paint_ground
-from pipeline.datasets._streets_light import Light, fractal, photograph, sky
-from pipeline.datasets._streets_objects import paint_gantry, paint_pole, paint_sign, paint_tree
-from pipeline.datasets._streets_people import paint_bike, paint_person
-from pipeline.datasets._streets_vehicles import paint_car
-from pipeline.datasets._streets_world import (
+from pipeline.datasets._streets import classes as ids
+from pipeline.datasets._streets.buildings import paint_building
+from pipeline.datasets._streets.canvas import SCALE, SHINES, Camera, Canvas
+from pipeline.datasets._streets.ground import paint_ground
+from pipeline.datasets._streets.light import Light, fractal, photograph, sky
+from pipeline.datasets._streets.objects import paint_gantry, paint_pole, paint_sign, paint_tree
+from pipeline.datasets._streets.people import paint_bike, paint_person
+from pipeline.datasets._streets.vehicles import paint_car
+from pipeline.datasets._streets.world import (
     Bike,
     Building,
     Car,
@@ -37,6 +37,7 @@ from pipeline.datasets._streets_world import (
 from pipeline.frames import Array
 
 VIEW = 95.0  # metres; what stands farther is left to the skyline
+SMALL_VIEW = 60.0  # metres; people, bicycles and signs beyond would be specks
 _PAINTERS: dict[type[Any], Callable[..., None]] = {
     Building: paint_building,
     Tree: paint_tree,
@@ -91,7 +92,8 @@ def _from_far_to_near(things: tuple[Thing, ...], s: float, t: float) -> list[tup
         else:
             distance = place(thing, t) - s
             nearest = 4.5 - thing.size[0] / 2 if isinstance(thing, Car) else 2.2
-            if nearest < distance < VIEW:
+            farthest = SMALL_VIEW if isinstance(thing, Person | Bike | Sign) else VIEW
+            if nearest < distance < farthest:
                 seen.append((distance, thing))
     seen.sort(key=lambda pair: -pair[0])
     return seen
@@ -147,7 +149,7 @@ def _commonest(labels: Array) -> Array:
 def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, label: Array) -> Floats:
     """Average the canvas down, light what does not shine and let bloom what does. (H, W, 3) float32."""
     height, width = canvas.height // SCALE, canvas.width // SCALE
-    image = np.asarray(cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)[..., :3], np.float32)
+    image: Floats = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)[..., :3].astype(np.float32)
     shining = cv2.threshold(canvas.pixels[..., 3], SHINES - 1, 1, cv2.THRESH_BINARY)[1]
     if light.mood in ("day", "overcast", "fog"):
         return image

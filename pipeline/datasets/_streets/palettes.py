@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from pipeline.datasets._streets_world import Colour
+from pipeline.datasets._streets.world import Colour
 
 _WALLS: tuple[Colour, ...] = (
     (85, 105, 160),  # brick

@@ -8,9 +8,9 @@ from random import Random
 
 import numpy as np
 
-from pipeline.datasets import _streets_classes as ids
-from pipeline.datasets import _streets_palettes as palettes
-from pipeline.datasets._streets_world import Colour, Crack, Mark, Strip
+from pipeline.datasets._streets import classes as ids
+from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets.world import Colour, Crack, Mark, Strip
 
 STYLES = {"urban": 45, "suburb": 25, "park": 15, "works": 15}
 
@@ -151,7 +151,19 @@ def markings(rng: Random, plan: Plan) -> tuple[tuple[Mark, ...], tuple[Mark, ...
     if rng.random() < 0.35:
         lane = (plan.lanes - 0.5) * plan.lane
         for _ in range(1 + int(plan.length / 120)):
-            marks += _arrow(plan, rng.uniform(6, min(plan.length, 400.0)), lane)
+            place = rng.uniform(6, plan.length)
+            if not any(abs(place + 2 - c) < w + 8 for c, w in plan.crossings):
+                marks += _arrow(plan, place, lane)
+    cracks = []
+    for _ in range(int(plan.length / 7)):
+        s, d = rng.uniform(2, plan.length), rng.uniform(-half, half)
+        steps = [(rng.uniform(-0.5, 1.2), rng.gauss(0, 0.35)) for _ in range(6)]
+        cracks.append(Crack(np.cumsum([(s, d), *steps], 0), dark, ids.ROAD))
+    return tuple(marks), _dashes(rng, plan), tuple(cracks)
+
+
+def _dashes(rng: Random, plan: Plan) -> tuple[Mark, ...]:
+    """Broken lines between lanes, left out where streets cross."""
     dashes: list[Mark] = []
     gap, dash, width = rng.uniform(3, 6), rng.uniform(2, 4), rng.uniform(0.1, 0.2)
     for lane_edge in range(-plan.lanes + 1, plan.lanes):
@@ -161,12 +173,7 @@ def markings(rng: Random, plan: Plan) -> tuple[tuple[Mark, ...], tuple[Mark, ...
                 d = lane_edge * plan.lane
                 dashes.append(Mark(_quad(s, s + dash, d - width / 2, d + width / 2), plan.paint, ids.LANE_MARK))
             s += gap + dash
-    cracks = []
-    for _ in range(int(plan.length / 7)):
-        s, d = rng.uniform(2, plan.length), rng.uniform(-half, half)
-        steps = [(rng.uniform(-0.5, 1.2), rng.gauss(0, 0.35)) for _ in range(6)]
-        cracks.append(Crack(np.cumsum([(s, d), *steps], 0), dark, ids.ROAD))
-    return tuple(marks), tuple(dashes), tuple(cracks)
+    return tuple(dashes)
 
 
 def _zebra(plan: Plan, s: float) -> list[Mark]:

@@ -11,10 +11,10 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets._streets_canvas import Camera, Canvas, Stretch
-from pipeline.datasets._streets_classes import BUILDING
-from pipeline.datasets._streets_light import Light
-from pipeline.datasets._streets_world import Building, Colour, Floats
+from pipeline.datasets._streets.canvas import Camera, Canvas, Stretch
+from pipeline.datasets._streets.classes import BUILDING
+from pipeline.datasets._streets.light import Light
+from pipeline.datasets._streets.world import Building, Colour, Floats
 
 SHOP = 3.6  # metres, height of a ground floor with shops
 _DETAIL = 45.0  # metres; farther facades have windows only

@@ -1,0 +1,40 @@
+# Two commands on a fresh machine (Debian or Ubuntu with Python >= 3.11, venv and make):  make repro   make test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: repro test check slow format clean help
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segpress needs Python 3.11 or newer to train; this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+repro: $(STAMP)  ## install if need be, run the pipeline, print the result table
+	@$(RUN) dvc repro; status=$$?; $(RUN) python stages/report.py --results results --show || true; exit $$status
+
+test: $(STAMP)  ## install if need be, run the default tests
+	$(BIN)/python -m pytest --durations=10
+
+slow: $(STAMP)  ## the tests that take minutes: the whole graph, every architecture
+	$(BIN)/python -m pytest -m slow --durations=10
+
+check: $(STAMP)  ## linter, formatter, types, import contracts, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(STAMP)  ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove artifacts and the report, keep the environment and the results
+	rm -rf artifacts report

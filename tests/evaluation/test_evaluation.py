@@ -1,0 +1,134 @@
+"""mIoU, latency and budgets against hand-counted cases and plain loops."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.evaluation import budgets, latency
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.frames import Array
+from pipeline.labels import LabelSpec
+from pipeline.runtimes import Engine
+
+
+def test_iou_equals_plain_loops() -> None:
+    rng = np.random.default_rng(0)
+    matrix = ConfusionMatrix(num_classes=4, ignore_index=255)
+    inter, union = np.zeros(4), np.zeros(4)
+    for _ in range(3):
+        label = rng.choice([0, 1, 2, 255], size=(5, 7)).astype(np.uint8)
+        prediction = rng.integers(0, 4, size=(5, 7)).astype(np.uint8)
+        matrix.add(label, prediction)
+        for true, got in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+            if true != 255:
+                for k in range(4):
+                    inter[k] += true == k and got == k
+                    union[k] += true == k or got == k
+    iou = matrix.iou()
+    np.testing.assert_allclose(iou[:3], inter[:3] / union[:3])
+    assert np.isnan(iou[3]), "class 3 is in no label, so it has no IoU even though it was predicted"
+    summary = matrix.summary()
+    assert summary["per_class_iou"][3] is None
+    assert summary["miou"] == pytest.approx(100 * np.mean(inter[:3] / union[:3]), abs=1e-4)
+
+
+def test_miou_is_over_the_split_not_over_images() -> None:
+    """One image all right, one all wrong: IoU of class 0 is 3 / (3 + 1), not the mean of 1 and 0."""
+    matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
+    matrix.add(np.zeros((1, 3), np.uint8), np.zeros((1, 3), np.uint8))
+    matrix.add(np.zeros((1, 1), np.uint8), np.ones((1, 1), np.uint8))
+    assert matrix.iou()[0] == 0.75
+
+
+def test_confusion_refuses_shapes_and_ids_that_cannot_be() -> None:
+    matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
+    with pytest.raises(UserError, match="resize the prediction"):
+        matrix.add(np.zeros((2, 2), np.uint8), np.zeros((1, 2), np.uint8))
+    with pytest.raises(UserError, match=r"id 7.*allowed: 0\.\.1"):
+        matrix.add(np.zeros((1, 2), np.uint8), np.full((1, 2), 7, np.uint8))
+
+
+class Fixed(Engine):
+    """An engine that answers with the brightness of the frame, at half size, after ``pause`` seconds."""
+
+    input_size = (4, 8)
+    output_size = (2, 4)
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.calls = 0
+
+    def run(self, frames: Array) -> Array:
+        self.calls += 1
+        time.sleep(self.pause)
+        return (frames[:, ::2, ::2, 0] > 100).astype(np.uint8)
+
+
+class Frames:
+    """Two frames of 8x16, left half dark and right half bright; the label says so."""
+
+    names = ("a", "b")
+    label = np.repeat(np.array([[0] * 8 + [1] * 8], np.uint8), 8, axis=0)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Any:
+        return iter([(np.repeat(self.label[:, :, None] * 200, 3, axis=2).astype(np.uint8), self.label)] * 2)
+
+
+def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    seen: list[int] = []
+    metrics, kept = evaluate(Fixed(), Frames(), labels=labels, keep=["b"], progress=lambda: seen.append(1))  # type: ignore[arg-type]
+    assert metrics == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
+    assert list(kept) == ["b"] and len(seen) == 2
+    np.testing.assert_array_equal(kept["b"], Frames.label)
+
+
+def test_latency_interleaves_and_ranks() -> None:
+    slow, fast = Fixed(0.004), Fixed(0.001)
+    frames = [np.zeros((4, 8, 3), np.uint8)]
+    timing = latency.measure({"slow": slow, "fast": fast}, frames, warmup=2, runs=12)
+    assert slow.calls == fast.calls == 14
+    assert timing["slow"]["n"] == 12
+    assert timing["slow"]["p50"] >= 4.0 > timing["fast"]["p50"] >= 1.0
+    assert timing["slow"]["p50"] <= timing["slow"]["p90"] <= timing["slow"]["p99"]
+
+
+def test_percentiles_are_nearest_rank() -> None:
+    summary = latency.summary(np.array([5.0, 1.0, 2.0, 4.0, 3.0]))
+    assert (summary["p50"], summary["p90"], summary["p99"]) == (3.0, 5.0, 5.0)
+    assert summary["cov"] == pytest.approx(np.std([1, 2, 3, 4, 5]) / 3, abs=1e-3)
+
+
+TORCH = {"miou": 60.0, "per_class_iou": [80.0, 40.0, None]}
+INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_000, "latency_ms": {"p99": 7.0}}
+
+
+def test_drop_by_hand() -> None:
+    lost = budgets.drop({"torch": TORCH, "int8": INT8}, {"miou": 70.0}, ["road", "pole", "tram"])
+    assert lost == {
+        "miou_int8_vs_float": 2.0, "miou_int8_vs_teacher": 12.0, "worst_class": "pole", "worst_class_drop": 3.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "broken"),
+    [
+        ({"miou_drop": 2.0, "class_drop": 3.5, "latency_p99_ms": 7.0, "size_mb": 2.5}, []),
+        ({"miou_drop": 1.9, "class_drop": 3.4, "latency_p99_ms": 6.9, "size_mb": 2.4}, ["miou_drop", "class_drop", "latency_p99_ms", "size_mb"]),
+        ({"miou_drop": None, "class_drop": 1.0, "latency_p99_ms": None, "size_mb": None}, ["class_drop"]),
+    ],
+)  # fmt: skip
+def test_budgets(limits: dict[str, float | None], broken: list[str]) -> None:
+    lost = budgets.drop({"torch": TORCH, "int8": INT8}, {"miou": 70.0}, ["road", "pole", "tram"])
+    found = budgets.violations(limits, lost, INT8)
+    assert [entry["budget"] for entry in found] == broken
+    assert all(str(entry["limit"]) in entry["what"] for entry in found)

@@ -1,0 +1,88 @@
+"""Contract of every architecture: declared facts are true, output is what losses expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline import models
+from pipeline.errors import UserError
+
+MATRIX = [
+    ("deeplabv3", "resnet18"),
+    ("deeplabv3plus", "tu-tf_mobilenetv3_small_minimal_100"),
+    ("pspnet", "resnet18"),
+    ("fpn", "mobilenet_v2"),
+    ("unet", "resnet18"),
+    ("segformer", "mit_b0"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
+def test_declared_facts_are_true(architecture: str, encoder: str) -> None:
+    network = models.build("smp", {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
+    facts = network.facts
+    with torch.inference_mode():
+        output = network(torch.randn(2, 3, 64, 96))
+    assert output.logits.shape == (2, 5, 64 // facts.output_stride, 96 // facts.output_stride)
+    assert output.embedding.shape == (2, facts.channels, *output.logits.shape[-2:])
+    assert tuple(stage.shape[1] for stage in output.stages) == facts.stage_channels
+    assert 64 % facts.divisor == 0
+
+
+def test_output_equals_the_library_before_upsampling() -> None:
+    network = models.build("smp", {"architecture": "deeplabv3plus", "encoder": "resnet18"}, num_classes=4).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        logits = network(x).logits
+        upsampled = network.net.segmentation_head[2](network.net.segmentation_head[1](logits))  # type: ignore[union-attr,index]
+        assert torch.equal(upsampled, network.net(x))  # type: ignore[operator]
+
+
+def test_a_local_encoder_loads_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    options = {"architecture": "fpn", "encoder": "resnet18"}
+    donor = models.build("smp", options, num_classes=2)
+    state = {key: value + 1 for key, value in donor.net.encoder.state_dict().items() if not key.startswith("layer4")}  # type: ignore[union-attr,operator]
+    file = tmp_path / "encoder.safetensors"
+    save_file(state, file)
+    with pytest.raises(UserError, match="tensors missing.*allow_missing"):
+        models.build("smp", {**options, "encoder_weights": str(file)}, num_classes=2)
+    loaded = models.build("smp", {**options, "encoder_weights": str(file), "allow_missing": ["layer4"]}, num_classes=2)
+    assert torch.equal(loaded.net.encoder.state_dict()["conv1.weight"], state["conv1.weight"])  # type: ignore[union-attr,operator]
+    with pytest.raises(UserError, match="unexpected"):
+        models.build("smp", {"architecture": "fpn", "encoder": "mobilenet_v2", "encoder_weights": str(file)}, num_classes=2)
+    file.write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        models.build("smp", {**options, "encoder_weights": str(file)}, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "file", "missing"),
+    [
+        ("mobilenet_v2", "mobilenet_v2-imagenet.safetensors", []),
+        ("resnet18", "resnet18-imagenet-layer1to3.safetensors", ["layer4"]),
+    ],
+)
+def test_real_imagenet_encoders_load(real_data: Path, encoder: str, file: str, missing: list[str]) -> None:
+    weights = real_data / "weights" / file
+    options = {"architecture": "fpn", "encoder": encoder, "encoder_weights": str(weights), "allow_missing": missing}
+    network = models.build("smp", options, num_classes=2)
+    given, loaded = load_file(weights), network.net.encoder.state_dict()  # type: ignore[union-attr,operator]
+    assert given and all(torch.equal(loaded[key], value) for key, value in given.items() if key in loaded)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "deeplabv3pluss", "encoder": "resnet18"}, "did you mean 'deeplabv3plus'"),
+        ({"architecture": "fpn", "encoder": "resnet19"}, "did you mean 'resnet18'"),
+        ({"architecture": "fpn", "encoder": "tu-no_such_net"}, "tu-no_such_net"),
+        ({"architecture": "fpn", "encoder": "resnet18", "options": {"no_such": 1}}, "no_such"),
+    ],
+)
+def test_unknown_names_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        models.build("smp", options, num_classes=2)

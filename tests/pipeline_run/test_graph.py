@@ -1,0 +1,182 @@
+"""The whole graph, at a tiny size, as a user runs it: complete, minimal on change, reproducible in a second clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+TINY_MODEL = {
+    "name": "smp",
+    "architecture": "fpn",
+    "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+    "encoder_weights": None,
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8},
+}
+
+
+def tiny(params: dict[str, Any]) -> None:
+    """Shrink the run until it takes a minute; budgets off, because six steps teach nothing."""
+    params["input_size"] = [64, 96]
+    params["datasets"]["streets"].update(train=24, val=8, sequence=4, size=[64, 96])
+    for recipe in (params["teacher"]["train"], params["distill"]):
+        recipe.update(steps=6, warmup=1, validate_every=3, batch_size=4)
+    params["teacher"]["model"] = TINY_MODEL
+    params["students"] = {"alone": {"model": TINY_MODEL, "loss": "none"}, "kd": {"model": TINY_MODEL, "loss": "kd"}}
+    params["quantize"]["images"] = 8
+    params["check"].update(runs=20, warmup=2)
+    params["budgets"].update(miou_drop=None, class_drop=None, latency_p99_ms=None, size_mb=None)
+
+
+def clone(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A fresh repository of the tracked files, with params.yaml changed and nothing made yet."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if not name.startswith(("results/", "tests/")) and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    change(params)
+    yaml.dump(params, folder / "params.yaml")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder
+
+
+def dvc(folder: Path, *arguments: str) -> tuple[int, str, set[str]]:
+    """Exit status, output, and the stages that ran."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    output = done.stdout + done.stderr
+    return done.returncode, output, set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = clone(tmp_path_factory.mktemp("project"), tiny)
+    status, output, _ = dvc(folder, "repro")
+    assert status == 0, output
+    return folder
+
+
+VARIANTS = {"torch", "fp32", "fp16", "int8"}
+
+
+def test_results_hold_what_they_promise(project: Path) -> None:
+    for student, loss in (("alone", "none"), ("kd", "kd")):
+        results = json.loads((project / f"results/{student}.json").read_text())
+        assert (results["student"], results["loss"], results["dataset"], results["split"]) == (student, loss, "streets", "val")
+        assert set(results["variants"]) == VARIANTS and results["images"] == 8
+        assert 0 <= results["teacher"]["miou"] <= 100 and results["passed"] is True and results["violations"] == []
+        for variant in results["variants"].values():
+            assert len(variant["per_class_iou"]) == len(results["classes"]) and re.fullmatch(r"[0-9a-f]{64}", variant["sha256"])
+            latency = variant["latency_ms"]
+            assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] and latency["n"] >= 10
+        engine = project / f"artifacts/engines/{student}/int8/engine.onnx"
+        assert results["variants"]["int8"]["size_bytes"] == engine.stat().st_size
+        assert results["variants"]["int8"]["miou"] == pytest.approx(results["variants"]["fp32"]["miou"], abs=15)
+    page = (project / "report/index.html").read_text()
+    assert "alone" in page and "kd" in page and "<svg" in page
+
+
+def test_metrics_and_plots_show(project: Path) -> None:
+    status, output, _ = dvc(project, "metrics", "show", "--json")
+    shown = json.loads(output[output.index("{") :])
+    files = shown[""]["data"] if "" in shown else shown
+    assert status == 0 and "results/kd.json" in json.dumps(files)
+    status, output, _ = dvc(project, "plots", "show", "-o", str(project / "plots"))
+    assert status == 0, output
+    html = (project / "plots/index.html").read_text()
+    assert "bar_horizontal" in html or "results/kd.csv" in html
+
+
+def test_a_second_repro_only_looks_at_the_device(project: Path) -> None:
+    status, output, ran = dvc(project, "repro")
+    assert status == 0 and ran == {"device"}, output
+
+
+def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> None:
+    folder = project.with_name("quantize")
+    shutil.copytree(project, folder, symlinks=True)
+    text = (folder / "params.yaml").read_text()
+    assert "method: mse" in text
+    (folder / "params.yaml").write_text(text.replace("method: mse", "method: minmax"))
+    status, output, ran = dvc(folder, "repro")
+    each = {f"{stage}@{student}" for stage in ("quantize", "convert", "check") for student in ("alone", "kd")}
+    assert status == 0 and ran == {"device", "report", "gate"} | each, output
+
+
+def test_another_loss_retrains_only_that_student(project: Path) -> None:
+    folder = project.with_name("loss")
+    shutil.copytree(project, folder, symlinks=True)
+    status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=fitnet")
+    each = {f"{stage}@kd" for stage in ("distill", "export", "quantize", "convert", "check")}
+    assert status == 0 and ran == {"device", "report", "gate"} | each, output
+    assert json.loads((folder / "results/kd.json").read_text())["loss"] == "fitnet"
+
+
+def test_a_broken_budget_fails_the_gate_and_keeps_the_results(project: Path) -> None:
+    folder = project.with_name("budget")
+    shutil.copytree(project, folder, symlinks=True)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(re.sub(r"size_mb:.*", "size_mb: 0.001", text))
+    status, output, ran = dvc(folder, "repro")
+    assert status != 0 and "broke a budget" in output and {"report", "gate"} <= ran
+    results = json.loads((folder / "results/kd.json").read_text())
+    assert not results["passed"] and results["violations"][0]["budget"] == "size_mb"
+    assert "size_mb" in (folder / "report/index.html").read_text() or "the budget allows" in (folder / "report/index.html").read_text()
+
+
+def test_two_clones_agree_on_everything_but_latency(project: Path, tmp_path: Path) -> None:
+    twin = clone(tmp_path / "twin", tiny)
+    status, output, _ = dvc(twin, "repro")
+    assert status == 0, output
+
+    def hashes(folder: Path) -> dict[str, str]:
+        lock = YAML(typ="safe").load(folder / "dvc.lock")
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(".json") and out["path"] != "report"}
+
+    assert hashes(project) == hashes(twin)
+
+    def untimed(folder: Path, student: str) -> Any:
+        results = json.loads((folder / f"results/{student}.json").read_text())
+        for variant in results["variants"].values():
+            del variant["latency_ms"]
+        for key in ("speedup_int8_vs_fp32", "unstable"):
+            del results[key]
+        return results
+
+    for student in ("alone", "kd"):
+        assert untimed(project, student) == untimed(twin, student)
+
+
+def test_the_same_graph_runs_on_real_images(real_data: Path, tmp_path: Path) -> None:
+    def on_camvid(params: dict[str, Any]) -> None:
+        tiny(params)
+        params["dataset"] = "camvid"
+        params["input_size"] = [96, 128]
+        params["datasets"]["camvid"]["root"] = str((real_data / "camvid").resolve())
+        del params["students"]["alone"]
+
+    folder = clone(tmp_path / "camvid", on_camvid)
+    status, output, _ = dvc(folder, "repro")
+    assert status == 0, output
+    results = json.loads((folder / "results/kd.json").read_text())
+    assert results["dataset"] == "camvid" and results["images"] == 101 and len(results["classes"]) == 11

@@ -1,0 +1,144 @@
+"""Training runs: reproducible to the bit, the teacher untouched, artifacts whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import losses, models
+from pipeline.errors import UserError
+from pipeline.export.torch_engine import TorchEngine
+from pipeline.models import SegNetwork
+from pipeline.prepared import Prepared
+from pipeline.training import network_artifact
+from pipeline.training.fit import check_finite, fit, poly_with_warmup
+from pipeline.training.run import train
+from pipeline.training.seeding import seed_everything
+from pipeline.training.tasks import DistillationTask, SupervisedTask
+
+OPTIONS = {
+    "architecture": "fpn",
+    "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8},
+}
+SCHEDULE: dict[str, Any] = {
+    "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "power": 0.9, "warmup": 1, "validate_every": 2, "precision": "fp32",
+}  # fmt: skip
+
+
+def network(prepared: Prepared, seed: int = 0) -> SegNetwork:
+    seed_everything(seed)
+    return models.build("smp", OPTIONS, num_classes=prepared.labels.num_classes)
+
+
+def distillation(prepared: Prepared, loss: str) -> DistillationTask:
+    teacher, student = network(prepared, seed=1), network(prepared, seed=0)
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    return DistillationTask(student, teacher, losses.build(loss, {}, **facts), ignore_index=255)
+
+
+def run(task: SupervisedTask, prepared: Prepared, curves: Path, *, steps: int = 4, **changes: Any) -> dict[str, Any]:
+    settings = {**SCHEDULE, **changes}
+    return train(
+        task, prepared=prepared, input_size=(64, 96), crop=None, scale=(0.75, 1.5), batch_size=4, workers=0, steps=steps, seed=0,
+        curves=curves, title="test", **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", losses.available())
+def test_same_seed_gives_the_same_bits(prepared: Prepared, tmp_path: Path, loss: str) -> None:
+    tasks = [distillation(prepared, loss) for _ in range(2)]
+    facts = [run(task, prepared, tmp_path / str(index)) for index, task in enumerate(tasks)]
+    assert facts[0] == facts[1]
+    states = [task.network.state_dict() for task in tasks]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    curves = [sorted((tmp_path / str(i)).rglob("*.tsv")) for i in range(2)]
+    assert curves[0] and all(a.read_bytes() == b.read_bytes() for a, b in zip(*curves, strict=True))
+
+
+def test_training_learns_and_keeps_the_best_weights(prepared: Prepared, tmp_path: Path) -> None:
+    task = SupervisedTask(network(prepared), ignore_index=255)
+    facts = run(task, prepared, tmp_path, steps=12, lr=5e-3)
+    losses_seen = [float(line.split("\t")[1]) for line in next(tmp_path.rglob("loss.tsv")).read_text().splitlines()[1:]]
+    assert len(losses_seen) == 12 and sum(losses_seen[-3:]) < sum(losses_seen[:3])
+    best = max(float(line.split("\t")[1]) for line in next(tmp_path.rglob("miou.tsv")).read_text().splitlines()[1:])
+    assert facts["metrics"]["val"]["miou"] == pytest.approx(best)
+
+
+def test_the_teacher_stays_frozen_and_outside(prepared: Prepared, tmp_path: Path) -> None:
+    task = distillation(prepared, "fitnet")
+    before = {key: value.clone() for key, value in task.teacher.state_dict().items()}
+    adapter = task.loss.adapter.weight.detach().clone()  # type: ignore[union-attr]
+    run(task, prepared, tmp_path, steps=2)
+    task.train()
+    assert not task.teacher.training
+    assert all(torch.equal(value, before[key]) for key, value in task.teacher.state_dict().items())
+    assert not torch.equal(adapter, task.loss.adapter.weight)  # type: ignore[union-attr]
+    assert not any("teacher" in key for key in task.state_dict())
+    assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
+
+
+def test_teacher_of_another_stride_is_resized_once(prepared: Prepared) -> None:
+    student, teacher = network(prepared), models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11)
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    assert student.facts.output_stride != teacher.facts.output_stride
+    for loss in losses.available():
+        task = DistillationTask(student, teacher, losses.build(loss, {}, **facts), ignore_index=255)
+        terms = task(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64))
+        assert bool(torch.isfinite(terms["loss"]))
+        assert float(terms["loss"]) == pytest.approx(sum(float(v) for k, v in terms.items() if k != "loss"), rel=1e-5)
+
+
+def test_all_ignored_is_a_connected_zero(prepared: Prepared) -> None:
+    task = SupervisedTask(network(prepared), ignore_index=255)
+    terms = task(torch.randn(2, 3, 64, 96), torch.full((2, 64, 96), 255))
+    terms["loss"].backward()
+    assert float(terms["loss"]) == 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms() -> None:
+    terms = {"loss": torch.tensor(float("nan")), "ce": torch.tensor(1.5), "kd": torch.tensor(float("nan"))}
+    with pytest.raises(UserError, match=r"not finite at step 7 \(.*ce 1.5, kd nan\)"):
+        check_finite(terms, 7)
+
+
+def test_poly_schedule_against_its_formula() -> None:
+    factors = [poly_with_warmup(step, steps=100, warmup=0, power=0.9) for step in range(100)]
+    assert factors == pytest.approx([(1 - step / 100) ** 0.9 for step in range(100)])
+
+
+def test_interruption_leaves_no_artifact(prepared: Prepared, tmp_path: Path) -> None:
+    task = SupervisedTask(network(prepared), ignore_index=255)
+
+    def interrupted() -> Any:
+        yield torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, interrupted(), validate=lambda: {"miou": 1.0}, curves=tmp_path / "curves", steps=9, title="t", **SCHEDULE)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves"]
+
+
+def test_network_artifact_round_trip(prepared: Prepared, tmp_path: Path) -> None:
+    saved = network(prepared).eval()
+    options = {**OPTIONS, "encoder_weights": None, "allow_missing": ["x"]}
+    for name in ("a", "b"):
+        network_artifact.save(
+            tmp_path / name, saved, name="smp", options=options, labels=prepared.labels, input_size=(64, 96), facts={"metrics": {}}
+        )
+    loaded, found = network_artifact.load(tmp_path / "a")
+    x: Tensor = torch.randn(1, 3, 64, 96)
+    assert torch.equal(saved(x).logits, loaded(x).logits)
+    assert found.meta["model"]["options"] == OPTIONS
+    assert (tmp_path / "a/meta.json").read_bytes() == (tmp_path / "b/meta.json").read_bytes()
+
+
+def test_validation_leaves_the_mode_of_the_network(prepared: Prepared) -> None:
+    trained = network(prepared).train()
+    engine = TorchEngine(trained, input_size=(64, 96), label_stride=2)
+    labels = engine.run(prepared.split("val").frame(0)[None])
+    assert trained.training and labels.shape == (1, 32, 48) and labels.max() < 11
