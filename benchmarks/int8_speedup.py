@@ -2,8 +2,8 @@
 
     python benchmarks/int8_speedup.py artifacts/onnx/kd artifacts/int8/kd [--json docs/results/int8_speedup.json]
 
-The core graph (float in, logits out) is cut out of the INT8 deploy graph between normalised input and logits, so that both
-precisions compute the same thing. Times are per frame, host memory to host memory.
+The core graph (float in, logits out) is cut out of the INT8 deploy graph between normalised input and logits, so that
+both precisions compute the same thing. Times are per frame, host memory to host memory.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,15 @@ def check_student(
         progress: called with (title, total) after every frame.
 
     Returns:
-        the contents of ``results/<student>.json`` (IoU in percent, latency in ms), and label maps by variant and frame name.
+        the contents of ``results/<student>.json`` (IoU in percent, latency in ms), and label maps by variant and frame
+        name.
     """
     network, found = network_artifact.load(student)
     frames = prepared.split(split)
     if split not in teacher.meta["metrics"]:
-        raise UserError(f"check.split: the teacher was not measured on '{split}'; choose one of {sorted(teacher.meta['metrics'])}")
+        raise UserError(
+            f"check.split: the teacher was not measured on '{split}'; choose one of {sorted(teacher.meta['metrics'])}"
+        )
     keep = spread(frames, samples)
     variants: dict[str, dict[str, Any]] = {}
     opened: dict[str, Engine] = {}
@@ -74,10 +78,8 @@ def check_student(
     variants = {"torch": _facts(found.file(network_artifact.WEIGHTS), runtime=f"torch {torch.__version__}"), **variants}
     opened = {"torch": reference, **opened}
     for name, engine in opened.items():
-        title = f"{student.name} {name}"
-        measured, predictions[name] = evaluate(
-            engine, frames, labels=prepared.labels, keep=keep, progress=lambda t=title: progress(t, len(frames))
-        )
+        advance = partial(progress, f"{student.name} {name}", len(frames))
+        measured, predictions[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
         variants[name].update(measured)
     for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs).items():
         variants[name]["latency_ms"] = timing

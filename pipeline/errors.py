@@ -6,12 +6,19 @@ Everything else that is raised is our bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
+
+
+#: What the system says about a path that the user chose: rights, space, a file where a folder is needed.
+BLOCKED = frozenset(
+    [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]
+)
 
 
 class UserError(ValueError):
@@ -74,18 +81,32 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
     @functools.wraps(main)
     def run() -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        signal.signal(signal.SIGTERM, _as_interrupt)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler in (signal.SIG_DFL, signal.default_int_handler):  # a background job ignores SIGINT: leave it so
+                signal.signal(number, _as_interrupt)
         try:
             return main() or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except OSError as error:
+            if error.errno not in BLOCKED:
+                raise
+            print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted: nothing half-written was left behind; run the same command again", file=sys.stderr)
             return 130
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return run
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    """Interrupt once; a second Ctrl-C must not stop the cleaning up after the first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -54,15 +54,23 @@ class LabelSpec:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> LabelSpec:
-        """Read what :meth:`to_meta` wrote."""
-        return cls(
-            names=tuple(meta["classes"]),
-            palette=tuple((int(r), int(g), int(b)) for r, g, b in meta["palette"]),
-            ignore_index=int(meta["ignore_index"]),
-        )
+        """Read what :meth:`to_meta` wrote. Raises UserError when a fact is missing or of another type."""
+        try:
+            return cls(
+                names=tuple(str(name) for name in meta["classes"]),
+                palette=tuple((int(r), int(g), int(b)) for r, g, b in meta["palette"]),
+                ignore_index=int(meta["ignore_index"]),
+            )
+        except KeyError as error:
+            raise UserError(f"no {error} there; a label set has classes, palette and ignore_index") from error
+        except TypeError as error:
+            raise UserError(f"classes, palette or ignore_index are of a wrong type ({error})") from error
 
     def lookup_bgr(self) -> npt.NDArray[np.uint8]:
-        """Colour of every possible id as BGR, ready for cv2.LUT. Shape (256, 1, 3); unknown and ignored ids are black."""
+        """Colour of every possible id as BGR, ready for cv2.LUT.
+
+        Shape (256, 1, 3); unknown and ignored ids are black.
+        """
         table = np.zeros((256, 1, 3), np.uint8)
         table[: self.num_classes, 0] = np.asarray(self.palette, np.uint8)[:, ::-1]
         return table

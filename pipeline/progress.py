@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,4 +43,4 @@ class Bars:
 
     def counter(self, name: str, total: int) -> Callable[[], None]:
         """:meth:`step` of one bar as a call without arguments."""
-        return lambda: self.step(name, total)
+        return partial(self.step, name, total)

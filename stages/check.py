@@ -24,8 +24,12 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--student", type=Path, required=True)
     parser.add_argument("--engines", type=Path, required=True)
-    parser.add_argument("--predictions", type=Path, required=True, help="folder for the sample predictions of the report")
-    parser.add_argument("--out", type=Path, required=True, help="results JSON; the per-class table gets its name with .csv")
+    parser.add_argument(
+        "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="results JSON; the per-class table gets its name with .csv"
+    )
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("runtimes",))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ class CamVid(Dataset):
                 faults.add(f"{listing.name}: missing")
         faults.raise_if_any()
 
-    def splits(self) -> dict[str, list[str]]:
+    def splits(self) -> dict[str, Sequence[str]]:
         return {split: list(pairs) for split, pairs in self.pairs.items()}
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:

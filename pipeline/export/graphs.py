@@ -48,7 +48,7 @@ class DeployGraph(nn.Module):
     def normalise(self, frames: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 BGR -> (N, 3, H, W) normalised RGB, in the precision of the network."""
         pixels = frames.to(self.scale.dtype).permute(0, 3, 1, 2)  # cast first: TensorRT moves no uint8
-        blue, green, red = pixels.split(1, dim=1)
+        blue, green, red = torch.split(pixels, 1, dim=1)
         return torch.cat([red, green, blue], dim=1) * self.scale + self.shift
 
     def forward(self, frames: Tensor) -> Tensor:

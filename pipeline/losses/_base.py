@@ -13,10 +13,11 @@ from pipeline.models import SegOutput
 class DistillationLoss(nn.Module, ABC):
     """Named terms that pull a student towards its teacher; the task adds cross-entropy.
 
-    A loss is one file with keyword-only, annotated constructor arguments (the schema of ``losses.<name>`` in params.yaml). Facts
-    that only the run knows are offered to it by name: ``num_classes``, ``ignore_index``, ``student_channels``,
-    ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``. Adapters and queues are its parameters and
-    buffers: optimised with the run, never part of the student. It knows no path, data set, model, device or rank.
+    A loss is one file with keyword-only, annotated constructor arguments (the schema of ``losses.<name>`` in
+    params.yaml). Facts that only the run knows are offered to it by name: ``num_classes``, ``ignore_index``,
+    ``student_channels``, ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``. Adapters and
+    queues are its parameters and buffers: optimised with the run, never part of the student. It knows no path, data
+    set, model, device or rank.
     """
 
     #: False spares the teacher's forward pass; the loss then gets the student's own detached output in its place.

@@ -13,9 +13,10 @@ from pipeline.models import SegOutput
 class FitNet(DistillationLoss):
     """Mean squared error between embeddings (Romero et al. 2015, arXiv 1412.6550, as the CIRKD code base applies it).
 
-    The student's embedding passes a 1x1 convolution without bias to the teacher's width; the mean runs over all elements.
-    The adapter is trained with the student and stays behind. Difference from that code base: it adds pixel-wise KD of
-    weight 1 in the same run; here the terms are separate files, and this one is the feature term alone.
+    The student's embedding passes a 1x1 convolution without bias to the teacher's width; the mean runs over all
+    elements. The adapter is trained with the student and stays behind. Difference from that code base: it adds
+    pixel-wise KD of weight 1 in the same run; here the terms are separate files, and this one is the feature term
+    alone.
 
     Args:
         student_channels, teacher_channels: C of the two embeddings, offered by the run.

@@ -15,8 +15,8 @@ class PixelKD(DistillationLoss):
     r"""KL divergence of the student's class distribution from the teacher's, at every pixel of the logits.
 
     ``T^2 / R * sum_r KL(softmax(z_T[r] / T) || softmax(z_S[r] / T))`` over the R = N*h*w pixels at logits resolution
-    (Hinton et al. 2015, arXiv 1503.02531, as the CIRKD code base applies it to segmentation: T = 1, weight 1, mean over rows).
-    Ignored pixels take part, as there: the teacher has an opinion on them. Computed in float32 under autocast.
+    (Hinton et al. 2015, arXiv 1503.02531, as the CIRKD code base applies it to segmentation: T = 1, weight 1, mean over
+    rows). Ignored pixels take part, as there: the teacher has an opinion on them. Computed in float32 under autocast.
 
     Args:
         temperature: T, softens both distributions; 1 in the CIRKD code.

@@ -1,12 +1,14 @@
 """Adaptive average pooling as two matrix products: exact for every size, and four ONNX nodes instead of thousands.
 
-torch.onnx exports AdaptiveAvgPool2d to one AveragePool when the bins divide the feature map, else to slices for every bin
-(2,562 nodes for PSPNet at 512x1024, stride 8). Bin i averages rows floor(i*H/b) .. ceil((i+1)*H/b) - 1, which is a linear map.
+torch.onnx exports AdaptiveAvgPool2d to one AveragePool when the bins divide the feature map, else to slices for every
+bin (2,562 nodes for PSPNet at 512x1024, stride 8). Bin i averages rows floor(i*H/b) .. ceil((i+1)*H/b) - 1, which is a
+linear map.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +40,9 @@ def replace_adaptive_pooling(module: nn.Module) -> None:
     """Swap, in place, every AdaptiveAvgPool2d of more than one bin (one bin exports to ReduceMean, which is fine)."""
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
-            size = child.output_size
-            bins = (size, size) if isinstance(size, int) else (size[0] or 0, size[1] or 0)
-            if bins != (1, 1) and 0 not in bins:
-                setattr(module, name, MatrixAvgPool2d(bins))
+            size: Any = child.output_size  # an int or a pair; None in a pair keeps that side as it is
+            rows, columns = (size, size) if isinstance(size, int) else size
+            if rows is not None and columns is not None and (rows, columns) != (1, 1):
+                setattr(module, name, MatrixAvgPool2d((rows, columns)))
         else:
             replace_adaptive_pooling(child)

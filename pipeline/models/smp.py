@@ -26,8 +26,8 @@ class Smp(SegNetwork):
         num_classes: K, offered by the run.
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
-        encoder_weights: null (random), ``imagenet`` (downloaded from the hub), or a .safetensors file with the encoder's
-            tensors. Tensors that the file lacks stay random and are reported; unexpected ones are refused.
+        encoder_weights: null (random), ``imagenet`` (downloaded from the hub), or a .safetensors file with the
+            encoder's tensors. Tensors that the file lacks stay random and are reported; unexpected ones are refused.
         allow_missing: prefixes of encoder tensors that the file may lack, e.g. ``[layer4]``.
         options: further keyword arguments of the smp architecture, e.g. ``{encoder_output_stride: 8}``.
 
@@ -81,9 +81,9 @@ class Smp(SegNetwork):
         return SegOutput(logits=logits, embedding=embedding, stages=tuple(s for s in stages[1:] if s.shape[1]))
 
 
-def _facts(net: nn.Module) -> NetworkFacts:
-    classifier, upsampling = net.segmentation_head[0], net.segmentation_head[1]  # type: ignore[index]
-    encoder: Any = net.encoder
+def _facts(net: Any) -> NetworkFacts:
+    classifier, upsampling = net.segmentation_head[0], net.segmentation_head[1]
+    encoder = net.encoder
     return NetworkFacts(
         channels=int(classifier.in_channels),
         stage_channels=tuple(int(c) for c in encoder.out_channels[1:] if c),  # MiT has a placeholder stage of none

@@ -82,12 +82,12 @@ class Draws(Sampler[tuple[int, int]]):
                 yield index, start // self.length
 
 
-def batches(
-    crops: Crops, *, steps: int, batch_size: int, workers: int, seed: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def batches(crops: Crops, *, steps: int, batch_size: int, workers: int, seed: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """A loader of exactly ``steps`` batches."""
     draws = Draws(length=len(crops), count=steps * batch_size, seed=seed)
-    return DataLoader(crops, batch_size=batch_size, sampler=draws, num_workers=workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        crops, batch_size=batch_size, sampler=draws, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )
 
 
 def class_weights(split: Split, labels: LabelSpec, *, balance: float) -> Tensor | None:

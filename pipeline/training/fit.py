@@ -115,4 +115,6 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Refuse to go on with a loss that is NaN or infinite."""
     if not bool(torch.isfinite(terms["loss"])):
         values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
-        raise UserError(f"the loss is not finite at step {step} ({values}); lower the learning rate or the term's weight")
+        raise UserError(
+            f"the loss is not finite at step {step} ({values}); lower the learning rate or the term's weight"
+        )

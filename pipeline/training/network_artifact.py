@@ -38,7 +38,10 @@ def save(
     meta = {
         **labels.to_meta(),
         **facts,
-        "model": {"name": name, "options": {k: v for k, v in options.items() if k not in network.initial_weight_options}},
+        "model": {
+            "name": name,
+            "options": {k: v for k, v in options.items() if k not in network.initial_weight_options},
+        },
         "input_size": list(input_size),
         "mean": list(network.mean),
         "std": list(network.std),

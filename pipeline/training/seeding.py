@@ -11,7 +11,7 @@ import torch
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and ask torch for deterministic kernels (it warns where there is none)."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that draw from the global state
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

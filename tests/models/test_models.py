@@ -53,7 +53,9 @@ def test_a_local_encoder_loads_and_a_wrong_one_is_refused(tmp_path: Path) -> Non
     loaded = models.build("smp", {**options, "encoder_weights": str(file), "allow_missing": ["layer4"]}, num_classes=2)
     assert torch.equal(loaded.net.encoder.state_dict()["conv1.weight"], state["conv1.weight"])  # type: ignore[union-attr,operator]
     with pytest.raises(UserError, match="unexpected"):
-        models.build("smp", {"architecture": "fpn", "encoder": "mobilenet_v2", "encoder_weights": str(file)}, num_classes=2)
+        models.build(
+            "smp", {"architecture": "fpn", "encoder": "mobilenet_v2", "encoder_weights": str(file)}, num_classes=2
+        )
     file.write_bytes(b"not safetensors")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         models.build("smp", {**options, "encoder_weights": str(file)}, num_classes=2)

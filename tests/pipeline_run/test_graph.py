@@ -59,9 +59,18 @@ def clone(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
 
 def dvc(folder: Path, *arguments: str) -> tuple[int, str, set[str]]:
     """Exit status, output, and the stages that ran."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     output = done.stdout + done.stderr
     return done.returncode, output, set(re.findall(r"Running stage '([^']+)'", output))
@@ -81,11 +90,18 @@ VARIANTS = {"torch", "fp32", "fp16", "int8"}
 def test_results_hold_what_they_promise(project: Path) -> None:
     for student, loss in (("alone", "none"), ("kd", "kd")):
         results = json.loads((project / f"results/{student}.json").read_text())
-        assert (results["student"], results["loss"], results["dataset"], results["split"]) == (student, loss, "streets", "val")
+        assert (results["student"], results["loss"], results["dataset"], results["split"]) == (
+            student,
+            loss,
+            "streets",
+            "val",
+        )
         assert set(results["variants"]) == VARIANTS and results["images"] == 8
         assert 0 <= results["teacher"]["miou"] <= 100 and results["passed"] is True and results["violations"] == []
         for variant in results["variants"].values():
-            assert len(variant["per_class_iou"]) == len(results["classes"]) and re.fullmatch(r"[0-9a-f]{64}", variant["sha256"])
+            assert len(variant["per_class_iou"]) == len(results["classes"]) and re.fullmatch(
+                r"[0-9a-f]{64}", variant["sha256"]
+            )
             latency = variant["latency_ms"]
             assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] and latency["n"] >= 10
         engine = project / f"artifacts/engines/{student}/int8/engine.onnx"
@@ -140,7 +156,10 @@ def test_a_broken_budget_fails_the_gate_and_keeps_the_results(project: Path) -> 
     assert status != 0 and "broke a budget" in output and {"report", "gate"} <= ran
     results = json.loads((folder / "results/kd.json").read_text())
     assert not results["passed"] and results["violations"][0]["budget"] == "size_mb"
-    assert "size_mb" in (folder / "report/index.html").read_text() or "the budget allows" in (folder / "report/index.html").read_text()
+    assert (
+        "size_mb" in (folder / "report/index.html").read_text()
+        or "the budget allows" in (folder / "report/index.html").read_text()
+    )
 
 
 def test_two_clones_agree_on_everything_but_latency(project: Path, tmp_path: Path) -> None:
@@ -151,7 +170,9 @@ def test_two_clones_agree_on_everything_but_latency(project: Path, tmp_path: Pat
     def hashes(folder: Path) -> dict[str, str]:
         lock = YAML(typ="safe").load(folder / "dvc.lock")
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
-        return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(".json") and out["path"] != "report"}
+        return {
+            out["path"]: out["md5"] for out in outs if not out["path"].endswith(".json") and out["path"] != "report"
+        }
 
     assert hashes(project) == hashes(twin)
 

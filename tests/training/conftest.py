@@ -15,5 +15,7 @@ from pipeline.prepared import Prepared
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     out: Path = tmp_path_factory.mktemp("data") / "dataset"
     options = {"train": 10, "val": 3, "sequence": 0, "size": [64, 96], "seed": 3}
-    prepare(datasets.build("streets", options), out, name="streets", options=options, progress=lambda split, total: None)
+    prepare(
+        datasets.build("streets", options), out, name="streets", options=options, progress=lambda split, total: None
+    )
     return Prepared(out)

@@ -83,7 +83,10 @@ def test_the_teacher_stays_frozen_and_outside(prepared: Prepared, tmp_path: Path
 
 
 def test_teacher_of_another_stride_is_resized_once(prepared: Prepared) -> None:
-    student, teacher = network(prepared), models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11)
+    student, teacher = (
+        network(prepared),
+        models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11),
+    )
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
     assert student.facts.output_stride != teacher.facts.output_stride
     for loss in losses.available():
@@ -119,7 +122,15 @@ def test_interruption_leaves_no_artifact(prepared: Prepared, tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(task, interrupted(), validate=lambda: {"miou": 1.0}, curves=tmp_path / "curves", steps=9, title="t", **SCHEDULE)
+        fit(
+            task,
+            interrupted(),
+            validate=lambda: {"miou": 1.0},
+            curves=tmp_path / "curves",
+            steps=9,
+            title="t",
+            **SCHEDULE,
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["curves"]
 
 
@@ -128,7 +139,13 @@ def test_network_artifact_round_trip(prepared: Prepared, tmp_path: Path) -> None
     options = {**OPTIONS, "encoder_weights": None, "allow_missing": ["x"]}
     for name in ("a", "b"):
         network_artifact.save(
-            tmp_path / name, saved, name="smp", options=options, labels=prepared.labels, input_size=(64, 96), facts={"metrics": {}}
+            tmp_path / name,
+            saved,
+            name="smp",
+            options=options,
+            labels=prepared.labels,
+            input_size=(64, 96),
+            facts={"metrics": {}},
         )
     loaded, found = network_artifact.load(tmp_path / "a")
     x: Tensor = torch.randn(1, 3, 64, 96)

@@ -30,7 +30,7 @@ def test_a_quiet_line_every_ten_seconds_where_no_terminal_is() -> None:
 
 def test_one_line_on_a_terminal() -> None:
     clock, stream = Clock(), Terminal()
-    with pytest.raises(KeyboardInterrupt), Progress(None, stream, clock=clock) as progress:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), Progress(None, stream, clock=clock) as progress:
         for done in range(1, 4):
             clock.now = float(done * 3600)
             progress.update(done)

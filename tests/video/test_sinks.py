@@ -83,7 +83,7 @@ def test_h264_pads_odd_sizes(tmp_path: Path, size: tuple[int, int], even: tuple[
 
 def test_h264_refuses_another_size(tmp_path: Path, frame: Array) -> None:
     pytest.importorskip("av")
-    with pytest.raises(UserError, match=r"big is 96x64 .*before it are 48x64; a video has one size.*--out FOLDER"):  # noqa: SIM117, PT012
+    with pytest.raises(UserError, match=r"big is 96x64 .*before it are 48x64; a video has one size.*--out FOLDER"):  # noqa: SIM117
         with H264Sink(tmp_path / "out.mp4") as sink:
             sink.write(result(frame))
             sink.write(result(np.zeros((96, 64, 3), np.uint8), name="big"))
@@ -132,7 +132,7 @@ def test_nothing_is_left_after_an_error(
 ) -> None:
     pytest.importorskip("av")
     sink = sinks(tmp_path, labels)[index]
-    with pytest.raises(error), sink:  # noqa: PT012
+    with pytest.raises(error), sink:
         sink.write(result(frame))
         raise error
     assert not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ def test_older_output_stays_until_the_new_one_is_whole(
         sink.write(result(frame, name="old"))
     before = content(sink.path)
     again = sinks(tmp_path, labels)[index]
-    with pytest.raises(KeyboardInterrupt), again:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), again:
         again.write(result(255 - frame, name="new"))
         assert content(sink.path) == before
         raise KeyboardInterrupt

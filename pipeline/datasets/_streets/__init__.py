@@ -1,1 +1,1 @@
-"""The parts of the rendered street scenes: what is in them (world, layout), how it is painted (canvas, render), in what light."""
+"""Rendered street scenes: what is in them (world, layout), how it is painted (canvas, render), in what light."""

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 
 from pipeline.datasets._streets import classes as ids
-from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets import palettes
 from pipeline.datasets._streets.world import Colour, Crack, Mark, Strip
 
 STYLES = {"urban": 45, "suburb": 25, "park": 15, "works": 15}

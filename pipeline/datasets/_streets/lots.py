@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from random import Random
 
-from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets import palettes
 from pipeline.datasets._streets.layout import Plan, Side
 from pipeline.datasets._streets.objects import BARE, BUSHES, CONIFERS, CROWNS
 from pipeline.datasets._streets.world import Building, Colour, Thing, Tree

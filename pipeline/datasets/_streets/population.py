@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from pipeline.datasets._streets import palettes as palettes
+from pipeline.datasets._streets import palettes
 from pipeline.datasets._streets.layout import Plan, Side, make_plan, markings, skyline, strips, wave
 from pipeline.datasets._streets.lots import lots, tree
 from pipeline.datasets._streets.world import Bike, Car, Colour, Drive, Gantry, Person, Pole, Sign, Thing, Wave, World
