@@ -14,14 +14,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import Faults, UserError
 from pipeline.labels import LabelSpec
 
 FORMAT = 1
 META = "meta.json"
+AGAIN = "make the artifact again with: dvc repro -f"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Artifact:
 
     @property
     def labels(self) -> LabelSpec:
-        return LabelSpec.from_meta(self.meta)
+        try:
+            return LabelSpec.from_meta(self.meta)
+        except UserError as error:
+            raise UserError(f"{self.path / META}: {error}; {AGAIN}") from error
 
     def file(self, name: str) -> Path:
         """Path of a payload file; refuses names that meta.json does not list."""
@@ -80,11 +84,31 @@ def write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path, *, advice: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        advice: what to do when it is missing or damaged; the end of the message.
+
+    Raises:
+        UserError: no such file, not JSON, or JSON of another kind than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {advice}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__} where a JSON object is needed; {advice}")
+    return value
 
 
 @contextmanager
@@ -92,35 +116,55 @@ def create(path: Path, *, kind: str, meta: Mapping[str, Any]) -> Iterator[Path]:
     """Fill a temporary folder; on success hash it, add meta.json and rename it to ``path``.
 
     Args:
-        path: the folder to make; an older one there is replaced as a whole.
+        path: the folder to make; an older artifact there is replaced as a whole. A link is followed.
         kind: what it is (``dataset``, ``network``, ``onnx``, ``engine``).
         meta: plain values; read after the body ran, so the body may add to it.
 
     Yields:
         the temporary folder to write payload files to. After an exception it is removed and ``path`` is as before.
+
+    Raises:
+        UserError: something else lies at ``path`` (it is never deleted), or the place cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    path = path.resolve()
+    if path.exists() and not (path / META).is_file() and not _is_empty_folder(path):
+        raise UserError(f"{path} is there and is no artifact; it is not replaced: move it away or choose another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or name another one") from error
+    old = scratch.with_name(f"{scratch.name}-old")
     try:
         yield scratch
+        assert not (scratch / META).exists(), f"{META} is written here; the body must not"
         names = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
         facts = {**meta, "kind": kind, "format": FORMAT, "files": {name: sha256(scratch / name) for name in names}}
         (scratch / META).write_text(dump_json(facts), encoding="utf-8")
         scratch.chmod(0o755)
-        _replace_folder(scratch, path)
+        _replace_folder(scratch, path, old)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
         raise
 
 
-def _replace_folder(new: Path, path: Path) -> None:
-    if not path.exists():
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _replace_folder(new: Path, path: Path, old: Path) -> None:
+    """Rename ``new`` to ``path``; what was there goes by way of ``old``, and comes back when that fails."""
+    try:
+        if path.exists():
+            path.rename(old)
         new.rename(path)
-        return
-    old = new.with_name(new.name + "-old")
-    path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
@@ -137,24 +181,25 @@ def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
     file = path / META
     if not file.is_file():
         raise UserError(f"{path}: no {META} there, so it is no artifact; make it with: dvc repro")
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not JSON ({error}); make the artifact again with: dvc repro -f") from error
-    missing = [key for key in ("kind", "format", "files") if not isinstance(meta, dict) or key not in meta]
+    meta = read_json(file, advice=AGAIN)
+    missing = [key for key in ("kind", "format", "files") if key not in meta]
     if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; make the artifact again with: dvc repro -f")
+        raise UserError(f"{file}: lacks {', '.join(missing)}; {AGAIN}")
     if meta["format"] != FORMAT:
-        raise UserError(f"{file}: format {meta['format']}, this version reads {FORMAT}; run dvc repro -f")
+        raise UserError(f"{file}: format {meta['format']}, this version reads {FORMAT}; {AGAIN}")
     if meta["kind"] != kind:
         raise UserError(f"{path} is a '{meta['kind']}' artifact; a '{kind}' is needed here")
-    for name, expected in meta["files"].items():
+    files = meta["files"]
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise UserError(f"{file}: files must map names to sha256 digests; {AGAIN}")
+    faults = Faults(str(path))
+    for name, expected in files.items():
         payload = path / name
-        if not payload.is_file():
-            raise UserError(f"{path}: payload '{name}' is missing; make the artifact again with: dvc repro -f")
-        if verify and sha256(payload) != expected:
-            raise UserError(
-                f"{path}: payload '{name}' was changed after it was written (its sha256 is not the one in {META}); "
-                "do not use it; make the artifact again with: dvc repro -f"
-            )
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            faults.add(f"payload '{name}' lies outside the artifact; {META} was tampered with")
+        elif not payload.is_file():
+            faults.add(f"payload '{name}' is missing")
+        elif verify and sha256(payload) != expected:
+            faults.add(f"payload '{name}' was changed after it was written (its sha256 is not the one in {META})")
+    faults.raise_if_any(advice=f"do not use it; {AGAIN}")
     return Artifact(path=path, meta=meta)

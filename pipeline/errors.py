@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
 
-
 #: What the system says about a path that the user chose: rights, space, a file where a folder is needed.
 BLOCKED = frozenset(
     [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]

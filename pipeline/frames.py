@@ -6,6 +6,7 @@ Frames are BGR uint8 as OpenCV delivers them, label maps uint8 train ids; sizes 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,35 +15,39 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 
 Array = npt.NDArray[np.uint8]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH = 24  # offset of the byte that holds the bits of a sample
 
 
 def read_frame(path: Path) -> Array:
     """An image file as (H, W, 3) BGR uint8. Raises UserError when it is missing or not an image."""
-    data = _bytes(path)
-    frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if frame is None:
-        raise UserError(f"{path}: not a readable image; restore the file or remove it from its list")
-    return np.asarray(frame, np.uint8)
+    return np.asarray(_decode(path, cv2.IMREAD_COLOR), np.uint8)
 
 
 def read_label_map(path: Path) -> Array:
     """A label file as (H, W) uint8. Raises UserError when it is missing, no image, or not single-channel 8-bit."""
-    data = _bytes(path)
-    label = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if label is None:
-        raise UserError(f"{path}: not a readable image; restore the file or remove it from its list")
+    label = _decode(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(f"{path}: a label map is one 8-bit channel; got shape {label.shape}, {label.dtype}")
     return np.asarray(label, np.uint8)
 
 
-def _bytes(path: Path) -> Array:
+def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
     try:
-        return np.fromfile(path, np.uint8)
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, flags) if data.size else None
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; restore it or remove it from its list") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise UserError(f"{path}: OpenCV cannot decode it ({error.err}); restore the file or remove it") from error
+    if image is None:
+        raise UserError(f"{path}: not a readable image; restore the file or remove it from its list")
+    if flags == cv2.IMREAD_UNCHANGED and data[:8].tobytes() == PNG_SIGNATURE and data[PNG_DEPTH] < 8:
+        # OpenCV stretches 1, 2 and 4 bits to 0..255: id 1 of a two-class mask would read as 255, ignored
+        raise UserError(f"{path}: a label map is one 8-bit channel; got {data[PNG_DEPTH]} bits; save it with 8")
+    return image
 
 
 def write_png(path: Path, image: Array) -> None:

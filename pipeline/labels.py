@@ -61,10 +61,12 @@ class LabelSpec:
                 palette=tuple((int(r), int(g), int(b)) for r, g, b in meta["palette"]),
                 ignore_index=int(meta["ignore_index"]),
             )
+        except UserError:
+            raise
         except KeyError as error:
             raise UserError(f"no {error} there; a label set has classes, palette and ignore_index") from error
-        except TypeError as error:
-            raise UserError(f"classes, palette or ignore_index are of a wrong type ({error})") from error
+        except (TypeError, ValueError) as error:
+            raise UserError(f"classes, palette or ignore_index is of a wrong type ({error})") from error
 
     def lookup_bgr(self) -> npt.NDArray[np.uint8]:
         """Colour of every possible id as BGR, ready for cv2.LUT.

@@ -36,7 +36,7 @@ def load(kind: str, name: str) -> type[Any]:
         raise UserError(f"pipeline/{kind} has no plugin '{name}'; {closest(name, names)}")
     base = importlib.import_module(f"pipeline.{kind}._base").PLUGIN
     module = importlib.import_module(f"pipeline.{kind}.{name}")
-    found = [
+    classes = (
         value
         for key, value in vars(module).items()
         if inspect.isclass(value)
@@ -44,7 +44,8 @@ def load(kind: str, name: str) -> type[Any]:
         and not key.startswith("_")
         and not isinstance(value, types.GenericAlias)  # Python 3.10 takes a type alias for a class
         and issubclass(value, base)
-    ]
+    )
+    found = list(dict.fromkeys(classes))  # a class under two names is one class
     if len(found) != 1:
         raise UserError(
             f"pipeline/{kind}/{name}.py must hold exactly one public {base.__name__}; it holds "

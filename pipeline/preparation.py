@@ -1,9 +1,13 @@
-"""From a data set plugin to a prepared data set: every sample checked, all faults reported together, byte-stable files."""
+"""From a data set plugin to a prepared data set: every sample checked, all faults reported together.
+
+Files are byte-stable.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +34,15 @@ def prepare(
         the facts of meta.json: splits, classes, share of pixels of each class by split.
 
     Raises:
-        UserError: a list of every unreadable image, size mismatch, id out of range, missing file and sample in two splits;
-            nothing is written then.
+        UserError: a list of every unreadable image, size mismatch, id out of range, missing file, name that is not
+            unique and image in two splits; nothing is written then.
     """
     splits = {split: list(names) for split, names in dataset.splits().items()}
     faults = Faults(f"data set {name}")
     for split in ("train", "val"):
         if not splits.get(split):
             faults.add(f"split {split}: empty; it needs at least one sample")
+    _check_names(splits, faults)
     facts: dict[str, Any] = {
         **dataset.labels.to_meta(),
         "dataset": name,
@@ -69,15 +74,26 @@ def prepare(
     return facts
 
 
+def _check_names(splits: Mapping[str, Sequence[str]], faults: Faults) -> None:
+    first: dict[str, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            other = first.setdefault(name, split)
+            if other != split:
+                faults.add(f"{split}/{name}: the same name as {other}/{name}; splits must be disjoint")
+        for name, count in Counter(names).items():
+            if count > 1:
+                faults.add(f"{split}/{name}: listed {count} times; names must be unique")
+
+
 def _check(dataset: Dataset, frame: Array, label: Array) -> None:
     if frame.shape[:2] != label.shape:
         raise UserError(f"image is {frame.shape[:2]}, its label {label.shape} (height, width); they must be equal")
     ids = np.unique(label)
     wrong = [int(i) for i in ids if i >= dataset.labels.num_classes and i != dataset.labels.ignore_index]
     if wrong:
-        raise UserError(
-            f"label ids {wrong}; allowed: 0..{dataset.labels.num_classes - 1} and {dataset.labels.ignore_index} (ignored)"
-        )
+        highest, ignored = dataset.labels.num_classes - 1, dataset.labels.ignore_index
+        raise UserError(f"label ids {wrong}; allowed: 0..{highest} and {ignored} (ignored)")
 
 
 def _shares(counts: npt.NDArray[np.int64], dataset: Dataset) -> dict[str, float]:

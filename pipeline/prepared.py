@@ -1,6 +1,6 @@
 """The prepared data set: what `prepare` wrote, read by training, calibration, checks and the report.
 
-Layout: ``<split>/images/<name>.png`` (BGR as OpenCV reads it) and ``<split>/labels/<name>.png`` (train ids), plus meta.json.
+Layout: ``<split>/images/<name>.png`` (BGR as OpenCV reads it), ``<split>/labels/<name>.png`` (train ids), meta.json.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Prepared:
 
     def __init__(self, path: Path) -> None:
         self.artifact = artifact.load(path, kind="dataset", verify=False)
+        if not isinstance(self.artifact.meta.get("splits"), dict):
+            raise UserError(f"{path / artifact.META}: names no splits; {artifact.AGAIN}")
         self.splits: dict[str, list[str]] = self.artifact.meta["splits"]
 
     @property

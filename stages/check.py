@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def main() -> None:
             teacher=artifact.load(args.teacher, kind="network"),
             student=args.student,
             engines=args.engines,
-            device=json.loads(args.device.read_text(encoding="utf-8")),
+            device=artifact.read_json(args.device, advice="write it with: dvc repro device"),
             budgets=settings.budgets.model_dump(),
             progress=bars.step,
             **settings.check.model_dump(),

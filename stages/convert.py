@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -25,7 +24,8 @@ def main() -> None:
     settings = params.load(args.params, kinds=("runtimes",))
     name, options = settings.convert.runtime, settings.runtime_options
     runtime = runtimes.build(name, options)
-    if json.loads(args.device.read_text(encoding="utf-8")) != describe(runtime, name=name):
+    device = artifact.read_json(args.device, advice="write it with: dvc repro device")
+    if device != describe(runtime, name=name):
         raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it first")
     floats, int8 = artifact.load(args.onnx, kind="onnx"), artifact.load(args.int8, kind="int8")
     sources = {

@@ -26,10 +26,12 @@ def main() -> None:
     broken = [result for result in found if result.verdict != "pass"]
     if broken:
         Console().print(violations_table(broken))
-        raise UserError(
-            f"{', '.join(result.student for result in broken)} broke a budget of params.yaml; change the student, its "
-            "quantisation, or the budget. The results and the report were written all the same"
-        )
+        names = ", ".join(result.student for result in broken if result.verdict == "fail")
+        unknown = ", ".join(result.student for result in broken if result.verdict == "not measured")
+        what = [f"{unknown}: not measured; run dvc repro check"] if unknown else []
+        if names:
+            what.append(f"{names} broke a budget of params.yaml; change the student, its quantisation, or the budget")
+        raise UserError(f"{'. '.join(what)}. The results and the report were written all the same")
     print(f"every budget holds for {', '.join(result.student for result in found)}")
 
 

@@ -1,9 +1,11 @@
-"""What tests share: where real data lies, and what happens where it does not."""
+"""What tests share: where real data lies and what happens where it does not, and one student exported and quantised."""
 
+# ruff: noqa: PLC0415 - torch is imported only where a test needs the student
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,3 +22,63 @@ def real_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A student like the default one with random weights, as far as its INT8 files; all classes are in its label maps.
+
+    ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx`` and ``int8`` (artifacts), ``parity``.
+    """
+    import cv2
+    import numpy as np
+    import torch
+
+    from pipeline import artifact, models
+    from pipeline.export.export import export_network
+    from pipeline.export.graphs import DeployGraph
+    from pipeline.labels import LabelSpec
+    from pipeline.quantization.quantize import quantize
+    from pipeline.training import network_artifact
+
+    folder, size = tmp_path_factory.mktemp("student"), (128, 192)
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
+    frames = [np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for coarse in noise]
+    torch.manual_seed(0)
+    options = {
+        "architecture": "deeplabv3plus",
+        "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+        "options": {"decoder_channels": 96},
+    }
+    network = models.build("smp", options, num_classes=5).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            torch.nn.init.normal_(module.running_mean, 0, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    classifier = network.net.segmentation_head[0]  # type: ignore[union-attr,index]
+    with torch.no_grad():
+        batch = DeployGraph(network, input_size=size).normalise(torch.from_numpy(np.stack(frames)))
+        logits = network(batch).logits.transpose(0, 1).flatten(1)  # (K, pixels)
+        classifier.weight /= logits.std(dim=1)[:, None, None, None]
+        classifier.bias.copy_((classifier.bias - logits.mean(dim=1)) / logits.std(dim=1))
+    labels = LabelSpec(names=tuple("abcde"), palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)))
+    network_artifact.save(
+        folder / "network", network, name="smp", options=options, labels=labels, input_size=size, facts={}
+    )
+    parent = artifact.load(folder / "network", kind="network")
+    parity = export_network(
+        network, parent, folder / "onnx", frames=frames, label_stride=1, built_with={"torch": torch.__version__}
+    )
+    onnx = artifact.load(folder / "onnx", kind="onnx")
+    quantize(onnx, folder / "int8", frames=frames, method="minmax", percentile=99.9, float_head=True, facts={"seed": 0})
+    return SimpleNamespace(
+        network=network,
+        frames=frames,
+        parent=parent,
+        onnx=onnx,
+        int8=artifact.load(folder / "int8", kind="int8"),
+        parity=parity,
+    )

@@ -12,8 +12,9 @@ from pipeline.labels import LabelSpec
 class Dataset(ABC):
     """A labelled data set as `prepare` reads it.
 
-    A plugin's constructor takes keyword-only options (its section in params.yaml). It checks that the root is there and raises
-    ``UserError`` with what to do when it is not; it does not read every image (``prepare`` does, and collects all faults).
+    A plugin's constructor takes keyword-only options (its section in params.yaml). It checks that the root is there
+    and raises ``UserError`` with what to do when it is not; it does not read every image (``prepare`` does, and
+    collects all faults).
     """
 
     labels: LabelSpec

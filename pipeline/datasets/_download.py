@@ -1,18 +1,31 @@
-"""Download with resume and progress, and unpacking that cannot leave its folder. Used only when the user asked for it."""
+"""Download with resume and progress, and unpacking that cannot leave its folder.
+
+Used only when the user asked for it.
+"""
 
 from __future__ import annotations
 
+import http.client
 import shutil
+import stat
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from pipeline import artifact
 from pipeline.errors import UserError
@@ -46,8 +59,10 @@ def fetch(url: str, target: Path, *, sha256: str | None = None) -> Path:
 
 def _receive(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - checked above
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
             resumed = answer.status == 206
@@ -63,7 +78,7 @@ def _receive(url: str, part: Path) -> None:
             part.unlink()
             raise UserError(f"{url}: the part that was left does not fit this file; it was removed, run again") from error
         raise UserError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:  # no connection, or a transfer that was cut
         raise UserError(f"{url}: {getattr(error, 'reason', error)}; run again to continue where it stopped") from error
     if total is not None and part.stat().st_size != total:
         raise UserError(f"{url}: got {part.stat().st_size} of {total} bytes; run again to continue where it stopped")
@@ -74,23 +89,39 @@ def unpack(archive: Path, parent: Path) -> Iterator[Path]:
     """Unpack a zip or tar into a temporary folder below ``parent``, removed at the end; move out what you keep.
 
     Raises:
-        UserError: not an archive, or a member that would land outside (absolute, ``..``, a link or a device).
+        UserError: not an archive, a damaged one, or a member that is no plain file or folder inside (absolute,
+            ``..``, a link or a device).
     """
     scratch = Path(tempfile.mkdtemp(prefix=".unpack-", dir=parent))
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as bundle:
-                for member in bundle.infolist():
-                    if not (scratch / member.filename).resolve().is_relative_to(scratch.resolve()):
-                        raise UserError(f"{archive}: member {member.filename!r} leaves the folder; nothing was unpacked")
-                bundle.extractall(scratch)  # noqa: S202 - every member was checked
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as tape:
-                tape.extractall(scratch, filter="data")
-        else:
-            raise UserError(f"{archive}: neither zip nor tar; remove it and fetch it again")
+        _extract(archive, scratch)
         yield scratch
-    except tarfile.FilterError as error:
-        raise UserError(f"{archive}: {error}; nothing was unpacked") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as bundle:
+                for entry in bundle.infolist():
+                    kind = stat.S_IFMT(entry.external_attr >> 16)
+                    _check_member(archive, entry.filename, plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                bundle.extractall(folder)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tape:
+                for member in tape.getmembers():
+                    _check_member(archive, member.name, plain=member.isfile() or member.isdir())
+                tape.extractall(folder, filter="data")  # noqa: S202 - every member was checked
+        else:
+            raise UserError(f"{archive}: neither zip nor tar; remove it and fetch it again")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+
+
+def _check_member(archive: Path, name: str, *, plain: bool) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive}: member {name!r} leaves the folder; nothing was unpacked")
+    if not plain:
+        raise UserError(f"{archive}: member {name!r} is a link or a device; nothing was unpacked")

@@ -1,7 +1,8 @@
 """CamVid, SegNet edition: 11 classes, 360x480, every frame of a driving video labelled (Brostow et al. 2009).
 
-Layout below the root: ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) with ``train.txt val.txt test.txt``; the lists
-name pairs by paths with a prefix of their author, so what follows ``CamVid/`` counts. Masks are ids 0..11, of which 11 is void.
+Layout below the root: ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) with ``train.txt val.txt
+test.txt``; the lists name pairs by paths with a prefix of their author, so what follows ``CamVid/`` counts. Masks are
+ids 0..11, of which 11 is void.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class CamVid(Dataset):
     """CamVid from a local folder, or downloaded when the user asks for it.
 
     Args:
-        root: folder that holds ``train/``, ``trainannot/`` and the lists; a relative path counts from the project's root.
+        root: folder that holds ``train/``, ``trainannot/`` and the lists; a relative path counts from the project's
+            root.
         download: fetch it (about 180 MB) into the user's cache when ``root`` is null. The frames are CC BY-NC 4.0.
 
     Raises:
@@ -59,7 +61,9 @@ class CamVid(Dataset):
             )
         self.root = Path(root) if root is not None else downloaded()
         if not self.root.is_dir():
-            raise UserError(f"datasets.camvid.root: {self.root} is no folder; set it to the one that holds train/ and trainannot/")
+            raise UserError(
+                f"datasets.camvid.root: {self.root} is no folder; set it to the one that holds train/ and trainannot/"
+            )
         self.pairs: dict[str, dict[str, tuple[Path, Path]]] = {}
         faults = Faults(f"{self.root} is not CamVid in the SegNet layout")
         for split in ("train", "val", "test"):
@@ -92,7 +96,12 @@ def _size(image: Array) -> str:
 def _pairs(listing: Path, faults: Faults) -> dict[str, tuple[Path, Path]]:
     """Names and files of one list: two paths a line, image and mask."""
     pairs: dict[str, tuple[Path, Path]] = {}
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        faults.add(f"{listing.name}: not a text file in UTF-8 ({error.reason} at byte {error.start})")
+        return pairs
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         paths = [part.rpartition("CamVid/")[2] for part in line.split()]

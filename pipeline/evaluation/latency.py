@@ -47,7 +47,7 @@ def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
     """
     ordered = np.sort(samples_ms)
     n = len(ordered)
-    rank = {p: ordered[n - 1 - int((1 - p / 100) * n)] for p in (50, 90, 99)}
+    rank = {p: ordered[n - 1 - (100 - p) * n // 100] for p in (50, 90, 99)}
     return {
         **{f"p{p}": round(float(value), 3) for p, value in rank.items()},
         "n": n,

@@ -3,6 +3,9 @@
 torch.onnx exports AdaptiveAvgPool2d to one AveragePool when the bins divide the feature map, else to slices for every
 bin (2,562 nodes for PSPNet at 512x1024, stride 8). Bin i averages rows floor(i*H/b) .. ceil((i+1)*H/b) - 1, which is a
 linear map.
+
+smp's PSPBlock forgets its pooling layer while it is exported (it calls ``interpolate(mode="area")``, which is adaptive
+pooling under another name), so the block is replaced, too.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPBlock
 from torch import Tensor, nn
 
 
 def pooling_matrix(size: int, bins: int) -> Tensor:
     """(bins, size) weights: row i averages the cells of bin i, as torch's adaptive pooling defines it."""
-    rows = torch.zeros(bins, size)
+    rows = [[0.0] * size for _ in range(bins)]
     for i in range(bins):
         start, end = i * size // bins, math.ceil((i + 1) * size / bins)
-        rows[i, start:end] = 1.0 / (end - start)
-    return rows
+        rows[i][start:end] = [1.0 / (end - start)] * (end - start)
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 class MatrixAvgPool2d(nn.Module):
@@ -36,6 +41,17 @@ class MatrixAvgPool2d(nn.Module):
         return torch.matmul(torch.matmul(rows, x), columns.t())
 
 
+class PooledBlock(nn.Module):
+    """smp's PSPBlock: pool, convolve, and back to the size of the input; the same layers in training and in export."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.pool(x), size=x.shape[-2:], mode="bilinear", align_corners=True)
+
+
 def replace_adaptive_pooling(module: nn.Module) -> None:
     """Swap, in place, every AdaptiveAvgPool2d of more than one bin (one bin exports to ReduceMean, which is fine)."""
     for name, child in module.named_children():
@@ -44,5 +60,7 @@ def replace_adaptive_pooling(module: nn.Module) -> None:
             rows, columns = (size, size) if isinstance(size, int) else size
             if rows is not None and columns is not None and (rows, columns) != (1, 1):
                 setattr(module, name, MatrixAvgPool2d((rows, columns)))
-        else:
-            replace_adaptive_pooling(child)
+            continue
+        replace_adaptive_pooling(child)
+        if isinstance(child, PSPBlock):
+            setattr(module, name, PooledBlock(child.pool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class Smp(SegNetwork):
             raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
         if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
             raise UserError(f"model.encoder: no '{encoder}'; {closest(encoder, smp.encoders.get_encoder_names())}")
+        if not encoder.startswith("tu-"):  # timm encoders take options of their own
+            allowed = set(inspect.signature(architectures[architecture]).parameters) - {"kwargs"}
+            for key in options or {}:
+                if key not in allowed:
+                    raise UserError(f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}")
         from_hub = encoder_weights == "imagenet"
         try:
             with warnings.catch_warnings():

@@ -16,7 +16,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.calibration import Ranges
+from pipeline.quantization.graph import Graph
 
+#: Range of the normaliser's input: scale 1, zero-point 0, so pixels are their own quantised values.
+PIXELS = (0.0, 255.0)
 #: Operators with an INT8 CPU kernel (or that pass INT8 through).
 OPERATORS = [
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize",
@@ -31,10 +34,14 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool) ->
         float_head: keep the classifier in float: few multiplications, and the logits keep their precision.
     """
     graph = graphs.load(str(source))
-    body = {node.name for node in graph.body}
-    excluded = [node.name for node in graph.nodes if node.name not in body]
+    kept = {node.name for node in graph.body if not is_small_product(graph, node)}
+    normaliser = graph.normaliser
+    if normaliser is not None:
+        kept.add(normaliser.name)
+        ranges = {**ranges, normaliser.input[0]: PIXELS}
     if float_head:
-        excluded.append(graph.classifier.name)
+        kept.discard(graph.classifier.name)
+    excluded = [node.name for node in graph.nodes if node.name not in kept]
     data = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         graph.model,
@@ -49,4 +56,37 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool) ->
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     quantizer.quantize_model()
-    onnx.save(quantizer.model.model, target)
+    model = quantizer.model.model
+    if normaliser is not None:
+        feed_pixels(model)
+    quantizer.model.topological_sort()
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def is_small_product(graph: Graph, node: onnx.NodeProto) -> bool:
+    """A matrix product with a constant that is too small to be worth INT8: pooling matrices."""
+    constants = [graph.initializers[name] for name in node.input if name in graph.initializers]
+    return node.op_type in ("MatMul", "Gemm") and any(min(c.dims) < graphs.SMALLEST_MATRIX for c in constants[:1])
+
+
+def feed_pixels(model: onnx.ModelProto) -> None:
+    """Let the quantised normaliser read the uint8 frame itself: Cast, then Quantize with scale 1 and zero-point 0, is nothing.
+
+    Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize.
+    """
+    graph = model.graph
+    frame = graph.input[0].name
+    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == frame)
+    transpose = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == cast.output[0])
+    quantise = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == transpose.output[0])
+    transpose.input[0] = frame
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == quantise.output[0]:
+                node.input[index] = transpose.output[0]
+    graph.node.remove(cast)
+    graph.node.remove(quantise)
+    stale = [value for value in graph.value_info if value.name in (cast.output[0], transpose.output[0])]
+    for value in stale:
+        graph.value_info.remove(value)

@@ -14,6 +14,10 @@ from pipeline.errors import UserError
 
 #: Layers that hold weights and profit from INT8.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
+SMALLEST_MATRIX = 16
+#: Weight of the 1x1 convolution that normalises the frame (``export.graphs.normaliser``).
+NORMALISER = "normalise.weight"
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,22 @@ class Graph:
         ]
 
     @property
+    def normaliser(self) -> onnx.NodeProto | None:
+        """The convolution that turns BGR pixels into normalised RGB; None in graphs that we did not export."""
+        return next((node for node in self.nodes if NORMALISER in node.input), None)
+
+    @property
     def classifier(self) -> onnx.NodeProto:
         """The last weighted layer: its output are the logits."""
         return [node for node in self.body if self.is_weighted(node)][-1]
 
     def is_weighted(self, node: onnx.NodeProto) -> bool:
-        return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in self.initializers
+        """Whether a node is a layer of the network whose weight is worth quantising."""
+        if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in self.initializers:
+            return False
+        if node.op_type in ("Gemm", "MatMul"):
+            return min(self.initializers[node.input[1]].dims) >= SMALLEST_MATRIX
+        return NORMALISER not in node.input
 
     def float_activations(self) -> list[str]:
         """Tensors that can be quantised: float inputs and outputs of the network's body, in order."""

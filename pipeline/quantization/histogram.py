@@ -19,6 +19,7 @@ class Histogram:
         low: left edge of the first bin.
         width: of one bin.
         minimum, maximum: exact extremes.
+        zeros: how many values are exactly 0 (they lie in bin ``BINS // 2``); ReLU makes many, and none is rounded.
     """
 
     def __init__(self) -> None:
@@ -27,11 +28,13 @@ class Histogram:
         self.width = 0.0
         self.minimum = np.inf
         self.maximum = -np.inf
+        self.zeros = 0
 
     def add(self, values: Floats) -> None:
         """Count an array of any shape. Values must be finite."""
         low, high = float(values.min()), float(values.max())
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self.zeros += values.size - int(np.count_nonzero(values))
         if self.width == 0.0:
             largest = max(abs(low), abs(high), 2.0**-60)
             self.width = 2.0 ** np.ceil(np.log2(largest)) * 2 / BINS

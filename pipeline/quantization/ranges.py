@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.quantization.histogram import Histogram
+from pipeline.quantization.histogram import BINS, Histogram
 
 LEVELS = 255
 #: Fractions of the full range that the mse search tries.
@@ -30,8 +30,9 @@ def choose(histogram: Histogram, *, method: str, percentile: float) -> tuple[flo
 def least_squares(histogram: Histogram) -> tuple[float, float]:
     """The range, a fraction of the full one at each end, whose rounding and clipping errors are least together."""
     low, high = min(0.0, histogram.minimum), max(0.0, histogram.maximum)
-    filled = histogram.counts > 0
-    values, counts = histogram.centres[filled], histogram.counts[filled]
+    counts = histogram.counts.copy()
+    counts[BINS // 2] -= histogram.zeros  # exact in every range
+    values, counts = histogram.centres[counts > 0], counts[counts > 0]
     best, best_error = (low, high), np.inf
     for fraction in FRACTIONS[::-1]:
         scale = fraction * (high - low) / LEVELS

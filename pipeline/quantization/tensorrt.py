@@ -28,6 +28,8 @@ INT8_MAX = 127
 #: Index of the output-channel axis of a weight.
 CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
+ScaleType = type[np.float16] | type[np.float32]
+
 
 def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, float16: bool = True) -> None:
     """Write the TensorRT INT8 file of a deploy graph.
@@ -38,12 +40,15 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, fl
         float16: what is not INT8 is float16, else float32.
     """
     graph = graphs.load(str(source))
-    placement = Placement(graph, ranges)
+    placement = Placement(graph, ranges, scale_type=np.float16 if float16 else np.float32)
+    kept = graph.classifier.name if float_head else None
+    adds = [node for node in graph.body if node.op_type == "Add"]
+    skips = {node.name: skip_input(graph, node) for node in adds}  # all of them before the first input is renamed
     for node in graph.body:
-        if graph.is_weighted(node) and not (float_head and node.name == graph.classifier.name):
+        if graph.is_weighted(node) and node.name != kept:
             placement.quantize_input(node, 0)
             placement.quantize_weight(node)
-        elif node.op_type == "Add" and (skip := skip_input(graph, node)) is not None:
+        elif (skip := skips.get(node.name)) is not None:
             placement.quantize_input(node, skip)
     model = onnx.version_converter.convert_version(placement.finish(), OPSET)
     if float16:
@@ -64,9 +69,10 @@ def skip_input(graph: Graph, add: onnx.NodeProto) -> int | None:
 class Placement:
     """Inserts Q/DQ pairs into a graph: one pair for a tensor, shared by all who read it quantised."""
 
-    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+    def __init__(self, graph: Graph, ranges: Ranges, *, scale_type: ScaleType) -> None:
         self.graph = graph
         self.ranges = ranges
+        self.scale_type = scale_type
         self.model = graph.model
         self.pairs: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
         self.weights: dict[str, onnx.NodeProto] = {}
@@ -78,8 +84,8 @@ class Placement:
         if name not in self.ranges:
             return
         if name not in self.pairs:
-            amax = max(abs(value) for value in self.ranges[name])
-            scale = self._constant(f"{name}_scale", np.array(max(amax, 1e-8) / INT8_MAX, np.float32))
+            amax = np.array(max(abs(value) for value in self.ranges[name]), np.float32)
+            scale = self._constant(f"{name}_scale", scale_of(amax, self.scale_type))
             zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
             self.pairs[name] = (
                 helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_q"], name=f"{name}_quantize"),
@@ -95,7 +101,7 @@ class Placement:
             axis = CHANNEL_AXIS.get(node.op_type, weight.ndim - 1)
             if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
                 axis = 0
-            values, scales = quantize_per_channel(weight, axis)
+            values, scales = quantize_per_channel(weight, axis, scale_type=self.scale_type)
             inputs = [
                 self._constant(f"{name}_int8", values),
                 self._constant(f"{name}_scale", scales),
@@ -129,8 +135,20 @@ class Placement:
         return name
 
 
-def quantize_per_channel(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 values and one float32 scale a channel of ``axis``.
+def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArray[np.float32]:
+    """Scales that map ``amax`` to 127, rounded to normal numbers of ``scale_type`` and never zero.
+
+    Rounding comes before quantisation: a scale that changed afterwards would stretch the weights.
+    """
+    limits = np.finfo(scale_type)
+    scales = np.clip(amax / INT8_MAX, max(1e-8 / INT8_MAX, float(limits.tiny)), float(limits.max))
+    return np.asarray(scales.astype(scale_type), np.float32)
+
+
+def quantize_per_channel(
+    weight: npt.NDArray[np.float32], axis: int, *, scale_type: ScaleType = np.float32
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 values and one scale a channel of ``axis``, exact in ``scale_type``.
 
     Example:
         >>> values, scales = quantize_per_channel(np.array([[1.0, -2.0], [0.0, 0.5]], np.float32), 0)
@@ -138,8 +156,7 @@ def quantize_per_channel(weight: npt.NDArray[np.float32], axis: int) -> tuple[np
         [[64, -127], [0, 127]]
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    amax = np.abs(weight).max(axis=others)
-    scales = (np.maximum(amax, 1e-8) / INT8_MAX).astype(np.float32)
+    scales = scale_of(np.abs(weight).max(axis=others), scale_type)
     shape = [1] * weight.ndim
     shape[axis] = -1
     values = np.clip(np.rint(weight / scales.reshape(shape)), -INT8_MAX, INT8_MAX).astype(np.int8)

@@ -34,6 +34,9 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
     """
     found = artifact.load(path, kind="engine")
     facts = found.meta
+    lacking = [key for key in ("runtime", "runtime_options", "fingerprint") if key not in facts]
+    if lacking:
+        raise UserError(f"{path / artifact.META}: lacks {', '.join(lacking)}; run dvc repro -f convert here")
     runtime = build(facts["runtime"], {**facts["runtime_options"], **(options or {})})
     here = runtime.fingerprint()
     differing = [

@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.errors import UserError
 from pipeline.frames import Array
 
 
@@ -30,6 +33,12 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to free
         """Free device memory; the engine cannot run afterwards."""
+
+
+def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
+    """Raise UserError when frames are not uint8 of the engine's shape (N, H, W, 3)."""
+    if frames.shape != shape or frames.dtype != np.uint8:
+        raise UserError(f"frames are {frames.shape} {frames.dtype}; this engine takes {shape} uint8; resize them")
 
 
 class Runtime(ABC):

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import Engine, Runtime
+from pipeline.runtimes._base import Engine, Runtime, check_frames
 
 MIB = 1 << 20
 
@@ -27,6 +27,12 @@ def import_library(name: str, package: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{name} does not import ({error}); pip install {package}, or choose another convert.runtime") from error
+
+
+def node_of(error: Any) -> str:
+    """The node that a parser error is about, by index and, where the library tells it, by name and operator."""
+    known = [getattr(error, key)() for key in ("node_name", "node_operator") if hasattr(error, key)]
+    return f"node {error.node()}" + (f" ({', '.join(known)})" if any(known) else "")
 
 
 class TensorRTBase(Runtime):
@@ -57,7 +63,7 @@ class TensorRTBase(Runtime):
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse_from_file(str(onnx_file)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            what = "; ".join(f"node {error.node()}: {error.desc().strip()}" for error in errors)
+            what = "; ".join(f"{node_of(error)}: {error.desc().strip()}" for error in errors)
             raise UserError(f"{onnx_file}: {self.library} {trt.__version__} cannot parse it: {what}")
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
@@ -103,8 +109,7 @@ class TensorRTEngine(Engine):
         self.context.set_tensor_address(outputs[0], self.labels.address)
 
     def run(self, frames: Array) -> Array:
-        if frames.shape != self.input_shape:
-            raise UserError(f"frames are {frames.shape}; this engine takes {self.input_shape}; resize them")
+        check_frames(frames, self.input_shape)
         frames = np.ascontiguousarray(frames)
         labels = np.empty(self.output_shape, np.uint8)
         self.frames.copy(frames.ctypes.data, _cuda.HOST_TO_DEVICE, self.stream)

@@ -10,13 +10,17 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.runtimes._base import Engine, Runtime
+from pipeline.runtimes import _cuda
+from pipeline.runtimes._base import Engine, Runtime, check_frames
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntime(Runtime):
-    """Engines are ONNX files that ONNX Runtime has already optimised for this machine's CPU, or for CUDA.
+    """Engines are ONNX files that ONNX Runtime has already fused for this machine's CPU, or for CUDA.
+
+    The blocked memory layout of the last optimisation level is chosen anew at every load, in milliseconds: ONNX Runtime
+    writes its reorder nodes in an order that changes from build to build, and engines shall be equal byte by byte.
 
     Args:
         threads: threads of one inference; set on purpose, as results are compared between machines.
@@ -46,21 +50,22 @@ class OnnxRuntime(Runtime):
         self.provider = PROVIDERS[provider]
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"onnxruntime": self.ort.__version__, "machine": platform.machine(), "cpu": cpu_model()}
+        gpu = (_cuda.device() or {"gpu": "none"}) if self.provider == PROVIDERS["cuda"] else {}
+        return {"onnxruntime": self.ort.__version__, "machine": platform.machine(), "cpu": cpu_model(), **gpu}
 
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
-        options = self._options(optimise=True)
+        options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
         options.optimized_model_filepath = str(engine_file)
         self._session(onnx_file, options)
-        return {"graph_optimization": "all", "provider": self.provider}
+        return {"graph_optimization": "extended", "provider": self.provider}
 
     def load(self, engine_file: Path) -> Engine:
-        return OnnxRuntimeEngine(self._session(engine_file, self._options(optimise=False)))
+        options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        return OnnxRuntimeEngine(self._session(engine_file, options))
 
-    def _options(self, *, optimise: bool) -> Any:
-        level = self.ort.GraphOptimizationLevel
+    def _options(self, level: Any) -> Any:
         options = self.ort.SessionOptions()
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -86,18 +91,20 @@ class OnnxRuntimeEngine(Engine):
     def __init__(self, session: Any) -> None:
         self.session = session
         frame, label_map = session.get_inputs()[0], session.get_outputs()[0]
-        if frame.type != "tensor(uint8)" or label_map.type != "tensor(uint8)" or len(frame.shape) != 4:
+        types, ranks = (frame.type, label_map.type), (len(frame.shape), len(label_map.shape))
+        fixed = all(isinstance(size, int) for size in (*frame.shape, *label_map.shape))
+        if types != ("tensor(uint8)", "tensor(uint8)") or ranks != (4, 3) or not fixed:
             raise UserError(
                 f"not a deploy graph: input {frame.type} {frame.shape}, output {label_map.type} {label_map.shape}; "
-                "needed: uint8 frames (N, H, W, 3) in, uint8 label maps (N, h, w) out"
+                "needed: uint8 frames (N, H, W, 3) in, uint8 label maps (N, h, w) out, sizes fixed"
             )
         self.input_name, self.output_name = frame.name, label_map.name
-        self.input_size = (int(frame.shape[1]), int(frame.shape[2]))
+        self.input_shape: tuple[int, ...] = tuple(frame.shape)
+        self.input_size = (self.input_shape[1], self.input_shape[2])
         self.output_size = (int(label_map.shape[1]), int(label_map.shape[2]))
 
     def run(self, frames: Array) -> Array:
-        if frames.shape[1:] != (*self.input_size, 3):
-            raise UserError(f"frames are {frames.shape[1:]}; this engine takes {(*self.input_size, 3)}; resize them")
+        check_frames(frames, self.input_shape)
         return np.asarray(self.session.run([self.output_name], {self.input_name: frames})[0], np.uint8)
 
 

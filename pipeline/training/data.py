@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ def recipe(
     grey = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: labels.ignore_index}
     return v2.Compose(
         [
-            v2.ScaleJitter(target_size=input_size, scale_range=scale, antialias=True),
+            RandomScale(input_size=input_size, scale=scale),
             v2.RandomCrop(crop, pad_if_needed=True, fill=grey),
             v2.RandomHorizontalFlip(),
             v2.RandomPhotometricDistort(p=0.5),
@@ -38,6 +39,27 @@ def recipe(
             v2.Normalize(mean=list(mean), std=list(std)),
         ]
     )
+
+
+class RandomScale(v2.Transform):  # type: ignore[misc]
+    """Resize by a random factor, where factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides cover).
+
+    torchvision's ScaleJitter pairs target height with image width, so it scales by another factor than it is told.
+    """
+
+    def __init__(self, *, input_size: tuple[int, int], scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        fit = max(self.input_size[0] / height, self.input_size[1] / width)
+        factor = fit * (self.scale[0] + (self.scale[1] - self.scale[0]) * float(torch.rand(())))
+        return {"size": [round(height * factor), round(width * factor)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):

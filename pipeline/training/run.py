@@ -11,6 +11,7 @@ from pipeline.export.torch_engine import TorchEngine
 from pipeline.prepared import Prepared
 from pipeline.training import data
 from pipeline.training.fit import fit
+from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
 
 
@@ -39,6 +40,7 @@ def train(
     Returns:
         facts for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
     """
+    seed_everything(seed)
     network, labels = task.network, prepared.labels
     divisor = network.facts.divisor
     for name, size in (("input_size", input_size), ("crop", crop or input_size)):

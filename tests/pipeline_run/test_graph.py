@@ -23,7 +23,7 @@ TINY_MODEL = {
     "architecture": "fpn",
     "encoder": "tu-tf_mobilenetv3_small_minimal_100",
     "encoder_weights": None,
-    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8},
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 
 from pipeline.prepared import Prepared
 from pipeline.training import data
@@ -27,12 +28,22 @@ def test_shapes_types_and_ids(prepared: Prepared) -> None:
 
 def test_without_augmentation_the_crop_is_the_frame(prepared: Prepared) -> None:
     transform = data.recipe(crop=(64, 96), input_size=(64, 96), scale=(1.0, 1.0), labels=prepared.labels, **IMAGENET)
-    transform.transforms = [t for t in transform.transforms if "Random" not in type(t).__name__]
+    random = ("RandomHorizontalFlip", "RandomPhotometricDistort")
+    transform.transforms = [t for t in transform.transforms if type(t).__name__ not in random]
     image, target = data.Crops(prepared.split("train"), transform, seed=0)[2, 0]
     frame, label = prepared.split("train")[2]
     expected = (frame[:, :, ::-1] / 255.0 - IMAGENET["mean"]) / IMAGENET["std"]
     np.testing.assert_allclose(image.numpy().transpose(1, 2, 0), expected, atol=1e-5)
     np.testing.assert_array_equal(target.numpy(), label)
+
+
+def test_scale_one_is_the_input_size_and_both_sides_cover() -> None:
+    image = tv_tensors.Image(torch.zeros(3, 90, 160, dtype=torch.uint8))
+    for scale, size in (((1.0, 1.0), (64, 114)), ((2.0, 2.0), (128, 228))):
+        assert data.RandomScale(input_size=(64, 96), scale=scale)(image).shape[-2:] == size
+    mask = tv_tensors.Mask(torch.tensor([[0, 5], [9, 255]], dtype=torch.uint8))
+    grown = data.RandomScale(input_size=(7, 7), scale=(1.0, 1.0))(mask)
+    assert set(torch.unique(grown).tolist()) == {0, 5, 9, 255}, "nearest: ids are never mixed"
 
 
 def test_padding_is_ignored_in_the_target(prepared: Prepared) -> None:

@@ -23,7 +23,7 @@ from pipeline.training.tasks import DistillationTask, SupervisedTask
 OPTIONS = {
     "architecture": "fpn",
     "encoder": "tu-tf_mobilenetv3_small_minimal_100",
-    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8},
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
 }
 SCHEDULE: dict[str, Any] = {
     "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "power": 0.9, "warmup": 1, "validate_every": 2, "precision": "fp32",

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.datasets._streets.world import Colour, Floats
 from pipeline.frames import Array
 
-MOODS = {"day": 30, "low_sun": 15, "overcast": 20, "dusk": 10, "night": 10, "fog": 7, "rain": 8}
+MOODS = {"day": 38, "low_sun": 14, "overcast": 22, "dusk": 8, "night": 8, "fog": 5, "rain": 5}
 
 
 @dataclass(frozen=True)

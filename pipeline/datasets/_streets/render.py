@@ -37,7 +37,7 @@ from pipeline.datasets._streets.world import (
 from pipeline.frames import Array
 
 VIEW = 95.0  # metres; what stands farther is left to the skyline
-SMALL_VIEW = 60.0  # metres; people, bicycles and signs beyond would be specks
+SMALL_VIEW = 40.0  # metres; people, bicycles and signs beyond would be specks
 _PAINTERS: dict[type[Any], Callable[..., None]] = {
     Building: paint_building,
     Tree: paint_tree,

@@ -1,0 +1,124 @@
+"""The sections of params.yaml that belong to plugins, each checked against the signature of its class."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pipeline import plugins
+from pipeline.errors import UserError, closest
+
+OPTION = ConfigDict(strict=True, allow_inf_nan=False)
+#: Facts that stages offer to plugins: not options.
+OFFERED = frozenset(
+    ["num_classes", "ignore_index"]
+    + [
+        f"{role}_{fact}"
+        for role in ("student", "teacher")
+        for fact in ("channels", "stage_channels", "output_stride", "divisor")
+    ]
+)
+#: pydantic's words for YAML's things.
+TYPES = {
+    "model_type": "a section",
+    "dict_type": "a section",
+    "list_type": "a list",
+    "tuple_type": "a list of two numbers",
+}
+
+
+def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
+    """Unknown plugins and wrong options, also in a file with other faults: as far as it can be read.
+
+    Args:
+        raw: params.yaml as it was parsed.
+        kinds: plugin kinds whose options are checked; their plugins are imported.
+    """
+    sections = list(_plugin_sections(raw))
+    for where, kind, name in _chosen(raw):
+        if name not in plugins.available(kind):
+            yield f"{where}: got '{name}'; pipeline/{kind} has no such file; {closest(name, plugins.available(kind))}"
+        elif kind != "models" and not any(section[1:3] == (kind, name) for section in sections):
+            sections.append((f"{'convert' if kind == 'runtimes' else kind}.{name}", kind, name, {}))
+    for where, kind, name, options in sections:
+        if name not in plugins.available(kind):
+            allowed = [*plugins.available(kind), *(["runtime"] if kind == "runtimes" else [])]
+            yield f"{where}: unknown key; {closest(name, allowed)}"
+        elif not isinstance(options, dict):
+            yield f"{where}: got {options!r}; allowed: a section"
+        elif kind in kinds:
+            yield from _option_faults(where, kind, name, options)
+
+
+def _chosen(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
+    """(where, plugin kind, plugin name) of every choice."""
+    students = _section(raw, "students")
+    choices = [
+        ("dataset", "datasets", raw.get("dataset")),
+        ("convert.runtime", "runtimes", _section(raw, "convert").get("runtime")),
+        ("teacher.model.name", "models", _section(raw, "teacher", "model").get("name")),
+        *((f"students.{key}.model.name", "models", _section(students, key, "model").get("name")) for key in students),
+        *((f"students.{key}.loss", "losses", _section(students, key).get("loss")) for key in students),
+    ]
+    return ((where, kind, name) for where, kind, name in choices if isinstance(name, str))
+
+
+def _plugin_sections(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """(where, plugin kind, plugin name, options) of every section of a plugin, chosen or not."""
+    for kind in ("datasets", "losses"):
+        for name, options in _section(raw, kind).items():
+            if isinstance(name, str) and isinstance(options, dict):  # else pydantic says so
+                yield f"{kind}.{name}", kind, name, options
+    for name, options in _section(raw, "convert").items():
+        if isinstance(name, str) and name != "runtime":
+            yield f"convert.{name}", "runtimes", name, options
+    models = {"teacher.model": _section(raw, "teacher", "model")}
+    students = _section(raw, "students")
+    models.update({f"students.{key}.model": _section(students, key, "model") for key in students})
+    for where, model in models.items():
+        if model.get("name") in plugins.available("models"):
+            yield where, "models", model["name"], {key: value for key, value in model.items() if key != "name"}
+
+
+def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
+    """What lies under these keys when it is a mapping, else an empty one."""
+    found: Any = raw
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _option_faults(where: str, kind: str, name: str, options: dict[str, Any]) -> Iterator[str]:
+    """Faults of one plugin section against the signature of its class."""
+    try:
+        plugin = plugins.load(kind, name)
+    except UserError as error:
+        yield f"{where}: {error}"
+        return
+    allowed = {key: p for key, p in plugins.signature(plugin).items() if key not in OFFERED}
+    hints = get_type_hints(plugin.__init__)
+    for key, value in options.items():
+        if key not in allowed:
+            yield f"{where}.{key}: unknown key; {closest(str(key), allowed)}"
+            continue
+        try:  # as JSON, because a tuple is a list there, and nothing else is taken for another type
+            TypeAdapter(hints[key], config=OPTION).validate_json(json.dumps(value, default=str))
+        except ValidationError as error:
+            yield f"{where}.{key}: got {value!r}; {' or '.join(dict.fromkeys(map(allowed_by, error.errors())))}"
+    for key, parameter in allowed.items():
+        if key not in options and parameter.default is inspect.Parameter.empty:
+            yield f"{where}.{key}: missing; it has no default"
+
+
+def allowed_by(problem: Mapping[str, Any]) -> str:
+    """The second half of a message: what one pydantic error says is allowed."""
+    if problem["type"] in TYPES:
+        return f"allowed: {TYPES[problem['type']]}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    message = problem["msg"].replace("Input should be ", "allowed: ")
+    return f"{message[0].lower()}{message[1:]}"

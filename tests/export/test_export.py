@@ -1,0 +1,152 @@
+"""Exported files: reproducible, free of traces, full of facts; and refused when they differ from torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.export import parity
+from pipeline.export.export import export_network
+from pipeline.export.graphs import DeployGraph
+from pipeline.export.onnx_file import export
+from pipeline.models import SegNetwork
+
+ROOT = Path(__file__).parents[2]
+FILES = ("core.onnx", "fp32.onnx", "fp16.onnx")
+AGAIN = """
+import sys
+from pathlib import Path
+import torch
+from pipeline.export.graphs import CoreGraph
+from pipeline.export.onnx_file import export
+from pipeline.training import network_artifact
+torch.set_num_threads(1)
+network, _ = network_artifact.load(Path(sys.argv[1]))
+export(CoreGraph(network), torch.zeros(1, 3, 128, 192), Path(sys.argv[2]), inputs="x", outputs="logits")
+"""
+
+
+def test_two_exports_in_one_process_have_the_same_bytes(tiny: SegNetwork, tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        graph = DeployGraph(tiny, input_size=(32, 48))
+        export(graph, torch.zeros(1, 32, 48, 3, dtype=torch.uint8), tmp_path / name, inputs="frames", outputs="labels")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_another_process_exports_the_same_bytes(student: Any, tmp_path: Path) -> None:
+    out = tmp_path / "core.onnx"
+    command = [sys.executable, "-c", AGAIN, str(student.parent.path), str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == student.onnx.file("core.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_trace_of_this_machine_is_left(student: Any, name: str) -> None:
+    model = onnx.load(student.onnx.file(name))
+    onnx.checker.check_model(model, full_check=True)
+    for tensor in model.graph.initializer:  # random weights may spell anything
+        tensor.ClearField("raw_data")
+    text = model.SerializeToString()
+    for trace in (str(ROOT), str(Path.home()), sys.prefix, "site-packages", ".py", "Traceback", "pkg.torch", "File "):
+        assert trace.encode() not in text, f"{name} holds {trace!r}"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx_runtime_reads_the_facts_in_the_file(student: Any, precision: str) -> None:
+    session = onnxruntime.InferenceSession(
+        str(student.onnx.file(f"{precision}.onnx")), providers=["CPUExecutionProvider"]
+    )
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["segpress"])
+    for key in ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters"):
+        assert facts[key] == student.parent.meta[key], key
+    assert (facts["precision"], facts["channel_order"]) == (precision, "BGR")
+    for side, tensor in (("input", session.get_inputs()[0]), ("output", session.get_outputs()[0])):
+        assert facts[side]["name"] == tensor.name
+        assert facts[side]["shape"] == tensor.shape
+        assert f"tensor({facts[side]['dtype']})" == tensor.type == "tensor(uint8)"
+
+
+def test_artifact_names_its_parent_and_its_parity(student: Any) -> None:
+    meta = student.onnx.meta
+    assert sorted(meta["files"]) == sorted(FILES)
+    assert meta["parents"] == {"network": student.parent.hash}
+    assert meta["parity"] == student.parity
+    assert meta["parity"]["core_max_difference"] <= 1e-3
+    assert 0.97 <= meta["parity"]["agreement"]["fp16"] <= 1
+
+
+def test_fp16_file_holds_float16_only(student: Any) -> None:
+    model = onnx.load(student.onnx.file("fp16.onnx"))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    kept = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:3]}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 40
+    assert {types[name] for node in convolutions for name in node.input[1:]} == {TensorProto.FLOAT16}
+    assert not [name for name, kind in types.items() if kind == TensorProto.FLOAT and name not in kept]
+    values = (*model.graph.input, *model.graph.output)
+    assert [value.type.tensor_type.elem_type for value in values] == [TensorProto.UINT8, TensorProto.UINT8]
+    size = {name: student.onnx.file(name).stat().st_size for name in FILES}
+    assert size["fp16.onnx"] < 0.6 * size["fp32.onnx"]
+
+
+def altered(student: Any, folder: Path, name: str, change: Any) -> Path:
+    """A copy of the ONNX artifact's files, one of them with its classifier weights changed."""
+    shutil.copytree(student.onnx.path, folder)
+    model = onnx.load(folder / name)
+    classifier = [node for node in model.graph.node if node.op_type == "Conv"][-1].input[1]
+    for tensor in model.graph.initializer:
+        if tensor.name == classifier:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), classifier))
+    onnx.save(model, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("core.onnx", lambda w: w * np.float32(1.01), "core.onnx differs from torch"),
+        ("core.onnx", lambda w: w * np.float32(np.nan), "core.onnx differs from torch by nan"),
+        ("fp32.onnx", lambda w: w[::-1], r"fp32.onnx agrees with torch on .*%.*needed: 99.9%"),
+        ("fp16.onnx", lambda w: w[::-1], r"fp16.onnx agrees with torch on .*%.*needed: 97.0%"),
+    ],
+    ids=["core", "core-nan", "fp32", "fp16"],
+)
+def test_parity_refuses_altered_weights(student: Any, tmp_path: Path, name: str, change: Any, message: str) -> None:
+    folder = altered(student, tmp_path / "onnx", name, change)
+    with pytest.raises(UserError, match=message):
+        parity.check(student.network, folder, student.frames[:2], label_stride=1)
+
+
+def test_parity_passes_what_was_exported(student: Any) -> None:
+    assert parity.check(student.network, student.onnx.path, student.frames, label_stride=1) == student.parity
+
+
+def test_label_stride_must_divide(student: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"export.label_stride: 5 does not divide input_size \[128, 192\]"):
+        export_network(student.network, student.parent, tmp_path / "x", frames=[], label_stride=5, built_with={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_check_leaves_nothing(
+    tiny: SegNetwork, student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "LOGITS_TOLERANCE", -1.0)
+    parent = artifact.Artifact(path=tmp_path, meta={**student.parent.meta, "input_size": [32, 48]})
+    frames = [np.zeros((32, 48, 3), np.uint8)]
+    with pytest.raises(UserError, match=r"core.onnx differs"):
+        export_network(tiny, parent, tmp_path / "x", frames=frames, label_stride=1, built_with={})
+    assert not list(tmp_path.iterdir())

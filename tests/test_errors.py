@@ -1,0 +1,109 @@
+"""One message and one exit status for what a user can mend; everything else keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import Faults, UserError, closest, command
+
+
+def faults(count: int, *, limit: int = 50) -> Faults:
+    found = Faults("file.yaml", limit=limit)
+    for index in range(count):
+        found.add(f"fault {index}")
+    return found
+
+
+def raiser(error: BaseException) -> Callable[[], int | None]:
+    def main() -> int | None:
+        raise error
+
+    return main
+
+
+def test_no_fault_raises_nothing() -> None:
+    faults(0).raise_if_any(advice="never read")
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 problem\n"), (2, "2 problems\n")])
+def test_faults_are_counted_and_end_with_the_advice(count: int, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        faults(count).raise_if_any(advice="mend them")
+    lines = str(caught.value).split("\n")
+    assert lines == ["file.yaml: " + said.strip(), *(f"  fault {index}" for index in range(count)), "mend them"]
+
+
+def test_only_the_limit_is_printed_and_the_rest_is_counted() -> None:
+    with pytest.raises(UserError) as caught:
+        faults(5, limit=2).raise_if_any()
+    assert str(caught.value).split("\n") == ["file.yaml: 5 problems", "  fault 0", "  fault 1", "  ... and 3 more"]
+
+
+def test_closest_names_one_or_lists_all() -> None:
+    assert closest("temprature", ["weight", "temperature"]) == "did you mean 'temperature'?"
+    assert closest("xyz", ["b", "a"]) == "allowed: a, b"
+    assert closest("xyz", []) == "allowed: nothing"
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_command_passes_the_status_on(returned: int | None, status: int) -> None:
+    assert command(lambda: returned)() == status
+
+
+def test_a_user_error_is_one_message_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(raiser(UserError("params.yaml: seed: missing")))() == 1
+    assert capsys.readouterr().err == "error: params.yaml: seed: missing\n"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
+def test_a_blocked_path_is_a_user_error_too(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(raiser(OSError(code, os.strerror(code), "/mnt/out")))() == 1
+    assert capsys.readouterr().err == f"error: /mnt/out: {os.strerror(code)}; mend that and run again\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), FileNotFoundError(errno.ENOENT, "bug")])
+def test_our_own_bugs_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error), match="bug"):
+        command(raiser(error))()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_status_130_and_a_second_one_waits_for_the_cleaning_up(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    steps: list[str] = []
+
+    def main() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            steps.append("not stopped")
+        finally:
+            os.kill(os.getpid(), number)
+            steps.append("cleaned up")
+
+    assert command(main)() == 130
+    assert steps == ["cleaned up"]
+    assert capsys.readouterr().err.startswith("interrupted: nothing half-written")
+    assert signal.getsignal(number) == before
+
+
+def test_a_background_job_goes_on_ignoring_sigint() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert command(lambda: os.kill(os.getpid(), signal.SIGINT))() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_wrapped_function_is_still_there(tmp_path: Path) -> None:
+    def main() -> None:
+        """What it does."""
+
+    assert command(main).__doc__ == "What it does."

@@ -1,0 +1,172 @@
+"""`prepare` checks every sample, says everything that is wrong at once, and writes all or nothing, byte for byte alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import datasets
+from pipeline.datasets import Dataset
+from pipeline.errors import UserError
+from pipeline.frames import Array, read_frame, read_label_map, write_png
+from pipeline.labels import LabelSpec
+from pipeline.preparation import prepare
+from pipeline.prepared import Prepared
+
+STREETS = {"train": 3, "val": 2, "sequence": 0, "size": [64, 96], "seed": 4}
+
+
+class Folder(Dataset):
+    """``<root>/<name>.png`` and ``<root>/<name>_label.png``; ``listed`` names the splits."""
+
+    labels = LabelSpec(names=("road", "car", "sky"), palette=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+
+    def __init__(self, root: Path, listed: dict[str, list[str]]) -> None:
+        self.root, self.listed = root, listed
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return dict(self.listed)
+
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        return read_frame(self.root / f"{name}.png"), read_label_map(self.root / f"{name}_label.png")
+
+    def add(self, name: str, label: list[list[int]], *, size: tuple[int, int] = (2, 4)) -> None:
+        frame = np.full((*size, 3), sum(name.encode()) % 251, np.uint8)
+        write_png(self.root / f"{name}.png", frame)
+        write_png(self.root / f"{name}_label.png", np.array(label, np.uint8))
+
+
+GOOD = [[0, 0, 1, 255], [0, 2, 1, 255]]
+
+
+def folder_of(root: Path, **splits: list[str]) -> Folder:
+    made = Folder(root, splits)
+    for name in {name for names in splits.values() for name in names}:
+        made.add(name, GOOD)
+    return made
+
+
+def run(dataset: Dataset, out: Path, **options: Any) -> dict[str, Any]:
+    return prepare(dataset, out, name="folder", options=options, progress=lambda split, total: None)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    for out in (tmp_path / "a", tmp_path / "other" / "b"):
+        prepare(
+            datasets.build("streets", STREETS), out, name="streets", options=STREETS, progress=lambda split, total: None
+        )
+    first, second = snapshot(tmp_path / "a"), snapshot(tmp_path / "other" / "b")
+    assert len(first) == 1 + 2 * 5 and first == second
+
+
+def test_what_was_written_is_what_the_data_set_holds(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"], test=[])
+    run(dataset, tmp_path / "out")
+    prepared = Prepared(tmp_path / "out")
+    assert prepared.splits == {"train": ["a", "b"], "val": ["c"], "test": []}
+    assert prepared.labels == Folder.labels and prepared.name == "folder"
+    for split, names in prepared.splits.items():
+        for name, (frame, label) in zip(names, prepared.split(split), strict=True):
+            expected_frame, expected_label = dataset.read(split, name)
+            assert np.array_equal(frame, expected_frame) and np.array_equal(label, expected_label)
+
+
+def test_class_share_is_counted_by_hand(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"], test=[])
+    dataset.add("b", [[2, 2, 2, 2], [2, 2, 2, 0]])
+    dataset.add("c", [[255] * 4] * 2)
+    share = run(dataset, tmp_path / "out")["class_share"]
+    assert share["train"] == {"road": round(4 / 14, 6), "car": round(2 / 14, 6), "sky": round(8 / 14, 6)}
+    assert share["val"] == share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
+
+
+def test_progress_is_called_before_every_sample(tmp_path: Path) -> None:
+    calls: list[tuple[str, int]] = []
+    dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"])
+    prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *call: calls.append(call))
+    assert calls == [("train", 2), ("train", 2), ("val", 1)]
+
+
+def test_paths_stay_out_of_the_facts(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path / "raw", train=["a"], val=["c"])
+    run(dataset, tmp_path / "out", root=str(tmp_path), download=False, seed=3)
+    text = (tmp_path / "out" / "meta.json").read_text()
+    assert json.loads(text)["options"] == {"seed": 3}
+    assert str(tmp_path) not in text
+
+
+def broken(root: Path) -> Folder:
+    dataset = folder_of(root, train=[f"t{i}" for i in range(7)], val=["v0", "v1", "t0"])
+    (root / "t1.png").write_bytes(b"no image")
+    (root / "t2_label.png").write_bytes((root / "t3_label.png").read_bytes()[:50])
+    dataset.add("t3", GOOD, size=(4, 2))
+    dataset.add("t4", [[0, 3, 1, 254], [0, 0, 0, 255]])
+    (root / "t5_label.png").unlink()
+    (root / "v1.png").write_bytes((root / "t6.png").read_bytes())
+    dataset.listed["train"].append("t6")
+    dataset.listed["test"] = []
+    return dataset
+
+
+FAULTS = [
+    "train/t1: {root}/t1.png: not a readable image",
+    "train/t2: {root}/t2_label.png: not a readable image",
+    "train/t3: image is (4, 2), its label (2, 4) (height, width); they must be equal",
+    "train/t4: label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
+    "train/t5: {root}/t5_label.png: no such file",
+    "train/t6: listed 2 times; names must be unique",
+    "val/t0: the same name as train/t0; splits must be disjoint",
+    "val/t0: the same image as train/t0; splits must be disjoint",
+    "val/v1: the same image as train/t6; splits must be disjoint",
+]
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: bool) -> None:
+    out = tmp_path / "made" / "out"
+    if older:
+        run(folder_of(tmp_path / "good", train=["a"], val=["b"]), out)
+    before = snapshot(tmp_path / "made")
+    with pytest.raises(UserError) as caught:
+        run(broken(tmp_path / "raw"), out)
+    first, *faults, last = str(caught.value).split("\n")
+    assert first == f"data set folder: {len(FAULTS)} problems"
+    for expected in FAULTS:
+        assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
+    assert len(faults) == len(FAULTS)
+    assert last.startswith("nothing was written; mend or remove")
+    assert snapshot(tmp_path / "made") == before
+    assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
+
+
+@pytest.mark.parametrize("splits", [{"train": ["a"], "val": []}, {"train": ["a"]}])
+def test_an_empty_or_missing_split_is_refused(tmp_path: Path, splits: dict[str, list[str]]) -> None:
+    with pytest.raises(UserError, match="1 problem\n  split val: empty; it needs at least one sample"):
+        run(folder_of(tmp_path / "raw", **splits), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_twice_in_one_split_is_no_leak(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"])
+    (tmp_path / "raw" / "b.png").write_bytes((tmp_path / "raw" / "a.png").read_bytes())
+    assert run(dataset, tmp_path / "out")["splits"]["train"] == ["a", "b"]
+
+
+def test_prepared_names_what_it_lacks(tmp_path: Path) -> None:
+    run(folder_of(tmp_path / "raw", train=["a"], val=["b"]), tmp_path / "out")
+    with pytest.raises(UserError, match="has no split 'vall'; did you mean 'val'"):
+        Prepared(tmp_path / "out").split("vall")
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    del meta["splits"]
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"meta\.json: names no splits"):
+        Prepared(tmp_path / "out")
