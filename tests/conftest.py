@@ -60,7 +60,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
     classifier = network.net.segmentation_head[0]  # type: ignore[union-attr,index]
     with torch.no_grad():
-        batch = DeployGraph(network, input_size=size).normalise(torch.from_numpy(np.stack(frames)))
+        batch = DeployGraph(network, input_size=size).to_input(torch.from_numpy(np.stack(frames)))
         logits = network(batch).logits.transpose(0, 1).flatten(1)  # (K, pixels)
         classifier.weight /= logits.std(dim=1)[:, None, None, None]
         classifier.bias.copy_((classifier.bias - logits.mean(dim=1)) / logits.std(dim=1))

@@ -203,6 +203,7 @@ def test_equal_content_hashes_equal_wherever_and_whenever(tmp_path: Path) -> Non
     os.utime(second.file("a"), (0, 0))
     assert first.hash == second.hash
     assert (first.path / "meta.json").read_bytes() == (second.path / "meta.json").read_bytes()
+    assert artifact.files_hash({"a": "1", "b": "2"}) == artifact.files_hash({"b": "2", "a": "1"})
     assert make(tmp_path / "c", {"a": "1", "b": "3"}).hash != first.hash
     assert make(tmp_path / "d", {"a": "1", "c": "2"}).hash != first.hash
 

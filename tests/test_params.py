@@ -130,7 +130,10 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("export", "label_stride", 3), "export.label_stride: got 3; allowed: 1, 2 or 4"),
         (put("quantize", "percentile", 50), "quantize.percentile: got 50; allowed: greater than 50"),
         (put("budgets", "latency", 3), "budgets.latency: unknown key; did you mean 'latency_p99_ms'?"),
-        (put("dataset", "street"), "dataset: got 'street'; pipeline/datasets has no such file; did you mean 'streets'?"),
+        (
+            put("dataset", "street"),
+            "dataset: got 'street'; pipeline/datasets has no such file; did you mean 'streets'?",
+        ),
         (put("datasets", "camvd", {}), "datasets.camvd: unknown key; did you mean 'camvid'?"),
         (put("datasets", "camvid", "root", 5), "datasets.camvid.root: got 5; allowed: a valid string"),
         (put("datasets", "streets", "size", [1, "2"]), "datasets.streets.size: got [1, '2']; allowed: a valid integer"),
@@ -201,7 +204,12 @@ def test_kinds_choose_whose_options_are_checked(tmp_path: Path, kind: str) -> No
             section["wrong"] = 1
         raw["teacher"]["model"]["wrong"] = 1
 
-    where = {"datasets": "datasets.camvid", "losses": "losses.kd", "models": "teacher.model", "runtimes": "convert.tens"}
+    where = {
+        "datasets": "datasets.camvid",
+        "losses": "losses.kd",
+        "models": "teacher.model",
+        "runtimes": "convert.tens",
+    }
     (fault,) = refused(tmp_path, break_all, kinds=(kind,))
     assert fault.startswith(where[kind]) and ".wrong: unknown key; allowed: " in fault
     assert len(refused(tmp_path, break_all)) == 4

@@ -1,4 +1,4 @@
-"""`prepare` checks every sample, says everything that is wrong at once, and writes all or nothing, byte for byte alike."""
+"""`prepare` checks every sample, says all that is wrong at once, and writes all or nothing, byte for byte alike."""
 
 from __future__ import annotations
 

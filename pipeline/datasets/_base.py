@@ -31,7 +31,8 @@ class Dataset(ABC):
             frame (H, W, 3) BGR uint8, label map (H, W) uint8 train ids with ``labels.ignore_index`` where ignored.
 
         Raises:
-            UserError: unreadable or missing file, sizes differ, id out of range; the message names the file.
+            UserError: no such sample; unreadable or missing file, sizes differ, id out of range (the message names the
+                file).
         """
 
 

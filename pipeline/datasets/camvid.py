@@ -78,6 +78,8 @@ class CamVid(Dataset):
         return {split: list(pairs) for split, pairs in self.pairs.items()}
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
+        if name not in self.pairs.get(split, {}):
+            raise UserError(f"CamVid has no sample {name!r} in {split!r}; it has what {split}.txt lists")
         image, mask = self.pairs[split][name]
         frame, label = read_frame(image), read_label_map(mask)
         if frame.shape[:2] != label.shape:

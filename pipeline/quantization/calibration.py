@@ -47,7 +47,9 @@ def collect(
     for frame in frames:
         for name, value in zip(names, session.run(names, {source: frame[np.newaxis]}), strict=True):
             if not np.isfinite(value).all():
-                raise UserError(f"{onnx_file}: tensor '{name}' is not finite on a calibration frame; the network is broken")
+                raise UserError(
+                    f"{onnx_file}: tensor '{name}' is not finite on a calibration frame; the network is broken"
+                )
             histograms[name].add(value)
         count += 1
         progress()

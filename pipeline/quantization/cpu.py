@@ -79,7 +79,9 @@ def feed_pixels(model: onnx.ModelProto) -> None:
     frame = graph.input[0].name
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == frame)
     transpose = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == cast.output[0])
-    quantise = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == transpose.output[0])
+    quantise = next(
+        node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == transpose.output[0]
+    )
     transpose.input[0] = frame
     for node in graph.node:
         for index, name in enumerate(node.input):

@@ -76,7 +76,8 @@ class Graph:
         return [
             node
             for node in self.nodes
-            if any(name in started for name in node.output) and (node.name in weighted or any(n in leads for n in node.output))
+            if any(name in started for name in node.output)
+            and (node.name in weighted or any(n in leads for n in node.output))
         ]
 
     @property
@@ -94,7 +95,7 @@ class Graph:
         if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in self.initializers:
             return False
         if node.op_type in ("Gemm", "MatMul"):
-            return min(self.initializers[node.input[1]].dims) >= SMALLEST_MATRIX
+            return bool(min(self.initializers[node.input[1]].dims) >= SMALLEST_MATRIX)
         return NORMALISER not in node.input
 
     def float_activations(self) -> list[str]:

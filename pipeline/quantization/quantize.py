@@ -48,8 +48,14 @@ def quantize(
     float_file = source.file("fp32.onnx")
     histograms = calibration.collect(float_file, frames, threads=THREADS, progress=progress)
     found = calibration.ranges(histograms, method=method, percentile=percentile)
-    carried = {key: value for key, value in source.meta.items() if key not in ("kind", "format", "files", "parents", "parity")}
-    calibrated = {"method": method, "float_head": float_head, **({"percentile": percentile} if method == "percentile" else {})}
+    carried = {
+        key: value for key, value in source.meta.items() if key not in ("kind", "format", "files", "parents", "parity")
+    }
+    calibrated = {
+        "method": method,
+        "float_head": float_head,
+        **({"percentile": percentile} if method == "percentile" else {}),
+    }
     meta = {**carried, **facts, "precision": "int8", "calibration": calibrated, "parents": {"onnx": source.hash}}
     with artifact.create(out, kind="int8", meta=meta) as folder:
         artifact.write_text(folder / RANGES, artifact.dump_json(found))

@@ -89,7 +89,9 @@ class Placement:
             zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
             self.pairs[name] = (
                 helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_q"], name=f"{name}_quantize"),
-                helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], name=f"{name}_dequantize"),
+                helper.make_node(
+                    "DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], name=f"{name}_dequantize"
+                ),
             )
         node.input[index] = f"{name}_dq"
 

@@ -26,6 +26,7 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, npt.NDArray[Any]] = {}
         self.rng = np.random.default_rng(0)
+        self.normaliser = False  # preprocessing as Mul and Add, or as the 1x1 convolution of our exports
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
@@ -47,12 +48,15 @@ class Net:
     def model(self) -> onnx.ModelProto:
         """With the preprocessing before it (frames -> x) and upsampling and argmax after it (logits -> labels)."""
         body, self.nodes = self.nodes, []
-        self.constant("scale", np.float32([1 / 64, 1 / 50, 1 / 40]).reshape(1, 3, 1, 1))
-        self.constant("shift", np.float32([-2.0, -1.5, -2.5]).reshape(1, 3, 1, 1))
+        scale, shift = np.float32([1 / 64, 1 / 50, 1 / 40]), np.float32([-2.0, -1.5, -2.5])
         self.add("Cast", ["frames"], "pixels", to=TensorProto.FLOAT)
         self.add("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2])
-        self.add("Mul", ["planes", "scale"], "scaled")
-        self.add("Add", ["scaled", "shift"], "x")
+        if self.normaliser:
+            weight = self.constant("normalise.weight", np.diag(scale)[:, ::-1, None, None].copy())
+            self.add("Conv", ["planes", weight, self.constant("normalise.bias", shift)], "x")
+        else:
+            self.add("Mul", ["planes", self.constant("scale", scale.reshape(1, 3, 1, 1))], "scaled")
+            self.add("Add", ["scaled", self.constant("shift", shift.reshape(1, 3, 1, 1))], "x")
         self.nodes += body
         self.constant("size", np.int64([1, CLASSES, SIZE, SIZE]))
         self.add("Resize", ["logits", "", "", "size"], "up", mode="linear")
@@ -127,14 +131,33 @@ def upsampled(net: Net) -> None:
 def other_layers(net: Net) -> None:
     """ConvTranspose, Gemm with and without transB, MatMul: weights whose output channels lie on different axes."""
     net.add("Relu", [net.conv("x", "a", 3, 8, strides=[2, 2])], "a_relu")
-    net.add("ConvTranspose", ["a_relu", net.weight("t.w", 8, 6, 2, 2)], "t", strides=[2, 2])
+    net.add("ConvTranspose", ["a_relu", net.weight("t.w", 8, 16, 2, 2)], "t", strides=[2, 2])
     net.add("Flatten", [net.add("GlobalAveragePool", ["t"], "pooled")], "flat")
-    net.add("Gemm", ["flat", net.weight("g.w", 7, 6), net.weight("g.b", 7)], "g", transB=1)
-    net.add("Gemm", ["g", net.weight("h.w", 7, 6), net.weight("h.b", 6)], "h")
-    net.add("MatMul", ["h", net.weight("m.w", 6, 6)], "m")
-    net.add("Reshape", ["m", net.constant("column", np.int64([1, 6, 1, 1]))], "gate")
+    net.add("Gemm", ["flat", net.weight("g.w", 17, 16), net.weight("g.b", 17)], "g", transB=1)
+    net.add("Gemm", ["g", net.weight("h.w", 17, 18), net.weight("h.b", 18)], "h")
+    net.add("MatMul", ["h", net.weight("m.w", 18, 16)], "m")
+    net.add("Reshape", ["m", net.constant("column", np.int64([1, 16, 1, 1]))], "gate")
     net.add("Mul", ["t", "gate"], "gated")
-    net.conv("gated", "logits", 6, CLASSES, kernel=1)
+    net.conv("gated", "logits", 16, CLASSES, kernel=1)
+
+
+def pooled(net: Net) -> None:
+    """Adaptive pooling as two matrix products, as PSPNet has it: 16 x 16 -> 3 x 3."""
+    net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
+    matrix = np.zeros((3, SIZE), np.float32)
+    for row, (start, end) in enumerate([(0, 6), (5, 11), (10, 16)]):
+        matrix[row, start:end] = 1 / (end - start)
+    net.add("MatMul", [net.constant("rows", matrix), "a_relu"], "by_rows")
+    net.add("MatMul", ["by_rows", net.constant("columns", matrix.T.copy())], "bins")
+    net.add("Relu", [net.conv("bins", "b", 8, 8, kernel=1)], "b_relu")
+    net.add("Resize", ["b_relu", "", "", net.constant("back", np.int64([1, 8, SIZE, SIZE]))], "bigger", mode="linear")
+    net.add("Concat", ["bigger", "a_relu"], "both", axis=1)
+    net.conv("both", "logits", 16, CLASSES, kernel=1)
+
+
+def normalised(net: Net) -> None:
+    net.normaliser = True
+    depthwise(net)
 
 
 PATTERNS: dict[str, Callable[[Net], None]] = {
@@ -147,6 +170,8 @@ PATTERNS: dict[str, Callable[[Net], None]] = {
     "squeeze_mean": lambda net: squeeze(net, mean=True),
     "upsampled": upsampled,
     "other_layers": other_layers,
+    "pooled": pooled,
+    "normalised": normalised,
 }
 
 

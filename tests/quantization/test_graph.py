@@ -17,6 +17,7 @@ BEFORE = ["pixels", "planes", "scaled", "x"]
 AFTER = ["up", "ids", "labels"]
 PATTERNS = [
     "one_conv", "residual", "projection", "concat", "depthwise", "squeeze", "squeeze_mean", "upsampled", "other_layers",
+    "pooled", "normalised",
 ]  # fmt: skip
 
 
@@ -24,9 +25,18 @@ PATTERNS = [
 def test_body_is_all_between_preprocessing_and_upsampling(make: Callable[..., onnx.ModelProto], name: str) -> None:
     model = make(name)
     names = [node.name for node in model.graph.node]
-    assert [node.name for node in Graph(model).body] == names[len(BEFORE) : -len(AFTER)]
-    assert (names[: len(BEFORE)], names[-len(AFTER) :]) == (BEFORE, AFTER)
+    before = [name for name in BEFORE if name in names]
+    assert [node.name for node in Graph(model).body] == names[len(before) : -len(AFTER)]
+    assert (names[: len(before)], names[-len(AFTER) :]) == (before, AFTER)
     assert Graph(model).classifier.name == "logits"
+
+
+def test_the_normaliser_is_preprocessing(make: Callable[..., onnx.ModelProto]) -> None:
+    found = Graph(make("normalised")).normaliser
+    assert found is not None
+    assert (found.name, found.op_type) == ("x", "Conv")
+    assert not Graph(make("normalised")).is_weighted(found)
+    assert Graph(make("depthwise")).normaliser is None
 
 
 def longest(model: onnx.ModelProto, tensor: str) -> int:

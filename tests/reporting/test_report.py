@@ -15,6 +15,7 @@ import pytest
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import write_png
+from pipeline.params import load as load_params
 from pipeline.reporting import page, table, wording
 from pipeline.reporting.measured import Result
 from pipeline.reporting.results import load
@@ -322,7 +323,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 def test_stage_writes_page_and_table_then_shows_them(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project.add("kd")
+    for student in load_params(ROOT / "params.yaml", kinds=()).students:
+        project.add(student)
     out = tmp_path / "report"
     places = ("--dataset", project.dataset, "--predictions", project.predictions, "--out", out)
     assert stage(monkeypatch, "--results", project.results, *places) == 0

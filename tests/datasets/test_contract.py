@@ -1,0 +1,92 @@
+"""What every data set promises: unique names, disjoint splits, ids in range, equal shapes, the same bits every time."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import datasets
+from pipeline.datasets import Dataset
+from pipeline.errors import UserError
+
+SMALL: dict[str, dict[str, Any]] = {"streets": {"train": 3, "val": 2, "sequence": 2, "size": [64, 96], "seed": 1}}
+
+
+@pytest.fixture(params=datasets.available())
+def small(request: pytest.FixtureRequest, camvid_root: Path) -> tuple[str, dict[str, Any]]:
+    """Name and options of every data set plugin, small. A new plugin needs an entry here."""
+    options = {**SMALL, "camvid": {"root": str(camvid_root)}}
+    assert request.param in options, f"the contract of {request.param} is not tested: add options for a small one"
+    return request.param, options[request.param]
+
+
+@pytest.fixture
+def dataset(small: tuple[str, dict[str, Any]]) -> Dataset:
+    return datasets.build(*small)
+
+
+def samples(dataset: Dataset) -> list[tuple[str, str]]:
+    return [(split, name) for split, names in dataset.splits().items() for name in names]
+
+
+def test_train_and_val_are_there(dataset: Dataset) -> None:
+    assert dataset.splits()["train"] and dataset.splits()["val"]
+
+
+def test_names_are_unique_over_all_splits_and_safe_as_file_names(dataset: Dataset) -> None:
+    names = list(chain.from_iterable(dataset.splits().values()))
+    assert len(set(names)) == len(names)
+    assert all(name and not name.startswith((".", "/")) and ".." not in name for name in names)
+
+
+def test_splits_come_in_the_same_order_every_time(small: tuple[str, dict[str, Any]]) -> None:
+    first, second = datasets.build(*small), datasets.build(*small)
+    assert samples(first) == samples(first) == samples(second)
+
+
+def test_no_image_is_in_two_splits(dataset: Dataset) -> None:
+    where: dict[bytes, str] = {}
+    for split, name in samples(dataset):
+        assert where.setdefault(dataset.read(split, name)[0].tobytes(), split) == split, name
+
+
+def test_labels_are_named_and_coloured(dataset: Dataset) -> None:
+    labels = dataset.labels
+    assert labels.num_classes > 1 and all(name == name.strip().lower() and name for name in labels.names)
+    assert len(set(labels.palette)) == labels.num_classes, "two classes share a colour"
+
+
+def test_samples_have_the_declared_types_shapes_and_ids(dataset: Dataset) -> None:
+    allowed = {*range(dataset.labels.num_classes), dataset.labels.ignore_index}
+    for split, name in samples(dataset):
+        frame, label = dataset.read(split, name)
+        assert frame.dtype == np.uint8 and label.dtype == np.uint8
+        assert frame.shape == (*label.shape, 3) and label.ndim == 2
+        assert set(np.unique(label).tolist()) <= allowed
+
+
+def test_reads_do_not_depend_on_what_was_read_before(small: tuple[str, dict[str, Any]]) -> None:
+    first, second = datasets.build(*small), datasets.build(*small)
+    forward = {key: first.read(*key) for key in samples(first)}
+    for key in reversed(samples(second)):
+        for expected, got in zip(forward[key], second.read(*key), strict=True):
+            assert np.array_equal(expected, got)
+
+
+def test_a_read_belongs_to_the_caller(dataset: Dataset) -> None:
+    key = samples(dataset)[0]
+    frame, label = dataset.read(*key)
+    before = frame.copy(), label.copy()
+    frame[:], label[:] = 7, 7
+    for expected, got in zip(before, dataset.read(*key), strict=True):
+        assert np.array_equal(expected, got)
+
+
+@pytest.mark.parametrize("key", [("train", "no such name"), ("no such split", "x")])
+def test_unknown_samples_are_user_errors(dataset: Dataset, key: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=r"has no (sample|split) "):
+        dataset.read(*key)

@@ -1,0 +1,124 @@
+"""The CPU file: uint8 activations, int8 weights a channel, and kernels that ONNX Runtime fuses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from pipeline.quantization import cpu
+
+
+def written(calibrated: Any, name: str, folder: Path, *, float_head: bool) -> tuple[onnx.ModelProto, Any, Any]:
+    source, ranges = calibrated(name)
+    cpu.quantize(source, folder / "int8.onnx", ranges, float_head=float_head)
+    model = onnx.load(folder / "int8.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    return model, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}, ranges
+
+
+def optimised(file: Path, folder: Path) -> onnx.ModelProto:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx")
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "squeeze", "upsampled"])
+def test_types_and_scales(calibrated: Any, tmp_path: Path, name: str) -> None:
+    model, constants, ranges = written(calibrated, name, tmp_path, float_head=False)
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert quantizers
+    for node in quantizers:
+        assert constants[node.input[2]].dtype == np.uint8
+        assert constants[node.input[1]].ndim == 0
+    scale = constants[next(node for node in quantizers if node.input[0] == "x").input[1]]
+    low, high = ranges["x"]
+    assert scale == pytest.approx((high - low) / 255, rel=1e-5)
+    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    per_channel = [n for n in weights if constants[n.input[0]].ndim == 4]
+    assert len(per_channel) == sum(node.op_type == "Conv" for node in model.graph.node)
+    for node in per_channel:
+        values, scales, zeros = (constants[name] for name in node.input)
+        assert values.dtype == np.int8
+        assert scales.shape == (values.shape[0],)
+        assert not zeros.any()
+
+
+def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
+    float_layers = sum(n.op_type == "Conv" for n in onnx.load(student.onnx.file("fp32.onnx")).graph.node)
+    kinds = Counter(n.op_type for n in optimised(student.int8.file("int8_cpu.onnx"), tmp_path).graph.node)
+    assert kinds["QLinearConv"] == float_layers - 1  # all but the classifier
+    assert kinds["Conv"] + kinds["FusedConv"] == 1
+    assert student.int8.file("int8_cpu.onnx").stat().st_size < 0.4 * student.onnx.file("fp32.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("float_head", [True, False])
+def test_the_classifier_is_float_when_asked(calibrated: Any, tmp_path: Path, float_head: bool) -> None:
+    model, constants, _ = written(calibrated, "depthwise", tmp_path, float_head=float_head)
+    maker = {name: node.op_type for node in model.graph.node for name in node.output}
+    classifier = next(node for node in model.graph.node if node.name == "logits")
+    assert (classifier.input[1] in constants) == float_head
+    assert (maker.get(classifier.input[1]) == "DequantizeLinear") == (not float_head)
+
+
+@pytest.mark.parametrize("float_head", [True, False])
+def test_before_and_after_the_network_nothing_is_quantized(calibrated: Any, tmp_path: Path, float_head: bool) -> None:
+    model, _, _ = written(calibrated, "residual", tmp_path, float_head=float_head)
+    maker = {name: node.op_type for node in model.graph.node for name in node.output}
+    nodes = {node.name: node for node in model.graph.node}
+    for name in ("planes", "scaled", "x", "ids", "labels"):
+        assert maker.get(nodes[name].input[0]) != "DequantizeLinear", name
+
+
+def test_the_normaliser_reads_the_pixels_in_integers(
+    calibrated: Any, make: Any, frames: Any, evaluate: Any, tmp_path: Path
+) -> None:
+    model, constants, ranges = written(calibrated, "normalised", tmp_path, float_head=True)
+    readers = {node.op_type for node in model.graph.node if "frames" in node.input}
+    assert readers == {"Transpose"}
+    assert [node.name for node in model.graph.node if node.op_type == "Cast"] == ["labels"]
+    kinds = Counter(node.op_type for node in optimised(tmp_path / "int8.onnx", tmp_path).graph.node)
+    assert kinds["QLinearConv"] == 3  # the normaliser, a and deep
+    low, high = ranges["x"]
+    quantize = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "x")
+    scale, zero = (float(constants[name]) for name in quantize.input[1:])
+    for frame in frames:
+        plain = evaluate(make("normalised"), frame, ["x"])["x"]
+        levels = evaluate(model, frame, [quantize.output[0]])[quantize.output[0]].astype(np.float64)
+        assert np.abs((levels - zero) * scale - np.clip(plain, low, high)).max() <= 1.01 * scale
+
+
+def test_pooling_matrices_stay_in_float(calibrated: Any, tmp_path: Path) -> None:
+    model, constants, _ = written(calibrated, "pooled", tmp_path, float_head=True)
+    nodes = {node.name: node for node in model.graph.node}
+    assert "rows" in nodes["by_rows"].input
+    assert "columns" in nodes["bins"].input
+    assert constants["rows"].dtype == constants["columns"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["int8_cpu.onnx", "int8_tensorrt.onnx"])
+def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    int8, fp32 = (
+        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        for file in (student.int8.file(name), student.onnx.file("fp32.onnx"))
+    )
+    agreement = [
+        float((int8.run(None, {"frames": f[None]})[0] == fp32.run(None, {"frames": f[None]})[0]).mean())
+        for f in student.frames
+    ]
+    assert np.mean(agreement) > 0.9
+    facts = json.loads(int8.get_modelmeta().custom_metadata_map["segpress"])
+    assert (facts["precision"], facts["classes"]) == ("int8", list("abcde"))
+    assert facts["parents"] == {"onnx": student.onnx.hash}

@@ -1,0 +1,168 @@
+"""ONNX Runtime: engines compute what their file says, are reproducible, and refuse what does not fit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pipeline import runtimes
+from pipeline.errors import UserError
+from pipeline.runtimes import _cuda
+from pipeline.runtimes import onnxruntime as plugin
+
+SOURCES = [("onnx", "fp32.onnx"), ("onnx", "fp16.onnx"), ("int8", "int8_cpu.onnx"), ("int8", "int8_tensorrt.onnx")]
+
+
+@pytest.mark.parametrize(("kind", "name"), SOURCES[:3])  # the last one is for TensorRT
+def test_an_engine_runs_as_its_unoptimised_file(
+    student: Any, plain_run: Callable[..., Any], tmp_path: Path, kind: str, name: str
+) -> None:
+    source = getattr(student, kind).file(name)
+    runtime = runtimes.build("onnxruntime", {"threads": 1})
+    assert runtime.build(source, tmp_path / "engine.onnx")["provider"] == "CPUExecutionProvider"
+    engine = runtime.load(tmp_path / "engine.onnx")
+    assert (engine.input_size, engine.output_size) == ((128, 192), (128, 192))
+    same = []
+    for frame in student.frames:
+        labels = engine.run(frame[None])
+        assert (labels.dtype, labels.shape) == (np.uint8, (1, 128, 192))
+        same.append(labels == plain_run(source, frame[None]))
+    assert np.mean(same) > (0.999 if name == "fp32.onnx" else 0.97)
+    engine.close()
+
+
+@pytest.mark.parametrize(("kind", "name"), SOURCES)
+def test_builds_have_the_same_bytes(student: Any, tmp_path: Path, kind: str, name: str) -> None:
+    runtime = runtimes.build("onnxruntime", {"threads": 1})
+    built = set()
+    for run in range(5):
+        runtime.build(getattr(student, kind).file(name), tmp_path / f"{run}.onnx")
+        built.add((tmp_path / f"{run}.onnx").read_bytes())
+    assert len(built) == 1
+    assert str(tmp_path).encode() not in built.pop()
+
+
+def test_engines_are_optimised(student: Any, tmp_path: Path) -> None:
+    runtimes.build("onnxruntime", {}).build(student.onnx.file("fp32.onnx"), tmp_path / "engine.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "engine.onnx").graph.node]
+    assert "FusedConv" in kinds
+    assert len(kinds) < 0.8 * len(onnx.load(student.onnx.file("fp32.onnx")).graph.node)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((1, 64, 192, 3), np.uint8),
+        np.zeros((1, 192, 128, 3), np.uint8),
+        np.zeros((2, 128, 192, 3), np.uint8),
+        np.zeros((128, 192, 3), np.uint8),
+        np.zeros((1, 3, 128, 192), np.uint8),
+        np.zeros((1, 128, 192, 3), np.float32),
+    ],
+    ids=["height", "swapped", "batch", "no batch", "channels first", "float"],
+)
+def test_frames_that_do_not_fit_are_refused(engine_folder: Path, frames: Any) -> None:
+    engine, _ = runtimes.open_engine(engine_folder)
+    with pytest.raises(UserError, match=r"this engine takes \(1, 128, 192, 3\) uint8; resize them"):
+        engine.run(frames)
+
+
+def graph_file(file: Path, input_type: int, input_shape: list[Any], output_type: int, output_shape: list[Any]) -> Path:
+    """A Cast and a Reshape between the given tensors."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [1], [-1])
+    nodes = [helper.make_node("Reshape", ["frames", "shape"], ["flat"])]
+    nodes.append(helper.make_node("Cast", ["flat"], ["cast"], to=output_type))
+    sizes = [size if isinstance(size, int) else -1 for size in output_shape]
+    wanted = helper.make_tensor("wanted", TensorProto.INT64, [len(sizes)], sizes)
+    nodes.append(helper.make_node("Reshape", ["cast", "wanted"], ["labels"]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("frames", input_type, input_shape)],
+        [helper.make_tensor_value_info("labels", output_type, output_shape)],
+        [shape, wanted],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    return file
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        (TensorProto.FLOAT, [1, 4, 6, 3], TensorProto.UINT8, [1, 4, 18]),
+        (TensorProto.UINT8, [1, 4, 6, 3], TensorProto.INT64, [1, 4, 18]),
+        (TensorProto.UINT8, [1, 4, 18], TensorProto.UINT8, [1, 4, 18]),
+        (TensorProto.UINT8, [1, 4, 6, 3], TensorProto.UINT8, [72]),
+        (TensorProto.UINT8, [1, "h", 6, 3], TensorProto.UINT8, [1, "h", 18]),
+    ],
+    ids=["float in", "int64 out", "three axes in", "one axis out", "free height"],
+)
+def test_what_is_no_deploy_graph_is_refused(tmp_path: Path, tensors: Any) -> None:
+    file = graph_file(tmp_path / "g.onnx", *tensors)
+    with pytest.raises(UserError, match=r"not a deploy graph: input .*; needed: uint8 frames \(N, H, W, 3\) in"):
+        runtimes.build("onnxruntime", {}).load(file)
+
+
+def test_the_core_graph_is_no_engine(student: Any) -> None:
+    with pytest.raises(UserError, match=r"not a deploy graph: input tensor\(float\) \[1, 3, 128, 192\]"):
+        runtimes.build("onnxruntime", {}).load(student.onnx.file("core.onnx"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an onnx file", None], ids=["empty", "text", "missing"])
+def test_a_corrupt_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "broken.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    runtime = runtimes.build("onnxruntime", {})
+    with pytest.raises(UserError, match=r"broken.onnx: ONNX Runtime [\d.]+ cannot load it: "):
+        runtime.load(file)
+    with pytest.raises(UserError, match=r"broken.onnx: ONNX Runtime [\d.]+ cannot load it: "):
+        runtime.build(file, tmp_path / "out.onnx")
+
+
+@pytest.mark.skipif(_cuda.device() is not None, reason="this machine has a CUDA device; the test is about its absence")
+def test_cuda_never_falls_back_to_the_cpu(student: Any, facts: Any, tmp_path: Path) -> None:
+    options = {"provider": "cuda"}
+    runtime = runtimes.build("onnxruntime", options)
+    source = student.onnx.file("fp32.onnx")
+    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*convert.onnxruntime.provider"):
+        runtimes.build_engine(runtime, source, tmp_path / "e", name="onnxruntime", options=options, meta=facts)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*convert.onnxruntime.provider"):
+        runtime.load(source)
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_cuda_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    gpu = {"gpu": "NVIDIA Orin", "compute_capability": "8.7"}
+    monkeypatch.setattr(_cuda, "device", lambda: gpu)
+    found = runtimes.build("onnxruntime", {"provider": provider}).fingerprint()
+    assert {key: found.get(key) for key in gpu} == (gpu if provider == "cuda" else dict.fromkeys(gpu))
+    assert found["onnxruntime"].count(".") == 2
+    assert found["cpu"] == plugin.cpu_model() != ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, r"convert.onnxruntime.threads: got 0; at least 1"),
+        ({"provider": "gpu"}, r"convert.onnxruntime.provider: got 'gpu'; allowed: cpu, cuda"),
+        ({"thread": 2}, r"did you mean 'threads'"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        runtimes.build("onnxruntime", options)
+
+
+def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="pip install onnxruntime-gpu"):
+        plugin.OnnxRuntime()

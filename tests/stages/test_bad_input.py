@@ -1,0 +1,229 @@
+"""Stages as a user runs them: bad input is one message and status 1, an interruption 130; nothing is half-made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import artifact, runtimes
+from pipeline.evaluation.device import describe
+from pipeline.labels import LabelSpec
+
+ROOT = Path(__file__).parents[2]
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py"))
+LABELS = LabelSpec(names=("road", "car"), palette=((1, 1, 1), (2, 2, 2)))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def stage(name: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
+
+
+def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        stage(name, *arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def refused(name: str, *arguments: str | Path, out: Path | None) -> str:
+    """The message of a stage that must fail: status 1, one error, no traceback, no output and no scratch beside it."""
+    done = run(name, *arguments, *(["--out", out] if out else []))
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
+    assert out is None or not out.parent.exists() or list(out.parent.iterdir()) == []
+    return done.stderr[done.stderr.index("error: ") :]
+
+
+def params(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The committed params.yaml, changed."""
+    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    change(raw)
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(raw, stream)
+    return tmp_path / "params.yaml"
+
+
+def fake(path: Path, kind: str, **meta: Any) -> Path:
+    """An artifact that is well-formed and of no use."""
+    with artifact.create(path, kind=kind, meta={**LABELS.to_meta(), "input_size": [64, 96], **meta}) as folder:
+        (folder / "payload").write_text("x")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "made" / "out"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return fake(tmp_path / "dataset", "dataset", dataset="x", splits={"train": [], "val": []})
+
+
+def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
+    def camvid(raw: dict[str, Any]) -> None:
+        raw["dataset"] = "camvid"
+        raw["datasets"]["camvid"]["root"] = str(tmp_path / "nowhere")
+
+    said = refused("prepare", "--params", params(tmp_path, camvid), out=out)
+    assert said.startswith("error: datasets.camvid.root: ") and "nowhere is no folder; set it to" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number: int) -> None:
+    file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=100_000))
+    with subprocess.Popen(
+        stage("prepare", "--params", file, "--out", out), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(out.parent.glob(".out.partial-*/train/labels/*.png")):
+            assert process.poll() is None and time.monotonic() < deadline, "prepare never began"
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: nothing half-written" in errors and "Traceback" not in errors
+    assert list(out.parent.iterdir()) == []
+
+
+def test_params_that_are_missing_or_wrong(tmp_path: Path, out: Path) -> None:
+    onnx = ("--onnx", tmp_path, "--int8", tmp_path, "--device", tmp_path)
+    said = refused("convert", *onnx, "--params", tmp_path / "none.yaml", out=out)
+    assert said == f"error: {tmp_path}/none.yaml: no such file; run from the project's root\n"
+    file = params(tmp_path, lambda raw: raw["convert"].update(runtime="onnxruntme", onnxruntime={"threds": 1}))
+    said = refused("convert", *onnx, "--params", file, out=out)
+    assert "2 problems" in said and "did you mean 'onnxruntime'?" in said and "did you mean 'threads'?" in said
+
+
+def test_convert_without_a_device_or_with_a_foreign_one(tmp_path: Path, out: Path) -> None:
+    arguments = ("--onnx", tmp_path / "onnx", "--int8", tmp_path / "int8", "--device", tmp_path / "device.json")
+    said = refused("convert", *arguments, out=out)
+    assert said == f"error: {tmp_path}/device.json: no such file; write it with: dvc repro device\n"
+    (tmp_path / "device.json").write_text("{")
+    assert "device.json: not JSON" in refused("convert", *arguments, out=out)
+    (tmp_path / "device.json").write_text("{}")
+    assert "describes another machine or runtime; run dvc repro" in refused("convert", *arguments, out=out)
+
+
+def test_convert_without_onnx_or_with_another_artifact(tmp_path: Path, out: Path, dataset: Path) -> None:
+    name = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["convert"]["runtime"]
+    device = tmp_path / "device.json"
+    device.write_text(artifact.dump_json(describe(runtimes.build(name, {}), name=name)))
+    for onnx, expected in (
+        (tmp_path / "none", "no meta.json there"),
+        (dataset, "is a 'dataset' artifact; a 'onnx' is"),
+    ):
+        said = refused("convert", "--onnx", onnx, "--int8", onnx, "--device", device, out=out)
+        assert expected in said and str(onnx) in said
+
+
+def test_quantize_without_onnx(tmp_path: Path, out: Path, dataset: Path) -> None:
+    said = refused("quantize", "--onnx", tmp_path / "none", "--dataset", dataset, out=out)
+    assert said == f"error: {tmp_path}/none: no meta.json there, so it is no artifact; make it with: dvc repro\n"
+
+
+def test_export_with_another_artifact(out: Path, dataset: Path) -> None:
+    said = refused("export", "--network", dataset, "--dataset", dataset, out=out)
+    assert said == f"error: {dataset} is a 'dataset' artifact; a 'network' is needed here\n"
+
+
+def test_export_with_a_changed_network(tmp_path: Path, out: Path, dataset: Path) -> None:
+    network = fake(tmp_path / "network", "network")
+    (network / "payload").write_text("changed")
+    said = refused("export", "--network", network, "--dataset", dataset, out=out)
+    assert "payload 'payload' was changed after it was written" in said and "dvc repro -f" in said
+
+
+def test_check_without_a_device_or_a_teacher(tmp_path: Path, out: Path, dataset: Path) -> None:
+    teacher = fake(tmp_path / "teacher", "network")
+    rest = ("--student", teacher, "--engines", tmp_path, "--predictions", tmp_path / "p", "--dataset", dataset)
+    device = ("--device", tmp_path / "none.json")
+    said = refused("check", *rest, *device, "--teacher", teacher, out=out)
+    assert said == f"error: {tmp_path}/none.json: no such file; write it with: dvc repro device\n"
+    assert "a 'network' is needed here" in refused("check", *rest, *device, "--teacher", dataset, out=out)
+
+
+def results(tmp_path: Path, students: list[str], **changes: Any) -> tuple[str, Path, str, Path]:
+    """Results of these students, all passed, the last one changed; as arguments, with params.yaml of two students."""
+    (tmp_path / "results").mkdir()
+    for name in students:
+        facts = {"student": name, "passed": True, "variants": {"int8": {"miou": 50.0}}}
+        facts.update(changes if name == students[-1] else {})
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(facts))
+
+    def two(raw: dict[str, Any]) -> None:
+        student = next(iter(raw["students"].values()))
+        raw["students"] = {"one": student, "two": student}
+
+    return "--results", tmp_path / "results", "--params", params(tmp_path, two)
+
+
+def test_report_of_damaged_results(tmp_path: Path, out: Path, dataset: Path) -> None:
+    arguments = (*results(tmp_path, ["one", "two"], images="many"), "--dataset", dataset, "--predictions", tmp_path)
+    said = refused("report", *arguments, out=out)
+    assert "two.json: 1 problem\n  images: got 'many'; allowed: a whole number" in said and "dvc repro -f check" in said
+    (tmp_path / "results" / "one.json").write_text('{"student": ')
+    assert "one.json: not a results file" in refused("report", *arguments, out=out)
+
+
+def test_gate_passes_when_every_budget_holds(tmp_path: Path) -> None:
+    done = run("gate", *results(tmp_path, ["one", "two"]))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "every budget holds for one, two\n", "")
+
+
+def test_gate_fails_with_the_table_of_what_broke(tmp_path: Path) -> None:
+    violation = {"budget": "miou_drop", "variant": "int8", "limit": 1.0, "got": 2.5, "what": "lost 2.5 points"}
+    done = run("gate", *results(tmp_path, ["one", "two"], passed=False, violations=[violation]))
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: two broke a budget of params.yaml; change the student"
+    )
+    assert all(text in done.stdout for text in ("broken budgets", "two", "miou_drop", "1.0", "2.5", "lost 2.5 points"))
+    assert "one" not in done.stdout
+
+
+def test_gate_does_not_pass_what_was_not_measured(tmp_path: Path) -> None:
+    done = run("gate", *results(tmp_path, ["one"]))
+    assert done.returncode == 1 and done.stderr.startswith("error: two: not measured; run dvc repro check. ")
+    assert "not measured" in done.stdout and "broke" not in done.stderr
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+found = {}
+for file in sys.argv[1:]:
+    sys.argv, text = [file, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            runpy.run_path(file, run_name="__main__")
+    except SystemExit as exit:
+        found[file] = [exit.code, text.getvalue()]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="session")
+def helped() -> dict[str, tuple[int, str]]:
+    """Status and text of --help of every stage, in one process that imports the libraries once."""
+    files = [str(ROOT / "stages" / f"{name}.py") for name in STAGES]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *files], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    found: dict[str, tuple[int, str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_says_what_the_stage_does_and_takes(helped: dict[str, tuple[int, str]], name: str) -> None:
+    status, text = helped[str(ROOT / "stages" / f"{name}.py")]
+    assert status == 0 and text.startswith(f"usage: {name}.py")
+    assert ("--out" in text) == (name != "gate") and ("--params" in text) == (name != "infer")
