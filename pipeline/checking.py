@@ -151,9 +151,8 @@ def write_predictions(out: Path, predictions: Predictions, results: Mapping[str,
     """Write label maps for the report as an artifact of kind ``predictions``."""
     names = sorted(next(iter(predictions.values())))
     hashes = {variant: results["variants"][variant]["sha256"] for variant in predictions}
-    meta = {
-        **labels.to_meta(), "split": results["split"], "names": names, "variants": sorted(predictions), "sha256": hashes,
-    }  # fmt: skip
+    about = {"split": results["split"], "names": names, "variants": sorted(predictions), "sha256": hashes}
+    meta = {**labels.to_meta(), **about}
     with artifact.create(out, kind="predictions", meta=meta) as folder:
         for variant, maps in predictions.items():
             for name, label_map in maps.items():

@@ -32,7 +32,9 @@ def drop(variants: Mapping[str, Any], teacher: Mapping[str, Any], classes: Seque
     }
 
 
-def violations(budgets: Mapping[str, float | None], lost: Mapping[str, Any], int8: Mapping[str, Any]) -> list[dict[str, Any]]:
+def violations(
+    budgets: Mapping[str, float | None], lost: Mapping[str, Any], int8: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """The budgets that the INT8 engine breaks.
 
     Args:
@@ -43,8 +45,14 @@ def violations(budgets: Mapping[str, float | None], lost: Mapping[str, Any], int
     size_mb = round(int8["size_bytes"] / 1e6, 3)
     p99 = int8["latency_ms"]["p99"]
     checks = {
-        "miou_drop": (lost["miou_int8_vs_float"], "INT8 loses {got} mIoU against the float student; the budget allows {limit}"),
-        "class_drop": (lost["worst_class_drop"], f"class {lost['worst_class']} loses {{got}} IoU in INT8; the budget allows {{limit}}"),
+        "miou_drop": (
+            lost["miou_int8_vs_float"],
+            "INT8 loses {got} mIoU against the float student; the budget allows {limit}",
+        ),
+        "class_drop": (
+            lost["worst_class_drop"],
+            f"class {lost['worst_class']} loses {{got}} IoU in INT8; the budget allows {{limit}}",
+        ),
         "latency_p99_ms": (p99, "INT8 takes {got} ms at p99; the budget allows {limit}"),
         "size_mb": (size_mb, "the INT8 engine has {got} MB; the budget allows {limit}"),
     }

@@ -37,7 +37,9 @@ class ConfusionMatrix:
             UserError: shapes differ, or an id is neither a class nor ignored.
         """
         if label.shape != prediction.shape:
-            raise UserError(f"label is {label.shape}, prediction {prediction.shape}; resize the prediction to the label")
+            raise UserError(
+                f"label is {label.shape}, prediction {prediction.shape}; resize the prediction to the label"
+            )
         valid = label != self.ignore_index
         true, predicted = label[valid].astype(np.int64), prediction[valid].astype(np.int64)
         worst = max(true.max(initial=0), predicted.max(initial=0))

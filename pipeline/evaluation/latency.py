@@ -1,4 +1,4 @@
-"""Latency of engines: host frame in, host label map out, variants interleaved so that a noisy machine is fair to all."""
+"""Latency of engines: host frame in, host label map out, interleaved so that a noisy machine is fair to all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pipeline.frames import Array
 from pipeline.runtimes import Engine
 
 
-def measure(engines: Mapping[str, Engine], frames: Sequence[Array], *, warmup: int, runs: int) -> dict[str, dict[str, Any]]:
+def measure(
+    engines: Mapping[str, Engine], frames: Sequence[Array], *, warmup: int, runs: int
+) -> dict[str, dict[str, Any]]:
     """Time every engine on real frames, one run of each in turn.
 
     Args:

@@ -40,7 +40,13 @@ def deploy_facts(parent: Artifact, *, label_stride: int, precision: str) -> dict
 
 
 def export_network(
-    network: SegNetwork, parent: Artifact, out: Path, *, frames: Sequence[Array], label_stride: int, built_with: Mapping[str, str]
+    network: SegNetwork,
+    parent: Artifact,
+    out: Path,
+    *,
+    frames: Sequence[Array],
+    label_stride: int,
+    built_with: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write core.onnx (float in, logits out), fp32.onnx and fp16.onnx (deploy graphs), and check them against torch.
 

@@ -19,7 +19,7 @@ METADATA_KEY = "segpress"
 
 
 def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:
-    """Export an eval-mode graph with the shapes of ``example``; weights are inside the file, whose bytes are reproducible."""
+    """Export a graph in eval mode with the shapes of ``example``: one file, weights inside, reproducible bytes."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

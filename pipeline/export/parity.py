@@ -28,7 +28,8 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
         frames: (H, W, 3) BGR uint8 of the input size.
 
     Returns:
-        ``core_max_difference`` (in standard deviations of the logits) and ``agreement`` of fp32 and fp16 (share of pixels).
+        ``core_max_difference`` (in standard deviations of the logits) and ``agreement`` of fp32 and fp16 (share of
+        pixels).
 
     Raises:
         UserError: a graph differs by more than rounding explains.
@@ -50,7 +51,9 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
                 same[name] += float((_run(sessions[name], batch) == reference).mean()) / len(frames)
     difference = float(np.max(differences))  # np.max, because Python's max passes over NaN
     if not difference <= LOGITS_TOLERANCE:
-        raise UserError(f"core.onnx differs from torch by {difference:.2g} standard deviations; allowed: {LOGITS_TOLERANCE}")
+        raise UserError(
+            f"core.onnx differs from torch by {difference:.2g} standard deviations; allowed: {LOGITS_TOLERANCE}"
+        )
     for name, share in same.items():
         if share < AGREEMENT[name]:
             raise UserError(f"{name}.onnx agrees with torch on {share:.2%} of pixels; needed: {AGREEMENT[name]:.1%}")

@@ -60,7 +60,9 @@ class Smp(SegNetwork):
             allowed = set(inspect.signature(architectures[architecture]).parameters) - {"kwargs"}
             for key in options or {}:
                 if key not in allowed:
-                    raise UserError(f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}")
+                    raise UserError(
+                        f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}"
+                    )
         from_hub = encoder_weights == "imagenet"
         try:
             with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Q/DQ for CPUs: uint8 activations on both sides of what ONNX Runtime fuses, int8 weights per channel.
 
-Placement is ONNX Runtime's own (QDQQuantizer), fed with our ranges: its CPU kernels fuse exactly the patterns that it writes.
-uint8 activations run 2.3x faster than int8 ones on x86 with VNNI.
+Placement is ONNX Runtime's own (QDQQuantizer), fed with our ranges: its CPU kernels fuse exactly the patterns that it
+writes. uint8 activations run 2.3x faster than int8 ones on x86 with VNNI.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pipeline.quantization.graph import Graph
 PIXELS = (0.0, 255.0)
 #: Operators with an INT8 CPU kernel (or that pass INT8 through).
 OPERATORS = [
-    "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize",
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool",
+    "AveragePool", "GlobalAveragePool", "Resize",
 ]  # fmt: skip
 
 
@@ -71,7 +72,8 @@ def is_small_product(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def feed_pixels(model: onnx.ModelProto) -> None:
-    """Let the quantised normaliser read the uint8 frame itself: Cast, then Quantize with scale 1 and zero-point 0, is nothing.
+    """Let the quantised normaliser read the uint8 frame itself: Cast, then Quantize with scale 1 and zero-point 0, is
+    nothing.
 
     Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize.
     """

@@ -11,7 +11,8 @@ Floats = npt.NDArray[np.floating]
 
 
 class Histogram:
-    """Counts of values in 2048 equal bins; when a value falls outside, neighbouring bins are merged and the range doubles.
+    """Counts of values in 2048 equal bins; when a value falls outside, neighbouring bins are merged and the range
+    doubles.
 
     Bins start at powers of two, so that the result does not depend on the order of the data beyond the first value.
 

@@ -3,7 +3,8 @@
 The rules (explicit quantisation, TensorRT 10 and 11):
 
 1. zero-point 0, int8 everywhere; activations per tensor, weights per output channel, bias in float.
-2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one kernel.
+2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one
+  kernel.
 3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well.
 4. Preprocessing, upsampling, argmax and the classifier (``float_head``) stay in float.
 """
@@ -58,7 +59,7 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, fl
 
 
 def skip_input(graph: Graph, add: onnx.NodeProto) -> int | None:
-    """Which input of a residual add is the skip: the one with the shorter path, when the other is a convolution's output."""
+    """Which input of a residual add is the skip: that of the shorter path, when the other is a convolution's output."""
     if any(name in graph.initializers for name in add.input):
         return None
     main = max((0, 1), key=lambda index: graph.depth[add.input[index]])

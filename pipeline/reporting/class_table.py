@@ -9,7 +9,7 @@ from typing import Any
 
 
 def class_table(results: Mapping[str, Any]) -> str:
-    """CSV with the columns class, variant, iou (percent) from the contents of a results file; absent classes have no row."""
+    """CSV of the columns class, variant, iou (percent) from a results file's contents; absent classes have no row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "variant", "iou"])

@@ -83,7 +83,9 @@ def violations_table(results: Sequence[Result]) -> Table:
             limit, got = fixed(violation.limit), fixed(violation.got)
             table.add_row(result.label, violation.budget, limit, got, violation.what)
         if not result.violations:
-            table.add_row(result.label, NOT_MEASURED, "", "", "there is no results file for this student; run dvc repro check")
+            table.add_row(
+                result.label, NOT_MEASURED, "", "", "there is no results file for this student; run dvc repro check"
+            )
     return table
 
 

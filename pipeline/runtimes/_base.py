@@ -1,7 +1,8 @@
 """The contract of a runtime plugin: build an engine from a deploy graph, and run it.
 
-A *deploy graph* takes uint8 frames (N, H, W, 3) BGR and gives uint8 label maps (N, h, w); everything between (normalisation,
-upsampling, argmax) is inside. This module and its plugins run on the device: numpy, OpenCV and one runtime, nothing else.
+A *deploy graph* takes uint8 frames (N, H, W, 3) BGR and gives uint8 label maps (N, h, w); everything between
+(normalisation, upsampling, argmax) is inside. This module and its plugins run on the device: numpy, OpenCV and one
+runtime, nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
 
 
 class Runtime(ABC):
-    """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml, keyword-only."""
+    """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml."""
 
     #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations) or ``int8_tensorrt`` (symmetric).
     int8_variant: str
@@ -55,7 +56,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
-        """Write an engine for this machine; returns facts on how it was built. Raises UserError with the failing node."""
+        """Write an engine for this machine; returns how it was built. Raises UserError with the failing node."""
 
     @abstractmethod
     def load(self, engine_file: Path) -> Engine:

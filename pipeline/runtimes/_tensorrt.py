@@ -1,7 +1,7 @@
 """One builder and one engine for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
 
-Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names that exist
-in 10.3 and in 11.4 are used.
+Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names
+that exist in 10.3 and in 11.4 are used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def import_library(name: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{name} does not import ({error}); pip install {package}, or choose another convert.runtime") from error
+        raise UserError(
+            f"{name} does not import ({error}); pip install {package}, or choose another convert.runtime"
+        ) from error
 
 
 def node_of(error: Any) -> str:
@@ -72,7 +74,7 @@ class TensorRTBase(Runtime):
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise UserError(
-                f"{onnx_file}: {self.library} {trt.__version__} could not build an engine; its log above names the layer. "
+                f"{onnx_file}: {self.library} {trt.__version__} could not build it; its log above names the layer. "
                 "Try a larger workspace_mib, or another precision"
             )
         engine_file.write_bytes(memoryview(plan))
@@ -80,10 +82,14 @@ class TensorRTBase(Runtime):
 
     def load(self, engine_file: Path) -> Engine:
         if _cuda.device() is None:
-            raise UserError(f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none")
+            raise UserError(
+                f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none"
+            )
         engine = self.trt.Runtime(self.logger).deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
-            raise UserError(f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here")
+            raise UserError(
+                f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here"
+            )
         return TensorRTEngine(self.trt, engine)
 
 

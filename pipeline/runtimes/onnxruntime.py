@@ -24,8 +24,8 @@ class OnnxRuntime(Runtime):
 
     Args:
         threads: threads of one inference; set on purpose, as results are compared between machines.
-        spinning: busy-wait between operators: lower latency alone, but it starves decoding and drawing on the same cores
-            (a video loop on 2 cores ran at 9-11 fps with it and at 19-20 without).
+        spinning: busy-wait between operators: lower latency alone, but it starves decoding and drawing on the same
+            cores (a video loop on 2 cores ran at 9-11 fps with it and at 19-20 without).
         provider: ``cpu`` or ``cuda``; one that is not there is an error, never a silent fall-back.
 
     Raises:

@@ -42,7 +42,8 @@ def recipe(
 
 
 class RandomScale(v2.Transform):  # type: ignore[misc]
-    """Resize by a random factor, where factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides cover).
+    """Resize by a random factor, where factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides
+    cover).
 
     torchvision's ScaleJitter pairs target height with image width, so it scales by another factor than it is told.
     """

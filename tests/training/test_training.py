@@ -26,8 +26,14 @@ OPTIONS = {
     "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
 }
 SCHEDULE: dict[str, Any] = {
-    "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "power": 0.9, "warmup": 1, "validate_every": 2, "precision": "fp32",
-}  # fmt: skip
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 1e-2,
+    "power": 0.9,
+    "warmup": 1,
+    "validate_every": 2,
+    "precision": "fp32",
+}
 
 
 def network(prepared: Prepared, seed: int = 0) -> SegNetwork:
@@ -44,9 +50,19 @@ def distillation(prepared: Prepared, loss: str) -> DistillationTask:
 def run(task: SupervisedTask, prepared: Prepared, curves: Path, *, steps: int = 4, **changes: Any) -> dict[str, Any]:
     settings = {**SCHEDULE, **changes}
     return train(
-        task, prepared=prepared, input_size=(64, 96), crop=None, scale=(0.75, 1.5), batch_size=4, workers=0, steps=steps, seed=0,
-        curves=curves, title="test", **settings,
-    )  # fmt: skip
+        task,
+        prepared=prepared,
+        input_size=(64, 96),
+        crop=None,
+        scale=(0.75, 1.5),
+        batch_size=4,
+        workers=0,
+        steps=steps,
+        seed=0,
+        curves=curves,
+        title="test",
+        **settings,
+    )
 
 
 @pytest.mark.parametrize("loss", losses.available())
