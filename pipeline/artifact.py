@@ -42,6 +42,11 @@ class Artifact:
         return files_hash(self.meta["files"])
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What its maker recorded: meta.json without the kind, the format and the payload list."""
+        return {key: value for key, value in self.meta.items() if key not in ("kind", "format", "files")}
+
+    @property
     def labels(self) -> LabelSpec:
         try:
             return LabelSpec.from_meta(self.meta)

@@ -34,8 +34,7 @@ def main() -> None:
         "int8": (int8, f"{runtime.int8_variant}.onnx"),
     }
     for precision, (source, file) in sources.items():
-        carried = {key: source.meta[key] for key in source.meta if key not in ("kind", "format", "files")}
-        meta = {**carried, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
+        meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
         out = args.out / precision
         runtimes.build_engine(runtime, source.file(file), out, name=name, options=options, meta=meta)
         print(f"{out}: {name} engine, {(out / runtime.engine_file).stat().st_size / 1e6:.2f} MB")

@@ -48,9 +48,7 @@ def quantize(
     float_file = source.file("fp32.onnx")
     histograms = calibration.collect(float_file, frames, threads=THREADS, progress=progress)
     found = calibration.ranges(histograms, method=method, percentile=percentile)
-    carried = {
-        key: value for key, value in source.meta.items() if key not in ("kind", "format", "files", "parents", "parity")
-    }
+    carried = {key: value for key, value in source.facts.items() if key != "parity"}
     calibrated = {
         "method": method,
         "float_head": float_head,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +134,20 @@ def test_fitnet_equals_plain_loops() -> None:
         for i in range(H):
             for j in range(W):
                 for t in range(C_T):
-                    adapted = sum(float(weight[t, s, 0, 0]) * float(student.embedding[n, s, i, j]) for s in range(C_S))
+                    adapted = sum(
+                        float(weight.detach()[t, s, 0, 0]) * float(student.embedding[n, s, i, j]) for s in range(C_S)
+                    )
                     total += (adapted - float(teacher.embedding[n, t, i, j])) ** 2
     expected = 3.0 * total / (2 * C_T * H * W)
     assert float(loss(student, teacher, torch.zeros(1))["fitnet"]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_loss_of_the_contributing_guide_runs_as_it_stands() -> None:
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = guide.split("```python\n")[1].split("```")[0]
+    namespace: dict[str, Any] = {"__name__": "logit_mse"}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    student, teacher = output(C_S, 1), output(C_T, 2)
+    terms = namespace["LogitMSE"](weight=2.0)(student, teacher, torch.zeros(1))
+    expected = 2.0 * float((student.logits - teacher.logits).pow(2).mean())
+    assert float(terms["logit_mse"]) == pytest.approx(expected, rel=1e-5)

@@ -13,8 +13,6 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.video.sources import AvVideoSource, CvVideoSource, open_source
 
-DRIVE = Path(__file__).parents[3] / "shared/data/video/solidWhiteRight.mp4"
-
 
 @pytest.fixture(params=["av", "cv2"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, make_video: Callable[..., Path]) -> str:
@@ -160,9 +158,8 @@ def test_same_stem_twice(folder: Path) -> None:
         open_source(folder)
 
 
-@pytest.mark.skipif(not DRIVE.is_file(), reason=f"{DRIVE} is not on this machine")
-def test_real_drive() -> None:
-    source = open_source(DRIVE)
+def test_real_drive(real_data: Path) -> None:
+    source = open_source(real_data / "video" / "solidWhiteRight.mp4")
     assert (source.fps, source.count, source.size) == (25, 221, (540, 960))
     times = [f.timestamp for f in source]
     assert len(times) == 221
