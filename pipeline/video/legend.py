@@ -10,14 +10,14 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MIN_WIDTH = 160  # pixels; text on anything smaller is unreadable
+_MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture
 _MAX_SHARE = 1 / 3  # of the picture's height
 
 
 def draw_legend(picture: Array, labels: LabelSpec, ids: Iterable[int]) -> None:
     """Write colour and name of the classes ``ids`` into ``picture`` (H, W, 3), in place, in rows from the left.
 
-    Classes that find no room in the lower third are left out; pictures narrower than 160 pixels stay as they are.
+    Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
     """
     height, width = picture.shape[:2]
     if width < _MIN_WIDTH:
