@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: repro test check slow format clean help
+.PHONY: repro test lint check slow format clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -25,12 +25,13 @@ test: $(STAMP)  ## install if need be, run the default tests
 slow: $(STAMP)  ## the tests that take minutes: the whole graph, every architecture
 	$(BIN)/python -m pytest -m slow --durations=10
 
-check: $(STAMP)  ## linter, formatter, types, import contracts, tests
+lint: $(STAMP)  ## linter, formatter, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+check: lint test  ## what a change must pass
 
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
