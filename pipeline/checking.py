@@ -75,7 +75,8 @@ def check_student(
         variants[precision] = _facts(file, runtime=f"{name} {facts.meta['fingerprint'].get(name, '')}".strip())
     stride = opened["int8"].input_size[0] // opened["int8"].output_size[0]
     reference = TorchEngine(network, input_size=opened["int8"].input_size, label_stride=stride)
-    variants = {"torch": _facts(found.file(network_artifact.WEIGHTS), runtime=f"torch {torch.__version__}"), **variants}
+    by_torch = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    variants = {"torch": _facts(found.file(network_artifact.WEIGHTS), runtime=by_torch), **variants}
     opened = {"torch": reference, **opened}
     for name, engine in opened.items():
         advance = partial(progress, f"{student.name} {name}", len(frames))
@@ -99,10 +100,13 @@ def check_student(
         "parameters": found.meta["parameters"],
         "input_size": found.meta["input_size"],
         "device": dict(device),
+        "runtime_options": facts.meta["runtime_options"],
+        "dataset_sha256": prepared.artifact.hash,
         "teacher": {
             "miou": measured_teacher["miou"],
             "per_class_iou": measured_teacher["per_class_iou"],
             "parameters": teacher.meta["parameters"],
+            "sha256": teacher.hash,
             "model": describe_model(teacher),
         },
         "variants": variants,

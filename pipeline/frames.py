@@ -1,4 +1,6 @@
-"""Reading and resizing of frames and label maps: the one path that training, calibration, checks and video share.
+"""Reading and resizing of frames and label maps: the one path that validation, calibration, checks and video share.
+
+Training scales its crops in torchvision, antialiased like here, with the aspect kept.
 
 Frames are BGR uint8 as OpenCV delivers them, label maps uint8 train ids; sizes are (height, width).
 """
@@ -59,11 +61,11 @@ def write_png(path: Path, image: Array) -> None:
 
 
 def resize_frame(frame: Array, size: tuple[int, int]) -> Array:
-    """Bilinear resize of a frame to ``size`` (height, width); area average when it shrinks by more than 2."""
+    """Resize of a frame to ``size`` (height, width): bilinear to grow, area average to shrink (no aliasing)."""
     if frame.shape[:2] == size:
         return frame
-    shrink = max(frame.shape[0] / size[0], frame.shape[1] / size[1])
-    method = cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR
+    shrinks = frame.shape[0] > size[0] or frame.shape[1] > size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(frame, (size[1], size[0]), interpolation=method), np.uint8)
 
 

@@ -37,7 +37,9 @@ def main() -> None:
             method=settings.quantize.method,
             percentile=settings.quantize.percentile,
             float_head=settings.quantize.float_head,
-            facts={"calibration_frames": {"dataset": prepared.artifact.hash, "split": "train", "count": len(chosen)}},
+            facts={
+                "calibration_frames": {"dataset": prepared.artifact.hash, "names": [split.names[i] for i in chosen]},
+            },
             progress=bars.counter(f"calibrating {args.onnx.name}", len(chosen)),
         )
 

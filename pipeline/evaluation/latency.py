@@ -28,10 +28,13 @@ def measure(
         :func:`summary` of each engine. Copies to and from the device are inside; resizing the frame is not.
     """
     batches = [np.ascontiguousarray(frame[np.newaxis]) for frame in frames]
-    samples: dict[str, list[float]] = {name: [] for name in engines}
+    names = list(engines)
+    samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + runs):
         batch = batches[turn % len(batches)]
-        for name, engine in engines.items():
+        order = names[turn % len(names) :] + names[: turn % len(names)]  # nobody always runs after the same one
+        for name in order:
+            engine = engines[name]
             start = time.perf_counter()
             engine.run(batch)
             elapsed = time.perf_counter() - start

@@ -11,11 +11,12 @@ from pipeline.models import SegNetwork
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Conv2d:
     """BGR 0..255 -> normalised RGB as a 1x1 convolution: one fast node, which the CPU INT8 file runs in integers."""
-    layer = nn.Conv2d(3, 3, kernel_size=1).requires_grad_(False)
-    layer.weight.zero_()
+    layer = nn.Conv2d(3, 3, kernel_size=1, device="meta").to_empty(device="cpu").requires_grad_(False)  # no random draw
+    weight, bias = torch.zeros(3, 3, 1, 1), torch.zeros(3)
     for channel in range(3):
-        layer.weight[channel, 2 - channel] = 1 / (255 * std[channel])
-        layer.bias[channel] = -mean[channel] / std[channel]  # type: ignore[index]
+        weight[channel, 2 - channel] = 1 / (255 * std[channel])
+        bias[channel] = -mean[channel] / std[channel]
+    layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -67,6 +69,9 @@ class SegNetwork(nn.Module, ABC):
 
     #: Options that only choose the initial weights: dropped when a trained network is built again.
     initial_weight_options: ClassVar[frozenset[str]] = frozenset()
+
+    #: Where the initial weights came from (``source``, ``sha256``); empty when they were random.
+    initial_weights: Mapping[str, str] = MappingProxyType({})
 
     facts: NetworkFacts
     mean: tuple[float, float, float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline import artifact
 from pipeline.errors import UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
+
+log = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,8 +81,12 @@ class Smp(SegNetwork):
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             hint = "; the hub was not reached: give a local .safetensors file instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
-        if encoder_weights is not None and not from_hub:
-            load_encoder(self.net.encoder, Path(encoder_weights), allow_missing or [])
+        if from_hub:
+            self.initial_weights = {"source": "imagenet"}
+        elif encoder_weights is not None:
+            file = Path(encoder_weights)
+            load_encoder(self.net.encoder, file, allow_missing or [])
+            self.initial_weights = {"source": file.name, "sha256": artifact.sha256(file)}
         replace_adaptive_pooling(self.net)
         self.facts = _facts(self.net)
 
@@ -125,3 +133,5 @@ def load_encoder(encoder: nn.Module, file: Path, allow_missing: list[str]) -> No
         encoder.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise UserError(f"model.encoder_weights: {file}: {error}") from error
+    if random := sorted(wanted - given):
+        log.info("%s: %d tensors are not in it and stay random: %s ...", file.name, len(random), ", ".join(random[:3]))

@@ -67,15 +67,15 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool) ->
 
 def is_small_product(graph: Graph, node: onnx.NodeProto) -> bool:
     """A matrix product with a constant that is too small to be worth INT8: pooling matrices."""
-    constants = [graph.initializers[name] for name in node.input if name in graph.initializers]
-    return node.op_type in ("MatMul", "Gemm") and any(min(c.dims) < graphs.SMALLEST_MATRIX for c in constants[:1])
+    constants = [graph.initializers[name] for name in node.input[:2] if name in graph.initializers]
+    return node.op_type in ("MatMul", "Gemm") and any(min(c.dims) < graphs.SMALLEST_MATRIX for c in constants)
 
 
 def feed_pixels(model: onnx.ModelProto) -> None:
-    """Let the quantised normaliser read the uint8 frame itself: Cast, then Quantize with scale 1 and zero-point 0, is
-    nothing.
+    """Let the quantised normaliser read the uint8 frame itself.
 
-    Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize.
+    Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize, which is the same:
+    scale is 1 and zero-point 0.
     """
     graph = model.graph
     frame = graph.input[0].name

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 
 from pipeline import artifact
 from pipeline.artifact import Artifact
@@ -43,7 +45,7 @@ def quantize(
         frames: (H, W, 3) BGR uint8 of the input size, from train.
         method, percentile: how a range is chosen, see ``ranges.choose``.
         float_head: keep the classifier in float.
-        facts: more for meta.json (which frames, seed).
+        facts: more for meta.json (which frames).
     """
     float_file = source.file("fp32.onnx")
     histograms = calibration.collect(float_file, frames, threads=THREADS, progress=progress)
@@ -54,6 +56,8 @@ def quantize(
         "float_head": float_head,
         **({"percentile": percentile} if method == "percentile" else {}),
     }
+    libraries = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    carried["built_with"] = {**carried.get("built_with", {}), **libraries}
     meta = {**carried, **facts, "precision": "int8", "calibration": calibrated, "parents": {"onnx": source.hash}}
     with artifact.create(out, kind="int8", meta=meta) as folder:
         artifact.write_text(folder / RANGES, artifact.dump_json(found))

@@ -52,7 +52,7 @@ class TensorRTBase(Runtime):
         self.logger = self.trt.Logger(self.trt.Logger.ERROR)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {self.library: self.trt.__version__, **(_cuda.device() or {"gpu": "none"})}
+        return {self.library: self.trt.__version__, **(_cuda.device() or {})}
 
     def configure(self, config: Any) -> dict[str, Any]:
         """Set what is special to a library; returns facts for meta.json."""

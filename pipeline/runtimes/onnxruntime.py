@@ -15,6 +15,14 @@ from pipeline.runtimes._base import Engine, Runtime, check_frames
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+#: x86 and ARM extensions that decide which kernel runs.
+INSTRUCTIONS = frozenset(
+    [
+        *("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16"),
+        *("asimd", "asimddp", "asimdhp", "fphp", "i8mm", "sve", "bf16"),
+    ]
+)
+
 
 class OnnxRuntime(Runtime):
     """Engines are ONNX files that ONNX Runtime has already fused for this machine's CPU, or for CUDA.
@@ -50,8 +58,9 @@ class OnnxRuntime(Runtime):
         self.provider = PROVIDERS[provider]
 
     def fingerprint(self) -> dict[str, Any]:
-        gpu = (_cuda.device() or {"gpu": "none"}) if self.provider == PROVIDERS["cuda"] else {}
-        return {"onnxruntime": self.ort.__version__, "machine": platform.machine(), "cpu": cpu_model(), **gpu}
+        gpu = (_cuda.device() or {}) if self.provider == PROVIDERS["cuda"] else {}
+        here = {"machine": platform.machine(), "cpu": cpu_model(), "instructions": instructions()}
+        return {"onnxruntime": self.ort.__version__, **here, **gpu}
 
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
@@ -70,6 +79,7 @@ class OnnxRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run: leave the cores to others
         return options
 
     def _session(self, file: Path, options: Any) -> Any:
@@ -110,7 +120,17 @@ class OnnxRuntimeEngine(Engine):
 
 def cpu_model() -> str:
     """Name of the processor, as the kernel gives it (Jetsons name none; then the architecture stands for it)."""
+    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The instruction sets that ONNX Runtime's kernels choose by: names alone do not tell processors apart."""
+    return " ".join(sorted(INSTRUCTIONS.intersection(_cpuinfo("flags", "Features").split())))
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first value of one of these keys in /proc/cpuinfo; empty where there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, platform.processor() or platform.machine())
+    values = (line.partition(":")[2].strip() for line in lines if line.startswith(keys))
+    return next(values, "")

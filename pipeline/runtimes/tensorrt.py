@@ -14,4 +14,4 @@ class TensorRT(TensorRTBase):
     """
 
     library = "tensorrt"
-    package = "segpress[tensorrt] (on Jetson: the apt package python3-libnvinfer)"
+    package = "tensorrt (on Jetson: the apt package python3-libnvinfer)"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, closest
+from pipeline.runtimes import _cuda
+from pipeline.runtimes._base import Engine
 from pipeline.runtimes._tensorrt import TensorRTBase
 
 
@@ -18,7 +21,7 @@ class TensorRTRTX(TensorRTBase):
     """
 
     library = "tensorrt_rtx"
-    package = "segpress[rtx]"
+    package = "tensorrt-rtx"
 
     def __init__(
         self, *, workspace_mib: int = 1024, optimization_level: int = 3, compute_capabilities: list[str] | None = None
@@ -29,6 +32,18 @@ class TensorRTRTX(TensorRTBase):
             if name not in known:
                 raise UserError(f"convert.tensorrt_rtx.compute_capabilities: no '{name}'; {closest(name, known)}")
         self.compute_capabilities = compute_capabilities or []
+
+    def fingerprint(self) -> dict[str, Any]:
+        if self.compute_capabilities:  # bound to the targets, not to the machine that builds
+            return {self.library: self.trt.__version__, "targets": self.compute_capabilities}
+        return super().fingerprint()
+
+    def load(self, engine_file: Path) -> Engine:
+        found = _cuda.device()
+        here = "SM" + found["compute_capability"].replace(".", "") if found else None
+        if here is not None and self.compute_capabilities and here not in self.compute_capabilities:
+            raise UserError(f"{engine_file} was built for {', '.join(self.compute_capabilities)}; this GPU is {here}")
+        return super().load(engine_file)
 
     def configure(self, config: Any) -> dict[str, Any]:
         targets = self.compute_capabilities

@@ -34,7 +34,8 @@ def recipe(
             RandomScale(input_size=input_size, scale=scale),
             v2.RandomCrop(crop, pad_if_needed=True, fill=grey),
             v2.RandomHorizontalFlip(),
-            v2.RandomPhotometricDistort(p=0.5),
+            # torchvision's RandomPhotometricDistort also swaps colour channels: no camera does
+            v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05)], p=0.5),
             v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
             v2.Normalize(mean=list(mean), std=list(std)),
         ]
@@ -60,6 +61,8 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
         return {"size": [round(height * factor), round(width * factor)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            return v2.functional.resize(inpt, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 

@@ -46,6 +46,7 @@ def save(
         "mean": list(network.mean),
         "std": list(network.std),
         "channel_order": "RGB",
+        "initial_weights": dict(network.initial_weights),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     with artifact.create(path, kind="network", meta=meta) as folder:
