@@ -9,6 +9,7 @@ both precisions compute the same thing. Times are per frame, host memory to host
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -67,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
     parser.add_argument("int8", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -75,23 +76,24 @@ def main() -> None:
     files = {"fp32": args.onnx / "fp32.onnx", "int8": args.int8 / "int8_cpu.onnx"}
     graph = graphs.load(str(files["fp32"]))
     ends = (graph.body[0].input[0], graph.classifier.output[0])
-    table = Table(title=f"{args.onnx}: fp32 against INT8, {args.threads} threads, {cpu_model()}")
-    for column in ("graph", "spinning", "fp32 p50 ms", "INT8 p50 ms", "speed-up"):
+    table = Table(title=f"{args.onnx}: fp32 against INT8, {cpu_model()}")
+    for column in ("threads", "spinning", "graph", "fp32 p50 ms", "INT8 p50 ms", "speed-up"):
         table.add_column(column, justify="right")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         cores = {name: core(file, ends, Path(scratch) / f"{name}.onnx") for name, file in files.items()}
-        for spinning in (False, True):
-            for title, chosen in (("core", cores), ("deploy", files)):
-                opened = {name: session(file, threads=args.threads, spinning=spinning) for name, file in chosen.items()}
-                timing = measure(opened, runs=args.runs)
-                ratio = timing["fp32"]["p50"] / timing["int8"]["p50"]
-                rows.append({"graph": title, "spinning": spinning, "speedup": round(ratio, 3), **timing})
-                cells = (f"{timing['fp32']['p50']:.2f}", f"{timing['int8']['p50']:.2f}", f"{ratio:.2f}x")
-                table.add_row(title, str(spinning), *cells)
+        graphs_of = (("core", cores), ("deploy", files))
+        for threads, spinning, (title, chosen) in itertools.product(args.threads, (False, True), graphs_of):
+            opened = {name: session(file, threads=threads, spinning=spinning) for name, file in chosen.items()}
+            timing = measure(opened, runs=args.runs)
+            ratio = timing["fp32"]["p50"] / timing["int8"]["p50"]
+            setting = {"threads": threads, "spinning": spinning, "graph": title}
+            rows.append({**setting, "speedup": round(ratio, 3), **timing})
+            cells = (f"{timing['fp32']['p50']:.2f}", f"{timing['int8']['p50']:.2f}", f"{ratio:.2f}x")
+            table.add_row(*(str(value) for value in setting.values()), *cells)
     Console().print(table)
     if args.json:
-        facts = {"cpu": cpu_model(), "threads": args.threads, "onnxruntime": onnxruntime.__version__, "rows": rows}
+        facts = {"cpu": cpu_model(), "onnxruntime": onnxruntime.__version__, "rows": rows}
         artifact.write_text(args.json, artifact.dump_json(facts))
 
 
