@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.losses._numerics import at_least_float32
 from pipeline.models import SegOutput
 
 
@@ -18,10 +20,20 @@ class DistillationLoss(nn.Module, ABC):
     ``student_channels``, ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``. Adapters and
     queues are its parameters and buffers: optimised with the run, never part of the student. It knows no path, data
     set, model, device or rank.
+
+    A loss is called with whatever precision the networks ran in and computes in float32 (float64 stays float64):
+    norms, softmaxes over positions and distances are not safe in half precision, so autocast is off inside.
     """
 
     #: False spares the teacher's forward pass; the loss then gets the student's own detached output in its place.
     uses_teacher: ClassVar[bool] = True
+
+    def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(student.logits.device.type, enabled=False):
+            terms: dict[str, Tensor] = super().__call__(
+                student.map(at_least_float32), teacher.map(at_least_float32), target
+            )
+        return terms
 
     @abstractmethod
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
+from pipeline.losses._numerics import kl_rows
+from pipeline.losses._options import positive
 from pipeline.models import SegOutput
 
 
@@ -16,7 +15,7 @@ class PixelKD(DistillationLoss):
 
     ``T^2 / R * sum_r KL(softmax(z_T[r] / T) || softmax(z_S[r] / T))`` over the R = N*h*w pixels at logits resolution
     (Hinton et al. 2015, arXiv 1503.02531, as the CIRKD code base applies it to segmentation: T = 1, weight 1, mean over
-    rows). Ignored pixels take part, as there: the teacher has an opinion on them. Computed in float32 under autocast.
+    rows). Ignored pixels take part, as there: the teacher has an opinion on them.
 
     Args:
         temperature: T, softens both distributions; 1 in the CIRKD code.
@@ -25,6 +24,7 @@ class PixelKD(DistillationLoss):
     Shapes: logits (N, K, h, w) of both; returns ``{"kd": scalar}``.
 
     Example:
+        >>> import torch
         >>> z = torch.randn(2, 5, 4, 6)
         >>> out = SegOutput(logits=z, embedding=z)
         >>> float(PixelKD()(out, out, torch.zeros(2, 8, 12)).get("kd").abs() < 1e-6)
@@ -33,19 +33,9 @@ class PixelKD(DistillationLoss):
 
     def __init__(self, *, temperature: float = 1.0, weight: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise UserError(f"losses.kd.temperature: got {temperature}; it must be positive")
-        self.temperature = temperature
+        self.temperature = positive("kd.temperature", temperature)
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(student.logits.device.type, enabled=False):
-            log_s = F.log_softmax(_at_least_float32(student.logits) / self.temperature, dim=1)
-            log_t = F.log_softmax(_at_least_float32(teacher.logits) / self.temperature, dim=1)
-            rows = log_s.numel() // log_s.shape[1]
-            divergence = F.kl_div(log_s, log_t, reduction="sum", log_target=True) / rows
+        divergence = kl_rows(student.logits, teacher.logits, dim=1, temperature=self.temperature).mean()
         return {"kd": self.weight * self.temperature**2 * divergence}
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

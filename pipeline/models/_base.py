@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -27,15 +27,18 @@ class SegOutput:
     stages: tuple[Tensor, ...] = ()
     aux: Tensor | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
+        """Every tensor through a function."""
+        return SegOutput(
+            logits=function(self.logits),
+            embedding=function(self.embedding),
+            stages=tuple(function(stage) for stage in self.stages),
+            aux=None if self.aux is None else function(self.aux),
+        )
+
     def detach(self) -> SegOutput:
         """The same values without gradient."""
-        return replace(
-            self,
-            logits=self.logits.detach(),
-            embedding=self.embedding.detach(),
-            stages=tuple(stage.detach() for stage in self.stages),
-            aux=None if self.aux is None else self.aux.detach(),
-        )
+        return self.map(Tensor.detach)
 
 
 @dataclass(frozen=True)

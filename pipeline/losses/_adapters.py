@@ -1,0 +1,10 @@
+"""Trainable layers that bring the student's features to the teacher's width; they belong to the loss."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def match_channels(student: int, teacher: int) -> nn.Module:
+    """A 1x1 convolution without bias, or nothing when the widths agree."""
+    return nn.Identity() if student == teacher else nn.Conv2d(student, teacher, kernel_size=1, bias=False)

@@ -1,0 +1,45 @@
+"""Labels at feature size, and means of features over classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_labels(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Nearest neighbour: (N, H, W) int64 to (N, h, w) int64. Anything smoother would invent classes at borders."""
+    if target.shape[-2:] == tuple(size):
+        return target
+    return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(target.dtype)
+
+
+def class_masks(labels: Tensor, *, num_classes: int, ignore_index: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One-hot masks (N, K, h*w) of labels (N, h, w); an ignored or unknown id belongs to no class.
+
+    Example:
+        >>> class_masks(torch.tensor([[[0, 1, 255, 1]]]), num_classes=2, ignore_index=255)
+        tensor([[[1., 0., 0., 0.],
+                 [0., 1., 0., 1.]]])
+    """
+    flat = labels.flatten(1)[:, None]
+    classes = torch.arange(num_classes, device=labels.device)[:, None]
+    return ((flat == classes) & (flat != ignore_index)).to(dtype)
+
+
+def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tuple[Tensor, Tensor]:
+    """Mean feature of every class by one matrix product.
+
+    Args:
+        features: (N, C, h, w).
+        masks: (N, K, h*w) from :func:`class_masks`, in the dtype of the features.
+        over: ``image`` gives a mean for each image, ``batch`` one for all images together (N becomes 1).
+
+    Returns:
+        means (N, K, C), zero where the class is absent, and pixel counts (N, K).
+    """
+    sums = masks @ features.flatten(2).transpose(1, 2)  # (N, K, C)
+    counts = masks.sum(dim=-1)
+    if over == "batch":
+        sums, counts = sums.sum(dim=0, keepdim=True), counts.sum(dim=0, keepdim=True)
+    return sums / counts.clamp(min=1)[..., None], counts
