@@ -1,0 +1,140 @@
+"""What every loss must do, whatever it computes: a new file is tested here by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import losses
+from pipeline.errors import UserError
+from pipeline.losses import DistillationLoss
+from pipeline.models import SegOutput
+
+NAMES = losses.available()
+TEACHING = [name for name in NAMES if name != "none"]
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def learnable(output: SegOutput) -> SegOutput:
+    return output.map(lambda tensor: tensor.clone().requires_grad_())
+
+
+def tensors(output: SegOutput) -> list[Tensor]:
+    return [output.logits, output.embedding, *output.stages]
+
+
+def test_the_losses_of_the_mission_and_their_baselines_are_there() -> None:
+    assert {"none", "kd", "fitnet"} <= set(NAMES)
+
+
+def test_no_distillation_has_no_terms(bench: Any) -> None:
+    loss = bench.build("none")
+    assert not loss.uses_teacher and loss(bench.student(), bench.student().detach(), bench.labels()) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_option_names_the_closest(name: str) -> None:
+    with pytest.raises(UserError, match="wieght: unknown option"):
+        losses.build(name, {"wieght": 1.0})
+
+
+@pytest.mark.parametrize("name", TEACHING)
+class TestContract:
+    def test_terms_are_finite_scalars_and_only_the_student_learns(self, name: str, bench: Any) -> None:
+        student, teacher = learnable(bench.student()), learnable(bench.teacher())
+        loss = bench.build(name)
+        assert loss.uses_teacher
+        terms = loss(student, teacher.detach(), bench.labels())
+        assert terms and all(term.shape == () and bool(torch.isfinite(term)) for term in terms.values())
+        total(terms).backward()
+        gradients = [tensor.grad for tensor in tensors(student) if tensor.grad is not None]
+        assert gradients and all(bool(gradient.isfinite().all()) for gradient in gradients)
+        assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
+        assert all(tensor.grad is None for tensor in tensors(teacher))
+
+    def test_the_teacher_gets_no_gradient_even_when_it_could(self, name: str, bench: Any) -> None:
+        """The task detaches it; a loss that needs that is fine, a loss that moves its input in place is not."""
+        student, teacher, labels = bench.student(), bench.teacher(), bench.labels()
+        before = [tensor.clone() for tensor in (*tensors(student), *tensors(teacher), labels)]
+        bench.build(name)(student, teacher, labels)
+        after = [*tensors(student), *tensors(teacher), labels]
+        assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+    def test_gradient_is_the_derivative(self, name: str, bench: Any) -> None:
+        loss, student, teacher, labels = bench.build(name), bench.student(), bench.teacher(), bench.labels()
+
+        def value(*inputs: Tensor) -> Tensor:
+            torch.manual_seed(0)  # masks and samples are drawn again
+            here = replace(student, logits=inputs[0], embedding=inputs[1], stages=inputs[2:])
+            return total(copy.deepcopy(loss)(here, teacher, labels))  # queues and counters as they were
+
+        inputs = tuple(tensor.clone().requires_grad_() for tensor in tensors(student))
+        assert torch.autograd.gradcheck(value, inputs)
+
+    @pytest.mark.parametrize("classes", ["all ignored", "one", "one absent"])
+    def test_missing_classes_stay_finite(self, name: str, classes: str, bench: Any) -> None:
+        labels = {
+            "all ignored": torch.full((2, 8, 8), bench.IGNORE),
+            "one": torch.ones(2, 8, 8, dtype=torch.int64),
+            "one absent": bench.labels().clamp(max=bench.IGNORE).where(bench.labels() != 1, torch.tensor(0)),
+        }[classes]
+        student = learnable(bench.student())
+        value = total(bench.build(name)(student, bench.teacher(), labels))
+        assert bool(torch.isfinite(value)) and value.requires_grad
+        value.backward()
+        for tensor in tensors(student):
+            assert tensor.grad is None or bool(tensor.grad.isfinite().all())
+
+    def test_dead_features_stay_finite(self, name: str, bench: Any) -> None:
+        """A ReLU that never fires: whole vectors are exactly zero."""
+        student = learnable(bench.student().map(torch.zeros_like))
+        total(bench.build(name)(student, bench.teacher(), bench.labels())).backward()
+        for tensor in tensors(student):
+            assert tensor.grad is None or float(tensor.grad.abs().max()) < 1e4
+
+    def test_one_image(self, name: str, bench: Any) -> None:
+        terms = bench.build(name)(bench.student(images=1), bench.teacher(images=1), bench.labels(images=1))
+        assert bool(torch.isfinite(total(terms)))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_under_autocast_it_computes_in_float32(self, name: str, dtype: torch.dtype, bench: Any) -> None:
+        loss = bench.build(name).float()
+        student, teacher = (output.map(lambda x: x.to(dtype)) for output in (bench.student(), bench.teacher()))
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=dtype):
+            terms = copy.deepcopy(loss)(student, teacher, bench.labels())
+        torch.manual_seed(0)
+        reference = loss(student.map(Tensor.float), teacher.map(Tensor.float), bench.labels())
+        for key, term in terms.items():
+            assert term.dtype == torch.float32
+            torch.testing.assert_close(term, reference[key])
+
+    def test_saving_and_loading_keeps_the_state(self, name: str, bench: Any) -> None:
+        loss, other = bench.build(name), bench.build(name)
+        loss(bench.student(), bench.teacher(), bench.labels())
+        other.load_state_dict(loss.state_dict())
+        values = []
+        for copied in (loss, other):
+            torch.manual_seed(1)
+            values.append(total(copied(bench.student(3), bench.teacher(4), bench.labels(1))))
+        assert torch.equal(*values)
+
+
+def test_the_loss_of_the_contributing_guide_runs_as_it_stands(bench: Any) -> None:
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = guide.split("```python\n")[1].split("```")[0]
+    namespace: dict[str, Any] = {"__name__": "logit_mse"}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    student, teacher = bench.student(), bench.teacher()
+    loss: DistillationLoss = namespace["LogitMSE"](weight=2.0)
+    expected = 2.0 * float((student.logits - teacher.logits).pow(2).mean())
+    assert float(loss(student, teacher, torch.zeros(1))["logit_mse"]) == pytest.approx(expected, rel=1e-5)
