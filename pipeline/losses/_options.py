@@ -14,3 +14,14 @@ def positive(where: str, value: float) -> float:
     if value <= 0:
         raise UserError(f"losses.{where}: got {value}; it must be positive")
     return value
+
+
+def at_least(where: str, value: int, least: int) -> int:
+    """The value, when it is not below a limit.
+
+    Raises:
+        UserError: naming the key of params.yaml.
+    """
+    if value < least:
+        raise UserError(f"losses.{where}: got {value}; it must be at least {least}")
+    return value

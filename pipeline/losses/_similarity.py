@@ -46,7 +46,7 @@ def relation_kl(
         part = slice(first, first + group)
         count = student[part].shape[0]
         mask = None if valid is None else valid[part]
-        value: Tensor = _SelfRelations.apply(  # type: ignore[no-untyped-call]
+        value: Tensor = _SelfRelations.apply(
             student[part].transpose(1, 2), teacher[part].transpose(1, 2), temperature, mask
         )
         total = total + value * (count / images)
@@ -66,9 +66,7 @@ def reference_kl(anchors_s: Tensor, anchors_t: Tensor, references: Tensor, *, te
     """
     if not len(anchors_s) or not len(references):
         return anchors_s.sum() * 0.0
-    value: Tensor = _ReferenceRelations.apply(  # type: ignore[no-untyped-call]
-        anchors_s, anchors_t, references, temperature
-    )
+    value: Tensor = _ReferenceRelations.apply(anchors_s, anchors_t, references, temperature)
     return value
 
 
@@ -112,7 +110,7 @@ class _SelfRelations(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None, None
@@ -135,7 +133,7 @@ class _ReferenceRelations(torch.autograd.Function):
         return value / len(rows_s)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None, None

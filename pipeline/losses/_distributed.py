@@ -1,0 +1,26 @@
+"""What a loss needs to know about other processes: nothing, or their rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows (n, ...) of all processes in rank order, where n may differ; x itself when there is one process.
+
+    No gradient flows back.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    processes = dist.get_world_size()
+    count = torch.tensor([len(x)], device=x.device)
+    counts = [torch.zeros_like(count) for _ in range(processes)]
+    dist.all_gather(counts, count)
+    longest = int(torch.stack(counts).max())
+    padded = x.new_zeros((longest, *x.shape[1:]))
+    padded[: len(x)] = x.detach()
+    gathered = [torch.empty_like(padded) for _ in range(processes)]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[: int(n)] for rows, n in zip(gathered, counts, strict=True)])

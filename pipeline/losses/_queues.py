@@ -1,0 +1,80 @@
+"""Memory of teacher vectors by class, filled and sampled without loops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.losses._distributed import gather_rows
+
+
+class ClassQueues(nn.Module):
+    """One ring buffer of vectors for each class; only filled slots are ever sampled.
+
+    State (saved with the run, without gradient): ``vectors`` (K, length, C), ``pointer`` (K,) next slot to write,
+    ``filled`` (K,) slots that hold a vector. Under data-parallel training every process appends what all processes
+    found, in rank order, so that the buffers stay equal without being broadcast.
+
+    Args:
+        num_classes: K.
+        length: slots of a class.
+        channels: C.
+    """
+
+    vectors: Tensor
+    pointer: Tensor
+    filled: Tensor
+
+    def __init__(self, *, num_classes: int, length: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(num_classes, length, channels))
+        self.register_buffer("pointer", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.int64))
+
+    @property
+    def length(self) -> int:
+        return self.vectors.shape[1]
+
+    @torch.no_grad()
+    def append(self, vectors: Tensor, classes: Tensor) -> None:
+        """Write vectors (n, C) of classes (n,) in their order; the oldest of a class give way."""
+        vectors, classes = gather_rows(vectors), gather_rows(classes)
+        order = classes.argsort(stable=True)
+        vectors, classes = vectors[order], classes[order]
+        counts = classes.bincount(minlength=len(self.pointer))
+        rank = torch.arange(len(classes), device=classes.device) - (counts.cumsum(0) - counts)[classes]
+        kept = rank >= counts[classes] - self.length  # more than fit: the newest stay
+        slot = (self.pointer[classes] + rank) % self.length
+        self.vectors[classes[kept], slot[kept]] = vectors[kept].to(self.vectors.dtype)
+        self.pointer.copy_((self.pointer + counts) % self.length)
+        self.filled.copy_((self.filled + counts).clamp(max=self.length))
+
+    @torch.no_grad()
+    def sample(self, each: int, generator: torch.Generator) -> Tensor:
+        """Up to ``each`` different vectors of every class, (M, C); the same slots for every class that is full."""
+        slots = torch.randperm(self.length, generator=generator).to(self.vectors.device)
+        usable = slots < self.filled[:, None]  # (K, length)
+        chosen = usable & (usable.cumsum(dim=1) <= each)
+        classes, position = chosen.nonzero(as_tuple=True)
+        return self.vectors[classes, slots[position]]
+
+
+def random_members(labels: Tensor, *, each: int, num_classes: int) -> Tensor:
+    """Indices into the flattened labels: up to ``each`` random pixels of every class of every image.
+
+    Args:
+        labels: (N, A) class ids; ids outside 0..K-1 belong to no class.
+
+    Returns:
+        (n,) int64, ordered by image, then class.
+    """
+    images, pixels = labels.shape
+    known = (labels >= 0) & (labels < num_classes)
+    image = torch.arange(images, device=labels.device)[:, None]
+    group = torch.where(known, image * num_classes + labels, images * num_classes).flatten()
+    shuffled = torch.randperm(images * pixels, device=labels.device)
+    order = shuffled[group[shuffled].argsort(stable=True)]
+    group = group[order]
+    counts = group.bincount(minlength=images * num_classes + 1)
+    rank = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group]
+    return order[(rank < each) & (group < images * num_classes)]

@@ -1,0 +1,139 @@
+"""The blocked kernels against whole matrices and plain loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.losses import _similarity
+from pipeline.losses._numerics import unit
+from pipeline.losses._similarity import gram_distance, reference_kl, relation_kl
+
+
+def features(images: int, channels: int, pixels: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, channels, pixels, generator=generator, dtype=torch.float64)
+
+
+def double_loop(student: Tensor, teacher: Tensor, *, temperature: float, group: int, valid: Tensor) -> Tensor:
+    """Formula of the paper, image pair by image pair, under plain autograd."""
+    images, total = len(student), torch.zeros((), dtype=torch.float64)
+    for first in range(0, images, group):
+        part = [i for i in range(first, min(first + group, images)) if bool(valid[i].any())]
+        for i in part:
+            for j in part:
+                s = student[i][:, valid[i]].T @ student[j][:, valid[j]] / temperature
+                t = teacher[i][:, valid[i]].T @ teacher[j][:, valid[j]] / temperature
+                rows = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1)
+                total = total + rows.mean() / len(part) ** 2 * min(group, images - first) / images
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize(("images", "group"), [(1, 2), (2, 2), (3, 2), (4, 1), (3, 3)])
+@pytest.mark.parametrize("rows", [16, 10**6])
+def test_relations_equal_the_double_loop(
+    temperature: float, images: int, group: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = min(group, images) * 17
+    monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * columns * 8 * _similarity.LIVE)  # small blocks and one block
+    raw, teacher = features(images, 5, 17, 1).requires_grad_(), unit(features(images, 3, 17, 2))
+    got = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
+    every = torch.ones(images, 17, dtype=torch.bool)
+    expected = double_loop(unit(raw), teacher, temperature=temperature, group=group, valid=every)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, raw)[0] for value in (got, expected)), rtol=1e-8, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_masked_pixels_take_no_part(temperature: float) -> None:
+    raw, teacher = features(4, 5, 9, 1).requires_grad_(), unit(features(4, 3, 9, 2))
+    valid = torch.rand(4, 9, generator=torch.Generator().manual_seed(3)) > 0.4
+    valid[3] = False  # an image without a label
+    got = relation_kl(unit(raw), teacher, temperature=temperature, group=2, valid=valid)
+    expected = double_loop(unit(raw), teacher, temperature=temperature, group=2, valid=valid)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    gradient, reference = (torch.autograd.grad(value, raw)[0] for value in (got, expected))
+    torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
+    nothing = relation_kl(unit(raw), teacher, temperature=temperature, group=2, valid=torch.zeros_like(valid))
+    assert float(nothing) == 0 and float(torch.autograd.grad(nothing, raw)[0].abs().max()) == 0
+
+
+def test_relations_by_hand() -> None:
+    """One image of two pixels at right angles for the student, equal for the teacher."""
+    student = torch.eye(2, dtype=torch.float64)[None]
+    teacher = torch.tensor([[[1.0, 1.0]]], dtype=torch.float64)
+    p = 1 / (1 + math.exp(-1))  # a pixel's share of itself, student
+    golden = 0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p))
+    assert float(relation_kl(student, teacher, temperature=1.0)) == pytest.approx(golden, abs=1e-12)
+
+
+class TestInvariances:
+    teacher = unit(features(2, 3, 12, 2))
+
+    def value(self, student: Tensor, **options: Any) -> float:
+        return float(relation_kl(unit(student), self.teacher, temperature=0.1, group=2, **options))
+
+    def test_identity_is_zero_whatever_the_width(self) -> None:
+        padded = torch.cat([self.teacher, torch.zeros(2, 4, 12, dtype=torch.float64)], dim=1)
+        assert abs(self.value(padded)) < 1e-12
+
+    def test_scale_rotation_and_order_change_nothing(self) -> None:
+        student = features(2, 5, 12, 1)
+        rotation = torch.linalg.qr(features(1, 5, 5, 4)[0])[0]
+        assert self.value(7 * student) == pytest.approx(self.value(student), abs=1e-12)
+        assert self.value(rotation @ student) == pytest.approx(self.value(student), abs=1e-12)
+        swapped = float(relation_kl(unit(student.flip(0)), self.teacher.flip(0), temperature=0.1, group=2))
+        assert swapped == pytest.approx(self.value(student), abs=1e-12)
+
+
+def test_float32_agrees_with_float64() -> None:
+    student, teacher = unit(features(2, 8, 50, 1)), unit(features(2, 8, 50, 2))
+    for temperature in (0.1, 0.01, 0.001):
+        wide = relation_kl(student, teacher, temperature=temperature, group=2)
+        narrow = relation_kl(student.float(), teacher.float(), temperature=temperature, group=2)
+        assert float(narrow) == pytest.approx(float(wide), rel=2e-4)
+
+
+@pytest.mark.parametrize("rows", [16, 10**6])
+def test_references_equal_plain_autograd(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * 11 * 8 * _similarity.LIVE)
+    raw = features(1, 4, 37, 1)[0].T.clone().requires_grad_()
+    teacher, references = unit(features(1, 4, 37, 2)[0].T, dim=1), unit(features(1, 4, 11, 3)[0].T, dim=1)
+    got = reference_kl(unit(raw), teacher, references, temperature=0.1)
+    s, t = unit(raw) @ references.T / 0.1, teacher @ references.T / 0.1
+    expected = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, raw)[0] for value in (got, expected)), rtol=1e-8, atol=1e-10
+    )
+
+
+def test_no_anchor_or_no_reference_is_a_connected_zero() -> None:
+    raw = torch.randn(3, 4, requires_grad=True)
+    for rows, references in ((raw[:0], torch.randn(2, 4)), (raw, torch.randn(0, 4))):
+        value = reference_kl(rows, rows.detach(), references, temperature=0.1)
+        assert float(value) == 0 and float(torch.autograd.grad(value, raw)[0].abs().sum()) == 0
+
+
+def test_gram_distance_equals_the_whole_maps() -> None:
+    raw, teacher = features(2, 5, 9, 1).requires_grad_(), unit(features(2, 3, 9, 2))
+    student = unit(raw)
+    expected = (student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher).square().mean()
+    got = gram_distance(student, teacher)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(v, raw, retain_graph=True)[0] for v in (got, expected)))
+    assert abs(float(gram_distance(teacher, teacher))) < 1e-12
+
+
+def test_blocks_stay_within_the_budget() -> None:
+    rows = torch.zeros(1000, 4)
+    blocks = _similarity._blocks(rows, columns=8192)
+    assert sum(len(rows[block]) for block in blocks) == 1000
+    assert all(len(rows[block]) * 8192 * 4 * _similarity.LIVE <= _similarity.BUDGET["cpu"] for block in blocks)
