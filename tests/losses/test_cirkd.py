@@ -1,0 +1,209 @@
+"""CIRKD's three terms against plain loops, its memory against counting by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.losses._numerics import unit
+from pipeline.losses.cirkd import first_pixels
+
+TAU = 0.1
+
+
+def pixels(x: Tensor) -> list[list[list[float]]]:
+    """Unit vectors of every pixel of every image."""
+    found = []
+    for image in x.flatten(2):
+        rows = [image[:, a].tolist() for a in range(image.shape[1])]
+        found.append([[value / math.hypot(*row) for value in row] for row in rows])
+    return found
+
+
+def kl_of_rows(s: list[float], t: list[float]) -> float:
+    def log_softmax(values: list[float]) -> list[float]:
+        total = math.log(sum(math.exp(value) for value in values))
+        return [value - total for value in values]
+
+    return sum(math.exp(b) * (b - a) for a, b in zip(log_softmax(s), log_softmax(t), strict=True))
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def test_batch_term_equals_plain_loops(bench: Any) -> None:
+    student, teacher = bench.student(3), bench.teacher(4)
+    f_s, f_t = pixels(student.embedding), pixels(teacher.embedding)
+    total = 0.0
+    for i in range(2):
+        for j in range(2):
+            for a in range(bench.H * bench.W):
+                rows = [[dot(f[i][a], other) / TAU for other in f[j]] for f in (f_s, f_t)]
+                total += kl_of_rows(*rows) / (bench.H * bench.W)
+    loss = bench.build("cirkd", batch_weight=3.0, pixel_weight=0.0, region_weight=0.0)
+    terms = loss(student, teacher, bench.labels())
+    assert list(terms) == ["cirkd_batch"] and not list(loss.parameters())
+    assert float(terms["cirkd_batch"]) == pytest.approx(3.0 * total / 4, abs=1e-9)
+
+
+@pytest.mark.parametrize("memory_temperature", [1.0, 2.0])
+def test_memory_terms_equal_plain_loops(memory_temperature: float, bench: Any) -> None:
+    """With a memory that is filled by hand and sampled whole."""
+    student, teacher, labels = bench.student(3), bench.teacher(4), bench.labels()
+    loss = bench.build(
+        "cirkd", pixel_weight=0.5, region_weight=0.25, pixel_samples=100, region_samples=100,
+        memory_temperature=memory_temperature,
+    ).eval()  # fmt: skip
+    for queues, seed in ((loss.pixels, 5), (loss.regions, 6)):
+        vectors = torch.randn(7, bench.C_T, generator=torch.Generator().manual_seed(seed)).double()
+        queues.append(unit(vectors), torch.tensor([0, 0, 1, 2, 2, 2, 1]))
+    terms = loss(student, teacher, labels)
+    small = labels[:, ::2, ::2].flatten(1)
+    f_s, f_t = pixels(loss.projection(student.embedding).detach()), pixels(teacher.embedding)
+    for term, queues, weight in (("pixel", loss.pixels, 0.5), ("region", loss.regions, 0.25)):
+        references = [queues.vectors[c, slot].tolist() for c in range(3) for slot in range(int(queues.filled[c]))]
+        assert len(references) == 7
+        divergences = [
+            kl_of_rows(*([dot(f[n][a], r) / (TAU * memory_temperature) for r in references] for f in (f_s, f_t)))
+            for n in range(2)
+            for a in range(bench.H * bench.W)
+            if int(small[n, a]) != bench.IGNORE
+        ]
+        expected = weight * memory_temperature**2 * sum(divergences) / len(divergences)
+        assert float(terms[f"cirkd_{term}"].detach()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_the_memory_holds(bench: Any) -> None:
+    teacher, labels = bench.teacher(4), bench.labels()
+    loss = bench.build("cirkd", pixels_per_class=2)
+    loss(bench.student(3), teacher, labels)
+    small, vectors = labels[:, ::2, ::2].flatten(1), unit(teacher.embedding).flatten(2)
+    for c in range(bench.K):
+        members = [vectors[n, :, a] for n in range(2) for a in range(16) if int(small[n, a]) == c]
+        counts = [int((small[n] == c).sum()) for n in range(2)]
+        assert int(loss.pixels.filled[c]) == sum(min(2, count) for count in counts)
+        for vector in loss.pixels.vectors[c, : int(loss.pixels.filled[c])]:
+            assert any(torch.allclose(vector, member, atol=1e-12) for member in members)
+        means = [vectors[n][:, small[n] == c].mean(1) for n in range(2) if counts[n]]
+        assert int(loss.regions.filled[c]) == int(loss.regions.pointer[c]) == len(means)
+        for vector, mean in zip(loss.regions.vectors[c], means, strict=False):
+            torch.testing.assert_close(vector, mean / mean.norm())
+    assert not any(buffer.requires_grad for buffer in loss.buffers())
+
+
+def test_pointers_wrap(bench: Any) -> None:
+    loss = bench.build("cirkd", region_queue=3, batch_weight=0.0, pixel_weight=0.0)
+    for _ in range(4):  # 8 images
+        loss(bench.student(), bench.teacher(), torch.ones(2, 8, 8, dtype=torch.int64))
+    assert loss.regions.pointer.tolist() == [0, 8 % 3, 0] and loss.regions.filled.tolist() == [0, 3, 0]
+
+
+def test_without_training_the_memory_rests(bench: Any) -> None:
+    loss = bench.build("cirkd").eval()
+    before = copy.deepcopy(loss.state_dict())
+    terms = loss(bench.student(), bench.teacher(), bench.labels())
+    assert float(terms["cirkd_pixel"]) == float(terms["cirkd_region"]) == 0  # nothing in it yet
+    assert all(torch.equal(before[key], value) for key, value in loss.state_dict().items())
+
+
+def test_identity_is_zero(bench: Any) -> None:
+    loss = bench.build("cirkd", teacher_channels=bench.C_S)
+    loss.projection = nn.Identity()
+    output = bench.student(3)
+    positive = replace(output, embedding=output.embedding.abs())
+    assert all(abs(float(term)) < 1e-12 for term in loss(positive, positive, bench.labels()).values())
+
+
+def test_gradient_reaches_student_and_projection_only(bench: Any) -> None:
+    loss = bench.build("cirkd", batch_weight=0.0)
+    student = bench.student(3).map(lambda x: x.clone().requires_grad_())
+    teacher = bench.teacher(4).map(lambda x: x.clone().requires_grad_())
+    terms = loss(student, teacher, bench.labels())
+    torch.stack(list(terms.values())).sum().backward()
+    assert student.embedding.grad is not None and float(student.embedding.grad.abs().sum()) > 0
+    assert all(float(parameter.grad.abs().sum()) > 0 for parameter in loss.parameters())
+    assert teacher.embedding.grad is None
+
+
+def test_nothing_labelled_trains_nothing(bench: Any) -> None:
+    """The official code gives NaN here."""
+    loss = bench.build("cirkd", batch_weight=0.0)
+    student = bench.student(3).map(lambda x: x.clone().requires_grad_())
+    terms = loss(student, bench.teacher(4), torch.full((2, 8, 8), bench.IGNORE))
+    torch.stack(list(terms.values())).sum().backward()
+    assert float(student.embedding.grad.abs().max()) == 0
+    assert all(float(parameter.grad.abs().max()) == 0 for parameter in loss.parameters())
+    assert loss.pixels.filled.tolist() == [0, 0, 0]
+
+
+def test_masking_leaves_unlabelled_pixels_out_of_the_batch_term(bench: Any) -> None:
+    student, teacher, labels = bench.student(3), bench.teacher(4), bench.labels()
+    loss = bench.build("cirkd", pixel_weight=0.0, region_weight=0.0, mask_ignored=True)
+    hidden = (labels[:, ::2, ::2] == bench.IGNORE)[:, None]
+    assert bool(hidden.any())
+    moved = replace(student, embedding=torch.where(hidden, -9.0, student.embedding))
+    values = [float(loss(x, teacher, labels)["cirkd_batch"]) for x in (student, moved)]
+    assert values[0] == pytest.approx(values[1], abs=1e-12)
+
+
+def test_pooling_comes_before_the_batch_term(bench: Any) -> None:
+    student, teacher = bench.student(3), bench.teacher(4)
+    pooled = [replace(x, embedding=nn.functional.avg_pool2d(x.embedding, 2)) for x in (student, teacher)]
+    options = {"pixel_weight": 0.0, "region_weight": 0.0}
+    got = bench.build("cirkd", pool=2, **options)(student, teacher, bench.labels())["cirkd_batch"]
+    expected = bench.build("cirkd", **options)(*pooled, bench.labels())["cirkd_batch"]
+    assert float(got) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_anchors_can_be_limited(bench: Any) -> None:
+    loss = bench.build("cirkd", max_anchors=5)
+    anchors = loss.anchors(bench.labels()[:, ::2, ::2])
+    assert len(anchors) == len(set(anchors.tolist())) == 5
+    assert bool((bench.labels()[:, ::2, ::2].flatten()[anchors] != bench.IGNORE).all())
+
+
+def test_the_official_enqueue_takes_the_first_pixels(bench: Any) -> None:
+    """A class of n pixels is represented by some of the first n pixels of its image, whatever they show."""
+    flat = torch.tensor([[2, 2, 0, 1, 1, 1], [0, 0, 0, 0, 2, 2]])
+    chosen = torch.tensor([3, 5, 0, 10, 11])  # image 0: class 1 (first and third), class 2 (first); image 1: class 2
+    classes = flat.flatten()[chosen]
+    assert first_pixels(chosen, classes, flat).tolist() == [0, 2, 0, 6, 7]
+    loss = bench.build("cirkd", official_enqueue=True, region_weight=0.0)
+    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    labels[0, 3, 2:] = 1  # the last two pixels of the image
+    teacher = bench.teacher(4, images=1)
+    loss(bench.student(3, images=1), teacher, labels)
+    first_two = unit(teacher.embedding).flatten(2)[0, :, :2].T
+    stored = loss.pixels.vectors[1, :2]
+    assert all(any(torch.allclose(vector, first) for first in first_two) for vector in stored)
+
+
+def test_sampling_depends_on_the_step_alone(bench: Any) -> None:
+    """Same state, other random state: the memory terms are the same, as they must be in every process."""
+    loss = bench.build("cirkd").eval()
+    loss.pixels.append(torch.randn(8, bench.C_T).double(), torch.tensor([0] * 8))
+    values = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        values.append(float(loss(bench.student(3), bench.teacher(4), bench.labels())["cirkd_pixel"].detach()))
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("option", ["temperature", "relation_group", "pool", "pixels_per_class", "pixel_queue"])
+def test_options_out_of_range_are_refused(option: str, bench: Any) -> None:
+    with pytest.raises(UserError, match=rf"losses\.cirkd\.{option}: got 0"):
+        bench.build("cirkd", **{option: 0})
+
+
+def test_golden(bench: Any) -> None:
+    terms = bench.build("cirkd")(bench.student(3), bench.teacher(4), bench.labels())  # build seeds the choice of pixels
+    golden = {"cirkd_batch": 4.7686974, "cirkd_pixel": 0.6035022, "cirkd_region": 0.5122548}
+    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(golden, abs=1e-6)

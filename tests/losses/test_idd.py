@@ -1,0 +1,123 @@
+"""IDD against plain loops in float64, and its invariances."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models import SegOutput
+
+
+def center(x: Tensor, labels: Tensor, images: list[int], c: int) -> list[float] | None:
+    rows = [
+        x[n, :, i, j].tolist()
+        for n in images
+        for i, j in itertools.product(range(x.shape[2]), range(x.shape[3]))
+        if int(labels[n, i, j]) == c
+    ]
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else None
+
+
+def plain(s: Tensor, t: Tensor, labels: Tensor, *, centers: str, normalize: str) -> float:
+    pairs = []
+    for images in [[0], [1]] if centers == "image" else [[0, 1]]:
+        for a, b in itertools.combinations(range(3), 2):
+            v = [center(x, labels, images, c) for x in (s, t) for c in (a, b)]
+            if all(point is not None for point in v):
+                pairs.append((math.dist(v[0], v[1]), math.dist(v[2], v[3])))  # type: ignore[arg-type]
+    if normalize == "mean":
+        means = [sum(edges) / len(pairs) for edges in zip(*pairs, strict=True)]
+        pairs = [(e_s / means[0], e_t / means[1]) for e_s, e_t in pairs]
+    return sum((e_s - e_t) ** 2 for e_s, e_t in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("centers", ["image", "batch"])
+@pytest.mark.parametrize("normalize", ["none", "mean"])
+@pytest.mark.parametrize("case", ["every class", "one absent"])
+def test_graph_equals_plain_loops(centers: str, normalize: str, case: str, bench: Any) -> None:
+    student, teacher, labels = bench.student(3), bench.student(4), bench.labels()[:, ::2, ::2].clone()
+    if case == "one absent":
+        labels[0][labels[0] == 1] = 0
+    loss = bench.build("idd", teacher_channels=bench.C_S, weight=2.0, centers=centers, normalize=normalize)
+    expected = 2.0 * plain(student.embedding, teacher.embedding, labels, centers=centers, normalize=normalize)
+    assert float(loss(student, teacher, labels)["idd"]) == pytest.approx(expected, abs=1e-9)
+
+
+def with_embedding(output: SegOutput, embedding: Tensor) -> SegOutput:
+    return replace(output, embedding=embedding)
+
+
+def test_translation_and_rotation_change_nothing_and_scale_does(bench: Any) -> None:
+    student, teacher, labels = bench.student(3), bench.student(4), bench.labels()
+    f = student.embedding
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
+
+    def value(embedding: Tensor, **options: Any) -> float:
+        loss = bench.build("idd", teacher_channels=bench.C_S, **options)
+        return float(loss(with_embedding(student, embedding), teacher, labels)["idd"])
+
+    assert value(teacher.embedding) == pytest.approx(0, abs=1e-12)
+    assert value(f + 3.0) == pytest.approx(value(f), abs=1e-9)
+    assert value(torch.einsum("cd,ndhw->nchw", rotation, f)) == pytest.approx(value(f), abs=1e-9)
+    assert value(2 * f) != pytest.approx(value(f), rel=1e-3)
+    assert value(2 * f, normalize="mean") == pytest.approx(value(f, normalize="mean"), abs=1e-9)
+
+
+def test_a_class_alone_gives_zero_and_a_small_one_has_no_center(bench: Any) -> None:
+    student, teacher = bench.student(3), bench.teacher(4)
+    embedding = student.embedding.clone().requires_grad_()
+    labels = torch.ones(2, bench.H, bench.W, dtype=torch.int64)
+    for normalize in ("none", "mean"):
+        value = bench.build("idd", normalize=normalize)(with_embedding(student, embedding), teacher, labels)["idd"]
+        assert float(value.detach()) == 0 and float(torch.autograd.grad(value, embedding)[0].abs().max()) == 0
+    labels[0, 0, 0] = 2
+    assert float(bench.build("idd", min_pixels=2)(student, teacher, labels)["idd"]) == 0
+    assert float(bench.build("idd", min_pixels=1)(student, teacher, labels)["idd"]) > 0
+
+
+class TestPosition:
+    def test_identity_is_zero_and_only_the_teacher_fits_the_read_out(self, bench: Any) -> None:
+        loss = bench.build("idd", teacher_channels=bench.C_S, weight=0.0, position_weight=1.0)
+        student = bench.student(3)
+        assert float(loss(student, student, bench.labels())["idd_position"].detach()) == pytest.approx(0, abs=1e-20)
+        embedding = student.embedding.clone().requires_grad_()
+        teacher_embedding = bench.student(4).embedding.clone().requires_grad_()
+        terms = loss(with_embedding(student, embedding), with_embedding(student, teacher_embedding), bench.labels())
+        read_out = list(loss.read_out.parameters())
+        gradients = torch.autograd.grad(
+            terms["idd_position"], [embedding, *read_out], allow_unused=True, retain_graph=True
+        )
+        assert gradients[0] is not None and float(gradients[0].abs().sum()) > 0
+        assert all(gradient is None for gradient in gradients[1:])
+        gradients = torch.autograd.grad(
+            terms["idd_read_out"], [embedding, teacher_embedding, *read_out], allow_unused=True
+        )
+        assert gradients[0] is None and gradients[1] is None
+        assert all(float(gradient.abs().sum()) > 0 for gradient in gradients[2:])
+
+    def test_the_read_out_learns_where_a_pixel_lies(self, bench: Any) -> None:
+        """From features that hold the position; its true value is x, then y, in 0..1."""
+        y, x = torch.meshgrid(torch.linspace(0, 1, 5), torch.linspace(0, 1, 7), indexing="ij")
+        features = torch.stack([2 * x, 1 - y, x * y, x - y])[None].double()
+        output = SegOutput(logits=features, embedding=features)
+        loss = bench.build("idd", teacher_channels=bench.C_S, weight=0.0, position_weight=1.0)
+        optimiser = torch.optim.Adam(loss.parameters(), lr=0.01)
+        for _ in range(300):
+            optimiser.zero_grad()
+            fit = loss(output, output, torch.zeros(1, 5, 7, dtype=torch.int64))["idd_read_out"]
+            fit.backward()
+            optimiser.step()
+        assert float(fit.detach()) < 1e-3
+        believed = loss.read_out(features)[0]
+        assert float((believed[0] - x).abs().max()) < 0.2 and float((believed[1] - y).abs().max()) < 0.2
+
+
+def test_golden(bench: Any) -> None:
+    value = bench.build("idd", teacher_channels=bench.C_S)(bench.student(3), bench.student(4), bench.labels())["idd"]
+    assert float(value) == pytest.approx(0.761236381477, abs=1e-9)
