@@ -1,0 +1,46 @@
+"""Attention transfer: the student looks where the teacher looks."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.losses._base import DistillationLoss
+from pipeline.losses._numerics import unit
+from pipeline.models import SegOutput
+
+
+class AttentionTransfer(DistillationLoss):
+    """Mean squared error between the attention maps of the two embeddings.
+
+    The attention map of an image is the mean over channels of the squared embedding, flattened and divided by its
+    L2 norm: ``a = v / ||v||, v[p] = 1/C * sum_c F[c, p]^2``. The loss is ``weight * mean_np (a_S - a_T)^2`` (Zagoruyko
+    and Komodakis 2017, arXiv 1612.03928, as the CIRKD code base applies it to the embedding alone). The CIRKD code base
+    runs it with pixel-wise KD: ``loss: [kd, at]``. Widths may differ; there is no adapter.
+
+    Difference from that code: a map that is zero everywhere stays zero and gives no gradient.
+
+    Args:
+        weight: factor of the term; 1e4 in the CIRKD code, since the entries of a unit map are small.
+
+    Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w); returns ``{"at": scalar}``.
+
+    Example:
+        >>> import torch
+        >>> s, t = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 7.0]]]])
+        >>> pair = (SegOutput(logits=s, embedding=s), SegOutput(logits=t, embedding=t))
+        >>> float(AttentionTransfer(weight=1.0)(*pair, torch.zeros(1, 2, 4))["at"])
+        1.0
+    """
+
+    def __init__(self, *, weight: float = 1e4) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        return {"at": self.weight * F.mse_loss(_attention(student.embedding), _attention(teacher.embedding))}
+
+
+def _attention(features: Tensor) -> Tensor:
+    """(N, C, h, w) to unit rows (N, h*w)."""
+    return unit(features.square().mean(dim=1).flatten(1))
