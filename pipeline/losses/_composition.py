@@ -1,0 +1,42 @@
+"""Several losses as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.losses._base import DistillationLoss
+from pipeline.models import SegOutput
+
+
+class Composition(DistillationLoss):
+    """The terms of several losses side by side; each is weighted by its own options.
+
+    Args:
+        parts: losses by name, at least two.
+
+    Shapes: as the parts take them; returns the terms of all.
+
+    Raises:
+        UserError: in ``forward``, when two losses give a term of the same name: one would hide the other.
+    """
+
+    def __init__(self, parts: Mapping[str, DistillationLoss]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(parts))
+        self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
+
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        owners: dict[str, str] = {}
+        for name, part in self.parts.items():
+            for term, value in part(student, teacher, target).items():
+                if term in terms:
+                    raise UserError(
+                        f"losses {owners[term]} and {name} both give a term '{term}'; use one of them, or rename the "
+                        f"term in pipeline/losses/{name}.py"
+                    )
+                terms[term], owners[term] = value, name
+        return terms
