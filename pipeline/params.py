@@ -6,7 +6,7 @@ its class, in ``plugin_options.py``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,12 +14,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import plugin_options, plugins
+from pipeline import plugin_options, plugins, recipes
 from pipeline.errors import Faults, UserError, closest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 #: Every network of segpress takes sides that its deepest stage divides.
 DIVISOR = 32
+#: Names that no student may have, with the path that it would write to.
+TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
 
 def _from_list(value: Any) -> Any:
@@ -39,11 +41,26 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _formed(loss: Any) -> Any:
+    if fault := recipes.form_fault(loss):
+        raise ValueError(fault)
+    return loss
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed stands there twice; each counts once")
+    return seeds
+
+
 Options = dict[str, Any]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
 Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidator(_ordered)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+#: A loss, a mixture, or losses with options: see :mod:`pipeline.recipes`.
+Loss = Annotated[Any, AfterValidator(_formed)]
 #: Part of paths and commands in dvc.yaml.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -84,7 +101,13 @@ class Recipe(Section):
 
     def loop(self) -> dict[str, Any]:
         """The keyword arguments of ``training.run.train``."""
-        return self.model_dump(exclude={"class_balance"})
+        return self.model_dump(exclude={"class_balance", "seed"})
+
+
+class Distill(Recipe):
+    """The training run of every student."""
+
+    seed: Seed | None = None  # null: the run's seed
 
 
 class Teacher(Section):
@@ -94,7 +117,15 @@ class Teacher(Section):
 
 class Student(Section):
     model: Model
-    loss: str
+    loss: Loss
+
+
+class Compare(Section):
+    """What ``make compare`` runs: every loss with every seed, on one student."""
+
+    student: str
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
+    losses: Annotated[dict[Name, Loss], Field(min_length=1)]
 
 
 class Export(Section):
@@ -133,14 +164,15 @@ class Budgets(Section):
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+    seed: Seed
     dataset: str
     input_size: Size
     datasets: dict[str, Options]
     teacher: Teacher
-    distill: Recipe
+    distill: Distill
     losses: dict[str, Options]
     students: Annotated[dict[Name, Student], Field(min_length=1)]
+    compare: Compare
     export: Export
     quantize: Quantize
     convert: Convert
@@ -151,6 +183,10 @@ class Params(Section):
     def runtime_options(self) -> Options:
         options: Options = (self.convert.model_extra or {}).get(self.convert.runtime, {})
         return options
+
+    @property
+    def distill_seed(self) -> int:
+        return self.seed if self.distill.seed is None else self.distill.seed
 
     def student(self, name: str) -> Student:
         if name not in self.students:
@@ -176,7 +212,7 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
     except ValidationError as error:
         for problem in error.errors():
             faults.add(_explain(problem))
-    for message in plugin_options.faults(raw, kinds):
+    for message in (*_name_faults(raw), *plugin_options.faults(raw, kinds)):
         faults.add(message)
     faults.raise_if_any()
     assert params is not None
@@ -200,6 +236,19 @@ def _read(path: Path) -> dict[Any, Any]:
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise UserError(f"{path}: holds {got}; a mapping of {', '.join(Params.model_fields)} is needed")
     return raw
+
+
+def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
+    """Names of students that lead nowhere or are taken."""
+    students, compare = raw.get("students"), raw.get("compare")
+    if not isinstance(students, dict) or not students:
+        return
+    for name, file in TAKEN.items():
+        if name in students:
+            yield f"students.{name}: {file} is something else's; choose another name"
+    student = compare.get("student") if isinstance(compare, dict) else None
+    if isinstance(student, str) and student not in students:
+        yield f"compare.student: got '{student}'; students has no such key; {closest(student, map(str, students))}"
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

@@ -9,13 +9,13 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline import plugins
+from pipeline import plugins, recipes
 from pipeline.errors import UserError, closest
 
 OPTION = ConfigDict(strict=True, allow_inf_nan=False)
 #: Facts that stages offer to plugins: not options.
 OFFERED = frozenset(
-    ["num_classes", "ignore_index"]
+    ["num_classes", "ignore_index", "steps"]
     + [
         f"{role}_{fact}"
         for role in ("student", "teacher")
@@ -44,6 +44,9 @@ def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
             yield f"{where}: got '{name}'; pipeline/{kind} has no such file; {closest(name, plugins.available(kind))}"
         elif kind != "models" and not any(section[1:3] == (kind, name) for section in sections):
             sections.append((f"{'convert' if kind == 'runtimes' else kind}.{name}", kind, name, {}))
+    for where, name, options in _overrides(raw):
+        if "losses" in kinds and name in plugins.available("losses"):
+            yield from _option_faults(where, "losses", name, options, inherited=_section(raw, "losses", name))
     for where, kind, name, options in sections:
         if name not in plugins.available(kind):
             allowed = [*plugins.available(kind), *(["runtime"] if kind == "runtimes" else [])]
@@ -62,9 +65,24 @@ def _chosen(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
         ("convert.runtime", "runtimes", _section(raw, "convert").get("runtime")),
         ("teacher.model.name", "models", _section(raw, "teacher", "model").get("name")),
         *((f"students.{key}.model.name", "models", _section(students, key, "model").get("name")) for key in students),
-        *((f"students.{key}.loss", "losses", _section(students, key).get("loss")) for key in students),
+        *((where, "losses", name) for where, loss in _losses(raw) for name in recipes.overrides(loss)),
     ]
     return ((where, kind, name) for where, kind, name in choices if isinstance(name, str))
+
+
+def _losses(raw: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """(where, loss) of every loss that is chosen, as it is written; those of a wrong form are left to pydantic."""
+    students, compared = _section(raw, "students"), _section(raw, "compare", "losses")
+    found = [(f"students.{key}.loss", _section(students, key).get("loss")) for key in students]
+    found += [(f"compare.losses.{key}", loss) for key, loss in compared.items()]
+    return ((where, loss) for where, loss in found if not recipes.form_fault(loss))
+
+
+def _overrides(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(where, loss name, options) of every loss whose options stand beside its name."""
+    for where, loss in _losses(raw):
+        if isinstance(loss, dict):
+            yield from ((f"{where}.{name}", name, options) for name, options in loss.items())
 
 
 def _plugin_sections(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str, Any]]:
@@ -92,8 +110,10 @@ def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _option_faults(where: str, kind: str, name: str, options: dict[str, Any]) -> Iterator[str]:
-    """Faults of one plugin section against the signature of its class."""
+def _option_faults(
+    where: str, kind: str, name: str, options: dict[str, Any], *, inherited: Collection[str] = ()
+) -> Iterator[str]:
+    """Faults of one plugin section against the signature of its class; ``inherited`` options are given elsewhere."""
     try:
         plugin = plugins.load(kind, name)
     except UserError as error:
@@ -110,7 +130,7 @@ def _option_faults(where: str, kind: str, name: str, options: dict[str, Any]) ->
         except ValidationError as error:
             yield f"{where}.{key}: got {value!r}; {' or '.join(dict.fromkeys(map(allowed_by, error.errors())))}"
     for key, parameter in allowed.items():
-        if key not in options and parameter.default is inspect.Parameter.empty:
+        if key not in options and key not in inherited and parameter.default is inspect.Parameter.empty:
             yield f"{where}.{key}: missing; it has no default"
 
 

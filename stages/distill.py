@@ -1,4 +1,4 @@
-"""Prepared data set and teacher -> one student, by the loss that params.yaml names for it."""
+"""Prepared data set and teacher -> one student, by the losses in its recipe."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import losses, models, params
+from pipeline import artifact, losses, models, params
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
 from pipeline.training.data import class_weights
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
-from pipeline.training.tasks import DistillationTask
 
 
 @command
@@ -23,19 +23,22 @@ def main() -> None:
     parser.add_argument("--student", required=True, help="key of students in params.yaml")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--loss", type=Path, required=True, help="recipe that the stage losses wrote for this student")
     parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    settings = params.load(args.params, kinds=("models", "losses"))
+    settings = params.load(args.params, kinds=("models",))
+    chosen = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
     prepared = Prepared(args.dataset)
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)
-    seed_everything(settings.seed)
+    seed_everything(settings.distill_seed)
     student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
-    loss = losses.build(
-        entry.loss,
-        settings.losses.get(entry.loss, {}),
+    loss = losses.build_all(
+        chosen["options"],
+        steps=recipe.steps,
         num_classes=labels.num_classes,
         ignore_index=labels.ignore_index,
         **student.facts.offered("student"),
@@ -43,11 +46,11 @@ def main() -> None:
     )
     weights = class_weights(prepared.split("train"), labels, balance=recipe.class_balance)
     task = DistillationTask(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
-    facts = train(
+    facts, costs = train(
         task,
         prepared=prepared,
         input_size=settings.input_size,
-        seed=settings.seed,
+        seed=settings.distill_seed,
         curves=args.curves,
         title=args.student,
         **recipe.loop(),
@@ -62,10 +65,12 @@ def main() -> None:
         facts={
             **facts,
             "student": args.student,
-            "loss": {"name": entry.loss, "options": settings.losses.get(entry.loss, {})},
+            "loss": {"name": chosen["name"], "options": chosen["options"]},
             "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
         },
     )
+    behind = sum(p.numel() for p in loss.parameters() if p.requires_grad)
+    artifact.write_text(args.costs, artifact.dump_json({**costs.to_meta(), "parameters_of_loss": behind}))
     print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} (best of step {facts['best_step']})")
 
 

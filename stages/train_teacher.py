@@ -32,7 +32,7 @@ def main() -> None:
     network = models.build(model.name, model.options, num_classes=labels.num_classes)
     weights = class_weights(prepared.split("train"), labels, balance=recipe.class_balance)
     task = SupervisedTask(network, ignore_index=labels.ignore_index, class_weights=weights)
-    facts = train(
+    facts, _ = train(
         task,
         prepared=prepared,
         input_size=settings.input_size,

@@ -10,7 +10,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import plugins
+from pipeline import plugins, recipes
 
 ROOT = Path(__file__).parents[1]
 #: Checks, messages and bars: they carry values and decide no result.
@@ -74,7 +74,8 @@ USES = {
     "device": {"runtimes"},
     "prepare": {"datasets"},
     "train_teacher": {"models"},
-    "distill": {"models", "losses"},
+    "losses": set(),  # depends on the whole folder of losses
+    "distill": {"models"},  # and on its losses by the file that the stage `losses` writes
     "export": {"models"},
     "quantize": set(),
     "convert": {"runtimes"},
@@ -92,6 +93,26 @@ def test_dependencies_are_what_the_stage_imports(name: str, graph: grimp.ImportG
     for kind in USES[name]:
         expected |= {as_file(module) for module in plugin_modules(kind, graph)}
         assert any(re.match(rf"pipeline/{kind}/\$\{{.+\}}\.py", dep) for dep in declared), f"{kind} plugin is no dep"
-    templates = {"pipeline/reporting/report.html.j2"} if name == "report" else set()
-    expected |= {f"stages/{name}.py"} | templates
+    others = {"report": {"pipeline/reporting/report.html.j2"}, "losses": {"pipeline/losses"}}
+    expected |= {f"stages/{name}.py"} | others.get(name, set())
     assert sorted(dep for dep in declared if "$" not in dep) == sorted(expected)
+
+
+def test_distill_depends_on_its_losses_by_their_recipe_alone() -> None:
+    stage = STAGES["distill"]["do"]
+    assert "artifacts/losses/${key}.json" in stage["deps"] and STAGES["losses"]["outs"] == ["artifacts/losses"]
+    assert "--loss artifacts/losses/${key}.json" in stage["cmd"]
+    assert not [value for value in (*stage["deps"], *stage["params"]) if "loss" in value and "$" in value][1:]
+
+
+@pytest.mark.parametrize("name", plugins.available("losses"))
+def test_a_recipe_names_all_the_code_of_its_losses(name: str, graph: grimp.ImportGraph) -> None:
+    """Files of pipeline/losses in the recipe, all others among the dependencies of distill."""
+    found, queue = set(), [f"pipeline.losses.{name}"]
+    while queue:
+        if (module := queue.pop()) not in found | PLUMBING:
+            found.add(module)
+            queue += graph.find_modules_directly_imported_by(module)
+    ours = {module for module in found if module.startswith("pipeline.losses.")}
+    assert set(recipes.sources([name])) == {f"{module.split('.')[-1]}.py" for module in ours}
+    assert found - ours <= imported(ROOT / "stages/distill.py", graph)

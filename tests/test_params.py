@@ -18,6 +18,7 @@ from pipeline.models import NetworkFacts
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "params.yaml"
 MODEL = {"name": "smp", "architecture": "fpn", "encoder": "resnet18"}
+STUDENT = {"model": MODEL, "loss": "kd"}
 
 
 def refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], **options: Any) -> list[str]:
@@ -60,6 +61,7 @@ def drop(*path: str) -> Callable[[dict[str, Any]], None]:
 def test_the_committed_file_is_valid() -> None:
     settings = params.load(COMMITTED)
     assert settings.student("kd").loss in plugins.available("losses")
+    assert settings.distill.seed is None and settings.distill_seed == settings.seed
     assert settings.runtime_options == YAML(typ="safe").load(COMMITTED.read_text())["convert"][settings.convert.runtime]
     assert "class_balance" not in settings.distill.loop() and settings.distill.loop()["steps"] == settings.distill.steps
 
@@ -70,6 +72,7 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         raw["teacher"]["train"]["steps"] = "many"
         raw["teacher"]["model"]["encder"] = raw["teacher"]["model"].pop("encoder")
         raw["students"]["kd"].update(loss="kdd", los=1)
+        raw["students"]["alone"]["loss"] = {"kd": {"temprature": 1.0}, "fitnt": {}}
         raw["losses"]["kd"]["temprature"] = 4.0
         raw["losses"]["fitnt"] = {}
         raw["convert"]["onnxruntime"]["threds"] = 2
@@ -88,6 +91,8 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         "losses.kd.temprature: unknown key; did you mean 'temperature'?",
         "sead: unknown key; did you mean 'seed'?",
         "seed: missing; it has no default",
+        "students.alone.loss.kd.temprature: unknown key; did you mean 'temperature'?",
+        "students.alone.loss: got 'fitnt'; pipeline/losses has no such file; did you mean 'fitnet'?",
         "students.kd.los: unknown key; did you mean 'loss'?",
         "students.kd.loss: got 'kdd'; pipeline/losses has no such file; did you mean 'kd'?",
         "teacher.model.encder: unknown key; did you mean 'encoder'?",
@@ -123,6 +128,33 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("students", {}), "students: got {}; dictionary should have at least 1 item"),
         (put("students", "a b", {"model": MODEL, "loss": "kd"}), "students.a b.[key]: got 'a b'; string should match"),
         (put("students", "../x", {"model": MODEL, "loss": "kd"}), "students.../x.[key]: got '../x'; string should"),
+        (put("students", "teacher", STUDENT), "students.teacher: artifacts/curves/teacher is something else's"),
+        (put("students", "comparison", STUDENT), "students.comparison: results/comparison.json is something else's"),
+        (put("students", "kd", "loss", 5), "students.kd.loss: got 5; allowed: a name (kd), a list of names ([kd"),
+        (put("students", "kd", "loss", None), "students.kd.loss: got None; allowed: a name (kd), a list"),
+        (put("students", "kd", "loss", ["kd", 5]), "students.kd.loss: got ['kd', 5]; allowed: a name (kd), a list"),
+        (put("students", "kd", "loss", []), "students.kd.loss: got []; at least one loss is needed; 'none' is"),
+        (put("students", "kd", "loss", {}), "students.kd.loss: got {}; at least one loss is needed; 'none' is"),
+        (put("students", "kd", "loss", ["kd", "kd"]), "students.kd.loss: got ['kd', 'kd']; a loss is named twice"),
+        (put("students", "kd", "loss", ["none", "kd"]), "students.kd.loss: got ['none', 'kd']; 'none' is the student"),
+        (put("students", "kd", "loss", {"kd": None}), "students.kd.loss: got {'kd': None}; the options of kd must be"),
+        (put("students", "kd", "loss", ["kd", "fitnt"]), "students.kd.loss: got 'fitnt'; pipeline/losses has no such"),
+        (put("students", "kd", "loss", {"fitnt": {}}), "students.kd.loss: got 'fitnt'; pipeline/losses has no such"),
+        (
+            put("students", "kd", "loss", {"kd": {}, "fitnet": {"wieght": 5.0}}),
+            "students.kd.loss.fitnet.wieght: unknown key; did you mean 'weight'?",
+        ),
+        (put("students", "kd", "loss", {"kd": {"weight": "1"}}), "students.kd.loss.kd.weight: got '1'; allowed: a val"),
+        (put("compare", "student", "kdd"), "compare.student: got 'kdd'; students has no such key; did you mean 'kd'?"),
+        (put("compare", "seeds", []), "compare.seeds: got []; list should have at least 1 item"),
+        (put("compare", "seeds", [1, 1]), "compare.seeds: got [1, 1]; a seed stands there twice"),
+        (put("compare", "seeds", [-1]), "compare.seeds.0: got -1; allowed: greater than or equal to 0"),
+        (put("compare", "losses", "x", ["kd", "fitnt"]), "compare.losses.x: got 'fitnt'; pipeline/losses has no such"),
+        (put("compare", "losses", "x", ["none", "kd"]), "compare.losses.x: got ['none', 'kd']; 'none' is the student"),
+        (put("compare", "losses", "a b", "kd"), "compare.losses.a b.[key]: got 'a b'; string should match"),
+        (drop("compare"), "compare: missing; it has no default"),
+        (put("distill", "seed", -1), "distill.seed: got -1; allowed: greater than or equal to 0"),
+        (put("teacher", "train", "seed", 1), "teacher.train.seed: unknown key"),
         (put("students", "kd", "model", "name", "spm"), "students.kd.model.name: got 'spm'; pipeline/models has no"),
         (put("students", "kd", "model", None), "students.kd.model: got None; allowed: a section"),
         (put("students", "kd", "model", "encoder", 3), "students.kd.model.encoder: got 3; allowed: a valid string"),
@@ -231,5 +263,5 @@ def test_unknown_student_names_the_closest() -> None:
 
 def test_offered_facts_are_those_that_networks_declare() -> None:
     facts = NetworkFacts(channels=1, stage_channels=(1,), output_stride=1, divisor=1)
-    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index"}
+    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps"}
     assert offered == plugin_options.OFFERED

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline import progress as bars
 from pipeline.errors import UserError
+from pipeline.training.costs import Costs, Meter
 from pipeline.training.tasks import SupervisedTask
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def fit(
     validate_every: int,
     precision: str,
     title: str,
-) -> Best:
+) -> tuple[Best, Costs]:
     """Train a task; at the end its network holds the weights of the best validation.
 
     Args:
@@ -73,6 +74,9 @@ def fit(
         curves: folder for dvclive's tables.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         title: what the progress bar says.
+
+    Returns:
+        the best validation, and what the training steps cost.
 
     Raises:
         UserError: the loss is not finite; the message names step and terms.
@@ -89,6 +93,7 @@ def fit(
     ):
         bar = progress.add_task(title, total=steps)
         model.train()
+        meter = Meter(accelerator.device)
         for step, (x, target) in enumerate(loader, start=1):
             with accelerator.autocast():
                 terms = model(x.to(accelerator.device), target.to(accelerator.device))
@@ -97,6 +102,7 @@ def fit(
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
+            meter.stop()
             live.step = step
             for name, value in terms.items():
                 live.log_metric(f"train/{name}", float(value.detach()), timestamp=False)
@@ -107,8 +113,9 @@ def fit(
                 progress.console.print(f"{title}: step {step}/{steps}, val mIoU {metrics['miou']:.2f}")
                 if metrics["miou"] > best.metrics["miou"]:
                     best, weights = Best(step=step, metrics=metrics), copy.deepcopy(task.network.state_dict())
+            meter.start()
     task.network.load_state_dict(weights)
-    return best
+    return best, meter.read()
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:

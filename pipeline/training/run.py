@@ -10,6 +10,7 @@ from pipeline.evaluation.accuracy import evaluate
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.prepared import Prepared
 from pipeline.training import data
+from pipeline.training.costs import Costs
 from pipeline.training.fit import fit
 from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
@@ -29,7 +30,7 @@ def train(
     curves: Path,
     title: str,
     **schedule: Any,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Costs]:
     """Train a task in place.
 
     Args:
@@ -38,7 +39,8 @@ def train(
         schedule: passed on to :func:`pipeline.training.fit.fit`.
 
     Returns:
-        facts for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
+        facts for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size;
+        and what the training steps cost, which is no fact of the network: it differs from run to run.
     """
     seed_everything(seed)
     network, labels = task.network, prepared.labels
@@ -56,5 +58,8 @@ def train(
         engine = TorchEngine(network, input_size=input_size)
         return evaluate(engine, prepared.split(split), labels=labels)[0]
 
-    best = fit(task, loader, validate=lambda: metrics("val"), curves=curves, steps=steps, title=title, **schedule)
-    return {"best_step": best.step, "metrics": {split: metrics(split) for split in prepared.splits if split != "train"}}
+    best, costs = fit(
+        task, loader, validate=lambda: metrics("val"), curves=curves, steps=steps, title=title, **schedule
+    )
+    measured = {split: metrics(split) for split in prepared.splits if split != "train"}
+    return {"best_step": best.step, "metrics": measured}, costs

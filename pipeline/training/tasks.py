@@ -1,4 +1,4 @@
-"""Tasks: a module that owns the networks and the loss of one run and returns ``{"loss": ..., "<term>": ...}``."""
+"""The task of learning from labels: a module that owns its network and returns ``{"loss": ..., "<term>": ...}``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 
 AUX_WEIGHT = 0.4  # of the auxiliary head's cross-entropy, as in the CIRKD code base
@@ -49,52 +48,3 @@ class SupervisedTask(nn.Module):
     @staticmethod
     def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
-
-
-class DistillationTask(SupervisedTask):
-    """A student that learns from labels and from a frozen teacher: the only place that knows both networks.
-
-    The teacher stays in eval mode whatever ``train()`` is called, runs under no_grad, and is resized to the student's
-    (h, w) once when strides differ. Its weights are no part of the task's state.
-    """
-
-    def __init__(
-        self,
-        student: SegNetwork,
-        teacher: SegNetwork,
-        loss: DistillationLoss,
-        *,
-        ignore_index: int,
-        class_weights: Tensor | None = None,
-    ) -> None:
-        super().__init__(student, ignore_index=ignore_index, class_weights=class_weights)
-        self.loss = loss
-        self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
-
-    @property
-    def teacher(self) -> SegNetwork:
-        return self._teacher[0]
-
-    def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        student = self.network(x)
-        terms = self.supervised(student, target)
-        terms.update(self.loss(student, self.teach(x, student), target))
-        return self.total(terms)
-
-    def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
-        """The teacher's output at the student's resolution; the student's own when the loss asks for no teacher."""
-        if not self.loss.uses_teacher:
-            return student.detach()
-        with torch.no_grad():
-            self.teacher.to(x.device)
-            output: SegOutput = self.teacher(x)
-            size = student.logits.shape[-2:]
-            return SegOutput(
-                logits=_resize(output.logits, size),
-                embedding=_resize(output.embedding, student.embedding.shape[-2:]),
-                stages=output.stages,
-            )
-
-
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
-    return x if x.shape[-2:] == size else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

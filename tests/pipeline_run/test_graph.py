@@ -141,10 +141,44 @@ def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> 
 def test_another_loss_retrains_only_that_student(project: Path) -> None:
     folder = project.with_name("loss")
     shutil.copytree(project, folder, symlinks=True)
-    status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=fitnet")
+    before = (folder / "artifacts/losses/alone.json").read_bytes()
+    status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=[kd,fitnet]")
     each = {f"{stage}@kd" for stage in ("distill", "export", "quantize", "convert", "check")}
-    assert status == 0 and ran == {"device", "report", "gate"} | each, output
-    assert json.loads((folder / "results/kd.json").read_text())["loss"] == "fitnet"
+    assert status == 0 and ran == {"device", "losses", "report", "gate"} | each, output
+    assert json.loads((folder / "results/kd.json").read_text())["loss"] == "kd+fitnet"
+    loss = json.loads((folder / "artifacts/students/kd/meta.json").read_text())["loss"]
+    assert loss["name"] == "kd+fitnet" and sorted(loss["options"]) == ["fitnet", "kd"]
+    costs = json.loads((folder / "artifacts/costs/kd.json").read_text())
+    assert costs["seconds_per_step"] > 0 and costs["parameters_of_loss"] > 0
+    assert (folder / "artifacts/losses/alone.json").read_bytes() == before
+
+
+def test_a_new_loss_file_trains_nothing(project: Path) -> None:
+    folder = project.with_name("new")
+    shutil.copytree(project, folder, symlinks=True)
+    shutil.copy(folder / "pipeline/losses/kd.py", folder / "pipeline/losses/another.py")
+    status, output, ran = dvc(folder, "repro")
+    assert status == 0 and ran == {"device", "losses"}, output
+
+
+def test_a_changed_loss_file_retrains_the_students_that_use_it(project: Path) -> None:
+    folder = project.with_name("changed")
+    shutil.copytree(project, folder, symlinks=True)
+    with (folder / "pipeline/losses/kd.py").open("a") as stream:
+        stream.write("\n# changed\n")
+    status, output, ran = dvc(folder, "repro", "distill")
+    assert status == 0 and ran == {"losses", "distill@kd"}, output
+
+
+def test_another_seed_retrains_students_under_the_same_teacher(project: Path) -> None:
+    folder = project.with_name("seed")
+    shutil.copytree(project, folder, symlinks=True)
+    before = (folder / "artifacts/students/kd/meta.json").read_bytes()
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(re.sub(r"(distill:.*\n  seed: )\S+", r"\g<1>1", text))
+    status, output, ran = dvc(folder, "repro", "distill@kd")
+    assert status == 0 and ran == {"distill@kd"}, output
+    assert (folder / "artifacts/students/kd/meta.json").read_bytes() != before
 
 
 def test_a_broken_budget_fails_the_gate_and_keeps_the_results(project: Path) -> None:

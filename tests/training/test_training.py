@@ -15,10 +15,12 @@ from pipeline.export.torch_engine import TorchEngine
 from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
+from pipeline.training.costs import Costs
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.fit import check_finite, fit, poly_with_warmup
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
-from pipeline.training.tasks import DistillationTask, SupervisedTask
+from pipeline.training.tasks import SupervisedTask
 
 OPTIONS = {
     "architecture": "fpn",
@@ -41,13 +43,25 @@ def network(prepared: Prepared, seed: int = 0) -> SegNetwork:
     return models.build("smp", OPTIONS, num_classes=prepared.labels.num_classes)
 
 
+def offered(student: SegNetwork, teacher: SegNetwork) -> dict[str, Any]:
+    """What a run offers to its losses."""
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    return {**facts, "num_classes": 11, "ignore_index": 255, "steps": 4}
+
+
 def distillation(prepared: Prepared, loss: str) -> DistillationTask:
     teacher, student = network(prepared, seed=1), network(prepared, seed=0)
-    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    facts = offered(student, teacher)
     return DistillationTask(student, teacher, losses.build(loss, {}, **facts), ignore_index=255)
 
 
-def run(task: SupervisedTask, prepared: Prepared, curves: Path, *, steps: int = 4, **changes: Any) -> dict[str, Any]:
+def run(task: SupervisedTask, prepared: Prepared, curves: Path, **options: Any) -> dict[str, Any]:
+    return costed(task, prepared, curves, **options)[0]
+
+
+def costed(
+    task: SupervisedTask, prepared: Prepared, curves: Path, *, steps: int = 4, **changes: Any
+) -> tuple[dict[str, Any], Costs]:
     settings = {**SCHEDULE, **changes}
     return train(
         task,
@@ -85,6 +99,15 @@ def test_training_learns_and_keeps_the_best_weights(prepared: Prepared, tmp_path
     assert facts["metrics"]["val"]["miou"] == pytest.approx(best)
 
 
+def test_costs_are_of_the_training_steps_alone(prepared: Prepared, tmp_path: Path) -> None:
+    _, costs = costed(distillation(prepared, "kd"), prepared, tmp_path, steps=12)
+    assert len(costs.seconds) == 12 and min(costs.seconds) > 0 and costs.peak_memory_mib >= 0
+    assert costs.seconds_per_step == pytest.approx(sum(costs.seconds[10:]) / 2)
+    meta = costs.to_meta()
+    assert meta["training_seconds"] == pytest.approx(sum(costs.seconds), abs=1e-3) and "cpu" in str(meta["device"])
+    assert Costs(seconds=(3.0, 1.0, 2.0), peak_memory_mib=0.0, device="cpu").seconds_per_step == 2.0
+
+
 def test_the_teacher_stays_frozen_and_outside(prepared: Prepared, tmp_path: Path) -> None:
     task = distillation(prepared, "fitnet")
     before = {key: value.clone() for key, value in task.teacher.state_dict().items()}
@@ -103,7 +126,7 @@ def test_teacher_of_another_stride_is_resized_once(prepared: Prepared) -> None:
         network(prepared),
         models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11),
     )
-    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    facts = offered(student, teacher)
     assert student.facts.output_stride != teacher.facts.output_stride
     for loss in losses.available():
         task = DistillationTask(student, teacher, losses.build(loss, {}, **facts), ignore_index=255)

@@ -1,0 +1,82 @@
+"""What a training run costs: seconds a step, memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+#: First steps that do not count: allocators, kernels and file caches warm up.
+WARM_UP = 10
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured over the training steps of a run; validation is not in the seconds.
+
+    Attributes:
+        seconds: of each step: waiting for data, forward, backward, optimiser.
+        peak_memory_mib: on CUDA the peak of what torch allocated; on a CPU the growth of the process's peak memory
+            since just before the first step.
+        device: what it ran on.
+    """
+
+    seconds: tuple[float, ...]
+    peak_memory_mib: float
+    device: str
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median over the steps after the first ten; over all of them in a run that is not longer."""
+        return statistics.median(self.seconds[WARM_UP:] or self.seconds or (0.0,))
+
+    def to_meta(self) -> dict[str, float | str]:
+        return {
+            "seconds_per_step": round(self.seconds_per_step, 6),
+            "training_seconds": round(sum(self.seconds), 3),
+            "peak_memory_mib": round(self.peak_memory_mib, 1),
+            "device": self.device,
+        }
+
+
+class Meter:
+    """Times steps: ``start`` before the data of a step is asked for, ``stop`` when its update is done.
+
+    Args:
+        device: where the steps run; on CUDA its peak of allocated memory is reset here.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: list[float] = []
+        self._cuda = device.type == "cuda"
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        self._before = _peak_resident()
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+        self._seconds.append(time.perf_counter() - self._started)
+
+    def read(self) -> Costs:
+        if self._cuda:
+            peak, name = torch.cuda.max_memory_allocated(self._device), torch.cuda.get_device_name(self._device)
+        else:
+            peak, name = _peak_resident() - self._before, f"{self._device.type}, {torch.get_num_threads()} threads"
+        return Costs(seconds=tuple(self._seconds), peak_memory_mib=peak / MIB, device=name)
+
+
+def _peak_resident() -> int:
+    """Peak resident memory of this process in bytes; macOS counts bytes, Linux KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
