@@ -1,0 +1,88 @@
+"""Inter-class similarity distillation: how the places of two classes differ, with weights that shift in training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.losses._base import DistillationLoss
+from pipeline.losses._numerics import kl_rows, unit
+from pipeline.models import SegOutput
+
+
+class InterClassSimilarity(DistillationLoss):
+    """Mean squared error between K x K matrices of divergences between class maps, and pixel-wise KD.
+
+    ``P_c`` is the softmax over positions of class channel c, ``ICS[c, c'] = KL(P_c || P_c')``, its rows get unit length
+    and ``icsd = mean (ICS_S - ICS_T)^2``. Pixel-wise KD (T = 1, mean over all elements) is part of the method, since
+    the balance of the two moves: ``alpha * weight * icsd + (1 - alpha) * kd_weight * kd`` where alpha goes from 0 to 1
+    over the training (Mansourian et al. 2023, arXiv 2308.04243). So it stands alone: ``loss: aicsd``.
+
+    Differences: in the paper alpha also scales cross-entropy, which belongs to the task here and keeps weight 1; alpha
+    moves with steps, not epochs. The official code is broken, so this follows the text: softmax over all positions (not
+    over the height alone), log-probabilities where the KL wants them, the whole matrix (KL is not symmetric; there a
+    triangle is mirrored), any K, no second division by N, and the adaptive weights, which are commented out there.
+
+    Args:
+        steps: number of training steps, offered by the run.
+        weight: factor of the matrix term; ours, to be tuned: no number of the broken code carries over.
+        kd_weight: factor of the KD term; 10 in the official code.
+        scope: a matrix for each ``image``, or one for the ``batch``, the mean of the images' divergences (official).
+        adaptive: False sets the factors alpha and 1 - alpha to 1.
+
+    Shapes: logits (N, K, h, w) of both; returns ``{"aicsd": scalar, "aicsd_kd": scalar}``.
+
+    Example:
+        >>> z = torch.randn(2, 5, 4, 6)
+        >>> out = SegOutput(logits=z, embedding=z)
+        >>> loss = InterClassSimilarity(steps=10)
+        >>> {name: round(float(term), 5) for name, term in loss(out, out, torch.zeros(2, 8, 12)).items()}
+        {'aicsd': 0.0, 'aicsd_kd': 0.0}
+        >>> int(loss.step)
+        1
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        weight: float = 1.0,
+        kd_weight: float = 10.0,
+        scope: Literal["image", "batch"] = "image",
+        adaptive: bool = True,
+    ) -> None:
+        super().__init__()
+        self.steps = steps
+        self.weight = weight
+        self.kd_weight = kd_weight
+        self.scope = scope
+        self.adaptive = adaptive
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        icsd = F.mse_loss(self._similarities(student.logits), self._similarities(teacher.logits))
+        kd = kl_rows(student.logits, teacher.logits, dim=1).mean() / student.logits.shape[1]
+        late, early = self._factors(icsd.dtype)
+        return {"aicsd": late * self.weight * icsd, "aicsd_kd": early * self.kd_weight * kd}
+
+    def _similarities(self, logits: Tensor) -> Tensor:
+        """(N, K, h, w) to unit rows (N or 1, K, K)."""
+        log_p = F.log_softmax(logits.flatten(2), dim=2)  # (N, K, A)
+        p = log_p.exp()
+        log_p = log_p - log_p.mean(dim=1, keepdim=True)  # cancels in every KL, and equal maps give an exact zero
+        divergence = (p * log_p).sum(dim=2)[:, :, None] - p @ log_p.transpose(1, 2)  # (N, K, K)
+        return unit(divergence.mean(dim=0, keepdim=True) if self.scope == "batch" else divergence, dim=2)
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Those of the matrix term and of KD at this step; counts the steps of training mode."""
+        if not self.adaptive:
+            return self.step.new_ones((), dtype=dtype), self.step.new_ones((), dtype=dtype)
+        alpha = (self.step / self.steps).clamp(max=1).to(dtype)
+        if self.training:
+            self.step += 1
+        return alpha, 1 - alpha
