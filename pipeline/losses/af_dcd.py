@@ -1,0 +1,129 @@
+"""Af-DCD: masked generation, and a contrast between groups of channels inside small patches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.losses._base import DistillationLoss
+from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._options import at_least, positive
+from pipeline.models import SegOutput
+
+
+class DenseContrast(DistillationLoss):
+    """Feature reconstruction, and InfoNCE over the channel groups and positions of a patch.
+
+    The student's features generate the teacher's as in :mod:`pipeline.losses.mgd`; ``||G - F_T||^2 / N`` is the first
+    term. For the second both maps are max-pooled and cut into patches, and the channels into M groups: a patch of
+    4 x 4 and M = 16 holds 256 vectors of C_T / 16 channels. A student's vector at (position, group) must find the
+    teacher's at the same place (``similarity = -||a - b||_1 / temperature``) among the teacher's vectors of all *other*
+    groups in that patch; those of its own group at other positions are left out. Cross-entropies are summed and divided
+    by the h*w of the pooled map and by N (Fan et al. 2023, NeurIPS, official code). Published with pixel-wise KD:
+    ``loss: [kd, af_dcd]``.
+
+    Differences from the official code: it crashes when widths agree (no adapter) and when the pooled map is no multiple
+    of the patch (here cropped); the adapter has no bias; its deeper projector of some scripts and the clipping of the
+    adapter's gradient at norm 15 are left out.
+
+    Args:
+        student_channels, teacher_channels, student_stage_channels, teacher_stage_channels: offered by the run.
+        feature: the last encoder ``stage`` (official code) or the ``embedding``.
+        pool: max-pooling before the patches; 4 in the official code, 1 (none) there for CamVid.
+        groups: M; 16 in the official code. It must divide C_T.
+        patch: height and width of a patch after pooling; 4 in the official code.
+        mask_ratio: probability that a position is dropped before generation; 0.75 in the official code.
+        temperature: of the contrast; 0.07 in the official code.
+        metric: ``l1`` as in the official code, or ``l2``, as the paper is remembered to say.
+        reconstruction_weight: factor of the first term; 2e-6 in the official script for Cityscapes (up to 8e-6
+            elsewhere).
+        contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
+
+    Shapes: features (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"af_dcd_reconstruction": scalar,
+    "af_dcd_contrast": scalar}``.
+
+    Raises:
+        UserError: an option out of range; the pooled map is smaller than a patch.
+
+    Example:
+        >>> x = torch.randn(2, 32, 16, 16)
+        >>> out = SegOutput(logits=x, embedding=x, stages=(x,))
+        >>> channels = {"student_channels": 32, "teacher_channels": 32}
+        >>> stages = {"student_stage_channels": (32,), "teacher_stage_channels": (32,)}
+        >>> sorted(DenseContrast(**channels, **stages)(out, out, torch.zeros(2, 32, 32)))
+        ['af_dcd_contrast', 'af_dcd_reconstruction']
+    """
+
+    def __init__(
+        self,
+        *,
+        student_channels: int,
+        teacher_channels: int,
+        student_stage_channels: tuple[int, ...],
+        teacher_stage_channels: tuple[int, ...],
+        feature: Literal["stage", "embedding"] = "stage",
+        pool: int = 4,
+        groups: int = 16,
+        patch: int = 4,
+        mask_ratio: float = 0.75,
+        temperature: float = 0.07,
+        metric: Literal["l1", "l2"] = "l1",
+        reconstruction_weight: float = 2e-6,
+        contrast_weight: float = 0.005,
+    ) -> None:
+        super().__init__()
+        if feature == "stage":
+            student_channels, teacher_channels = student_stage_channels[-1], teacher_stage_channels[-1]
+        self.feature = feature
+        self.pool = at_least("af_dcd.pool", pool, 1)
+        self.groups = at_least("af_dcd.groups", groups, 2)
+        self.patch = at_least("af_dcd.patch", patch, 1)
+        self.temperature = positive("af_dcd.temperature", temperature)
+        self.metric = metric
+        self.reconstruction_weight = reconstruction_weight
+        self.contrast_weight = contrast_weight
+        if teacher_channels % groups:
+            raise UserError(f"losses.af_dcd.groups: got {groups}; allowed: divisors of the {teacher_channels} channels")
+        self.generation = MaskedGeneration(
+            student_channels, teacher_channels, mask_ratio=mask_ratio, where="af_dcd.mask_ratio"
+        )
+
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        generated, wanted = self.generation(self._features(student), self._features(teacher))
+        reconstruction = F.mse_loss(generated, wanted, reduction="sum") / len(generated)
+        return {
+            "af_dcd_reconstruction": self.reconstruction_weight * reconstruction,
+            "af_dcd_contrast": self.contrast_weight * self._contrast(self._patches(generated), self._patches(wanted)),
+        }
+
+    def _features(self, output: SegOutput) -> Tensor:
+        return output.stages[-1] if self.feature == "stage" else output.embedding
+
+    def _patches(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) to (patches, positions * groups, C / groups); the group runs fastest."""
+        height, width = features.shape[-2:]
+        rows, columns = (size // self.pool // self.patch for size in (height, width))
+        if not rows or not columns:
+            raise UserError(
+                f"losses.af_dcd.pool: got {self.pool}; a feature map of {height} x {width} is then smaller than a "
+                f"patch of {self.patch}; take a smaller pool or patch, or larger crops"
+            )
+        pooled = F.max_pool2d(features, self.pool)[..., : rows * self.patch, : columns * self.patch]
+        parts = pooled.reshape(len(features), self.groups, -1, rows, self.patch, columns, self.patch)
+        return parts.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, self.patch**2 * self.groups, parts.shape[2])
+
+    def _contrast(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Cross-entropy of finding the own place: sum over groups, mean over positions."""
+        distances = torch.cdist(
+            student, teacher, p=1.0 if self.metric == "l1" else 2.0, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        group = torch.arange(student.shape[1], device=student.device) % self.groups
+        own = torch.eye(len(group), dtype=torch.bool, device=student.device)
+        left_out = (group[:, None] == group) & ~own
+        logits = (distances / -self.temperature).masked_fill(left_out, -torch.inf)
+        found = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=2)  # (patches, positions * groups)
+        return -found.mean() * self.groups
