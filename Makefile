@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: repro test lint check slow format clean help
+.PHONY: repro compare test lint check slow format clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 repro: $(STAMP)  ## install if need be, run the pipeline, print the result table
 	@$(RUN) dvc repro; status=$$?; $(RUN) python stages/report.py --results results --show || true; exit $$status
+
+compare: $(STAMP)  ## every loss of `compare` in params.yaml on one student (hours; interrupting and starting again continues)
+	@$(RUN) python benchmarks/compare.py && $(RUN) dvc repro report
 
 test: $(STAMP)  ## install if need be, run the default tests
 	$(BIN)/python -m pytest --durations=10

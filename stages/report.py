@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline import params
 from pipeline.artifact import write_text
 from pipeline.errors import command
-from pipeline.reporting import page, table
+from pipeline.reporting import comparison, page, table
 from pipeline.reporting.results import load, of
 
 WIDTH_OF_A_PIPE = 170
@@ -37,7 +37,9 @@ def main() -> None:
         console.print(table.rich_table(results))
         print(args.out / "index.html")
         return
-    write_text(args.out / "index.html", page.build(results, dataset=args.dataset, predictions=args.predictions))
+    compared = comparison.load(args.results / comparison.FILE)
+    html = page.build(results, dataset=args.dataset, predictions=args.predictions, compared=compared)
+    write_text(args.out / "index.html", html)
     write_text(args.out / "table.md", table.markdown(results))
 
 

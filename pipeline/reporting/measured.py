@@ -74,6 +74,7 @@ class Result:
     label: str
     loss: str = ""
     dataset: str = ""
+    dataset_sha256: str = ""
     split: str = ""
     images: int | None = None
     classes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -18,7 +18,8 @@ from markupsafe import Markup
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
-from pipeline.reporting import figures, rare, samples, wording
+from pipeline.reporting import comparison_figure, comparison_table, figures, rare, samples, wording
+from pipeline.reporting.comparison import Comparison
 from pipeline.reporting.measured import Result
 from pipeline.reporting.samples import Strip
 from pipeline.reporting.svg import THEME
@@ -51,13 +52,14 @@ class Student:
     strips: Sequence[Strip]
 
 
-def build(results: Sequence[Result], *, dataset: Path, predictions: Path) -> str:
+def build(results: Sequence[Result], *, dataset: Path, predictions: Path, compared: Comparison | None = None) -> str:
     """The page for ``results`` with sample frames and rare classes from disk.
 
     Args:
         results: what :func:`pipeline.reporting.results.load` gave.
         dataset: prepared data set.
         predictions: folder with one ``predictions`` artifact a student; a missing one shows as not measured.
+        compared: losses compared on one student; shown when it was on the data of these results.
 
     Raises:
         UserError: the data set or a predictions artifact is damaged, or does not belong to the results.
@@ -72,7 +74,7 @@ def build(results: Sequence[Result], *, dataset: Path, predictions: Path) -> str
     split = next((result.split for result in results if result.split), "")
     found = rare.shares(prepared.split(split), prepared.labels) if split else {}
     strips = {result.label: samples.strips(prepared, predictions / result.student) for result in results}
-    return render(results, labels=prepared.labels, shares=found, strips=strips)
+    return render(results, labels=prepared.labels, shares=found, strips=strips, compared=compared)
 
 
 def render(
@@ -81,6 +83,7 @@ def render(
     labels: LabelSpec,
     shares: Mapping[str, float],
     strips: Mapping[str, Sequence[Strip]],
+    compared: Comparison | None = None,
 ) -> str:
     """The page from values alone.
 
@@ -89,6 +92,7 @@ def render(
         labels: class names and colours for the legend.
         shares: part of the labelled pixels of each class, 0..1.
         strips: sample strips of each student label.
+        compared: losses compared on one student.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -109,6 +113,7 @@ def render(
         columns=[(name, name in TEXT_COLUMNS) for name in COLUMNS],
         rows=[(result, row(result)) for result in results],
         rare=rare.rare(shares),
+        compared=_compared(compared, results),
         labels=labels,
         devices=_distinct([result.device for result in results if result.device]),
         teachers=_distinct([result.teacher for result in results if result.teacher.model]),
@@ -133,6 +138,21 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
         )
         for index, result in enumerate(results)
     ]
+
+
+def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[str, Any] | None:
+    """What the page shows of compared losses; nothing but ``foreign`` when they were compared on other data."""
+    if comparison is None or not comparison.rows:
+        return None
+    return {
+        "foreign": comparison.dataset_sha256 not in {result.dataset_sha256 for result in results},
+        "student": comparison.student,
+        "caption": comparison_table.caption(comparison),
+        "wide": comparison_figure.dots(comparison),
+        "narrow": comparison_figure.dots(comparison, width=380),
+        "columns": [(name, name in comparison_table.TEXT_COLUMNS) for name in comparison_table.COLUMNS],
+        "rows": [comparison_table.cells(row, comparison) for row in comparison.rows],
+    }
 
 
 def _tiles(best: Result, base: Result | None) -> list[Tile]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Faults, UserError
+from pipeline.reporting import comparison
 from pipeline.reporting.fields import Fields
 from pipeline.reporting.measured import VARIANTS, Drop, Latency, Result, Teacher, Variant, Violation
 
 
 def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
-    """Read every ``*.json`` of ``folder``: the baseline (loss ``none``) first, then by student name.
+    """Read every student's ``*.json`` of ``folder``: the baseline (loss ``none``) first, then by student name.
 
     Args:
         folder: where `check` writes its results.
@@ -31,7 +32,7 @@ def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
         raise UserError(f"{folder}: no such folder; measure the students first with: dvc repro check")
     results: list[Result] = []
     origin: dict[tuple[str, str], Path] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(set(folder.glob("*.json")) - {folder / comparison.FILE}):
         result = read(path)
         key = (result.student, result.device.get("id", ""))
         if key in origin:
@@ -89,6 +90,7 @@ def _result(top: Fields) -> Result:
         label=student,
         loss=top.text("loss"),
         dataset=top.text("dataset"),
+        dataset_sha256=top.text("dataset_sha256"),
         split=top.text("split"),
         images=top.integer("images"),
         classes=classes,

@@ -55,7 +55,7 @@ def markdown(results: Sequence[Result]) -> str:
     if not results:
         return f"No student is measured yet: {NOT_MEASURED}.\n"
     rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
-    lines = [COLUMNS, tuple(rule), *(tuple(_plain(cell) for cell in row(result)) for result in results)]
+    lines = [COLUMNS, tuple(rule), *(tuple(plain(cell) for cell in row(result)) for result in results)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -89,6 +89,6 @@ def violations_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _plain(cell: str) -> str:
+def plain(cell: str) -> str:
     """Text that Markdown shows as it is: no cell, tag, emphasis or line break begins in it."""
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(cell.split())).replace("&", "&amp;").replace("<", "&lt;")

@@ -22,11 +22,11 @@ def fixed(value: float | None, digits: int = 1) -> str:
     return MINUS + text if value < 0 and float(text) else text
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = 1) -> str:
     """``+1.9`` or ``−0.4`` points."""
     if value is None:
         return NOT_MEASURED
-    text = fixed(value)
+    text = fixed(value, digits)
     return text if text.startswith(MINUS) or not float(text) else f"+{text}"
 
 

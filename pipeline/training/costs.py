@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -57,7 +59,8 @@ class Meter:
         self._cuda = device.type == "cuda"
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(device)
-        self._before = _peak_resident()
+        reset_peak()
+        self._before = peak_resident()
         self.start()
 
     def start(self) -> None:
@@ -72,11 +75,24 @@ class Meter:
         if self._cuda:
             peak, name = torch.cuda.max_memory_allocated(self._device), torch.cuda.get_device_name(self._device)
         else:
-            peak, name = _peak_resident() - self._before, f"{self._device.type}, {torch.get_num_threads()} threads"
+            peak, name = peak_resident() - self._before, f"{self._device.type}, {torch.get_num_threads()} threads"
         return Costs(seconds=tuple(self._seconds), peak_memory_mib=peak / MIB, device=name)
 
 
-def _peak_resident() -> int:
-    """Peak resident memory of this process in bytes; macOS counts bytes, Linux KiB."""
+def reset_peak() -> None:
+    """Let the peak of resident memory start anew at what is held now, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_resident() -> int:
+    """Peak resident memory of this process in bytes.
+
+    From /proc where there is one: the peak of ``getrusage`` is inherited from the process that started this one. It
+    counts KiB on Linux, bytes on macOS.
+    """
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -37,6 +37,7 @@ def tiny(params: dict[str, Any]) -> None:
     params["students"] = {"alone": {"model": TINY_MODEL, "loss": "none"}, "kd": {"model": TINY_MODEL, "loss": "kd"}}
     params["quantize"]["images"] = 8
     params["check"].update(runs=20, warmup=2)
+    params["compare"]["student"] = "kd"
     params["budgets"].update(miou_drop=None, class_drop=None, latency_p99_ms=None, size_mb=None)
 
 
@@ -175,10 +176,50 @@ def test_another_seed_retrains_students_under_the_same_teacher(project: Path) ->
     shutil.copytree(project, folder, symlinks=True)
     before = (folder / "artifacts/students/kd/meta.json").read_bytes()
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(re.sub(r"(distill:.*\n  seed: )\S+", r"\g<1>1", text))
+    (folder / "params.yaml").write_text(re.sub(r"(\ndistill:.*\n  seed:)", r"\1 1 ", text))
     status, output, ran = dvc(folder, "repro", "distill@kd")
     assert status == 0 and ran == {"distill@kd"}, output
     assert (folder / "artifacts/students/kd/meta.json").read_bytes() != before
+
+
+def test_losses_are_compared_without_touching_the_workspace(project: Path) -> None:
+    """Two losses, two seeds; a second time everything comes from the run cache, and the same file is written."""
+    folder = project.with_name("compare")
+    shutil.copytree(project, folder, symlinks=True)
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["compare"].update(
+        student="kd", seeds=[0, 1], losses={"none": "none", "mix": {"kd": {"weight": 2.0}, "at": {}}}
+    )
+    yaml.dump(params, folder / "params.yaml")
+    before = {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
+    written = []
+    for how in ("s; ", "made before"):
+        done = subprocess.run(
+            [sys.executable, "benchmarks/compare.py", "--markdown", "table.md"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count(how) >= 3 and "4/4  mix, seed 1" in done.stdout, done.stdout
+        written.append((folder / "results/comparison.json").read_bytes())
+    assert written[0] == written[1]
+    found = json.loads(written[0])
+    assert [(row["name"], row["loss"]) for row in found["rows"]] == [("none", "none"), ("mix", "kd+at")]
+    assert found["rows"][1]["options"]["kd"]["weight"] == 2.0 and all(len(row["miou"]) == 2 for row in found["rows"])
+    assert found["teacher"]["sha256"] and "| mix | kd+at |" in (folder / "table.md").read_text()
+    assert before == {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
+    status, output, ran = dvc(folder, "repro")
+    assert status == 0 and ran == {"device", "report", "gate"}, output
+    assert "Losses compared" in (folder / "report/index.html").read_text()
+    (folder / "pipeline/losses/unknown.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/compare.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "git does not know pipeline/losses/unknown.py" in done.stderr
 
 
 def test_a_broken_budget_fails_the_gate_and_keeps_the_results(project: Path) -> None:

@@ -1,0 +1,134 @@
+"""Every loss of `compare` in params.yaml on one student: same teacher, same budget, several seeds (make compare).
+
+Each run is a DVC experiment in a temporary folder: the workspace stays as it is, and a run that was made before, of the
+same data, code and params, comes from DVC's run cache in seconds. Interrupting and starting again continues. After
+every run results/comparison.json is written anew, for the report. Needs git, with every file of pipeline/ and stages/
+known to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline import experiments, params, recipes
+from pipeline.artifact import dump_json, write_text
+from pipeline.errors import UserError, command
+from pipeline.params import Params
+from pipeline.reporting import comparison, comparison_table
+from pipeline.reporting.comparison import BASELINE, Run, summarise
+
+
+def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict[str, Any], bool]:
+    """Train a student with a loss, or find it trained.
+
+    Returns:
+        the run, what it has in common with others, and whether it was trained now.
+    """
+    changed = {f"students.{student}.loss": loss, "distill.seed": seed}
+    commit, trained = experiments.run(f"compare-{name}-{seed}", target=f"distill@{student}", params=changed)
+    network = experiments.read(commit, f"artifacts/students/{student}/meta.json")
+    teacher = experiments.read(commit, "artifacts/teacher/meta.json")
+    costs = experiments.read(commit, f"artifacts/costs/{student}.json")
+    reached = network["metrics"]["val"]
+    run = Run(
+        miou=reached["miou"],
+        per_class_iou=reached["per_class_iou"],
+        **{key: costs[key] for key in ("seconds_per_step", "training_seconds", "peak_memory_mib")},
+    )
+    common = {
+        "classes": network["classes"],
+        "dataset_sha256": network["parents"]["dataset"],
+        "teacher": {"miou": teacher["metrics"]["val"]["miou"], "sha256": network["parents"]["teacher"]},
+        "device": costs["device"],
+    }
+    return run, common, trained
+
+
+def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Mapping[str, Any]) -> dict[str, Any]:
+    """What results/comparison.json holds after these runs, by loss and seed."""
+    chosen = settings.compare
+    made = {name: recipes.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
+    base = next((runs[name] for name, recipe in made.items() if list(recipe) == [BASELINE]), {})
+    rows = [
+        summarise(name, runs[name], seeds=chosen.seeds, loss=recipes.title(recipe), options=recipe, base=base)
+        for name, recipe in made.items()
+        if runs[name]
+    ]
+    return {
+        **common,
+        "student": chosen.student,
+        "model": settings.student(chosen.student).model.model_dump(),
+        "steps": settings.distill.steps,
+        "batch_size": settings.distill.batch_size,
+        "input_size": list(settings.input_size),
+        "seeds": chosen.seeds,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def remaining(took: Sequence[float], left: int) -> str:
+    """When it will be done, in words, from the seconds that runs took."""
+    seconds = statistics.fmean(took) * left
+    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+
+
+def compare(settings: Params, *, out: Path) -> None:
+    """All runs, losses in the inner loop, so that rows of an unfinished comparison have the same seeds."""
+    chosen = settings.compare
+    runs: dict[str, dict[int, Run]] = {name: {} for name in chosen.losses}
+    plan = [(seed, name) for seed in chosen.seeds for name in chosen.losses]
+    took: dict[bool, list[float]] = {True: [], False: []}
+    first: dict[str, Any] = {}
+    for index, (seed, name) in enumerate(plan, start=1):
+        started = time.monotonic()
+        run, common, trained = measure(name, seed, loss=chosen.losses[name], student=chosen.student)
+        first = first or common
+        if changed := [key for key, value in common.items() if value != first[key]]:
+            raise UserError(f"{', '.join(changed)} changed while losses were compared; start again: make compare")
+        runs[name][seed] = run
+        write_text(out, dump_json(contents(settings, runs, first)))
+        took[trained].append(time.monotonic() - started)
+        left = remaining(took[True] or took[False], len(plan) - index)
+        how = f"{took[trained][-1]:.0f} s" if trained else "made before"
+        print(f"{index}/{len(plan)}  {name}, seed {seed}: mIoU {run.miou:.2f} ({how}; {left})", flush=True)
+
+
+@command
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("results") / comparison.FILE)
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
+    args = parser.parse_args()
+
+    settings = params.load(args.params, kinds=("losses",))
+    if unknown := experiments.untracked("pipeline", "stages"):
+        raise UserError(
+            f"git does not know {', '.join(unknown)}; runs in a temporary folder would lack them: git add them first"
+        )
+    chosen = settings.compare
+    count = len(chosen.losses) * len(chosen.seeds)
+    print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
+    try:
+        compare(settings, out=args.out)
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept; starting again continues: make compare", file=sys.stderr)
+        return 130
+    found = comparison.load(args.out)
+    Console(width=None if sys.stdout.isatty() else 170).print(comparison_table.rich_table(found))
+    if args.markdown:
+        write_text(args.markdown, comparison_table.markdown(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

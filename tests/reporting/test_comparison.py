@@ -1,0 +1,157 @@
+"""Losses compared: the arithmetic on numbers made by hand, the file's way there and back, table, figure and page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifact import dump_json
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+from pipeline.reporting import comparison, comparison_figure, comparison_table, page
+from pipeline.reporting.comparison import Comparison, Row, Run, summarise
+from pipeline.reporting.measured import Result
+from pipeline.reporting.results import load
+from pipeline.reporting.wording import TIMES
+
+SEEDS = [0, 1, 2]
+
+
+def run(miou: float, *, step: float = 0.1, seconds: float = 60.0, memory: float = 100.0) -> Run:
+    return Run(
+        miou=miou,
+        per_class_iou=[miou + 10, None, miou - 10],
+        seconds_per_step=step,
+        training_seconds=seconds,
+        peak_memory_mib=memory,
+    )
+
+
+ALONE = {0: run(40.0), 1: run(42.0), 2: run(41.0)}
+KD = {0: run(41.0, step=0.2, memory=150), 1: run(45.0, step=0.4, seconds=180), 2: run(43.0, step=0.3)}
+
+
+def row(name: str, runs: dict[int, Run], *, loss: str = "", base: dict[int, Run] = ALONE) -> Row:
+    return summarise(name, runs, seeds=SEEDS, loss=loss or name, options={name: {}}, base=base)
+
+
+def test_means_spreads_and_paired_gains() -> None:
+    kd = row("kd", KD)
+    assert (kd.miou, kd.mean, kd.std) == ((41.0, 45.0, 43.0), 43.0, 2.0)  # deviations -2, 2, 0 over n - 1
+    assert (kd.gain, kd.gain_error) == (2.0, 0.5774)  # differences 1, 3, 2: deviation 1 over the root of 3
+    assert kd.per_class_iou == (53.0, None, 33.0)
+    assert (kd.seconds_per_step, kd.peak_memory_mib, kd.training_seconds) == (0.3, 150, 100.0)
+    assert kd.gain_per_minute == pytest.approx(2.0 / (100 / 60), abs=1e-4)
+
+
+def test_the_student_alone_has_no_gain_over_itself() -> None:
+    alone = row("none", ALONE)
+    assert (alone.mean, alone.gain, alone.gain_error, alone.gain_per_minute) == (41.0, None, None, None)
+
+
+def test_what_is_not_run_yet_is_left_out() -> None:
+    one = row("kd", {1: KD[1]})
+    assert (one.miou, one.mean, one.std) == ((None, 45.0, None), 45.0, None)
+    assert (one.gain, one.gain_error) == (3.0, None)
+    assert row("kd", KD, base={}).gain is None
+    assert row("kd", KD, base={0: ALONE[0]}).gain == 1.0
+
+
+COMMON: dict[str, Any] = {
+    "dataset_sha256": "ab" * 32,
+    "student": "kd",
+    "steps": 300,
+    "batch_size": 4,
+    "device": "cpu, 2 threads",
+}
+
+
+def written(folder: Path, rows: list[Row], **changes: Any) -> Path:
+    facts = {**COMMON, "teacher": {"miou": 53.2, "sha256": "cd" * 32}, "classes": ["a", "b", "c"], "seeds": SEEDS}
+    (folder / comparison.FILE).write_text(dump_json({**facts, "rows": [asdict(each) for each in rows], **changes}))
+    return folder / comparison.FILE
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Comparison:
+    return comparison.load(written(tmp_path, [row("none", ALONE), row("mix", KD, loss="kd+fitnet")]))
+
+
+def test_the_file_holds_what_was_summarised(compared: Comparison) -> None:
+    assert compared.rows == (row("none", ALONE), row("mix", KD, loss="kd+fitnet"))
+    assert compared == replace(Comparison(**COMMON), rows=compared.rows, seeds=(0, 1, 2), teacher_miou=53.2)
+    assert compared.baseline == compared.rows[0]
+
+
+def test_no_file_and_no_rows_are_no_comparison(tmp_path: Path) -> None:
+    assert comparison.load(tmp_path / comparison.FILE) == Comparison()
+    committed = Path(__file__).parents[2] / "results" / comparison.FILE
+    assert isinstance(comparison.load(committed), Comparison)
+    assert comparison_figure.dots(Comparison()) is None
+    assert "run make compare" in comparison_table.markdown(Comparison())
+
+
+def test_a_damaged_file_is_refused_with_all_its_faults(tmp_path: Path) -> None:
+    file = written(tmp_path, [row("kd", KD)], seeds=[0], device=5)
+    with pytest.raises(UserError, match=r"comparison\.json: 2 problems\n(.|\n)*make compare") as caught:
+        comparison.load(file)
+    assert "rows[0].miou: has 3 entries for 1" in str(caught.value) and "device: got 5" in str(caught.value)
+
+
+def test_the_table_has_the_numbers(compared: Comparison) -> None:
+    lines = comparison_table.markdown(compared).splitlines()
+    none, x = comparison_table.NOTHING, TIMES
+    assert lines[2] == f"| none | none | 41.0 ± 1.0 | {none} | 100 | 1.00{x} | 1.0 | {none} | 100 |"
+    assert lines[3] == f"| mix | kd+fitnet | 43.0 ± 2.0 | +2.0 ± 0.6 | 300 | 3.00{x} | 1.7 | +1.20 | 150 |"
+    assert "student kd, 3 seeds, 300 steps of 4; teacher 53.2 mIoU" in lines[-1]
+    assert comparison_table.rich_table(compared).row_count == 2
+
+
+def test_one_seed_shows_no_spread(compared: Comparison) -> None:
+    one = replace(compared, rows=(row("none", {0: ALONE[0]}), row("kd", {0: KD[0]})), seeds=(0,))
+    assert "| kd | kd | 41.0 | +1.0 |" in comparison_table.markdown(one) and "1 seed," in comparison_table.markdown(one)
+    assert comparison_figure.dots(one) is not None
+
+
+def test_the_figure_follows_the_theme_and_is_the_same_every_time(compared: Comparison) -> None:
+    figure = comparison_figure.dots(compared)
+    assert figure is not None and figure == comparison_figure.dots(compared)
+    assert all(text in figure for text in ("mix", "none 41.0", "+2.0 ± 0.6", "var(--baseline)", "var(--series-1)"))
+    assert "#010a" not in figure
+
+
+LABELS = LabelSpec(names=("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+
+
+def rendered(compared: Comparison | None, sha: str = "ab" * 32) -> str:
+    result = Result(student="kd", label="kd", loss="kd", dataset_sha256=sha)
+    return page.render([result], labels=LABELS, shares={}, strips={}, compared=compared)
+
+
+def test_the_page_shows_the_comparison_of_its_own_data(compared: Comparison) -> None:
+    text = rendered(compared)
+    assert "Losses compared" in text and "+2.0 ± 0.6" in text and text.count("<svg") == 2
+    assert text == rendered(compared)
+
+
+def test_the_page_shows_no_comparison_of_other_data(compared: Comparison) -> None:
+    text = rendered(compared, sha="00" * 32)
+    assert "belongs to other data" in text and "+2.0" not in text and "<svg" not in text
+    for nothing in (None, Comparison()):
+        assert "Losses compared" not in rendered(nothing)
+
+
+def test_the_page_escapes_names(compared: Comparison) -> None:
+    evil = replace(compared, rows=(replace(compared.rows[1], name="<script>x</script>"),), device="<script>y</script>")
+    assert "<script" not in rendered(evil)
+
+
+def test_a_comparison_is_no_student(tmp_path: Path) -> None:
+    written(tmp_path, [row("kd", KD)])
+    (tmp_path / "kd.json").write_text(json.dumps({"student": "kd", "dataset_sha256": "ab" * 32}))
+    (result,) = load(tmp_path)
+    assert (result.student, result.dataset_sha256) == ("kd", "ab" * 32)
