@@ -2,24 +2,31 @@
 
 The gradient of ``KL(softmax(t) || softmax(s))`` with respect to the similarities s is ``softmax(s) - softmax(t)``. So a
 block of rows gives its value *and* its share of the features' gradient while it is in memory; the forward pass
-accumulates both, saves one tensor of the features' size for the backward pass, and recomputes nothing.
+accumulates both, saves one tensor of the features' size for the backward pass, and recomputes nothing in it.
+
+Similarities within a group of images are symmetric: a block on and above the diagonal serves the pixels of its rows and
+those of its columns. The first pass over these blocks sums the exponentials, the second makes value and gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Bytes that the blocks of similarities may take at a time. On a CPU a block that fits the level-2 cache is fastest;
-#: on a GPU larger ones keep it busy. See benchmarks/losses.py.
-BUDGET = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
-#: Buffers of a block's size that live at once: two similarities and two passing values.
-LIVE = 4
-#: exp() of similarities up to this needs no shift by the row's maximum in float32.
-SAFE_EXPONENT = 40.0
+from pipeline.errors import UserError
+
+#: Bytes that the blocks of similarities may take at a time. See benchmarks/losses.py: on a CPU smaller blocks make thin
+#: matrix products, larger ones leave the cache.
+BUDGET = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+BUFFERS = 4  # of a block's size that live at once
+MIN_ROWS = 16  # of a block, whatever the budget
+#: Cosines over a temperature below this overflow float32 when exponentiated; they are computed in float64.
+LEAST_FLOAT32 = 1 / 40
+LEAST_TEMPERATURE = 0.005  # of float64
 
 
 def relation_kl(
@@ -39,17 +46,26 @@ def relation_kl(
 
     Returns:
         a scalar; a connected zero when no pixel is valid.
+
+    Raises:
+        UserError: the temperature is too low for float64.
     """
-    images = student.shape[0]
-    total = student.new_zeros(())
+    if temperature < LEAST_TEMPERATURE:
+        raise UserError(f"temperature of pixel similarities: got {temperature}; allowed: {LEAST_TEMPERATURE} or more")
+    images, _, pixels = student.shape
+    dtype = student.dtype if temperature >= LEAST_FLOAT32 else torch.float64
+    total = student.sum() * 0.0
     for first in range(0, images, group):
         part = slice(first, first + group)
-        count = student[part].shape[0]
-        mask = None if valid is None else valid[part]
-        value: Tensor = _SelfRelations.apply(
-            student[part].transpose(1, 2), teacher[part].transpose(1, 2), temperature, mask
-        )
-        total = total + value * (count / images)
+        rows_s, rows_t = (x[part].transpose(1, 2).flatten(0, 1) for x in (student, teacher))
+        lengths = [pixels] * (len(rows_s) // pixels)
+        share = len(lengths) / images
+        if valid is not None:
+            rows_s, rows_t = (rows[valid[part].flatten()] for rows in (rows_s, rows_t))
+            lengths = [n for n in valid[part].sum(dim=1).tolist() if n]
+        if lengths:
+            value: Tensor = _SelfRelations.apply(rows_s.to(dtype), rows_t.to(dtype), lengths, temperature)
+            total = total + share * value.to(total.dtype)
     return total
 
 
@@ -87,26 +103,35 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 class _SelfRelations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, valid: Tensor | None) -> Tensor:
-        """(n, A, C_S) and (n, A, C_T) of one group, rows of unit length."""
-        images, pixels = student.shape[:2]
-        rows_s, rows_t = student.reshape(images * pixels, -1), teacher.reshape(images * pixels, -1)
-        columns_s, columns_t = rows_s / temperature, rows_t / temperature
-        weight = _row_weights(valid, images=images, pixels=pixels, like=rows_s)
-        hidden = None if valid is None else ~valid.reshape(1, images, pixels)
+    def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, lengths: Sequence[int], temperature: float) -> Tensor:
+        """Unit rows (R, C_S) and (R, C_T) of the images of one group, ``lengths`` of them from each image."""
+        ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        spans = list(zip([0, *ends], ends, strict=False))
+        tiles = _tiles(rows_s, spans)
+        block = _SymmetricBlocks(rows_s, rows_t, temperature=temperature, widest=max(b - a for _, a, b in tiles))
+
+        sums_s, sums_t = (rows_s.new_zeros(len(rows_s), len(spans)) for _ in range(2))  # of a row over an image
+        for image, a, b in tiles:
+            for exponentials, sums in zip(block.exponentials(a, b), (sums_s, sums_t), strict=True):
+                for other, (start, end) in enumerate(spans[image:], start=image):
+                    sums[a:b, other] += exponentials[:, max(start, a) - a : end - a].sum(dim=1)
+                sums[b:, image] += exponentials[:, b - a :].sum(dim=0)  # the same similarities, seen from the columns
+
+        weight = torch.cat([rows_s.new_full((n, 1), 1 / (n * len(spans) ** 2)) for n in lengths])
+        value = (weight * (sums_s / sums_t).log()).sum()
+        scale_s, scale_t = weight / sums_s, weight / sums_t
+
         gradient = torch.zeros_like(rows_s)
-        value = rows_s.new_zeros(())
-        for block in _blocks(rows_s, columns=images * pixels):
-            s = (rows_s[block] @ columns_s.T).view(-1, images, pixels)
-            t = (rows_t[block] @ columns_t.T).view(-1, images, pixels)
-            divergence, slope = _kl_and_slope(s, t, temperature=temperature, hidden=hidden)
-            share = weight[block] if isinstance(weight, Tensor) else weight
-            value += (divergence.sum(dim=1) * share).sum()
-            slope = slope.view(-1, images * pixels)
-            slope *= share[:, None] if isinstance(share, Tensor) else share
-            gradient[block] += slope @ columns_s
-            gradient.addmm_(slope.T, rows_s[block], alpha=1 / temperature)
-        ctx.save_for_backward(gradient.view_as(student))
+        for image, a, b in tiles:
+            gap, s, t = block.gap_and_exponentials(a, b)
+            t *= block.both_ways(scale_t, spans, image, a, b)
+            gap *= t
+            value += gap.sum() - 0.5 * gap[:, : b - a].sum()  # the block on the diagonal holds every pair twice
+            s *= block.both_ways(scale_s, spans, image, a, b)
+            s -= t
+            gradient[a:b].addmm_(s, rows_s[a:])
+            gradient[b:].addmm_(s[:, b - a :].T, rows_s[a:b])
+        ctx.save_for_backward(gradient.div_(temperature))
         return value
 
     @staticmethod
@@ -116,20 +141,75 @@ class _SelfRelations(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
+class _SymmetricBlocks:
+    """Blocks of rows a..b and columns a..R of both similarity matrices, in buffers that are used again.
+
+    Fresh memory for every block costs more time than the arithmetic. A result is valid until the next call.
+    """
+
+    def __init__(self, rows_s: Tensor, rows_t: Tensor, *, temperature: float, widest: int) -> None:
+        self._pairs = [(rows, rows / temperature) for rows in (rows_s, rows_t)]
+        self._buffers = [rows_s.new_empty(widest * len(rows_s)) for _ in range(BUFFERS)]
+        # exp(cosine / tau) as it is in float32, which it fits there; relative to exp(1 / tau) in float64
+        self._shift = 0.0 if temperature >= LEAST_FLOAT32 else -1 / temperature
+
+    def _view(self, buffer: int, a: int, b: int) -> Tensor:
+        columns = len(self._pairs[0][0]) - a
+        return self._buffers[buffer][: (b - a) * columns].view(b - a, columns)
+
+    def _similarities(self, a: int, b: int) -> list[Tensor]:
+        found = []
+        for buffer, (rows, columns) in enumerate(self._pairs):
+            found.append(torch.mm(rows[a:b], columns[a:].T, out=self._view(buffer, a, b)))
+        return found
+
+    def _exp(self, similarities: Tensor) -> Tensor:
+        return (similarities.add_(self._shift) if self._shift else similarities).exp_()
+
+    def exponentials(self, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """Of student and teacher, (b - a, R - a)."""
+        s, t = self._similarities(a, b)
+        return self._exp(s), self._exp(t)
+
+    def gap_and_exponentials(self, a: int, b: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher's minus student's similarities, and the exponentials of both."""
+        s, t = self._similarities(a, b)
+        gap = torch.sub(t, s, out=self._view(2, a, b))
+        return gap, self._exp(s), self._exp(t)
+
+    def both_ways(self, scale: Tensor, spans: Sequence[tuple[int, int]], image: int, a: int, b: int) -> Tensor:
+        """Factor of each similarity: as part of its row's distribution, plus as part of its column's."""
+        factor = self._view(3, a, b)
+        for other, (start, end) in enumerate(spans[image:], start=image):
+            columns = slice(max(start, a), end)
+            here = factor[:, columns.start - a : columns.stop - a]
+            torch.add(scale[a:b, other, None], scale[columns, image], out=here)
+        return factor
+
+
 class _ReferenceRelations(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, references: Tensor, temperature: float) -> Tensor:
         columns = references / temperature
         gradient = torch.empty_like(rows_s)
         value = rows_s.new_zeros(())
-        for block in _blocks(rows_s, columns=len(references)):
-            divergence, slope = _kl_and_slope(
-                rows_s[block] @ columns.T, rows_t[block] @ columns.T, temperature=temperature, hidden=None
-            )
-            value += divergence.sum()
-            torch.mm(slope, columns, out=gradient[block])
-        gradient /= len(rows_s)
-        ctx.save_for_backward(gradient)
+        step = _rows_of_a_block(rows_s, columns=len(references))
+        buffers = [rows_s.new_empty(min(step, len(rows_s)), len(references)) for _ in range(3)]
+        for a in range(0, len(rows_s), step):
+            block = slice(a, min(a + step, len(rows_s)))
+            s, t, gap = (buffer[: block.stop - a] for buffer in buffers)
+            for similarities, rows in ((s, rows_s), (t, rows_t)):
+                torch.mm(rows[block], columns.T, out=similarities)
+                similarities.sub_(similarities.amax(dim=1, keepdim=True))
+            torch.sub(t, s, out=gap)
+            sum_s, sum_t = (x.exp_().sum(dim=1, keepdim=True) for x in (s, t))
+            t /= sum_t
+            gap *= t
+            value += gap.sum() + (sum_s / sum_t).log().sum()
+            s /= sum_s
+            s -= t
+            torch.mm(s, columns, out=gradient[block])
+        ctx.save_for_backward(gradient.div_(len(rows_s)))
         return value / len(rows_s)
 
     @staticmethod
@@ -139,40 +219,13 @@ class _ReferenceRelations(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
-def _kl_and_slope(s: Tensor, t: Tensor, *, temperature: float, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-    """KL(softmax(t) || softmax(s)) over the last dimension, and its derivative by s. Overwrites both inputs."""
-    if hidden is not None:
-        s.masked_fill_(hidden, -torch.inf)
-        t.masked_fill_(hidden, -torch.inf)
-    if 1 / temperature > SAFE_EXPONENT:
-        s -= s.amax(dim=-1, keepdim=True).clamp(min=-1 / temperature)  # the clamp: rows without a valid column
-        t -= t.amax(dim=-1, keepdim=True).clamp(min=-1 / temperature)
-    gap = t - s  # (..., M)
-    if hidden is not None:
-        gap.masked_fill_(hidden, 0)
-    s.exp_()
-    t.exp_()
-    sum_s, sum_t = s.sum(dim=-1, keepdim=True), t.sum(dim=-1, keepdim=True)
-    if hidden is not None:
-        sum_s, sum_t = (total.masked_fill(total == 0, 1) for total in (sum_s, sum_t))
-    t /= sum_t
-    divergence = gap.mul_(t).sum(dim=-1) + (sum_s / sum_t).log().squeeze(-1)
-    s /= sum_s
-    s -= t
-    return divergence, s
+def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(image, first row, end) of blocks of rows; none crosses the border of an image."""
+    step = _rows_of_a_block(rows, columns=len(rows))
+    return [(image, a, min(a + step, end)) for image, (start, end) in enumerate(spans) for a in range(start, end, step)]
 
 
-def _row_weights(valid: Tensor | None, *, images: int, pixels: int, like: Tensor) -> Tensor | float:
-    """The factor of each row: 1 / (pixels * pairs), or over the valid rows and the images that have some."""
-    if valid is None:
-        return 1 / (pixels * images**2)
-    pairs = valid.any(dim=1).sum().square().clamp(min=1)
-    share = valid.to(like.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1) / pairs
-    return share.reshape(-1)
-
-
-def _blocks(rows: Tensor, *, columns: int) -> list[slice]:
-    """Slices of rows whose similarities with all columns stay within the budget."""
+def _rows_of_a_block(rows: Tensor, *, columns: int) -> int:
+    """How many rows have their similarities with so many columns within the budget."""
     budget = BUDGET.get(rows.device.type, BUDGET["cuda"])
-    step = max(16, budget // (LIVE * columns * rows.element_size()))
-    return [slice(start, start + step) for start in range(0, len(rows), step)]
+    return max(MIN_ROWS, budget // (BUFFERS * columns * rows.element_size()))

@@ -14,8 +14,8 @@ from pipeline.training.tasks import SupervisedTask
 class DistillationTask(SupervisedTask):
     """A student that learns from labels and from a frozen teacher: the only place that knows both networks.
 
-    The teacher stays in eval mode whatever ``train()`` is called, runs under no_grad, and is resized to the student's
-    (h, w) once when strides differ. Its weights are no part of the task's state.
+    The teacher stays in eval mode whatever ``train()`` is called, runs under no_grad, and its logits and
+    embedding are resized to the student's (h, w) once when strides differ. Its weights are no part of the task's state.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class DistillationTask(SupervisedTask):
                 logits=_resize(output.logits, size),
                 embedding=_resize(output.embedding, student.embedding.shape[-2:]),
                 stages=output.stages,
+                aux=output.aux,
             )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.losses import _similarity
 from pipeline.losses._numerics import unit
 from pipeline.losses._similarity import gram_distance, reference_kl, relation_kl
@@ -40,7 +41,9 @@ def test_relations_equal_the_double_loop(
     temperature: float, images: int, group: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = min(group, images) * 17
-    monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * columns * 8 * _similarity.LIVE)  # small blocks and one block
+    monkeypatch.setitem(
+        _similarity.BUDGET, "cpu", rows * columns * 8 * _similarity.BUFFERS
+    )  # small blocks and one block
     raw, teacher = features(images, 5, 17, 1).requires_grad_(), unit(features(images, 3, 17, 2))
     got = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
     every = torch.ones(images, 17, dtype=torch.bool)
@@ -95,7 +98,7 @@ class TestInvariances:
 
 def test_float32_agrees_with_float64() -> None:
     student, teacher = unit(features(2, 8, 50, 1)), unit(features(2, 8, 50, 2))
-    for temperature in (0.1, 0.01, 0.001):
+    for temperature in (0.1, 0.025, 0.01, 0.005):
         wide = relation_kl(student, teacher, temperature=temperature, group=2)
         narrow = relation_kl(student.float(), teacher.float(), temperature=temperature, group=2)
         assert float(narrow) == pytest.approx(float(wide), rel=2e-4)
@@ -103,7 +106,7 @@ def test_float32_agrees_with_float64() -> None:
 
 @pytest.mark.parametrize("rows", [16, 10**6])
 def test_references_equal_plain_autograd(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * 11 * 8 * _similarity.LIVE)
+    monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * 11 * 8 * _similarity.BUFFERS)
     raw = features(1, 4, 37, 1)[0].T.clone().requires_grad_()
     teacher, references = unit(features(1, 4, 37, 2)[0].T, dim=1), unit(features(1, 4, 11, 3)[0].T, dim=1)
     got = reference_kl(unit(raw), teacher, references, temperature=0.1)
@@ -132,8 +135,15 @@ def test_gram_distance_equals_the_whole_maps() -> None:
     assert abs(float(gram_distance(teacher, teacher))) < 1e-12
 
 
+def test_too_low_a_temperature_is_refused() -> None:
+    x = unit(features(1, 2, 4, 1))
+    with pytest.raises(UserError, match=r"got 0.001; allowed: 0.005 or more"):
+        relation_kl(x, x, temperature=0.001)
+
+
 def test_blocks_stay_within_the_budget() -> None:
-    rows = torch.zeros(1000, 4)
-    blocks = _similarity._blocks(rows, columns=8192)
-    assert sum(len(rows[block]) for block in blocks) == 1000
-    assert all(len(rows[block]) * 8192 * 4 * _similarity.LIVE <= _similarity.BUDGET["cpu"] for block in blocks)
+    rows = torch.zeros(8192, 4)
+    tiles = _similarity._tiles(rows, [(0, 5000), (5000, 8192)])
+    assert [tile for tile in tiles if tile[1] < 5000 < tile[2]] == []
+    assert [a for _, a, _ in tiles[1:]] + [8192] == [b for _, _, b in tiles]
+    assert max(b - a for _, a, b in tiles) * 8192 * 4 * _similarity.BUFFERS <= _similarity.BUDGET["cpu"]
