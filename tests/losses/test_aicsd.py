@@ -75,7 +75,7 @@ def test_golden() -> None:
     apart = torch.tensor([[[[0.0, 2.0]], [[3.0, 0.0]]]], dtype=torch.float64)
     alike = torch.zeros(1, 2, 1, 2, dtype=torch.float64)
     pair = [SegOutput(logits=x, embedding=x) for x in (apart, alike)]
-    loss = losses.build("aicsd", {"adaptive": False}, steps=4)
+    loss = losses.build("aicsd", {"adaptive": False, "weight": 1.0}, steps=4)
     assert float(loss(*pair, torch.zeros(1))["aicsd"]) == pytest.approx(2 / 4, abs=1e-12)
     assert float(loss(pair[0], pair[0], torch.zeros(1))["aicsd"]) == pytest.approx(0, abs=1e-12)
 
@@ -93,7 +93,7 @@ def test_equal_maps_of_many_positions_give_no_noise_in_float32(value: float) -> 
     logits = torch.full((1, 19, 64, 64), value, requires_grad=True)
     teacher = torch.randn(1, 19, 64, 64)
     pair = (SegOutput(logits=x, embedding=x) for x in (logits, teacher))
-    losses.build("aicsd", {"adaptive": False}, steps=4)(*pair, torch.zeros(1))["aicsd"].backward()
+    losses.build("aicsd", {"adaptive": False, "weight": 1.0}, steps=4)(*pair, torch.zeros(1))["aicsd"].backward()
     assert logits.grad is not None and float(logits.grad.abs().max()) == 0
 
 

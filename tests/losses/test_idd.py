@@ -119,5 +119,7 @@ class TestPosition:
 
 
 def test_golden(bench: Any) -> None:
-    value = bench.build("idd", teacher_channels=bench.C_S)(bench.student(3), bench.student(4), bench.labels())["idd"]
+    value = bench.build("idd", teacher_channels=bench.C_S, weight=1.0)(
+        bench.student(3), bench.student(4), bench.labels()
+    )["idd"]
     assert float(value) == pytest.approx(0.761236381477, abs=1e-9)
