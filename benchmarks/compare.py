@@ -92,7 +92,8 @@ def compare(settings: Params, *, out: Path) -> None:
         started = time.monotonic()
         run, common, trained = measure(name, seed, loss=chosen.losses[name], student=chosen.student)
         first = first or common
-        if changed := [key for key, value in common.items() if value != first[key]]:
+        first["device"] = "; ".join(sorted({*first["device"].split("; "), common["device"]}))  # made before, elsewhere
+        if changed := [key for key, value in common.items() if key != "device" and value != first[key]]:
             raise UserError(f"{', '.join(changed)} changed while losses were compared; start again: make compare")
         runs[name][seed] = run
         write_text(out, dump_json(contents(settings, runs, first)))

@@ -17,9 +17,9 @@ class DistillationLoss(nn.Module, ABC):
 
     A loss is one file with keyword-only, annotated constructor arguments (the schema of ``losses.<name>`` in
     params.yaml). Facts that only the run knows are offered to it by name: ``num_classes``, ``ignore_index``,
-    ``student_channels``, ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``. Adapters and
-    queues are its parameters and buffers: optimised with the run, never part of the student. It knows no path, data
-    set, model, device or rank.
+    ``student_channels``, ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``, ``steps``.
+    Adapters and queues are its parameters and buffers: optimised with the run, never part of the student. It knows no
+    path, data set, model, device or rank.
 
     A loss is called with whatever precision the networks ran in and computes in float32 (float64 stays float64):
     norms, softmaxes over positions and distances are not safe in half precision, so autocast is off inside.
@@ -31,7 +31,7 @@ class DistillationLoss(nn.Module, ABC):
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):
             terms: dict[str, Tensor] = super().__call__(
-                student.map(at_least_float32), teacher.map(at_least_float32), target
+                student.map(at_least_float32), teacher.detach().map(at_least_float32), target
             )
         return terms
 

@@ -11,9 +11,9 @@ from pipeline.losses._distributed import gather_rows
 class ClassQueues(nn.Module):
     """One ring buffer of vectors for each class; only filled slots are ever sampled.
 
-    State (saved with the run, without gradient): ``vectors`` (K, length, C), ``pointer`` (K,) next slot to write,
-    ``filled`` (K,) slots that hold a vector. Under data-parallel training every process appends what all processes
-    found, in rank order, so that the buffers stay equal without being broadcast.
+    State (buffers, so in the loss's ``state_dict``; without gradient): ``vectors`` (K, length, C), ``pointer`` (K,)
+    next slot to write, ``filled`` (K,) slots that hold a vector. Under data-parallel training every process appends
+    what all processes found, in rank order, so that the buffers stay equal without being broadcast.
 
     Args:
         num_classes: K.

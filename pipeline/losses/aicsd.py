@@ -31,7 +31,8 @@ class InterClassSimilarity(DistillationLoss):
         weight: factor of the matrix term; 20 (ours: no number of the broken code carries over; its gradient is then
             half of the cross-entropy's in the default run on streets).
         kd_weight: factor of the KD term; 10 in the official code.
-        scope: a matrix for each ``image``, or one for the ``batch``, the mean of the images' divergences (official).
+        scope: a matrix for each ``image``, or one for the ``batch``, the mean of the images' divergences (official) of
+            one process.
         adaptive: False sets the factors alpha and 1 - alpha to 1.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"aicsd": scalar, "aicsd_kd": scalar}``.

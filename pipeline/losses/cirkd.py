@@ -34,6 +34,8 @@ class CIRKD(DistillationLoss):
     queue are of the class that they are filed under, where it takes the first pixels of the image whatever they show
     (``official_enqueue=True`` does as it does); a batch without labelled pixels gives a connected zero, where it gives
     NaN; the group is an option, where it is the batch of one GPU (2 in its runs); one process needs no process group.
+    As there, anchors are the pixels of one process's batch and the memory is that of all processes; buffers need not
+    be broadcast.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.

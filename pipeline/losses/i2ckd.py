@@ -29,7 +29,7 @@ class I2CKD(DistillationLoss):
     averaged over layers, and over images where prototypes are per image. One class alone: d(S_c, T_c), for it has no
     negative. Reconstructed: distance, margin, weight, layers, adapter, normalisation, scope.
 
-    Used with pixel-wise KD: ``loss: [kd, i2ckd]``.
+    Prototypes per batch are of the batch of one process. Used with pixel-wise KD: ``loss: [kd, i2ckd]``.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels, student_stage_channels,
@@ -94,8 +94,9 @@ class I2CKD(DistillationLoss):
         values = []
         for layer, adapter in self.adapters.items():
             s, counts = self.prototypes_of(adapter(features(student, layer)), target)
-            t, _ = self.prototypes_of(features(teacher, layer), target)
-            values.append(self.triplets(s, t.detach(), counts >= self.min_pixels))
+            t, counts_t = self.prototypes_of(features(teacher, layer), target)
+            present = torch.minimum(counts, counts_t) >= self.min_pixels  # a small class may miss a coarser grid
+            values.append(self.triplets(s, t, present))
         return {"i2ckd": self.weight * torch.stack(values).mean()}
 
     def prototypes_of(self, layer: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

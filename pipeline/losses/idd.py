@@ -33,8 +33,8 @@ class IDD(DistillationLoss):
       the teacher's prediction, and the read-out learns from the teacher alone.
 
     Absent classes take no part and labels are resized by nearest neighbour; a third-party re-implementation has it
-    otherwise. The published total has an adversarial term, which needs a second optimiser and is left out. Used with
-    pixel-wise KD: ``loss: [kd, idd]``.
+    otherwise. The mean over pairs runs over the batch of one process. The published total has an adversarial term,
+    which needs a second optimiser and is left out. Used with pixel-wise KD: ``loss: [kd, idd]``.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
@@ -80,7 +80,8 @@ class IDD(DistillationLoss):
         self.normalize = normalize
         self.min_pixels = at_least("idd.min_pixels", min_pixels, 1)
         relative = normalize == "mean"
-        self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels)
+        if weight:
+            self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels)
         if position_weight:
             self.position_adapter = match_channels(student_channels, teacher_channels)
             self.read_out = nn.Sequential(

@@ -28,7 +28,7 @@ class PFS(DistillationLoss):
     - ``pfs_imitation`` (reconstructed): pixel-wise KL on logits, ``sum_i w_i KL_i * T^2 / sum_i w_i`` over labelled
       pixels, where the detached weight w_i is the knowledge gap of pixel i, zero where the student is not behind.
 
-    It needs no plain KD beside it: ``loss: pfs``.
+    The imitation's normaliser runs over the batch of one process. It needs no plain KD beside it: ``loss: pfs``.
 
     Args:
         ignore_index: offered by the run.
@@ -95,7 +95,7 @@ class PFS(DistillationLoss):
         labelled = labels != self.ignore_index
         with torch.no_grad():
             weight = self.knowledge_gap(student, teacher, labels) * labelled
-            share = weight.sum() if self.normalizer == "gap" else labelled.sum()
+            share = weight.sum() if self.normalizer == "gap" else labelled.sum().to(weight.dtype)
             weight = weight / share.clamp(min=torch.finfo(weight.dtype).tiny)
         return temperature**2 * (weight * divergence).sum()
 
@@ -105,7 +105,7 @@ class PFS(DistillationLoss):
             return 0.5 * (teacher.softmax(1) - student.softmax(1)).abs().sum(1)
         if self.gap == "kl":
             gap = kl_rows(student, teacher, dim=1).clamp(min=0)
-            return gap / gap[labels != self.ignore_index].amax().clamp(min=1e-12) if gap.numel() else gap
+            return gap / gap.where(labels != self.ignore_index, 0).amax().clamp(min=1e-12)
         picked = labels.where(labels != self.ignore_index, 0)[:, None]
         log_s, log_t = (F.log_softmax(logits, dim=1).gather(1, picked)[:, 0] for logits in (student, teacher))
         return (log_t - log_s if self.gap == "ce" else log_t.exp() - log_s.exp()).clamp(min=0)

@@ -24,7 +24,8 @@ class Costs:
     Attributes:
         seconds: of each step: waiting for data, forward, backward, optimiser.
         peak_memory_mib: on CUDA the peak of what torch allocated; on a CPU the growth of the process's peak memory
-            since just before the first step.
+            since just before the first step, validation included. What the loss holds by then (CIRKD's queues) is not
+            in it.
         device: what it ran on.
     """
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.training.tasks import SupervisedTask
@@ -14,8 +15,9 @@ from pipeline.training.tasks import SupervisedTask
 class DistillationTask(SupervisedTask):
     """A student that learns from labels and from a frozen teacher: the only place that knows both networks.
 
-    The teacher stays in eval mode whatever ``train()`` is called, runs under no_grad, and its logits and
-    embedding are resized to the student's (h, w) once when strides differ. Its weights are no part of the task's state.
+    The teacher stays in eval mode whatever ``train()`` is called and runs under no_grad; its logits and embedding are
+    resized to the student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base
+    strides agree and nothing is resized). Its weights are no part of the task's state.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class DistillationTask(SupervisedTask):
     def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         student = self.network(x)
         terms = self.supervised(student, target)
-        terms.update(self.loss(student, self.teach(x, student), target))
-        return self.total(terms)
+        taught = self.loss(student, self.teach(x, student), target)
+        if clash := sorted({"loss", *terms} & set(taught)):
+            raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")
+        return self.total({**terms, **taught})
 
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when the loss asks for no teacher."""

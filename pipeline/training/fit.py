@@ -82,6 +82,10 @@ def fit(
         UserError: the loss is not finite; the message names step and terms.
     """
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"got {accelerator.num_processes} processes; training runs in one for now: start it without a launcher"
+        )
     model, optimiser = accelerator.prepare(task, make_optimizer(task, name=optimizer, lr=lr, weight_decay=weight_decay))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser.optimizer, lambda step: poly_with_warmup(step, steps=steps, warmup=warmup, power=power)

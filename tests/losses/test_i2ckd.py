@@ -114,6 +114,16 @@ def test_order_of_images_and_rare_classes(bench: Any) -> None:
     assert float(strict(student, teacher, rare)["i2ckd"]) == float(strict(student, teacher, without)["i2ckd"])
 
 
+def test_a_class_that_a_coarser_teacher_does_not_see_takes_no_part(bench: Any) -> None:
+    student, teacher = bench.student(3), bench.student(4)
+    coarse = SegOutput(logits=teacher.logits, embedding=teacher.embedding[..., ::4, ::4])  # one pixel an image
+    labels = torch.zeros(2, bench.H, bench.W, dtype=torch.int64)
+    labels[0, 3, 3] = 1  # nearest neighbour on one pixel takes the first
+    loss = bench.build("i2ckd", teacher_channels=bench.C_S)
+    without = labels.where(labels != 1, torch.tensor(bench.IGNORE))
+    assert float(loss(student, coarse, labels)["i2ckd"]) == float(loss(student, coarse, without)["i2ckd"])
+
+
 def test_only_ignored_pixels_give_zero(bench: Any) -> None:
     for scope in ("batch", "image"):
         loss = bench.build("i2ckd", prototypes=scope)
