@@ -117,6 +117,7 @@ def main() -> int:
             f"git does not know {', '.join(unknown)}; runs in a temporary folder would lack them: git add them first"
         )
     chosen = settings.compare
+    settings.student(chosen.student)  # refuses an unknown one now, not after the first run
     count = len(chosen.losses) * len(chosen.seeds)
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:

@@ -239,16 +239,13 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
-    """Names of students that lead nowhere or are taken."""
-    students, compare = raw.get("students"), raw.get("compare")
+    """Names of students that are taken."""
+    students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return
     for name, file in TAKEN.items():
         if name in students:
             yield f"students.{name}: {file} is something else's; choose another name"
-    student = compare.get("student") if isinstance(compare, dict) else None
-    if isinstance(student, str) and student not in students:
-        yield f"compare.student: got '{student}'; students has no such key; {closest(student, map(str, students))}"
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pipeline import experiments
 from pipeline.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 VALUES = [
     "kd",
     ["kd", "fitnet"],
@@ -106,3 +107,12 @@ def test_an_interruption_reaches_the_run_and_its_cleaning_up_is_waited_for(tmp_p
     with pytest.raises(KeyboardInterrupt):
         experiments._call([sys.executable, "-c", program, str(tmp_path)])
     assert (tmp_path / "clean").exists()
+
+
+def test_compare_refuses_an_unknown_student_before_it_runs_anything(tmp_path: Path) -> None:
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("student: kd\n", "student: kdd\n")
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    script = [sys.executable, str(ROOT / "benchmarks" / "compare.py"), "--params", str(tmp_path / "params.yaml")]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "students has no 'kdd'; did you mean 'kd'?" in done.stderr
+    assert "runs:" not in done.stdout

@@ -32,8 +32,8 @@ class I2CKD(DistillationLoss):
     Prototypes per batch are of the batch of one process. Used with pixel-wise KD: ``loss: [kd, i2ckd]``.
 
     Args:
-        num_classes, ignore_index, student_channels, teacher_channels, student_stage_channels,
-            teacher_stage_channels: offered by the run.
+        num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
+        student_stage_channels, teacher_stage_channels: offered by the run.
         weight: of the term, 1 (ours).
         margin: 0.5 (ours); distances of normalised prototypes lie in 0..2.
         normalize: prototypes to unit length. Without it the margin has the scale of the features.
