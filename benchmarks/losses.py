@@ -196,7 +196,7 @@ def show(title: str, rows: list[dict[str, Any]], *, base: str) -> None:
     reference = next(row for row in rows if row["name"] == base)
     table = Table("", "seconds", f"x {base}", "extra MiB", f"x {base}", title=title)
     for row in rows:
-        ratios = (f"{row[key] / max(reference[key], 1e-9):.2f}" for key in ("seconds", "mib"))
+        ratios = (f"{row[key] / reference[key]:.2f}" if reference[key] else "-" for key in ("seconds", "mib"))
         table.add_row(row["name"], f"{row['seconds']:.4f}", next(ratios), f"{row['mib']:.0f}", next(ratios))
     Console().print(table)
 
