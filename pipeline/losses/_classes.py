@@ -14,17 +14,19 @@ def resize_labels(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(target.dtype)
 
 
-def class_masks(labels: Tensor, *, num_classes: int, ignore_index: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One-hot masks (N, K, h*w) of labels (N, h, w); an ignored or unknown id belongs to no class.
+def class_masks(target: Tensor, features: Tensor, *, num_classes: int, ignore_index: int) -> Tensor:
+    """One-hot masks (N, K, h*w) of a target (N, H, W) at the size and in the dtype of features (N, C, h, w).
+
+    An ignored or unknown id belongs to no class.
 
     Example:
-        >>> class_masks(torch.tensor([[[0, 1, 255, 1]]]), num_classes=2, ignore_index=255)
+        >>> class_masks(torch.tensor([[[0, 1, 255, 1]]]), torch.zeros(1, 3, 1, 4), num_classes=2, ignore_index=255)
         tensor([[[1., 0., 0., 0.],
                  [0., 1., 0., 1.]]])
     """
-    flat = labels.flatten(1)[:, None]
-    classes = torch.arange(num_classes, device=labels.device)[:, None]
-    return ((flat == classes) & (flat != ignore_index)).to(dtype)
+    flat = resize_labels(target, features.shape[-2:]).flatten(1)[:, None]
+    classes = torch.arange(num_classes, device=flat.device)[:, None]
+    return ((flat == classes) & (flat != ignore_index)).to(features.dtype)
 
 
 def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tuple[Tensor, Tensor]:
@@ -32,7 +34,7 @@ def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tupl
 
     Args:
         features: (N, C, h, w).
-        masks: (N, K, h*w) from :func:`class_masks`, in the dtype of the features.
+        masks: (N, K, h*w) from :func:`class_masks`.
         over: ``image`` gives a mean for each image, ``batch`` one for all images together (N becomes 1).
 
     Returns:

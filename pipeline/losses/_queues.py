@@ -42,7 +42,7 @@ class ClassQueues(nn.Module):
         order = classes.argsort(stable=True)
         vectors, classes = vectors[order], classes[order]
         counts = classes.bincount(minlength=len(self.pointer))
-        rank = torch.arange(len(classes), device=classes.device) - (counts.cumsum(0) - counts)[classes]
+        rank = _rank_within(classes, counts)
         kept = rank >= counts[classes] - self.length  # more than fit: the newest stay
         slot = (self.pointer[classes] + rank) % self.length
         self.vectors[classes[kept], slot[kept]] = vectors[kept].to(self.vectors.dtype)
@@ -76,5 +76,9 @@ def random_members(labels: Tensor, *, each: int, num_classes: int) -> Tensor:
     order = shuffled[group[shuffled].argsort(stable=True)]
     group = group[order]
     counts = group.bincount(minlength=images * num_classes + 1)
-    rank = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group]
-    return order[(rank < each) & (group < images * num_classes)]
+    return order[(_rank_within(group, counts) < each) & (group < images * num_classes)]
+
+
+def _rank_within(groups: Tensor, counts: Tensor) -> Tensor:
+    """How many entries of its own group stand before each entry of sorted group ids, given the size of each group."""
+    return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]

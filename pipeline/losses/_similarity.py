@@ -101,7 +101,17 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (own - 2 * cross + other).mean()
 
 
-class _SelfRelations(torch.autograd.Function):
+class _GradientIsReady(torch.autograd.Function):
+    """Forward saves the gradient of its value by its first of four inputs; the others have none."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None, None
+
+
+class _SelfRelations(_GradientIsReady):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, lengths: Sequence[int], temperature: float) -> Tensor:
         """Unit rows (R, C_S) and (R, C_T) of the images of one group, ``lengths`` of them from each image."""
@@ -133,12 +143,6 @@ class _SelfRelations(torch.autograd.Function):
             gradient[b:].addmm_(s[:, b - a :].T, rows_s[a:b])
         ctx.save_for_backward(gradient.div_(temperature))
         return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None
 
 
 class _SymmetricBlocks:
@@ -187,7 +191,7 @@ class _SymmetricBlocks:
         return factor
 
 
-class _ReferenceRelations(torch.autograd.Function):
+class _ReferenceRelations(_GradientIsReady):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, references: Tensor, temperature: float) -> Tensor:
         columns = references / temperature
@@ -211,12 +215,6 @@ class _ReferenceRelations(torch.autograd.Function):
             torch.mm(s, columns, out=gradient[block])
         ctx.save_for_backward(gradient.div_(len(rows_s)))
         return value / len(rows_s)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None
 
 
 def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:

@@ -178,9 +178,7 @@ class CIRKD(DistillationLoss):
         """File pixels and class regions of the teacher's unit embedding (N, C_T, h, w) under labels (N, h, w)."""
         self.updates += 1
         if self.region_weight:
-            masks = class_masks(
-                labels, num_classes=self.num_classes, ignore_index=self.ignore_index, dtype=teacher.dtype
-            )
+            masks = class_masks(labels, teacher, num_classes=self.num_classes, ignore_index=self.ignore_index)
             means, counts = class_means(teacher, masks)
             present = counts > 0
             self.regions.append(unit(means, dim=-1)[present], present.nonzero()[:, 1])

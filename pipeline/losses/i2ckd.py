@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._classes import class_masks, class_means, resize_labels
+from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance, unit
 from pipeline.losses._options import at_least
 from pipeline.models import SegOutput
@@ -101,8 +101,7 @@ class I2CKD(DistillationLoss):
 
     def prototypes_of(self, layer: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(N or 1, K, C) prototypes and (N or 1, K) pixel counts of a feature map."""
-        labels = resize_labels(target, layer.shape[-2:])
-        masks = class_masks(labels, num_classes=self.num_classes, ignore_index=self.ignore_index, dtype=layer.dtype)
+        masks = class_masks(target, layer, num_classes=self.num_classes, ignore_index=self.ignore_index)
         means, counts = class_means(layer, masks, over=self.prototypes)
         return (unit(means, dim=-1) if self.normalize else means), counts
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._classes import class_masks, class_means, resize_labels
+from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance
 from pipeline.losses._options import at_least
 from pipeline.models import SegOutput
@@ -93,13 +93,7 @@ class IDD(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
         if self.weight:
-            labels = resize_labels(target, student.embedding.shape[-2:])
-            masks = class_masks(
-                labels,
-                num_classes=self.num_classes,
-                ignore_index=self.ignore_index,
-                dtype=student.embedding.dtype,
-            )
+            masks = class_masks(target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index)
             terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), teacher.embedding, masks)
         if self.position_weight:
             terms.update(self.position(self.position_adapter(student.embedding), teacher.embedding))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._classes import class_masks, class_means, resize_labels
+from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import unit
 from pipeline.models import SegOutput
 
@@ -45,10 +45,7 @@ class IntraClassFeatureVariation(DistillationLoss):
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         masks = class_masks(
-            resize_labels(target, student.embedding.shape[-2:]),
-            num_classes=self.num_classes,
-            ignore_index=self.ignore_index,
-            dtype=student.embedding.dtype,
+            target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index
         )  # (N, K, A)
         gap = _variation(student.embedding, masks) - _variation(teacher.embedding, masks)  # (N, A)
         return {"ifvd": self.weight * gap.square().mean()}
