@@ -3,6 +3,8 @@
     python benchmarks/losses.py                     # every loss at both feature shapes
     python benchmarks/losses.py --double-loop       # CIRKD's mini-batch term against the formula, pair by pair
     python benchmarks/losses.py --step              # a whole training step with a ResNet-18 student
+    python benchmarks/losses.py --crops             # CIRKD on 8 crops of 512x512, features at stride 8
+    python benchmarks/losses.py --compile           # every loss as it is and under torch.compile
     python benchmarks/losses.py ... --json FILE     # the figures, added to what FILE holds
 
 Seconds are medians of forward and backward; in each round every variant runs once, so that a busy machine hits all of
@@ -48,6 +50,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {"8x45x60": Shape(8, 45, 60, 11), "2x64x128": Shape(2, 64, 128, 19)}
+CROPS = Shape(8, 64, 64, 19)
 SMALL_MAPS: dict[str, dict[str, Any]] = {"af_dcd": {"pool": 1}}  # the last stage of such crops has 4 x 6 pixels
 STEP = (8, 128, 192)  # images, height, width of the crops of a training step
 Work = Callable[[], None]
@@ -69,7 +72,7 @@ def outputs(shape: Shape, device: str) -> tuple[SegOutput, SegOutput, Tensor]:
     return output(C_S).map(Tensor.requires_grad_), output(C_T), target
 
 
-def loss_work(name: str, shape: Shape, device: str) -> Work:
+def loss_work(name: str, shape: Shape, device: str, *, compiled: bool = False) -> Work:
     student, teacher, target = outputs(shape, device)
     loss = losses.build(
         name,
@@ -83,6 +86,8 @@ def loss_work(name: str, shape: Shape, device: str) -> Work:
         steps=1000,
     ).to(device)
     fill(loss)
+    if compiled:
+        loss.compile()
 
     def work() -> None:
         torch.stack(list(loss(student, teacher, target).values())).sum().backward()
@@ -186,6 +191,34 @@ def peak_elsewhere(kind: str, name: str, shape: Shape, device: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+def measure_compiled(names: list[str], shape: Shape, *, rounds: int, device: str) -> list[dict[str, Any]]:
+    """Seconds of each loss as it is and compiled, and of the first compiled call."""
+    rows = []
+    for name in names:
+        compiled = loss_work(name, shape, device, compiled=True)
+        start = time.perf_counter()
+        try:
+            compiled()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            rows.append({"name": name, "fails": str(error).splitlines()[0]})
+            continue
+        first = time.perf_counter() - start
+        work = {"plain": loss_work(name, shape, device), "compiled": compiled}
+        rows.append({"name": name, **seconds(work, rounds=rounds, device=device), "first": first})
+    return rows
+
+
+def show_compiled(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table("", "plain s", "compiled s", "faster", "first call s", title=title)
+    for row in rows:
+        if "fails" in row:
+            table.add_row(row["name"], "-", row["fails"])
+            continue
+        times = (f"{row[key]:.4f}" for key in ("plain", "compiled"))
+        table.add_row(row["name"], *times, f"{row['plain'] / row['compiled']:.2f}x", f"{row['first']:.1f}")
+    Console().print(table)
+
+
 def measure(kind: str, names: list[str], shape: Shape, *, rounds: int, device: str) -> list[dict[str, Any]]:
     memory = {name: peak_elsewhere(kind, name, shape, device) for name in names}
     time_of = seconds({name: WORK[kind](name, shape, device) for name in names}, rounds=rounds, device=device)
@@ -206,6 +239,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--double-loop", action="store_true")
     parser.add_argument("--step", action="store_true")
+    parser.add_argument("--crops", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--losses", nargs="+", default=[name for name in losses.available() if name != "none"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -229,6 +264,15 @@ def main() -> None:
         rows = measure("step", names, shape, rounds=args.rounds, device=args.device)
         show(f"training step, ResNet-18 student, {'x'.join(map(str, STEP))}", rows, base="kd")
         figures["step"] = rows
+    elif args.crops:
+        rows = measure("loss", ["kd", "cirkd"], CROPS, rounds=args.rounds, device=args.device)
+        show("8 crops of 512x512, features at stride 8", rows, base="kd")
+        figures["crops"] = rows
+    elif args.compile:
+        shape = SHAPES["8x45x60"]
+        rows = measure_compiled(names, shape, rounds=args.rounds, device=args.device)
+        show_compiled("torch.compile, forward and backward, 8x45x60", rows)
+        figures["compile"] = rows
     else:
         for title, shape in SHAPES.items():
             rows = measure("loss", names, shape, rounds=args.rounds, device=args.device)

@@ -204,16 +204,15 @@ class _ReferenceRelations(_GradientIsReady):
             s, t, gap = (buffer[: block.stop - a] for buffer in buffers)
             for similarities, rows in ((s, rows_s), (t, rows_t)):
                 torch.mm(rows[block], columns.T, out=similarities)
-                similarities.sub_(similarities.amax(dim=1, keepdim=True))
+                if temperature < LEAST_FLOAT32:
+                    similarities.sub_(similarities.amax(dim=1, keepdim=True))
             torch.sub(t, s, out=gap)
             sum_s, sum_t = (x.exp_().sum(dim=1, keepdim=True) for x in (s, t))
-            t /= sum_t
-            gap *= t
-            value += gap.sum() + (sum_s / sum_t).log().sum()
-            s /= sum_s
-            s -= t
-            torch.mm(s, columns, out=gradient[block])
-        ctx.save_for_backward(gradient.div_(len(rows_s)))
+            t *= 1 / sum_t
+            value += torch.dot(gap.flatten(), t.flatten()) + (sum_s / sum_t).log().sum()
+            t.addcmul_(s, 1 / sum_s, value=-1)
+            torch.mm(t, columns, out=gradient[block])
+        ctx.save_for_backward(gradient.div_(-len(rows_s)))
         return value / len(rows_s)
 
 
