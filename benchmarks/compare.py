@@ -1,9 +1,9 @@
 """Every loss of `compare` in params.yaml on one student: same teacher, same budget, several seeds (make compare).
 
-Each run is a DVC experiment in a temporary folder: the workspace stays as it is, and a run that was made before, of the
-same data, code and params, comes from DVC's run cache in seconds. Interrupting and starting again continues. After
-every run results/comparison.json is written anew, for the report. Needs git, with every file of pipeline/ and stages/
-known to it.
+The teacher is brought up to date in the workspace; then each run is a DVC experiment in a temporary folder, and one
+that was made before, of the same data, code and params, comes from DVC's run cache in seconds. Interrupting and
+starting again continues. After every run results/comparison.json is written anew, for the report. Needs git, with
+every file of pipeline/ and stages/ known to it.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ def main() -> int:
     count = len(chosen.losses) * len(chosen.seeds)
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:
+        experiments.reproduce("train_teacher")
         compare(settings, out=args.out)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; starting again continues: make compare", file=sys.stderr)

@@ -51,6 +51,20 @@ def untracked(*folders: str) -> list[str]:
     return _git("ls-files", "--others", "--exclude-standard", "--", *folders).splitlines()
 
 
+def reproduce(target: str) -> None:
+    """Bring a stage up to date in the workspace, with the output of DVC on the screen.
+
+    Experiments take the workspace's dvc.lock along. Where it names outputs that another machine made and that are not
+    in the cache here, DVC would make them anew in every experiment without a look at the run cache.
+
+    Raises:
+        UserError: DVC or a stage failed.
+    """
+    status, _ = _call([sys.executable, "-m", "dvc", "repro", target], shown=True)
+    if status:
+        raise UserError(f"{target}: failed with status {status}; see above")
+
+
 def run(name: str, *, target: str, params: Mapping[str, Any]) -> tuple[str, bool]:
     """Run an experiment up to a stage; an older one of that name on the same commit is replaced.
 
@@ -95,15 +109,20 @@ def _ref(name: str) -> str:
     return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
 
 
-def _call(command: list[str]) -> tuple[int, str]:
-    """Status and output of a command; an interruption is passed on, and its cleaning up waited for."""
+def _call(command: list[str], *, shown: bool = False) -> tuple[int, str]:
+    """Status and output of a command; an interruption is passed on, and its cleaning up waited for.
+
+    Args:
+        shown: let it write to the screen instead; the output is then empty.
+    """
+    stream = None if shown else subprocess.PIPE
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     code = os.pathsep.join(filter(None, [".", os.environ.get("PYTHONPATH", "")]))  # of the folder that it runs in
     with subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
         command,
         env={**os.environ, "PATH": path, "PYTHONPATH": code},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=stream,
+        stderr=None if shown else subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
@@ -117,7 +136,7 @@ def _call(command: list[str]) -> tuple[int, str]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
             raise
-    return process.returncode, output
+    return process.returncode, output or ""
 
 
 def _git(*arguments: str) -> str:

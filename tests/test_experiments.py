@@ -116,3 +116,9 @@ def test_compare_refuses_an_unknown_student_before_it_runs_anything(tmp_path: Pa
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "students has no 'kdd'; did you mean 'kd'?" in done.stderr
     assert "runs:" not in done.stdout
+
+
+def test_a_stage_that_cannot_be_reproduced_is_named(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="train_teacher: failed with status"):
+        experiments.reproduce("train_teacher")
+    assert "not inside of a DVC repository" in capfd.readouterr().err
