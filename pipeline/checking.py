@@ -112,6 +112,7 @@ def check_student(
         "variants": variants,
         "drop": lost,
         "speedup_int8_vs_fp32": _ratio(variants),
+        "quantization": describe_quantization(facts),
         "unstable": [name for name, v in variants.items() if v["latency_ms"]["cov"] > unstable_cov],
         "passed": not broken,
         "violations": broken,
@@ -137,6 +138,20 @@ def _latencies(opened: Mapping[str, Engine], frames: Split, *, warmup: int, runs
 
 def _ratio(variants: Mapping[str, Any]) -> float:
     return round(float(variants["fp32"]["latency_ms"]["p50"]) / float(variants["int8"]["latency_ms"]["p50"]), 3)
+
+
+def describe_quantization(engine: Artifact) -> dict[str, Any]:
+    """How the INT8 engine's file was made, and which of its layers hurt; empty for a file that is not ours."""
+    meta = engine.meta
+    if "calibration" not in meta:
+        return {}
+    found = meta.get("fallback", {}).get(meta["source"], {})
+    return {
+        **meta["calibration"],
+        "fallback_layers": found.get("float_layers", []),
+        "budget_held": found.get("held"),
+        "sensitivity": meta.get("sensitivity", []),
+    }
 
 
 def describe_model(found: Artifact) -> str:

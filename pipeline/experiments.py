@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 
 TAIL = 15  # lines of a failed run that are shown
 KEYWORDS = ("true", "false", "null", "nan", "inf")
+LOCK = ".dvc/tmp/exps/rwlock"  # DVC refuses to go on when it is damaged
 GRACE = 60.0  # seconds for an interrupted run to clean up
 
 
@@ -88,7 +89,8 @@ def run(name: str, *, target: str, params: Mapping[str, Any]) -> tuple[str, bool
     status, output = _call(command)
     if status:
         lines = "\n".join(f"  {line}" for line in output.strip().splitlines()[-TAIL:])
-        raise UserError(f"experiment {name}: failed with status {status}; its last lines:\n{lines}")
+        advice = f"\n  a killed run left it half-written; delete it: {LOCK}" if LOCK in output else ""
+        raise UserError(f"experiment {name}: failed with status {status}; its last lines:\n{lines}{advice}")
     commit = _git("rev-parse", "--verify", "--quiet", ref)
     if not commit:
         raise UserError(f"experiment {name}: DVC left none; look with: dvc exp show")

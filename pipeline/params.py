@@ -132,11 +132,26 @@ class Export(Section):
     label_stride: Literal[1, 2, 4]  # input size / label-map size of the deploy graph
 
 
-class Quantize(Section):
+class Calibrate(Section):
     images: Positive
-    method: Literal["minmax", "percentile", "mse"]
+    allow_missing_classes: bool  # go on when no train frame shows a class
+
+
+class QuantizeBudget(Section):
+    """Points that INT8 may lose against float on train frames; null switches one off."""
+
+    miou_drop: Share | None
+    class_drop: Share | None
+
+
+class Quantize(Section):
+    method: Literal["minmax", "percentile", "entropy", "mse"]
     percentile: Annotated[float, Field(gt=50, le=100)]
     float_head: bool  # keep the classifier in float
+    float_layers: list[str]
+    bias_correction: bool
+    trial_images: Annotated[int, Field(ge=0)]  # labelled train frames to find sensitive layers on; 0: none
+    budget: QuantizeBudget
 
 
 class Convert(BaseModel):
@@ -174,6 +189,7 @@ class Params(Section):
     students: Annotated[dict[Name, Student], Field(min_length=1)]
     compare: Compare
     export: Export
+    calibrate: Calibrate
     quantize: Quantize
     convert: Convert
     check: Check

@@ -1,4 +1,4 @@
-"""ONNX and train frames -> INT8 ONNX, one file for CPUs and one for TensorRT."""
+"""ONNX, its calibration and train frames -> INT8 ONNX, one file for each family of targets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 from pipeline import artifact, params
-from pipeline.errors import command
-from pipeline.frames import resize_frame
+from pipeline.errors import UserError, command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
-from pipeline.quantization.quantize import choose_frames, quantize
+from pipeline.quantization.calibration_frames import Frames, choose, class_shares
+from pipeline.quantization.quantize import Settings, quantize
+from pipeline.quantization.sensitivity import Budget
+from pipeline.quantization.trial import Trial
 
 
 @command
@@ -19,29 +21,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=())
+    chosen = settings.quantize.model_dump()
+    images, budget = chosen.pop("trial_images"), Budget(**chosen.pop("budget"))
     source = artifact.load(args.onnx, kind="onnx")
-    prepared = Prepared(args.dataset)
-    split = prepared.split("train")
-    height, width = source.meta["input_size"]
-    chosen = choose_frames(list(split.names), count=settings.quantize.images, seed=settings.seed)
+    calibration = artifact.load(args.calibration, kind="calibration")
+    trial = None
+    if images:
+        trial = trial_on(
+            Prepared(args.dataset),
+            source,
+            used=calibration.meta["calibration_frames"]["names"],
+            count=images,
+            seed=settings.seed,
+        )
     with Bars() as bars:
         quantize(
-            source,
-            args.out,
-            frames=(resize_frame(split.frame(index), (height, width)) for index in chosen),
-            method=settings.quantize.method,
-            percentile=settings.quantize.percentile,
-            float_head=settings.quantize.float_head,
-            facts={
-                "calibration_frames": {"dataset": prepared.artifact.hash, "names": [split.names[i] for i in chosen]},
-            },
-            progress=bars.counter(f"calibrating {args.onnx.name}", len(chosen)),
+            source, calibration, args.out, settings=Settings(**chosen, budget=budget), trial=trial, progress=bars.step
         )
+    for file, found in artifact.load(args.out, kind="int8").meta["fallback"].items():
+        floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
+        held = "" if found["held"] else "; quantize.budget does not hold"
+        print(
+            f"{args.out / file}: {found['miou_drop']:+.2f} mIoU lost on {images} train frames, at most "
+            f"{found['class_drop']:.2f} in a class ({found['worst_class']}){floats}{held}"
+        )
+
+
+def trial_on(prepared: Prepared, source: artifact.Artifact, *, used: list[str], count: int, seed: int) -> Trial:
+    """A trial on train frames that calibration did not see, every class among them as far as there are frames."""
+    split = prepared.split("train")
+    left = [index for index, name in enumerate(split.names) if name not in set(used)]
+    if not left:
+        raise UserError(
+            f"calibrate.images: all {len(split)} train frames calibrate, none is left for quantize.trial_images; "
+            "take fewer, or set quantize.trial_images: 0"
+        )
+    shares = class_shares(split, prepared.labels)[left]
+    chosen = [left[index] for index in choose(shares, count=count, seed=seed)]
+    return Trial(
+        source.file("fp32.onnx"),
+        Frames(split, chosen, tuple(source.meta["input_size"])),
+        [split.label(index) for index in chosen],
+        prepared.labels,
+    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,7 +30,8 @@ def real_data() -> Path:
 def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A student like the default one with random weights, as far as its INT8 files; all classes are in its label maps.
 
-    ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx`` and ``int8`` (artifacts), ``parity``.
+    ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
+    (artifacts), ``labels``, ``parity``.
     """
     import cv2
     import numpy as np
@@ -38,7 +41,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     from pipeline.export.export import export_network
     from pipeline.export.graphs import DeployGraph
     from pipeline.labels import LabelSpec
-    from pipeline.quantization.quantize import quantize
+    from pipeline.quantization.calibrate import calibrate
+    from pipeline.quantization.quantize import Settings, quantize
     from pipeline.training import network_artifact
 
     folder, size = tmp_path_factory.mktemp("student"), (128, 192)
@@ -73,12 +77,33 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         network, parent, folder / "onnx", frames=frames, label_stride=1, built_with={"torch": torch.__version__}
     )
     onnx = artifact.load(folder / "onnx", kind="onnx")
-    quantize(onnx, folder / "int8", frames=frames, method="minmax", percentile=99.9, float_head=True, facts={"seed": 0})
+    calibrate(
+        onnx, folder / "calibration", frames=frames, facts={"calibration_frames": {"names": ["a", "b", "c", "d"]}}
+    )
+    calibration = artifact.load(folder / "calibration", kind="calibration")
+    quantize(onnx, calibration, folder / "int8", settings=Settings(method="minmax"))
     return SimpleNamespace(
         network=network,
         frames=frames,
         parent=parent,
         onnx=onnx,
+        labels=labels,
+        calibration=calibration,
         int8=artifact.load(folder / "int8", kind="int8"),
         parity=parity,
     )
+
+
+@pytest.fixture(scope="session")
+def write_int8() -> Callable[..., None]:
+    """``write_int8(placement, source, target, ranges, float_head=...)`` writes the INT8 file of a float file."""
+    import onnx
+
+    from pipeline.quantization import graph as graphs
+
+    def write(placement: Any, source: Path, target: Path, ranges: Any, *, float_head: bool, **options: Any) -> None:
+        graph = graphs.load(str(source))
+        kept = {graph.classifier.name} if float_head else set()
+        onnx.save(placement.place(graph, ranges, float_nodes=kept, **options), target)
+
+    return write

@@ -1,67 +1,239 @@
-"""Streaming calibration: one pass over train images, one histogram of fixed size for each tensor."""
+"""Streaming calibration: one pass over train frames, statistics of fixed size for each tensor.
+
+Memory holds the activations of one frame, and of a large frame only a part: the graph is run in pieces whose tensors
+fit into :data:`FETCHED`. What was counted is written to a checkpoint from time to time, so that an interrupted pass
+goes on where it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.quantization import graph as graphs
+from pipeline.quantization import histogram as histograms
+from pipeline.quantization.graph import Graph
 from pipeline.quantization.histogram import Histogram
-from pipeline.quantization.ranges import choose
 
-Ranges = dict[str, tuple[float, float]]
+#: Bytes of activations that one run of a piece may hand out.
+FETCHED = 128 * 2**20
+#: Threads of a pass: statistics must not depend on the machine's core count.
+THREADS = 2
+#: Seconds between two checkpoints.
+INTERVAL = 20.0
+
+
+class FrameSource(Protocol):
+    """Frames that are read when they are asked for; a list is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Array: ...
+
+
+Floats = npt.NDArray[np.float64]
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Statistics:
+    """What a pass has counted.
+
+    Attributes:
+        histograms: of every float activation of the network's body.
+        channel_sums: by input of a weighted layer: sum of the values of each channel, (C,).
+        channel_counts: how many values were added up for each channel of it.
+        frames: how many have been counted.
+    """
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    channel_sums: dict[str, Floats] = field(default_factory=dict)
+    channel_counts: dict[str, int] = field(default_factory=dict)
+    frames: int = 0
+
+    def channel_mean(self, name: str) -> Floats:
+        """Mean of each channel of a tensor over frames and positions, (C,)."""
+        return self.channel_sums[name] / self.channel_counts[name]
+
+    def save(self, file: Path, *, key: str = "") -> None:
+        """Write everything to a safetensors file, under a temporary name first; equal statistics give equal bytes."""
+        tensors: dict[str, npt.NDArray[Any]] = {
+            f"counts/{name}": found.counts for name, found in self.histograms.items()
+        }
+        tensors |= {f"edges/{name}": found.edges for name, found in self.histograms.items()}
+        tensors |= {f"sums/{name}": value for name, value in self.channel_sums.items()}
+        tensors |= {f"count/{name}": np.array(value) for name, value in self.channel_counts.items()}
+        tensors["frames"] = np.array(self.frames)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        os.close(handle)
+        try:
+            save_file(tensors, scratch, metadata={"key": key})
+            Path(scratch).chmod(0o644)
+            Path(scratch).replace(file)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, file: Path) -> tuple[Statistics, str]:
+        """Statistics and key of a file that :meth:`save` wrote.
+
+        Raises:
+            UserError: no such file, or not one of these.
+        """
+        found = cls()
+        try:
+            with safe_open(str(file), framework="numpy") as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+                key = (stored.metadata() or {}).get("key", "")
+            found.frames = int(tensors.pop("frames"))
+            for name, value in tensors.items():
+                kind, _, tensor = name.partition("/")
+                if kind == "counts":
+                    found.histograms[tensor] = Histogram.restored(value, tensors[f"edges/{tensor}"])
+                elif kind == "sums":
+                    found.channel_sums[tensor] = value
+                    found.channel_counts[tensor] = int(tensors[f"count/{tensor}"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{file}: no calibration statistics ({error}); run dvc repro -f calibrate") from error
+        return found, key
 
 
 def collect(
-    onnx_file: Path, frames: Iterable[Array], *, threads: int, progress: Callable[[], object] = lambda: None
-) -> dict[str, Histogram]:
-    """Histogram of every float activation of a deploy graph.
+    onnx_file: Path,
+    frames: FrameSource,
+    *,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    interval: float = INTERVAL,
+    progress: Callable[[], object] = lambda: None,
+) -> Statistics:
+    """Statistics of every float activation of a deploy graph.
 
     Args:
-        frames: (H, W, 3) BGR uint8 of the graph's input size, from the training split.
-        progress: called after every frame.
+        frames: (H, W, 3) BGR uint8 of the graph's input size, from the training split; each is read once.
+        checkpoint: file to continue from, when it holds the beginning of this very pass, and to write to meanwhile; it
+            is removed at the end.
+        identity: what the frames are; with the graph and this code it tells one pass from another.
+        interval: seconds between two checkpoints.
+        progress: called after every frame, also for those that the checkpoint holds.
 
     Raises:
         UserError: an activation is NaN or infinite, or there was no frame.
     """
+    if not len(frames):
+        raise UserError("no calibration frames; the train split is empty")
     graph = graphs.load(str(onnx_file))
     graph.weights_finite()
+    key = _key(onnx_file, identity)
+    found = _restored(checkpoint, key) or Statistics()
+    for _ in range(found.frames):
+        progress()
     names = graph.float_activations()
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    histograms = {name: Histogram() for name in names}
-    source = session.get_inputs()[0].name
-    count = 0
-    for frame in frames:
-        for name, value in zip(names, session.run(names, {source: frame[np.newaxis]}), strict=True):
+    if free := [name for name in names if name not in graph.shapes]:
+        raise UserError(f"{onnx_file}: tensor '{free[0]}' has no fixed shape; export with a fixed height and width")
+    layers = {node.input[0]: _channel_axis(node) for node in graph.layers}
+    pieces = [_session(piece) for piece in _pieces(graph, names)]
+    saved = time.monotonic()
+    for index in range(found.frames, len(frames)):
+        for name, value in _activations(pieces, frames[index]):
             if not np.isfinite(value).all():
                 raise UserError(
                     f"{onnx_file}: tensor '{name}' is not finite on a calibration frame; the network is broken"
                 )
-            histograms[name].add(value)
-        count += 1
+            found.histograms.setdefault(name, Histogram()).add(value)
+            if name in layers:
+                by_channel = np.moveaxis(value, layers[name], 0).reshape(value.shape[layers[name]], -1)
+                sums = by_channel.sum(axis=1, dtype=np.float64)
+                found.channel_sums[name] = found.channel_sums.get(name, 0.0) + sums
+                found.channel_counts[name] = found.channel_counts.get(name, 0) + by_channel.shape[1]
+        found.frames += 1
         progress()
-    if count == 0:
-        raise UserError("no calibration frames; the train split is empty")
-    return histograms
-
-
-def ranges(histograms: dict[str, Histogram], *, method: str, percentile: float) -> Ranges:
-    """Range of each tensor by the method of ``quantize.method``, rounded to 9 digits so that the file is stable."""
-    found = {}
-    for name, histogram in histograms.items():
-        low, high = choose(histogram, method=method, percentile=percentile)
-        found[name] = (float(f"{low:.9g}"), float(f"{high:.9g}"))
+        if checkpoint and time.monotonic() - saved >= interval:
+            found.save(checkpoint, key=key)
+            saved = time.monotonic()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
     return found
+
+
+def _key(onnx_file: Path, identity: str) -> str:
+    """Which pass this is: graph, frames, ONNX Runtime, and the code that counts."""
+    digest = hashlib.sha256()
+    for file in (onnx_file, Path(__file__), Path(histograms.__file__), Path(graphs.__file__)):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    digest.update(f"{onnxruntime.__version__} {identity}".encode())
+    return digest.hexdigest()
+
+
+def _restored(checkpoint: Path | None, key: str) -> Statistics | None:
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        found, stored = Statistics.load(checkpoint)
+    except UserError as error:
+        _log.warning("%s; starting over", error)
+        return None
+    if stored != key:
+        _log.warning("%s is of another network, other frames or other code; starting over", checkpoint)
+        return None
+    return found
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    """Axis of the channels in the input of a weighted layer."""
+    return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+
+
+def _pieces(graph: Graph, names: Sequence[str]) -> Iterator[onnx.ModelProto]:
+    """Graphs that hand out a part of the activations each, in order, no more than FETCHED bytes at a time."""
+    piece: list[str] = []
+    held = 0
+    for name in names:
+        nbytes = 4 * math.prod(graph.shapes[name])
+        if piece and held + nbytes > FETCHED:
+            yield _handing_out(graph, piece)
+            piece, held = [], 0
+        piece.append(name)
+        held += nbytes
+    yield _handing_out(graph, piece)
+
+
+def _handing_out(graph: Graph, names: Sequence[str]) -> onnx.ModelProto:
+    """The part of the graph that these tensors need, with them as outputs."""
+    return onnx.utils.Extractor(graph.model).extract_model([graph.model.graph.input[0].name], list(names))
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # an arena keeps the largest frame's memory in every piece
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _activations(pieces: Sequence[Any], frame: Array) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Name and value of every activation for a frame; the values of a piece are freed before the next runs."""
+    for session in pieces:
+        names = [output.name for output in session.get_outputs()]
+        values = session.run(names, {session.get_inputs()[0].name: frame[np.newaxis]})
+        for name in names:
+            yield name, values.pop(0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +18,8 @@ from pipeline.errors import UserError
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
 SMALLEST_MATRIX = 16
+#: Pooling over the whole image. (Adaptive pooling into bins is a pair of matrix products, and has a shape of its own.)
+POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 #: Weight of the 1x1 convolution that normalises the frame (``export.graphs.normaliser``).
 NORMALISER = "normalise.weight"
 
@@ -25,6 +29,12 @@ class Graph:
     """An ONNX graph with the look-ups that placement needs. Nodes are in topological order, as ONNX demands."""
 
     model: onnx.ModelProto
+
+    def copy(self) -> Graph:
+        """The same graph, free to be changed."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        return Graph(model)
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -86,9 +96,54 @@ class Graph:
         return next((node for node in self.nodes if NORMALISER in node.input), None)
 
     @property
+    def layers(self) -> list[onnx.NodeProto]:
+        """The weighted layers of the network, in order."""
+        return [node for node in self.body if self.is_weighted(node)]
+
+    @property
     def classifier(self) -> onnx.NodeProto:
         """The last weighted layer: its output are the logits."""
-        return [node for node in self.body if self.is_weighted(node)][-1]
+        return self.layers[-1]
+
+    def without_integers(self, float_nodes: Collection[str]) -> set[str]:
+        """These nodes, and those between layers that none but float layers reach: 8 bits would only cost there."""
+        floats = set(float_nodes)
+        reached: dict[str, bool] = {}  # tensor -> whether a quantised layer reaches it
+        for node in self.body:
+            if self.is_weighted(node):
+                integer = node.name not in floats
+            else:
+                integer = any(reached.get(name, False) for name in node.input)
+                if not integer:
+                    floats.add(node.name)
+            reached.update(dict.fromkeys(node.output, integer))
+        return floats
+
+    def is_first(self, layer: onnx.NodeProto) -> bool:
+        """Whether no other weighted layer of the network comes before this one."""
+        return layer.input[0] not in {name for node in self.body for name in node.output}
+
+    @cached_property
+    def pooled(self) -> set[str]:
+        """Tensors between a pooling over (nearly) the whole image and the upsampling that undoes it.
+
+        They have so few positions that a layer on them is a product with a vector; their values are means, which 8 bits
+        would shift for the whole image.
+        """
+        found: set[str] = set()
+        for node in self.body:
+            names = [name for name in node.input if name in found]
+            if self._pools(node) or (names and self._area(node.output[0]) == self._area(names[0])):
+                found.update(node.output)
+        return found
+
+    def _pools(self, node: onnx.NodeProto) -> bool:
+        source, pooled = node.input[0], node.output[0]
+        spatial = len(self.shapes.get(source, ())) == 4 and self._area(source) > 1
+        return node.op_type in POOLING and spatial and self._area(pooled) == 1
+
+    def _area(self, name: str) -> int:
+        return math.prod(self.shapes.get(name, ())[2:])
 
     def is_weighted(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a layer of the network whose weight is worth quantising."""
@@ -97,6 +152,16 @@ class Graph:
         if node.op_type in ("Gemm", "MatMul"):
             return bool(min(self.initializers[node.input[1]].dims) >= SMALLEST_MATRIX)
         return NORMALISER not in node.input
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor whose shape is known and fixed."""
+        found = {}
+        for value in (*self.model.graph.value_info, *self.model.graph.input, *self.model.graph.output):
+            dims = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            if all(dims):
+                found[value.name] = dims
+        return found
 
     def float_activations(self) -> list[str]:
         """Tensors that can be quantised: float inputs and outputs of the network's body, in order."""

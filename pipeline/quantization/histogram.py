@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 2048
+CHUNK = 1 << 18  # values at a time: temporaries stay in the processor's cache, however large the tensor
 
 Floats = npt.NDArray[np.floating]
 
@@ -41,8 +42,26 @@ class Histogram:
             self.width = 2.0 ** np.ceil(np.log2(largest)) * 2 / BINS
             self.low = -self.width * BINS / 2
         self._cover(low, high)
-        bins = np.floor((values.ravel().astype(np.float64) - self.low) / self.width).astype(np.int64)
-        self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            scaled = flat[start : start + CHUNK].astype(np.float32) * np.float32(1 / self.width)  # exact: a power of 2
+            bins = np.floor(scaled, out=scaled).astype(np.intp)
+            bins += BINS // 2
+            self.counts += np.bincount(np.minimum(bins, BINS - 1, out=bins), minlength=BINS)
+
+    @property
+    def edges(self) -> npt.NDArray[np.float64]:
+        """What there is beside the counts: low, width, minimum, maximum, zeros."""
+        return np.array([self.low, self.width, self.minimum, self.maximum, self.zeros])
+
+    @classmethod
+    def restored(cls, counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float64]) -> Histogram:
+        """The histogram that had these counts and edges."""
+        found = cls()
+        found.counts = counts.copy()
+        found.low, found.width, found.minimum, found.maximum, zeros = (float(value) for value in edges)
+        found.zeros = int(zeros)
+        return found
 
     def _cover(self, low: float, high: float) -> None:
         while low < self.low or high > self.low + BINS * self.width:  # the range is centred on 0: double both sides

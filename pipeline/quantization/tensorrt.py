@@ -6,47 +6,55 @@ The rules (explicit quantisation, TensorRT 10 and 11):
 2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one
   kernel.
 3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well.
-4. Preprocessing, upsampling, argmax and the classifier (``float_head``) stay in float.
+4. What is concatenated has one scale, else every input is quantised twice.
+5. Preprocessing, upsampling, argmax, what follows a global pooling and layers without a good INT8 kernel stay in float.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from pipeline.quantization import graph as graphs
-from pipeline.quantization.calibration import Ranges
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.half import to_float16
+from pipeline.quantization.ranges import Ranges
 
 #: The first opset whose Q/DQ take float16 scales is 19; 20 is the newest that TensorRT 10.1 documents.
 OPSET = 20
 INT8_MAX = 127
 #: Index of the output-channel axis of a weight.
 CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+#: Channels that INT8 kernels work on at a time, and below which there is one only for whole multiples of that.
+CHANNELS, FEW_CHANNELS = 8, 16
 
 ScaleType = type[np.float16] | type[np.float32]
 
 
-def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, float16: bool = True) -> None:
-    """Write the TensorRT INT8 file of a deploy graph.
+def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), float16: bool = True) -> onnx.ModelProto:
+    """The TensorRT INT8 graph of a float deploy graph, which stays as it is.
 
     Args:
         ranges: (low, high) of every float activation; the larger magnitude counts.
-        float_head: keep the classifier in float.
+        float_nodes: names of nodes that stay in float, beside those that the rules name.
         float16: what is not INT8 is float16, else float32.
     """
-    graph = graphs.load(str(source))
-    placement = Placement(graph, ranges, scale_type=np.float16 if float16 else np.float32)
-    kept = graph.classifier.name if float_head else None
-    adds = [node for node in graph.body if node.op_type == "Add"]
+    graph = source.copy()
+    float_nodes = graph.without_integers(float_nodes)
+    pooled = graph.pooled
+    layers = {
+        node.name
+        for node in graph.layers
+        if node.name not in float_nodes and has_kernel(graph, node) and pooled.isdisjoint(node.input)
+    }
+    placement = Placement(graph, share_scales(graph, ranges), scale_type=np.float16 if float16 else np.float32)
+    adds = [node for node in graph.body if node.op_type == "Add" and node.name not in float_nodes]
     skips = {node.name: skip_input(graph, node) for node in adds}  # all of them before the first input is renamed
     for node in graph.body:
-        if graph.is_weighted(node) and node.name != kept:
+        if node.name in layers:
             placement.quantize_input(node, 0)
             placement.quantize_weight(node)
         elif (skip := skips.get(node.name)) is not None:
@@ -55,7 +63,42 @@ def quantize(source: Path, target: Path, ranges: Ranges, *, float_head: bool, fl
     if float16:
         to_float16(model)
     onnx.checker.check_model(model)
-    onnx.save(model, target)
+    return model
+
+
+def has_kernel(graph: Graph, layer: onnx.NodeProto) -> bool:
+    """Whether TensorRT has a good INT8 kernel for a layer, by the rules that NVIDIA's ModelOpt goes by.
+
+    Fewer than 16 channels only as whole multiples of 8 under a square kernel, or at the network's input; grouped
+    convolutions only with a kernel of 3 or more and whole multiples of 8 channels.
+    """
+    if layer.op_type not in CHANNEL_AXIS:
+        return True
+    weight = graph.initializers[layer.input[1]].dims
+    axis = CHANNEL_AXIS[layer.op_type]
+    given, made, kernel = weight[1 - axis], weight[axis], weight[2:]
+    if next((a.i for a in layer.attribute if a.name == "group"), 1) > 1:
+        return bool(made % CHANNELS == 0 and min(kernel) >= 3)
+    whole = len(set(kernel)) == 1
+    first = graph.is_first(layer)
+    return all(c >= FEW_CHANNELS or (c % CHANNELS == 0 and whole) for c in ((made,) if first else (given, made)))
+
+
+def share_scales(graph: Graph, ranges: Ranges) -> Ranges:
+    """Ranges in which the inputs and the output of each concatenation have one: the widest of them."""
+    shared = dict(ranges)
+    concats = [[*node.input, *node.output] for node in graph.body if node.op_type == "Concat"]
+    groups = [[name for name in names if name in shared] for names in concats]
+    changed = True
+    while changed:  # a tensor may be in two groups
+        changed = False
+        for group in groups:
+            if not group:
+                continue
+            widest = min(shared[name][0] for name in group), max(shared[name][1] for name in group)
+            changed |= any(shared[name] != widest for name in group)
+            shared.update(dict.fromkeys(group, widest))
+    return shared
 
 
 def skip_input(graph: Graph, add: onnx.NodeProto) -> int | None:

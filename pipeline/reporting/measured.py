@@ -67,6 +67,19 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A layer of the network: what quantising it alone did, and whether it was left in float for it.
+
+    ``disagreement`` is the share of pixels in percent whose label changed, ``worst_class`` the class that lost most.
+    """
+
+    name: str
+    disagreement: float | None = None
+    worst_class: str = ""
+    in_float: bool = False
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything one results file says about one student on one device; ``label`` names it in tables and figures."""
 
@@ -88,6 +101,7 @@ class Result:
     drop: Drop = Drop()
     speedup: float | None = None
     unstable: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()  # the most sensitive first
     passed: bool | None = None
     violations: tuple[Violation, ...] = ()
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
-from pipeline.reporting import comparison_figure, comparison_table, figures, rare, samples, wording
+from pipeline.reporting import comparison_figure, comparison_table, figures, rare, samples, sensitivity_figure, wording
 from pipeline.reporting.comparison import Comparison
 from pipeline.reporting.measured import Result
 from pipeline.reporting.samples import Strip
@@ -49,6 +49,7 @@ class Student:
     colour: str
     summary: str
     bars: Markup | None
+    layers: Markup | None
     strips: Sequence[Strip]
 
 
@@ -134,6 +135,7 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
             colour=variables[palette[result.label]],
             summary=wording.summary(result),
             bars=figures.class_bars(result, name=f"bars-{index}", colour=palette[result.label]),
+            layers=sensitivity_figure.bars(result, name=f"layers-{index}"),
             strips=strips.get(result.label, ()),
         )
         for index, result in enumerate(results)

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.errors import Faults, UserError
 from pipeline.reporting import comparison
 from pipeline.reporting.fields import Fields
-from pipeline.reporting.measured import VARIANTS, Drop, Latency, Result, Teacher, Variant, Violation
+from pipeline.reporting.measured import VARIANTS, Drop, Latency, Layer, Result, Teacher, Variant, Violation
 
 
 def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
@@ -108,6 +108,7 @@ def _result(top: Fields) -> Result:
         variants=variants,
         speedup=top.number("speedup_int8_vs_fp32"),
         unstable=top.texts("unstable"),
+        layers=_layers(top.section("quantization")),
         passed=top.flag("passed"),
         violations=tuple(
             Violation(
@@ -139,6 +140,20 @@ def _variant(name: str, item: Fields, num_classes: int) -> Variant:
         ),
         sha256=item.text("sha256"),
         runtime=item.text("runtime"),
+    )
+
+
+def _layers(item: Fields) -> tuple[Layer, ...]:
+    floats = item.texts("fallback_layers")
+    rows = item.items("sensitivity")
+    return tuple(
+        Layer(
+            name=row.text("layer"),
+            disagreement=row.percent("disagreement"),
+            worst_class=row.text("worst_class"),
+            in_float=row.text("layer") in floats,
+        )
+        for row in rows
     )
 
 

@@ -45,7 +45,7 @@ def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
 class Runtime(ABC):
     """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml."""
 
-    #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations) or ``int8_tensorrt`` (symmetric).
+    #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations), ``int8_arm`` (int8) or ``int8_tensorrt`` (symmetric).
     int8_variant: str
     #: Name of the engine file inside the artifact.
     engine_file: str

@@ -15,6 +15,7 @@ from pipeline.runtimes._base import Engine, Runtime, check_frames
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+ARM = ("aarch64", "arm64")
 #: x86 and ARM extensions that decide which kernel runs.
 INSTRUCTIONS = frozenset(
     [
@@ -40,7 +41,6 @@ class OnnxRuntime(Runtime):
         UserError: the onnxruntime package is missing, or an option is out of range.
     """
 
-    int8_variant = "int8_cpu"
     engine_file = "engine.onnx"
 
     def __init__(self, *, threads: int = 2, spinning: bool = False, provider: str = "cpu") -> None:
@@ -52,6 +52,7 @@ class OnnxRuntime(Runtime):
             import onnxruntime  # noqa: PLC0415 - only the chosen runtime is needed on the device
         except ImportError as error:
             raise UserError("onnxruntime is not installed; pip install onnxruntime-gpu (or onnxruntime)") from error
+        self.int8_variant = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning

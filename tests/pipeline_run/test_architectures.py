@@ -11,7 +11,8 @@ import torch
 from pipeline import artifact, models, runtimes
 from pipeline.export.export import export_network
 from pipeline.labels import LabelSpec
-from pipeline.quantization.quantize import quantize
+from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.quantize import Settings, quantize
 from pipeline.training import network_artifact
 
 pytestmark = pytest.mark.slow
@@ -43,7 +44,9 @@ def test_from_network_to_engines(architecture: str, encoder: str, tmp_path: Path
     parity = export_network(loaded, found, tmp_path / "onnx", frames=frames, label_stride=1, built_with={})
     assert parity["agreement"]["fp32"] >= 0.999
     source = artifact.load(tmp_path / "onnx", kind="onnx")
-    quantize(source, tmp_path / "int8", frames=frames, method="minmax", percentile=99.99, float_head=True, facts={})
+    calibrate(source, tmp_path / "calibration", frames=frames, facts={"calibration_frames": {"names": []}})
+    calibrated = artifact.load(tmp_path / "calibration", kind="calibration")
+    quantize(source, calibrated, tmp_path / "int8", settings=Settings(method="minmax", bias_correction=True))
     int8 = artifact.load(tmp_path / "int8", kind="int8")
     cpu = runtimes.build("onnxruntime", {"threads": 2})
     answers = {}

@@ -35,7 +35,8 @@ def tiny(params: dict[str, Any]) -> None:
         recipe.update(steps=6, warmup=1, validate_every=3, batch_size=4)
     params["teacher"]["model"] = TINY_MODEL
     params["students"] = {"alone": {"model": TINY_MODEL, "loss": "none"}, "kd": {"model": TINY_MODEL, "loss": "kd"}}
-    params["quantize"]["images"] = 8
+    params["calibrate"].update(images=11, allow_missing_classes=True)
+    params["quantize"]["trial_images"] = 3
     params["check"].update(runs=20, warmup=2)
     params["compare"]["student"] = "kd"
     params["budgets"].update(miou_drop=None, class_drop=None, latency_p99_ms=None, size_mb=None)
@@ -144,7 +145,7 @@ def test_another_loss_retrains_only_that_student(project: Path) -> None:
     shutil.copytree(project, folder, symlinks=True)
     before = (folder / "artifacts/losses/alone.json").read_bytes()
     status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=[kd,fitnet]")
-    each = {f"{stage}@kd" for stage in ("distill", "export", "quantize", "convert", "check")}
+    each = {f"{stage}@kd" for stage in ("distill", "export", "calibrate", "quantize", "convert", "check")}
     assert status == 0 and ran == {"device", "losses", "report", "gate"} | each, output
     assert json.loads((folder / "results/kd.json").read_text())["loss"] == "kd+fitnet"
     loss = json.loads((folder / "artifacts/students/kd/meta.json").read_text())["loss"]

@@ -14,9 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.quantization import calibration
+from pipeline.quantization.ranges import choose_all
 
 SIZE = 16  # height and width of the frames
-CLASSES = 5
+CLASSES = 16
 
 
 class Net:
@@ -98,10 +99,10 @@ def projection(net: Net) -> None:
 
 
 def concat(net: Net) -> None:
-    net.add("Relu", [net.conv("x", "a", 3, 4)], "a_relu")
-    net.add("Relu", [net.conv("x", "b", 3, 4, kernel=1)], "b_relu")
+    net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
+    net.add("Relu", [net.conv("x", "b", 3, 8, kernel=1)], "b_relu")
     net.add("Concat", ["a_relu", "b_relu"], "both", axis=1)
-    net.conv("both", "logits", 8, CLASSES, kernel=1)
+    net.conv("both", "logits", 16, CLASSES, kernel=1)
 
 
 def depthwise(net: Net) -> None:
@@ -132,7 +133,7 @@ def other_layers(net: Net) -> None:
     """ConvTranspose, Gemm with and without transB, MatMul: weights whose output channels lie on different axes."""
     net.add("Relu", [net.conv("x", "a", 3, 8, strides=[2, 2])], "a_relu")
     net.add("ConvTranspose", ["a_relu", net.weight("t.w", 8, 16, 2, 2)], "t", strides=[2, 2])
-    net.add("Flatten", [net.add("GlobalAveragePool", ["t"], "pooled")], "flat")
+    net.add("Flatten", [net.add("MaxPool", ["t"], "pooled", kernel_shape=[SIZE, SIZE])], "flat")
     net.add("Gemm", ["flat", net.weight("g.w", 17, 16), net.weight("g.b", 17)], "g", transB=1)
     net.add("Gemm", ["g", net.weight("h.w", 17, 18), net.weight("h.b", 18)], "h")
     net.add("MatMul", ["h", net.weight("m.w", 18, 16)], "m")
@@ -199,8 +200,8 @@ def calibrated(make: Any, frames: Any, tmp_path: Path) -> Callable[[str], tuple[
     def build(name: str) -> tuple[Path, Any]:
         file = tmp_path / f"{name}.onnx"
         onnx.save(make(name), file)
-        histograms = calibration.collect(file, frames, threads=1)
-        return file, calibration.ranges(histograms, method="minmax", percentile=99.0)
+        found = calibration.collect(file, frames)
+        return file, choose_all(found.histograms, method="minmax", percentile=99.0)
 
     return build
 

@@ -16,7 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.quantization import calibration
-from pipeline.quantization.quantize import choose_frames, quantize
+from pipeline.quantization import graph as graphs
+from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.quantize import Settings, quantize
 
 
 def test_extremes_are_those_of_the_reference_evaluator(
@@ -25,7 +27,7 @@ def test_extremes_are_those_of_the_reference_evaluator(
     model = make("squeeze")
     onnx.save(model, tmp_path / "g.onnx")
     ticks: list[int] = []
-    found = calibration.collect(tmp_path / "g.onnx", iter(frames), threads=1, progress=lambda: ticks.append(1))
+    found = calibration.collect(tmp_path / "g.onnx", frames, progress=lambda: ticks.append(1)).histograms
     assert list(found) == ["x", "a", "a_relu", "pooled", "gate", "gate_sigmoid", "gated", "logits"]
     assert len(ticks) == len(frames)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found)
@@ -45,7 +47,7 @@ def test_a_broken_weight_is_named(make: Callable[..., onnx.ModelProto], frames: 
             tensor.CopyFrom(numpy_helper.from_array(np.full(5, np.nan, np.float32), "logits.b"))
     onnx.save(model, tmp_path / "g.onnx")
     with pytest.raises(UserError, match=r"weight 'logits\.b' holds NaN or infinity"):
-        calibration.collect(tmp_path / "g.onnx", frames, threads=1)
+        calibration.collect(tmp_path / "g.onnx", frames)
 
 
 @pytest.mark.parametrize(("operator", "what"), [("Log", "NaN"), ("Exp", "infinity")])
@@ -60,33 +62,33 @@ def test_a_broken_activation_is_named(
 
     onnx.save(make(None, fill), tmp_path / "g.onnx")
     with pytest.raises(UserError, match="tensor 'broken' is not finite"):
-        calibration.collect(tmp_path / "g.onnx", frames, threads=1)
+        calibration.collect(tmp_path / "g.onnx", frames)
 
 
 def test_no_frames_are_refused(make: Callable[..., onnx.ModelProto], tmp_path: Path) -> None:
     onnx.save(make("one_conv"), tmp_path / "g.onnx")
     with pytest.raises(UserError, match="no calibration frames"):
-        calibration.collect(tmp_path / "g.onnx", [], threads=1)
+        calibration.collect(tmp_path / "g.onnx", [])
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
 def test_equal_frames_in_any_order_give_equal_files(student: Any, tmp_path: Path, method: str) -> None:
     hashes = []
     for run, frames in enumerate((student.frames, student.frames[::-1])):
-        out = tmp_path / str(run)
-        quantize(
-            student.onnx, out, frames=iter(frames), method=method, percentile=99.9, float_head=True, facts={"seed": 3}
-        )
-        hashes.append(artifact.load(out, kind="int8").meta["files"])
+        folder = tmp_path / str(run)
+        calibrate(student.onnx, folder / "calibration", frames=frames, facts={"calibration_frames": {"names": []}})
+        calibrated = artifact.load(folder / "calibration", kind="calibration")
+        quantize(student.onnx, calibrated, folder / "int8", settings=Settings(method=method, bias_correction=True))
+        hashes.append(artifact.load(folder / "int8", kind="int8").meta["files"])
     assert hashes[0] == hashes[1]
-    assert sorted(hashes[0]) == ["int8_cpu.onnx", "int8_tensorrt.onnx", "ranges.json"]
+    assert sorted(hashes[0]) == ["int8_arm.onnx", "int8_cpu.onnx", "int8_tensorrt.onnx", "ranges.json"]
 
 
 def test_the_artifact_tells_where_it_came_from(student: Any) -> None:
     meta = student.int8.meta
-    assert meta["parents"] == {"onnx": student.onnx.hash}
-    assert (meta["precision"], meta["seed"]) == ("int8", 0)
-    assert meta["calibration"] == {"method": "minmax", "float_head": True}
+    assert meta["parents"] == {"onnx": student.onnx.hash, "calibration": student.calibration.hash}
+    assert (meta["precision"], meta["calibration_frames"]["names"]) == ("int8", ["a", "b", "c", "d"])
+    assert meta["calibration"] == {"method": "minmax", "float_head": True, "bias_correction": False}
     assert "parity" not in meta
     for key in ("classes", "palette", "input_size", "input", "output", "mean", "std"):
         assert meta[key] == student.onnx.meta[key]
@@ -97,16 +99,92 @@ def test_the_artifact_tells_where_it_came_from(student: Any) -> None:
     assert all(value == float(f"{value:.9g}") for value in rounded)
 
 
-def test_frames_are_drawn_from_train_without_repeats() -> None:
-    names = [f"train-{index}" for index in range(50)]
-    chosen = choose_frames(names, count=12, seed=4)
-    assert chosen == choose_frames(names, count=12, seed=4)
-    assert chosen != choose_frames(names, count=12, seed=5)
-    assert len(set(chosen)) == 12
-    assert chosen == sorted(chosen)
-    assert set(chosen) <= set(range(50))
-    assert choose_frames(names, count=80, seed=4) == list(range(50))
-    counts = np.zeros(50)
-    for seed in range(300):
-        counts[choose_frames(names, count=12, seed=seed)] += 1
-    assert 30 < counts.min() <= counts.max() < 120  # every frame has its chance: 72 expected, sd 7.4
+def test_channel_means_are_numpys(make: Callable[..., onnx.ModelProto], frames: Any, tmp_path: Path) -> None:
+    model = make("other_layers")
+    onnx.save(model, tmp_path / "g.onnx")
+    found = calibration.collect(tmp_path / "g.onnx", frames)
+    assert sorted(found.channel_sums) == ["a_relu", "flat", "g", "gated", "h", "x"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found.channel_sums)
+    reference = ReferenceEvaluator(model)
+    values = [dict(zip(reference.output_names, reference.run(None, {"frames": f[None]}), strict=True)) for f in frames]
+    for name in found.channel_sums:
+        everything = np.stack([value[name] for value in values]).astype(np.float64)  # (frames, 1, C, ...)
+        axes = tuple(axis for axis in range(everything.ndim) if axis != 2)
+        np.testing.assert_allclose(found.channel_mean(name), everything.mean(axis=axes), rtol=1e-4, atol=1e-4)
+
+
+class Counted(list[Any]):
+    """Frames that remember which were read, and that may interrupt."""
+
+    def __init__(self, frames: Any, *, stop_at: int | None = None) -> None:
+        super().__init__(frames)
+        self.read: list[int] = []
+        self.stop_at = stop_at
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == self.stop_at:
+            raise KeyboardInterrupt
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_an_interrupted_pass_goes_on_and_ends_the_same(student: Any, tmp_path: Path, stop_at: int) -> None:
+    onnx_file, checkpoint = student.onnx.file("fp32.onnx"), tmp_path / "deep" / "checkpoint.safetensors"
+    whole = calibration.collect(onnx_file, student.frames)
+    with pytest.raises(KeyboardInterrupt):
+        stopping = Counted(student.frames, stop_at=stop_at)
+        calibration.collect(onnx_file, stopping, checkpoint=checkpoint, interval=0)
+    rest, ticks = Counted(student.frames), []
+    found = calibration.collect(onnx_file, rest, checkpoint=checkpoint, interval=0, progress=lambda: ticks.append(1))
+    assert rest.read == list(range(stop_at, 4)) and len(ticks) == 4
+    assert not checkpoint.exists()
+    for one, name in ((whole, "whole"), (found, "found")):
+        one.save(tmp_path / name)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "found").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["identity", "network", "damage"])
+def test_a_foreign_or_damaged_checkpoint_is_not_continued(
+    student: Any, make: Callable[..., onnx.ModelProto], tmp_path: Path, caplog: Any, what: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        stopping = Counted(student.frames, stop_at=3)
+        calibration.collect(student.onnx.file("fp32.onnx"), stopping, checkpoint=checkpoint, interval=0, identity="a")
+    file, frames, identity = student.onnx.file("fp32.onnx"), Counted(student.frames), "a"
+    if what == "identity":
+        identity = "b"
+    elif what == "network":
+        file, frames = tmp_path / "g.onnx", Counted([frame[:16, :16] for frame in student.frames])
+        onnx.save(make("one_conv"), file)
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
+    calibration.collect(file, frames, checkpoint=checkpoint, identity=identity)
+    assert frames.read == [0, 1, 2, 3]
+    assert "starting over" in caplog.text
+
+
+def test_large_activations_are_handed_out_in_pieces(student: Any, monkeypatch: Any) -> None:
+    whole = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    monkeypatch.setattr(calibration, "FETCHED", 200_000)
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    pieces = list(calibration._pieces(graph, graph.float_activations()))
+    assert len(pieces) > 10
+    assert [o.name for piece in pieces for o in piece.graph.output] == graph.float_activations()
+    for piece in pieces:
+        sizes = [4 * int(np.prod(graph.shapes[output.name])) for output in piece.graph.output]
+        assert sum(sizes) <= 200_000 or len(sizes) == 1
+    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    assert list(found.histograms) == list(whole.histograms)
+    for name, histogram in found.histograms.items():
+        assert np.abs(histogram.counts - whole.histograms[name].counts).sum() <= 1e-3 * histogram.counts.sum()
+
+
+def test_free_shapes_are_refused(make: Callable[..., onnx.ModelProto], frames: Any, tmp_path: Path) -> None:
+    model = make("one_conv")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "height"
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(UserError, match="has no fixed shape; export with a fixed height and width"):
+        calibration.collect(tmp_path / "g.onnx", frames)

@@ -14,11 +14,14 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.quantization import cpu
+from pipeline.quantization import graph as graphs
 
 
-def written(calibrated: Any, name: str, folder: Path, *, float_head: bool) -> tuple[onnx.ModelProto, Any, Any]:
+def written(
+    calibrated: Any, write_int8: Any, name: str, folder: Path, *, float_head: bool
+) -> tuple[onnx.ModelProto, Any, Any]:
     source, ranges = calibrated(name)
-    cpu.quantize(source, folder / "int8.onnx", ranges, float_head=float_head)
+    write_int8(cpu, source, folder / "int8.onnx", ranges, float_head=float_head)
     model = onnx.load(folder / "int8.onnx")
     onnx.checker.check_model(model, full_check=True)
     return model, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}, ranges
@@ -34,8 +37,8 @@ def optimised(file: Path, folder: Path) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "squeeze", "upsampled"])
-def test_types_and_scales(calibrated: Any, tmp_path: Path, name: str) -> None:
-    model, constants, ranges = written(calibrated, name, tmp_path, float_head=False)
+def test_types_and_scales(calibrated: Any, write_int8: Any, tmp_path: Path, name: str) -> None:
+    model, constants, ranges = written(calibrated, write_int8, name, tmp_path, float_head=False)
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert quantizers
     for node in quantizers:
@@ -54,6 +57,33 @@ def test_types_and_scales(calibrated: Any, tmp_path: Path, name: str) -> None:
         assert not zeros.any()
 
 
+def test_signed_activations_for_arm(calibrated: Any, evaluate: Any, frames: Any) -> None:
+    """int8 with another zero-point: the same numbers as uint8, but for ties in rounding."""
+    source, ranges = calibrated("normalised")
+    graph = graphs.load(str(source))
+    unsigned, signed = (cpu.place(graph, ranges, signed=choice) for choice in (False, True))
+    for model, dtype in ((unsigned, np.uint8), (signed, np.int8)):
+        constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        zeros = {constants[n.input[2]].dtype for n in model.graph.node if n.op_type == "QuantizeLinear"}
+        assert zeros == {np.dtype(dtype)}
+    for frame in frames:
+        a, b = (next(iter(evaluate(model, frame, ["logits"]).values())) for model in (unsigned, signed))
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("float_nodes", [{"first"}, {"sum", "third"}])
+def test_named_nodes_stay_in_float(calibrated: Any, float_nodes: set[str]) -> None:
+    source, ranges = calibrated("residual")
+    graph = graphs.load(str(source))
+    before = graph.model.SerializeToString()
+    model = cpu.place(graph, ranges, float_nodes=float_nodes)
+    assert graph.model.SerializeToString() == before
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    for name in ("stem", "first", "second", "third", "fourth"):
+        node = next(node for node in model.graph.node if node.name == name)
+        assert (made.get(node.input[1]) == "DequantizeLinear") == (name not in float_nodes), name
+
+
 def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
     float_layers = sum(n.op_type == "Conv" for n in onnx.load(student.onnx.file("fp32.onnx")).graph.node)
     kinds = Counter(n.op_type for n in optimised(student.int8.file("int8_cpu.onnx"), tmp_path).graph.node)
@@ -63,8 +93,8 @@ def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("float_head", [True, False])
-def test_the_classifier_is_float_when_asked(calibrated: Any, tmp_path: Path, float_head: bool) -> None:
-    model, constants, _ = written(calibrated, "depthwise", tmp_path, float_head=float_head)
+def test_the_classifier_is_float_when_asked(calibrated: Any, write_int8: Any, tmp_path: Path, float_head: bool) -> None:
+    model, constants, _ = written(calibrated, write_int8, "depthwise", tmp_path, float_head=float_head)
     maker = {name: node.op_type for node in model.graph.node for name in node.output}
     classifier = next(node for node in model.graph.node if node.name == "logits")
     assert (classifier.input[1] in constants) == float_head
@@ -72,8 +102,10 @@ def test_the_classifier_is_float_when_asked(calibrated: Any, tmp_path: Path, flo
 
 
 @pytest.mark.parametrize("float_head", [True, False])
-def test_before_and_after_the_network_nothing_is_quantized(calibrated: Any, tmp_path: Path, float_head: bool) -> None:
-    model, _, _ = written(calibrated, "residual", tmp_path, float_head=float_head)
+def test_before_and_after_the_network_nothing_is_quantized(
+    calibrated: Any, write_int8: Any, tmp_path: Path, float_head: bool
+) -> None:
+    model, _, _ = written(calibrated, write_int8, "residual", tmp_path, float_head=float_head)
     maker = {name: node.op_type for node in model.graph.node for name in node.output}
     nodes = {node.name: node for node in model.graph.node}
     for name in ("planes", "scaled", "x", "ids", "labels"):
@@ -81,9 +113,9 @@ def test_before_and_after_the_network_nothing_is_quantized(calibrated: Any, tmp_
 
 
 def test_the_normaliser_reads_the_pixels_in_integers(
-    calibrated: Any, make: Any, frames: Any, evaluate: Any, tmp_path: Path
+    calibrated: Any, write_int8: Any, make: Any, frames: Any, evaluate: Any, tmp_path: Path
 ) -> None:
-    model, constants, ranges = written(calibrated, "normalised", tmp_path, float_head=True)
+    model, constants, ranges = written(calibrated, write_int8, "normalised", tmp_path, float_head=True)
     readers = {node.op_type for node in model.graph.node if "frames" in node.input}
     assert readers == {"Transpose"}
     assert [node.name for node in model.graph.node if node.op_type == "Cast"] == ["labels"]
@@ -98,15 +130,15 @@ def test_the_normaliser_reads_the_pixels_in_integers(
         assert np.abs((levels - zero) * scale - np.clip(plain, low, high)).max() <= 1.01 * scale
 
 
-def test_pooling_matrices_stay_in_float(calibrated: Any, tmp_path: Path) -> None:
-    model, constants, _ = written(calibrated, "pooled", tmp_path, float_head=True)
+def test_pooling_matrices_stay_in_float(calibrated: Any, write_int8: Any, tmp_path: Path) -> None:
+    model, constants, _ = written(calibrated, write_int8, "pooled", tmp_path, float_head=True)
     nodes = {node.name: node for node in model.graph.node}
     assert "rows" in nodes["by_rows"].input
     assert "columns" in nodes["bins"].input
     assert constants["rows"].dtype == constants["columns"].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["int8_cpu.onnx", "int8_tensorrt.onnx"])
+@pytest.mark.parametrize("name", ["int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"])
 def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -121,4 +153,4 @@ def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
     assert np.mean(agreement) > 0.9
     facts = json.loads(int8.get_modelmeta().custom_metadata_map["segpress"])
     assert (facts["precision"], facts["classes"]) == ("int8", list("abcde"))
-    assert facts["parents"] == {"onnx": student.onnx.hash}
+    assert facts["parents"]["onnx"] == student.onnx.hash

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.quantization.calibrate import HistogramCollector
 
-from pipeline.quantization.histogram import Histogram
-from pipeline.quantization.ranges import choose
+from pipeline.quantization.histogram import BINS, Histogram
+from pipeline.quantization.ranges import _divergence, choose
 
 RNG = np.random.default_rng(0)
 SAMPLES: dict[str, Any] = {
@@ -78,6 +80,59 @@ def test_mse_is_near_the_best_of_a_brute_force_search(name: str) -> None:
     assert chosen < 0.97 * squared_error(values, low, high)  # so the search did something
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def plain_divergence(counts: list[float], start: int, end: int) -> float:
+    """KL of bins start..end from their 128 levels, bin by bin."""
+    reference = [counts[i] for i in range(start, end)]
+    reference[0] += sum(counts[:start])
+    reference[-1] += sum(counts[end:])
+    quantised = [0.0] * len(reference)
+    for level in range(128):
+        members = [i for i in range(len(reference)) if i * 128 // len(reference) == level]
+        filled = [i for i in members if reference[i] > 0]
+        for i in filled:
+            quantised[i] = max(1e-4, sum(counts[start + j] for j in filled) / len(filled))
+    total_p, total_q, divergence = sum(reference), sum(quantised), 0.0
+    for p, q in zip(reference, quantised, strict=True):
+        if p > 0:
+            divergence += p / total_p * math.log((p / total_p) / (q / total_q))
+    return divergence
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 2048), (700, 1400), (1024, 1500), (960, 1088)])
+@pytest.mark.parametrize("name", ["normal", "relu", "sparse tail", "outlier"])
+def test_divergence_is_that_of_plain_loops(name: str, start: int, end: int) -> None:
+    counts = histogram_of(SAMPLES[name]).counts.astype(np.float64)
+    assert _divergence(counts, start, end) == pytest.approx(plain_divergence(counts.tolist(), start, end), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "outlier"])
+def test_entropy_is_near_onnx_runtimes(name: str) -> None:
+    """ONNX Runtime's search differs in the bins that it gives the last level; its threshold is within a few bins."""
+    histogram = histogram_of(SAMPLES[name])
+    edges = histogram.low + np.arange(BINS + 1) * histogram.width
+    collector = HistogramCollector("entropy", True, BINS, 128, 99.9, "same")
+    extremes = (np.array(histogram.minimum), np.array(histogram.maximum))
+    theirs = collector.get_entropy_threshold((histogram.counts, edges, *extremes), 128)
+    low, high = choose(histogram, method="entropy", percentile=0)
+    assert high == pytest.approx(float(theirs[1]), rel=0.12)
+    assert low == pytest.approx(float(theirs[0]), rel=0.12)
+
+
+def test_entropy_cuts_an_outlier_and_keeps_a_bounded_range() -> None:
+    low, high = choose(histogram_of(SAMPLES["outlier"]), method="entropy", percentile=0)
+    assert 2 < high < 20 and -20 < low < -2  # of normal values and one at 60
+    low, high = choose(histogram_of(SAMPLES["relu6"]), method="entropy", percentile=0)
+    assert low == 0 and high == 6
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_entropy_holds_zero_and_stays_within_the_extremes(name: str) -> None:
+    values = SAMPLES[name].astype(np.float32)
+    low, high = choose(histogram_of(values), method="entropy", percentile=0)
+    assert min(0.0, float(values.min())) <= low <= 0 <= high <= max(0.0, float(values.max()))
+    assert high > low
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
 def test_a_tensor_of_zeros_has_no_range(method: str) -> None:
     assert choose(histogram_of(np.zeros(100)), method=method, percentile=99) == (0.0, 0.0)

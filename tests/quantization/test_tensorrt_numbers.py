@@ -41,7 +41,7 @@ def test_weights_are_off_by_half_a_scale_at_most(scale_type: Any, axis: int) -> 
 
 
 def test_small_channels_keep_their_size_in_the_float16_file(
-    make: Callable[..., onnx.ModelProto], tmp_path: Path
+    make: Callable[..., onnx.ModelProto], write_int8: Any, tmp_path: Path
 ) -> None:
     """The smallest normal float16 is 6.1e-5: scales below it must be raised before the weights are rounded."""
     model = make("depthwise")
@@ -51,7 +51,7 @@ def test_small_channels_keep_their_size_in_the_float16_file(
             tensor.CopyFrom(numpy_helper.from_array(small, "deep.w"))
     onnx.save(model, tmp_path / "float.onnx")
     ranges = dict.fromkeys(("x", "a_relu"), (-1.0, 1.0))
-    tensorrt.quantize(tmp_path / "float.onnx", tmp_path / "int8.onnx", ranges, float_head=True)
+    write_int8(tensorrt, tmp_path / "float.onnx", tmp_path / "int8.onnx", ranges, float_head=True)
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer}
     weight = stored["deep.w_int8"].astype(np.float64) * stored["deep.w_scale"].reshape(8, 1, 1, 1)
     np.testing.assert_allclose(weight, small, atol=6.2e-5 / 2)
@@ -72,10 +72,10 @@ def fake(x: Floats, scale: Floats) -> Floats:
 
 
 def test_one_convolution_is_numpys_fake_quantization(
-    calibrated: Any, make: Any, frames: Any, evaluate: Any, tmp_path: Path
+    calibrated: Any, make: Any, frames: Any, evaluate: Any, write_int8: Any, tmp_path: Path
 ) -> None:
     source, ranges = calibrated("one_conv")
-    tensorrt.quantize(source, tmp_path / "int8.onnx", ranges, float_head=False, float16=False)
+    write_int8(tensorrt, source, tmp_path / "int8.onnx", ranges, float_head=False, float16=False)
     weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in make("one_conv").graph.initializer}
     largest = np.abs(weights["logits.w"]).max(axis=(1, 2, 3), keepdims=True)
     quantized_weight = fake(weights["logits.w"], np.float32(largest / 127).astype(np.float64))
@@ -95,17 +95,17 @@ def test_one_convolution_is_numpys_fake_quantization(
         assert error.mean() < 0.05 * np.abs(plain - quantized).mean()  # close to INT8, not to the float network
 
 
-def test_scales_come_from_the_larger_magnitude(calibrated: Any, tmp_path: Path) -> None:
+def test_scales_come_from_the_larger_magnitude(calibrated: Any, write_int8: Any, tmp_path: Path) -> None:
     source, _ = calibrated("one_conv")
     for low, high in ((-3.0, 1.0), (-1.0, 3.0), (0.0, 3.0)):
-        tensorrt.quantize(source, tmp_path / "q.onnx", {"x": (low, high)}, float_head=False, float16=False)
+        write_int8(tensorrt, source, tmp_path / "q.onnx", {"x": (low, high)}, float_head=False, float16=False)
         stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
         assert stored["x_scale"] == np.float32(3.0 / 127)
 
 
-def test_a_dead_activation_has_a_scale_that_float16_holds(calibrated: Any, tmp_path: Path) -> None:
+def test_a_dead_activation_has_a_scale_that_float16_holds(calibrated: Any, write_int8: Any, tmp_path: Path) -> None:
     source, _ = calibrated("one_conv")
-    tensorrt.quantize(source, tmp_path / "q.onnx", {"x": (0.0, 0.0)}, float_head=False)
+    write_int8(tensorrt, source, tmp_path / "q.onnx", {"x": (0.0, 0.0)}, float_head=False)
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert stored["x_scale"] >= np.finfo(np.float16).tiny
 

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from pipeline.quantization import graph as graphs
 from pipeline.quantization import tensorrt
 from pipeline.quantization.graph import WEIGHTED
 
@@ -43,10 +44,12 @@ class Written:
 
 
 @pytest.fixture
-def write(calibrated: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> Callable[..., Written]:
+def write(
+    calibrated: Callable[[str], tuple[Path, Any]], write_int8: Callable[..., None], tmp_path: Path
+) -> Callable[..., Written]:
     def quantized(name: str, *, float_head: bool = True, float16: bool = True) -> Written:
         source, ranges = calibrated(name)
-        tensorrt.quantize(source, tmp_path / "int8.onnx", ranges, float_head=float_head, float16=float16)
+        write_int8(tensorrt, source, tmp_path / "int8.onnx", ranges, float_head=float_head, float16=float16)
         return Written(tmp_path / "int8.onnx")
 
     return quantized
@@ -75,7 +78,13 @@ def test_everywhere_symmetric_int8(write: Callable[..., Written], name: str, flo
 def test_inputs_of_weighted_layers_only(write: Callable[..., Written], name: str) -> None:
     file = write(name)
     for node in file.of(*WEIGHTED):
-        in_float = ("logits", "by_rows", "bins", "x")  # the classifier; pooling matrices; the normaliser
+        in_float = (
+            "logits",
+            "by_rows",
+            "bins",
+            "x",
+            "gate",
+        )  # classifier, pooling matrices, normaliser, pooling branch
         expected = [False, False] if node.name in in_float else [True, True]
         assert file.is_quantized(node)[:2] == expected, node.name
         assert file.is_quantized(node)[2:] == [False] * (len(node.input) - 2)  # the bias stays in float
@@ -116,7 +125,7 @@ def test_an_add_without_a_convolution_is_left_alone(
     write: Callable[..., Written],
     make: Callable[..., onnx.ModelProto],
     calibrated: Any,
-    monkeypatch: Any,
+    write_int8: Callable[..., None],
     tmp_path: Path,
 ) -> None:
     def fill(net: Any) -> None:
@@ -128,7 +137,7 @@ def test_an_add_without_a_convolution_is_left_alone(
 
     onnx.save(make(None, fill), tmp_path / "adds.onnx")
     ranges = dict.fromkeys(("x", "a", "a_relu", "b", "b_relu", "sum", "c", "moved", "logits"), (-1.0, 1.0))
-    tensorrt.quantize(tmp_path / "adds.onnx", tmp_path / "int8.onnx", ranges, float_head=True)
+    write_int8(tensorrt, tmp_path / "adds.onnx", tmp_path / "int8.onnx", ranges, float_head=True)
     file = Written(tmp_path / "int8.onnx")
     assert file.is_quantized(file.nodes["sum"]) == file.is_quantized(file.nodes["moved"]) == [False, False]
 
@@ -139,6 +148,98 @@ def test_layers_that_share_an_input_share_the_pair(write: Callable[..., Written]
     assert len(quantizers) == 1
     assert file.nodes["a"].input[0] == file.nodes["b"].input[0]
     assert not any(file.is_quantized(file.nodes["both"]))
+
+
+def test_what_is_concatenated_has_one_scale(
+    make: Callable[..., onnx.ModelProto], write_int8: Callable[..., None], tmp_path: Path
+) -> None:
+    """a and b meet in one concatenation, b and c in another: all five tensors share the widest range."""
+
+    def fill(net: Any) -> None:
+        for name in "abc":
+            net.add("Relu", [net.conv("x", name, 3, 8)], f"{name}_relu")
+        net.add("Concat", ["a_relu", "b_relu"], "ab", axis=1)
+        net.add("Concat", ["b_relu", "c_relu"], "bc", axis=1)
+        for name, source in (("p", "ab"), ("q", "bc")):
+            net.conv(source, name, 16, 8)
+        for name in "abc":
+            net.conv(f"{name}_relu", f"{name}2", 8, 8)
+        net.add("Add", ["p", "q"], "sum")
+        net.conv("sum", "logits", 8, 16)
+
+    onnx.save(make(None, fill), tmp_path / "concats.onnx")
+    ranges = dict.fromkeys(("x", *"abcpq", "a2", "b2", "c2", "sum", "logits"), (-1.0, 1.0))
+    ranges |= {"a_relu": (0.0, 1.0), "b_relu": (0.0, 2.0), "c_relu": (-0.5, 0.5), "ab": (0.0, 2.0), "bc": (0.0, 6.35)}
+    write_int8(tensorrt, tmp_path / "concats.onnx", tmp_path / "int8.onnx", ranges, float_head=True, float16=False)
+    file = Written(tmp_path / "int8.onnx")
+    scales = {
+        node.input[0]: float(file.constants[node.input[1]])
+        for node in file.of("QuantizeLinear")
+        if node.input[0] not in ("x", "sum")
+    }
+    assert {name for name in scales if name.endswith("_relu") or name in ("ab", "bc")} == {
+        "ab", "bc", "a_relu", "b_relu", "c_relu",
+    }  # fmt: skip
+    shared = [scales[name] for name in ("ab", "bc", "a_relu", "b_relu", "c_relu")]
+    assert shared == pytest.approx([6.35 / 127] * 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "made", "kernel", "group", "int8"),
+    [
+        (16, 16, (3, 3), 1, True),
+        (16, 24, (1, 1), 1, True),
+        (8, 16, (3, 3), 1, True),
+        (8, 8, (1, 1), 1, True),
+        (8, 16, (1, 3), 1, False),  # few channels and no square kernel
+        (12, 16, (3, 3), 1, False),  # few channels, no multiple of 8
+        (16, 5, (3, 3), 1, False),
+        (16, 17, (3, 3), 1, True),
+        (16, 16, (3, 3), 16, True),
+        (16, 16, (1, 1), 16, False),  # grouped with a small kernel
+        (12, 12, (3, 3), 12, False),
+    ],
+)
+def test_layers_without_a_good_kernel_stay_in_float(
+    make: Callable[..., onnx.ModelProto], given: int, made: int, kernel: tuple[int, int], group: int, int8: bool
+) -> None:
+    def fill(net: Any) -> None:
+        net.conv("x", "first", 3, given)
+        weight = net.weight("w", made, given // group, *kernel)
+        net.add("Conv", ["first", weight], "second", kernel_shape=kernel, group=group, auto_pad="SAME_UPPER")
+        net.conv("second", "logits", made, 16)
+
+    graph = graphs.Graph(make(None, fill))
+    first, second, _ = graph.layers
+    assert tensorrt.has_kernel(graph, second) == int8
+    assert tensorrt.has_kernel(graph, first) == (given % 8 == 0 or given >= 16)  # three channels come in
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("squeeze", {"pooled", "gate", "gate_sigmoid"}),
+        ("squeeze_mean", {"pooled", "gate", "gate_sigmoid"}),
+        ("residual", set()),
+        ("pooled", set()),
+    ],
+)
+def test_the_pooling_branch_is_found(make: Callable[..., onnx.ModelProto], name: str, expected: set[str]) -> None:
+    model = onnx.shape_inference.infer_shapes(make(name))
+    assert graphs.Graph(model).pooled == expected
+
+
+@pytest.mark.parametrize("float_nodes", [{"first"}, {"sum", "third"}])
+def test_named_nodes_stay_in_float(calibrated: Any, float_nodes: set[str]) -> None:
+    source, ranges = calibrated("residual")
+    graph = graphs.load(str(source))
+    before = graph.model.SerializeToString()
+    model = tensorrt.place(graph, ranges, float_nodes=float_nodes)
+    assert graph.model.SerializeToString() == before
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    reads = {node.name: [made.get(name) == "DequantizeLinear" for name in node.input] for node in model.graph.node}
+    for name in ("stem", "first", "second", "third", "fourth", "sum", "sum2"):
+        assert any(reads[name]) == (name not in float_nodes), name
 
 
 @pytest.mark.parametrize("float_head", [True, False])

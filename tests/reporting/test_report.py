@@ -59,6 +59,15 @@ def results_of(student: str, classes: list[str] = CLASSES, **changes: Any) -> di
         },
         "speedup_int8_vs_fp32": 2.1,
         "unstable": [],
+        "quantization": {
+            "method": "mse",
+            "fallback_layers": ["conv_b"],
+            "budget_held": True,
+            "sensitivity": [
+                {"layer": "conv_b", "disagreement": 3.21, "worst_class": "pole"},
+                {"layer": "a_very_long_name_of_a_layer_conv_a", "disagreement": 0.5, "worst_class": "car"},
+            ],
+        },
         "passed": True,
         "violations": [],
         **changes,
@@ -130,6 +139,25 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
         "INT8 MB": "1.83",
         "verdict": "pass",
     }
+
+
+def test_sensitive_layers_are_drawn(project: Project) -> None:
+    project.add("kd")
+    project.add("alone", quantization=None)
+    html = project.page()
+    assert "Which layers hurt" in html
+    figure = html[html.index("Which layers hurt") :]
+    assert "3.21" in figure and "conv_b" in figure and "\N{HORIZONTAL ELLIPSIS}" in figure
+    assert [(layer.name[:6], layer.in_float) for layer in project.load()[1].layers] == [
+        ("conv_b", True),
+        ("a_very", False),
+    ]
+    assert project.load()[0].layers == () and "not measured" in figure
+
+
+def test_without_sensitivities_there_is_no_section(project: Project) -> None:
+    project.add("kd", quantization={"method": "mse", "sensitivity": []})
+    assert "Which layers hurt" not in project.page()
 
 
 def test_markdown_keeps_its_columns_whatever_a_name_holds(project: Project) -> None:

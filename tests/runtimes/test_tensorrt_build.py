@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
 from pipeline.quantization import calibration, tensorrt
+from pipeline.quantization.ranges import choose_all
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._tensorrt import node_of
 
@@ -69,16 +70,16 @@ def test_precision_is_in_the_file(engines: Path) -> None:
     assert layers["fp16"] == layers["fp32"] < layers["int8"]
 
 
-def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, tmp_path: Path) -> None:
+def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, write_int8: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {"architecture": "fpn", "encoder": "resnet18"}
     network = models.build("smp", options, num_classes=5).eval()
     frame = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
     source = tmp_path / "fp32.onnx"
     export(DeployGraph(network, input_size=(64, 96)), frame, source, inputs="frames", outputs="labels")
-    histograms = calibration.collect(source, [frame[0].numpy()], threads=1)
-    ranges = calibration.ranges(histograms, method="minmax", percentile=99)
-    tensorrt.quantize(source, tmp_path / "int8.onnx", ranges, float_head=True)
+    found = calibration.collect(source, [frame[0].numpy()])
+    ranges = choose_all(found.histograms, method="minmax", percentile=99)
+    write_int8(tensorrt, source, tmp_path / "int8.onnx", ranges, float_head=True)
     size = {}
     for name in ("fp32", "int8"):
         rtx.build(tmp_path / f"{name}.onnx", tmp_path / f"{name}.plan")

@@ -128,8 +128,9 @@ def test_convert_without_onnx_or_with_another_artifact(tmp_path: Path, out: Path
 
 
 def test_quantize_without_onnx(tmp_path: Path, out: Path, dataset: Path) -> None:
-    said = refused("quantize", "--onnx", tmp_path / "none", "--dataset", dataset, out=out)
-    assert said == f"error: {tmp_path}/none: no meta.json there, so it is no artifact; make it with: dvc repro\n"
+    for name, more in (("calibrate", ()), ("quantize", ("--calibration", tmp_path / "none"))):
+        said = refused(name, "--onnx", tmp_path / "none", *more, "--dataset", dataset, out=out)
+        assert said == f"error: {tmp_path}/none: no meta.json there, so it is no artifact; make it with: dvc repro\n"
 
 
 def test_export_with_another_artifact(out: Path, dataset: Path) -> None:

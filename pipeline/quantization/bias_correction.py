@@ -1,0 +1,62 @@
+"""Bias correction: rounded weights shift the mean of a layer's output; its bias takes the shift back.
+
+``E[W_q x] - E[W x] = (W_q - W) E[x]``: with the mean of each input channel, which calibration has counted, the shift of
+each output channel is known without labels and without running the network (Nagel et al. 2019, arXiv 1906.04721,
+section 4.2; there the means come from batch norm). Padding at the border is neglected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
+from pipeline.quantization.calibration import Statistics
+from pipeline.quantization.graph import Graph
+from pipeline.quantization.tensorrt import ScaleType, quantize_per_channel
+
+Floats = npt.NDArray[np.float64]
+
+
+def correct(
+    source: Graph, statistics: Statistics, *, float_nodes: Collection[str] = (), scale_type: ScaleType = np.float32
+) -> Graph:
+    """A copy of the graph whose convolutions have the biases that their rounded weights need.
+
+    Args:
+        statistics: of a calibration pass over this graph.
+        float_nodes: layers that are not quantised, and so not touched.
+        scale_type: of the weights' scales, as the placement will round them.
+    """
+    graph = source.copy()
+    for node in graph.layers:
+        if node.op_type != "Conv" or node.name in float_nodes or node.input[0] not in statistics.channel_sums:
+            continue
+        weight = numpy_helper.to_array(graph.initializers[node.input[1]]).astype(np.float32)
+        moved = shift(weight, statistics.channel_mean(node.input[0]), scale_type=scale_type)
+        bias = np.zeros(len(weight), np.float32)
+        if len(node.input) > 2 and node.input[2]:
+            bias = numpy_helper.to_array(graph.initializers[node.input[2]])
+        name = f"{node.name}.corrected_bias"
+        graph.model.graph.initializer.append(numpy_helper.from_array((bias - moved).astype(np.float32), name))
+        del node.input[2:]
+        node.input.append(name)
+    return Graph(graph.model)
+
+
+def shift(weight: npt.NDArray[np.float32], means: Floats, *, scale_type: ScaleType = np.float32) -> Floats:
+    """How far rounding a convolution's weight moves the mean of each output channel, (O,).
+
+    Args:
+        weight: (O, I / groups, kh, kw).
+        means: (I,) of the input channels.
+    """
+    values, scales = quantize_per_channel(weight, 0, scale_type=scale_type)
+    error = values.astype(np.float64) * scales.reshape(-1, 1, 1, 1) - weight
+    made, given = weight.shape[:2]
+    groups = len(means) // given
+    by_channel = error.sum(axis=(2, 3)).reshape(groups, made // groups, given)
+    moved: Floats = np.einsum("goi,gi->go", by_channel, means.reshape(groups, given)).reshape(made)
+    return moved

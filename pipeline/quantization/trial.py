@@ -1,0 +1,78 @@
+"""What quantisation does to the labels: a candidate graph and the float graph on the same labelled train frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.frames import Array, resize_label_map
+from pipeline.labels import LabelSpec
+from pipeline.quantization.calibration import THREADS, FrameSource
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one candidate, in percent or points.
+
+    Attributes:
+        disagreement: share of pixels whose label is not that of the float graph.
+        miou_drop: mIoU of the float graph minus that of the candidate.
+        class_drop: the most that one class lost in IoU, and which.
+        worst_class: its name.
+    """
+
+    disagreement: float
+    miou_drop: float
+    class_drop: float
+    worst_class: str
+
+
+class Trial:
+    """Runs candidates against the float graph.
+
+    Args:
+        float_graph: file of the deploy graph in float32.
+        frames: (H, W, 3) BGR uint8 of its input size; not those of calibration.
+        targets: (H', W') train ids of each.
+    """
+
+    def __init__(self, float_graph: Path, frames: FrameSource, targets: Sequence[Array], labels: LabelSpec) -> None:
+        self.frames = [frames[index] for index in range(len(frames))]
+        self.targets = list(targets)
+        self.labels = labels
+        self.reference = self._maps(onnx.load(float_graph))
+        self.reference_iou = self._iou(self.reference)
+
+    def run(self, candidate: onnx.ModelProto) -> Outcome:
+        maps = self._maps(candidate)
+        different = sum(int((a != b).sum()) for a, b in zip(maps, self.reference, strict=True))
+        lost = self.reference_iou - self._iou(maps)  # NaN: no target holds the class
+        worst = int(np.nanargmax(lost))
+        return Outcome(
+            disagreement=round(100 * different / sum(a.size for a in maps), 4),
+            miou_drop=round(float(np.nanmean(lost)), 4),
+            class_drop=round(float(lost[worst]), 4),
+            worst_class=self.labels.names[worst],
+        )
+
+    def _maps(self, model: onnx.ModelProto) -> list[Array]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return [session.run(None, {name: frame[np.newaxis]})[0][0] for frame in self.frames]
+
+    def _iou(self, maps: Sequence[Array]) -> npt.NDArray[np.float64]:
+        """IoU of each class in percent."""
+        matrix = ConfusionMatrix(num_classes=self.labels.num_classes, ignore_index=self.labels.ignore_index)
+        for found, target in zip(maps, self.targets, strict=True):
+            matrix.add(target, resize_label_map(found, (target.shape[0], target.shape[1])))
+        return 100 * matrix.iou()

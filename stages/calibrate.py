@@ -1,0 +1,47 @@
+"""ONNX and train frames -> statistics of every activation, from which ranges are chosen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline import artifact, params
+from pipeline.errors import command
+from pipeline.prepared import Prepared
+from pipeline.progress import Bars
+from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.calibration_frames import Frames, choose, class_shares, require_classes
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    settings = params.load(args.params, kinds=())
+    source = artifact.load(args.onnx, kind="onnx")
+    prepared = Prepared(args.dataset)
+    split = prepared.split("train")
+    shares = class_shares(split, prepared.labels)
+    chosen = choose(shares, count=settings.calibrate.images, seed=settings.seed)
+    require_classes(shares, chosen, prepared.labels.names, allow_missing=settings.calibrate.allow_missing_classes)
+    names = [split.names[index] for index in chosen]
+    with Bars() as bars:
+        calibrate(
+            source,
+            args.out,
+            frames=Frames(split, chosen, tuple(source.meta["input_size"])),
+            facts={"calibration_frames": {"dataset": prepared.artifact.hash, "names": names}},
+            checkpoint=args.checkpoint,
+            progress=bars.counter(f"calibrating {args.onnx.name}", len(chosen)),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

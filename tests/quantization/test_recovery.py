@@ -1,0 +1,207 @@
+"""What wins accuracy back: corrected biases, and layers that fall back to float until a budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.quantization import calibration, cpu, sensitivity
+from pipeline.quantization import graph as graphs
+from pipeline.quantization.bias_correction import correct, shift
+from pipeline.quantization.quantize import Settings, quantize
+from pipeline.quantization.sensitivity import Budget
+from pipeline.quantization.tensorrt import quantize_per_channel
+from pipeline.quantization.trial import Outcome, Trial
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_shift_is_that_of_a_constant_image(groups: int) -> None:
+    """On an image that is its mean everywhere, the shift is the whole error of the layer."""
+    rng = np.random.default_rng(groups)
+    weight = rng.normal(size=(12, 6 // groups, 3, 3)).astype(np.float32)
+    means = rng.normal(size=6)
+    values, scales = quantize_per_channel(weight, 0)
+    rounded = values * scales.reshape(-1, 1, 1, 1).astype(np.float64)
+    expected = np.zeros(12)
+    for o in range(12):
+        first = o // (12 // groups) * (6 // groups)
+        for i in range(6 // groups):
+            expected[o] += (rounded[o, i] - weight[o, i]).sum() * means[first + i]
+    np.testing.assert_allclose(shift(weight, means), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> None:
+    """Mean error of the logits over the frames, channel by channel, with coarse weights alone."""
+    file = student.onnx.file("fp32.onnx")
+    graph = graphs.load(str(file))
+    found = calibration.collect(file, student.frames)
+    logits = graph.classifier.output[0]
+    corrected = correct(graph, found)
+    for layer in graph.layers:  # what is left of a weight after rounding, in float
+        for one in (graph, corrected):
+            tensor = one.initializers[layer.input[1]]
+            values, scales = quantize_per_channel(numpy_helper.to_array(tensor), 0)
+            rounded = (values * scales.reshape(-1, 1, 1, 1)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    before = onnx.load(file)
+    errors = []
+    for model in (graph.model, corrected.model):
+        means = [
+            np.mean([evaluate(m, frame, [logits])[logits].mean(axis=(0, 2, 3)) for frame in student.frames], axis=0)
+            for m in (model, before)
+        ]
+        errors.append(np.abs(means[0] - means[1]).mean())
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_layers_in_float_keep_their_bias(student: Any) -> None:
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames[:1])
+    kept = graph.layers[3].name
+    corrected = {layer.name: layer.input[2] for layer in correct(graph, found, float_nodes={kept}).layers}
+    assert [name for name, bias in corrected.items() if not bias.endswith(".corrected_bias")] == [kept]
+
+
+def targets(student: Any) -> list[Any]:
+    """Labels that the float network gives, with one class swapped here and there."""
+    import onnxruntime  # noqa: PLC0415
+
+    session = onnxruntime.InferenceSession(str(student.onnx.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    return [session.run(None, {"frames": frame[None]})[0][0] for frame in student.frames]
+
+
+@pytest.fixture(scope="module")
+def trial(student: Any) -> Trial:
+    return Trial(student.onnx.file("fp32.onnx"), student.frames, targets(student), student.labels)
+
+
+def test_an_outcome_is_counted_by_hand(student: Any, trial: Trial, make: Any) -> None:
+    same = trial.run(onnx.load(student.onnx.file("fp32.onnx")))
+    assert (same.disagreement, same.miou_drop, same.class_drop) == (0, 0, 0)
+    model = onnx.load(student.onnx.file("fp32.onnx"))
+    broken = trial.run(shifted(model))  # every pixel becomes the next class
+    assert broken.disagreement == 100
+    assert broken.miou_drop == 100 and broken.class_drop == 100
+
+
+def shifted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Label k becomes k + 1 of 5."""
+    output = model.graph.output[0].name
+    last = next(node for node in model.graph.node if output in node.output)
+    last.output[0] = "before"
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(value, np.uint8), name) for name, value in (("one", 1), ("five", 5))]
+    )
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Add", ["before", "one"], ["more"]),
+            onnx.helper.make_node("Mod", ["more", "five"], [output]),
+        ]
+    )
+    return model
+
+
+def test_the_layer_that_hurts_is_found(student: Any, trial: Trial) -> None:
+    """One layer gets a range that is a hundred times too wide."""
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    ranges = {name: (min(0.0, h.minimum), max(0.0, h.maximum)) for name, h in found.histograms.items()}
+    victim, names = graph.layers[8], {node.name for node in graph.nodes}
+    low, high = ranges[victim.input[0]]
+    ranges[victim.input[0]] = (100 * low, 100 * high)
+
+    def place(float_nodes: Collection[str]) -> onnx.ModelProto:
+        return cpu.place(graph, ranges, float_nodes=float_nodes)
+
+    ticks: list[int] = []
+    ranking = sensitivity.rank(graph, place, trial, progress=lambda: ticks.append(1))
+    assert len(ranking) == len(ticks) == len(graph.layers)
+    assert ranking[0][0] == victim.name
+    ranges[victim.input[0]] = (low, high)
+    assert ranking[0][1].disagreement > 3 * trial.run(place(names - {victim.name})).disagreement
+
+
+class Pretended:
+    """A trial in which each layer that is not in float costs its points; the model is the set of float layers."""
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self.costs = costs
+        self.tried: list[int] = []
+
+    def run(self, candidate: Any) -> Outcome:
+        self.tried.append(len(candidate))
+        lost = sum(cost for name, cost in self.costs.items() if name not in candidate)
+        return Outcome(disagreement=lost, miou_drop=lost, class_drop=2 * lost, worst_class="a")
+
+
+COSTS = {f"layer{index}": 2.0**-index for index in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (Budget(), 0),
+        (Budget(miou_drop=10.0), 0),
+        (Budget(miou_drop=1.01), 1),
+        (Budget(class_drop=1.01), 2),
+        (Budget(miou_drop=1.01, class_drop=0.07), 6),
+        (Budget(miou_drop=0.0), 20),
+    ],
+)
+def test_no_more_layers_fall_back_than_must(budget: Budget, expected: int) -> None:
+    trial = Pretended(COSTS)
+    found = sensitivity.fall_back(list(COSTS), frozenset, trial, budget)  # type: ignore[arg-type]
+    assert found.held
+    assert found.layers == tuple(COSTS)[:expected]
+    assert len(trial.tried) <= 7
+
+
+def test_a_budget_that_cannot_hold_is_told() -> None:
+    trial = Pretended({**COSTS, "elsewhere": 5.0})
+    found = sensitivity.fall_back(list(COSTS), frozenset, trial, Budget(miou_drop=1.0))  # type: ignore[arg-type]
+    assert not found.held
+    assert len(found.layers) == 20
+
+
+def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: Any) -> None:
+    settings = Settings(method="minmax", bias_correction=True, budget=Budget(miou_drop=0.5, class_drop=1.0))
+    steps: list[str] = []
+    quantize(
+        student.onnx, student.calibration, tmp_path / "int8", settings=settings, trial=trial,
+        progress=lambda title, total: steps.append(f"{title}/{total}"),
+    )  # fmt: skip
+    meta = artifact.load(tmp_path / "int8", kind="int8").meta
+    layers = [layer.name for layer in graphs.load(str(student.onnx.file("fp32.onnx"))).layers]
+    assert sorted(row["layer"] for row in meta["sensitivity"]) == sorted(layers)
+    assert len(steps) == len(layers)
+    assert set(meta["fallback"]) == {"int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"}
+    for file, told in meta["fallback"].items():
+        assert told["held"] and told["miou_drop"] <= 0.5 and told["class_drop"] <= 1.0
+        model = onnx.load(tmp_path / "int8" / file)
+        made = {name: node.op_type for node in model.graph.node for name in node.output}
+        floats = {n.name for n in model.graph.node if n.name in layers and made.get(n.input[1]) != "DequantizeLinear"}
+        assert floats >= {*told["float_layers"], layers[-1]}
+        if file == "int8_cpu.onnx":
+            assert floats == {*told["float_layers"], layers[-1]}
+            assert trial.run(model) == Outcome(
+                **{key: told[key] for key in ("disagreement", "miou_drop", "class_drop", "worst_class")}
+            )
+    assert meta["fallback"]["int8_cpu.onnx"]["float_layers"]  # random weights: INT8 alone loses more than that
+
+
+def test_unknown_layers_and_foreign_calibrations_are_refused(student: Any, tmp_path: Any) -> None:
+    with pytest.raises(UserError, match=r"quantize\.float_layers: no layer nowhere; the network has"):
+        settings = Settings(method="minmax", float_layers=["nowhere"])
+        quantize(student.onnx, student.calibration, tmp_path / "int8", settings=settings)
+    foreign = SimpleNamespace(path=tmp_path, meta={"parents": {"onnx": "0"}})
+    with pytest.raises(UserError, match="was made from another network"):
+        quantize(student.onnx, foreign, tmp_path / "int8", settings=Settings(method="minmax"))  # type: ignore[arg-type]
+    assert not (tmp_path / "int8").exists()
