@@ -48,8 +48,8 @@ def main() -> None:
         floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
         held = "" if found["held"] else "; quantize.budget does not hold"
         print(
-            f"{args.out / file}: {found['miou_drop']:+.2f} mIoU lost on {images} train frames, at most "
-            f"{found['class_drop']:.2f} in a class ({found['worst_class']}){floats}{held}"
+            f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
+            f"{found['class_drop']:.2f} IoU in {found['worst_class']}, the most of a class{floats}{held}"
         )
 
 

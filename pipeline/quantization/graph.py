@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,8 @@ SMALLEST_MATRIX = 16
 POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 #: Weight of the 1x1 convolution that normalises the frame (``export.graphs.normaliser``).
 NORMALISER = "normalise.weight"
+#: What stands before the names of all weights in graphs that we exported.
+OURS = "network.net."
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,20 @@ class Graph:
     def layers(self) -> list[onnx.NodeProto]:
         """The weighted layers of the network, in order."""
         return [node for node in self.body if self.is_weighted(node)]
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What to call each weighted layer, by node name: the module that its weight is of, as far as that is told.
+
+        ``encoder.layer1.0.conv1`` says more than ``node_Conv_407``. A weight that several layers share names none.
+        """
+        uses = Counter(layer.input[1] for layer in self.layers)
+        found = {}
+        for layer in self.layers:
+            weight = layer.input[1]
+            module = weight.removeprefix(OURS).removesuffix(".weight")
+            found[layer.name] = module if weight.endswith(".weight") and uses[weight] == 1 else layer.name
+        return found
 
     @property
     def classifier(self) -> onnx.NodeProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import onnxruntime
 
 from pipeline import artifact
 from pipeline.artifact import Artifact
-from pipeline.errors import UserError
+from pipeline.errors import UserError, closest
 from pipeline.export.onnx_file import write_metadata
-from pipeline.quantization import calibrate, cpu, graph, sensitivity, tensorrt
+from pipeline.quantization import calibrate, cpu, sensitivity, tensorrt
+from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct
-from pipeline.quantization.ranges import choose_all
+from pipeline.quantization.calibration import Statistics
+from pipeline.quantization.graph import Graph
+from pipeline.quantization.ranges import Ranges, choose_all
 from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Outcome, Trial
 
@@ -32,7 +36,7 @@ class Settings:
     Attributes:
         method, percentile: how a range is chosen, see ``ranges.choose``.
         float_head: keep the classifier in float: few multiplications, and the logits keep their precision.
-        float_layers: further layers that stay in float.
+        float_layers: further layers that stay in float: names as in ``Graph.titles``, or patterns with ``*``.
         bias_correction: let biases take back the mean error of rounded weights.
         budget: points that INT8 may lose on the trial's frames; the most sensitive layers stay in float until it holds.
     """
@@ -45,25 +49,62 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
 
 
+Placement = Callable[..., onnx.ModelProto]  # (graph, ranges, float_nodes=)
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of target.
 
     Attributes:
-        files: what it runs, by name: from (graph, ranges, float_nodes=) to an INT8 graph.
+        files: what it runs, by name.
         simulated: the same numbers as a graph that ONNX Runtime runs fast on this machine, for trials.
         scale_type: of its weights' scales.
+        symmetric: whether activations have their zero-point at 0.
     """
 
-    files: Mapping[str, Callable[..., onnx.ModelProto]]
-    simulated: Callable[..., onnx.ModelProto]
+    files: Mapping[str, Placement]
+    simulated: Placement
     scale_type: tensorrt.ScaleType = np.float32
+    symmetric: bool = False
 
 
 FAMILIES = {
     "cpu": Family({"int8_cpu.onnx": cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place),
-    "tensorrt": Family({"int8_tensorrt.onnx": tensorrt.place}, partial(tensorrt.place, float16=False), np.float16),
+    "tensorrt": Family(
+        {"int8_tensorrt.onnx": tensorrt.place}, partial(tensorrt.place, float16=False), np.float16, symmetric=True
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float graph and what is known of its activations."""
+
+    graph: Graph
+    statistics: Statistics
+    settings: Settings
+
+    def ranges(self, family: Family) -> Ranges:
+        chosen = self.settings
+        return choose_all(
+            self.statistics.histograms,
+            method=chosen.method,
+            percentile=chosen.percentile,
+            symmetric=family.symmetric,
+        )
+
+    def placing(self, family: Family, placement: Placement) -> Place:
+        """From the nodes that stay in float to the INT8 graph, biases corrected where that is asked for."""
+        ranges = self.ranges(family)
+
+        def place(float_nodes: Collection[str]) -> onnx.ModelProto:
+            graph = self.graph
+            if self.settings.bias_correction:
+                graph = correct(graph, self.statistics, float_nodes=float_nodes, scale_type=family.scale_type)
+            return placement(graph, ranges, float_nodes=float_nodes)
+
+        return place
 
 
 def quantize(
@@ -75,7 +116,7 @@ def quantize(
     trial: Trial | None = None,
     progress: Callable[[str, int], object] = lambda title, total: None,
 ) -> None:
-    """Write an INT8 file for each family, and ranges.json, as an artifact of kind ``int8``.
+    """Write the INT8 files of all families, and their ranges, as an artifact of kind ``int8``.
 
     Args:
         source: the ONNX artifact; its fp32.onnx is quantised.
@@ -85,56 +126,52 @@ def quantize(
         progress: called with (title, total) after every layer.
 
     Raises:
-        UserError: the calibration is of another network, or a layer of ``float_layers`` is not in this one.
+        UserError: the calibration is of another network, or ``float_layers`` names none of this one.
     """
     if calibration.meta["parents"]["onnx"] != source.hash:
         raise UserError(f"{calibration.path} was made from another network than {source.path}; run dvc repro calibrate")
-    plain = graph.load(str(source.file("fp32.onnx")))
-    known = [layer.name for layer in plain.layers]
-    if unknown := sorted(set(settings.float_layers).difference(known)):
-        raise UserError(f"quantize.float_layers: no layer {', '.join(unknown)}; the network has {', '.join(known)}")
-    statistics = calibrate.load(calibration)
-    ranges = choose_all(statistics.histograms, method=settings.method, percentile=settings.percentile)
-    kept = {*settings.float_layers, *([plain.classifier.name] if settings.float_head else [])}
-
-    def placing(place: Callable[..., onnx.ModelProto], scale_type: tensorrt.ScaleType) -> Place:
-        def placed(float_nodes: Collection[str]) -> onnx.ModelProto:
-            corrected = plain
-            if settings.bias_correction:
-                corrected = correct(plain, statistics, float_nodes=float_nodes, scale_type=scale_type)
-            return place(corrected, ranges, float_nodes=float_nodes)
-
-        return placed
-
+    plain = graphs.load(str(source.file("fp32.onnx")))
+    given = Source(plain, calibrate.load(calibration), settings)
+    kept = named(plain, settings.float_layers) | ({plain.classifier.name} if settings.float_head else set())
     ranking: list[tuple[str, Outcome]] = []
     if trial is not None:
-        step = partial(progress, f"sensitivity of {source.path.name}", len(known))
-        cpus = FAMILIES["cpu"]
-        ranking = sensitivity.rank(plain, placing(cpus.simulated, cpus.scale_type), trial, progress=step)
+        step = partial(progress, f"sensitivity of {source.path.name}", len(plain.layers))
+        place = given.placing(FAMILIES["cpu"], FAMILIES["cpu"].simulated)
+        ranking = sensitivity.rank(plain, place, trial, progress=step)
     meta = describe(source, calibration, settings)
-    meta["sensitivity"] = [{"layer": name, **asdict(outcome)} for name, outcome in ranking]
+    meta["sensitivity"] = [{"layer": plain.titles[name], **asdict(outcome)} for name, outcome in ranking]
     meta["fallback"] = {}
     files: dict[str, onnx.ModelProto] = {}
     for family in FAMILIES.values():
-        floats = set(kept)
+        floats = kept
         if trial is not None:
-            found = sensitivity.fall_back(
-                [layer for layer, _ in ranking],
-                placing(family.simulated, family.scale_type),
-                trial,
-                settings.budget,
-                kept=kept,
-            )
-            floats.update(found.layers)
-            told = {**asdict(found.outcome), "float_layers": list(found.layers), "held": found.held}
+            place, order = given.placing(family, family.simulated), [name for name, _ in ranking]
+            found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept)
+            floats = kept.union(found.layers)
+            titles = [plain.titles[name] for name in found.layers]
+            told = {**asdict(found.outcome), "float_layers": titles, "held": found.held}
             meta["fallback"].update(dict.fromkeys(family.files, told))
-        for file, place in family.files.items():
-            files[file] = placing(place, family.scale_type)(floats)
+        for file, placement in family.files.items():
+            files[file] = given.placing(family, placement)(floats)
     with artifact.create(out, kind="int8", meta=meta) as folder:
+        ranges = {name: given.ranges(family) for name, family in FAMILIES.items()}
         artifact.write_text(folder / RANGES, artifact.dump_json(ranges))
         for file, model in files.items():
             onnx.save(model, folder / file)
             write_metadata(folder / file, meta)
+
+
+def named(plain: Graph, patterns: Collection[str]) -> set[str]:
+    """Names of the nodes of the layers whose titles match a pattern. Raises UserError for one that matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = {node for node, title in plain.titles.items() if fnmatchcase(title, pattern)}
+        if not matching:
+            raise UserError(
+                f"quantize.float_layers: '{pattern}' matches no layer; {closest(pattern, plain.titles.values())}"
+            )
+        found |= matching
+    return found
 
 
 def describe(source: Artifact, calibration: Artifact, settings: Settings) -> dict[str, Any]:

@@ -21,22 +21,26 @@ Ranges = dict[str, tuple[float, float]]
 Counts = npt.NDArray[np.floating]
 
 
-def choose_all(histograms: Mapping[str, Histogram], *, method: str, percentile: float) -> Ranges:
-    """Range of each tensor by the method of ``quantize.method``, rounded to 9 digits so that the file is stable."""
+def choose_all(
+    histograms: Mapping[str, Histogram], *, method: str, percentile: float, symmetric: bool = False
+) -> Ranges:
+    """Range of each tensor, see :func:`choose`, rounded to 9 digits so that the file is stable."""
     found = {}
     for name, histogram in histograms.items():
-        low, high = choose(histogram, method=method, percentile=percentile)
+        low, high = choose(histogram, method=method, percentile=percentile, symmetric=symmetric)
         found[name] = (float(f"{low:.9g}"), float(f"{high:.9g}"))
     return found
 
 
-def choose(histogram: Histogram, *, method: str, percentile: float) -> tuple[float, float]:
+def choose(histogram: Histogram, *, method: str, percentile: float, symmetric: bool = False) -> tuple[float, float]:
     """Range (low, high) of one tensor; it always holds 0, which padding and ReLU need exactly.
 
     Args:
         method: ``minmax`` (everything), ``percentile`` (cuts both tails), ``entropy`` (least information lost, as
             TensorRT's calibrator), ``mse`` (least squared quantisation error).
         percentile: share kept at each end, in percent; only for ``percentile``.
+        symmetric: the levels will lie symmetrically about 0, whatever the range: after a ReLU half of them are lost,
+            which ``mse`` weighs.
     """
     if method == "minmax":
         low, high = histogram.minimum, histogram.maximum
@@ -45,11 +49,11 @@ def choose(histogram: Histogram, *, method: str, percentile: float) -> tuple[flo
     elif method == "entropy":
         low, high = least_divergence(histogram)
     else:
-        low, high = least_squares(histogram)
+        low, high = least_squares(histogram, symmetric=symmetric)
     return min(0.0, low), max(0.0, high)
 
 
-def least_squares(histogram: Histogram) -> tuple[float, float]:
+def least_squares(histogram: Histogram, *, symmetric: bool = False) -> tuple[float, float]:
     """The range, a fraction of the full one at each end, whose rounding and clipping errors are least together."""
     low, high = min(0.0, histogram.minimum), max(0.0, histogram.maximum)
     counts = histogram.counts.copy()
@@ -57,7 +61,8 @@ def least_squares(histogram: Histogram) -> tuple[float, float]:
     values, counts = histogram.centres[counts > 0], counts[counts > 0]
     best, best_error = (low, high), np.inf
     for fraction in FRACTIONS[::-1]:
-        scale = fraction * (high - low) / LEVELS
+        span = 2 * max(-low, high) if symmetric else high - low
+        scale = fraction * span / LEVELS
         clipped = np.clip(values, fraction * low, fraction * high)
         clipping = (values - clipped) ** 2
         rounding = np.where(clipping > 0, 0.0, scale**2 / 12)  # uniform inside a level

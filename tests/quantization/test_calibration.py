@@ -93,9 +93,11 @@ def test_the_artifact_tells_where_it_came_from(student: Any) -> None:
     for key in ("classes", "palette", "input_size", "input", "output", "mean", "std"):
         assert meta[key] == student.onnx.meta[key]
     ranges = json.loads(student.int8.file("ranges.json").read_text())
-    assert len(ranges) > 50
-    assert all(low <= 0 <= high for low, high in ranges.values())
-    rounded = [value for pair in ranges.values() for value in pair]
+    assert set(ranges) == {"cpu", "tensorrt"} and ranges["cpu"].keys() == ranges["tensorrt"].keys()
+    assert len(ranges["cpu"]) > 50
+    pairs = [pair for family in ranges.values() for pair in family.values()]
+    assert all(low <= 0 <= high for low, high in pairs)
+    rounded = [value for pair in pairs for value in pair]
     assert all(value == float(f"{value:.9g}") for value in rounded)
 
 

@@ -80,6 +80,23 @@ def test_mse_is_near_the_best_of_a_brute_force_search(name: str) -> None:
     assert chosen < 0.97 * squared_error(values, low, high)  # so the search did something
 
 
+def test_mse_knows_that_symmetric_levels_are_half_lost_after_a_relu() -> None:
+    """Of 254 symmetric levels a ReLU uses 127: each is worth more, so more of the tail is cut."""
+    values = SAMPLES["relu"].astype(np.float64)
+    histogram = histogram_of(values)
+
+    def error(high: float) -> float:
+        levels = np.clip(np.rint(values * 127 / high), -127, 127)
+        return float(((levels * high / 127 - values) ** 2).sum())
+
+    (low, high), (_, asymmetric) = (
+        choose(histogram, method="mse", percentile=0, symmetric=symmetric) for symmetric in (True, False)
+    )
+    assert low == 0 and high < asymmetric
+    best = min(error(f * values.max()) for f in np.linspace(0.3, 1.0, 71))
+    assert error(high) <= 1.03 * best < 0.99 * error(asymmetric)
+
+
 def plain_divergence(counts: list[float], start: int, end: int) -> float:
     """KL of bins start..end from their 128 levels, bin by bin."""
     reference = [counts[i] for i in range(start, end)]

@@ -179,26 +179,44 @@ def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: A
         progress=lambda title, total: steps.append(f"{title}/{total}"),
     )  # fmt: skip
     meta = artifact.load(tmp_path / "int8", kind="int8").meta
-    layers = [layer.name for layer in graphs.load(str(student.onnx.file("fp32.onnx"))).layers]
-    assert sorted(row["layer"] for row in meta["sensitivity"]) == sorted(layers)
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    layers = [layer.name for layer in graph.layers]
+    assert sorted(row["layer"] for row in meta["sensitivity"]) == sorted(graph.titles.values())
+    assert "decoder.block2.0.0" in graph.titles.values() and len(set(graph.titles.values())) == len(layers)
     assert len(steps) == len(layers)
     assert set(meta["fallback"]) == {"int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"}
     for file, told in meta["fallback"].items():
         assert told["held"] and told["miou_drop"] <= 0.5 and told["class_drop"] <= 1.0
         model = onnx.load(tmp_path / "int8" / file)
         made = {name: node.op_type for node in model.graph.node for name in node.output}
-        floats = {n.name for n in model.graph.node if n.name in layers and made.get(n.input[1]) != "DequantizeLinear"}
-        assert floats >= {*told["float_layers"], layers[-1]}
+        floats = {
+            graph.titles[n.name]
+            for n in model.graph.node
+            if n.name in layers and made.get(n.input[1]) != "DequantizeLinear"
+        }
+        assert floats >= {*told["float_layers"], graph.titles[layers[-1]]}
         if file == "int8_cpu.onnx":
-            assert floats == {*told["float_layers"], layers[-1]}
+            assert floats == {*told["float_layers"], graph.titles[layers[-1]]}
             assert trial.run(model) == Outcome(
                 **{key: told[key] for key in ("disagreement", "miou_drop", "class_drop", "worst_class")}
             )
     assert meta["fallback"]["int8_cpu.onnx"]["float_layers"]  # random weights: INT8 alone loses more than that
 
 
+def test_named_layers_stay_in_float(student: Any, tmp_path: Any) -> None:
+    settings = Settings(method="minmax", float_layers=["decoder.*"])
+    quantize(student.onnx, student.calibration, tmp_path / "int8", settings=settings)
+    model = onnx.load(tmp_path / "int8" / "int8_cpu.onnx")
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    for node in model.graph.node:
+        if node.name in graph.titles:
+            stays = graph.titles[node.name].startswith("decoder.") or node.name == graph.classifier.name
+            assert (made.get(node.input[1]) != "DequantizeLinear") == stays, graph.titles[node.name]
+
+
 def test_unknown_layers_and_foreign_calibrations_are_refused(student: Any, tmp_path: Any) -> None:
-    with pytest.raises(UserError, match=r"quantize\.float_layers: no layer nowhere; the network has"):
+    with pytest.raises(UserError, match=r"quantize\.float_layers: 'nowhere' matches no layer; "):
         settings = Settings(method="minmax", float_layers=["nowhere"])
         quantize(student.onnx, student.calibration, tmp_path / "int8", settings=settings)
     foreign = SimpleNamespace(path=tmp_path, meta={"parents": {"onnx": "0"}})

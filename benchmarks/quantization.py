@@ -1,0 +1,168 @@
+"""What each way of quantising costs and gains: mIoU, the class that loses most, size and CPU latency.
+
+    python benchmarks/quantization.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset
+    python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
+
+Accuracy is that of the engine on val, against the float engine. The TensorRT file is simulated: ONNX Runtime runs it
+in float32 with its Q/DQ nodes, so its numbers are right and its latency says nothing. Latencies are taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pipeline import artifact, runtimes
+from pipeline.artifact import Artifact
+from pipeline.errors import command
+from pipeline.evaluation import latency
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.frames import resize_frame
+from pipeline.prepared import Prepared
+from pipeline.quantization import calibrate, cpu, graph, sensitivity, tensorrt
+from pipeline.quantization.bias_correction import correct
+from pipeline.quantization.calibration_frames import Frames, choose, class_shares
+from pipeline.quantization.ranges import choose_all
+from pipeline.quantization.sensitivity import Budget
+from pipeline.quantization.trial import Trial
+from pipeline.runtimes import Engine
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+PLACEMENTS: dict[str, Callable[..., onnx.ModelProto]] = {
+    "cpu": cpu.place,
+    "tensorrt": lambda *args, **options: tensorrt.place(*args, **options, float16=False),
+}
+
+
+def candidates(
+    source: Artifact, calibrated: Artifact, trial: Trial, *, method: str, budget: Budget
+) -> dict[str, onnx.ModelProto]:
+    """Every INT8 graph of the table, by title. ``method`` is the one that recovery starts from."""
+    plain = graph.load(str(source.file("fp32.onnx")))
+    statistics = calibrate.load(calibrated)
+    head = {plain.classifier.name}
+    found = {}
+    for family, place in PLACEMENTS.items():
+        ranges = {}
+        for name in METHODS:
+            symmetric = family == "tensorrt"
+            ranges = choose_all(statistics.histograms, method=name, percentile=99.99, symmetric=symmetric)
+            found[f"int8 {family} {name}"] = place(plain, ranges, float_nodes=head)
+        ranges = choose_all(statistics.histograms, method=method, percentile=99.99, symmetric=symmetric)
+        found[f"int8 {family} {method}, classifier too"] = place(plain, ranges)
+
+        def corrected(float_nodes: Any, place: Any = place, ranges: Any = ranges) -> onnx.ModelProto:
+            return place(correct(plain, statistics, float_nodes=float_nodes), ranges, float_nodes=float_nodes)
+
+        found[f"int8 {family} {method} + bias"] = corrected(head)
+        ranking = [layer for layer, _ in sensitivity.rank(plain, corrected, trial)]
+        fallback = sensitivity.fall_back(ranking, corrected, trial, budget, kept=head)
+        title = f"int8 {family} {method} + bias + {len(fallback.layers)} layers in float"
+        found[title] = corrected({*head, *fallback.layers})
+    return found
+
+
+def measure(files: dict[str, Path], prepared: Prepared, *, runs: int, threads: int) -> list[dict[str, Any]]:
+    """Accuracy of every file on val, and latency of all but the simulated ones, in turns."""
+    split = prepared.split("val")
+    runtime = runtimes.build("onnxruntime", {"threads": threads})
+    engines: dict[str, Engine] = {}
+    rows = []
+    names = prepared.labels.names
+    for title, file in track(files.items(), description="accuracy", transient=True):
+        built = file.with_suffix(".engine")
+        runtime.build(file, built)
+        engines[title] = runtime.load(built)
+        measured, _ = evaluate(engines[title], split, labels=prepared.labels)
+        rows.append({"name": title, "size_bytes": built.stat().st_size, **measured})
+    for row in rows:
+        lost = [
+            (before - after, name)
+            for before, after, name in zip(rows[0]["per_class_iou"], row["per_class_iou"], names, strict=True)
+            if before is not None
+        ]
+        row["class_drop"], row["worst_class"] = max(lost)
+    size = next(iter(engines.values())).input_size
+    frames = [resize_frame(split.frame(index), size) for index in range(min(16, len(split)))]
+    timed = {title: engine for title, engine in engines.items() if "tensorrt" not in title and title != "fp16"}
+    for title, timing in latency.measure(timed, frames, warmup=5, runs=runs).items():
+        next(row for row in rows if row["name"] == title)["latency_ms"] = timing
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table("", "mIoU", "drop", "worst class", "MB", "p50 ms", "faster")
+    base = rows[0]
+    for row in rows:
+        timing = row.get("latency_ms")
+        table.add_row(
+            row["name"],
+            f"{row['miou']:.2f}",
+            f"{base['miou'] - row['miou']:+.2f}",
+            f"{row['worst_class']} {row['class_drop']:+.2f}",
+            f"{row['size_bytes'] / 1e6:.2f}",
+            f"{timing['p50']:.2f}" if timing else "-",
+            f"{base['latency_ms']['p50'] / timing['p50']:.2f}x" if timing else "-",
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("onnx", type=Path)
+    parser.add_argument("calibration", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--method", default="mse", choices=METHODS, help="that recovery starts from")
+    parser.add_argument("--budget", type=float, nargs=2, default=[0.2, 0.5], metavar=("MIOU", "CLASS"))
+    parser.add_argument("--trial", type=int, default=32, help="train frames that sensitivity is measured on")
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--key", default="figures")
+    args = parser.parse_args()
+
+    source, calibrated = artifact.load(args.onnx, kind="onnx"), artifact.load(args.calibration, kind="calibration")
+    prepared = Prepared(args.dataset)
+    train = prepared.split("train")
+    used = set(calibrated.meta["calibration_frames"]["names"])
+    left = np.array([index for index, name in enumerate(train.names) if name not in used])
+    chosen = left[choose(class_shares(train, prepared.labels)[left], count=args.trial, seed=0)]
+    trial = Trial(
+        source.file("fp32.onnx"),
+        Frames(train, chosen.tolist(), tuple(source.meta["input_size"])),
+        [train.label(index) for index in chosen],
+        prepared.labels,
+    )
+    budget = Budget(*args.budget)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: source.file(f"{name}.onnx") for name in ("fp32", "fp16")}
+        copies = {}
+        for name, file in files.items():
+            copies[name] = Path(folder) / f"{name}.onnx"
+            copies[name].write_bytes(file.read_bytes())
+        found = candidates(source, calibrated, trial, method=args.method, budget=budget)
+        for index, (title, model) in enumerate(found.items()):
+            copies[title] = Path(folder) / f"{index}.onnx"
+            onnx.save(model, copies[title])
+        rows = measure(copies, prepared, runs=args.runs, threads=args.threads)
+    show(rows)
+    if args.json:
+        known = json.loads(args.json.read_text()) if args.json.exists() else {}
+        facts = {"budget": args.budget, "threads": args.threads, "input_size": source.meta["input_size"], "rows": rows}
+        artifact.write_text(args.json, artifact.dump_json({**known, args.key: facts}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
