@@ -27,12 +27,14 @@ def correct(
 
     Args:
         statistics: of a calibration pass over this graph.
-        float_nodes: layers that are not quantised, and so not touched.
+        float_nodes: layers that are not quantised, and so not touched. Neither is the first layer, into whose weights a
+            placement may fold the normalisation.
         scale_type: of the weights' scales, as the placement will round them.
     """
     graph = source.copy()
+    skipped = {*float_nodes, *(node.name for node in graph.normalised)}
     for node in graph.layers:
-        if node.op_type != "Conv" or node.name in float_nodes or node.input[0] not in statistics.channel_sums:
+        if node.op_type != "Conv" or node.name in skipped or node.input[0] not in statistics.channel_sums:
             continue
         weight = numpy_helper.to_array(graph.initializers[node.input[1]]).astype(np.float32)
         moved = shift(weight, statistics.channel_mean(node.input[0]), scale_type=scale_type)

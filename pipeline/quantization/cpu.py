@@ -16,9 +16,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.graph import Graph
+from pipeline.quantization.pixels import fold_normaliser
 from pipeline.quantization.ranges import Ranges
 
-#: Range of the normaliser's input: scale 1, zero-point 0, so pixels are their own quantised values.
+#: Range of the frame: scale 1, zero-point 0, so pixels are their own quantised values.
 PIXELS = (0.0, 255.0)
 #: Operators with an INT8 CPU kernel (or that pass INT8 through).
 OPERATORS = [
@@ -36,12 +37,15 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
         signed: int8 activations, for ARM, instead of uint8.
     """
     graph = source.copy()
-    kept = {node.name for node in graph.body if not is_small_product(graph, node)}
     float_nodes = graph.without_integers(float_nodes)
-    normaliser = graph.normaliser
-    if normaliser is not None and any(n.name not in float_nodes for n in graph.consumers[normaliser.output[0]]):
-        kept.add(normaliser.name)
-        ranges = {**ranges, normaliser.input[0]: PIXELS}
+    pixels = ""  # the tensor that holds the frame's bytes, when a quantised layer reads them
+    if graph.normaliser is not None and not float_nodes.issuperset(n.name for n in graph.normalised):
+        pixels = graph.normaliser.input[0]
+        ranges = {**ranges, pixels: PIXELS}
+        graph = fold_normaliser(graph)
+    kept = {node.name for node in graph.body if not is_small_product(graph, node)}
+    if pixels and graph.normaliser is not None:
+        kept.add(graph.normaliser.name)
     excluded = [node.name for node in graph.nodes if node.name not in kept.difference(float_nodes)]
     data = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
@@ -58,8 +62,8 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
     )
     quantizer.quantize_model()
     model: onnx.ModelProto = quantizer.model.model
-    if normaliser is not None and normaliser.name in kept.difference(float_nodes) and not signed:
-        feed_pixels(model)
+    if pixels and not signed:
+        feed_pixels(model, pixels)
     quantizer.model.topological_sort()
     onnx.checker.check_model(model)
     return model
@@ -71,20 +75,17 @@ def is_small_product(graph: Graph, node: onnx.NodeProto) -> bool:
     return node.op_type in ("MatMul", "Gemm") and any(min(c.dims) < graphs.SMALLEST_MATRIX for c in constants)
 
 
-def feed_pixels(model: onnx.ModelProto) -> None:
-    """Let the quantised normaliser read the uint8 frame itself.
+def feed_pixels(model: onnx.ModelProto, pixels: str) -> None:
+    """Let the layer that reads the quantised tensor ``pixels`` read the uint8 frame itself.
 
     Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize, which is the same:
     scale is 1 and zero-point 0.
     """
     graph = model.graph
-    frame = graph.input[0].name
-    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == frame)
-    transpose = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == cast.output[0])
-    quantise = next(
-        node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == transpose.output[0]
-    )
-    transpose.input[0] = frame
+    transpose = next(node for node in graph.node if pixels in node.output)
+    cast = next(node for node in graph.node if transpose.input[0] in node.output)
+    quantise = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == pixels)
+    transpose.input[0] = cast.input[0]
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == quantise.output[0]:

@@ -98,6 +98,11 @@ class Graph:
         return next((node for node in self.nodes if NORMALISER in node.input), None)
 
     @property
+    def normalised(self) -> list[onnx.NodeProto]:
+        """The nodes that read what the normaliser gives."""
+        return self.consumers[self.normaliser.output[0]] if self.normaliser is not None else []
+
+    @property
     def layers(self) -> list[onnx.NodeProto]:
         """The weighted layers of the network, in order."""
         return [node for node in self.body if self.is_weighted(node)]

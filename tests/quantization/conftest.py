@@ -161,6 +161,15 @@ def normalised(net: Net) -> None:
     depthwise(net)
 
 
+def normalised_twice(net: Net) -> None:
+    """Two layers read the normalised frame: it cannot be folded into one of them."""
+    net.normaliser = True
+    net.conv("x", "a", 3, 8)
+    net.conv("x", "b", 3, 8)
+    net.add("Add", ["a", "b"], "sum")
+    net.conv("sum", "logits", 8, CLASSES)
+
+
 PATTERNS: dict[str, Callable[[Net], None]] = {
     "one_conv": one_conv,
     "residual": residual,
@@ -173,6 +182,7 @@ PATTERNS: dict[str, Callable[[Net], None]] = {
     "other_layers": other_layers,
     "pooled": pooled,
     "normalised": normalised,
+    "normalised_twice": normalised_twice,
 }
 
 
