@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import track
@@ -32,7 +31,6 @@ from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
 from pipeline.quantization import calibrate, cpu, graph, sensitivity, tensorrt
 from pipeline.quantization.bias_correction import correct
-from pipeline.quantization.calibration_frames import Frames, choose, class_shares
 from pipeline.quantization.ranges import choose_all
 from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.trial import Trial
@@ -135,16 +133,8 @@ def main() -> None:
 
     source, calibrated = artifact.load(args.onnx, kind="onnx"), artifact.load(args.calibration, kind="calibration")
     prepared = Prepared(args.dataset)
-    train = prepared.split("train")
-    used = set(calibrated.meta["calibration_frames"]["names"])
-    left = np.array([index for index, name in enumerate(train.names) if name not in used])
-    chosen = left[choose(class_shares(train, prepared.labels)[left], count=args.trial, seed=0)]
-    trial = Trial(
-        source.file("fp32.onnx"),
-        Frames(train, chosen.tolist(), tuple(source.meta["input_size"])),
-        [train.label(index) for index in chosen],
-        prepared.labels,
-    )
+    used = calibrated.meta["calibration_frames"]["names"]
+    trial = Trial.on_train(prepared, source, used=used, count=args.trial, seed=0)
     budget = Budget(*args.budget)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: source.file(f"{name}.onnx") for name in ("fp32", "fp16")}

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from pipeline import artifact, params
-from pipeline.errors import UserError, command
+from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
-from pipeline.quantization.calibration_frames import Frames, choose, class_shares
 from pipeline.quantization.quantize import Settings, quantize
 from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.trial import Trial
@@ -33,13 +32,8 @@ def main() -> None:
     calibration = artifact.load(args.calibration, kind="calibration")
     trial = None
     if images:
-        trial = trial_on(
-            Prepared(args.dataset),
-            source,
-            used=calibration.meta["calibration_frames"]["names"],
-            count=images,
-            seed=settings.seed,
-        )
+        used = calibration.meta["calibration_frames"]["names"]
+        trial = Trial.on_train(Prepared(args.dataset), source, used=used, count=images, seed=settings.seed)
     with Bars() as bars:
         quantize(
             source, calibration, args.out, settings=Settings(**chosen, budget=budget), trial=trial, progress=bars.step
@@ -51,25 +45,6 @@ def main() -> None:
             f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
             f"{found['class_drop']:.2f} IoU in {found['worst_class']}, the most of a class{floats}{held}"
         )
-
-
-def trial_on(prepared: Prepared, source: artifact.Artifact, *, used: list[str], count: int, seed: int) -> Trial:
-    """A trial on train frames that calibration did not see, every class among them as far as there are frames."""
-    split = prepared.split("train")
-    left = [index for index, name in enumerate(split.names) if name not in set(used)]
-    if not left:
-        raise UserError(
-            f"calibrate.images: all {len(split)} train frames calibrate, none is left for quantize.trial_images; "
-            "take fewer, or set quantize.trial_images: 0"
-        )
-    shares = class_shares(split, prepared.labels)[left]
-    chosen = [left[index] for index in choose(shares, count=count, seed=seed)]
-    return Trial(
-        source.file("fp32.onnx"),
-        Frames(split, chosen, tuple(source.meta["input_size"])),
-        [split.label(index) for index in chosen],
-        prepared.labels,
-    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,14 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
 from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.prepared import Prepared
 from pipeline.quantization.calibration import THREADS, FrameSource
+from pipeline.quantization.calibration_frames import Frames, choose, class_shares
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,31 @@ class Trial:
         self.labels = labels
         self.reference = self._maps(onnx.load(float_graph))
         self.reference_iou = self._iou(self.reference)
+
+    @classmethod
+    def on_train(cls, prepared: Prepared, source: Artifact, *, used: Collection[str], count: int, seed: int) -> Trial:
+        """On labelled train frames that calibration did not see, every class among them as far as there are frames.
+
+        Args:
+            source: ONNX artifact; its fp32.onnx is the float graph.
+            used: names of the frames that calibrated.
+            count, seed: how many are drawn, and from which chance.
+
+        Raises:
+            UserError: calibration took all frames.
+        """
+        split = prepared.split("train")
+        left = [index for index, name in enumerate(split.names) if name not in set(used)]
+        if not left:
+            raise UserError(
+                f"calibrate.images: all {len(split)} train frames calibrate, none is left for quantize.trial_images; "
+                "take fewer, or set quantize.trial_images: 0"
+            )
+        shares = class_shares(split, prepared.labels)[left]
+        chosen = [left[index] for index in choose(shares, count=count, seed=seed)]
+        size: tuple[int, int] = tuple(source.meta["input_size"])
+        targets = [split.label(index) for index in chosen]
+        return cls(source.file("fp32.onnx"), Frames(split, chosen, size), targets, prepared.labels)
 
     def run(self, candidate: onnx.ModelProto) -> Outcome:
         maps = self._maps(candidate)

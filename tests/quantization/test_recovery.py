@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from onnx import numpy_helper
 
 from pipeline import artifact
 from pipeline.errors import UserError
+from pipeline.frames import write_png
+from pipeline.prepared import Prepared
 from pipeline.quantization import calibration, cpu, sensitivity
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct, shift
@@ -81,6 +85,28 @@ def targets(student: Any) -> list[Any]:
 @pytest.fixture(scope="module")
 def trial(student: Any) -> Trial:
     return Trial(student.onnx.file("fp32.onnx"), student.frames, targets(student), student.labels)
+
+
+@pytest.fixture
+def prepared(student: Any, tmp_path: Path) -> Prepared:
+    """Four train frames, of the network's size and of another."""
+    names = ["a", "b", "c", "d"]
+    meta = {"dataset": "some", "splits": {"train": names}, **student.labels.to_meta()}
+    with artifact.create(tmp_path / "data", kind="dataset", meta=meta) as folder:
+        for name, frame, label in zip(names, student.frames, targets(student), strict=True):
+            twice = [cv2.resize(x, (384, 256), interpolation=cv2.INTER_NEAREST) for x in (frame, label)]
+            for kind, image in zip(("images", "labels"), twice if name == "b" else (frame, label), strict=True):
+                write_png(folder / "train" / kind / f"{name}.png", np.asarray(image, np.uint8))
+    return Prepared(tmp_path / "data")
+
+
+def test_a_trial_takes_train_frames_that_did_not_calibrate(student: Any, prepared: Prepared) -> None:
+    trial = Trial.on_train(prepared, student.onnx, used=["a", "d"], count=5, seed=0)
+    assert [target.shape for target in trial.targets] == [(256, 384), (128, 192)]
+    assert np.array_equal(trial.frames[1], student.frames[2]) and trial.frames[0].shape == (128, 192, 3)
+    assert np.nanmin(trial.reference_iou) > 90  # the targets are the network's own answers
+    with pytest.raises(UserError, match=r"calibrate\.images: all 4 train frames calibrate, none is left"):
+        Trial.on_train(prepared, student.onnx, used=["a", "b", "c", "d"], count=5, seed=0)
 
 
 def test_an_outcome_is_counted_by_hand(student: Any, trial: Trial, make: Any) -> None:
