@@ -13,7 +13,7 @@ from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets as limits
-from pipeline.evaluation import latency
+from pipeline.evaluation import environment, latency
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.frames import Array, resize_frame, write_png
@@ -39,7 +39,9 @@ def check_student(
     split: str,
     warmup: int,
     runs: int,
+    seconds: float,
     unstable_cov: float,
+    unstable_drift: float,
     samples: int,
     progress: Callable[[str, int], object],
 ) -> tuple[dict[str, Any], Predictions]:
@@ -50,7 +52,7 @@ def check_student(
         student: network artifact folder, the float reference ``torch``.
         engines: folder with the engine artifacts fp32, fp16 and int8.
         device: what ``evaluation.device.describe`` says of this machine.
-        split, warmup, runs, unstable_cov, samples: section ``check`` of params.yaml.
+        split, warmup, runs, seconds, unstable_cov, unstable_drift, samples: section ``check`` of params.yaml.
         progress: called with (title, total) after every frame.
 
     Returns:
@@ -82,8 +84,10 @@ def check_student(
         advance = partial(progress, f"{student.name} {name}", len(frames))
         measured, predictions[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
         variants[name].update(measured)
-    for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs).items():
+    conditions = [environment.conditions()]
+    for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds).items():
         variants[name]["latency_ms"] = timing
+    conditions.append(environment.conditions())
     measured_teacher = teacher.meta["metrics"][split]
     lost = limits.drop(variants, measured_teacher, prepared.labels.names)
     broken = limits.violations(budgets, lost, variants["int8"])
@@ -113,7 +117,12 @@ def check_student(
         "drop": lost,
         "speedup_int8_vs_fp32": _ratio(variants),
         "quantization": describe_quantization(facts),
-        "unstable": [name for name, v in variants.items() if v["latency_ms"]["cov"] > unstable_cov],
+        "conditions": conditions,
+        "unstable": [
+            name
+            for name, v in variants.items()
+            if v["latency_ms"]["cov"] > unstable_cov or v["latency_ms"]["drift"] > unstable_drift
+        ],
         "passed": not broken,
         "violations": broken,
     }
@@ -124,14 +133,16 @@ def _facts(file: Path, *, runtime: str) -> dict[str, Any]:
     return {"size_bytes": file.stat().st_size, "sha256": artifact.sha256(file), "runtime": runtime}
 
 
-def _latencies(opened: Mapping[str, Engine], frames: Split, *, warmup: int, runs: int) -> dict[str, dict[str, Any]]:
+def _latencies(
+    opened: Mapping[str, Engine], frames: Split, *, warmup: int, runs: int, seconds: float
+) -> dict[str, dict[str, Any]]:
     """Engines interleaved; torch on its own, because its thread pool keeps the cores busy after a run."""
     size = opened["int8"].input_size
     images = [resize_frame(frames.frame(index), size) for index in range(min(LATENCY_FRAMES, len(frames)))]
     alone = {"torch": opened["torch"]}
     others = {name: engine for name, engine in opened.items() if name != "torch"}
     return {
-        **latency.measure(others, images, warmup=warmup, runs=runs),
+        **latency.measure(others, images, warmup=warmup, runs=runs, seconds=seconds),
         **latency.measure(alone, images, warmup=warmup, runs=max(10, runs // 3)),
     }
 

@@ -165,7 +165,9 @@ class Check(Section):
     split: str
     warmup: Annotated[int, Field(ge=0)]
     runs: Annotated[int, Field(ge=10)]
+    seconds: Annotated[float, Field(ge=0)]  # of timing for each engine, at least
     unstable_cov: Annotated[float, Field(gt=0)]
+    unstable_drift: Annotated[float, Field(gt=0)]
     samples: Annotated[int, Field(ge=0)]  # predictions kept for the report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline.runtimes import Engine
 
 
 def measure(
-    engines: Mapping[str, Engine], frames: Sequence[Array], *, warmup: int, runs: int
+    engines: Mapping[str, Engine], frames: Sequence[Array], *, warmup: int, runs: int, seconds: float = 0.0
 ) -> dict[str, dict[str, Any]]:
     """Time every engine on real frames, one run of each in turn.
 
@@ -22,7 +23,8 @@ def measure(
         engines: by name; all take frames of the same size.
         frames: (H, W, 3) BGR uint8 of the engines' input size; used in turn.
         warmup: untimed runs of each engine.
-        runs: timed runs of each engine.
+        runs: timed runs of each engine, at least.
+        seconds: how long to go on at least, for each engine: clocks need that long to settle.
 
     Returns:
         :func:`summary` of each engine. Copies to and from the device are inside; resizing the frame is not.
@@ -30,7 +32,10 @@ def measure(
     batches = [np.ascontiguousarray(frame[np.newaxis]) for frame in frames]
     names = list(engines)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warmup + runs):
+    started = time.perf_counter()
+    for turn in itertools.count():
+        if turn >= warmup + runs and time.perf_counter() - started >= seconds * len(names):
+            break
         batch = batches[turn % len(batches)]
         order = names[turn % len(names) :] + names[: turn % len(names)]  # nobody always runs after the same one
         for name in order:
@@ -44,7 +49,10 @@ def measure(
 
 
 def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """p50, p90, p99 in ms (nearest rank, as trtexec), n, and cov = standard deviation / mean.
+    """Minimum, p50, p90, p95, p99 in ms (nearest rank, as trtexec), n, cov and drift.
+
+    cov is standard deviation / mean; drift how much the median of the last third lies above that of the first (0.1:
+    10 %): a processor that heats up and slows down.
 
     Example:
         >>> summary(np.arange(1.0, 101.0))["p99"]
@@ -52,9 +60,12 @@ def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
     """
     ordered = np.sort(samples_ms)
     n = len(ordered)
-    rank = {p: ordered[n - 1 - (100 - p) * n // 100] for p in (50, 90, 99)}
+    rank = {p: ordered[n - 1 - (100 - p) * n // 100] for p in (50, 90, 95, 99)}
+    third = max(1, n // 3)
     return {
+        "min": round(float(ordered[0]), 3),
         **{f"p{p}": round(float(value), 3) for p, value in rank.items()},
         "n": n,
         "cov": round(float(ordered.std() / ordered.mean()), 3),
+        "drift": round(float(np.median(samples_ms[-third:]) / np.median(samples_ms[:third]) - 1), 3),
     }

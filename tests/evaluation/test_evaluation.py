@@ -108,6 +108,20 @@ def test_percentiles_are_nearest_rank() -> None:
     assert summary["cov"] == pytest.approx(np.std([1, 2, 3, 4, 5]) / 3, abs=1e-3)
 
 
+def test_latency_goes_on_for_the_seconds_that_were_asked() -> None:
+    engine = Fixed(0.001)
+    timing = latency.measure({"one": engine}, [np.zeros((4, 8, 3), np.uint8)], warmup=1, runs=2, seconds=0.1)
+    assert 20 < timing["one"]["n"] < 100
+    assert timing["one"]["n"] == engine.calls - 1
+
+
+def test_drift_is_the_last_third_against_the_first() -> None:
+    samples = np.concatenate([np.full(30, 2.0), np.full(30, 9.0), np.full(30, 2.5)])
+    assert latency.summary(samples)["drift"] == 0.25
+    assert latency.summary(samples[::-1].copy())["drift"] == -0.2
+    assert latency.summary(np.array([3.0]))["drift"] == 0.0
+
+
 TORCH = {"miou": 60.0, "per_class_iou": [80.0, 40.0, None]}
 ALL_BUDGETS = ["miou_drop", "class_drop", "latency_p99_ms", "size_mb"]
 INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_000, "latency_ms": {"p99": 7.0}}

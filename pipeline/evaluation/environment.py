@@ -1,0 +1,95 @@
+"""Under what conditions a measurement ran: clocks, temperatures, power and load, as far as this machine tells them.
+
+Everything here is best effort and read-only: what cannot be read is left out, nothing is set. Linux tells the CPU's
+part in /sys and /proc, on a Jetson also that of its GPU; NVIDIA cards are asked through NVML when its Python package
+is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+def conditions(root: Path = Path("/")) -> dict[str, Any]:
+    """What can be read now.
+
+    Args:
+        root: where /sys and /proc lie.
+
+    Returns:
+        any of ``cpu_mhz`` (median over the cores), ``governor``, ``temperatures_c`` (by zone), ``gpu_mhz`` (of a
+        Jetson), ``load`` (mean number of runnable processes over a minute), ``gpus`` (see :func:`cards`).
+    """
+    clocks = sorted(_numbers(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", 1e3).values())
+    governors = {_text(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    found: dict[str, Any] = {
+        "cpu_mhz": clocks[len(clocks) // 2] if clocks else None,
+        "governor": ", ".join(sorted(filter(None, governors))),
+        "temperatures_c": {
+            _text(root / path / "type") or Path(path).name: value
+            for path, value in _numbers(root, "sys/class/thermal/thermal_zone*/temp", 1e3).items()
+        },
+        "gpu_mhz": next(iter(_numbers(root, "sys/class/devfreq/*gpu*/cur_freq", 1e6).values()), None),
+        "load": _load(root),
+        "gpus": cards(),
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", {}, [])}
+
+
+def cards() -> list[dict[str, Any]]:
+    """Name, clocks in MHz, temperature in Celsius, power and its limit in mW of every NVIDIA card; empty without."""
+    try:
+        pynvml = importlib.import_module("pynvml")  # not on every device
+        pynvml.nvmlInit()
+    except Exception:  # no package, no driver, no card: each its own type
+        return []
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        card = pynvml.nvmlDeviceGetHandleByIndex(index)
+        questions: dict[str, Callable[[], Any]] = {
+            "name": partial(pynvml.nvmlDeviceGetName, card),
+            "sm_mhz": partial(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": partial(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_MEM),
+            "temperature_c": partial(pynvml.nvmlDeviceGetTemperature, card, pynvml.NVML_TEMPERATURE_GPU),
+            "power_mw": partial(pynvml.nvmlDeviceGetPowerUsage, card),
+            "power_limit_mw": partial(pynvml.nvmlDeviceGetEnforcedPowerLimit, card),
+        }
+        facts: dict[str, Any] = {}
+        for key, ask in questions.items():
+            try:
+                facts[key] = ask()
+            except pynvml.NVMLError:  # this card does not tell
+                continue
+        found.append(facts)
+    pynvml.nvmlShutdown()
+    return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _numbers(root: Path, pattern: str, divisor: float) -> dict[str, float]:
+    """Numbers in the files that match, by the folder that holds them; what is no number is left out."""
+    found = {}
+    for file in sorted(root.glob(pattern)):
+        try:
+            found[str(file.parent.relative_to(root))] = round(float(_text(file)) / divisor, 1)
+        except ValueError:
+            continue
+    return found
+
+
+def _load(root: Path) -> float | None:
+    try:
+        return float(_text(root / "proc/loadavg").split()[0]) if os.name == "posix" else None
+    except (IndexError, ValueError):
+        return None
