@@ -1,9 +1,9 @@
-"""fp32 against INT8 on this CPU, core and deploy graph, interleaved in one run: the speed-up that the README quotes.
+"""fp32 against INT8 on this CPU, network and deploy graph, in turns: the speed-up that the README quotes.
 
     python benchmarks/int8_speedup.py artifacts/onnx/kd artifacts/int8/kd [--json docs/results/int8_speedup.json]
 
-The core graph (float in, logits out) is cut out of the INT8 deploy graph between normalised input and logits, so that
-both precisions compute the same thing. Times are per frame, host memory to host memory.
+The network is the deploy graph up to the logits, without upsampling and argmax. Times are per frame, host memory to
+host memory.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def session(file: Path, *, threads: int, spinning: bool) -> onnxruntime.Inferenc
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def core(deploy: Path, ends: tuple[str, str], target: Path) -> Path:
-    """The part of a deploy graph from the normalised frame to the logits."""
+def network(deploy: Path, ends: tuple[str, str], target: Path) -> Path:
+    """The part of a deploy graph from the frame to the logits."""
     onnx.utils.extract_model(str(deploy), str(target), [ends[0]], [ends[1]])
     return target
 
@@ -75,14 +75,14 @@ def main() -> None:
 
     files = {"fp32": args.onnx / "fp32.onnx", "int8": args.int8 / "int8_cpu.onnx"}
     graph = graphs.load(str(files["fp32"]))
-    ends = (graph.body[0].input[0], graph.classifier.output[0])
+    ends = (graph.model.graph.input[0].name, graph.classifier.output[0])
     table = Table(title=f"{args.onnx}: fp32 against INT8, {cpu_model()}")
     for column in ("threads", "spinning", "graph", "fp32 p50 ms", "INT8 p50 ms", "speed-up"):
         table.add_column(column, justify="right")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        cores = {name: core(file, ends, Path(scratch) / f"{name}.onnx") for name, file in files.items()}
-        graphs_of = (("core", cores), ("deploy", files))
+        networks = {name: network(file, ends, Path(scratch) / f"{name}.onnx") for name, file in files.items()}
+        graphs_of = (("network", networks), ("deploy", files))
         for threads, spinning, (title, chosen) in itertools.product(args.threads, (False, True), graphs_of):
             opened = {name: session(file, threads=threads, spinning=spinning) for name, file in chosen.items()}
             timing = measure(opened, runs=args.runs)
