@@ -159,7 +159,7 @@ def describe_quantization(engine: Artifact) -> dict[str, Any]:
     found = meta.get("fallback", {}).get(meta["source"], {})
     return {
         **meta["calibration"],
-        "fallback_layers": found.get("float_layers", []),
+        "in_float": found.get("float_layers", []),
         "budget_held": found.get("held"),
         "sensitivity": meta.get("sensitivity", []),
     }

@@ -148,7 +148,7 @@ def quantize(
             place, order = given.placing(family, family.simulated), [name for name, _ in ranking]
             found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept)
             floats = kept.union(found.layers)
-            titles = [plain.titles[name] for name in found.layers]
+            titles = [title for name, title in plain.titles.items() if name in floats]
             told = {**asdict(found.outcome), "float_layers": titles, "held": found.held}
             meta["fallback"].update(dict.fromkeys(family.files, told))
         for file, placement in family.files.items():

@@ -68,7 +68,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the network: what quantising it alone did, and whether it was left in float for it.
+    """A layer of the network: what quantising it alone did, and whether it was left in float.
 
     ``disagreement`` is the share of pixels in percent whose label changed, ``worst_class`` the class that lost most.
     """

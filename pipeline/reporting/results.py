@@ -144,7 +144,7 @@ def _variant(name: str, item: Fields, num_classes: int) -> Variant:
 
 
 def _layers(item: Fields) -> tuple[Layer, ...]:
-    floats = item.texts("fallback_layers")
+    floats = item.texts("in_float")
     rows = item.items("sensitivity")
     return tuple(
         Layer(

@@ -37,6 +37,35 @@ def node_of(error: Any) -> str:
     return f"node {error.node()}" + (f" ({', '.join(known)})" if any(known) else "")
 
 
+def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
+    """In what precision the layers with weights were asked for: operator -> precision -> how many.
+
+    A strongly typed network is built as it stands. INT8 is a layer whose both operands come out of a DequantizeLinear:
+    that is the pattern which the builder fuses.
+    """
+    weighted = {
+        trt.LayerType.CONVOLUTION: "convolution",
+        trt.LayerType.DECONVOLUTION: "deconvolution",
+        trt.LayerType.MATRIX_MULTIPLY: "matrix product",
+    }
+    names = {trt.DataType.HALF: "float16", trt.DataType.FLOAT: "float32"}
+    dequantised = set()
+    found: dict[str, dict[str, int]] = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        output = layer.get_output(0)
+        if layer.type == trt.LayerType.DEQUANTIZE:
+            dequantised.add(output.name)
+        if layer.type not in weighted:
+            continue
+        operands = [layer.get_input(place).name for place in range(min(2, layer.num_inputs)) if layer.get_input(place)]
+        int8 = len(operands) == 2 and dequantised.issuperset(operands)
+        precision = "int8" if int8 else names.get(output.dtype, str(output.dtype))
+        counts = found.setdefault(weighted[layer.type], {})
+        counts[precision] = counts.get(precision, 0) + 1
+    return found
+
+
 class TensorRTBase(Runtime):
     """What both libraries share; a plugin names the library and how a target without a GPU is set."""
 
@@ -78,7 +107,12 @@ class TensorRTBase(Runtime):
                 "Try a larger workspace_mib, or another precision"
             )
         engine_file.write_bytes(memoryview(plan))
-        return {"strongly_typed": True, "layers": network.num_layers, **facts}
+        return {
+            "strongly_typed": True,
+            "layers": network.num_layers,
+            "precisions": precisions(trt, network),
+            **facts,
+        }
 
     def load(self, engine_file: Path) -> Engine:
         if _cuda.device() is None:

@@ -220,13 +220,13 @@ def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: A
             for n in model.graph.node
             if n.name in layers and made.get(n.input[1]) != "DequantizeLinear"
         }
-        assert floats >= {*told["float_layers"], graph.titles[layers[-1]]}
+        assert floats >= set(told["float_layers"]) >= {graph.titles[layers[-1]]}
         if file == "int8_cpu.onnx":
-            assert floats == {*told["float_layers"], graph.titles[layers[-1]]}
+            assert floats == set(told["float_layers"])
             assert trial.run(model) == Outcome(
                 **{key: told[key] for key in ("disagreement", "miou_drop", "class_drop", "worst_class")}
             )
-    assert meta["fallback"]["int8_cpu.onnx"]["float_layers"]  # random weights: INT8 alone loses more than that
+    assert len(meta["fallback"]["int8_cpu.onnx"]["float_layers"]) > 1  # random weights: INT8 alone loses more than that
 
 
 def test_named_layers_stay_in_float(student: Any, tmp_path: Any) -> None:

@@ -61,7 +61,7 @@ def results_of(student: str, classes: list[str] = CLASSES, **changes: Any) -> di
         "unstable": [],
         "quantization": {
             "method": "mse",
-            "fallback_layers": ["conv_b"],
+            "in_float": ["conv_b"],
             "budget_held": True,
             "sensitivity": [
                 {"layer": "conv_b", "disagreement": 3.21, "worst_class": "pole"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -68,6 +69,19 @@ def test_precision_is_in_the_file(engines: Path) -> None:
     assert plan_size(engines, "fp16") < 0.8 * plan_size(engines, "fp32")
     layers = {p: artifact.load(engines / p, kind="engine").meta["build"]["layers"] for p in SOURCES}
     assert layers["fp16"] == layers["fp32"] < layers["int8"]
+
+
+def test_layers_have_the_precision_that_the_file_asks_for(engines: Path, student: Any) -> None:
+    """Counted in the parsed network, and in the ONNX file: convolutions whose weight is dequantised."""
+    model = onnx.load(student.int8.file("int8_tensorrt.onnx"))
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    int8 = sum(made.get(node.input[1]) == "DequantizeLinear" for node in convolutions)
+    built = {p: artifact.load(engines / p, kind="engine").meta["build"]["precisions"] for p in SOURCES}
+    assert built["fp32"] == {"convolution": {"float32": len(convolutions)}}
+    assert built["fp16"] == {"convolution": {"float16": len(convolutions)}}
+    assert built["int8"] == {"convolution": {"int8": int8, "float16": len(convolutions) - int8}}
+    assert 0.7 * len(convolutions) < int8 < len(convolutions)
 
 
 def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, write_int8: Any, tmp_path: Path) -> None:
