@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,13 @@ from pipeline.evaluation import latency
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
-from pipeline.quantization import calibrate, cpu, graph, sensitivity, tensorrt
-from pipeline.quantization.bias_correction import correct
-from pipeline.quantization.ranges import choose_all
-from pipeline.quantization.sensitivity import Budget
+from pipeline.quantization import calibrate, graph, sensitivity
+from pipeline.quantization.quantize import FAMILIES, Family, Settings, Source
+from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Trial
 from pipeline.runtimes import Engine
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
-PLACEMENTS: dict[str, Callable[..., onnx.ModelProto]] = {
-    "cpu": cpu.place,
-    "tensorrt": lambda *args, **options: tensorrt.place(*args, **options, float16=False),
-}
 
 
 def candidates(
@@ -51,23 +45,21 @@ def candidates(
     statistics = calibrate.load(calibrated)
     head = {plain.classifier.name}
     found = {}
-    for family, place in PLACEMENTS.items():
-        ranges = {}
+    for title, family in FAMILIES.items():
+
+        def placing(settings: Settings, family: Family = family) -> Place:
+            return Source(plain, statistics, settings).placing(family, family.simulated)
+
         for name in METHODS:
-            symmetric = family == "tensorrt"
-            ranges = choose_all(statistics.histograms, method=name, percentile=99.99, symmetric=symmetric)
-            found[f"int8 {family} {name}"] = place(plain, ranges, float_nodes=head)
-        ranges = choose_all(statistics.histograms, method=method, percentile=99.99, symmetric=symmetric)
-        found[f"int8 {family} {method}, classifier too"] = place(plain, ranges)
-
-        def corrected(float_nodes: Any, place: Any = place, ranges: Any = ranges) -> onnx.ModelProto:
-            return place(correct(plain, statistics, float_nodes=float_nodes), ranges, float_nodes=float_nodes)
-
-        found[f"int8 {family} {method} + bias"] = corrected(head)
+            found[f"int8 {title} {name}"] = placing(Settings(method=name))(head)
+        start = f"int8 {title} {method}"
+        found[f"{start}, classifier too"] = placing(Settings(method=method))(())
+        corrected = placing(Settings(method=method, bias_correction=True))
+        found[f"{start} + bias"] = corrected(head)
         ranking = [layer for layer, _ in sensitivity.rank(plain, corrected, trial)]
         fallback = sensitivity.fall_back(ranking, corrected, trial, budget, kept=head)
-        title = f"int8 {family} {method} + bias + {len(fallback.layers)} layers in float"
-        found[title] = corrected({*head, *fallback.layers})
+        recovered = corrected({*head, *fallback.layers})
+        found[f"{start} + bias + {len(fallback.layers)} layers in float"] = recovered
     return found
 
 

@@ -73,7 +73,11 @@ class Statistics:
         return self.channel_sums[name] / self.channel_counts[name]
 
     def save(self, file: Path, *, key: str = "") -> None:
-        """Write everything to a safetensors file, under a temporary name first; equal statistics give equal bytes."""
+        """Write everything to a safetensors file, under a temporary name first; equal statistics give equal bytes.
+
+        Raises:
+            UserError: the file cannot be written; an older one is as it was.
+        """
         tensors: dict[str, npt.NDArray[Any]] = {
             f"counts/{name}": found.counts for name, found in self.histograms.items()
         }
@@ -81,16 +85,19 @@ class Statistics:
         tensors |= {f"sums/{name}": value for name, value in self.channel_sums.items()}
         tensors |= {f"count/{name}": np.array(value) for name, value in self.channel_counts.items()}
         tensors["frames"] = np.array(self.frames)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        os.close(handle)
+        scratch = None
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+            os.close(handle)
             save_file(tensors, scratch, metadata={"key": key})
             Path(scratch).chmod(0o644)
             Path(scratch).replace(file)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file}: cannot be written ({error}); free the place or name another one") from error
+        finally:
+            if scratch is not None:
+                Path(scratch).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: Path) -> tuple[Statistics, str]:
@@ -168,7 +175,7 @@ def collect(
         found.frames += 1
         progress()
         if checkpoint and time.monotonic() - saved >= interval:
-            found.save(checkpoint, key=key)
+            _keep(found, checkpoint, key)
             saved = time.monotonic()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -196,6 +203,14 @@ def _restored(checkpoint: Path | None, key: str) -> Statistics | None:
         _log.warning("%s is of another network, other frames or other code; starting over", checkpoint)
         return None
     return found
+
+
+def _keep(found: Statistics, checkpoint: Path, key: str) -> None:
+    """Write a checkpoint; a full disk costs the chance to continue, not the pass."""
+    try:
+        found.save(checkpoint, key=key)
+    except UserError as error:
+        _log.warning("no checkpoint: %s", error)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

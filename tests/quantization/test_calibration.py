@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from safetensors import SafetensorError
 
 from pipeline import artifact
 from pipeline.errors import UserError
@@ -165,6 +166,29 @@ def test_a_foreign_or_damaged_checkpoint_is_not_continued(
     calibration.collect(file, frames, checkpoint=checkpoint, identity=identity)
     assert frames.read == [0, 1, 2, 3]
     assert "starting over" in caplog.text
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_pass(
+    student: Any, monkeypatch: Any, tmp_path: Path, caplog: Any
+) -> None:
+    def full(tensors: Any, file: Any, metadata: Any = None) -> None:
+        Path(file).write_bytes(b"half")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    whole = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    whole.save(tmp_path / "kept")
+    before = (tmp_path / "kept").read_bytes()
+    monkeypatch.setattr(calibration, "save_file", full)
+    checkpoint = tmp_path / "folder" / "checkpoint"
+    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames, checkpoint=checkpoint, interval=0)
+    assert found.frames == 4 and caplog.text.count("No space left") == 4
+    assert list(checkpoint.parent.iterdir()) == []
+    with pytest.raises(UserError, match=r"kept: cannot be written \(No space left"):
+        found.save(tmp_path / "kept")
+    assert (tmp_path / "kept").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        found.save(tmp_path / "file" / "below")
 
 
 def test_large_activations_are_handed_out_in_pieces(student: Any, monkeypatch: Any) -> None:
