@@ -28,16 +28,9 @@ def main() -> None:
     if device != describe(runtime, name=name):
         raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it first")
     floats, int8 = artifact.load(args.onnx, kind="onnx"), artifact.load(args.int8, kind="int8")
-    sources = {
-        "fp32": (floats, "fp32.onnx"),
-        "fp16": (floats, "fp16.onnx"),
-        "int8": (int8, f"{runtime.int8_variant}.onnx"),
-    }
-    for precision, (source, file) in sources.items():
-        meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
-        out = args.out / precision
-        runtimes.build_engine(runtime, source.file(file), out, name=name, options=options, meta=meta)
-        print(f"{out}: {name} engine, {(out / runtime.engine_file).stat().st_size / 1e6:.2f} MB")
+    built = runtimes.build_engines(runtime, floats, int8, args.out, name=name, options=options)
+    for folder in built.values():
+        print(f"{folder}: {name} engine, {(folder / runtime.engine_file).stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+#: What a device has: packages and the folders of their shared libraries.
+INSTALLED = ("numpy", "numpy.libs", "cv2", "opencv_python.libs", "onnxruntime")
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -24,6 +29,20 @@ def real_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of a virtual environment that holds what a device has, and no more."""
+    folder = tmp_path_factory.mktemp("bare") / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    assert not list(packages.iterdir())
+    site = Path(sysconfig.get_path("purelib"))
+    for name in INSTALLED:
+        if (site / name).exists():
+            (packages / name).symlink_to(site / name)
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

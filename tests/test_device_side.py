@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ from pipeline import runtimes
 from pipeline.frames import Array, resize_frame, resize_label_map
 
 ROOT = Path(__file__).parents[1]
-SITE = Path(sysconfig.get_path("purelib"))
-#: What the device has: packages and the folders of their shared libraries.
-INSTALLED = ("numpy", "numpy.libs", "cv2", "opencv_python.libs", "onnxruntime")
 ABSENT = ("torch", "pydantic", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate", "safetensors")
 ROOTS = ("pipeline.runtimes", "pipeline.evaluation", "pipeline.video")
 
@@ -42,15 +38,10 @@ def device_files() -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pipeline/, stages/infer.py and a virtual environment that holds INSTALLED and no more."""
+def device(bare_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pipeline/, stages/infer.py and a link to the bare environment."""
     folder = tmp_path_factory.mktemp("device")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
-    (packages,) = (folder / "env").glob("lib/python*/site-packages")
-    assert not list(packages.iterdir())
-    for name in INSTALLED:
-        if (SITE / name).exists():
-            (packages / name).symlink_to(SITE / name)
+    (folder / "env").symlink_to(bare_python.parents[1])
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "stages").mkdir()
     shutil.copy(ROOT / "stages/infer.py", folder / "stages")

@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.runtimes._base import Engine, Runtime
 
-__all__ = ["Engine", "Runtime", "available", "build", "open_engine"]
+__all__ = ["Engine", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
 
 
 def available() -> list[str]:
@@ -51,6 +51,26 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
             + ". Build it here with: dvc repro -f convert"
         )
     return runtime.load(found.file(runtime.engine_file)), found
+
+
+def build_engines(
+    runtime: Runtime, floats: Artifact, int8: Artifact, out: Path, *, name: str, options: dict[str, Any]
+) -> dict[str, Path]:
+    """Engines of a student in fp32, fp16 and int8, below a folder; returns where each lies.
+
+    Args:
+        floats, int8: ONNX artifacts.
+        name, options: see :func:`build_engine`.
+    """
+    sources = {
+        "fp32": (floats, "fp32.onnx"),
+        "fp16": (floats, "fp16.onnx"),
+        "int8": (int8, f"{runtime.int8_variant}.onnx"),
+    }
+    for precision, (source, file) in sources.items():
+        meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
+        build_engine(runtime, source.file(file), out / precision, name=name, options=options, meta=meta)
+    return {precision: out / precision for precision in sources}
 
 
 def build_engine(

@@ -1,0 +1,109 @@
+"""One archive that builds, checks and answers on a device: ONNX files, frames to check on, and the device's code."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.evaluation.on_device import DATASET, FACTS, INT8, ONNX
+from pipeline.frames import write_png
+from pipeline.prepared import Prepared
+
+#: Files and packages of `pipeline` that run on a device; a test compares them with what they import.
+CODE = (
+    "__init__.py", "errors.py", "labels.py", "artifact.py", "plugins.py", "frames.py", "prepared.py", "runtimes",
+    "evaluation",
+)  # fmt: skip
+STAGE = "check_bundle.py"
+RUN = """\
+#!/bin/sh
+# Builds the engines here, checks them and writes results.json. Needs Python 3.10 or newer with numpy, OpenCV (cv2)
+# and one runtime: onnxruntime, tensorrt or tensorrt_rtx. Another Python: PYTHON=python3.12 sh run.sh
+# Options: sh run.sh --help
+cd "$(dirname "$0")" || exit 1
+PYTHONPATH=. exec "${PYTHON:-python3}" stages/check_bundle.py "$@"
+"""
+
+
+def write(
+    out: Path, *, onnx: Artifact, int8: Artifact, prepared: Prepared, split: str, images: int, facts: Mapping[str, Any]
+) -> None:
+    """Write the bundle as a tar.gz, under a temporary name first; equal contents give equal bytes.
+
+    Args:
+        onnx, int8: artifacts of one student.
+        split: that the frames are taken from, evenly spaced.
+        images: how many.
+        facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``.
+
+    Raises:
+        UserError: the artifacts are not of one network, or the place cannot be written.
+    """
+    if int8.meta["parents"]["onnx"] != onnx.hash:
+        raise UserError(f"{int8.path} was made from another network than {onnx.path}; run dvc repro quantize")
+    frames = prepared.split(split)
+    step = max(1.0, len(frames) / images)
+    chosen = sorted({int(index * step) for index in range(min(images, len(frames)))})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / out.name.removesuffix(".tar.gz")
+        folder.mkdir()
+        shutil.copytree(onnx.path, folder / ONNX)
+        shutil.copytree(int8.path, folder / INT8)
+        names = [frames.names[index] for index in chosen]
+        meta = {**prepared.labels.to_meta(), "dataset": prepared.name, "splits": {split: names}}
+        with artifact.create(folder / DATASET, kind="dataset", meta=meta) as data:
+            for index, name in zip(chosen, names, strict=True):
+                write_png(data / split / "images" / f"{name}.png", frames.frame(index))
+                write_png(data / split / "labels" / f"{name}.png", frames.label(index))
+        code = Path(__file__).parent
+        for name in CODE:
+            if (code / name).is_dir():
+                shutil.copytree(code / name, folder / "pipeline" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (folder / "pipeline").mkdir(exist_ok=True)
+                shutil.copyfile(code / name, folder / "pipeline" / name)
+        (folder / "stages").mkdir()
+        shutil.copyfile(code.parent / "stages" / STAGE, folder / "stages" / STAGE)
+        told = {**facts, "split": split, "dataset_sha256": prepared.artifact.hash}
+        artifact.write_text(folder / FACTS, artifact.dump_json(told))
+        artifact.write_text(folder / "run.sh", RUN)
+        _pack(folder, out)
+
+
+def _pack(folder: Path, out: Path) -> None:
+    """A folder as tar.gz without owners and dates."""
+    scratch = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        with (
+            os.fdopen(handle, "wb") as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for file in _files(folder):
+                entry = tarfile.TarInfo(file.relative_to(folder.parent).as_posix())
+                content = file.read_bytes()
+                entry.size, entry.mode = len(content), 0o755 if file.suffix == ".sh" else 0o644
+                archive.addfile(entry, io.BytesIO(content))
+        Path(scratch).chmod(0o644)
+        Path(scratch).replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); free the place or name another one") from error
+    finally:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,48 @@
+"""An unpacked bundle -> its engines, built and checked on this device, and one results file. Run by its run.sh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+from pipeline.errors import UserError, command
+from pipeline.evaluation import on_device
+
+
+@command
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path(), help="the unpacked bundle; this folder by default")
+    parser.add_argument("--runtime", help="onnxruntime, tensorrt or tensorrt_rtx; by default that of the bundle")
+    parser.add_argument("--options", default="{}", help="of the runtime, as JSON: '{\"threads\": 4}'")
+    parser.add_argument("--out", type=Path, help="results file; by default results.json in the bundle")
+    args = parser.parse_args()
+
+    facts = artifact.read_json(
+        args.bundle / on_device.FACTS, advice="run this in an unpacked bundle, or name one: --bundle"
+    )
+    runtime = args.runtime or facts["runtime"]
+    try:
+        options: Any = json.loads(args.options)
+    except ValueError as error:
+        raise UserError(f'--options: not JSON ({error}); for example {{"threads": 4}}') from error
+    if not isinstance(options, dict):
+        raise UserError(f'--options: got {args.options}; a JSON object is needed, for example {{"threads": 4}}')
+    options = {**(facts["runtime_options"] if runtime == facts["runtime"] else {}), **options}
+    results = on_device.check_bundle(
+        args.bundle, runtime=runtime, options=options, say=lambda text: print(text, flush=True)
+    )
+    out = args.out or args.bundle / "results.json"
+    artifact.write_text(out, artifact.dump_json(results))
+    for violation in results["violations"]:
+        print(f"budget broken: {violation['what']}")
+    print(f"{out}: passed: {results['passed']}")
+    return 0 if results["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

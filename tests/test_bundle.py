@@ -1,0 +1,174 @@
+"""The bundle: what it holds, that it runs with nothing but numpy, OpenCV and ONNX Runtime, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grimp
+import numpy as np
+import pytest
+
+from pipeline import artifact, bundle
+from pipeline.errors import UserError
+from pipeline.frames import write_png
+from pipeline.prepared import Prepared
+from pipeline.reporting import results as reporting
+
+ROOT = Path(__file__).parents[1]
+FACTS = {
+    "student": {"student": "tiny", "loss": "kd", "model": "smp deeplabv3plus", "parameters": 12},
+    "runtime": "onnxruntime",
+    "runtime_options": {"threads": 1},
+    "check": {"warmup": 1, "runs": 10, "seconds": 0.0, "unstable_cov": 9.0, "unstable_drift": 9.0, "samples": 4},
+    "budgets": {"miou_drop": 90.0, "class_drop": None, "latency_p99_ms": None, "size_mb": None},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(student: Any, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Eight frames of noise, labels too."""
+    names = [f"frame-{index}" for index in range(8)]
+    meta = {"dataset": "noise", "splits": {"val": names}, **student.labels.to_meta()}
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "dataset"
+    with artifact.create(path, kind="dataset", meta=meta) as folder:
+        for index, name in enumerate(names):
+            write_png(folder / "val/images" / f"{name}.png", student.frames[index % 4])
+            write_png(folder / "val/labels" / f"{name}.png", rng.integers(0, 5, (128, 192), dtype=np.uint8))
+    return Prepared(path)
+
+
+@pytest.fixture(scope="module")
+def packed(student: Any, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "tiny.tar.gz"
+    bundle.write(out, onnx=student.onnx, int8=student.int8, prepared=prepared, split="val", images=3, facts=FACTS)
+    return out
+
+
+@pytest.fixture
+def unpacked(packed: Path, tmp_path: Path) -> Path:
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "tiny"
+
+
+def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """run.sh from another folder, without the variables of this environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL"))}
+    return subprocess.run(
+        ["sh", str(folder / "run.sh"), *arguments],
+        cwd="/",
+        env={**environment, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_runs_with_nothing_else_installed(bare_python: Path, unpacked: Path, tmp_path: Path) -> None:
+    done = run(bare_python, unpacked)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((unpacked / "results.json").read_text())
+    assert (found["student"], found["images"], found["split"], found["dataset"]) == ("tiny", 3, "val", "noise")
+    assert set(found["variants"]) == {"fp32", "fp16", "int8"} and found["runtime_options"] == {"threads": 1}
+    for name, variant in found["variants"].items():
+        engine = unpacked / "engines" / name / "engine.onnx"
+        assert variant["size_bytes"] == engine.stat().st_size and variant["sha256"] == artifact.sha256(engine)
+        assert variant["latency_ms"]["p50"] > 0 and variant["latency_ms"]["n"] == 10
+    assert len(found["conditions"]) == 2 and found["passed"] is True
+    (tmp_path / "results").mkdir()
+    shutil.copy(unpacked / "results.json", tmp_path / "results/tiny.json")
+    (read,) = reporting.load(tmp_path / "results")  # the report takes it as it is
+    assert read.int8.miou == found["variants"]["int8"]["miou"] and read.verdict == "pass"
+
+
+def test_a_broken_budget_is_an_exit_status(bare_python: Path, unpacked: Path) -> None:
+    facts = json.loads((unpacked / "bundle.json").read_text())
+    facts["budgets"]["size_mb"] = 0.001
+    (unpacked / "bundle.json").write_text(json.dumps(facts))
+    done = run(bare_python, unpacked, "--options", '{"threads": 2}', "--out", str(unpacked / "other.json"))
+    assert done.returncode == 1
+    assert "budget broken: the INT8 engine has" in done.stdout
+    assert json.loads((unpacked / "other.json").read_text())["runtime_options"] == {"threads": 2}
+
+
+def test_equal_contents_give_equal_bytes(student: Any, prepared: Prepared, packed: Path, tmp_path: Path) -> None:
+    again = tmp_path / "tiny.tar.gz"
+    bundle.write(again, onnx=student.onnx, int8=student.int8, prepared=prepared, split="val", images=3, facts=FACTS)
+    assert again.read_bytes() == packed.read_bytes()
+    with tarfile.open(packed) as archive:
+        for entry in archive:
+            assert entry.name.startswith("tiny/") and entry.isfile()
+            assert (entry.uid, entry.mtime, entry.uname) == (0, 0, "")
+
+
+def test_frames_are_spread_over_the_split(unpacked: Path) -> None:
+    found = Prepared(unpacked / "dataset")
+    assert found.splits == {"val": ["frame-0", "frame-2", "frame-5"]}
+    assert found.split("val").frame(1).shape == (128, 192, 3)
+
+
+def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
+    graph = grimp.build_graph("pipeline")
+    needed = {"pipeline.evaluation.on_device"}
+    needed |= graph.find_upstream_modules("pipeline.evaluation.on_device")
+    needed |= graph.find_descendants("pipeline.runtimes")  # plugins are found by their files
+    for module in needed:
+        place = unpacked / Path(*module.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), module
+    assert not list(unpacked.rglob("__pycache__"))
+    text = "".join(path.read_text() for path in unpacked.rglob("*.py"))
+    assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--options", "{threads: 4}"], "error: --options: not JSON"),
+        (["--options", "[1]"], "error: --options: got [1]; a JSON object is needed"),
+        (["--options", '{"thread": 4}'], "did you mean 'threads'?"),
+        (["--runtime", "onnxruntme"], "did you mean 'onnxruntime'?"),
+        (["--runtime", "tensorrt"], "tensorrt does not import"),
+    ],
+)
+def test_wrong_arguments(bare_python: Path, unpacked: Path, arguments: list[str], said: str) -> None:
+    done = run(bare_python, unpacked, *arguments)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert not (unpacked / "results.json").exists()
+
+
+@pytest.mark.parametrize("what", ["tampered", "half", "no facts"])
+def test_a_damaged_bundle_is_refused(bare_python: Path, unpacked: Path, what: str) -> None:
+    if what == "tampered":
+        file = unpacked / "int8/int8_cpu.onnx"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        said = "was changed after it was written"
+    elif what == "half":
+        (unpacked / "onnx/fp16.onnx").unlink()
+        said = "payload 'fp16.onnx' is missing"
+    else:
+        (unpacked / "bundle.json").unlink()
+        said = "bundle.json: no such file; run this in an unpacked bundle"
+    done = run(bare_python, unpacked)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_bundled(student: Any, prepared: Prepared, tmp_path: Path) -> None:
+    rest = {"prepared": prepared, "split": "val", "images": 3, "facts": FACTS}
+    foreign = SimpleNamespace(path=tmp_path, hash="0")
+    with pytest.raises(UserError, match="was made from another network"):
+        bundle.write(tmp_path / "b.tar.gz", onnx=foreign, int8=student.int8, **rest)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="has no split 'test'"):
+        options: Any = {**rest, "split": "test"}
+        bundle.write(tmp_path / "b.tar.gz", onnx=student.onnx, int8=student.int8, **options)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"b\.tar\.gz: cannot be written"):
+        bundle.write(tmp_path / "file/b.tar.gz", onnx=student.onnx, int8=student.int8, **rest)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
