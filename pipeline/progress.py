@@ -51,6 +51,12 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=total)
         self.progress.advance(self.tasks[name])
 
+    def reach(self, name: str, done: int, total: int) -> None:
+        """``done`` of ``total`` are done for ``name``."""
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total)
+        self.progress.update(self.tasks[name], completed=done)
+
     def counter(self, name: str, total: int) -> Callable[[], None]:
         """:meth:`step` of one bar as a call without arguments."""
         return partial(self.step, name, total)
