@@ -26,7 +26,6 @@ from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.evaluation import latency
 from pipeline.evaluation.accuracy import evaluate
-from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
 from pipeline.quantization import calibrate, graph, sensitivity
 from pipeline.quantization.quantize import FAMILIES, Family, Settings, Source
@@ -84,7 +83,7 @@ def measure(files: dict[str, Path], prepared: Prepared, *, runs: int, threads: i
         ]
         row["class_drop"], row["worst_class"] = max(lost)
     size = next(iter(engines.values())).input_size
-    frames = [resize_frame(split.frame(index), size) for index in range(min(16, len(split)))]
+    frames = latency.frames_of(split, size)
     timed = {title: engine for title, engine in engines.items() if "tensorrt" not in title and title != "fp16"}
     for title, timing in latency.measure(timed, frames, warmup=5, runs=runs).items():
         next(row for row in rows if row["name"] == title)["latency_ms"] = timing

@@ -16,14 +16,11 @@ from pipeline.evaluation import budgets as limits
 from pipeline.evaluation import environment, latency
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.export.torch_engine import TorchEngine
-from pipeline.frames import Array, resize_frame, write_png
+from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared, Split
 from pipeline.runtimes import Engine
 from pipeline.training import network_artifact
-
-#: Frames that latency runs over in turn: real ones, but few enough to lie in memory.
-LATENCY_FRAMES = 16
 
 Predictions = dict[str, dict[str, Array]]
 
@@ -85,9 +82,11 @@ def check_student(
         measured, predictions[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
         variants[name].update(measured)
     conditions = [environment.conditions()]
-    for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds).items():
+    timings = _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds)
+    for name, timing in timings.items():
         variants[name]["latency_ms"] = timing
     conditions.append(environment.conditions())
+    wavering = latency.unstable(timings, cov=unstable_cov, drift=unstable_drift)
     measured_teacher = teacher.meta["metrics"][split]
     lost = limits.drop(variants, measured_teacher, prepared.labels.names)
     broken = limits.violations(budgets, lost, variants["int8"])
@@ -118,11 +117,7 @@ def check_student(
         "speedup_int8_vs_fp32": _ratio(variants),
         "quantization": describe_quantization(facts),
         "conditions": conditions,
-        "unstable": [
-            name
-            for name, v in variants.items()
-            if v["latency_ms"]["cov"] > unstable_cov or v["latency_ms"]["drift"] > unstable_drift
-        ],
+        "unstable": [name for name in variants if name in wavering],
         "passed": not broken,
         "violations": broken,
     }
@@ -138,7 +133,7 @@ def _latencies(
 ) -> dict[str, dict[str, Any]]:
     """Engines interleaved; torch on its own, because its thread pool keeps the cores busy after a run."""
     size = opened["int8"].input_size
-    images = [resize_frame(frames.frame(index), size) for index in range(min(LATENCY_FRAMES, len(frames)))]
+    images = latency.frames_of(frames, size)
     alone = {"torch": opened["torch"]}
     others = {name: engine for name, engine in opened.items() if name != "torch"}
     return {

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.frames import Array
+from pipeline.frames import Array, resize_frame
+from pipeline.prepared import Split
 from pipeline.runtimes import Engine
+
+#: Frames that latency runs over in turn.
+FRAMES = 16
 
 
 def measure(
@@ -46,6 +50,16 @@ def measure(
             if turn >= warmup:
                 samples[name].append(1e3 * elapsed)
     return {name: summary(np.asarray(values)) for name, values in samples.items()}
+
+
+def frames_of(split: Split, size: tuple[int, int]) -> list[Array]:
+    """The first frames of a split at the engines' input size: real ones, but few enough to lie in memory."""
+    return [resize_frame(split.frame(index), size) for index in range(min(FRAMES, len(split)))]
+
+
+def unstable(timings: Mapping[str, Mapping[str, float]], *, cov: float, drift: float) -> list[str]:
+    """Names of the timings (see :func:`summary`) that spread or drifted by more than these limits."""
+    return [name for name, found in timings.items() if found["cov"] > cov or found["drift"] > drift]
 
 
 def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:

@@ -11,15 +11,12 @@ from pipeline.evaluation import budgets as limits
 from pipeline.evaluation import environment, latency
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.device import describe
-from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine
 
 #: What a bundle holds beside the code.
 FACTS, ONNX, INT8, DATASET = "bundle.json", "onnx", "int8", "dataset"
 ENGINES = "engines"
-#: Frames that latency runs over in turn.
-LATENCY_FRAMES = 16
 
 
 def check_bundle(
@@ -65,7 +62,7 @@ def check_bundle(
         }
         say(f"{precision}: mIoU {measured['miou']:.2f}")
     size = opened["int8"].input_size
-    images = [resize_frame(frames.frame(index), size) for index in range(min(LATENCY_FRAMES, len(frames)))]
+    images = latency.frames_of(frames, size)
     chosen = facts["check"]
     conditions = [environment.conditions()]
     timing = latency.measure(opened, images, warmup=chosen["warmup"], runs=chosen["runs"], seconds=chosen["seconds"])
@@ -93,11 +90,7 @@ def check_bundle(
         "drop": lost,
         "speedup_int8_vs_fp32": round(timing["fp32"]["p50"] / timing["int8"]["p50"], 3),
         "conditions": conditions,
-        "unstable": [
-            name
-            for name, found in timing.items()
-            if found["cov"] > chosen["unstable_cov"] or found["drift"] > chosen["unstable_drift"]
-        ],
+        "unstable": latency.unstable(timing, cov=chosen["unstable_cov"], drift=chosen["unstable_drift"]),
         "passed": not broken,
         "violations": broken,
     }
