@@ -2,6 +2,9 @@
 
     python benchmarks/quantization.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset
     python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
+    python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/losses/kd.json
+
+With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the stages that the pipeline runs.
 
 Accuracy is that of the engine on val, against the float engine. The TensorRT file is simulated: ONNX Runtime runs it
 in float32 with its Q/DQ nodes, so its numbers are right and its latency says nothing. Latencies are taken in turns.
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +25,7 @@ import onnx
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from ruamel.yaml import YAML
 
 from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
@@ -33,6 +39,7 @@ from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Trial
 from pipeline.runtimes import Engine
 
+ROOT = Path(__file__).parents[1]
 METHODS = ("minmax", "percentile", "entropy", "mse")
 
 
@@ -60,6 +67,41 @@ def candidates(
         recovered = corrected({*head, *fallback.layers})
         found[f"{start} + bias + {len(fallback.layers)} layers in float"] = recovered
     return found
+
+
+def fine_tuned(
+    student: str, network: Path, teacher: Path, recipe: Path, *, params: Path, dataset: Path, method: str, folder: Path
+) -> dict[str, onnx.ModelProto]:
+    """The INT8 graphs after quantisation-aware training, by title.
+
+    Args:
+        student: key of students in the params file.
+    """
+    yaml = YAML()
+    settings = yaml.load(params)
+    settings["students"][student]["qat"] = True
+    settings["quantize"]["method"] = method
+    found = {}
+    for title, family in FAMILIES.items():
+        place = folder / title
+        place.mkdir()
+        settings["qat"]["target"] = title
+        yaml.dump(settings, place / "params.yaml")
+        chosen = ["--params", place / "params.yaml", "--dataset", dataset]
+        inputs = ["--student", network, "--teacher", teacher, "--loss", recipe]
+        stage("qat", *chosen, *inputs, "--name", student, "--out", place / "network")
+        stage("export", *chosen, "--network", place / "network", "--out", place / "onnx")
+        stage("calibrate", *chosen, "--onnx", place / "onnx", "--out", place / "calibration")
+        plain = graph.load(str(place / "onnx/fp32.onnx"))
+        statistics = calibrate.load(artifact.load(place / "calibration", kind="calibration"))
+        source = Source(plain, statistics, Settings(method=method))
+        found[f"int8 {title} {method} + QAT"] = source.placing(family, family.simulated)({plain.classifier.name})
+    return found
+
+
+def stage(name: str, *arguments: str | Path) -> None:
+    command = [sys.executable, ROOT / f"stages/{name}.py", *arguments]
+    subprocess.run([str(part) for part in command], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def measure(files: dict[str, Path], prepared: Prepared, *, runs: int, threads: int) -> list[dict[str, Any]]:
@@ -118,6 +160,8 @@ def main() -> None:
     parser.add_argument("--trial", type=int, default=32, help="train frames that sensitivity is measured on")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--qat", nargs=4, metavar=("STUDENT", "NETWORK", "TEACHER", "RECIPE"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="for --qat")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--key", default="figures")
     args = parser.parse_args()
@@ -134,6 +178,11 @@ def main() -> None:
             copies[name] = Path(folder) / f"{name}.onnx"
             copies[name].write_bytes(file.read_bytes())
         found = candidates(source, calibrated, trial, method=args.method, budget=budget)
+        if args.qat:
+            student, *paths = args.qat
+            network, teacher, recipe = map(Path, paths)
+            places = {"params": args.params, "dataset": args.dataset, "folder": Path(folder)}
+            found |= fine_tuned(student, network, teacher, recipe, method=args.method, **places)
         for index, (title, model) in enumerate(found.items()):
             copies[title] = Path(folder) / f"{index}.onnx"
             onnx.save(model, copies[title])

@@ -115,9 +115,20 @@ class Teacher(Section):
     train: Recipe
 
 
+class QuantizationAware(Section):
+    """Fine-tuning with 8 bits simulated; what is not here is as in ``distill``."""
+
+    target: Literal["cpu", "tensorrt"]  # whose roundings
+    steps: Positive
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Annotated[int, Field(ge=0)]
+    validate_every: Positive
+
+
 class Student(Section):
     model: Model
     loss: Loss
+    qat: bool = False  # fine-tune with 8 bits simulated
 
 
 class Compare(Section):
@@ -192,6 +203,7 @@ class Params(Section):
     compare: Compare
     export: Export
     calibrate: Calibrate
+    qat: QuantizationAware
     quantize: Quantize
     convert: Convert
     check: Check

@@ -11,7 +11,7 @@ from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.quantization.calibrate import calibrate
-from pipeline.quantization.calibration_frames import Frames, choose, class_shares, require_classes
+from pipeline.quantization.calibration_frames import Frames
 
 
 @command
@@ -27,19 +27,21 @@ def main() -> None:
     settings = params.load(args.params, kinds=())
     source = artifact.load(args.onnx, kind="onnx")
     prepared = Prepared(args.dataset)
-    split = prepared.split("train")
-    shares = class_shares(split, prepared.labels)
-    chosen = choose(shares, count=settings.calibrate.images, seed=settings.seed)
-    require_classes(shares, chosen, prepared.labels.names, allow_missing=settings.calibrate.allow_missing_classes)
-    names = [split.names[index] for index in chosen]
+    frames = Frames.for_calibration(
+        prepared,
+        tuple(source.meta["input_size"]),
+        count=settings.calibrate.images,
+        seed=settings.seed,
+        allow_missing=settings.calibrate.allow_missing_classes,
+    )
     with Bars() as bars:
         calibrate(
             source,
             args.out,
-            frames=Frames(split, chosen, tuple(source.meta["input_size"])),
-            facts={"calibration_frames": {"dataset": prepared.artifact.hash, "names": names}},
+            frames=frames,
+            facts={"calibration_frames": {"dataset": prepared.artifact.hash, "names": frames.names}},
             checkpoint=args.checkpoint,
-            progress=bars.counter(f"calibrating {args.onnx.name}", len(chosen)),
+            progress=bars.counter(f"calibrating {args.onnx.name}", len(frames)),
         )
 
 

@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, losses, models, params
+from pipeline import artifact, models, params
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
-from pipeline.training.data import class_weights
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
@@ -36,16 +35,9 @@ def main() -> None:
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     seed_everything(settings.distill_seed)
     student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
-    loss = losses.build_all(
-        chosen["options"],
-        steps=recipe.steps,
-        num_classes=labels.num_classes,
-        ignore_index=labels.ignore_index,
-        **student.facts.offered("student"),
-        **teacher.facts.offered("teacher"),
+    task = DistillationTask.on(
+        prepared, student, teacher, chosen["options"], steps=recipe.steps, class_balance=recipe.class_balance
     )
-    weights = class_weights(prepared.split("train"), labels, balance=recipe.class_balance)
-    task = DistillationTask(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
     facts, costs = train(
         task,
         prepared=prepared,
@@ -69,7 +61,7 @@ def main() -> None:
             "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
         },
     )
-    behind = sum(p.numel() for p in loss.parameters() if p.requires_grad)
+    behind = sum(p.numel() for p in task.loss.parameters() if p.requires_grad)
     artifact.write_text(args.costs, artifact.dump_json({**costs.to_meta(), "parameters_of_loss": behind}))
     print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} (best of step {facts['best_step']})")
 

@@ -77,6 +77,7 @@ USES = {
     "losses": set(),  # depends on the whole folder of losses
     "distill": {"models"},  # and on its losses by the file that the stage `losses` writes
     "export": {"models"},
+    "qat": {"models"},
     "calibrate": set(),
     "quantize": set(),
     "convert": {"runtimes"},

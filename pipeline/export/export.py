@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.export import parity
 from pipeline.export.graphs import CoreGraph, DeployGraph
-from pipeline.export.onnx_file import export, write_metadata
+from pipeline.export.onnx_file import AWARE, export, write_metadata
 from pipeline.frames import Array
 from pipeline.models import SegNetwork
 
@@ -27,6 +27,7 @@ def deploy_facts(parent: Artifact, *, label_stride: int, precision: str) -> dict
     height, width = parent.meta["input_size"]
     return {
         **{key: parent.meta[key] for key in CARRIED},
+        **({AWARE: parent.meta[AWARE]} if AWARE in parent.meta else {}),
         "channel_order": "BGR",
         "precision": precision,
         "input": {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, height, width, 3]},

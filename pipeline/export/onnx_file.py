@@ -16,6 +16,8 @@ from torch import Tensor, nn
 #: 18 runs on every ONNX Runtime since 1.14, also with CUDA (Resize of opset 19 fell back to the CPU until 2026).
 OPSET = 18
 METADATA_KEY = "segpress"
+#: Fact of networks that were fine-tuned with 8 bits simulated, and how.
+AWARE = "quantization_aware"
 
 
 def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_frame
 from pipeline.labels import LabelSpec
-from pipeline.prepared import Split
+from pipeline.prepared import Prepared, Split
 
 #: A class shows in a frame when it has this share of its pixels; less is counted only where no frame has more.
 SHOWS = 1e-3
@@ -24,6 +24,25 @@ class Frames:
         self.split = split
         self.chosen = chosen
         self.size = size
+
+    @classmethod
+    def for_calibration(
+        cls, prepared: Prepared, size: tuple[int, int], *, count: int, seed: int, allow_missing: bool
+    ) -> Frames:
+        """Train frames drawn by :func:`choose`. Raises UserError when they do not show every class.
+
+        Args:
+            allow_missing: see :func:`require_classes`.
+        """
+        split = prepared.split("train")
+        shares = class_shares(split, prepared.labels)
+        chosen = choose(shares, count=count, seed=seed)
+        require_classes(shares, chosen, prepared.labels.names, allow_missing=allow_missing)
+        return cls(split, chosen, size)
+
+    @property
+    def names(self) -> list[str]:
+        return [self.split.names[index] for index in self.chosen]
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -4,6 +4,10 @@ A 1x1 convolution over three channels is the slowest way to do nothing: the INT8
 network's time on it. Folded into the weights of the layer behind it, it is gone, and the frame's bytes are that layer's
 quantised input. Zero padding is the catch, since zero is the mean colour there, not black: the frame is padded with
 the mean colour, rounded to a pixel (half a level off at most, less than the input's own rounding).
+
+The weights will be rounded, and pixels have a large mean: with the bias of the exact weights every channel would be off
+by the rounding error times that mean. So the bias is that of the rounded weights: for the mean colour they give exactly
+what the float network gives.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.quantization.graph import Graph
+from pipeline.quantization.tensorrt import quantize_per_channel
 
 Floats = npt.NDArray[np.floating]
 
@@ -21,8 +26,8 @@ Floats = npt.NDArray[np.floating]
 def fold_normaliser(graph: Graph) -> Graph:
     """The graph without its normaliser, or the graph itself where that cannot be folded.
 
-    It can when one ordinary convolution alone reads the normalised frame, and the frame's shape is fixed. The float
-    results differ at the border alone.
+    It can when one ordinary convolution alone reads the normalised frame, and the frame's shape is fixed. The results
+    differ at the border alone, once the convolution's weights are rounded to 8 bits.
     """
     normaliser = graph.normaliser
     readers = graph.normalised
@@ -39,12 +44,15 @@ def fold_normaliser(graph: Graph) -> Graph:
     if len(layer.input) > 2 and layer.input[2]:
         bias = numpy_helper.to_array(graph.initializers[layer.input[2]])
     on_pixels = np.einsum("oikl,ip->opkl", weight.astype(np.float64), matrix)
-    moved = bias + np.einsum("oikl,i->o", weight.astype(np.float64), shift)
-    mean_colour = np.clip(np.rint(np.linalg.solve(matrix, -shift)), 0, 255).astype(np.uint8)
+    mean = np.linalg.solve(matrix, -shift)
+    values, scales = quantize_per_channel(on_pixels.astype(np.float32), 0)
+    rounded = values * scales.reshape(-1, 1, 1, 1).astype(np.float64)
+    moved = bias - np.einsum("opkl,p->o", rounded, mean)
+    mean_colour = np.clip(np.rint(mean), 0, 255).astype(np.uint8)
 
     constants: dict[str, npt.NDArray[np.generic]] = {
-        f"{layer.input[1]}_on_pixels": on_pixels.astype(np.float32),
-        f"{layer.input[1]}_on_pixels_bias": moved.astype(np.float32),
+        on_pixels_name(layer.input[1]): on_pixels.astype(np.float32),
+        f"{on_pixels_name(layer.input[1])}_bias": moved.astype(np.float32),
     }
     inputs = [normaliser.input[0], *constants]
     del layer.input[:]
@@ -64,6 +72,11 @@ def fold_normaliser(graph: Graph) -> Graph:
     folded.model.graph.node.extend([*padding, *rest])
     folded.model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     return Graph(onnx.shape_inference.infer_shapes(folded.model))
+
+
+def on_pixels_name(weight: str) -> str:
+    """What a weight is called when normalisation is folded into it."""
+    return f"{weight}_on_pixels"
 
 
 def _can_fold(graph: Graph, layer: onnx.NodeProto) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import onnxruntime
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, closest
-from pipeline.export.onnx_file import write_metadata
+from pipeline.export.onnx_file import AWARE, write_metadata
 from pipeline.quantization import calibrate, cpu, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct
@@ -37,7 +37,8 @@ class Settings:
         method, percentile: how a range is chosen, see ``ranges.choose``.
         float_head: keep the classifier in float: few multiplications, and the logits keep their precision.
         float_layers: further layers that stay in float: names as in ``Graph.titles``, or patterns with ``*``.
-        bias_correction: let biases take back the mean error of rounded weights.
+        bias_correction: let biases take back the mean error of rounded weights; not done for a network that was trained
+            with its weights rounded, where it would do harm.
         budget: points that INT8 may lose on the trial's frames; the most sensitive layers stay in float until it holds.
     """
 
@@ -47,6 +48,11 @@ class Settings:
     float_layers: Collection[str] = ()
     bias_correction: bool = False
     budget: Budget = field(default_factory=Budget)
+
+    def kept(self, plain: Graph) -> set[str]:
+        """Names of the nodes that stay in float whatever is measured."""
+        head = {plain.classifier.name} if self.float_head else set()
+        return named(plain, self.float_layers) | head
 
 
 Placement = Callable[..., onnx.ModelProto]  # (graph, ranges, float_nodes=)
@@ -131,8 +137,10 @@ def quantize(
     if calibration.meta["parents"]["onnx"] != source.hash:
         raise UserError(f"{calibration.path} was made from another network than {source.path}; run dvc repro calibrate")
     plain = graphs.load(str(source.file("fp32.onnx")))
+    if AWARE in source.facts:  # its weights were trained as they are rounded: there is no shift to take back
+        settings = replace(settings, bias_correction=False)
     given = Source(plain, calibrate.load(calibration), settings)
-    kept = named(plain, settings.float_layers) | ({plain.classifier.name} if settings.float_head else set())
+    kept = settings.kept(plain)
     ranking: list[tuple[str, Outcome]] = []
     if trial is not None:
         step = partial(progress, f"sensitivity of {source.path.name}", len(plain.layers))

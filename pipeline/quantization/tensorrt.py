@@ -5,7 +5,8 @@ The rules (explicit quantisation, TensorRT 10 and 11):
 1. zero-point 0, int8 everywhere; activations per tensor, weights per output channel, bias in float.
 2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one
   kernel.
-3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well.
+3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well. Behind a float
+  convolution nothing fuses, and nothing is quantised.
 4. What is concatenated has one scale, else every input is quantised twice.
 5. Preprocessing, upsampling, argmax, what follows a global pooling and layers without a good INT8 kernel stay in float.
 """
@@ -52,7 +53,7 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), f
     }
     placement = Placement(graph, share_scales(graph, ranges), scale_type=np.float16 if float16 else np.float32)
     adds = [node for node in graph.body if node.op_type == "Add" and node.name not in float_nodes]
-    skips = {node.name: skip_input(graph, node) for node in adds}  # all of them before the first input is renamed
+    skips = {node.name: skip_input(graph, node, layers) for node in adds}  # before the first input is renamed
     for node in graph.body:
         if node.name in layers:
             placement.quantize_input(node, 0)
@@ -101,13 +102,18 @@ def share_scales(graph: Graph, ranges: Ranges) -> Ranges:
     return shared
 
 
-def skip_input(graph: Graph, add: onnx.NodeProto) -> int | None:
-    """Which input of a residual add is the skip: that of the shorter path, when the other is a convolution's output."""
+def skip_input(graph: Graph, add: onnx.NodeProto, layers: Collection[str]) -> int | None:
+    """Which input of a residual add is the skip: that of the shorter path, when the other is an INT8 layer's output.
+
+    Args:
+        layers: names of the layers in INT8.
+    """
     if any(name in graph.initializers for name in add.input):
         return None
     main = max((0, 1), key=lambda index: graph.depth[add.input[index]])
     producer = graph.producers.get(add.input[main])
-    return 1 - main if producer is not None and producer.op_type in CHANNEL_AXIS else None
+    fuses = producer is not None and producer.op_type in CHANNEL_AXIS and producer.name in layers
+    return 1 - main if fuses else None
 
 
 class Placement:

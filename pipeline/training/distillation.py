@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline import losses
 from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
+from pipeline.prepared import Prepared
+from pipeline.training.data import class_weights
 from pipeline.training.tasks import SupervisedTask
 
 
@@ -32,6 +38,36 @@ class DistillationTask(SupervisedTask):
         super().__init__(student, ignore_index=ignore_index, class_weights=class_weights)
         self.loss = loss
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
+
+    @classmethod
+    def on(
+        cls,
+        prepared: Prepared,
+        student: SegNetwork,
+        teacher: SegNetwork,
+        options: Mapping[str, Mapping[str, Any]],
+        *,
+        steps: int,
+        class_balance: float,
+    ) -> DistillationTask:
+        """The task on a prepared data set, with the losses of a recipe.
+
+        Args:
+            options: of each loss, by name.
+            steps: of the training.
+            class_balance: see ``data.class_weights``.
+        """
+        labels = prepared.labels
+        loss = losses.build_all(
+            options,
+            steps=steps,
+            num_classes=labels.num_classes,
+            ignore_index=labels.ignore_index,
+            **student.facts.offered("student"),
+            **teacher.facts.offered("teacher"),
+        )
+        weights = class_weights(prepared.split("train"), labels, balance=class_balance)
+        return cls(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
 
     @property
     def teacher(self) -> SegNetwork:

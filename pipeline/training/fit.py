@@ -65,6 +65,7 @@ def fit(
     validate_every: int,
     precision: str,
     title: str,
+    keep_start: bool = False,
 ) -> tuple[Best, Costs]:
     """Train a task; at the end its network holds the weights of the best validation.
 
@@ -74,6 +75,7 @@ def fit(
         curves: folder for dvclive's tables.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         title: what the progress bar says.
+        keep_start: whether the weights before the first step may be the best ones.
 
     Returns:
         the best validation, and what the training steps cost.
@@ -90,7 +92,8 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser.optimizer, lambda step: poly_with_warmup(step, steps=steps, warmup=warmup, power=power)
     )
-    best, weights = Best(step=0, metrics={"miou": -1.0}), task.network.state_dict()
+    start = validate() if keep_start else {"miou": -1.0}
+    best, weights = Best(step=0, metrics=start), copy.deepcopy(task.network.state_dict())
     with (
         Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live,
         bars.make() as progress,

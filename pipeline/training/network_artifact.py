@@ -49,9 +49,14 @@ def save(
         "initial_weights": dict(network.initial_weights),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
+    write(path, network, meta=meta)
+
+
+def write(path: Path, network: SegNetwork, *, meta: Mapping[str, Any]) -> None:
+    """Write a network artifact whose facts are all known; ``meta`` is what :func:`save` writes."""
     with artifact.create(path, kind="network", meta=meta) as folder:
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(meta, sort_keys=True)})
+        save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(dict(meta), sort_keys=True)})
 
 
 def load(path: Path) -> tuple[SegNetwork, Artifact]:

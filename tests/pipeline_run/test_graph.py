@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.export.onnx_file import AWARE
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -34,7 +36,11 @@ def tiny(params: dict[str, Any]) -> None:
     for recipe in (params["teacher"]["train"], params["distill"]):
         recipe.update(steps=6, warmup=1, validate_every=3, batch_size=4)
     params["teacher"]["model"] = TINY_MODEL
-    params["students"] = {"alone": {"model": TINY_MODEL, "loss": "none"}, "kd": {"model": TINY_MODEL, "loss": "kd"}}
+    params["students"] = {
+        "alone": {"model": TINY_MODEL, "loss": "none"},
+        "kd": {"model": TINY_MODEL, "loss": "kd", "qat": True},
+    }
+    params["qat"].update(steps=4, warmup=1, validate_every=2)
     params["calibrate"].update(images=11, allow_missing_classes=True)
     params["quantize"]["trial_images"] = 3
     params["check"].update(runs=20, warmup=2, seconds=0.0)
@@ -106,6 +112,8 @@ def test_results_hold_what_they_promise(project: Path) -> None:
             )
             latency = variant["latency_ms"]
             assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] and latency["n"] >= 10
+        aware = json.loads((project / f"artifacts/engines/{student}/int8/meta.json").read_text()).get(AWARE)
+        assert (aware is not None) == (student == "kd")
         engine = project / f"artifacts/engines/{student}/int8/engine.onnx"
         assert results["variants"]["int8"]["size_bytes"] == engine.stat().st_size
         assert results["variants"]["int8"]["miou"] == pytest.approx(results["variants"]["fp32"]["miou"], abs=15)
@@ -136,8 +144,9 @@ def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> 
     assert "method: mse" in text
     (folder / "params.yaml").write_text(text.replace("method: mse", "method: minmax"))
     status, output, ran = dvc(folder, "repro")
-    each = {f"{stage}@{student}" for stage in ("quantize", "convert", "check") for student in ("alone", "kd")}
-    assert status == 0 and ran == {"device", "report", "gate"} | each, output
+    each = {f"{stage}@{student}" for stage in ("qat", "quantize", "convert", "check") for student in ("alone", "kd")}
+    again = {"export@kd", "calibrate@kd"}  # fine-tuned with other ranges; the other student was handed on as it was
+    assert status == 0 and ran == {"device", "report", "gate"} | each | again, output
 
 
 def test_another_loss_retrains_only_that_student(project: Path) -> None:
@@ -145,7 +154,7 @@ def test_another_loss_retrains_only_that_student(project: Path) -> None:
     shutil.copytree(project, folder, symlinks=True)
     before = (folder / "artifacts/losses/alone.json").read_bytes()
     status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=[kd,fitnet]")
-    each = {f"{stage}@kd" for stage in ("distill", "export", "calibrate", "quantize", "convert", "check")}
+    each = {f"{stage}@kd" for stage in ("distill", "qat", "export", "calibrate", "quantize", "convert", "check")}
     assert status == 0 and ran == {"device", "losses", "report", "gate"} | each, output
     assert json.loads((folder / "results/kd.json").read_text())["loss"] == "kd+fitnet"
     loss = json.loads((folder / "artifacts/students/kd/meta.json").read_text())["loss"]

@@ -40,7 +40,9 @@ PADS = {
 
 @pytest.mark.parametrize("pads", PADS)
 def test_folding_changes_nothing_but_the_border(make: Any, evaluate: Any, frames: Any, pads: str) -> None:
+    """With weights that 8 bits hold exactly."""
     graph = loaded(make(None, first_layer(**PADS[pads])))
+    set_weight(graph, "a.w", rounded_on_pixels(graph))
     folded = fold_normaliser(graph)
     onnx.checker.check_model(folded.model, full_check=True)
     assert folded.normaliser is None and graph.normaliser is not None
@@ -50,6 +52,31 @@ def test_folding_changes_nothing_but_the_border(make: Any, evaluate: Any, frames
         np.testing.assert_allclose(before[inside], after[inside], atol=1e-4)
         half_a_level = 0.5 / 40 * np.abs(graph_weight(graph)).sum(axis=(1, 2, 3)).max()  # of the coarsest channel
         assert np.abs(before - after).max() <= half_a_level + 1e-4
+
+
+@pytest.mark.parametrize("pads", PADS)
+def test_rounded_weights_give_the_mean_colour_what_the_float_network_gives(make: Any, evaluate: Any, pads: str) -> None:
+    """The bias goes with the weights as they will be rounded."""
+    graph = loaded(make(None, first_layer(**PADS[pads])))
+    folded = fold_normaliser(graph)
+    on_pixels = onnx.numpy_helper.to_array(folded.initializers["a.w_on_pixels"])
+    scale = np.abs(on_pixels).max(axis=(1, 2, 3), keepdims=True) / 127
+    set_weight(folded, "a.w_on_pixels", np.rint(on_pixels / scale) * scale)
+    frame = np.full((16, 16, 3), (100, 75, 128), np.uint8)  # 0 behind the normaliser, see below
+    before, after = (evaluate(g.model, frame, ["a"])["a"] for g in (graph, folded))
+    np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+def rounded_on_pixels(graph: graphs.Graph) -> Any:
+    """The first layer's weight, rounded to 127 levels behind the normaliser's factors."""
+    factors = np.float64([1 / 64, 1 / 50, 1 / 40]).reshape(1, 3, 1, 1)
+    weight = graph_weight(graph) * factors
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    return np.rint(weight / scale) * scale / factors
+
+
+def set_weight(graph: graphs.Graph, name: str, value: Any) -> None:
+    graph.initializers[name].CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), name))
 
 
 def graph_weight(graph: graphs.Graph) -> Any:

@@ -1,0 +1,214 @@
+"""An INT8 graph simulated in torch, for training: the same roundings at the same places, with gradients.
+
+Where a placement has put Q/DQ pairs is read from the placed graph itself, so that no rule stands twice. Weights get
+their scales anew in every step, activations keep those of the calibration (Jacob et al. 2018, arXiv 1712.05877, with
+fixed ranges). Gradients pass a rounding as if it were not there, and stop where a range clips.
+
+Batch norm stays as it is at inference and is not folded: folding multiplies a weight's output channels by constants,
+and the scales of a symmetric per-channel quantiser with them, so the rounded weights are the same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from pipeline.errors import UserError
+from pipeline.models import SegNetwork, SegOutput
+from pipeline.quantization.graph import OURS, Graph
+from pipeline.quantization.pixels import on_pixels_name
+from pipeline.quantization.tensorrt import CHANNEL_AXIS, INT8_MAX
+
+#: What stands before a weight's name in a deploy graph and not in the network itself.
+NETWORK = OURS.partition(".")[0] + "."
+#: How torch calls the layers that a graph has as Conv, ConvTranspose, Gemm or MatMul, and the weight's channel axis.
+LAYERS = {
+    torch.conv2d: CHANNEL_AXIS["Conv"],
+    torch.conv_transpose2d: CHANNEL_AXIS["ConvTranspose"],
+    torch.nn.functional.linear: 0,
+}
+ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__})
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Of one tensor: ``value = scale * (level - zero_point)`` with levels lowest..highest."""
+
+    scale: float
+    zero_point: int
+    lowest: int
+    highest: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.lowest, self.highest)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A sum of two feature maps.
+
+    Attributes:
+        channels: of the maps.
+        inputs: how each of the two is rounded; None where it is not.
+    """
+
+    channels: int
+    inputs: tuple[Rounding | None, Rounding | None]
+
+
+@dataclass(frozen=True)
+class Roundings:
+    """All that a placed graph rounds.
+
+    Attributes:
+        layers: by the name of a weight: how the layer's input is rounded, None when only the weight is.
+        additions: of two feature maps of equal shape, in the order in which they run.
+        on_pixels: names of the weights that normalisation is folded into before they are rounded.
+    """
+
+    layers: Mapping[str, Rounding | None]
+    additions: Sequence[Addition]
+    on_pixels: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, placed: onnx.ModelProto, source: Graph) -> Roundings:
+        """Read them from a graph that a placement made.
+
+        Args:
+            source: the float graph that it was made from; nodes have the same names in both.
+        """
+        graph = Graph(placed)
+        nodes = {node.name: node for node in graph.nodes}
+        layers, on_pixels = {}, set()
+        for layer in source.layers:
+            found, name = nodes[layer.name], layer.input[1].removeprefix(NETWORK)
+            weight = _dequantiser(graph, found.input[1])
+            if weight is not None:
+                layers[name] = _rounding(graph, found.input[0])
+                if weight.input[0].startswith(on_pixels_name(layer.input[1])):
+                    on_pixels.add(name)
+        additions = []
+        for node in source.body:
+            shapes = [source.shapes.get(name, ()) for name in node.input]
+            if node.op_type == "Add" and len(set(shapes)) == 1 and len(shapes[0]) == 4:
+                first, second = (_rounding(graph, name) for name in nodes[node.name].input)
+                additions.append(Addition(channels=shapes[0][1], inputs=(first, second)))
+        return cls(layers=layers, additions=additions, on_pixels=frozenset(on_pixels))
+
+
+def _dequantiser(graph: Graph, name: str) -> onnx.NodeProto | None:
+    node = graph.producers.get(name)
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def _rounding(graph: Graph, name: str) -> Rounding | None:
+    """How a tensor was rounded, when it comes out of a Q/DQ pair; None also for the frame's bytes, which are exact."""
+    node = _dequantiser(graph, name)
+    if node is None or node.input[0] not in graph.producers:
+        return None
+    if graph.producers[node.input[0]].op_type != "QuantizeLinear":
+        return None
+    scale, zero_point = (numpy_helper.to_array(graph.initializers[constant]) for constant in node.input[1:3])
+    signed = zero_point.dtype.kind == "i"
+    lowest, highest = (-128, 127) if signed else (0, 255)
+    return Rounding(scale=float(scale), zero_point=int(zero_point), lowest=lowest, highest=highest)
+
+
+class SimulatedNetwork(SegNetwork):
+    """A network that computes as its INT8 graph will. It shares its weights with the one given, and trains them.
+
+    Batch norm stays in eval mode whatever ``train()`` is called: its statistics are part of the calibrated network.
+
+    Args:
+        network: in any mode.
+        roundings: of a graph that was exported from this network.
+
+    Raises:
+        UserError: the roundings are of another network.
+    """
+
+    def __init__(self, network: SegNetwork, roundings: Roundings) -> None:
+        super().__init__()
+        self.network = network
+        self.facts, self.mean, self.std = network.facts, network.mean, network.std
+        parameters = dict(network.named_parameters())
+        if unknown := sorted(set(roundings.layers) - set(parameters)):
+            raise UserError(f"the INT8 graph has a layer '{unknown[0]}' that the network lacks; export it again")
+        self._roundings = roundings
+        self._layers = {parameters[name]: rounding for name, rounding in roundings.layers.items()}
+        factors = torch.tensor(network.std).reshape(1, 3, 1, 1)  # the others are the same for all channels
+        self._factors = {parameters[name]: factors for name in roundings.on_pixels}
+
+    def forward(self, x: Tensor) -> SegOutput:
+        with _Rounded(self._layers, self._factors, self._roundings.additions):
+            output: SegOutput = self.network(x)
+        return output
+
+    def train(self, mode: bool = True) -> SimulatedNetwork:
+        super().train(mode)
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+
+class _Rounded(TorchFunctionMode):
+    """While active, layers and additions round what they read."""
+
+    def __init__(
+        self,
+        layers: Mapping[nn.Parameter, Rounding | None],
+        factors: Mapping[nn.Parameter, Tensor],
+        additions: Sequence[Addition],
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.factors = factors
+        self.additions: Iterator[Addition] = iter(additions)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in LAYERS and isinstance(args[1], nn.Parameter) and args[1] in self.layers:
+            x, weight, *rest = args
+            rounding = self.layers[weight]
+            rounded = round_weight(weight, LAYERS[func], factors=self.factors.get(weight))
+            args = (x if rounding is None else rounding(x), rounded, *rest)
+        elif func in ADDITIONS and _are_maps(*args[:2]) and (addition := next(self.additions, None)) is not None:
+            if args[0].shape[1] != addition.channels:
+                raise UserError(
+                    f"the network adds maps of {args[0].shape[1]} channels where its INT8 graph adds "
+                    f"{addition.channels}; it cannot be trained with 8 bits simulated: set qat: false for this student"
+                )
+            pairs = zip(args[:2], addition.inputs, strict=True)
+            return torch.add(*(x if rounding is None else rounding(x) for x, rounding in pairs))
+        return func(*args, **(kwargs or {}))
+
+
+def _are_maps(first: Any, second: Any) -> bool:
+    """Whether two operands are feature maps of equal shape: what a residual connection adds."""
+    both = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return both and first.ndim == 4 and first.shape == second.shape
+
+
+def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None) -> Tensor:
+    """A weight as symmetric int8 with one scale a channel of ``axis``, back in float.
+
+    Args:
+        factors: what it is divided by while it is rounded.
+    """
+    if factors is not None:
+        factors = factors.to(weight.device)
+        return round_weight(weight / factors, axis) * factors
+    others = [index for index in range(weight.ndim) if index != axis]
+    scales = weight.detach().abs().amax(dim=others).clamp_min(1e-8) / INT8_MAX
+    zeros = torch.zeros(len(scales), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(weight, scales, zeros, axis, -INT8_MAX, INT8_MAX)

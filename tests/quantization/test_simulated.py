@@ -1,0 +1,197 @@
+"""Training with 8 bits simulated: the simulation against the INT8 graph that ONNX Runtime runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from pipeline import models
+from pipeline.errors import UserError
+from pipeline.export.graphs import DeployGraph
+from pipeline.export.onnx_file import export
+from pipeline.models import SegNetwork
+from pipeline.quantization import calibrate, calibration
+from pipeline.quantization import graph as graphs
+from pipeline.quantization.aware import simulate
+from pipeline.quantization.graph import Graph
+from pipeline.quantization.quantize import FAMILIES, Settings, Source
+from pipeline.quantization.simulated import Rounding, Roundings, SimulatedNetwork, round_weight
+from pipeline.quantization.tensorrt import quantize_per_channel
+
+SIZE = (64, 96)
+
+
+def logits_of(model: onnx.ModelProto, logits: str, frames: list[Any]) -> Any:
+    """What a deploy graph computes before upsampling, (N, K, h, w), without ONNX Runtime's rewriting."""
+    wanted = onnx.ModelProto()
+    wanted.CopyFrom(model)
+    wanted.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(wanted.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run([logits], {"frames": frame[None]})[0] for frame in frames])
+
+
+def placed(student: Any, target: str) -> tuple[onnx.ModelProto, Graph]:
+    plain = graphs.load(str(student.onnx.file("fp32.onnx")))
+    family, settings = FAMILIES[target], Settings(method="minmax")
+    source = Source(plain, calibrate.load(student.calibration), settings)
+    return source.placing(family, family.simulated)(settings.kept(plain)), plain
+
+
+@pytest.mark.parametrize(("target", "share"), [("cpu", 0.85), ("tensorrt", 0.6)])
+def test_simulated_logits_are_those_of_the_int8_graph(student: Any, target: str, share: float) -> None:
+    """The error that INT8 makes is simulated but for a share.
+
+    Float arithmetic in another order moves a value across a rounding's edge now and then, and every layer spreads it.
+    """
+    model, plain = placed(student, target)
+    logits = plain.classifier.output[0]
+    expected, floats = (logits_of(m, logits, student.frames) for m in (model, plain.model))
+    network = SimulatedNetwork(student.network, Roundings.of(model, plain)).eval()
+    batch = DeployGraph(network, input_size=(128, 192)).to_input(torch.from_numpy(np.stack(student.frames)))
+    with torch.no_grad():
+        simulated = network(batch).logits.numpy()
+    error = np.sqrt(np.mean((expected - floats) ** 2))
+    left = np.sqrt(np.mean((expected - simulated) ** 2))
+    assert error > 0.01
+    assert left < share * error, f"{left / error:.2f} of the error is left"
+
+
+def test_what_is_rounded_follows_the_placement(student: Any) -> None:
+    network = models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=3).eval()
+    frames = [np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)]
+    kept = Settings(method="minmax", float_layers=["encoder.layer1.*"])
+    found = {
+        target: simulate(network, frames, input_size=SIZE, target=target, settings=kept)._roundings
+        for target in FAMILIES
+    }
+    for roundings in found.values():
+        assert not [name for name in roundings.layers if "layer1" in name or "segmentation_head" in name]
+        assert roundings.layers["net.encoder.layer2.0.conv1.weight"] is not None
+    residual = found["tensorrt"].additions[2]  # the first of layer2; those of layer1 stay in float
+    assert [each is not None for each in residual.inputs] == [False, True], "the skip alone"
+    assert all(each is None for each in found["tensorrt"].additions[0].inputs)
+    assert all(each is not None for each in found["cpu"].additions[2].inputs), "both"
+    rounding = found["tensorrt"].layers["net.encoder.layer2.1.conv1.weight"]
+    assert rounding is not None
+    assert (rounding.zero_point, rounding.lowest, rounding.highest) == (0, -128, 127)
+    rounding = found["cpu"].layers["net.encoder.layer2.1.conv1.weight"]
+    assert rounding is not None
+    assert (rounding.zero_point, rounding.lowest, rounding.highest) == (0, 0, 255), "behind a ReLU"
+
+
+def test_weights_are_rounded_as_the_files_have_them() -> None:
+    weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    for axis in (0, 1):
+        values, scales = quantize_per_channel(weight.numpy(), axis)
+        shape = [-1 if index == axis else 1 for index in range(4)]
+        expected = values * scales.reshape(shape)
+        np.testing.assert_allclose(round_weight(weight, axis).numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_pass_roundings_and_stop_at_the_ends_of_the_range() -> None:
+    x = torch.tensor([-3.0, -0.26, 0.4, 1.1, 9.0], requires_grad=True)
+    rounding = Rounding(scale=0.5, zero_point=2, lowest=0, highest=10)  # -1 .. 4
+    y = rounding(x)
+    assert y.tolist() == [-1.0, -0.5, 0.5, 1.0, 4.0]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_batch_norm_stays_as_it_was_calibrated(student: Any) -> None:
+    model, plain = placed(student, "cpu")
+    network = SimulatedNetwork(student.network, Roundings.of(model, plain))
+    before = {name: value.clone() for name, value in student.network.state_dict().items()}
+    network.train()
+    kinds = {type(module).__name__: module.training for module in student.network.modules()}
+    assert kinds["Dropout"] and not kinds["BatchNorm2d"]
+    network(torch.randn(2, 3, *SIZE)).logits.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in student.network.state_dict().items())
+    gradients = {name for name, p in student.network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name for name in gradients if name.endswith("conv_pw.weight")}
+    student.network.zero_grad()
+    student.network.eval()
+
+
+class Summing(SegNetwork):
+    """A small network that adds in an order of its own choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({n: nn.Conv2d(3, c, 1) for n, c in (("a", 16), ("b", 16), ("c", 32), ("d", 32))})
+        self.net["head"] = nn.Conv2d(48, 16, 1)
+        self.mean, self.std = (0.5,) * 3, (0.2,) * 3
+        self.swapped = False
+
+    def forward(self, x: Any) -> Any:
+        sums = [lambda: self.net["a"](x) + self.net["b"](x), lambda: self.net["c"](x) + self.net["d"](x)]
+        if self.swapped:
+            wide, narrow = sums[1](), sums[0]()
+        else:
+            narrow, wide = sums[0](), sums[1]()
+        logits = self.net["head"](torch.cat([narrow, wide], 1))
+        return models.SegOutput(logits=logits, embedding=logits)
+
+
+def test_another_order_of_additions_is_refused(tmp_path: Path, student: Any) -> None:
+    """Additions are told apart by their order; a network that runs them in another than its graph gives an error."""
+    network = Summing().eval()
+    network.facts = student.network.facts
+    frames = [np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)]
+    settings = Settings(method="minmax", float_head=False)
+    simulated = simulate(network, frames, input_size=SIZE, target="cpu", settings=settings)
+    x = torch.zeros(1, 3, *SIZE)
+    assert simulated(x).logits.shape == (1, 16, *SIZE)
+    network.swapped = True
+    with pytest.raises(UserError, match=r"adds maps of 32 channels where its INT8 graph adds 16.*set qat: false"):
+        simulated(x)
+
+
+def test_roundings_of_another_network_are_refused(student: Any) -> None:
+    model, plain = placed(student, "cpu")
+    other = models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=3)
+    with pytest.raises(UserError, match=r"the INT8 graph has a layer 'net\..+' that the network lacks"):
+        SimulatedNetwork(other, Roundings.of(model, plain))
+
+
+def test_training_brings_back_what_rounding_lost(student: Any, tmp_path: Path) -> None:
+    """A few steps towards the float network's own logits, on the frames that it is measured on."""
+    settings = replace(Settings(method="minmax"), float_head=True)
+    network = models.build("smp", dict(student.parent.meta["model"]["options"]), num_classes=5)
+    network.load_state_dict(student.network.state_dict())
+    network.eval()
+    size = (128, 192)
+    simulated = simulate(network, student.frames, input_size=size, target="tensorrt", settings=settings)
+    batch = DeployGraph(student.network, input_size=size).to_input(torch.from_numpy(np.stack(student.frames)))
+    with torch.no_grad():
+        wanted = student.network(batch).logits
+    optimiser = torch.optim.Adam(simulated.parameters(), lr=2e-5)
+    for _ in range(20):
+        loss = (simulated(batch).logits - wanted).square().mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def lost(trained: SegNetwork, name: str) -> float:
+        """Squared error of the INT8 graph that is placed anew, as the pipeline does it."""
+        file = tmp_path / f"{name}.onnx"
+        frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
+        export(DeployGraph(trained, input_size=size), frame, file, inputs="frames", outputs="labels")
+        plain = graphs.load(str(file))
+        source, family = Source(plain, calibration.collect(file, student.frames), settings), FAMILIES["tensorrt"]
+        model = source.placing(family, family.simulated)(settings.kept(plain))
+        return float(np.mean((logits_of(model, plain.classifier.output[0], student.frames) - wanted.numpy()) ** 2))
+
+    assert lost(network, "after") < 0.95 * lost(student.network, "before")
