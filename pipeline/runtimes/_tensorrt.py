@@ -113,6 +113,8 @@ class TensorRTBase(Runtime):
             parser = trt.OnnxParser(network, self.logger)
             if not parser.parse_from_file(str(onnx_file)):
                 raise parser_failure(parser, lines, library=self.version)
+            if network.num_inputs == 0:  # what an empty file gives
+                raise UserError(f"{self.version} cannot parse it: it holds no graph with an input; make it again")
             asked = precisions(trt, network)
             if int8 and not any("int8" in counts for counts in asked.values()):
                 raise NoInt8Error(

@@ -65,9 +65,14 @@ def parser_failure(parser: Any, lines: Collection[str], *, library: str) -> User
                 f"{library} cannot parse it: {node_of(error)}: an operator that it does not have; "
                 f"take a network without it, or another convert.runtime ({what})"
             )
-    nodes = {error.node_name() for error in errors if hasattr(error, "node_name")}
-    nodes.update(name for text in lines for name in DUMPED.findall(text))
-    return BuildError(f"{library} cannot parse it: {what}", nodes=nodes - {""})
+    nodes = {error.node_name() for error in errors if hasattr(error, "node_name")} - {""}
+    logged = {name for text in lines for name in DUMPED.findall(text)} - nodes
+    at = f" at {', '.join(sorted(logged))}" if logged else ""
+    return BuildError(
+        f"{library} cannot parse it{at}: {what}; try another precision or, for INT8, the layer there among "
+        "quantize.float_layers",
+        nodes=nodes | logged,
+    )
 
 
 def node_of(error: Any) -> str:
