@@ -35,6 +35,8 @@ def main() -> None:
         how = artifact.load(folder, kind="engine", verify=False).meta["build"]
         for rung, reason in how.get("failed_rungs", {}).items():
             print(f"  built {how['rung']}, because {rung} failed: {reason}")
+        if "released" in how:
+            print(f"  in float: {', '.join(how['released'])}")
 
 
 if __name__ == "__main__":
