@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import artifact, params, runtimes
 from pipeline.errors import UserError, command
 from pipeline.evaluation.device import describe
+from pipeline.quantization.tensorrt_release import release
 
 
 @command
@@ -28,9 +29,14 @@ def main() -> None:
     if device != describe(runtime, name=name):
         raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it first")
     floats, int8 = artifact.load(args.onnx, kind="onnx"), artifact.load(args.int8, kind="int8")
-    built = runtimes.build_engines(runtime, floats, int8, args.out, name=name, options=options)
+    built = runtimes.build_engines(runtime, floats, int8, args.out, name=name, options=options, release=release)
     for folder in built.values():
         print(f"{folder}: {name} engine, {(folder / runtime.engine_file).stat().st_size / 1e6:.2f} MB")
+        how = artifact.load(folder, kind="engine", verify=False).meta["build"]
+        for rung, reason in how.get("failed_rungs", {}).items():
+            print(f"  built {how['rung']}, because {rung} failed: {reason}")
+        if "released" in how:
+            print(f"  in float: {', '.join(how['released'])}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from typing import Any
 from pipeline import artifact, plugins
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.runtimes._base import Engine, Runtime
+from pipeline.runtimes._base import Engine, Release, Runtime
 
-__all__ = ["Engine", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
+__all__ = ["Engine", "Release", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
 
 
 def available() -> list[str]:
@@ -54,13 +54,20 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
 
 
 def build_engines(
-    runtime: Runtime, floats: Artifact, int8: Artifact, out: Path, *, name: str, options: dict[str, Any]
+    runtime: Runtime,
+    floats: Artifact,
+    int8: Artifact,
+    out: Path,
+    *,
+    name: str,
+    options: dict[str, Any],
+    release: Release | None = None,
 ) -> dict[str, Path]:
     """Engines of a student in fp32, fp16 and int8, below a folder; returns where each lies.
 
     Args:
         floats, int8: ONNX artifacts.
-        name, options: see :func:`build_engine`.
+        name, options, release: see :func:`build_engine`.
     """
     sources = {
         "fp32": (floats, "fp32.onnx"),
@@ -69,22 +76,36 @@ def build_engines(
     }
     for precision, (source, file) in sources.items():
         meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
-        build_engine(runtime, source.file(file), out / precision, name=name, options=options, meta=meta)
+        build_engine(
+            runtime, source.file(file), out / precision, name=name, options=options, meta=meta, release=release
+        )
     return {precision: out / precision for precision in sources}
 
 
 def build_engine(
-    runtime: Runtime, onnx_file: Path, out: Path, *, name: str, options: dict[str, Any], meta: dict[str, Any]
+    runtime: Runtime,
+    onnx_file: Path,
+    out: Path,
+    *,
+    name: str,
+    options: dict[str, Any],
+    meta: dict[str, Any],
+    release: Release | None = None,
 ) -> None:
     """Build an engine artifact: the engine file, and beside it every fact about it.
 
     Args:
         name, options: key and options of the runtime plugin; recorded so that the engine is loaded as it was built.
         meta: facts of the deploy graph, ``precision`` and ``parents``.
+        release: takes Q/DQ from layers that an INT8 engine cannot be built with; None on a device.
 
     Raises:
         UserError: the runtime cannot build it; nothing is left behind.
     """
     facts = {**meta, "runtime": name, "runtime_options": options, "fingerprint": runtime.fingerprint()}
     with artifact.create(out, kind="engine", meta=facts) as folder:
-        facts["build"] = runtime.build(onnx_file, folder / runtime.engine_file)
+        target = folder / runtime.engine_file
+        if meta.get("precision") == "int8":
+            facts["build"] = runtime.build_int8(onnx_file, target, release=release)
+        else:
+            facts["build"] = runtime.build(onnx_file, target)

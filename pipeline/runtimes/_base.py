@@ -8,8 +8,9 @@ runtime, nothing else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,6 +43,20 @@ def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
         raise UserError(f"frames are {frames.shape} {frames.dtype}; this engine takes {shape} uint8; resize them")
 
 
+class Release(Protocol):
+    """Writes an INT8 file without the Q/DQ of some nodes; needs the onnx package, so a device has none.
+
+    Args:
+        source, target: ONNX files.
+        nodes: names of layers, or of Q/DQ nodes, which stand for the layers that read them.
+
+    Returns:
+        the layers that lost their Q/DQ, sorted; none: no file is written.
+    """
+
+    def __call__(self, source: Path, target: Path, *, nodes: Collection[str]) -> list[str]: ...
+
+
 class Runtime(ABC):
     """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml."""
 
@@ -57,6 +72,14 @@ class Runtime(ABC):
     @abstractmethod
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
         """Write an engine for this machine; returns how it was built. Raises UserError with the failing node."""
+
+    def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
+        """:meth:`build` for the INT8 file; a runtime may try less of INT8 where all of it fails, and says so.
+
+        Args:
+            release: takes the Q/DQ of layers away; None where the onnx package is missing.
+        """
+        return self.build(onnx_file, engine_file)
 
     @abstractmethod
     def load(self, engine_file: Path) -> Engine:

@@ -1,24 +1,36 @@
 """One builder and one engine for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
 
 Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names
-that exist in 10.3 and in 11.4 are used.
+that exist in 10.3 and in 11.4 are used; the one exception, weak typing, is asked for first.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import Engine, Runtime, check_frames
+from pipeline.runtimes import _cuda, _tensorrt_profile
+from pipeline.runtimes._base import Engine, Release, Runtime, check_frames
+from pipeline.runtimes._tensorrt_errors import BuildError, named_nodes, parser_failure, readable
+from pipeline.runtimes._tensorrt_ladder import Built, NoInt8Error, climb
+from pipeline.runtimes._tensorrt_layers import data_types, inspected, layer_names, precisions, titles
+from pipeline.runtimes._tensorrt_log import collecting, logger_of
 
 MIB = 1 << 20
+#: Of ``builder_optimization_level``.
+HIGHEST_LEVEL = 5
+#: What the inspector tells of each layer, beside the plan.
+LAYERS = "layers.json"
 
 
 def import_library(name: str, package: str) -> ModuleType:
@@ -31,95 +43,157 @@ def import_library(name: str, package: str) -> ModuleType:
         ) from error
 
 
-def node_of(error: Any) -> str:
-    """The node that a parser error is about, by index and, where the library tells it, by name and operator."""
-    known = [getattr(error, key)() for key in ("node_name", "node_operator") if hasattr(error, key)]
-    return f"node {error.node()}" + (f" ({', '.join(known)})" if any(known) else "")
-
-
-def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
-    """In what precision the layers with weights were asked for: operator -> precision -> how many.
-
-    A strongly typed network is built as it stands. INT8 is a layer whose both operands come out of a DequantizeLinear:
-    that is the pattern which the builder fuses.
-    """
-    weighted = {
-        trt.LayerType.CONVOLUTION: "convolution",
-        trt.LayerType.DECONVOLUTION: "deconvolution",
-        trt.LayerType.MATRIX_MULTIPLY: "matrix product",
-    }
-    names = {trt.DataType.HALF: "float16", trt.DataType.FLOAT: "float32"}
-    dequantised = set()
-    found: dict[str, dict[str, int]] = {}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        output = layer.get_output(0)
-        if layer.type == trt.LayerType.DEQUANTIZE:
-            dequantised.add(output.name)
-        if layer.type not in weighted:
-            continue
-        operands = [layer.get_input(place).name for place in range(min(2, layer.num_inputs)) if layer.get_input(place)]
-        int8 = len(operands) == 2 and dequantised.issuperset(operands)
-        precision = "int8" if int8 else names.get(output.dtype, str(output.dtype))
-        counts = found.setdefault(weighted[layer.type], {})
-        counts[precision] = counts.get(precision, 0) + 1
-    return found
+def network_flags(trt: ModuleType, *, strongly_typed: bool) -> int:
+    """Flags of a new network. Weak typing is TensorRT 10's, whose networks want their batch explicit."""
+    flags = trt.NetworkDefinitionCreationFlag
+    if strongly_typed:
+        return 1 << int(flags.STRONGLY_TYPED)
+    return 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
 
 
 class TensorRTBase(Runtime):
-    """What both libraries share; a plugin names the library and how a target without a GPU is set."""
+    """What both libraries share; a plugin names the library and sets what is special to it."""
 
     int8_variant = "int8_tensorrt"
     engine_file = "engine.plan"
     library: str
     package: str
 
-    def __init__(self, *, workspace_mib: int = 1024, optimization_level: int = 3) -> None:
+    def __init__(
+        self, *, workspace_mib: int = 1024, optimization_level: int = 3, batch: Sequence[int] | None = None
+    ) -> None:
         self.trt = import_library(self.library, self.package)
+        self.where = f"convert.{self.library}"
+        if workspace_mib < 1:
+            raise UserError(f"{self.where}.workspace_mib: got {workspace_mib}; at least 1")
+        if not 0 <= optimization_level <= HIGHEST_LEVEL:
+            raise UserError(f"{self.where}.optimization_level: got {optimization_level}; allowed: 0 to {HIGHEST_LEVEL}")
         self.workspace_mib = workspace_mib
         self.optimization_level = optimization_level
-        self.logger = self.trt.Logger(self.trt.Logger.ERROR)
+        self.batch = _tensorrt_profile.checked(batch, where=self.where)
+        self.logger = logger_of(self.trt)
+
+    @property
+    def version(self) -> str:
+        return f"{self.library} {self.trt.__version__}"
 
     def fingerprint(self) -> dict[str, Any]:
         return {self.library: self.trt.__version__, **(_cuda.device() or {})}
 
-    def configure(self, config: Any) -> dict[str, Any]:
+    def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
         """Set what is special to a library; returns facts for meta.json."""
         return {}
 
+    def finished(self, config: Any) -> None:
+        """Called after each build that succeeded."""
+
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
+        with self._naming(onnx_file):
+            built = self._attempt(onnx_file, strongly_typed=True)
+        return self._write(built, engine_file)
+
+    def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
+        """Climb the ladder of :mod:`pipeline.runtimes._tensorrt_ladder`; never an engine without an INT8 layer."""
+        weakly = None if hasattr(self.trt.BuilderFlag, "INT8") else f"{self.version} has strongly typed networks only"
+        with self._naming(onnx_file):
+            built = climb(onnx_file, partial(self._attempt, int8=True), release=release, weakly=weakly)
+        return self._write(built, engine_file)
+
+    def _attempt(self, onnx_file: Path, *, strongly_typed: bool, int8: bool = False) -> Built:
+        """Parse and build a file once.
+
+        Args:
+            strongly_typed: types as they stand in the file; else what TensorRT 10 chooses within INT8 and float16.
+            int8: refuse a network without an INT8 layer.
+        """
         trt = self.trt
-        builder = trt.Builder(self.logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, self.logger)
-        if not parser.parse_from_file(str(onnx_file)):
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            what = "; ".join(f"{node_of(error)}: {error.desc().strip()}" for error in errors)
-            raise UserError(f"{onnx_file}: {self.library} {trt.__version__} cannot parse it: {what}")
-        config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
-        config.builder_optimization_level = self.optimization_level
-        facts = self.configure(config)
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
+        with collecting(self.logger) as lines:
+            builder = self._builder(lines)
+            network = builder.create_network(network_flags(trt, strongly_typed=strongly_typed))
+            parser = trt.OnnxParser(network, self.logger)
+            if not parser.parse_from_file(str(onnx_file)):
+                raise parser_failure(parser, lines, library=self.version)
+            if network.num_inputs == 0:  # what an empty file gives
+                raise UserError(f"{self.version} cannot parse it: it holds no graph with an input; make it again")
+            asked = precisions(trt, network)
+            if int8 and not any("int8" in counts for counts in asked.values()):
+                raise NoInt8Error(
+                    f"{self.version} sees no INT8 layer in it; keep fewer quantize.float_layers, or use fp16"
+                )
+            config = builder.create_builder_config()
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
+            config.builder_optimization_level = self.optimization_level
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+            if not strongly_typed:
+                config.set_flag(trt.BuilderFlag.INT8)
+                config.set_flag(trt.BuilderFlag.FP16)
+            shapes = _tensorrt_profile.shapes(network, self.batch, where=self.where)
+            facts = {
+                "strongly_typed": strongly_typed,
+                "layers": network.num_layers,
+                "precisions": asked,
+                **_tensorrt_profile.add(builder, config, shapes),
+                **self.configure(builder, config, network),
+            }
+            plan = builder.build_serialized_network(network, config)
+            if plan is None:
+                raise self._build_failure(network, lines)
+            self.finished(config)
+        return Built(plan, facts)
+
+    def _builder(self, lines: Collection[str]) -> Any:
+        try:
+            return self.trt.Builder(self.logger)
+        except TypeError as error:  # how the bindings say that the library gave none
             raise UserError(
-                f"{onnx_file}: {self.library} {trt.__version__} could not build it; its log above names the layer. "
-                "Try a larger workspace_mib, or another precision"
-            )
-        engine_file.write_bytes(memoryview(plan))
-        return {
-            "strongly_typed": True,
-            "layers": network.num_layers,
-            "precisions": precisions(trt, network),
-            **facts,
-        }
+                f"{self.version} cannot start a builder here: {readable(lines) or error}; it needs an NVIDIA GPU and a "
+                "driver that fits its CUDA version"
+            ) from error
+
+    def _build_failure(self, network: Any, lines: Collection[str]) -> BuildError:
+        what = readable(lines) or "its log is empty"
+        nodes = frozenset(named_nodes(what, layer_names(self.trt, network)))
+        quantised = titles(network, nodes)
+        advice = [f"a larger {self.where}.workspace_mib (now {self.workspace_mib})"]
+        if quantised:
+            advice.append(f"quantize.float_layers: [{', '.join(quantised)}]")
+        where = f" at {', '.join(sorted(nodes))}" if nodes else ""
+        return BuildError(
+            f"{self.version} could not build it{where}: {what}; try {', '.join(advice)}, or another precision",
+            nodes=nodes,
+        )
+
+    @contextmanager
+    def _naming(self, onnx_file: Path) -> Iterator[None]:
+        """Put the file's name before every error."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{onnx_file}: {error}") from error
+
+    def _write(self, built: Built, engine_file: Path) -> dict[str, Any]:
+        """Write the plan and, where a GPU lets us look into it, what became of each layer."""
+        engine_file.write_bytes(memoryview(built.plan))
+        if _cuda.device() is None:
+            return built.facts
+        with collecting(self.logger):
+            engine = self.new_runtime().deserialize_cuda_engine(memoryview(built.plan))
+            if engine is None:  # built for another GPU
+                return built.facts
+            information = inspected(self.trt, engine)
+        artifact.write_text(engine_file.with_name(LAYERS), information)
+        return {**built.facts, "data_types": data_types(information)}
+
+    def new_runtime(self) -> Any:
+        """What deserialises engines."""
+        return self.trt.Runtime(self.logger)
 
     def load(self, engine_file: Path) -> Engine:
         if _cuda.device() is None:
             raise UserError(
                 f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none"
             )
-        engine = self.trt.Runtime(self.logger).deserialize_cuda_engine(engine_file.read_bytes())
+        engine = self.new_runtime().deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
             raise UserError(
                 f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.runtimes import _timing_cache
 from pipeline.runtimes._tensorrt import TensorRTBase
 
 
@@ -11,7 +16,63 @@ class TensorRT(TensorRTBase):
     Args:
         workspace_mib: memory that tactics may use.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
+        timing_cache: folder that keeps what was measured while kernels were chosen; null is off.
+        dla_core: core of the Deep Learning Accelerator; what it cannot run is left to the GPU. null is the GPU alone.
     """
 
     library = "tensorrt"
     package = "tensorrt (on Jetson: the apt package python3-libnvinfer)"
+
+    def __init__(
+        self,
+        *,
+        workspace_mib: int = 1024,
+        optimization_level: int = 3,
+        batch: list[int] | None = None,
+        timing_cache: str | None = None,
+        dla_core: int | None = None,
+    ) -> None:
+        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level, batch=batch)
+        self.timing_cache = timing_cache
+        self.dla_core = dla_core
+        self.cache_file: Path | None = None
+
+    def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        if self.dla_core is not None:
+            facts["dla"] = self._use_dla(self.dla_core, builder, config, network)
+        if self.timing_cache is not None:
+            timed = {
+                **self.fingerprint(),
+                "builder_flags": int(config.flags),
+                "optimization_level": self.optimization_level,
+                "workspace_mib": self.workspace_mib,
+                "dla_core": self.dla_core,
+            }
+            self.cache_file = _timing_cache.place(Path(self.timing_cache), timed)
+            facts["timing_cache"] = _timing_cache.attach(config, self.cache_file)
+        return facts
+
+    def finished(self, config: Any) -> None:
+        if self.cache_file is not None:
+            _timing_cache.keep(config, self.cache_file)
+
+    def new_runtime(self) -> Any:
+        runtime = super().new_runtime()
+        if self.dla_core is not None:
+            runtime.DLA_core = self.dla_core
+        return runtime
+
+    def _use_dla(self, core: int, builder: Any, config: Any, network: Any) -> dict[str, int]:
+        """Put on a DLA core what it can run; returns the core and how many layers that are."""
+        trt = self.trt
+        cores = builder.num_DLA_cores if hasattr(trt.DeviceType, "DLA") else 0
+        if not 0 <= core < cores:
+            allowed = f"allowed: 0 to {cores - 1}" if cores else "there is none for this library here; set it to null"
+            raise UserError(f"{self.where}.dla_core: got {core}; {allowed}")
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        return {"core": core, "layers": sum(config.can_run_on_DLA(layer) for layer in layers)}

@@ -17,6 +17,7 @@ class TensorRTRTX(TensorRTBase):
     Args:
         workspace_mib: memory that tactics may use.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
         compute_capabilities: targets such as ``[SM86, SM89]``; null is this machine's GPU.
     """
 
@@ -24,9 +25,14 @@ class TensorRTRTX(TensorRTBase):
     package = "tensorrt-rtx"
 
     def __init__(
-        self, *, workspace_mib: int = 1024, optimization_level: int = 3, compute_capabilities: list[str] | None = None
+        self,
+        *,
+        workspace_mib: int = 1024,
+        optimization_level: int = 3,
+        batch: list[int] | None = None,
+        compute_capabilities: list[str] | None = None,
     ) -> None:
-        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level)
+        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level, batch=batch)
         known = [name for name in dir(self.trt.ComputeCapability) if name.startswith("SM")]
         for name in compute_capabilities or []:
             if name not in known:
@@ -45,7 +51,7 @@ class TensorRTRTX(TensorRTBase):
             raise UserError(f"{engine_file} was built for {', '.join(self.compute_capabilities)}; this GPU is {here}")
         return super().load(engine_file)
 
-    def configure(self, config: Any) -> dict[str, Any]:
+    def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
         targets = self.compute_capabilities
         if not targets:
             return {}

@@ -1,4 +1,4 @@
-"""Engines of the shared student, and a silent ONNX Runtime session to compare with."""
+"""Engines of the shared student, a small deploy graph, and a silent ONNX Runtime session to compare with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import runtimes
+from pipeline.quantization import graph as graphs
+from pipeline.quantization import tensorrt
 
 META = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "input", "output")
 
@@ -43,3 +48,47 @@ def plain_run() -> Callable[..., Any]:
         return session.run(None, {"frames": frames})[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_deploy() -> Callable[..., onnx.ModelProto]:
+    """``small_deploy(batch=1, height=16)`` is a deploy graph of three convolutions; text leaves a size open."""
+
+    def make(*, batch: int | str = 1, height: int | str = 16) -> onnx.ModelProto:
+        rng = np.random.default_rng(0)
+        weights = {"a": (16, 3, 3, 3), "b": (16, 16, 3, 3), "c": (16, 16, 3, 3)}
+        constants = [
+            numpy_helper.from_array(0.1 * rng.standard_normal(shape, np.float32), f"network.net.{name}.weight")
+            for name, shape in weights.items()
+        ]
+        nodes = [
+            helper.make_node("Cast", ["frames"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["pixels"], ["planes"], name="transpose", perm=[0, 3, 1, 2]),
+        ]
+        source = "planes"
+        for name in weights:
+            weight = f"network.net.{name}.weight"
+            nodes.append(helper.make_node("Conv", [source, weight], [name], name=f"node_{name}", pads=[1] * 4))
+            nodes.append(helper.make_node("Relu", [name], [source := f"{name}_relu"], name=f"relu_{name}"))
+        nodes[-1] = helper.make_node("ArgMax", ["c"], ["ids"], name="argmax", axis=1, keepdims=0)
+        nodes.append(helper.make_node("Cast", ["ids"], ["labels"], name="to_labels", to=TensorProto.UINT8))
+        frames = helper.make_tensor_value_info("frames", TensorProto.UINT8, [batch, height, 16, 3])
+        labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, [batch, height, 16])
+        graph = helper.make_graph(nodes, "deploy", [frames], [labels], constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_files(small_deploy: Callable[..., onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with fp32.onnx (the small deploy graph), int8.onnx (all three convolutions) and no_int8.onnx."""
+    folder = tmp_path_factory.mktemp("small")
+    onnx.save(small_deploy(), folder / "fp32.onnx")
+    graph = graphs.load(str(folder / "fp32.onnx"))
+    ranges = {"planes": (0.0, 255.0), "a_relu": (0.0, 300.0), "b_relu": (0.0, 300.0)}
+    onnx.save(tensorrt.place(graph, ranges), folder / "int8.onnx")
+    onnx.save(tensorrt.place(graph, ranges, float_nodes=["node_a", "node_b", "node_c"]), folder / "no_int8.onnx")
+    return folder

@@ -21,7 +21,7 @@ from pipeline.export.onnx_file import export
 from pipeline.quantization import calibration, tensorrt
 from pipeline.quantization.ranges import choose_all
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._tensorrt import node_of
+from pipeline.runtimes._tensorrt_errors import node_of
 
 OPTIONS = {"compute_capabilities": ["SM86"], "workspace_mib": 256}
 SOURCES = {"fp32": ("onnx", "fp32.onnx"), "fp16": ("onnx", "fp16.onnx"), "int8": ("int8", "int8_tensorrt.onnx")}

@@ -1,0 +1,98 @@
+"""Taking Q/DQ away again from layers of a TensorRT INT8 file that a builder fails on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pipeline.quantization.graph import OURS, WEIGHTED, Graph
+
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+
+
+def release(source: Path, target: Path, *, nodes: Collection[str]) -> list[str]:
+    """Write an INT8 file in which some layers are in float: as ``float_nodes`` would have placed it, weights rounded.
+
+    A released layer reads what was there before the pair, and its weight as the int8 values dequantised to the type of
+    their scales (float16, or float32 in a file without float16). Q/DQ that nobody reads any more are dropped.
+
+    Args:
+        source, target: ONNX files; ``target`` is written only when a layer was released.
+        nodes: names of layers, or of Q/DQ nodes, which stand for the layers that read them. Others are passed over.
+
+    Returns:
+        what the layers are called in ``quantize.float_layers`` (those without a weight: their node), sorted.
+    """
+    graph = Graph(onnx.load(source))
+    wanted, readers = set(nodes), graph.consumers  # as they are before the first input is renamed
+    for node in graph.nodes:  # what is named as Q/DQ stands for its readers; a Q comes before its DQ
+        if node.name in wanted and node.op_type in PAIR:
+            wanted.update(reader.name for name in node.output for reader in readers[name])
+    freed = []
+    weights: dict[str, onnx.TensorProto] = {}
+    for node in graph.nodes:
+        if node.name in wanted and node.op_type not in PAIR and (title := _free(graph, node, weights)):
+            freed.append(title)
+    if freed:
+        graph.model.graph.initializer.extend(weights.values())
+        _drop_unused(graph.model)
+        onnx.checker.check_model(graph.model)
+        onnx.save(graph.model, target)
+    return sorted(freed)
+
+
+def _free(graph: Graph, node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
+    """Let a node read in float what it read dequantised; returns its title, None when it read nothing so."""
+    title = None
+    for index, name in enumerate(node.input):
+        dequantize = graph.producers.get(name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        title = title or node.name
+        values = dequantize.input[0]
+        if values in graph.initializers:
+            plain = name.removesuffix("_dq")
+            if plain not in weights:
+                weights[plain] = numpy_helper.from_array(_dequantized(graph, dequantize), plain)
+            node.input[index] = plain
+            if node.op_type in WEIGHTED and plain.endswith(".weight") and len(graph.consumers[name]) == 1:
+                title = plain.removeprefix(OURS).removesuffix(".weight")
+        else:
+            node.input[index] = graph.producers[values].input[0]
+    return title
+
+
+def _dequantized(graph: Graph, node: onnx.NodeProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """The constant that a DequantizeLinear gives, in the type of its scales."""
+    values, scale, zero = (numpy_helper.to_array(graph.initializers[name]) for name in node.input)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    shape = [1] * values.ndim
+    if scale.ndim:
+        shape[axis] = -1
+    real = (values.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.astype(np.float32).reshape(
+        shape
+    )
+    return np.asarray(real.astype(scale.dtype))
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Remove Q/DQ, constants and types of tensors that nobody reads."""
+    graph = model.graph
+    outputs = {tensor.name for tensor in graph.output}
+    kept: list[onnx.NodeProto] = []
+    read = set(outputs)
+    for node in reversed(graph.node):
+        if node.op_type not in PAIR or not read.isdisjoint(node.output):
+            kept.append(node)
+            read.update(node.input)
+    constants = [tensor for tensor in graph.initializer if tensor.name in read]
+    made = {name for node in kept for name in node.output}
+    types = [value for value in graph.value_info if value.name in made]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(constants)
+    graph.value_info.extend(types)

@@ -1,0 +1,64 @@
+"""What TensorRT measured while it chose kernels, kept for the next build: quicker, and the same choice again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def place(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """The file for these facts: a cache holds for one version, one GPU and one set of flags only.
+
+    Args:
+        facts: version, GPU, compute capability and every flag that changes what is timed.
+    """
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
+    return folder / f"{digest[:16]}.cache"
+
+
+def attach(config: Any, file: Path) -> str:
+    """Give the builder the cache of a file, or an empty one; returns ``read``, ``new`` or ``replaced``.
+
+    A file that is damaged or of another device is left aside with a warning: :func:`keep` will replace it.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise UserError(f"{file}: the timing cache cannot be read ({error.strerror}); name another folder") from error
+    if content:
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):  # False: not one of another device
+            return "read"
+        logger.warning("%s: the timing cache is damaged or of another device; it is replaced", file)
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return "replaced" if content else "new"
+
+
+def keep(config: Any, file: Path) -> None:
+    """Write the builder's cache under a temporary name, then rename it: the file is old or new, never half."""
+    scratch = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(memoryview(config.get_timing_cache().serialize()))
+        Path(scratch).replace(file)
+    except OSError as error:
+        raise UserError(
+            f"{file}: the timing cache cannot be written ({error.strerror}); free the place or name another folder"
+        ) from error
+    finally:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
