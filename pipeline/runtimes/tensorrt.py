@@ -11,6 +11,7 @@ class TensorRT(TensorRTBase):
     Args:
         workspace_mib: memory that tactics may use.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        cuda_graph: launch all kernels of a frame with one call, where the engine can be captured.
     """
 
     library = "tensorrt"
