@@ -97,7 +97,7 @@ def test_tegrastats_is_asked_for_one_line_and_ended(tmp_path: Path, programs: An
     programs(
         tegrastats=f"import os, sys, time\nopen({str(mark)!r}, 'w').write(f'{{os.getpid()}} {{sys.argv[1:]}}')\n"
         f"line = {JETPACK_6 + chr(10)!r}\n"
-        "for half in (line[:90], line[90:], line, line):\n"
+        "for half in (line[:90], line[90:]):\n"
         "    sys.stdout.write(half); sys.stdout.flush(); time.sleep(0.05)\n"
         "time.sleep(60)"
     )

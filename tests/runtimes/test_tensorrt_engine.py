@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 import logging
+import re
 import sys
 import threading
 from collections import Counter
@@ -558,3 +560,24 @@ def test_what_is_no_deploy_graph_is_refused(cuda: HostCuda, tensors: Any, messag
     with pytest.raises(UserError, match=f"not a deploy graph: .*{message}"):
         TensorRTEngine(TRT, HalvingEngine(cuda, tensors))
     assert cuda.held == 0
+
+
+def test_the_library_has_every_name_that_is_used() -> None:
+    """Of TensorRT-RTX, which is installed everywhere; TensorRT has the same but for the graphs of its own."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    source = Path(inspect.getsourcefile(TensorRTEngine) or "").read_text(encoding="utf-8")
+    used = {
+        owner: set(re.findall(rf"\b{prefix}\.(\w+(?:\.[A-Z]\w+)?)", source))
+        for owner, prefix in (("engine", "engine"), ("context", r"context"), ("trt", r"trt"), ("config", "config"))
+    }
+    assert {"get_tensor_profile_shape", "create_runtime_config"} <= used["engine"]
+    assert {"set_input_shape", "execute_async_v3"} <= used["context"]
+    assert {"CudaGraphStrategy.WHOLE_GRAPH_CAPTURE", "DataType.UINT8", "TensorIOMode.INPUT"} <= used["trt"]
+    owners = {"engine": trt.ICudaEngine, "context": trt.IExecutionContext, "trt": trt, "config": trt.IRuntimeConfig}
+    lacking = [
+        f"{owner}.{name}"
+        for owner, names in used.items()
+        for name in names
+        if functools.reduce(lambda found, part: getattr(found, part, None), name.split("."), owners[owner]) is None
+    ]
+    assert not lacking
