@@ -4,7 +4,7 @@
     python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
     python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/losses/kd.json
 
-With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the stages that the pipeline runs.
+With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the pipeline's own stages.
 
 Accuracy is that of the engine on val, against the float engine. The TensorRT file is simulated: ONNX Runtime runs it
 in float32 with its Q/DQ nodes, so its numbers are right and its latency says nothing. Latencies are taken in turns.

@@ -1,8 +1,8 @@
 """Under what conditions a measurement ran: clocks, temperatures, power and load, as far as this machine tells them.
 
 Everything here is best effort and read-only: what cannot be read is left out, nothing is set. Linux tells the CPU's
-part in /sys and /proc, on a Jetson also that of its GPU; NVIDIA cards are asked through NVML when its Python package
-is installed.
+part in /sys and /proc; a Jetson is asked for more (see :mod:`pipeline.evaluation.jetson`), NVIDIA cards through NVML
+when its Python package is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation import jetson
+
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:
     """What can be read now.
@@ -23,20 +25,22 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
 
     Returns:
         any of ``cpu_mhz`` (median over the cores), ``governor``, ``temperatures_c`` (by zone), ``gpu_mhz`` (of a
-        Jetson), ``load`` (mean number of runnable processes over a minute), ``gpus`` (see :func:`cards`).
+        Jetson), ``load`` (mean number of runnable processes over a minute), ``gpus`` (see :func:`cards`), ``jetson``
+        (see :func:`pipeline.evaluation.jetson.read`).
     """
     clocks = sorted(_numbers(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", 1e3).values())
-    governors = {_text(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    governors = {jetson.text(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
     found: dict[str, Any] = {
         "cpu_mhz": clocks[len(clocks) // 2] if clocks else None,
         "governor": ", ".join(sorted(filter(None, governors))),
         "temperatures_c": {
-            _text(root / path / "type") or Path(path).name: value
+            jetson.text(root / path / "type") or Path(path).name: value
             for path, value in _numbers(root, "sys/class/thermal/thermal_zone*/temp", 1e3).items()
         },
-        "gpu_mhz": next(iter(_numbers(root, "sys/class/devfreq/*gpu*/cur_freq", 1e6).values()), None),
+        "gpu_mhz": jetson.gpu_clock(root, "cur_freq"),
         "load": _load(root),
         "gpus": cards(),
+        "jetson": jetson.read(root),
     }
     return {key: value for key, value in found.items() if value not in (None, "", {}, [])}
 
@@ -70,19 +74,12 @@ def cards() -> list[dict[str, Any]]:
     return found
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def _numbers(root: Path, pattern: str, divisor: float) -> dict[str, float]:
     """Numbers in the files that match, by the folder that holds them; what is no number is left out."""
     found = {}
     for file in sorted(root.glob(pattern)):
         try:
-            found[str(file.parent.relative_to(root))] = round(float(_text(file)) / divisor, 1)
+            found[str(file.parent.relative_to(root))] = round(float(jetson.text(file)) / divisor, 1)
         except ValueError:
             continue
     return found
@@ -90,6 +87,6 @@ def _numbers(root: Path, pattern: str, divisor: float) -> dict[str, float]:
 
 def _load(root: Path) -> float | None:
     try:
-        return float(_text(root / "proc/loadavg").split()[0]) if os.name == "posix" else None
+        return float(jetson.text(root / "proc/loadavg").split()[0]) if os.name == "posix" else None
     except (IndexError, ValueError):
         return None

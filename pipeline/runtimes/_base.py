@@ -24,10 +24,12 @@ class Engine(ABC):
     Attributes:
         input_size: (height, width) of the frames it takes.
         output_size: (height, width) of the label maps it gives.
+        device_ms: how long the last run took on the GPU, without copies; None for an engine that cannot tell.
     """
 
     input_size: tuple[int, int]
     output_size: tuple[int, int]
+    device_ms: float | None = None
 
     @abstractmethod
     def run(self, frames: Array) -> Array:

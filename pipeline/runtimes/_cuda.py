@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import sys
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import UserError
+from pipeline.frames import Array
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 ATTRIBUTE_CC_MAJOR, ATTRIBUTE_CC_MINOR = 75, 76
+#: cudaStreamCaptureModeThreadLocal: what other threads do meanwhile, an allocation say, does not break a capture.
+CAPTURE_THREAD_LOCAL = 1
+#: cudaEventRecordExternal: inside a capture, the event is recorded by every launch of the graph.
+RECORD_IN_GRAPH = 1
 
 
 @lru_cache(maxsize=1)
 def runtime() -> ctypes.CDLL:
-    """libcudart. Raises UserError when there is none."""
-    for name in (ctypes.util.find_library("cudart"), "libcudart.so.13", "libcudart.so.12", "libcudart.so"):
+    """libcudart of the system, else of a pip package. Raises UserError when there is none."""
+    system = (ctypes.util.find_library("cudart"), "libcudart.so.13", "libcudart.so.12", "libcudart.so")
+    for name in (*system, *packaged()):
         try:
             if name:
                 return ctypes.CDLL(name)
         except OSError:
             continue
     raise UserError("libcudart was not found; install the CUDA runtime, or choose convert.runtime: onnxruntime")
+
+
+def packaged() -> list[str]:
+    """libcudart of NVIDIA's pip packages, newest first: nvidia/cu13/lib (CUDA 13), nvidia/cuda_runtime/lib (12)."""
+    found = [file for folder in sys.path for file in Path(folder).glob("nvidia/*/lib/libcudart.so.*")]
+    return [str(file) for file in sorted(found, key=lambda file: file.name, reverse=True)]
 
 
 def device() -> dict[str, Any] | None:
@@ -46,11 +63,13 @@ def device() -> dict[str, Any] | None:
 
 
 def check(status: int, what: str) -> None:
-    """Raise UserError for a CUDA status that is not success."""
+    """Raise UserError for a CUDA status that is not success; the next call starts without it."""
     if status != 0:
         text = runtime().cudaGetErrorString
         text.restype = ctypes.c_char_p
-        raise UserError(f"CUDA: {what} failed: {text(status).decode()} (error {status})")
+        message = text(status).decode()
+        runtime().cudaGetLastError()  # the library remembers the error, and others would take it for theirs
+        raise UserError(f"CUDA: {what} failed: {message} (error {status})")
 
 
 class Buffer:
@@ -65,16 +84,37 @@ class Buffer:
     def address(self) -> int:
         return int(self.pointer.value or 0)
 
-    def copy(self, host: int, direction: int, stream: Stream) -> None:
-        """Enqueue a copy between this buffer and the host address."""
-        source, target = (host, self.address) if direction == HOST_TO_DEVICE else (self.address, host)
+    def copy(self, host: Pinned, *, nbytes: int, direction: int, stream: Stream) -> None:
+        """Enqueue a copy of the first ``nbytes`` between this buffer and page-locked memory."""
+        source, target = (host.address, self.address) if direction == HOST_TO_DEVICE else (self.address, host.address)
         status = runtime().cudaMemcpyAsync(
-            ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(self.nbytes), direction, stream.handle
+            ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(nbytes), direction, stream.handle
         )
         check(status, "copying")
 
     def free(self) -> None:
         runtime().cudaFree(self.pointer)
+
+
+class Pinned:
+    """Page-locked host memory: the GPU copies to and from it directly, without a detour and without waiting.
+
+    Attributes:
+        array: the bytes, (nbytes,) uint8; not to be used after :meth:`free`.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.pointer = ctypes.c_void_p()
+        status = runtime().cudaHostAlloc(ctypes.byref(self.pointer), ctypes.c_size_t(nbytes), ctypes.c_uint(0))
+        check(status, f"allocating {nbytes} bytes of page-locked memory")
+        self.array: Array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
+
+    @property
+    def address(self) -> int:
+        return int(self.pointer.value or 0)
+
+    def free(self) -> None:
+        runtime().cudaFreeHost(self.pointer)
 
 
 class Stream:
@@ -87,5 +127,67 @@ class Stream:
     def wait(self) -> None:
         check(runtime().cudaStreamSynchronize(self.handle), "waiting for the stream")
 
+    def settle(self) -> None:
+        """Wait whatever became of the work: the memory that it uses is about to go."""
+        runtime().cudaStreamSynchronize(self.handle)
+
     def free(self) -> None:
         runtime().cudaStreamDestroy(self.handle)
+
+
+class Event:
+    """A place in a stream, with the time at which the GPU came there."""
+
+    def __init__(self) -> None:
+        self.handle = ctypes.c_void_p()
+        check(runtime().cudaEventCreate(ctypes.byref(self.handle)), "creating an event")
+
+    def record(self, stream: Stream, *, captured: bool) -> None:
+        """Enqueue it; ``captured``: the stream is being captured, and every launch of the graph shall record it."""
+        flags = ctypes.c_uint(RECORD_IN_GRAPH if captured else 0)
+        check(runtime().cudaEventRecordWithFlags(self.handle, stream.handle, flags), "recording an event")
+
+    def milliseconds_since(self, start: Event) -> float:
+        """Time on the GPU between two events that have both happened."""
+        elapsed = ctypes.c_float()
+        status = runtime().cudaEventElapsedTime(ctypes.byref(elapsed), start.handle, self.handle)
+        check(status, "reading the time between two events")
+        return float(elapsed.value)
+
+    def free(self) -> None:
+        runtime().cudaEventDestroy(self.handle)
+
+
+class Graph:
+    """Work that is captured from a stream once and then launched as a whole, with one call for all kernels.
+
+    Args:
+        stream: where the work is enqueued; nothing runs while it is captured.
+        enqueue: enqueues it.
+
+    Raises:
+        UserError: something in it cannot be captured; the stream is as it was.
+    """
+
+    def __init__(self, stream: Stream, *, enqueue: Callable[[], None]) -> None:
+        self.handle = ctypes.c_void_p()
+        captured = ctypes.c_void_p()
+        check(runtime().cudaStreamBeginCapture(stream.handle, CAPTURE_THREAD_LOCAL), "beginning a capture")
+        try:
+            try:
+                enqueue()
+            finally:  # a capture is ended whatever happened in it, else the stream stays unusable
+                status = runtime().cudaStreamEndCapture(stream.handle, ctypes.byref(captured))
+            check(status, "ending a capture")
+            made = runtime().cudaGraphInstantiateWithFlags(ctypes.byref(self.handle), captured, ctypes.c_ulonglong(0))
+            check(made, "making a graph")
+        finally:
+            runtime().cudaGetLastError()
+            if captured.value:
+                runtime().cudaGraphDestroy(captured)
+
+    def launch(self, stream: Stream) -> None:
+        check(runtime().cudaGraphLaunch(self.handle, stream.handle), "launching a graph")
+
+    def free(self) -> None:
+        runtime().cudaGraphExecDestroy(self.handle)

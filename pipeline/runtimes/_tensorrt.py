@@ -1,4 +1,4 @@
-"""One builder and one engine for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
+"""One builder for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
 
 Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names
 that exist in 10.3 and in 11.4 are used; the one exception, weak typing, is asked for first.
@@ -14,13 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.frames import Array
 from pipeline.runtimes import _cuda, _tensorrt_profile
-from pipeline.runtimes._base import Engine, Release, Runtime, check_frames
+from pipeline.runtimes._base import Engine, Release, Runtime
+from pipeline.runtimes._tensorrt_engine import TensorRTEngine
 from pipeline.runtimes._tensorrt_errors import BuildError, named_nodes, parser_failure, readable
 from pipeline.runtimes._tensorrt_ladder import Built, NoInt8Error, climb
 from pipeline.runtimes._tensorrt_layers import data_types, inspected, layer_names, precisions, titles
@@ -60,7 +58,12 @@ class TensorRTBase(Runtime):
     package: str
 
     def __init__(
-        self, *, workspace_mib: int = 1024, optimization_level: int = 3, batch: Sequence[int] | None = None
+        self,
+        *,
+        workspace_mib: int = 1024,
+        optimization_level: int = 3,
+        cuda_graph: bool = True,
+        batch: Sequence[int] | None = None,
     ) -> None:
         self.trt = import_library(self.library, self.package)
         self.where = f"convert.{self.library}"
@@ -70,6 +73,7 @@ class TensorRTBase(Runtime):
             raise UserError(f"{self.where}.optimization_level: got {optimization_level}; allowed: 0 to {HIGHEST_LEVEL}")
         self.workspace_mib = workspace_mib
         self.optimization_level = optimization_level
+        self.cuda_graph = cuda_graph
         self.batch = _tensorrt_profile.checked(batch, where=self.where)
         self.logger = logger_of(self.trt)
 
@@ -193,47 +197,11 @@ class TensorRTBase(Runtime):
             raise UserError(
                 f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none"
             )
-        engine = self.new_runtime().deserialize_cuda_engine(engine_file.read_bytes())
+        runtime = self.new_runtime()
+        engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
             raise UserError(
                 f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here"
             )
-        return TensorRTEngine(self.trt, engine)
-
-
-class TensorRTEngine(Engine):
-    """A deploy graph on the GPU; frames and label maps are copied on one stream."""
-
-    def __init__(self, trt: ModuleType, engine: Any) -> None:
-        self.engine = engine
-        self.context = engine.create_execution_context()
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        outputs = [name for name in names if name not in inputs]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UserError(f"not a deploy graph: {len(inputs)} inputs, {len(outputs)} outputs; needed: one each")
-        self.input_shape = tuple(engine.get_tensor_shape(inputs[0]))
-        self.output_shape = tuple(engine.get_tensor_shape(outputs[0]))
-        self.input_size = (self.input_shape[1], self.input_shape[2])
-        self.output_size = (self.output_shape[1], self.output_shape[2])
-        self.stream = _cuda.Stream()
-        self.frames = _cuda.Buffer(int(np.prod(self.input_shape)))
-        self.labels = _cuda.Buffer(int(np.prod(self.output_shape)))
-        self.context.set_tensor_address(inputs[0], self.frames.address)
-        self.context.set_tensor_address(outputs[0], self.labels.address)
-
-    def run(self, frames: Array) -> Array:
-        check_frames(frames, self.input_shape)
-        frames = np.ascontiguousarray(frames)
-        labels = np.empty(self.output_shape, np.uint8)
-        self.frames.copy(frames.ctypes.data, _cuda.HOST_TO_DEVICE, self.stream)
-        if not self.context.execute_async_v3(self.stream.handle.value or 0):
-            raise UserError("TensorRT could not run the engine; its log above says why")
-        self.labels.copy(labels.ctypes.data, _cuda.DEVICE_TO_HOST, self.stream)
-        self.stream.wait()
-        return labels
-
-    def close(self) -> None:
-        self.frames.free()
-        self.labels.free()
-        self.stream.free()
+        on_dla = getattr(runtime, "DLA_core", -1) >= 0  # what runs there cannot be captured
+        return TensorRTEngine(self.trt, engine, cuda_graph=self.cuda_graph and not on_dla)

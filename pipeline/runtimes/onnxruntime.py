@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import json
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,19 @@ from pipeline.frames import Array
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine, Runtime, check_frames
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: What runs a graph, and behind it what runs the rest.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+#: What TensorRT 10 may use for a file: ONNX Runtime builds weakly typed with it, and without these in float32.
+TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "fp16": {"trt_fp16_enable": "1"},
+    "int8": {"trt_fp16_enable": "1", "trt_int8_enable": "1"},
+}
+METADATA_KEY = "segpress"  # what the export calls its facts in an ONNX file
 
 ARM = ("aarch64", "arm64")
 #: x86 and ARM extensions that decide which kernel runs.
@@ -28,6 +45,9 @@ INSTRUCTIONS = frozenset(
 class OnnxRuntime(Runtime):
     """Engines are ONNX files that ONNX Runtime has already fused for this machine's CPU, or for CUDA.
 
+    For TensorRT an engine is the ONNX file itself: what ONNX Runtime builds with it is built anew at every load, which
+    takes seconds to minutes. The plugin ``tensorrt`` keeps what was built.
+
     The blocked memory layout of the last optimisation level is chosen anew at every load, in milliseconds: ONNX Runtime
     writes its reorder nodes in an order that changes from build to build, and engines shall be equal byte by byte.
 
@@ -35,7 +55,7 @@ class OnnxRuntime(Runtime):
         threads: threads of one inference; set on purpose, as results are compared between machines.
         spinning: busy-wait between operators: lower latency alone, but it starves decoding and drawing on the same
             cores (a video loop on 2 cores ran at 9-11 fps with it and at 19-20 without).
-        provider: ``cpu`` or ``cuda``; one that is not there is an error, never a silent fall-back.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; one that is not there is an error, never a silent fall-back.
 
     Raises:
         UserError: the onnxruntime package is missing, or an option is out of range.
@@ -52,18 +72,25 @@ class OnnxRuntime(Runtime):
             import onnxruntime  # noqa: PLC0415 - only the chosen runtime is needed on the device
         except ImportError as error:
             raise UserError("onnxruntime is not installed; pip install onnxruntime-gpu (or onnxruntime)") from error
-        self.int8_variant = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
+        on_cpu = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
+        self.int8_variant = "int8_tensorrt" if provider == "tensorrt" else on_cpu
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning
-        self.provider = PROVIDERS[provider]
+        self.provider, *self.behind = PROVIDERS[provider]
+        if provider != "cpu":
+            load_libraries(onnxruntime)
 
     def fingerprint(self) -> dict[str, Any]:
-        gpu = (_cuda.device() or {}) if self.provider == PROVIDERS["cuda"] else {}
+        gpu = {} if self.provider == "CPUExecutionProvider" else _cuda.device() or {}
         here = {"machine": platform.machine(), "cpu": cpu_model(), "instructions": instructions()}
         return {"onnxruntime": self.ort.__version__, **here, **gpu}
 
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
+        if self.provider == "TensorrtExecutionProvider":
+            self._session(onnx_file, self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL))
+            shutil.copyfile(onnx_file, engine_file)  # a graph that holds what TensorRT compiled cannot be saved
+            return {"graph_optimization": "at load", "provider": self.provider}
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
         options.optimized_model_filepath = str(engine_file)
         self._session(onnx_file, options)
@@ -84,16 +111,54 @@ class OnnxRuntime(Runtime):
         return options
 
     def _session(self, file: Path, options: Any) -> Any:
+        remedy = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
+        told = self._provider_options(file)
         try:
-            session = self.ort.InferenceSession(str(file), options, providers=[self.provider])
+            session = self._open(file, options, [(self.provider, told), *self.behind])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
-            raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}") from error
+            advice = "" if self.provider == "CPUExecutionProvider" else f"; {self.provider} was asked for: {remedy}"
+            raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}{advice}") from error
         if session.get_providers()[0] != self.provider:
             raise UserError(
-                f"ONNX Runtime was asked for {self.provider} but offers {', '.join(session.get_providers())}; "
-                "install the libraries that it needs, or choose another convert.onnxruntime.provider"
+                f"ONNX Runtime was asked for {self.provider} but offers {', '.join(session.get_providers())}; {remedy}"
             )
         return session
+
+    def _open(self, file: Path, options: Any, providers: list[Any]) -> Any:
+        """A session that never turns to other providers by itself, neither here nor when a run fails."""
+        session = self.ort.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
+        session.disable_fallback()  # the argument is new
+        return session
+
+    def _provider_options(self, file: Path) -> dict[str, str]:
+        """What TensorRT is told about a file; nothing for other providers.
+
+        Raises:
+            UserError: the file cannot be read, or does not say its precision.
+        """
+        if self.provider != "TensorrtExecutionProvider":
+            return {}
+        try:
+            plain = self._options(self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+            facts = self._open(file, plain, ["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+        except Exception as error:
+            raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}") from error
+        precision = json.loads(facts.get(METADATA_KEY, "{}")).get("precision")
+        if precision not in TENSORRT_MAY_USE:
+            raise UserError(
+                f"{file}: its precision is {precision}; allowed: {', '.join(TENSORRT_MAY_USE)}; "
+                "TensorRT must be told, export it again with dvc repro -f export quantize"
+            )
+        return TENSORRT_MAY_USE[precision]
+
+
+def load_libraries(ort: Any) -> None:
+    """Load CUDA, cuDNN and TensorRT from pip packages where there are any: ONNX Runtime does not look there itself."""
+    if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what is not there, and it need not be
+            ort.preload_dlls()
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module("tensorrt")
 
 
 class OnnxRuntimeEngine(Engine):

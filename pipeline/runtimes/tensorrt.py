@@ -16,6 +16,7 @@ class TensorRT(TensorRTBase):
     Args:
         workspace_mib: memory that tactics may use.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        cuda_graph: launch all kernels of a frame with one call, where the engine can be captured.
         batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
         timing_cache: folder that keeps what was measured while kernels were chosen; null is off.
         dla_core: core of the Deep Learning Accelerator; what it cannot run is left to the GPU. null is the GPU alone.
@@ -29,11 +30,14 @@ class TensorRT(TensorRTBase):
         *,
         workspace_mib: int = 1024,
         optimization_level: int = 3,
+        cuda_graph: bool = True,
         batch: list[int] | None = None,
         timing_cache: str | None = None,
         dla_core: int | None = None,
     ) -> None:
-        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level, batch=batch)
+        super().__init__(
+            workspace_mib=workspace_mib, optimization_level=optimization_level, cuda_graph=cuda_graph, batch=batch
+        )
         self.timing_cache = timing_cache
         self.dla_core = dla_core
         self.cache_file: Path | None = None

@@ -17,6 +17,7 @@ class TensorRTRTX(TensorRTBase):
     Args:
         workspace_mib: memory that tactics may use.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        cuda_graph: launch all kernels of a frame with one call, where the engine can be captured.
         batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
         compute_capabilities: targets such as ``[SM86, SM89]``; null is this machine's GPU.
     """
@@ -29,10 +30,13 @@ class TensorRTRTX(TensorRTBase):
         *,
         workspace_mib: int = 1024,
         optimization_level: int = 3,
+        cuda_graph: bool = True,
         batch: list[int] | None = None,
         compute_capabilities: list[str] | None = None,
     ) -> None:
-        super().__init__(workspace_mib=workspace_mib, optimization_level=optimization_level, batch=batch)
+        super().__init__(
+            workspace_mib=workspace_mib, optimization_level=optimization_level, cuda_graph=cuda_graph, batch=batch
+        )
         known = [name for name in dir(self.trt.ComputeCapability) if name.startswith("SM")]
         for name in compute_capabilities or []:
             if name not in known:

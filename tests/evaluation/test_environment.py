@@ -23,6 +23,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setenv("PATH", "")
 
 
 @pytest.mark.usefixtures("no_card")
@@ -37,6 +38,9 @@ def test_a_jetson_tells_clocks_and_temperatures(tmp_path: Path) -> None:
             "sys/class/thermal/thermal_zone1/temp": "51000\n",
             "sys/class/thermal/thermal_zone2/temp": "not now\n",
             "sys/class/devfreq/17000000.gpu/cur_freq": "918000000\n",
+            "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+            "sys/class/devfreq/17000000.gpu/max_freq": "918000000\n",
+            "var/lib/nvpmodel/status": "pmode:0002 fmode:quiet\n",
             "proc/loadavg": "0.52 0.40 0.30 1/100 42\n",
         },
     )  # fmt: skip
@@ -46,6 +50,7 @@ def test_a_jetson_tells_clocks_and_temperatures(tmp_path: Path) -> None:
         "temperatures_c": {"cpu-thermal": 48.2, "thermal_zone1": 51.0},
         "gpu_mhz": 918.0,
         "load": 0.52,
+        "jetson": {"power_mode": {"id": 2}, "gpu_mhz_range": [306.0, 918.0]},
     }
 
 
@@ -83,4 +88,12 @@ def test_a_card_that_hides_its_power(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_this_machine_can_be_asked() -> None:
-    assert set(environment.conditions()) <= {"cpu_mhz", "governor", "temperatures_c", "gpu_mhz", "load", "gpus"}
+    assert set(environment.conditions()) <= {
+        "cpu_mhz",
+        "governor",
+        "temperatures_c",
+        "gpu_mhz",
+        "load",
+        "gpus",
+        "jetson",
+    }

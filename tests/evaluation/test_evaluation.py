@@ -122,6 +122,34 @@ def test_drift_is_the_last_third_against_the_first() -> None:
     assert latency.summary(np.array([3.0]))["drift"] == 0.0
 
 
+class Timed(Fixed):
+    """An engine that says what each run took on the GPU: 1, 2, 3, ... ms."""
+
+    def run(self, frames: Array) -> Array:
+        labels = super().run(frames)
+        self.device_ms = float(self.calls)
+        return labels
+
+
+def test_time_on_the_gpu_stands_beside_that_of_the_whole_run() -> None:
+    frames = [np.zeros((4, 8, 3), np.uint8)]
+    timing = latency.measure({"cpu": Fixed(), "gpu": Timed(0.001)}, frames, warmup=3, runs=11)
+    assert "device" not in timing["cpu"]
+    device = timing["gpu"]["device"]  # runs 4 to 14: the warm-up is not among them
+    assert (device["min"], device["p50"], device["p99"], device["n"]) == (4.0, 9.0, 14.0, 11)
+    assert device["cov"] == pytest.approx(np.std(np.arange(4, 15)) / 9, abs=1e-4)
+    assert 1.0 <= timing["gpu"]["p50"] < device["p50"]
+
+
+@pytest.mark.parametrize(("spread", "found"), [(0.0249, []), (0.0252, ["gpu"])])
+def test_the_gpu_has_the_limit_of_trtexec(spread: float, found: list[str]) -> None:
+    device = latency.summary(np.array([1 - spread, 1 + spread] * 50))
+    assert device["cov"] == pytest.approx(spread)
+    whole = latency.summary(np.ones(100))
+    timings = {"cpu": whole, "gpu": {**whole, "device": device}}
+    assert latency.unstable(timings, cov=0.3, drift=0.05) == found
+
+
 TORCH = {"miou": 60.0, "per_class_iou": [80.0, 40.0, None]}
 ALL_BUDGETS = ["miou_drop", "class_drop", "latency_p99_ms", "size_mb"]
 INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_000, "latency_ms": {"p99": 7.0}}

@@ -141,6 +141,16 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
     }
 
 
+def test_the_time_on_a_gpu_changes_nothing_that_is_shown(project: Project) -> None:
+    project.add("kd")
+    before = table.markdown(project.load()), project.page()
+    variants = results_of("kd")["variants"]
+    for variant in variants.values():
+        variant["latency_ms"]["device"] = {"min": 1.0, "p50": 1.1, "p99": 1.2, "n": 50, "cov": 0.01, "drift": 0.0}
+    project.add("kd", variants=variants)
+    assert (table.markdown(project.load()), project.page()) == before
+
+
 def test_sensitive_layers_are_drawn(project: Project) -> None:
     project.add("kd")
     project.add("alone", quantization=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline import runtimes
 from pipeline.errors import UserError
+from pipeline.evaluation import latency
 from pipeline.runtimes import _cuda
 
 pytestmark = [
@@ -24,8 +26,11 @@ CHOICES = [
     ("tensorrt_rtx", {}, "onnx", "fp32.onnx", 0.99),
     ("tensorrt_rtx", {}, "onnx", "fp16.onnx", 0.97),
     ("tensorrt_rtx", {}, "int8", "int8_tensorrt.onnx", 0.9),
-    ("onnxruntime", {"provider": "cuda"}, "onnx", "fp32.onnx", 0.99),
+    ("onnxruntime", {"provider": "cuda"}, "onnx", "fp32.onnx", 0.995),
     ("onnxruntime", {"provider": "cuda"}, "onnx", "fp16.onnx", 0.97),
+    ("onnxruntime", {"provider": "tensorrt"}, "onnx", "fp32.onnx", 0.995),
+    ("onnxruntime", {"provider": "tensorrt"}, "onnx", "fp16.onnx", 0.97),
+    ("onnxruntime", {"provider": "tensorrt"}, "int8", "int8_tensorrt.onnx", 0.9),
 ]
 
 
@@ -49,10 +54,57 @@ def test_gpu_engine_agrees_with_the_cpu(
         runtimes.build_engine(runtime, source, tmp_path / "engine", name=name, options=options, meta=facts)
     except UserError as error:
         if name == "onnxruntime" and "install the libraries" in str(error):
-            pytest.skip(f"the CUDA libraries of ONNX Runtime are missing: {error}")
+            pytest.skip(f"the libraries that ONNX Runtime needs are missing: {error}")
         raise
     engine, found = runtimes.open_engine(tmp_path / "engine")
     assert found.meta["fingerprint"]["gpu"] != "none"
     same = [engine.run(frame[None]) == plain_run(source, frame[None]) for frame in student.frames]
     engine.close()
     assert np.mean(same) >= agreement
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def folder(request: pytest.FixtureRequest, student: Any, facts: Any, tmp_path: Path) -> Path:
+    """An fp16 engine."""
+    name = request.param
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    source, out = student.onnx.file("fp16.onnx"), tmp_path / "engine"
+    runtimes.build_engine(runtimes.build(name, {}), source, out, name=name, options={}, meta=facts)
+    return out
+
+
+def test_a_cuda_graph_changes_no_label(student: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    results = {}
+    for cuda_graph in (True, False):
+        engine: Any = runtimes.open_engine(folder, options={"cuda_graph": cuda_graph})[0]
+        results[cuda_graph] = []
+        for turn in range(3):  # enqueued, captured, replayed
+            for frame in student.frames[turn:] + student.frames[:turn]:
+                results[cuda_graph].append(engine.run(frame[None]))
+                assert 0 < engine.device_ms < 1000
+        assert (engine._graph is not None) == (cuda_graph and engine._captures)
+        engine.close()
+    assert not caplog.records  # captured without a warning
+    assert all(np.array_equal(a, b) for a, b in zip(results[True], results[False], strict=True))
+    assert len({labels.tobytes() for labels in results[True]}) == len(student.frames)
+
+
+def test_threads_get_the_labels_of_their_own_frames(student: Any, folder: Path) -> None:
+    first: Any = runtimes.open_engine(folder)[0]
+    wanted = [first.run(frame[None]) for frame in student.frames]
+    engines = [first.another() for _ in student.frames]
+    with ThreadPoolExecutor(len(engines)) as pool:
+        work = zip(engines, student.frames, strict=True)
+        runs = [pool.submit(lambda e, f: [e.run(f[None]) for _ in range(20)], engine, frame) for engine, frame in work]
+        found = [run.result() for run in runs]
+    for engine in (first, *engines):
+        engine.close()
+    assert all(np.array_equal(a, b) for several, b in zip(found, wanted, strict=True) for a in several)
+
+
+def test_time_on_the_gpu_is_a_part_of_the_whole(student: Any, folder: Path) -> None:
+    engine, _ = runtimes.open_engine(folder)
+    timing = latency.measure({"engine": engine}, student.frames, warmup=20, runs=200)["engine"]
+    engine.close()
+    assert timing["device"]["n"] == 200
+    assert 0 < timing["device"]["p50"] < timing["p50"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -128,23 +129,79 @@ def test_a_corrupt_file_is_named(tmp_path: Path, content: bytes | None) -> None:
 
 
 @pytest.mark.skipif(_cuda.device() is not None, reason="this machine has a CUDA device; the test is about its absence")
-def test_cuda_never_falls_back_to_the_cpu(student: Any, facts: Any, tmp_path: Path) -> None:
-    options = {"provider": "cuda"}
+@pytest.mark.parametrize(
+    ("provider", "name"), [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")]
+)
+def test_a_gpu_never_falls_back_to_the_cpu(student: Any, facts: Any, tmp_path: Path, provider: str, name: str) -> None:
+    options = {"provider": provider}
     runtime = runtimes.build("onnxruntime", options)
     source = student.onnx.file("fp32.onnx")
-    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*convert.onnxruntime.provider"):
+    with pytest.raises(UserError, match=rf"{name}.*install the libraries.*convert.onnxruntime.provider"):
         runtimes.build_engine(runtime, source, tmp_path / "e", name="onnxruntime", options=options, meta=facts)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"CUDAExecutionProvider.*convert.onnxruntime.provider"):
+    with pytest.raises(UserError, match=rf"{name}.*install the libraries.*convert.onnxruntime.provider"):
         runtime.load(source)
 
 
-@pytest.mark.parametrize("provider", ["cpu", "cuda"])
-def test_cuda_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+class Pretending(onnxruntime.InferenceSession):
+    """A session on the CPU that says it has what it was asked for."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int) -> None:
+        super().__init__(path, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
+        self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self.asked.append(providers)
+
+    def get_providers(self) -> list[str]:
+        return self.named
+
+
+@pytest.fixture
+def pretending(monkeypatch: pytest.MonkeyPatch) -> type[Pretending]:
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Pretending)
+    monkeypatch.setattr(Pretending, "asked", [])
+    return Pretending
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("onnx", "fp32.onnx", set()),
+        ("onnx", "fp16.onnx", {"trt_fp16_enable"}),
+        ("int8", "int8_tensorrt.onnx", {"trt_fp16_enable", "trt_int8_enable"}),
+    ],
+)
+def test_tensorrt_is_told_the_precision_of_the_file(
+    student: Any, pretending: Any, tmp_path: Path, kind: str, name: str, told: set[str]
+) -> None:
+    runtime = runtimes.build("onnxruntime", {"provider": "tensorrt"})
+    assert runtime.int8_variant == "int8_tensorrt"
+    source = getattr(student, kind).file(name)
+    assert runtime.build(source, tmp_path / "engine.onnx")["provider"] == "TensorrtExecutionProvider"
+    assert (tmp_path / "engine.onnx").read_bytes() == source.read_bytes()
+    engine: Any = runtime.load(tmp_path / "engine.onnx")
+    expected = [("TensorrtExecutionProvider", dict.fromkeys(told, "1")), "CUDAExecutionProvider"]
+    assert pretending.asked == [["CPUExecutionProvider"], expected] * 2  # the file is read, then opened
+    assert not engine.session._enable_fallback  # nor does a run that fails change the providers
+
+
+def test_a_file_that_does_not_say_its_precision_is_refused(student: Any, pretending: Any, tmp_path: Path) -> None:
+    model = onnx.load(student.onnx.file("fp32.onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "plain.onnx")
+    with pytest.raises(UserError, match=r"plain.onnx: its precision is None; allowed: fp32, fp16, int8"):
+        runtimes.build("onnxruntime", {"provider": "tensorrt"}).load(tmp_path / "plain.onnx")
+    runtimes.build("onnxruntime", {"provider": "cuda"}).load(tmp_path / "plain.onnx")
+    assert pretending.asked == [["CPUExecutionProvider"], [("CUDAExecutionProvider", {})]]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt"])
+def test_engines_of_a_gpu_are_bound_to_it(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
     gpu = {"gpu": "NVIDIA Orin", "compute_capability": "8.7"}
     monkeypatch.setattr(_cuda, "device", lambda: gpu)
     found = runtimes.build("onnxruntime", {"provider": provider}).fingerprint()
-    assert {key: found.get(key) for key in gpu} == (gpu if provider == "cuda" else dict.fromkeys(gpu))
+    assert {key: found.get(key) for key in gpu} == (dict.fromkeys(gpu) if provider == "cpu" else gpu)
     assert found["onnxruntime"].count(".") == 2
     assert found["cpu"] == plugin.cpu_model() != ""
 
@@ -153,7 +210,7 @@ def test_cuda_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch, prov
     ("options", "message"),
     [
         ({"threads": 0}, r"convert.onnxruntime.threads: got 0; at least 1"),
-        ({"provider": "gpu"}, r"convert.onnxruntime.provider: got 'gpu'; allowed: cpu, cuda"),
+        ({"provider": "gpu"}, r"convert.onnxruntime.provider: got 'gpu'; allowed: cpu, cuda, tensorrt"),
         ({"thread": 2}, r"did you mean 'threads'"),
     ],
 )

@@ -3,72 +3,211 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
+import logging
+import re
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline import runtimes
 from pipeline.errors import UserError
+from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._tensorrt import TensorRTEngine
+from pipeline.runtimes._tensorrt_engine import TensorRTEngine
 
 SHAPE, LABELS = (1, 4, 6, 3), (1, 2, 3)
-TRT = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"))
+TRT: Any = SimpleNamespace(
+    TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), DataType=SimpleNamespace(UINT8="uint8")
+)
+RTX: Any = SimpleNamespace(**vars(TRT), CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole"))
+
+
+def call(method: Any) -> Any:
+    """Count a CUDA call, and let the one that is named in ``fails`` fail: its number, from 1."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def counted(self: HostCuda, *arguments: Any) -> int:
+        with self.lock:
+            self.calls[name] += 1
+            if self.fails.get(name) == self.calls[name]:
+                return 2
+            return int(method(self, *arguments) or 0)
+
+    return counted
 
 
 class HostCuda:
-    """libcudart on host memory: copies are counted, frees too, and an allocation can be made to fail."""
+    """libcudart on host memory: what is allocated is known, captured work waits for its launch, calls can fail.
+
+    Time is counted in milliseconds that the engine's runs say they took.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.calls: Counter[str] = Counter()
+        self.fails: dict[str, int] = {}
         self.memory: dict[int, Any] = {}
-        self.streams = 0
+        self.pinned: dict[int, Any] = {}
+        self.alive: dict[int, str] = {}  # streams, events, captured graphs, graphs
+        self.work: dict[int, list[Callable[[], None]]] = {}  # of captured graphs and graphs
+        self.capturing: dict[int, list[Callable[[], None]] | None] = {}  # by stream; None: spoilt
+        self.recorded: dict[int, float] = {}
+        self.clock: dict[int, float] = {}  # by stream
         self.copies: list[tuple[int, int]] = []
-        self.status = 0
+        self.names = iter(range(77, 100_000))
 
-    def cudaMalloc(self, pointer: Any, size: Any) -> int:
-        if self.status:
-            return self.status
+    @property
+    def held(self) -> int:
+        return len(self.memory) + len(self.pinned) + len(self.alive)
+
+    def new(self, handle: Any, kind: str) -> int:
+        handle._obj.value = name = next(self.names)
+        self.alive[name] = kind
+        return name
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> int:
+        """Do it now, or keep it for the graph."""
+        assert self.alive[stream] == "stream"
+        captured = self.capturing.get(stream, [])
+        if captured is None:
+            return 901  # cudaErrorStreamCaptureInvalidated
+        if stream in self.capturing:
+            captured.append(work)
+        else:
+            work()
+        return 0
+
+    @call
+    def cudaMalloc(self, pointer: Any, size: Any) -> None:
         block = ctypes.create_string_buffer(size.value)
-        address = ctypes.addressof(block)
-        self.memory[address] = block
-        pointer._obj.value = address
-        return 0
+        pointer._obj.value = ctypes.addressof(block)
+        self.memory[ctypes.addressof(block)] = block
 
-    def cudaFree(self, pointer: Any) -> int:
+    @call
+    def cudaFree(self, pointer: Any) -> None:
         del self.memory[pointer.value]
-        return 0
 
+    @call
+    def cudaHostAlloc(self, pointer: Any, size: Any, flags: Any) -> None:
+        block = ctypes.create_string_buffer(size.value)
+        pointer._obj.value = ctypes.addressof(block)
+        self.pinned[ctypes.addressof(block)] = block
+
+    @call
+    def cudaFreeHost(self, pointer: Any) -> None:
+        del self.pinned[pointer.value]
+
+    @call
     def cudaMemcpyAsync(self, target: Any, source: Any, size: Any, direction: int, stream: Any) -> int:
-        device = target if direction == _cuda.HOST_TO_DEVICE else source
-        assert len(self.memory[device.value]) == size.value
-        self.copies.append((direction, size.value))
-        ctypes.memmove(target, source, size.value)
+        device, host = (target, source) if direction == _cuda.HOST_TO_DEVICE else (source, target)
+        assert len(self.memory[device.value]) >= size.value
+        assert len(self.pinned[host.value]) >= size.value  # ordinary memory would be copied twice
+        places = target.value, source.value, size.value
+
+        def copy() -> None:
+            self.copies.append((direction, places[2]))
+            ctypes.memmove(*places)
+
+        return self.enqueue(stream.value, copy)
+
+    @call
+    def cudaStreamCreate(self, handle: Any) -> None:
+        self.clock[self.new(handle, "stream")] = 0.0
+
+    @call
+    def cudaStreamSynchronize(self, handle: Any) -> None:
+        assert self.alive[handle.value] == "stream"
+        assert handle.value not in self.capturing
+
+    @call
+    def cudaStreamDestroy(self, handle: Any) -> None:
+        assert self.alive.pop(handle.value) == "stream"
+
+    @call
+    def cudaEventCreate(self, handle: Any) -> None:
+        self.new(handle, "event")
+
+    @call
+    def cudaEventRecordWithFlags(self, event: Any, stream: Any, flags: Any) -> int:
+        name, where, in_graph = event.value, stream.value, stream.value in self.capturing
+        if flags.value and not in_graph:
+            return 1  # cudaErrorInvalidValue
+        if flags.value or not in_graph:  # without the flag a graph does not record it
+            return self.enqueue(where, lambda: self.recorded.update({name: self.clock[where]}))
         return 0
 
-    def cudaStreamCreate(self, handle: Any) -> int:
-        self.streams += 1
-        handle._obj.value = 77
+    @call
+    def cudaEventElapsedTime(self, elapsed: Any, start: Any, end: Any) -> int:
+        if not {start.value, end.value} <= set(self.recorded):
+            return 400
+        elapsed._obj.value = self.recorded[end.value] - self.recorded[start.value]
         return 0
 
-    def cudaStreamSynchronize(self, handle: Any) -> int:
-        assert handle.value == 77
+    @call
+    def cudaEventDestroy(self, handle: Any) -> None:
+        assert self.alive.pop(handle.value) == "event"
+
+    @call
+    def cudaStreamBeginCapture(self, stream: Any, mode: int) -> None:
+        assert mode == 1 and stream.value not in self.capturing
+        self.capturing[stream.value] = []
+
+    @call
+    def cudaStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        captured = self.capturing.pop(stream.value)
+        if captured is None:
+            return 901  # cudaErrorStreamCaptureInvalidated
+        self.work[self.new(graph, "captured")] = captured
         return 0
 
-    def cudaStreamDestroy(self, handle: Any) -> int:
-        self.streams -= 1
+    @call
+    def cudaGraphInstantiateWithFlags(self, handle: Any, captured: Any, flags: Any) -> None:
+        self.work[self.new(handle, "graph")] = list(self.work[captured.value])
+
+    @call
+    def cudaGraphDestroy(self, handle: Any) -> None:
+        assert self.alive.pop(handle.value) == "captured"
+
+    @call
+    def cudaGraphLaunch(self, handle: Any, stream: Any) -> None:
+        assert self.alive[handle.value] == "graph"
+        for work in self.work[handle.value]:
+            self.enqueue(stream.value, work)
+
+    @call
+    def cudaGraphExecDestroy(self, handle: Any) -> None:
+        assert self.alive.pop(handle.value) == "graph"
+
+    def cudaGetLastError(self) -> int:
         return 0
+
+    class cudaGetErrorString:  # a function with a restype
+        def __new__(cls, status: int) -> Any:
+            return b"out of memory" if status == 2 else b"another error"
 
 
 class HalvingEngine:
     """What deserialize_cuda_engine returns; its network takes every second pixel of the green channel / 64."""
 
-    def __init__(self, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    def __init__(self, cuda: HostCuda, tensors: dict[str, tuple[str, tuple[int, ...], str]], largest: int = 1) -> None:
+        self.cuda = cuda
         self.tensors = tensors
         self.num_io_tensors = len(tensors)
-        self.address: dict[str, int] = {}
-        self.succeeds = True
+        self.largest = largest
+        self.contexts: list[HalvingContext] = []
+        self.succeeds = self.makes_contexts = self.takes_addresses = True
+        self.capture = "works"  # or is refused, or spoils it
+        self.milliseconds = 1.0
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -79,18 +218,63 @@ class HalvingEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name][1]
 
-    def create_execution_context(self) -> HalvingEngine:
-        return self
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.tensors[name][2]
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert (name, index) == ("frames", 0)
+        return [(2, *SHAPE[1:]), (3, *SHAPE[1:]), (self.largest, *SHAPE[1:])]
+
+    def create_runtime_config(self) -> SimpleNamespace:
+        return SimpleNamespace(cuda_graph_strategy="disabled")
+
+    def create_execution_context(self, config: Any = None) -> HalvingContext | None:
+        if not self.makes_contexts:
+            return None
+        self.contexts.append(HalvingContext(self, config))
+        return self.contexts[-1]
+
+
+class HalvingContext:
+    """A context: addresses and an input shape of its own."""
+
+    def __init__(self, engine: HalvingEngine, config: Any) -> None:
+        self.engine, self.config = engine, config
+        self.address: dict[str, int] = {}
+        self.shapes: list[tuple[int, ...]] = []
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self.address[name] = address
+        return self.engine.takes_addresses
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "frames"
+        self.shapes.append(shape)
+        return shape[0] <= self.engine.largest
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 77
-        frames = np.frombuffer(ctypes.string_at(self.address["frames"], int(np.prod(SHAPE))), np.uint8).reshape(SHAPE)
-        labels = np.ascontiguousarray(frames[:, ::2, ::2, 1] // 64)
-        ctypes.memmove(self.address["labels"], labels.ctypes.data, labels.nbytes)
-        return self.succeeds
+        cuda = self.engine.cuda
+        shape = self.shapes[-1] if self.shapes else self.engine.tensors["frames"][1]
+        if stream in cuda.capturing and self.engine.capture != "works":
+            cuda.capturing[stream] = None
+            return self.engine.capture == "spoils it"
+
+        def compute() -> None:
+            given = np.frombuffer(ctypes.string_at(self.address["frames"], int(np.prod(shape))), np.uint8)
+            labels = expected(given.reshape(shape))
+            ctypes.memmove(self.address["labels"], labels.ctypes.data, labels.nbytes)
+            cuda.clock[stream] += self.engine.milliseconds
+
+        cuda.enqueue(stream, compute)
+        return self.engine.succeeds
+
+
+def expected(frames: Array) -> Array:
+    return np.ascontiguousarray(frames[:, ::2, ::2, 1] // 64)
+
+
+def random_frames(seed: int, count: int = 1) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE[1:]), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -101,91 +285,299 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
 
 
 @pytest.fixture
-def make(cuda: HostCuda) -> Callable[[], tuple[TensorRTEngine, HalvingEngine]]:
-    def build() -> tuple[TensorRTEngine, HalvingEngine]:
-        inner = HalvingEngine({"labels": ("out", LABELS), "frames": ("in", SHAPE)})  # outputs may come first
-        return TensorRTEngine(TRT, inner), inner  # type: ignore[arg-type]
-
-    return build
+def inner(cuda: HostCuda) -> HalvingEngine:
+    """One frame a run; outputs may come first."""
+    return HalvingEngine(cuda, {"labels": ("out", LABELS, "uint8"), "frames": ("in", SHAPE, "uint8")})
 
 
-def test_frames_go_in_and_labels_come_out(make: Any, cuda: HostCuda) -> None:
-    engine, _ = make()
+@pytest.fixture
+def dynamic(cuda: HostCuda) -> HalvingEngine:
+    """Two to five frames a run."""
+    tensors = {"frames": ("in", (-1, *SHAPE[1:]), "uint8"), "labels": ("out", (-1, *LABELS[1:]), "uint8")}
+    return HalvingEngine(cuda, tensors, largest=5)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_frames_go_in_and_labels_come_out(inner: HalvingEngine, cuda: HostCuda, cuda_graph: bool) -> None:
+    engine = TensorRTEngine(TRT, inner, cuda_graph=cuda_graph)
     assert (engine.input_size, engine.output_size) == ((4, 6), (2, 3))
-    rng = np.random.default_rng(0)
-    results = []
-    for _ in range(3):
-        frames = rng.integers(0, 256, SHAPE, dtype=np.uint8)
-        results.append((engine.run(frames), frames[:, ::2, ::2, 1] // 64))
-    for labels, expected in results:  # compared last: a later run must not write into an earlier result
+    results = [(engine.run(random_frames(seed)), expected(random_frames(seed))) for seed in range(4)]
+    for labels, wanted in results:  # compared last: a later run must not write into an earlier result
         assert labels.dtype == np.uint8
-        assert np.array_equal(labels, expected)
-    assert cuda.copies == [(_cuda.HOST_TO_DEVICE, 72), (_cuda.DEVICE_TO_HOST, 6)] * 3
+        assert np.array_equal(labels, wanted)
+    assert cuda.copies == [(_cuda.HOST_TO_DEVICE, 72), (_cuda.DEVICE_TO_HOST, 6)] * 4
+    assert cuda.calls["cudaGraphLaunch"] == (3 if cuda_graph else 0)
+    assert cuda.calls["cudaStreamBeginCapture"] == cuda_graph
+    engine.close()
+    assert cuda.held == 0
 
 
-def test_frames_that_are_not_contiguous_are_copied_right(make: Any) -> None:
-    engine, _ = make()
+def test_frames_that_are_not_contiguous_are_copied_right(inner: HalvingEngine) -> None:
+    engine = TensorRTEngine(TRT, inner)
     wide = np.random.default_rng(1).integers(0, 256, (1, 4, 12, 3), dtype=np.uint8)
     frames = wide[:, :, ::2, ::-1]
     assert not frames.flags["C_CONTIGUOUS"]
-    assert np.array_equal(engine.run(frames), frames[:, ::2, ::2, 1] // 64)
+    assert np.array_equal(engine.run(frames), expected(frames))
+
+
+def test_time_on_the_gpu_is_that_of_the_last_run(inner: HalvingEngine) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    assert engine.device_ms is None
+    for milliseconds in (3.0, 1.0, 2.5, 4.0):  # enqueued, then captured, then replayed
+        inner.milliseconds = milliseconds
+        engine.run(random_frames(0))
+        assert engine.device_ms == milliseconds
+    inner.succeeds = False
+    engine._drop()
+    with pytest.raises(UserError):
+        engine.run(random_frames(0))
+    assert engine.device_ms is None
 
 
 @pytest.mark.parametrize(
     "frames", [np.zeros((1, 4, 5, 3), np.uint8), np.zeros((2, 4, 6, 3), np.uint8), np.zeros(SHAPE, np.float32)]
 )
-def test_frames_that_do_not_fit_are_refused(make: Any, cuda: HostCuda, frames: Any) -> None:
-    engine, _ = make()
+def test_frames_that_do_not_fit_are_refused(inner: HalvingEngine, cuda: HostCuda, frames: Any) -> None:
     with pytest.raises(UserError, match=r"this engine takes \(1, 4, 6, 3\) uint8; resize them"):
-        engine.run(frames)
+        TensorRTEngine(TRT, inner).run(frames)
     assert not cuda.copies
 
 
-def test_a_run_that_fails_is_no_result(make: Any) -> None:
-    engine, inner = make()
-    inner.succeeds = False
-    with pytest.raises(UserError, match="could not run the engine"):
-        engine.run(np.zeros(SHAPE, np.uint8))
-
-
-def test_close_frees_the_device(make: Any, cuda: HostCuda) -> None:
-    engine, _ = make()
-    assert (len(cuda.memory), cuda.streams) == (2, 1)
+def test_a_free_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda: HostCuda) -> None:
+    engine = TensorRTEngine(TRT, dynamic)
+    assert sorted(len(block) for block in cuda.memory.values()) == [5 * 6, 5 * 72]
+    results = []
+    for seed, count in enumerate((3, 3, 3, 5, 2, 2, 3)):
+        frames = random_frames(seed, count)
+        results.append((engine.run(frames), expected(frames)))
+    for labels, wanted in results:
+        assert labels.shape == wanted.shape
+        assert np.array_equal(labels, wanted)
+    (context,) = dynamic.contexts
+    assert [shape[0] for shape in context.shapes] == [3, 5, 2, 3]
+    assert (cuda.calls["cudaStreamBeginCapture"], cuda.calls["cudaGraphLaunch"]) == (2, 3)  # of three, then of two
+    assert cuda.calls["cudaGraphExecDestroy"] == 2  # a graph outlives no change of its context
     engine.close()
-    assert (len(cuda.memory), cuda.streams) == (0, 0)
+    assert cuda.held == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6, 3), (6, 4, 6, 3), (4, 6, 3)])
+def test_counts_outside_the_profile_are_refused(dynamic: HalvingEngine, shape: tuple[int, ...]) -> None:
+    engine = TensorRTEngine(TRT, dynamic)
+    with pytest.raises(UserError, match=r"this engine takes 2 to 5 of \(4, 6\) a run"):
+        engine.run(np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match=r"this engine takes \(3, 4, 6, 3\) uint8"):
+        engine.run(np.zeros((3, 6, 4, 3), np.uint8))
+    assert not dynamic.contexts[0].shapes
+
+
+def test_a_shape_that_tensorrt_refuses_is_no_run(dynamic: HalvingEngine, cuda: HostCuda) -> None:
+    engine = TensorRTEngine(TRT, dynamic)
+    dynamic.largest = 3
+    with pytest.raises(UserError, match=r"did not take frames of \(4, 4, 6, 3\)"):
+        engine.run(random_frames(0, 4))
+    assert not cuda.copies
+    assert np.array_equal(engine.run(random_frames(1, 3)), expected(random_frames(1, 3)))
 
 
 @pytest.mark.parametrize(
-    "tensors",
-    [
-        {"frames": ("in", SHAPE)},
-        {"frames": ("in", SHAPE), "labels": ("out", LABELS), "logits": ("out", LABELS)},
-        {"frames": ("in", SHAPE), "size": ("in", (2,)), "labels": ("out", LABELS)},
-    ],
+    "fault", ["is refused", "spoils it", "cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"]
 )
-def test_what_is_no_deploy_graph_is_refused(cuda: HostCuda, tensors: Any) -> None:
-    with pytest.raises(UserError, match=r"not a deploy graph: \d inputs, \d outputs; needed: one each"):
-        TensorRTEngine(TRT, HalvingEngine(tensors))  # type: ignore[arg-type]
-    assert not cuda.memory
+def test_what_cannot_be_captured_runs_without_a_graph(
+    inner: HalvingEngine, cuda: HostCuda, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    inner.capture = fault if " " in fault else "works"
+    cuda.fails[fault] = 1
+    with caplog.at_level(logging.WARNING):
+        results = [engine.run(random_frames(seed)) for seed in range(4)]
+    assert all(np.array_equal(labels, expected(random_frames(seed))) for seed, labels in enumerate(results))
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "This engine runs without a CUDA graph, as it could not be captured"
+    ]
+    assert cuda.calls["cudaStreamBeginCapture"] == 1
+    assert cuda.calls["cudaGraphLaunch"] == 0
+    other = engine.another()
+    assert other.cuda_graph is False  # nor is it tried again for another thread
+    assert not cuda.capturing
+    engine.close()
+    other.close()
+    assert cuda.held == 0
 
 
-def test_cuda_errors_say_what_failed(cuda: HostCuda) -> None:
-    def text(status: int) -> bytes:
-        return b"out of memory" if status == 2 else b"?"
+def test_a_graph_that_cannot_be_launched_is_an_error(inner: HalvingEngine, cuda: HostCuda) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    engine.run(random_frames(0))
+    cuda.fails["cudaGraphLaunch"] = 2
+    engine.run(random_frames(1))
+    with pytest.raises(UserError, match=r"CUDA: launching a graph failed: out of memory \(error 2\)"):
+        engine.run(random_frames(2))
+    assert engine.device_ms is None
+    engine.close()
+    assert cuda.held == 0
 
-    cuda.cudaGetErrorString = text  # type: ignore[attr-defined]
-    cuda.status = 2
-    with pytest.raises(UserError, match=r"CUDA: allocating 100 bytes failed: out of memory \(error 2\)"):
-        _cuda.Buffer(100)
+
+def test_a_run_that_fails_is_no_result(inner: HalvingEngine, cuda: HostCuda) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    inner.succeeds = False
+    for _ in range(2):
+        with pytest.raises(UserError, match="could not run the engine"):
+            engine.run(random_frames(0))
+    inner.succeeds = True
+    assert np.array_equal(engine.run(random_frames(1)), expected(random_frames(1)))
 
 
-def test_a_missing_cuda_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(name)
+def test_tensorrt_rtx_keeps_its_own_graphs(inner: HalvingEngine, cuda: HostCuda) -> None:
+    for cuda_graph, strategy in ((True, "whole"), (False, None)):
+        engine = TensorRTEngine(RTX, inner, cuda_graph=cuda_graph)
+        for seed in range(3):
+            assert np.array_equal(engine.run(random_frames(seed)), expected(random_frames(seed)))
+        assert getattr(inner.contexts[-1].config, "cuda_graph_strategy", None) == strategy
+    assert cuda.calls["cudaStreamBeginCapture"] == 0
 
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    _cuda.runtime.cache_clear()
-    with pytest.raises(UserError, match="libcudart was not found; install the CUDA runtime"):
-        _cuda.runtime()
-    assert _cuda.device() is None
+
+class Library(ModuleType):
+    """The module ``tensorrt``, as far as loading goes."""
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR = 0, 1
+
+    def __init__(self, runtime: Any) -> None:
+        super().__init__("tensorrt")
+        vars(self).update(vars(TRT), __version__="10.3.0", Runtime=lambda logger: runtime)
+
+
+@pytest.mark.parametrize(
+    ("options", "dla_core", "captured"),
+    [({}, -1, True), ({"cuda_graph": False}, -1, False), ({}, 0, False), ({"cuda_graph": True}, 1, False)],
+)
+def test_graphs_are_for_engines_on_the_gpu_that_want_them(
+    inner: HalvingEngine,
+    cuda: HostCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: dict[str, bool],
+    dla_core: int,
+    captured: bool,
+) -> None:
+    runtime = SimpleNamespace(
+        DLA_core=dla_core, deserialize_cuda_engine=lambda plan: inner if plan == b"plan" else None
+    )
+    monkeypatch.setitem(sys.modules, "tensorrt", Library(runtime))
+    monkeypatch.setattr(_cuda, "device", lambda: {"gpu": "NVIDIA Orin", "compute_capability": "8.7"})
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    engine = runtimes.build("tensorrt", options).load(tmp_path / "engine.plan")
+    for seed in range(3):
+        assert np.array_equal(engine.run(random_frames(seed)), expected(random_frames(seed)))
+    assert (cuda.calls["cudaGraphLaunch"] > 0) == captured
+
+
+def test_threads_run_contexts_of_their_own(inner: HalvingEngine, cuda: HostCuda) -> None:
+    first = TensorRTEngine(TRT, inner)
+    engines = [first, *(first.another() for _ in range(3))]
+    assert len({engine.stream.handle.value for engine in engines}) == 4
+    assert len({address for context in inner.contexts for address in context.address.values()}) == 8
+    wrong: list[int] = []
+    barrier = threading.Barrier(4)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for turn in range(50):
+            frames = random_frames(1000 * number + turn)
+            if not np.array_equal(engines[number].run(frames), expected(frames)):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert cuda.calls["cudaGraphLaunch"] == 4 * 49
+    first.close()
+    assert np.array_equal(engines[1].run(random_frames(5)), expected(random_frames(5)))  # the others go on
+    for engine in engines:
+        engine.close()
+    assert cuda.held == 0
+
+
+def test_close_frees_everything_and_may_be_repeated(inner: HalvingEngine, cuda: HostCuda) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    for seed in range(3):
+        engine.run(random_frames(seed))
+    assert (len(cuda.memory), len(cuda.pinned)) == (2, 2)
+    assert sorted(cuda.alive.values()) == ["event", "event", "graph", "stream"]
+    engine.close()
+    engine.close()
+    assert cuda.held == 0
+    with pytest.raises(UserError, match="this engine was closed; open it again"):
+        engine.run(random_frames(0))
+
+
+FAULTS = [
+    ("cudaStreamCreate", 1),
+    *((name, n) for name in ("cudaEventCreate", "cudaMalloc", "cudaHostAlloc") for n in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "number"), FAULTS)
+def test_a_failure_while_opening_leaves_nothing(inner: HalvingEngine, cuda: HostCuda, name: str, number: int) -> None:
+    cuda.fails[name] = number
+    with pytest.raises(UserError, match=r"CUDA: .* failed: out of memory \(error 2\)"):
+        TensorRTEngine(TRT, inner)
+    assert cuda.calls[name] == number
+    assert cuda.held == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [("makes_contexts", "could not make an execution context"), ("takes_addresses", "did not take the buffers")],
+)
+def test_a_context_that_fails_leaves_nothing(inner: HalvingEngine, cuda: HostCuda, lacking: str, message: str) -> None:
+    setattr(inner, lacking, False)
+    with pytest.raises(UserError, match=message):
+        TensorRTEngine(TRT, inner)
+    assert cuda.calls["cudaHostAlloc"] == 2
+    assert cuda.held == 0
+
+
+FRAMES, MAP = ("in", SHAPE, "uint8"), ("out", LABELS, "uint8")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"frames": FRAMES}, "1 inputs, 0 outputs; needed: one each"),
+        ({"frames": FRAMES, "labels": MAP, "logits": MAP}, "1 inputs, 2 outputs; needed: one each"),
+        ({"frames": FRAMES, "size": FRAMES, "labels": MAP}, "2 inputs, 1 outputs; needed: one each"),
+        ({"frames": ("in", SHAPE, "float"), "labels": MAP}, r"input float \(1, 4, 6, 3\).*needed: uint8 frames"),
+        ({"frames": FRAMES, "labels": ("out", LABELS, "int64")}, r"output int64 \(1, 2, 3\).*needed: uint8 frames"),
+        ({"frames": ("in", (1, -1, 6, 3), "uint8"), "labels": MAP}, r"input uint8 \(1, -1, 6, 3\).*fixed but for N"),
+        ({"frames": FRAMES, "labels": ("out", (1, 5, 2, 3), "uint8")}, r"output uint8 \(1, 5, 2, 3\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_deploy_graph_is_refused(cuda: HostCuda, tensors: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"not a deploy graph: .*{message}"):
+        TensorRTEngine(TRT, HalvingEngine(cuda, tensors))
+    assert cuda.held == 0
+
+
+def test_the_library_has_every_name_that_is_used() -> None:
+    """Of TensorRT-RTX, which is installed everywhere; TensorRT has the same but for the graphs of its own."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    source = Path(inspect.getsourcefile(TensorRTEngine) or "").read_text(encoding="utf-8")
+    used = {
+        owner: set(re.findall(rf"\b{prefix}\.(\w+(?:\.[A-Z]\w+)?)", source))
+        for owner, prefix in (("engine", "engine"), ("context", r"context"), ("trt", r"trt"), ("config", "config"))
+    }
+    assert {"get_tensor_profile_shape", "create_runtime_config"} <= used["engine"]
+    assert {"set_input_shape", "execute_async_v3"} <= used["context"]
+    assert {"CudaGraphStrategy.WHOLE_GRAPH_CAPTURE", "DataType.UINT8", "TensorIOMode.INPUT"} <= used["trt"]
+    owners = {"engine": trt.ICudaEngine, "context": trt.IExecutionContext, "trt": trt, "config": trt.IRuntimeConfig}
+    lacking = [
+        f"{owner}.{name}"
+        for owner, names in used.items()
+        for name in names
+        if functools.reduce(lambda found, part: getattr(found, part, None), name.split("."), owners[owner]) is None
+    ]
+    assert not lacking

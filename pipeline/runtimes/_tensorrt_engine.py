@@ -1,0 +1,170 @@
+"""A loaded TensorRT or TensorRT-RTX engine: page-locked memory, one stream, a CUDA graph, and its time on the GPU."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.runtimes import _cuda
+from pipeline.runtimes._base import Engine, check_frames
+
+log = logging.getLogger(__name__)
+
+
+class TensorRTEngine(Engine):
+    """A deploy graph on the GPU; frames and label maps are copied on the stream that it runs on.
+
+    The first run of a batch size is enqueued call by call: TensorRT does there what it does once. The second is
+    captured as a CUDA graph, copies included, and this and all later ones launch it. A graph holds for one batch size;
+    another one starts again. TensorRT-RTX keeps graphs of its own, as kernels that it compiles late would spoil ours.
+
+    Args:
+        trt: the library.
+        engine: its ICudaEngine; the batch may be free (-1), height and width are fixed.
+        cuda_graph: whether to capture; False for engines on a DLA.
+
+    Raises:
+        UserError: not a deploy graph, or the GPU's memory does not suffice. Nothing is left allocated.
+    """
+
+    def __init__(self, trt: ModuleType, engine: Any, *, cuda_graph: bool = True) -> None:
+        self.trt, self.engine, self.cuda_graph = trt, engine, cuda_graph
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if name not in inputs]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UserError(f"not a deploy graph: {len(inputs)} inputs, {len(outputs)} outputs; needed: one each")
+        self.frames_name, self.labels_name = inputs[0], outputs[0]
+        self.input_shape = tuple(engine.get_tensor_shape(self.frames_name))
+        self.output_shape = tuple(engine.get_tensor_shape(self.labels_name))
+        self._check_tensors()
+        self.input_size = (self.input_shape[1], self.input_shape[2])
+        self.output_size = (self.output_shape[1], self.output_shape[2])
+        self.batches = self._batch_range()
+        self._graph: _cuda.Graph | None = None
+        self._batch = 0  # frames of the last run
+        with ExitStack() as kept:
+            self._allocate(kept)
+            self._kept = kept.pop_all()
+
+    def _check_tensors(self) -> None:
+        shapes = (self.input_shape, self.output_shape)
+        types = [self.engine.get_tensor_dtype(name) for name in (self.frames_name, self.labels_name)]
+        fixed = all(side > 0 for shape in shapes for side in shape[1:])
+        if [len(shape) for shape in shapes] != [4, 3] or not fixed or set(types) != {self.trt.DataType.UINT8}:
+            raise UserError(
+                f"not a deploy graph: input {types[0]} {shapes[0]}, output {types[1]} {shapes[1]}; needed: uint8 "
+                "frames (N, H, W, 3) in, uint8 label maps (N, h, w) out, sizes fixed but for N"
+            )
+
+    def _batch_range(self) -> tuple[int, int]:
+        """Fewest and most frames of a run."""
+        if self.input_shape[0] > 0:
+            return self.input_shape[0], self.input_shape[0]
+        fewest, _, most = (shape[0] for shape in self.engine.get_tensor_profile_shape(self.frames_name, 0))
+        return int(fewest), int(most)
+
+    def _allocate(self, kept: ExitStack) -> None:
+        """Stream, events, buffers for the largest batch, context; what is there is freed even if the rest fails."""
+
+        def own(made: Any) -> Any:
+            kept.callback(made.free)
+            return made
+
+        sizes = [self.batches[1] * prod(shape[1:]) for shape in (self.input_shape, self.output_shape)]
+        self.stream: _cuda.Stream = own(_cuda.Stream())
+        self._started, self._ended = own(_cuda.Event()), own(_cuda.Event())
+        self.frames, self.labels = (own(_cuda.Buffer(size)) for size in sizes)
+        self._host_frames, self._host_labels = (own(_cuda.Pinned(size)) for size in sizes)
+        self.context = self._create_context()
+        kept.callback(setattr, self, "context", None)
+        kept.callback(self._drop)
+        kept.callback(self.stream.settle)
+        buffers = {self.frames_name: self.frames, self.labels_name: self.labels}
+        if not all(self.context.set_tensor_address(name, buffer.address) for name, buffer in buffers.items()):
+            raise UserError("TensorRT did not take the buffers of an engine; its log above says why")
+
+    def _create_context(self) -> Any:
+        self._captures = self.cuda_graph
+        if self.cuda_graph and hasattr(self.trt, "CudaGraphStrategy"):
+            self._captures = False
+            config = self.engine.create_runtime_config()
+            config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self.engine.create_execution_context(config)
+        else:
+            context = self.engine.create_execution_context()
+        if context is None:
+            raise UserError("TensorRT could not make an execution context; its log above says why (often: no memory)")
+        return context
+
+    def another(self) -> TensorRTEngine:
+        """The same engine with a context, a stream and buffers of its own, for another thread; close it as well."""
+        return TensorRTEngine(self.trt, self.engine, cuda_graph=self.cuda_graph)
+
+    def run(self, frames: Array) -> Array:
+        if self.context is None:
+            raise UserError("this engine was closed; open it again")
+        self.device_ms = None
+        self._take(frames)
+        np.copyto(self._host_frames.array[: frames.size].reshape(frames.shape), frames)
+        shape = (len(frames), *self.output_shape[1:])
+        if self._graph is None and self._captures and self._batch == len(frames):
+            self._capture()
+        if self._graph is not None:
+            self._graph.launch(self.stream)
+        else:
+            self._enqueue(len(frames))
+        self.stream.wait()
+        self._batch = len(frames)
+        self.device_ms = self._ended.milliseconds_since(self._started)
+        return np.array(self._host_labels.array[: prod(shape)].reshape(shape))  # a copy: the buffer is the next run's
+
+    def _take(self, frames: Array) -> None:
+        """Check the frames and make the context ready for as many."""
+        fewest, most = self.batches
+        if fewest == most:
+            check_frames(frames, (most, *self.input_shape[1:]))
+        elif frames.ndim != 4 or not fewest <= len(frames) <= most:
+            raise UserError(
+                f"frames are {frames.shape}; this engine takes {fewest} to {most} of {self.input_size} a run"
+            )
+        else:
+            check_frames(frames, (len(frames), *self.input_shape[1:]))
+        if len(frames) == self._batch:
+            return
+        self._drop()
+        if self.input_shape[0] < 0 and not self.context.set_input_shape(self.frames_name, frames.shape):
+            raise UserError(f"TensorRT did not take frames of {frames.shape}; its log above says why")
+
+    def _enqueue(self, count: int, *, captured: bool = False) -> None:
+        sizes = [count * prod(shape[1:]) for shape in (self.input_shape, self.output_shape)]
+        self.frames.copy(self._host_frames, nbytes=sizes[0], direction=_cuda.HOST_TO_DEVICE, stream=self.stream)
+        self._started.record(self.stream, captured=captured)
+        if not self.context.execute_async_v3(self.stream.handle.value or 0):
+            raise UserError("TensorRT could not run the engine; its log above says why")
+        self._ended.record(self.stream, captured=captured)
+        self.labels.copy(self._host_labels, nbytes=sizes[1], direction=_cuda.DEVICE_TO_HOST, stream=self.stream)
+
+    def _capture(self) -> None:
+        """Make the graph of a run of as many frames as the last; where that fails, say so once and never try again."""
+        try:
+            self._graph = _cuda.Graph(self.stream, enqueue=lambda: self._enqueue(self._batch, captured=True))
+        except UserError as error:
+            self.cuda_graph = self._captures = False
+            log.warning("This engine runs without a CUDA graph, as it could not be captured: %s", error)
+
+    def _drop(self) -> None:
+        """Forget the graph and the batch size that it is for: the context is about to change, or to go."""
+        if self._graph is not None:
+            self._graph.free()
+        self._graph, self._batch = None, 0
+
+    def close(self) -> None:
+        self._kept.close()
