@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -18,14 +21,16 @@ from pipeline.training import network_artifact
 pytestmark = pytest.mark.slow
 
 SIZE = (128, 192)
-MATRIX = [
-    ("deeplabv3", "resnet18"),
-    ("deeplabv3plus", "tu-resnet10t"),
-    ("pspnet", "resnet18"),
-    ("fpn", "mobilenet_v2"),
-    ("unet", "tu-mobilenetv3_small_100"),
-    ("segformer", "mit_b0"),
-]
+ARCHITECTURES = ("deeplabv3", "deeplabv3plus", "pspnet", "fpn", "segformer", "unet")
+ENCODERS = ("resnet18", "tu-mobilenetv3_small_100", "mit_b0")
+MATRIX = [*itertools.product(ARCHITECTURES, ENCODERS), ("deeplabv3plus", "tu-resnet10t"), ("fpn", "mobilenet_v2")]
+#: How TensorRT calls the layers with weights.
+NAMES = {
+    "Conv": "convolution",
+    "ConvTranspose": "deconvolution",
+    "MatMul": "matrix product",
+    "Gemm": "matrix product",
+}
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
@@ -50,11 +55,28 @@ def test_from_network_to_engines(architecture: str, encoder: str, tmp_path: Path
     int8 = artifact.load(tmp_path / "int8", kind="int8")
     cpu = runtimes.build("onnxruntime", {"threads": 2})
     answers = {}
-    for name, onnx in (("fp32", source.file("fp32.onnx")), ("int8", int8.file("int8_cpu.onnx"))):
-        cpu.build(onnx, tmp_path / f"{name}.onnx")
+    for name, file in (("fp32", source.file("fp32.onnx")), ("int8", int8.file("int8_cpu.onnx"))):
+        cpu.build(file, tmp_path / f"{name}.onnx")
         answers[name] = cpu.load(tmp_path / f"{name}.onnx").run(frames[0][None])
     assert (answers["fp32"] == answers["int8"]).mean() > 0.75, "random weights tie often, but INT8 is no other network"
     rtx = runtimes.build("tensorrt_rtx", {"compute_capabilities": ["SM86"]})
-    for name, onnx in (("fp16", source.file("fp16.onnx")), ("int8", int8.file("int8_tensorrt.onnx"))):
-        facts = rtx.build(onnx, tmp_path / f"{name}.plan")
-        assert facts["strongly_typed"] and (tmp_path / f"{name}.plan").stat().st_size > 100_000
+    facts = rtx.build(source.file("fp16.onnx"), tmp_path / "fp16.plan")
+    assert facts["strongly_typed"] and set(facts["precisions"]["convolution"]) == {"float16"}
+    facts = rtx.build_int8(int8.file("int8_tensorrt.onnx"), tmp_path / "int8.plan")
+    assert (facts["strongly_typed"], facts["rung"]) == (True, "strongly_typed")
+    assert {kind: counts["int8"] for kind, counts in facts["precisions"].items() if "int8" in counts} == asked_for(
+        int8.file("int8_tensorrt.onnx")
+    )
+    assert min((tmp_path / f"{name}.plan").stat().st_size for name in ("fp16", "int8")) > 100_000
+
+
+def asked_for(file: Path) -> dict[str, int]:
+    """How many layers of each kind read both operands from DequantizeLinear, in the ONNX file."""
+    graph = onnx.load(file).graph
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    layers = [
+        NAMES[node.op_type]
+        for node in graph.node
+        if node.op_type in NAMES and all(made.get(name) == "DequantizeLinear" for name in node.input[:2])
+    ]
+    return dict(Counter(layers))
