@@ -39,10 +39,13 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
     graph = source.copy()
     float_nodes = graph.without_integers(float_nodes)
     pixels = ""  # the tensor that holds the frame's bytes, when a quantised layer reads them
-    if graph.normaliser is not None and not float_nodes.issuperset(n.name for n in graph.normalised):
-        pixels = graph.normaliser.input[0]
-        ranges = {**ranges, pixels: PIXELS}
-        graph = fold_normaliser(graph)
+    readers = {node.name for node in graph.normalised}.intersection(node.name for node in graph.body)
+    if graph.normaliser is not None and not float_nodes.issuperset(readers):
+        folded = fold_normaliser(graph)
+        if folded.normaliser is None or graph.normaliser.name not in float_nodes:
+            pixels = graph.normaliser.input[0]
+            ranges = {**ranges, pixels: PIXELS}
+            graph = folded
     kept = {node.name for node in graph.body if not is_small_product(graph, node)}
     if pixels and graph.normaliser is not None:
         kept.add(graph.normaliser.name)
