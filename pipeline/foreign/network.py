@@ -30,6 +30,8 @@ OLDEST = 7
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 #: Tensors of the deploy graph around the network; the network gets other names.
 IMAGE, RESULT = "image", "result"
+#: What ONNX Runtime puts before the name of a weight into which it folds something; reports go by that name.
+FOLDED = ("ConvBnFusion_W_", "ConvMulFusion_W_")
 #: Ends of the names that quantisation gives to tensors.
 TAKEN_ENDS = ("_scale", "_zero_point", "_q", "_dq", "_quantized", "_int8", "_on_pixels", "_on_pixels_bias")
 TAKEN = ("frames", "pixels", "planes", "normalise.weight", "normalise.bias", "size", "bigger", "ids", "shape", "labels")
@@ -175,6 +177,10 @@ def _rename(model: onnx.ModelProto) -> None:
     graph = model.graph
     new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
     names = {name for node in graph.node for name in (*node.input, *node.output) if name}
+    for name in sorted(names - new.keys()):
+        for prefix in FOLDED:
+            if name.startswith(prefix) and name.removeprefix(prefix) not in names | set(new.values()):
+                new[name] = name.removeprefix(prefix)
     for name in sorted(names - new.keys()):
         if name in (*TAKEN, IMAGE, RESULT) or name.endswith(TAKEN_ENDS):
             other = f"{name}_of_network"
