@@ -73,7 +73,7 @@ def load(description: Description) -> Network:
     reading.require_plain(model, path)
     model = _current(model, path)
     _with_layouts(model, image.name, head.name, description)
-    model = _folded(model, path)
+    model = _folded(model, description, size)
     _rename(model)
     shape = _result_shape(model, description)
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
@@ -147,7 +147,7 @@ def _with_layouts(model: onnx.ModelProto, image: str, head: str, description: De
         graph.output[0].name = f"{head}_NCHW"
 
 
-def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, int]) -> onnx.ModelProto:
     """The model as ONNX Runtime's basic optimisation leaves it: standard operators, constants folded."""
     model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
     options = onnxruntime.SessionOptions()
@@ -160,7 +160,11 @@ def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
             told = " ".join(str(error).split())[:300]
-            raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {told}") from error
+            advice = f"; choose another input_size in {description.file}" if description.input_size else ""
+            raise UserError(
+                f"{description.model}: ONNX Runtime {onnxruntime.__version__} cannot run it at {size[0]}x{size[1]}: "
+                f"{told}{advice}"
+            ) from error
         folded = onnx.load(file)
     standard = [entry for entry in folded.opset_import if entry.domain in reading.STANDARD]
     del folded.opset_import[:]
@@ -178,15 +182,13 @@ def _rename(model: onnx.ModelProto) -> None:
     new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
     names = {name for node in graph.node for name in (*node.input, *node.output) if name}
     for name in sorted(names - new.keys()):
-        for prefix in FOLDED:
-            if name.startswith(prefix) and name.removeprefix(prefix) not in names | set(new.values()):
-                new[name] = name.removeprefix(prefix)
-    for name in sorted(names - new.keys()):
-        if name in (*TAKEN, IMAGE, RESULT) or name.endswith(TAKEN_ENDS):
-            other = f"{name}_of_network"
-            while other in names:
-                other += "_"
-            new[name] = other
+        plain = next((name.removeprefix(prefix) for prefix in FOLDED if name.startswith(prefix)), name)
+        if plain in (*TAKEN, IMAGE, RESULT) or plain.endswith(TAKEN_ENDS):
+            plain = f"{plain}_of_network"
+        if plain != name:
+            while plain in names or plain in new.values():
+                plain += "_"
+            new[name] = plain
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         value.name = new.get(value.name, value.name)
     used = {*TAKEN, IMAGE, RESULT}  # the nodes around the network are called like what they give
