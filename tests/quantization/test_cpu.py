@@ -163,7 +163,7 @@ def attention(net: Any) -> None:
     net.conv("a_relu", "value", 8, 8, kernel=1)
     net.add("Softmax", [net.add("MatMul", ["key", "value"], "product")], "shares", axis=-1)
     net.add("Add", ["shares", "a_relu"], "sum")
-    net.add("Add", ["sum", net.constant("shift", np.full((1, 8, 1, 1), 0.1, np.float32))], "moved")
+    net.add("Add", ["sum", net.constant("offset", np.full((1, 8, 1, 1), 0.1, np.float32))], "moved")
     net.conv("moved", "logits", 8, 16, kernel=1)
 
 
