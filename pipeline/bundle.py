@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.evaluation.matching import require_same_classes
 from pipeline.evaluation.on_device import DATASET, FACTS, INT8, ONNX
 from pipeline.frames import write_png
 from pipeline.prepared import Prepared
@@ -47,10 +48,11 @@ def write(
         facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``.
 
     Raises:
-        UserError: the artifacts are not of one network, or the place cannot be written.
+        UserError: the artifacts are not of one network, the data set has other classes, or the place cannot be written.
     """
     if int8.meta["parents"]["onnx"] != onnx.hash:
         raise UserError(f"{int8.path} was made from another network than {onnx.path}; run dvc repro quantize")
+    require_same_classes(prepared, onnx)
     frames = prepared.split(split)
     step = max(1.0, len(frames) / images)
     chosen = sorted({int(index * step) for index in range(min(images, len(frames)))})

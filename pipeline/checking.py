@@ -12,9 +12,9 @@ import torch
 from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.evaluation import budgets as limits
-from pipeline.evaluation import environment, latency
+from pipeline.evaluation import assembly, environment, latency
 from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.matching import require_same_classes
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
@@ -28,8 +28,8 @@ Predictions = dict[str, dict[str, Array]]
 def check_student(
     *,
     prepared: Prepared,
-    teacher: Artifact,
-    student: Path,
+    teacher: Artifact | None,
+    student: Path | None,
     engines: Path,
     device: Mapping[str, Any],
     budgets: Mapping[str, float | None],
@@ -45,8 +45,9 @@ def check_student(
     """Measure a student and hold it against its budgets.
 
     Args:
-        teacher: network artifact; its recorded metrics on ``split`` are used.
-        student: network artifact folder, the float reference ``torch``.
+        teacher: network artifact; its recorded metrics on ``split`` are used. None: there is none.
+        student: network artifact folder, the float reference ``torch``. None: a network that was not trained here; its
+            fp32 engine is the reference, and the engines' folder names it.
         engines: folder with the engine artifacts fp32, fp16 and int8.
         device: what ``evaluation.device.describe`` says of this machine.
         split, warmup, runs, seconds, unstable_cov, unstable_drift, samples: section ``check`` of params.yaml.
@@ -56,9 +57,8 @@ def check_student(
         the contents of ``results/<student>.json`` (IoU in percent, latency in ms), and label maps by variant and frame
         name.
     """
-    network, found = network_artifact.load(student)
     frames = prepared.split(split)
-    if split not in teacher.meta["metrics"]:
+    if teacher is not None and split not in teacher.meta["metrics"]:
         raise UserError(
             f"check.split: the teacher was not measured on '{split}'; choose one of {sorted(teacher.meta['metrics'])}"
         )
@@ -67,103 +67,79 @@ def check_student(
     opened: dict[str, Engine] = {}
     predictions: Predictions = {}
     for precision in ("fp32", "fp16", "int8"):
-        engine, facts = runtimes.open_engine(engines / precision)
-        opened[precision] = engine
-        file = facts.path / next(iter(facts.meta["files"]))
-        name = facts.meta["runtime"]
-        variants[precision] = _facts(file, runtime=f"{name} {facts.meta['fingerprint'].get(name, '')}".strip())
-    stride = opened["int8"].input_size[0] // opened["int8"].output_size[0]
-    reference = TorchEngine(network, input_size=opened["int8"].input_size, label_stride=stride)
-    by_torch = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    variants = {"torch": _facts(found.file(network_artifact.WEIGHTS), runtime=by_torch), **variants}
-    opened = {"torch": reference, **opened}
+        opened[precision], facts = runtimes.open_engine(engines / precision)
+        variants[precision] = assembly.describe_engine(facts)
+    require_same_classes(prepared, facts)
+    about = assembly.describe_imported(facts, name=engines.name)
+    if student is not None:
+        reference, variant, about = _by_torch(student, opened["int8"])
+        opened, variants = {"torch": reference, **opened}, {"torch": variant, **variants}
     for name, engine in opened.items():
-        advance = partial(progress, f"{student.name} {name}", len(frames))
+        advance = partial(progress, f"{about['student']} {name}", len(frames))
         measured, predictions[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
         variants[name].update(measured)
     conditions = [environment.conditions()]
-    timings = _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds)
-    for name, timing in timings.items():
+    for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds).items():
         variants[name]["latency_ms"] = timing
     conditions.append(environment.conditions())
-    wavering = latency.unstable(timings, cov=unstable_cov, drift=unstable_drift)
-    measured_teacher = teacher.meta["metrics"][split]
-    lost = limits.drop(variants, measured_teacher, prepared.labels.names)
-    broken = limits.violations(budgets, lost, variants["int8"])
-    present = variants["torch"]["per_class_iou"]
-    results = {
-        "student": student.name,
-        "loss": found.meta["loss"]["name"],
-        "dataset": prepared.name,
-        "split": split,
-        "images": len(frames),
-        "classes": list(prepared.labels.names),
-        "absent_classes": [n for n, iou in zip(prepared.labels.names, present, strict=True) if iou is None],
-        "model": describe_model(found),
-        "parameters": found.meta["parameters"],
-        "input_size": found.meta["input_size"],
-        "device": dict(device),
-        "runtime_options": facts.meta["runtime_options"],
-        "dataset_sha256": prepared.artifact.hash,
-        "teacher": {
-            "miou": measured_teacher["miou"],
-            "per_class_iou": measured_teacher["per_class_iou"],
-            "parameters": teacher.meta["parameters"],
-            "sha256": teacher.hash,
-            "model": describe_model(teacher),
-        },
-        "variants": variants,
-        "drop": lost,
-        "speedup_int8_vs_fp32": _ratio(variants),
-        "quantization": describe_quantization(facts),
-        "conditions": conditions,
-        "unstable": [name for name in variants if name in wavering],
-        "passed": not broken,
-        "violations": broken,
-    }
+    results = assembly.assemble(
+        variants,
+        about=about,
+        prepared=prepared,
+        dataset_sha256=prepared.artifact.hash,
+        split=split,
+        device=device,
+        engine=facts,
+        teacher=_describe_teacher(teacher, split) if teacher is not None else None,
+        budgets=budgets,
+        conditions=conditions,
+        unstable_cov=unstable_cov,
+        unstable_drift=unstable_drift,
+    )
     return results, predictions
 
 
-def _facts(file: Path, *, runtime: str) -> dict[str, Any]:
-    return {"size_bytes": file.stat().st_size, "sha256": artifact.sha256(file), "runtime": runtime}
+def _by_torch(student: Path, like: Engine) -> tuple[Engine, dict[str, Any], dict[str, Any]]:
+    """The student's network as an engine of another's sizes, its variant's facts, and what it is."""
+    network, found = network_artifact.load(student)
+    stride = like.input_size[0] // like.output_size[0]
+    weights = found.file(network_artifact.WEIGHTS)
+    variant = {
+        "size_bytes": weights.stat().st_size,
+        "sha256": artifact.sha256(weights),
+        "runtime": f"torch {torch.__version__}, {torch.get_num_threads()} threads",
+    }
+    about = {
+        "student": student.name,
+        "loss": found.meta["loss"]["name"],
+        "model": assembly.describe_model(found),
+        "parameters": found.meta["parameters"],
+    }
+    return TorchEngine(network, input_size=like.input_size, label_stride=stride), variant, about
+
+
+def _describe_teacher(teacher: Artifact, split: str) -> dict[str, Any]:
+    measured = teacher.meta["metrics"][split]
+    return {
+        "miou": measured["miou"],
+        "per_class_iou": measured["per_class_iou"],
+        "parameters": teacher.meta["parameters"],
+        "sha256": teacher.hash,
+        "model": assembly.describe_model(teacher),
+    }
 
 
 def _latencies(
     opened: Mapping[str, Engine], frames: Split, *, warmup: int, runs: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
     """Engines interleaved; torch on its own, because its thread pool keeps the cores busy after a run."""
-    size = opened["int8"].input_size
-    images = latency.frames_of(frames, size)
-    alone = {"torch": opened["torch"]}
+    images = latency.frames_of(frames, opened["int8"].input_size)
+    alone = {name: engine for name, engine in opened.items() if name == "torch"}
     others = {name: engine for name, engine in opened.items() if name != "torch"}
     return {
         **latency.measure(others, images, warmup=warmup, runs=runs, seconds=seconds),
-        **latency.measure(alone, images, warmup=warmup, runs=max(10, runs // 3)),
+        **(latency.measure(alone, images, warmup=warmup, runs=max(10, runs // 3)) if alone else {}),
     }
-
-
-def _ratio(variants: Mapping[str, Any]) -> float:
-    return round(float(variants["fp32"]["latency_ms"]["p50"]) / float(variants["int8"]["latency_ms"]["p50"]), 3)
-
-
-def describe_quantization(engine: Artifact) -> dict[str, Any]:
-    """How the INT8 engine's file was made, and which of its layers hurt; empty for a file that is not ours."""
-    meta = engine.meta
-    if "calibration" not in meta:
-        return {}
-    found = meta.get("fallback", {}).get(meta["source"], {})
-    return {
-        **meta["calibration"],
-        "in_float": found.get("float_layers", []),
-        "budget_held": found.get("held"),
-        "sensitivity": meta.get("sensitivity", []),
-    }
-
-
-def describe_model(found: Artifact) -> str:
-    """A network in a few words: its plugin, and the text options that were given."""
-    model = found.meta["model"]
-    return " ".join([model["name"], *(str(value) for value in model["options"].values() if isinstance(value, str))])
 
 
 def spread(split: Split, count: int) -> list[str]:

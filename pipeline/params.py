@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline import plugin_options, plugins, recipes
+from pipeline import plugin_options, plugins, recipes, yaml_file
 from pipeline.errors import Faults, UserError, closest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -234,38 +232,19 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
         UserError: unreadable YAML (with line and column), or every unknown key, wrong type, missing value, unknown
             plugin and wrong plugin option at once, misspelt ones with the closest name.
     """
-    raw = _read(path)
+    raw = yaml_file.read(path, sections=Params.model_fields)
     faults = Faults(str(path))
     params: Params | None = None
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         for problem in error.errors():
-            faults.add(_explain(problem))
+            faults.add(yaml_file.explain(problem, Params))
     for message in (*_name_faults(raw), *plugin_options.faults(raw, kinds)):
         faults.add(message)
     faults.raise_if_any()
     assert params is not None
     return params
-
-
-def _read(path: Path) -> dict[Any, Any]:
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's root") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {' '.join(str(problem or error).split())}") from error
-    if not isinstance(raw, dict):
-        got = "nothing" if raw is None else f"a {type(raw).__name__}"
-        raise UserError(f"{path}: holds {got}; a mapping of {', '.join(Params.model_fields)} is needed")
-    return raw
 
 
 def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
@@ -276,22 +255,3 @@ def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
     for name, file in TAKEN.items():
         if name in students:
             yield f"students.{name}: {file} is something else's; choose another name"
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    """One pydantic error as: where: what, got, allowed."""
-    location = [str(part) for part in problem["loc"]]
-    where = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {closest(location[-1], _keys_at(location[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{where}: missing; it has no default"
-    return f"{where}: got {problem['input']!r}; {plugin_options.allowed_by(problem)}"
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    """The keys that a section of :class:`Params` may have."""
-    found: Any = Params
-    for part in location:
-        found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[1]
-    return sorted(found.model_fields)

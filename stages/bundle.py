@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline import artifact, bundle, params, remote
 from pipeline.errors import command
+from pipeline.evaluation.assembly import describe_imported
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 
@@ -23,7 +24,7 @@ from pipeline.progress import Bars
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--student", type=Path, help="none: a network of stages/import_onnx.py, named by --onnx")
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--int8", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
@@ -43,23 +44,27 @@ def main() -> int:
         parser.error("--ssh and --results go together")
 
     settings = params.load(args.params, kinds=("runtimes",))
-    student = artifact.load(args.student, kind="network")
+    onnx = artifact.load(args.onnx, kind="onnx")
+    about = describe_imported(onnx, name=args.onnx.name)
+    if args.student:
+        student = artifact.load(args.student, kind="network")
+        about = {
+            "student": args.student.name,
+            "loss": student.meta["loss"]["name"],
+            "parameters": student.meta["parameters"],
+            "model": student.meta["model"]["name"],
+        }
     check = settings.check.model_dump()
     split = check.pop("split")
     bundle.write(
         args.out,
-        onnx=artifact.load(args.onnx, kind="onnx"),
+        onnx=onnx,
         int8=artifact.load(args.int8, kind="int8"),
         prepared=Prepared(args.dataset),
         split=split,
         images=args.images,
         facts={
-            "student": {
-                "student": args.student.name,
-                "loss": student.meta["loss"]["name"],
-                "parameters": student.meta["parameters"],
-                "model": student.meta["model"]["name"],
-            },
+            "student": about,
             "runtime": settings.convert.runtime,
             "runtime_options": settings.runtime_options,
             "check": check,

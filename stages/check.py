@@ -20,8 +20,10 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--device", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, help="to compare with; none: the network has no teacher")
+    parser.add_argument(
+        "--student", type=Path, help="float reference; none: a network of stages/import_onnx.py, named by --engines"
+    )
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument(
         "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"
@@ -36,7 +38,7 @@ def main() -> None:
     with Bars() as bars:
         results, predictions = check_student(
             prepared=prepared,
-            teacher=artifact.load(args.teacher, kind="network"),
+            teacher=artifact.load(args.teacher, kind="network") if args.teacher else None,
             student=args.student,
             engines=args.engines,
             device=artifact.read_json(args.device, advice="write it with: dvc repro device"),

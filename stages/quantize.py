@@ -40,6 +40,7 @@ def main() -> None:
         )
     for file, found in artifact.load(args.out, kind="int8").meta["fallback"].items():
         floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
+        floats += "; sums in float" if found.get("sums_in_float") else ""
         held = "" if found["held"] else "; quantize.budget does not hold"
         print(
             f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "

@@ -24,13 +24,14 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, help="prepared data set")
     parser.add_argument("--predictions", type=Path, help="folder of one predictions artifact a student")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="names the students to report")
+    parser.add_argument("--students", nargs="+", metavar="NAME", help="report these instead, imported networks too")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and table.md")
     parser.add_argument("--show", action="store_true", help="only print the table and where the page is")
     args = parser.parse_args()
     if not args.show and not (args.dataset and args.predictions):
         parser.error("--dataset and --predictions are needed to make the page; give both, or --show")
 
-    students = list(params.load(args.params, kinds=()).students)
+    students = args.students or list(params.load(args.params, kinds=()).students)
     results = of(students, load(args.results, expected=students))
     if args.show:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)

@@ -14,7 +14,14 @@ from pipeline import plugins, recipes
 
 ROOT = Path(__file__).parents[1]
 #: Checks, messages and bars: they carry values and decide no result.
-PLUMBING = {"pipeline", "pipeline.params", "pipeline.plugin_options", "pipeline.errors", "pipeline.progress"}
+PLUMBING = {
+    "pipeline",
+    "pipeline.params",
+    "pipeline.plugin_options",
+    "pipeline.yaml_file",
+    "pipeline.errors",
+    "pipeline.progress",
+}
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

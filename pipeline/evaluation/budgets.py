@@ -6,27 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def drop(variants: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Points of mIoU that INT8 loses against the float student and the teacher, and the class that loses most.
+def drop(
+    reference: Mapping[str, Any], int8: Mapping[str, Any], classes: Sequence[str], *, teacher_miou: float | None
+) -> dict[str, Any]:
+    """Points of mIoU that INT8 loses against float and the teacher, and the class that loses most.
 
     Args:
-        variants: results by variant; ``torch`` (the float student) and ``int8`` are compared.
-        teacher: its ``miou`` and ``per_class_iou``.
+        reference: results of the float variant: ``miou`` and ``per_class_iou``.
+        int8: results of the INT8 variant.
         classes: names in the order of ``per_class_iou``.
+        teacher_miou: None where there is no teacher.
 
     Returns:
         positive numbers are losses, in percentage points.
     """
-    before, after = variants["torch"], variants["int8"]
     losses = [
         (round(b - a, 4), name)
-        for b, a, name in zip(before["per_class_iou"], after["per_class_iou"], classes, strict=True)
+        for b, a, name in zip(reference["per_class_iou"], int8["per_class_iou"], classes, strict=True)
         if b is not None and a is not None
     ]
     worst, name = max(losses)
+    to_teacher = {} if teacher_miou is None else {"miou_int8_vs_teacher": round(teacher_miou - int8["miou"], 4)}
     return {
-        "miou_int8_vs_float": round(before["miou"] - after["miou"], 4),
-        "miou_int8_vs_teacher": round(teacher["miou"] - after["miou"], 4),
+        "miou_int8_vs_float": round(reference["miou"] - int8["miou"], 4),
+        **to_teacher,
         "worst_class": name,
         "worst_class_drop": worst,
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, runtimes
-from pipeline.evaluation import budgets as limits
 from pipeline.evaluation import environment, latency
 from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.assembly import assemble, describe_engine
 from pipeline.evaluation.device import describe
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine
@@ -52,17 +52,10 @@ def check_bundle(
     opened: dict[str, Engine] = {}
     for precision, place in built.items():
         opened[precision], found = runtimes.open_engine(place)
-        file = found.file(plugin.engine_file)
         measured, _ = evaluate(opened[precision], frames, labels=prepared.labels)
-        variants[precision] = {
-            "size_bytes": file.stat().st_size,
-            "sha256": artifact.sha256(file),
-            "runtime": f"{runtime} {found.meta['fingerprint'].get(runtime, '')}".strip(),
-            **measured,
-        }
+        variants[precision] = {**describe_engine(found), **measured}
         say(f"{precision}: mIoU {measured['miou']:.2f}")
-    size = opened["int8"].input_size
-    images = latency.frames_of(frames, size)
+    images = latency.frames_of(frames, opened["int8"].input_size)
     chosen = facts["check"]
     conditions = [environment.conditions()]
     timing = latency.measure(opened, images, warmup=chosen["warmup"], runs=chosen["runs"], seconds=chosen["seconds"])
@@ -70,27 +63,17 @@ def check_bundle(
     for precision, summary in timing.items():
         variants[precision]["latency_ms"] = summary
         say(f"{precision}: p50 {summary['p50']} ms, p99 {summary['p99']} ms")
-    names = prepared.labels.names
-    reference = variants["fp32"]
-    lost = limits.drop({"torch": reference, "int8": variants["int8"]}, reference, names)
-    del lost["miou_int8_vs_teacher"]  # no teacher here
-    broken = limits.violations(facts["budgets"], lost, variants["int8"])
-    return {
-        **facts["student"],
-        "dataset": prepared.name,
-        "dataset_sha256": facts["dataset_sha256"],
-        "split": facts["split"],
-        "images": len(frames),
-        "classes": list(names),
-        "absent_classes": [n for n, iou in zip(names, reference["per_class_iou"], strict=True) if iou is None],
-        "input_size": list(size),
-        "device": device,
-        "runtime_options": dict(options),
-        "variants": variants,
-        "drop": lost,
-        "speedup_int8_vs_fp32": round(timing["fp32"]["p50"] / timing["int8"]["p50"], 3),
-        "conditions": conditions,
-        "unstable": latency.unstable(timing, cov=chosen["unstable_cov"], drift=chosen["unstable_drift"]),
-        "passed": not broken,
-        "violations": broken,
-    }
+    return assemble(
+        variants,
+        about=facts["student"],
+        prepared=prepared,
+        dataset_sha256=facts["dataset_sha256"],
+        split=facts["split"],
+        device=device,
+        engine=found,
+        teacher=None,
+        budgets=facts["budgets"],
+        conditions=conditions,
+        unstable_cov=chosen["unstable_cov"],
+        unstable_drift=chosen["unstable_drift"],
+    )

@@ -22,21 +22,21 @@ from pipeline.models import SegNetwork
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
 
 
-def deploy_facts(parent: Artifact, *, label_stride: int, precision: str) -> dict[str, Any]:
-    """What a deploy graph is, for meta.json and for the ONNX file itself."""
-    height, width = parent.meta["input_size"]
+def deploy_facts(network: Mapping[str, Any], *, output_size: tuple[int, int], precision: str) -> dict[str, Any]:
+    """What a deploy graph is, for meta.json and for the ONNX file itself.
+
+    Args:
+        network: facts of the network; those of ``CARRIED`` are needed.
+        output_size: (height, width) of its label maps.
+    """
+    height, width = network["input_size"]
     return {
-        **{key: parent.meta[key] for key in CARRIED},
-        **({AWARE: parent.meta[AWARE]} if AWARE in parent.meta else {}),
+        **{key: network[key] for key in CARRIED},
+        **({AWARE: network[AWARE]} if AWARE in network else {}),
         "channel_order": "BGR",
         "precision": precision,
         "input": {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, height, width, 3]},
-        "output": {
-            "name": "labels",
-            "dtype": "uint8",
-            "layout": "NHW",
-            "shape": [1, height // label_stride, width // label_stride],
-        },
+        "output": {"name": "labels", "dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]},
     }
 
 
@@ -63,8 +63,9 @@ def export_network(
     if height % label_stride or width % label_stride:
         raise UserError(f"export.label_stride: {label_stride} does not divide input_size {[height, width]}")
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    output_size = (height // label_stride, width // label_stride)
     meta: dict[str, Any] = {
-        **deploy_facts(parent, label_stride=label_stride, precision="fp32"),
+        **deploy_facts(parent.meta, output_size=output_size, precision="fp32"),
         "built_with": dict(built_with),
         "parents": {"network": parent.hash},
     }
@@ -75,8 +76,7 @@ def export_network(
             if precision == "fp16":
                 graph.half()
             export(graph, image, folder / f"{precision}.onnx", inputs="frames", outputs="labels")
-            write_metadata(
-                folder / f"{precision}.onnx", deploy_facts(parent, label_stride=label_stride, precision=precision)
-            )
+            facts = deploy_facts(parent.meta, output_size=output_size, precision=precision)
+            write_metadata(folder / f"{precision}.onnx", facts)
         meta["parity"] = parity.check(network, folder, frames, label_stride=label_stride)
     return dict(meta["parity"])

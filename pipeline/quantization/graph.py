@@ -122,6 +122,11 @@ class Graph:
         return found
 
     @property
+    def sums(self) -> list[onnx.NodeProto]:
+        """The nodes of the network that add two activations."""
+        return [n for n in self.body if n.op_type == "Add" and self.initializers.keys().isdisjoint(n.input)]
+
+    @property
     def classifier(self) -> onnx.NodeProto:
         """The last weighted layer: its output are the logits."""
         return self.layers[-1]

@@ -154,10 +154,13 @@ def quantize(
         floats = kept
         if trial is not None:
             place, order = given.placing(family, family.simulated), [name for name, _ in ranking]
-            found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept)
-            floats = kept.union(found.layers)
+            sums = {node.name for node in plain.sums}
+            found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept, sums=sums)
+            floats = kept.union(found.layers, found.sums)
             titles = [title for name, title in plain.titles.items() if name in floats]
             told = {**asdict(found.outcome), "float_layers": titles, "held": found.held}
+            if found.sums:
+                told["sums_in_float"] = True
             meta["fallback"].update(dict.fromkeys(family.files, told))
         for file, placement in family.files.items():
             files[file] = given.placing(family, placement)(floats)

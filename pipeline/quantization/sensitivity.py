@@ -34,11 +34,13 @@ class Fallback:
         layers: their names, the most sensitive first.
         outcome: of the graph with these in float.
         held: whether the budget holds then.
+        sums: the additions of activations that were left in float as well; empty, or all of them.
     """
 
     layers: tuple[str, ...]
     outcome: Outcome
     held: bool
+    sums: tuple[str, ...] = ()
 
 
 def rank(
@@ -54,7 +56,13 @@ def rank(
 
 
 def fall_back(
-    ranking: Sequence[str], place: Place, trial: Trial, budget: Budget, *, kept: Collection[str] = ()
+    ranking: Sequence[str],
+    place: Place,
+    trial: Trial,
+    budget: Budget,
+    *,
+    kept: Collection[str] = (),
+    sums: Collection[str] = (),
 ) -> Fallback:
     """The fewest of the most sensitive layers that must stay in float for the budget to hold, by bisection.
 
@@ -64,21 +72,28 @@ def fall_back(
     Args:
         ranking: layers, the most sensitive first.
         kept: nodes that stay in float anyway.
+        sums: nodes that add activations. They are tried in float before any layer, since they are cheap: a chain of
+            sums without normalisation between them needs more than 8 bits, and no layer in float would mend that.
     """
     order = [name for name in ranking if name not in kept]
 
-    def attempt(count: int) -> Fallback:
-        outcome = trial.run(place({*kept, *order[:count]}))
-        return Fallback(layers=tuple(order[:count]), outcome=outcome, held=budget.holds(outcome))
+    def attempt(count: int, sums: Collection[str]) -> Fallback:
+        outcome = trial.run(place({*kept, *sums, *order[:count]}))
+        return Fallback(tuple(order[:count]), outcome, held=budget.holds(outcome), sums=tuple(sums))
 
-    best = attempt(0)
+    best = attempt(0, ())
+    if sums and not best.held:
+        summed = attempt(0, sums)
+        if summed.held or summed.outcome.disagreement < best.outcome.disagreement:
+            best = summed
     if best.held:
         return best
-    best = attempt(len(order))
+    sums = best.sums
+    best = attempt(len(order), sums)
     too_few, enough = 0, len(order)
     while best.held and enough - too_few > 1:
         middle = (too_few + enough) // 2
-        tried = attempt(middle)
+        tried = attempt(middle, sums)
         if tried.held:
             best, enough = tried, middle
         else:

@@ -14,6 +14,7 @@ import onnxruntime
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.evaluation.matching import require_same_classes
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
@@ -64,8 +65,9 @@ class Trial:
             count, seed: how many are drawn, and from which chance.
 
         Raises:
-            UserError: calibration took all frames.
+            UserError: calibration took all frames, or the data set has other classes than the network.
         """
+        require_same_classes(prepared, source)
         split = prepared.split("train")
         left = [index for index, name in enumerate(split.names) if name not in set(used)]
         if not left:

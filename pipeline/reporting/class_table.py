@@ -13,7 +13,8 @@ def class_table(results: Mapping[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "variant", "iou"])
-    rows = {"teacher": results["teacher"], **results["variants"]}
+    teacher = {"teacher": results["teacher"]} if "teacher" in results else {}
+    rows = {**teacher, **results["variants"]}
     for variant, measured in rows.items():
         for name, iou in zip(results["classes"], measured["per_class_iou"], strict=True):
             if iou is not None:

@@ -82,7 +82,8 @@ def _spaced(names: Sequence[str], count: int) -> list[str]:
 
 
 def _strip(name: str, frame: Array, label: Array, predictions: Artifact, spec: LabelSpec) -> Strip:
-    before, after = (_prediction(predictions, variant, name, label) for variant in ("torch", "int8"))
+    by_torch, by_fp32, after = (_prediction(predictions, variant, name, label) for variant in ("torch", "fp32", "int8"))
+    before = by_torch if by_torch is not None else by_fp32
     tiles = [Tile("frame", _uri(resize_frame(frame, _tile_size(frame)))), Tile("label", _uri(_painted(label, spec)))]
     for title, ids in (("float prediction", before), ("INT8 prediction", after)):
         tiles.append(Tile(title, _uri(_painted(ids, spec)) if ids is not None else ""))

@@ -156,7 +156,7 @@ INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_0
 
 
 def test_drop_by_hand() -> None:
-    lost = budgets.drop({"torch": TORCH, "int8": INT8}, {"miou": 70.0}, ["road", "pole", "tram"])
+    lost = budgets.drop(TORCH, INT8, ["road", "pole", "tram"], teacher_miou=70.0)
     assert lost == {
         "miou_int8_vs_float": 2.0, "miou_int8_vs_teacher": 12.0, "worst_class": "pole", "worst_class_drop": 3.5,
     }  # fmt: skip
@@ -171,7 +171,7 @@ def test_drop_by_hand() -> None:
     ],
 )  # fmt: skip
 def test_budgets(limits: dict[str, float | None], broken: list[str]) -> None:
-    lost = budgets.drop({"torch": TORCH, "int8": INT8}, {"miou": 70.0}, ["road", "pole", "tram"])
+    lost = budgets.drop(TORCH, INT8, ["road", "pole", "tram"], teacher_miou=70.0)
     found = budgets.violations(limits, lost, INT8)
     assert [entry["budget"] for entry in found] == broken
     assert all(str(entry["limit"]) in entry["what"] for entry in found)

@@ -154,3 +154,60 @@ def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
     facts = json.loads(int8.get_modelmeta().custom_metadata_map["segpress"])
     assert (facts["precision"], facts["classes"]) == ("int8", list("abcde"))
     assert facts["parents"]["onnx"] == student.onnx.hash
+
+
+def attention(net: Any) -> None:
+    """Two layers' results multiplied with each other, as in attention; a sum behind them."""
+    net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
+    net.conv("a_relu", "key", 8, 8, kernel=1)
+    net.conv("a_relu", "value", 8, 8, kernel=1)
+    net.add("Softmax", [net.add("MatMul", ["key", "value"], "product")], "shares", axis=-1)
+    net.add("Add", ["shares", "a_relu"], "sum")
+    net.add("Add", ["sum", net.constant("offset", np.full((1, 8, 1, 1), 0.1, np.float32))], "moved")
+    net.conv("moved", "logits", 8, 16, kernel=1)
+
+
+def test_products_of_activations_stay_in_float(make: Any, tmp_path: Path) -> None:
+    graph = graphs.Graph(onnx.shape_inference.infer_shapes(make(None, attention)))
+    ranges = dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
+    model = cpu.place(graph, ranges)
+    rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert "product" not in rounded and {"a_relu", "sum", "moved"} <= rounded
+    onnx.save(model, tmp_path / "int8.onnx")
+    kernels = Counter(node.op_type for node in optimised(tmp_path / "int8.onnx", tmp_path).graph.node)
+    assert kernels["QLinearMatMul"] == 0 and kernels["QLinearConv"] == 4
+
+
+def test_sums_are_additions_of_activations(make: Any) -> None:
+    graph = graphs.Graph(onnx.shape_inference.infer_shapes(make(None, attention)))
+    assert [node.name for node in graph.sums] == ["sum"]
+    ranges = dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
+    model = cpu.place(graph, ranges, float_nodes={"sum"})
+    total = next(node for node in model.graph.node if node.name == "sum")
+    assert "shares" in total.input
+
+
+@pytest.mark.parametrize("kept", ["layers", "everything"])
+def test_a_normaliser_that_cannot_be_folded_is_float_when_its_readers_are(
+    make: Any, evaluate: Any, frames: Any, kept: str
+) -> None:
+    source = make("normalised_twice")
+    graph = graphs.Graph(onnx.shape_inference.infer_shapes(source))
+    ranges = dict.fromkeys(("x", "a", "b", "sum", "logits"), (-4.0, 4.0))
+    everything = {node.name for node in graph.nodes}
+    model = cpu.place(graph, ranges, float_nodes=everything if kept == "everything" else {n.name for n in graph.layers})
+    assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
+    expected, got = (evaluate(m, frames[0], ["logits"])["logits"] for m in (source, model))
+    np.testing.assert_array_equal(expected, got)
+
+
+def test_a_layer_alone_in_int8_behind_a_normaliser_that_cannot_be_folded(make: Any, evaluate: Any, frames: Any) -> None:
+    source = make("normalised_twice")
+    graph = graphs.Graph(onnx.shape_inference.infer_shapes(source))
+    ranges = dict.fromkeys(("x", "a", "b", "sum", "logits"), (-4.0, 4.0))
+    model = cpu.place(graph, ranges, float_nodes={node.name for node in graph.nodes} - {"a"})
+    rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert "x" in rounded and "planes" not in rounded
+    expected, got = (evaluate(m, frames[0], ["b", "a"]) for m in (source, model))
+    np.testing.assert_allclose(expected["a"], got["a"], atol=0.2)
+    assert not np.array_equal(expected["a"], got["a"])

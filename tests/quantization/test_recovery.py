@@ -197,6 +197,35 @@ def test_a_budget_that_cannot_hold_is_told() -> None:
     assert len(found.layers) == 20
 
 
+def test_sums_go_to_float_before_any_layer() -> None:
+    trial = Pretended({**COSTS, "sum1": 5.0, "sum2": 5.0})
+    found = sensitivity.fall_back(
+        list(COSTS),
+        frozenset,
+        trial,
+        Budget(miou_drop=2.5),
+        sums=("sum1", "sum2"),  # type: ignore[arg-type]
+    )
+    assert found.held and found.layers == () and set(found.sums) == {"sum1", "sum2"}
+    assert trial.tried == [0, 2]
+    found = sensitivity.fall_back(
+        list(COSTS),
+        frozenset,
+        trial,
+        Budget(miou_drop=1.01),
+        sums=("sum1", "sum2"),  # type: ignore[arg-type]
+    )
+    assert found.held and found.layers == ("layer0",) and set(found.sums) == {"sum1", "sum2"}
+
+
+def test_sums_stay_in_int8_where_that_costs_nothing() -> None:
+    trial = Pretended(COSTS)
+    held = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=3.0), sums=("sum",))  # type: ignore[arg-type]
+    assert (held.held, held.sums, trial.tried) == (True, (), [0])
+    found = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=1.01), sums=("sum",))  # type: ignore[arg-type]
+    assert found.held and found.layers == ("layer0",) and found.sums == ()
+
+
 def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: Any) -> None:
     settings = Settings(method="minmax", bias_correction=True, budget=Budget(miou_drop=0.5, class_drop=1.0))
     steps: list[str] = []

@@ -1,0 +1,1 @@
+"""Networks that were not trained here: ONNX file and description -> what `export` writes of ours."""

@@ -1,0 +1,148 @@
+"""The description of a foreign network: a small YAML file that says what its ONNX file does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from pipeline import yaml_file
+from pipeline.errors import Faults, UserError, closest
+from pipeline.labels import IGNORE_INDEX, LabelSpec
+from pipeline.params import Positive, Section
+
+#: Values of `rest` beside the names of classes.
+IGNORED = "ignore"
+
+
+def _triple(value: Any) -> Any:
+    """A list as the tuple that it stands for; one number for all three channels."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value, value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _unit(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError("pixels count from 0 to 1 here; divide a value in 0..255 by 255")
+    return values
+
+
+def _positive(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not all(value > 0 for value in values):
+        raise ValueError("it divides; every value must be above 0 (1/255 = 0.00392157 for a network that takes 0..255)")
+    return values
+
+
+Triple = Annotated[tuple[float, float, float], BeforeValidator(_triple), AfterValidator(_unit)]
+Colour = Annotated[tuple[int, int, int], BeforeValidator(_triple)]
+Layout = Literal["NCHW", "NHWC"]
+
+
+class File(Section):
+    """The YAML file.
+
+    Attributes:
+        model: the ONNX file, relative to the YAML file.
+        head: name of the output to use; needed when there are several.
+        output: ``logits`` (or probabilities), one channel a class, or ``labels``, a map of class ids.
+        layout: of the image, and of logits unless ``output_layout`` says otherwise.
+        channel_order: of the image that the network takes.
+        mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one.
+        input_size: height, width; for a file that leaves them open.
+        classes, palette: names in the order of their ids, and a colour (RGB) for each.
+        ignore_index: id that counts nowhere.
+        merge: which classes of a data set stand for each class of the network; null: they have the same names.
+        rest: what the other classes of the data set are: ``ignore``, or a class of the network.
+    """
+
+    model: str
+    head: str | None = None
+    output: Literal["logits", "labels"]
+    layout: Layout = "NCHW"
+    output_layout: Layout | None = None
+    channel_order: Literal["RGB", "BGR"]
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Annotated[Triple, AfterValidator(_positive)] = (1.0, 1.0, 1.0)
+    input_size: Annotated[tuple[Positive, Positive], BeforeValidator(_triple)] | None = None
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    palette: list[Colour]
+    ignore_index: int = IGNORE_INDEX
+    merge: dict[str, list[str]] | None = None
+    rest: str = IGNORED
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a foreign network before its file is opened; see :class:`File` for the fields."""
+
+    file: Path
+    model: Path
+    labels: LabelSpec
+    head: str | None
+    output: str
+    layout: str
+    output_layout: str
+    channel_order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: tuple[int, int] | None
+    merge: Mapping[str, list[str]] | None
+    rest: str
+
+
+def load(path: Path) -> Description:
+    """Read and check a description.
+
+    Raises:
+        UserError: not YAML, or every unknown key, wrong type, missing value, and contradiction at once.
+    """
+    fields = File.model_fields
+    raw = yaml_file.read(path, sections=fields, absent="name the description of your network; README shows one")
+    faults = Faults(str(path))
+    found: File | None = None
+    labels: LabelSpec | None = None
+    try:
+        found = File.model_validate(raw)
+    except ValidationError as error:
+        for problem in error.errors():
+            faults.add(yaml_file.explain(problem, File))
+    if found is not None:
+        try:
+            labels = LabelSpec(tuple(found.classes), tuple(found.palette), found.ignore_index)
+        except UserError as error:
+            faults.add(str(error))
+        for message in _merge_faults(found):
+            faults.add(message)
+    faults.raise_if_any()
+    assert found is not None
+    assert labels is not None
+    values = found.model_dump(exclude={"model", "classes", "palette", "ignore_index", "output_layout"})
+    return Description(
+        file=path,
+        model=path.parent / found.model,
+        labels=labels,
+        output_layout=found.output_layout or found.layout,
+        **values,
+    )
+
+
+def _merge_faults(found: File) -> list[str]:
+    faults = []
+    merge = found.merge or {}
+    taken: dict[str, str] = {}
+    for name, sources in merge.items():
+        if name not in found.classes:
+            faults.append(f"merge.{name}: no class of the network; {closest(name, found.classes)}")
+        for source in sources:
+            if source in taken:
+                faults.append(
+                    f"merge.{name}: '{source}' stands under {taken[source]} already; it can be one class only"
+                )
+            taken[source] = name
+    if found.rest not in (IGNORED, *found.classes):
+        faults.append(f"rest: got '{found.rest}'; {closest(found.rest, [IGNORED, *found.classes])}")
+    return faults

@@ -1,0 +1,70 @@
+"""From a foreign network's description to the ONNX artifact that `calibrate`, `quantize` and `convert` start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.export.export import deploy_facts
+from pipeline.export.onnx_file import write_metadata
+from pipeline.foreign import deploy, network, parity
+from pipeline.foreign.description import Description
+from pipeline.frames import Array
+from pipeline.quantization.half import to_float16
+
+
+def import_network(
+    description: Description, out: Path, *, frames: Callable[[tuple[int, int]], Sequence[Array]]
+) -> dict[str, Any]:
+    """Write fp32.onnx and fp16.onnx (deploy graphs) of a foreign file, and check them against it.
+
+    Args:
+        frames: real frames, (H, W, 3) BGR uint8, for an input size (height, width).
+
+    Returns:
+        the parity record.
+
+    Raises:
+        UserError: the file or its description cannot be used, or a graph does not compute what the file computes.
+    """
+    found = network.load(description)
+    fp32, size = deploy.build(found, description)
+    graphs = {"fp32": fp32, "fp16": _in_float16(fp32, description)}
+    facts = {
+        **description.labels.to_meta(),
+        "mean": list(description.mean),
+        "std": list(description.std),
+        "input_size": list(found.input_size),
+        "model": {"name": "onnx", "options": {"file": description.model.name, "head": description.head}},
+        "parameters": found.parameters,
+    }
+    meta: dict[str, Any] = {
+        **deploy_facts(facts, output_size=size, precision="fp32"),
+        "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "parents": {"file": artifact.sha256(description.model)},
+        "parity": parity.check(description, graphs, frames(found.input_size), size=size),
+    }
+    with artifact.create(out, kind="onnx", meta=meta) as folder:
+        for precision, graph in graphs.items():
+            file = folder / f"{precision}.onnx"
+            onnx.save(graph, file)
+            write_metadata(file, deploy_facts(facts, output_size=size, precision=precision))
+    return dict(meta["parity"])
+
+
+def _in_float16(fp32: onnx.ModelProto, description: Description) -> onnx.ModelProto:
+    graph = onnx.ModelProto()
+    graph.CopyFrom(fp32)
+    try:
+        to_float16(graph)
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise UserError(f"{description.model}: cannot be turned into float16: {told}") from error
+    return graph

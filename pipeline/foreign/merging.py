@@ -1,0 +1,97 @@
+"""A prepared data set in the classes of a foreign network: its labels renamed and merged, its frames as they are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import artifact
+from pipeline.errors import Faults, closest
+from pipeline.foreign.description import IGNORED, Description
+from pipeline.frames import Array, write_png
+from pipeline.labels import LabelSpec
+from pipeline.prepared import Prepared
+
+
+def sources(description: Description, classes: LabelSpec) -> dict[str, list[str]]:
+    """Which classes of a data set stand for each class of the network, ``rest`` left out.
+
+    A class that ``merge`` does not name takes the data set's class of the same name, unless another class has it.
+
+    Raises:
+        UserError: ``merge`` names classes that the data set does not have, or no class of the network gets one.
+    """
+    merge = description.merge or {}
+    faults = Faults(str(description.file))
+    mentioned = {source for names in merge.values() for source in names}
+    for name, chosen in merge.items():
+        for source in chosen:
+            if source not in classes.names:
+                faults.add(f"merge.{name}: the data set has no class '{source}'; {closest(source, classes.names)}")
+    free = set(classes.names) - mentioned
+    found = {name: list(merge.get(name, [name] if name in free else [])) for name in description.labels.names}
+    if not faults.messages and not any(found.values()):
+        ours, theirs = ", ".join(description.labels.names), ", ".join(classes.names)
+        faults.add(
+            f"merge: no class of the network ({ours}) has one of the data set ({theirs}); say which stand for it"
+        )
+    faults.raise_if_any()
+    return found
+
+
+def lookup(description: Description, classes: LabelSpec) -> Array:
+    """The network's id for every id of the data set, (256,)."""
+    labels = description.labels
+    rest = labels.ignore_index if description.rest == IGNORED else labels.names.index(description.rest)
+    table = np.full(256, labels.ignore_index, np.uint8)
+    table[: classes.num_classes] = rest
+    for target, name in enumerate(labels.names):
+        for source in sources(description, classes)[name]:
+            table[classes.names.index(source)] = target
+    table[classes.ignore_index] = labels.ignore_index
+    return table
+
+
+def merge(
+    prepared: Prepared, description: Description, out: Path, *, progress: Callable[[str, int], object]
+) -> dict[str, Any]:
+    """Write the data set with the network's classes as an artifact of kind ``dataset``.
+
+    Args:
+        progress: called with (split, number of samples in it) before each sample.
+
+    Returns:
+        the facts of meta.json: splits, classes, share of pixels of each class by split, ``merged``.
+    """
+    table = lookup(description, prepared.labels)
+    labels = description.labels
+    facts: dict[str, Any] = {
+        **labels.to_meta(),
+        "dataset": prepared.name,
+        "merged": {"classes": sources(description, prepared.labels), "rest": description.rest},
+        "splits": prepared.splits,
+        "class_share": {},
+        "parents": {"dataset": prepared.artifact.hash},
+    }
+    with artifact.create(out, kind="dataset", meta=facts) as folder:
+        for name, samples in prepared.splits.items():
+            split = prepared.split(name)
+            counts = np.zeros(256, np.int64)
+            (folder / name / "images").mkdir(parents=True)
+            for index, sample in enumerate(samples):
+                progress(name, len(samples))
+                label = table[split.label(index)]
+                counts += np.bincount(label.ravel(), minlength=256)
+                write_png(folder / name / "labels" / f"{sample}.png", label)
+                image = Path(name) / "images" / f"{sample}.png"
+                shutil.copyfile(prepared.artifact.path / image, folder / image)
+            labelled = counts[: labels.num_classes]
+            facts["class_share"][name] = {
+                key: round(float(count / max(1, labelled.sum())), 6)
+                for key, count in zip(labels.names, labelled, strict=True)
+            }
+    return facts

@@ -1,0 +1,65 @@
+"""Reading a YAML file of typed sections: where it is not YAML, and what pydantic finds wrong in it, in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import plugin_options
+from pipeline.errors import UserError, closest
+
+
+def read(path: Path, *, sections: Iterable[str], absent: str = "run from the project's root") -> dict[Any, Any]:
+    """A YAML file that holds a mapping.
+
+    Args:
+        sections: keys that it may have, for the message where it holds something else.
+        absent: what to do where there is no such file.
+
+    Raises:
+        UserError: no such file, not UTF-8, not YAML (with line and column), or no mapping.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {absent}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML: {' '.join(str(problem or error).split())}") from error
+    if not isinstance(raw, dict):
+        got = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise UserError(f"{path}: holds {got}; a mapping of {', '.join(sections)} is needed")
+    return raw
+
+
+def explain(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """One pydantic error as: where: what, got, allowed.
+
+    Args:
+        root: the model that the file was checked against.
+    """
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {closest(location[-1], _keys_at(location[:-1], root))}"
+    if problem["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    return f"{where}: got {problem['input']!r}; {plugin_options.allowed_by(problem)}"
+
+
+def _keys_at(location: list[str], root: type[BaseModel]) -> list[str]:
+    """The keys that a section of a model may have."""
+    found: Any = root
+    for part in location:
+        found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[1]
+    return sorted(found.model_fields)

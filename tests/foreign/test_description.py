@@ -1,0 +1,72 @@
+"""The description file: all its faults at once, each with what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.foreign import description
+
+
+def test_the_defaults(described: Any, tmp_path: Path) -> None:
+    found = described(None)
+    assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert (found.layout, found.output_layout, found.head, found.input_size) == ("NCHW", "NCHW", None, None)
+    assert found.model == tmp_path / "model.onnx" and found.labels.ignore_index == 255 and found.rest == "ignore"
+
+
+def test_one_number_stands_for_three_channels(described: Any) -> None:
+    assert described(None, mean=0.5, std=[0.1, 0.2, 0.3]).mean == (0.5, 0.5, 0.5)
+
+
+def test_logits_have_the_layout_of_the_image_unless_told(described: Any) -> None:
+    assert described(None, layout="NHWC").output_layout == "NHWC"
+    assert described(None, layout="NHWC", output_layout="NCHW").output_layout == "NCHW"
+
+
+def test_all_faults_come_at_once(described: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        described(
+            None, chanel_order="RGB", output="scores", mean=[123.7, 116.3, 103.5], std=0.0, input_size=[0, 64],
+            classes="road", channel_order=None,
+        )  # fmt: skip
+    said = str(caught.value)
+    assert "own.yaml: 7 problems" in said
+    for part in (
+        "chanel_order: unknown key; did you mean 'channel_order'?",
+        "channel_order: missing",
+        "output: got 'scores'; allowed: 'logits' or 'labels'",
+        "mean: got [123.7, 116.3, 103.5]; pixels count from 0 to 1 here; divide a value in 0..255 by 255",
+        "std: got 0.0; it divides",
+        "input_size.0: got 0",
+        "classes: got 'road'; allowed: a list",
+    ):
+        assert part in said, said
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 3 classes"),
+        ({"ignore_index": 2}, "ignore_index 2 must lie in 3..255"),
+        ({"classes": ["a", "a", "b"]}, "class names must be unique"),
+        ({"merge": {"raod": ["road"]}}, "merge.raod: no class of the network; did you mean 'road'?"),
+        ({"merge": {"sky": ["x"], "car": ["x"]}}, "merge.car: 'x' stands under sky already"),
+        ({"rest": "skyy"}, "rest: got 'skyy'; did you mean 'sky'?"),
+    ],
+)
+def test_contradictions(described: Any, keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        described(None, **keys)
+    assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none.yaml: no such file; name the description of your network"):
+        description.load(tmp_path / "none.yaml")
+    (tmp_path / "own.yaml").write_text("model: [")
+    with pytest.raises(UserError, match=r"own.yaml:1:9: not valid YAML"):
+        description.load(tmp_path / "own.yaml")

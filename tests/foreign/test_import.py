@@ -1,0 +1,192 @@
+"""The deploy graph of a foreign network against the file itself and plain NumPy, for every way of describing one."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.foreign import deploy, network, parity
+from pipeline.foreign.description import Description
+from pipeline.foreign.imported import import_network
+from pipeline.quantization import cpu
+from pipeline.quantization import graph as graphs
+
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+
+
+def bilinear(planes: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """(K, h, w) -> (K, H, W), half-pixel centres, edges repeated: the definition, written out."""
+
+    def weights(small: int, large: int) -> npt.NDArray[np.float64]:
+        matrix = np.zeros((large, small))
+        for row in range(large):
+            place = min(max((row + 0.5) * small / large - 0.5, 0), small - 1)
+            low = min(int(place), small - 2) if small > 1 else 0
+            matrix[row, low] += 1 - (place - low)
+            matrix[row, min(low + 1, small - 1)] += place - low
+        return matrix
+
+    rows, columns = weights(planes.shape[1], size[0]), weights(planes.shape[2], size[1])
+    return np.einsum("Hh,khw,Ww->kHW", rows, planes.astype(np.float64), columns)
+
+
+def reference(
+    file: Path, frame: Any, *, layout: str, order: str, output: str, mean: Any = (0, 0, 0), std: Any = (1, 1, 1)
+) -> npt.NDArray[Any]:
+    """Label map by the file as it came, pixels prepared one channel at a time."""
+    planes = []
+    for channel in range(3):
+        pixel = frame[:, :, {"RGB": 2 - channel, "BGR": channel}[order]].astype(np.float64)
+        planes.append((pixel / 255 - mean[channel]) / std[channel])
+    image = np.stack(planes, axis=-1 if layout == "NHWC" else 0)[None].astype(np.float32)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    result = session.run(None, {session.get_inputs()[0].name: image})[0]
+    if output == "labels":
+        return result.reshape(result.shape[-2:])
+    logits = np.moveaxis(result[0], -1, 0) if layout == "NHWC" else result[0]
+    return bilinear(logits, frame.shape[:2]).argmax(axis=0)
+
+
+def run(file: Path, frame: Any) -> npt.NDArray[Any]:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return session.run(None, {"frames": frame[None]})[0][0]
+
+
+def imported(description: Description, frames: Any) -> artifact.Artifact:
+    out = description.file.parent / "onnx"
+    import_network(description, out, frames=lambda size: frames)
+    return artifact.load(out, kind="onnx")
+
+
+@pytest.mark.parametrize(
+    ("layout", "order", "output", "stride"),
+    itertools.product(("NCHW", "NHWC"), ("RGB", "BGR"), ("logits", "labels"), (1, 2)),
+)
+def test_every_kind_of_network_gives_the_labels_of_its_file(
+    make: Any, described: Any, frames: Any, layout: str, order: str, output: str, stride: int
+) -> None:
+    model = make(layout=layout, output=output, stride=stride)
+    found = described(model, layout=layout, channel_order=order, output=output, mean=list(MEAN), std=list(STD))
+    made = imported(found, frames)
+    for frame in frames:
+        expected = reference(found.model, frame, layout=layout, order=order, output=output, mean=MEAN, std=STD)
+        assert len(np.unique(expected)) == 3
+        got = run(made.file("fp32.onnx"), frame)
+        assert got.dtype == np.uint8 and got.shape == expected.shape
+        assert (got == expected).mean() > 0.999
+        assert (run(made.file("fp16.onnx"), frame) == expected).mean() > 0.98
+    assert made.meta["output"]["shape"] == [1, *expected.shape]
+
+
+@pytest.mark.parametrize("changes", [{"channel_order": "BGR"}, {"mean": 0.0}, {"std": 1.0}])
+def test_another_description_gives_other_labels(make: Any, described: Any, frames: Any, changes: Any) -> None:
+    right = {"mean": list(MEAN), "std": list(STD), "channel_order": "RGB"}
+    found = described(make(), **right)
+    expected = [
+        reference(found.model, f, layout="NCHW", order="RGB", output="logits", mean=MEAN, std=STD) for f in frames
+    ]
+    made = imported(described(None, **{**right, **changes}), frames)
+    same = np.mean([(run(made.file("fp32.onnx"), f) == e).mean() for f, e in zip(frames, expected, strict=True)])
+    assert same < 0.97
+
+
+def test_the_artifact_says_what_it_is(make: Any, described: Any, frames: Any) -> None:
+    found = described(make(heads=2), head="scores", mean=0.5, std=0.5)
+    meta = imported(found, frames).meta
+    assert meta["classes"] == ["sky", "road", "car"] and meta["input_size"] == [48, 64] and meta["precision"] == "fp32"
+    assert meta["model"] == {"name": "onnx", "options": {"file": "model.onnx", "head": "scores"}}
+    assert (meta["mean"], meta["std"]) == ([0.5] * 3, [0.5] * 3)
+    assert meta["input"] == {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, 48, 64, 3]}
+    assert meta["parents"] == {"file": artifact.sha256(found.model)}
+    assert meta["parity"]["frames"] == 4 and meta["parity"]["agreement"]["fp32"] > 0.999
+    assert meta["parity"]["core_max_difference"] < 1e-4
+    assert (
+        abs(sum(meta["parity"]["class_share"].values()) - 1) < 1e-3 and min(meta["parity"]["class_share"].values()) > 0
+    )
+
+
+def test_the_graph_holds_the_network_and_no_more(make: Any, described: Any, frames: Any) -> None:
+    made = imported(
+        described(make(heads=3, layout="NHWC", names=("frames", "labels_")), head="labels_", layout="NHWC"), frames
+    )
+    model = onnx.load(made.file("fp32.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    operators = [node.op_type for node in model.graph.node]
+    # batch normalisation is folded, the other heads are gone, and transposes of NHWC cancel
+    assert operators == ["Cast", "Transpose", "Conv", "Conv", "PRelu", "Conv", "ArgMax", "Cast"]
+    assert len({node.name for node in model.graph.node}) == len(operators)
+    assert "unused" not in {tensor.name for tensor in model.graph.initializer}
+    assert [entry.version for entry in model.opset_import] == [18]
+    graph = graphs.load(str(made.file("fp32.onnx")))
+    assert graph.normaliser is not None and len(graph.normalised) == 1
+    ranges = dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
+    placed = cpu.place(graph, ranges)  # the first layer reads the frame's bytes
+    assert "normalise.weight" not in {name for node in placed.graph.node for name in node.input}
+
+
+def test_an_import_is_the_same_bytes_every_time(make: Any, described: Any, frames: Any) -> None:
+    found = described(make())
+    first = {path.name: path.read_bytes() for path in imported(found, frames).path.iterdir()}
+    assert first == {path.name: path.read_bytes() for path in imported(found, frames).path.iterdir()}
+    assert str(found.file.parent).encode() not in b"".join(first.values())
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18, 20, 21])
+def test_opsets_from_old_to_new(make: Any, described: Any, frames: Any, opset: int) -> None:
+    found = described(make(opset=opset))
+    made = imported(found, frames)
+    (version,) = [entry.version for entry in onnx.load(made.file("fp32.onnx")).opset_import]
+    assert version == min(max(opset, 18), 20)
+    expected = reference(found.model, frames[0], layout="NCHW", order="RGB", output="logits")
+    assert (run(made.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
+
+
+def test_open_sizes_are_fixed_by_the_description(make: Any, described: Any, frames: Any) -> None:
+    model = make(size=("height", "width"))
+    with pytest.raises(
+        UserError, match=r"leaves height or width open.*add `input_size: \[height, width\]` to .*own.yaml"
+    ):
+        imported(described(model), frames)
+    found = described(model, input_size=[48, 64])
+    made = imported(found, frames)
+    assert made.meta["input_size"] == [48, 64]
+    expected = reference(found.model, frames[0], layout="NCHW", order="RGB", output="logits")
+    assert (run(made.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
+
+
+def test_a_graph_that_computes_something_else_is_refused(make: Any, described: Any, frames: Any) -> None:
+    found = described(make())
+    graph, size = deploy.build(network.load(found), found)
+    last = next(tensor for tensor in graph.graph.initializer if tensor.name == "last.weight")
+    last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * np.float32(1.01), last.name))
+    with pytest.raises(UserError, match=r"logits differ from the file's by .* allowed: 0.001"):
+        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+    last.CopyFrom(numpy_helper.from_array(np.full((3, 8, 1, 1), np.nan, np.float32), last.name))
+    with pytest.raises(UserError, match="differ from the file's by nan"):
+        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+
+
+def test_label_maps_that_disagree_are_refused(make: Any, described: Any, frames: Any) -> None:
+    found = described(make(output="labels"), output="labels")
+    graph, size = deploy.build(network.load(found), found)
+    weight = next(tensor for tensor in graph.graph.initializer if tensor.name == "normalise.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
+    with pytest.raises(UserError, match=r"the fp32 deploy graph agrees with the file on .* of pixels; needed: 99.9%"):
+        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+
+
+def test_ids_that_are_no_class_are_refused(make: Any, described: Any, frames: Any) -> None:
+    found = described(make(output="labels"), output="labels", classes=["sky", "road"], palette=[[0, 0, 0], [1, 1, 1]])
+    with pytest.raises(UserError, match=r"gives ids \[2\]; the description names 2 classes, 0..1"):
+        imported(found, frames)
+    assert not (found.file.parent / "onnx").exists()

@@ -1,0 +1,172 @@
+"""A published network that was not trained here, from its file to the results: TwinLiteNet's road on CamVid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import artifact, runtimes
+from pipeline.reporting import results as reporting
+
+ROOT = Path(__file__).parents[2]
+MODEL = "weights/onnx/twinlitenet_bdd100k_drivable_lane.onnx"
+DESCRIPTION = {
+    "model": "twinlitenet.onnx",
+    "head": "da",
+    "output": "logits",
+    "channel_order": "RGB",
+    "classes": ["background", "road"],
+    "palette": [[40, 40, 40], [128, 64, 128]],
+    "merge": {"road": ["road"]},
+    "rest": "background",
+}
+
+
+def stage(name: str, *arguments: str | Path) -> str:
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Every stage of README's "Your own network", on twelve train and six val frames of CamVid."""
+    folder = tmp_path_factory.mktemp("own")
+    for split, count in (("train", 12), ("val", 6)):
+        lines = (real_data / "camvid" / f"{split}.txt").read_text().splitlines()
+        lines = lines[:: len(lines) // count][:count]
+        (folder / "camvid").mkdir(exist_ok=True)
+        (folder / "camvid" / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        for kind in (split, f"{split}annot"):
+            (folder / "camvid" / kind).mkdir()
+            for line in lines:
+                name = Path(line.split()[0]).name
+                shutil.copy(real_data / "camvid" / kind / name, folder / "camvid" / kind / name)
+    shutil.copy(real_data / MODEL, folder / "twinlitenet.onnx")
+    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    raw.update(dataset="camvid")
+    raw["datasets"]["camvid"]["root"] = str(folder / "camvid")
+    raw["calibrate"].update(images=6, allow_missing_classes=False)
+    raw["quantize"].update(trial_images=0, float_layers=[])
+    raw["check"].update(runs=10, warmup=1, seconds=0.0, samples=1)
+    for name, content in (("params.yaml", raw), ("own.yaml", DESCRIPTION)):
+        with (folder / name).open("w") as stream:
+            YAML().dump(content, stream)
+    values, data, described = ("--params", folder / "params.yaml"), folder / "road", folder / "own.yaml"
+    told = {}
+    stage("prepare", *values, "--out", folder / "dataset")
+    told["merge"] = stage("merge_classes", "--description", described, "--dataset", folder / "dataset", "--out", data)
+    onnx, calibration, int8 = folder / "onnx/twin", folder / "calibration/twin", folder / "int8/twin"
+    told["import"] = stage("import_onnx", "--description", described, "--dataset", data, "--out", onnx)
+    stage("calibrate", *values, "--onnx", onnx, "--dataset", data, "--out", calibration)
+    both = ("--onnx", onnx, "--calibration", calibration)
+    stage("quantize", *values, *both, "--dataset", data, "--out", int8)
+    stage("device", *values, "--out", folder / "device.json")
+    engines = folder / "engines/twin"
+    stage("convert", *values, "--device", folder / "device.json", "--onnx", onnx, "--int8", int8, "--out", engines)
+    told["check"] = stage(
+        "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines,
+        "--predictions", folder / "predictions/twin", "--out", folder / "results/twin.json",
+    )  # fmt: skip
+    results = json.loads((folder / "results/twin.json").read_text())
+    return SimpleNamespace(folder=folder, data=data, onnx=onnx, int8=int8, told=told, results=results, values=values)
+
+
+def test_the_deploy_graph_is_the_published_network(made: Any, real_data: Path) -> None:
+    parity = artifact.load(made.onnx, kind="onnx").meta["parity"]
+    assert parity["agreement"]["fp32"] > 0.9999 and parity["agreement"]["fp16"] > 0.999
+    assert parity["class_share"]["road"] > 0.1 and "road" in made.told["import"]
+    video = cv2.VideoCapture(str(real_data / "video/solidWhiteRight.mp4"))
+    engine, _ = runtimes.open_engine(made.folder / "engines/twin/fp32")
+    original = onnxruntime.InferenceSession(str(real_data / MODEL), providers=["CPUExecutionProvider"])
+    for place in (10, 200):
+        video.set(cv2.CAP_PROP_POS_FRAMES, place)
+        frame = cv2.resize(video.read()[1], (640, 360), interpolation=cv2.INTER_AREA)
+        image = (frame[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
+        expected = original.run(["da"], {"images": np.ascontiguousarray(image)})[0][0].argmax(axis=0)
+        assert 0.2 < expected.mean() < 0.5  # a motorway: its lower half, without the verge
+        assert (engine.run(frame[None])[0] == expected).mean() > 0.9999
+
+
+def test_road_is_found_and_int8_keeps_it(made: Any) -> None:
+    found = made.results
+    assert (found["student"], found["loss"], found["classes"]) == ("twin", "imported", ["background", "road"])
+    assert found["model"] == "onnx twinlitenet.onnx da" and found["images"] == 6 and "teacher" not in found
+    road = {name: variant["per_class_iou"][1] for name, variant in found["variants"].items()}
+    assert set(road) == {"fp32", "fp16", "int8"}
+    assert road["fp32"] > 70 and abs(road["fp16"] - road["fp32"]) < 0.5 and road["int8"] > road["fp32"] - 6
+    assert found["drop"]["miou_int8_vs_float"] == pytest.approx(
+        found["variants"]["fp32"]["miou"] - found["variants"]["int8"]["miou"], abs=1e-3
+    )
+    assert "miou_int8_vs_teacher" not in found["drop"]
+
+
+def test_the_report_takes_it(made: Any) -> None:
+    (read,) = reporting.load(made.folder / "results")
+    assert read.reference.name == "fp32" and read.teacher.miou is None
+    stage(
+        "report", *made.values, "--results", made.folder / "results", "--students", "twin", "--dataset", made.data,
+        "--predictions", made.folder / "predictions", "--out", made.folder / "report",
+    )  # fmt: skip
+    page = (made.folder / "report/index.html").read_text()
+    assert "twinlitenet.onnx" in page and "float prediction" in page
+    assert "| twin | imported | not measured |" in (made.folder / "report/table.md").read_text()
+    rows = (made.folder / "results/twin.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2 and not [row for row in rows if "teacher" in row]
+
+
+def test_a_bundle_needs_no_student(made: Any) -> None:
+    out = made.folder / "twin.tar.gz"
+    stage(
+        "bundle", *made.values, "--onnx", made.onnx, "--int8", made.int8, "--dataset", made.data, "--images", "2",
+        "--out", out,
+    )  # fmt: skip
+    subprocess.run(["tar", "xzf", out], cwd=made.folder, check=True)
+    done = subprocess.run(
+        ["sh", str(made.folder / "twin/run.sh")],
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (made.folder / "twin/results.json").exists(), done.stderr
+    found = json.loads((made.folder / "twin/results.json").read_text())
+    assert set(found) == set(made.results) and (found["student"], found["loss"]) == ("twin", "imported")
+    assert found["quantization"]["in_float"] == made.results["quantization"]["in_float"]
+
+
+def test_a_data_set_in_other_classes_is_refused(made: Any) -> None:
+    command = [
+        sys.executable, str(ROOT / "stages/check.py"), *map(str, made.values), "--device", made.folder / "device.json",
+        "--dataset", made.folder / "dataset", "--engines", made.folder / "engines/twin",
+        "--predictions", made.folder / "p", "--out", made.folder / "r.json",
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "has background, road; give the data set" in done.stderr
+    assert "stages/merge_classes.py" in done.stderr and not (made.folder / "r.json").exists()
+
+
+@pytest.mark.parametrize("file", ["onnx/twin/fp32.onnx", "onnx/twin/fp16.onnx", "int8/twin/int8_tensorrt.onnx"])
+def test_tensorrt_builds_it(made: Any, tmp_path: Path, file: str) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx builds engines without a GPU: pip install segpress[rtx]")
+    runtime = runtimes.build("tensorrt_rtx", {"compute_capabilities": ["SM86"], "workspace_mib": 256})
+    build: Callable[..., Any] = runtime.build
+    told = build(made.folder / file, tmp_path / "engine.plan")
+    assert (tmp_path / "engine.plan").stat().st_size > 1_000_000
+    kinds = {kind for precisions in told["precisions"].values() for kind in precisions}
+    expected = {"fp32.onnx": {"float32"}, "fp16.onnx": {"float16"}, "int8_tensorrt.onnx": {"float16", "int8"}}
+    assert kinds == expected[Path(file).name]
+    assert set(told["precisions"]) >= {"convolution", "deconvolution"}
