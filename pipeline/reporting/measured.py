@@ -102,12 +102,18 @@ class Result:
     speedup: float | None = None
     unstable: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()  # the most sensitive first
+    aware: bool = False  # fine-tuned with 8 bits simulated
     passed: bool | None = None
     violations: tuple[Violation, ...] = ()
 
     def variant(self, name: str) -> Variant:
         """The variant, or one in which nothing is measured."""
         return self.variants.get(name, Variant(name=name))
+
+    @property
+    def taught(self) -> str:
+        """By which loss, and whether with 8 bits simulated; empty where it is not told."""
+        return f"{self.loss}, QAT" if self.aware else self.loss
 
     @property
     def int8(self) -> Variant:

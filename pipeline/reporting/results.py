@@ -109,6 +109,7 @@ def _result(top: Fields) -> Result:
         speedup=top.number("speedup_int8_vs_fp32"),
         unstable=top.texts("unstable"),
         layers=_layers(top.section("quantization")),
+        aware=bool(top.section("quantization").section("quantization_aware").data),
         passed=top.flag("passed"),
         violations=tuple(
             Violation(

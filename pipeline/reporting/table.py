@@ -35,7 +35,7 @@ def row(result: Result) -> tuple[str, ...]:
     unstable = result.unstable
     return (
         result.label,
-        result.loss or NOT_MEASURED,
+        result.taught or NOT_MEASURED,
         fixed(result.teacher.miou),
         fixed(result.reference.miou),
         fixed(result.int8.miou),

@@ -151,6 +151,13 @@ def test_the_time_on_a_gpu_changes_nothing_that_is_shown(project: Project) -> No
     assert (table.markdown(project.load()), project.page()) == before
 
 
+def test_a_student_that_was_trained_with_8_bits_is_named_so(project: Project) -> None:
+    project.add("aware", loss="kd", quantization={"quantization_aware": {"target": "cpu"}})
+    project.add("plain", loss="kd", quantization={})
+    assert [result.taught for result in project.load()] == ["kd, QAT", "kd"]
+    assert "| aware | kd, QAT |" in table.markdown(project.load())
+
+
 def test_sensitive_layers_are_drawn(project: Project) -> None:
     project.add("kd")
     project.add("alone", quantization=None)
