@@ -22,7 +22,8 @@ AWARE = "quantization_aware"
 
 def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:
     """Export a graph in eval mode with the shapes of ``example``: one file, weights inside, reproducible bytes."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -111,6 +111,14 @@ def depthwise(net: Net) -> None:
     net.conv("deep_relu", "logits", 8, CLASSES, kernel=1)
 
 
+def clipped(net: Net) -> None:
+    """ReLU6 and a factor, whose constants have no dimension."""
+    limits = [net.constant("lowest", np.float32(0)), net.constant("highest", np.float32(6))]
+    net.add("Clip", [net.conv("x", "a", 3, 8), *limits], "a_clip")
+    net.add("Mul", ["a_clip", net.constant("factor", np.float32(0.5))], "half")
+    net.conv("half", "logits", 8, CLASSES, kernel=1)
+
+
 def squeeze(net: Net, *, mean: bool = False) -> None:
     net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
     if mean:
@@ -176,6 +184,7 @@ PATTERNS: dict[str, Callable[[Net], None]] = {
     "projection": projection,
     "concat": concat,
     "depthwise": depthwise,
+    "clipped": clipped,
     "squeeze": squeeze,
     "squeeze_mean": lambda net: squeeze(net, mean=True),
     "upsampled": upsampled,

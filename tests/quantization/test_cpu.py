@@ -36,7 +36,7 @@ def optimised(file: Path, folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / "optimised.onnx")
 
 
-@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "squeeze", "upsampled"])
+@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "clipped", "squeeze", "upsampled"])
 def test_types_and_scales(calibrated: Any, write_int8: Any, tmp_path: Path, name: str) -> None:
     model, constants, ranges = written(calibrated, write_int8, name, tmp_path, float_head=False)
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]

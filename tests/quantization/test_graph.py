@@ -16,8 +16,8 @@ from pipeline.quantization.graph import Graph, load
 BEFORE = ["pixels", "planes", "scaled", "x"]
 AFTER = ["up", "ids", "labels"]
 PATTERNS = [
-    "one_conv", "residual", "projection", "concat", "depthwise", "squeeze", "squeeze_mean", "upsampled", "other_layers",
-    "pooled", "normalised",
+    "one_conv", "residual", "projection", "concat", "depthwise", "clipped", "squeeze", "squeeze_mean", "upsampled",
+    "other_layers", "pooled", "normalised",
 ]  # fmt: skip
 
 

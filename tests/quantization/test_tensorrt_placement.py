@@ -17,8 +17,8 @@ from pipeline.quantization import tensorrt
 from pipeline.quantization.graph import WEIGHTED
 
 PATTERNS = [
-    "one_conv", "residual", "projection", "concat", "depthwise", "squeeze", "squeeze_mean", "upsampled", "other_layers",
-    "pooled", "normalised",
+    "one_conv", "residual", "projection", "concat", "depthwise", "clipped", "squeeze", "squeeze_mean", "upsampled",
+    "other_layers", "pooled", "normalised",
 ]  # fmt: skip
 UNTOUCHED = ("pixels", "planes", "scaled", "x", "up", "ids", "labels")
 
