@@ -78,7 +78,10 @@ class Family:
 FAMILIES = {
     "cpu": Family({"int8_cpu.onnx": cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place),
     "tensorrt": Family(
-        {"int8_tensorrt.onnx": tensorrt.place}, partial(tensorrt.place, float16=False), np.float16, symmetric=True
+        {"int8_tensorrt.onnx": tensorrt.place},
+        partial(tensorrt.place, float16=False, scale_type=np.float16),
+        np.float16,
+        symmetric=True,
     ),
 }
 

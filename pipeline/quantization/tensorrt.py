@@ -35,13 +35,21 @@ CHANNELS, FEW_CHANNELS = 8, 16
 ScaleType = type[np.float16] | type[np.float32]
 
 
-def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), float16: bool = True) -> onnx.ModelProto:
+def place(
+    source: Graph,
+    ranges: Ranges,
+    *,
+    float_nodes: Collection[str] = (),
+    float16: bool = True,
+    scale_type: ScaleType | None = None,
+) -> onnx.ModelProto:
     """The TensorRT INT8 graph of a float deploy graph, which stays as it is.
 
     Args:
         ranges: (low, high) of every float activation; the larger magnitude counts.
         float_nodes: names of nodes that stay in float, beside those that the rules name.
         float16: what is not INT8 is float16, else float32.
+        scale_type: in whose precision the scales are; None is that of the rest.
     """
     graph = source.copy()
     float_nodes = graph.without_integers(float_nodes)
@@ -51,7 +59,9 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), f
         for node in graph.layers
         if node.name not in float_nodes and has_kernel(graph, node) and pooled.isdisjoint(node.input)
     }
-    placement = Placement(graph, share_scales(graph, ranges), scale_type=np.float16 if float16 else np.float32)
+    placement = Placement(
+        graph, share_scales(graph, ranges), scale_type=scale_type or (np.float16 if float16 else np.float32)
+    )
     adds = [node for node in graph.body if node.op_type == "Add" and node.name not in float_nodes]
     skips = {node.name: skip_input(graph, node, layers) for node in adds}  # before the first input is renamed
     for node in graph.body:

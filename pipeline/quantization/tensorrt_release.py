@@ -32,11 +32,15 @@ def release(source: Path, target: Path, *, nodes: Collection[str]) -> list[str]:
     for node in graph.nodes:  # what is named as Q/DQ stands for its readers; a Q comes before its DQ
         if node.name in wanted and node.op_type in PAIR:
             wanted.update(reader.name for name in node.output for reader in readers[name])
-    freed = []
+    freed, sums = [], set[str]()
     weights: dict[str, onnx.TensorProto] = {}
     for node in graph.nodes:
         if node.name in wanted and node.op_type not in PAIR and (title := _free(graph, node, weights)):
             freed.append(title)
+            sums.update(reader.name for name in node.output for reader in readers[name] if reader.op_type == "Add")
+    for node in graph.nodes:  # a skip is quantised for the layer that it is added to, see rule 3 of the placement
+        if node.name in sums:
+            _free(graph, node, weights)
     if freed:
         graph.model.graph.initializer.extend(weights.values())
         _drop_unused(graph.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
 from pipeline.models import SegNetwork
-from pipeline.quantization import calibrate, calibration
+from pipeline.quantization import calibrate, calibration, cpu, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.aware import simulate
 from pipeline.quantization.graph import Graph
@@ -42,10 +43,12 @@ def logits_of(model: onnx.ModelProto, logits: str, frames: list[Any]) -> Any:
 
 
 def placed(student: Any, target: str) -> tuple[onnx.ModelProto, Graph]:
+    """With scales of float32, as torch has them."""
     plain = graphs.load(str(student.onnx.file("fp32.onnx")))
     family, settings = FAMILIES[target], Settings(method="minmax")
     source = Source(plain, calibrate.load(student.calibration), settings)
-    return source.placing(family, family.simulated)(settings.kept(plain)), plain
+    placement = {"cpu": cpu.place, "tensorrt": partial(tensorrt.place, float16=False)}[target]
+    return source.placing(family, placement)(settings.kept(plain)), plain
 
 
 @pytest.mark.parametrize(("target", "share"), [("cpu", 0.85), ("tensorrt", 0.6)])
