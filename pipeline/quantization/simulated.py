@@ -5,7 +5,8 @@ their scales anew in every step, activations keep those of the calibration (Jaco
 fixed ranges). Gradients pass a rounding as if it were not there, and stop where a range clips.
 
 Batch norm stays as it is at inference and is not folded: folding multiplies a weight's output channels by constants,
-and the scales of a symmetric per-channel quantiser with them, so the rounded weights are the same either way (but for scales in float16, which are those of the folded weights).
+and the scales of a symmetric per-channel quantiser with them, so the rounded weights are the same either way (but for
+scales in float16, which are those of the folded weights).
 """
 
 from __future__ import annotations
