@@ -28,7 +28,7 @@ def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
     """In what precision the layers with weights were asked for: operator -> precision -> how many.
 
     A strongly typed network is built as it stands. INT8 is a layer whose both operands come out of a DequantizeLinear:
-    that is the pattern which the builder fuses.
+    that is the pattern which the builder fuses. The parser may reshape an operand of a matrix product in between.
     """
     weighted = {
         trt.LayerType.CONVOLUTION: "convolution",
@@ -41,7 +41,8 @@ def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         output = layer.get_output(0)
-        if layer.type == trt.LayerType.DEQUANTIZE:
+        reshaped = layer.type == trt.LayerType.SHUFFLE and layer.get_input(0).name in dequantised
+        if layer.type == trt.LayerType.DEQUANTIZE or reshaped:
             dequantised.add(output.name)
         if layer.type not in weighted:
             continue

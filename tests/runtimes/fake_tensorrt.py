@@ -182,7 +182,15 @@ def make(version: str) -> tuple[ModuleType, Play]:
     found.LayerInformationFormat = members("LayerInformationFormat", "ONELINE", "JSON")
     found.DataType = members("DataType", "FLOAT", "HALF", "INT8", "INT32", "INT64", "UINT8", "BOOL")
     found.LayerType = members(
-        "LayerType", "CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "QUANTIZE", "DEQUANTIZE", "CONSTANT", "IDENTITY"
+        "LayerType",
+        "CONVOLUTION",
+        "DECONVOLUTION",
+        "MATRIX_MULTIPLY",
+        "QUANTIZE",
+        "DEQUANTIZE",
+        "CONSTANT",
+        "IDENTITY",
+        "SHUFFLE",
     )
     codes = members("ErrorCode", "SUCCESS", "MODEL_DESERIALIZE_FAILED", "INVALID_NODE", "UNSUPPORTED_NODE")
     types = {
