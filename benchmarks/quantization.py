@@ -30,7 +30,7 @@ from ruamel.yaml import YAML
 from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import command
-from pipeline.evaluation import latency
+from pipeline.evaluation import budgets, latency
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.prepared import Prepared
 from pipeline.quantization import calibrate, graph, sensitivity
@@ -118,12 +118,8 @@ def measure(files: dict[str, Path], prepared: Prepared, *, runs: int, threads: i
         measured, _ = evaluate(engines[title], split, labels=prepared.labels)
         rows.append({"name": title, "size_bytes": built.stat().st_size, **measured})
     for row in rows:
-        lost = [
-            (before - after, name)
-            for before, after, name in zip(rows[0]["per_class_iou"], row["per_class_iou"], names, strict=True)
-            if before is not None
-        ]
-        row["class_drop"], row["worst_class"] = max(lost)
+        lost = budgets.drop(rows[0], row, names, teacher_miou=None)
+        row["class_drop"], row["worst_class"] = lost["worst_class_drop"], lost["worst_class"]
     size = next(iter(engines.values())).input_size
     frames = latency.frames_of(split, size)
     timed = {title: engine for title, engine in engines.items() if "tensorrt" not in title and title != "fp16"}

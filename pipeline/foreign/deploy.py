@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.export import graphs
 from pipeline.foreign.description import Description
 from pipeline.foreign.network import IMAGE, RESULT, Network
 from pipeline.quantization.graph import NORMALISER
@@ -19,12 +20,8 @@ BIAS = "normalise.bias"
 
 def normaliser(description: Description) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """BGR 0..255 -> the network's image, as weight (3, 3, 1, 1) and bias (3,) of a 1x1 convolution."""
-    weight, bias = np.zeros((3, 3, 1, 1)), np.zeros(3)
-    for channel, (mean, std) in enumerate(zip(description.mean, description.std, strict=True)):
-        pixel = 2 - channel if description.channel_order == "RGB" else channel
-        weight[channel, pixel] = 1 / (255 * std)
-        bias[channel] = -mean / std
-    return weight.astype(np.float32), bias.astype(np.float32)
+    weight, bias = (p.numpy() for p in graphs.normaliser(description.mean, description.std).state_dict().values())
+    return weight if description.channel_order == "RGB" else weight[:, ::-1], bias
 
 
 def build(network: Network, description: Description) -> tuple[onnx.ModelProto, tuple[int, int]]:
