@@ -1,7 +1,8 @@
-"""Engines of the shared student, a small deploy graph, and a silent ONNX Runtime session to compare with."""
+"""Engines of the shared student, a small deploy graph, a silent ONNX Runtime session, and imitations of TensorRT."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline import runtimes
 from pipeline.quantization import graph as graphs
 from pipeline.quantization import tensorrt
+from pipeline.runtimes import _cuda
+from tests.runtimes import fake_tensorrt
+from tests.runtimes.fake_tensorrt_network import Play
 
 META = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "input", "output")
 
@@ -92,3 +96,32 @@ def small_files(small_deploy: Callable[..., onnx.ModelProto], tmp_path_factory: 
     onnx.save(tensorrt.place(graph, ranges), folder / "int8.onnx")
     onnx.save(tensorrt.place(graph, ranges, float_nodes=["node_a", "node_b", "node_c"]), folder / "no_int8.onnx")
     return folder
+
+
+@pytest.fixture(params=["10.3.0.30", "11.4.0.106"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Play]:
+    """(the module that ``import tensorrt`` gives, its play); this machine has no GPU."""
+    trt, play = fake_tensorrt.make(request.param)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(_cuda, "device", lambda: None)
+    return trt, play
+
+
+@pytest.fixture
+def play(library: tuple[Any, Play]) -> Play:
+    return library[1]
+
+
+@pytest.fixture
+def trt(library: tuple[Any, Play]) -> Any:
+    return library[0]
+
+
+@pytest.fixture
+def build(library: Any, small_files: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``build("fp32", **options)`` -> facts of the build; the plan lies in tmp_path."""
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        return runtimes.build("tensorrt", options).build(small_files / f"{name}.onnx", tmp_path / "engine.plan")
+
+    return run
