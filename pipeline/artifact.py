@@ -82,18 +82,29 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` under a temporary name, then rename: the file is old or new, never half."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place on success: the file is old or new, never half.
+
+    Raises:
+        OSError: the place cannot be written; whatever the body raises goes on. ``path`` is then as before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        yield scratch
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as :func:`replacing` does."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, *, advice: str) -> dict[str, Any]:

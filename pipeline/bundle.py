@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -84,12 +83,10 @@ def write(
 
 def _pack(folder: Path, out: Path) -> None:
     """A folder as tar.gz without owners and dates."""
-    scratch = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
         with (
-            os.fdopen(handle, "wb") as raw,
+            artifact.replacing(out) as scratch,
+            scratch.open("wb") as raw,
             gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w") as archive,
         ):
@@ -98,13 +95,8 @@ def _pack(folder: Path, out: Path) -> None:
                 content = file.read_bytes()
                 entry.size, entry.mode = len(content), 0o755 if file.suffix == ".sh" else 0o644
                 archive.addfile(entry, io.BytesIO(content))
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); free the place or name another one") from error
-    finally:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> Sequence[Path]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ import onnxruntime
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.quantization import graph as graphs
@@ -85,19 +84,11 @@ class Statistics:
         tensors |= {f"sums/{name}": value for name, value in self.channel_sums.items()}
         tensors |= {f"count/{name}": np.array(value) for name, value in self.channel_counts.items()}
         tensors["frames"] = np.array(self.frames)
-        scratch = None
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-            os.close(handle)
-            save_file(tensors, scratch, metadata={"key": key})
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(file)
+            with artifact.replacing(file) as scratch:
+                save_file(tensors, scratch, metadata={"key": key})
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file}: cannot be written ({error}); free the place or name another one") from error
-        finally:
-            if scratch is not None:
-                Path(scratch).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: Path) -> tuple[Statistics, str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import artifact
 from pipeline.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,18 +46,11 @@ def attach(config: Any, file: Path) -> str:
 
 
 def keep(config: Any, file: Path) -> None:
-    """Write the builder's cache under a temporary name, then rename it: the file is old or new, never half."""
-    scratch = None
+    """Write the builder's cache."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(memoryview(config.get_timing_cache().serialize()))
-        Path(scratch).replace(file)
+        with artifact.replacing(file) as scratch:
+            scratch.write_bytes(memoryview(config.get_timing_cache().serialize()))
     except OSError as error:
         raise UserError(
             f"{file}: the timing cache cannot be written ({error.strerror}); free the place or name another folder"
         ) from error
-    finally:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
