@@ -66,10 +66,10 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
+class Crops(Dataset[tuple[Tensor, Tensor, int]]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) float32 normalised RGB, target (H, W) int64 train ids.
+    Items: image (3, H, W) float32 normalised RGB, target (H, W) int64 train ids, index of the sample.
     """
 
     def __init__(self, split: Split, transform: v2.Transform, *, seed: int) -> None:
@@ -80,7 +80,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         index, draw = item
         frame, label = self.split[index]
         image = tv_tensors.Image(torch.from_numpy(frame[:, :, ::-1].transpose(2, 0, 1).copy()))
@@ -88,31 +88,57 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(entropy[0]))
             image, mask = self.transform(image, tv_tensors.Mask(torch.from_numpy(label)))
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor), index
 
 
-class Draws(Sampler[tuple[int, int]]):
-    """An endless shuffle of ``length`` items, cut after ``count``: (index, how often it was drawn before)."""
+class Draws(Sampler[list[tuple[int, int]]]):
+    """The draws of one process: for each update, ``accumulate`` lists of ``images`` pairs (index, turn).
 
-    def __init__(self, *, length: int, count: int, seed: int) -> None:
-        self.length, self.count, self.seed = length, count, seed
+    All processes together go through endless shuffles of ``length`` items; ``turn`` counts how often an item was drawn
+    before. What is drawn at a place depends on the seed and the place alone, so a run can start at any step.
+
+    Args:
+        length: items to draw from.
+        steps: updates; drawing ends after them.
+        images: that a process takes at a time.
+        accumulate: lists an update.
+        process, processes: which of how many.
+        first: 0-based update to start at.
+    """
+
+    def __init__(
+        self, *, length: int, steps: int, images: int, seed: int,
+        accumulate: int = 1, process: int = 0, processes: int = 1, first: int = 0,
+    ) -> None:  # fmt: skip
+        self.length, self.steps, self.images, self.seed = length, steps, images, seed
+        self.accumulate, self.process, self.processes, self.first = accumulate, process, processes, first
+        self._turn, self._order = -1, [0]
 
     def __len__(self) -> int:
-        return self.count
+        return (self.steps - self.first) * self.accumulate
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        for start in range(0, self.count, self.length):
-            order = torch.randperm(self.length, generator=generator).tolist()
-            for index in order[: self.count - start]:
-                yield index, start // self.length
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for part in range(self.first * self.accumulate, self.steps * self.accumulate):
+            start = (part * self.processes + self.process) * self.images
+            yield [self._draw(place) for place in range(start, start + self.images)]
+
+    def _draw(self, place: int) -> tuple[int, int]:
+        turn, position = divmod(place, self.length)
+        if turn != self._turn:
+            shuffle = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, turn])))
+            self._turn, self._order = turn, shuffle.permutation(self.length).tolist()
+        return self._order[position], turn
 
 
-def batches(crops: Crops, *, steps: int, batch_size: int, workers: int, seed: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader of exactly ``steps`` batches."""
-    draws = Draws(length=len(crops), count=steps * batch_size, seed=seed)
+def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Images (n, 3, H, W), targets (n, H, W) and indices (n,) of every list that is drawn, the same for any number of
+    worker processes."""
     return DataLoader(
-        crops, batch_size=batch_size, sampler=draws, num_workers=workers, pin_memory=torch.cuda.is_available()
+        crops,
+        batch_sampler=draws,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # of its own: making an iterator draws from it
     )
 
 

@@ -73,9 +73,9 @@ class DistillationTask(SupervisedTask):
     def teacher(self) -> SegNetwork:
         return self._teacher[0]
 
-    def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         student = self.network(x)
-        terms = self.supervised(student, target)
+        terms = self.supervised(student, target, weight)
         taught = self.loss(student, self.teach(x, student), target)
         if clash := sorted({"loss", *terms} & set(taught)):
             raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")

@@ -22,28 +22,45 @@ class SupervisedTask(nn.Module):
     Shapes: x (N, 3, H, W), target (N, H, W) int64.
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, network: SegNetwork, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self.ignore_index = ignore_index
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return self.total(self.supervised(self.network(x), target))
+    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of the loss and their sum.
 
-    def supervised(self, output: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        terms = {"ce": self.cross_entropy(output.logits, target)}
+        Args:
+            weight: what the cross-entropy is divided by; None is the :meth:`weight` of this target. Parts of a batch
+                (processes, accumulation) are given the mean of all parts' weights: then the mean of their losses is
+                that of the whole batch, however labelled pixels are spread.
+        """
+        return self.total(self.supervised(self.network(x), target, weight))
+
+    def weight(self, target: Tensor) -> Tensor:
+        """Sum over labelled pixels of their class weights (1 each without class weights), a float64 scalar."""
+        labelled = target[target != self.ignore_index]
+        if self.class_weights is None:
+            return torch.tensor(labelled.numel(), dtype=torch.float64, device=target.device)
+        return self.class_weights.double()[labelled].sum()
+
+    def supervised(self, output: SegOutput, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        weight = self.weight(target) if weight is None else weight
+        terms = {"ce": self.cross_entropy(output.logits, target, weight)}
         if output.aux is not None:
-            terms["aux"] = AUX_WEIGHT * self.cross_entropy(output.aux, target)
+            terms["aux"] = AUX_WEIGHT * self.cross_entropy(output.aux, target, weight)
         return terms
 
-    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean over labelled pixels at label size; a connected zero when there is none."""
+    def cross_entropy(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Sum over labelled pixels at label size, divided by ``weight``; a connected zero when nothing is labelled."""
         upsampled = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
-        if not bool((target != self.ignore_index).any()):
-            return upsampled.sum() * 0.0
-        weights: Tensor | None = self.class_weights  # type: ignore[assignment]
-        return F.cross_entropy(upsampled, target, weight=weights, ignore_index=self.ignore_index)
+        summed = F.cross_entropy(
+            upsampled, target, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
+        )
+        return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
     @staticmethod
     def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:

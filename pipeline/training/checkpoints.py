@@ -1,0 +1,155 @@
+"""Checkpoints of a run that is not finished: atomic, checked when they are read, never those of another run.
+
+They lie outside what DVC tracks, in a folder for each run: ``<root>/<key>/step-00000120/`` is an artifact of
+``state.safetensors`` and ``state.json``; ``<root>/<key>/run.json`` holds the run's identity.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.training import tensor_tree
+from pipeline.training.identity import Identity
+
+log = logging.getLogger(__name__)
+
+RUN, LOCK, TENSORS, SKELETON = "run.json", "lock", "state.safetensors", "state.json"
+MIB = 2**20
+
+
+class Checkpoints:
+    """The checkpoints of one run; as a context manager it keeps others from writing to them.
+
+    Args:
+        root: folder of all runs of one network.
+        identity: of this run.
+        every_seconds: at least this long between two checkpoints. It grows so that writing takes no more than a
+            twentieth of the time.
+        keep: newest ones that are kept, at least 2: the older one is there when the newest is damaged.
+
+    Raises:
+        UserError: another process works on the same run, or the place cannot be written.
+    """
+
+    def __init__(self, root: Path, identity: Identity, *, every_seconds: float, keep: int = 2) -> None:
+        self.root, self.identity = root, identity
+        self.folder = root / identity.key
+        self._every, self._keep = every_seconds, max(2, keep)
+        self._written, self._took = time.monotonic(), 0.0
+
+    def __enter__(self) -> Checkpoints:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / LOCK).open("a+")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); free the place") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            other = self._lock.read() or "?"
+            self._lock.close()
+            raise UserError(f"{self.folder}: process {other} trains the same run; wait for it or end it") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        for torn in self.folder.glob(".step-*"):
+            shutil.rmtree(torn, ignore_errors=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._written >= max(self._every, 20 * self._took)
+
+    def write(self, step: int, state: Mapping[str, Any], *, circumstances: Mapping[str, Any]) -> None:
+        """Write the state after a step; older checkpoints go when it is whole.
+
+        Args:
+            state: nested mappings of tensors and plain values.
+            circumstances: what may differ when the run goes on, such as the device.
+
+        Raises:
+            UserError: it cannot be written, e.g. because the disk is full; those before are kept.
+        """
+        started = time.monotonic()
+        skeleton, tensors = tensor_tree.split(state)
+        try:
+            artifact.write_text(self.folder / RUN, artifact.dump_json(self.identity.facts))
+            with artifact.create(self._path(step), kind="checkpoint", meta={"step": step, **circumstances}) as folder:
+                save_file(tensors, folder / TENSORS)
+                (folder / SKELETON).write_text(json.dumps(skeleton), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            kept = f"that of step {max(self.steps())} is kept" if self.steps() else "there is none before it"
+            size = sum(tensor.nbytes for tensor in tensors.values()) / MIB
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {step} cannot be written ({error}); {kept}. It needs "
+                f"{size:.0f} MiB: free them and run again"
+            ) from error
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self._path(old), ignore_errors=True)
+        self._took = time.monotonic() - started
+        self._written = time.monotonic()
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """Step, state and circumstances of the newest checkpoint that is whole; damaged ones are named and passed over.
+
+        None when there is none; other runs of the same network that left some are then named, with what differs.
+        """
+        for step in reversed(self.steps()):
+            try:
+                found = artifact.load(self._path(step), kind="checkpoint")
+                skeleton = json.loads(found.file(SKELETON).read_text("utf-8"))
+                return step, tensor_tree.join(skeleton, load_file(found.file(TENSORS))), found.facts
+            except (UserError, OSError, ValueError, KeyError, SafetensorError) as error:
+                log.warning("the checkpoint of step %d is damaged and is not used: %s", step, error)
+        self._name_others()
+        return None
+
+    def remove(self) -> None:
+        """Remove the checkpoints of this run: it is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _name_others(self) -> None:
+        for file in sorted(self.root.glob(f"*/{RUN}")):
+            if file.parent == self.folder or not list(file.parent.glob("step-*")):
+                continue
+            try:
+                differences = self.identity.differences(artifact.read_json(file, advice="remove it"))
+            except UserError as error:
+                log.warning("%s", error)
+                continue
+            size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file()) / MIB
+            more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+            log.warning(
+                "starting at step 0: the unfinished run in %s (%.0f MiB) is another one (%s%s); remove the folder when "
+                "you do not want to go on with it",
+                file.parent, size, "; ".join(differences[:5]), more,
+            )  # fmt: skip

@@ -1,0 +1,63 @@
+"""Training curves as DVCLive writes them, which can be put back to an earlier step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from dvclive import Live
+
+SUMMARY = "metrics.json"
+
+
+class Curves:
+    """Tables of metrics by step in a folder, for ``dvc plots``; nothing at all without a folder.
+
+    Args:
+        folder: made anew; None for a process that keeps none.
+        saved: what :meth:`state` gave, to go on from there.
+    """
+
+    def __init__(self, folder: Path | None, saved: Mapping[str, str] | None = None) -> None:
+        self._folder = folder
+        self._live: Live | None = None
+        if folder is None:
+            return
+        for file in _files(folder):
+            file.unlink()
+        for name, text in (saved or {}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        self._live = Live(str(folder), resume=bool(saved), save_dvc_exp=False, dvcyaml=None, report=None)
+        if saved:
+            self._live.step = json.loads(saved[SUMMARY])["step"]  # Live would count one on
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.end()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to the table of every metric."""
+        if self._live is None:
+            return
+        self._live.step = step
+        for name, value in metrics.items():
+            self._live.log_metric(name, value, timestamp=False)
+
+    def state(self) -> dict[str, str]:
+        """The text of every table by its path in the folder."""
+        if self._folder is None or self._live is None:
+            return {}
+        self._live.make_summary()
+        return {file.relative_to(self._folder).as_posix(): file.read_text("utf-8") for file in _files(self._folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob(SUMMARY), *folder.glob("plots/metrics/**/*.tsv")])
