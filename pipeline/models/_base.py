@@ -80,6 +80,11 @@ class SegNetwork(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The part that is pretrained and whose parameters may learn at a rate of their own; None: no such part."""
+        return None
+
     @abstractmethod
     def forward(self, x: Tensor) -> SegOutput:
         """(N, 3, H, W) normalised RGB -> SegOutput."""

@@ -90,6 +90,11 @@ class Smp(SegNetwork):
         replace_adaptive_pooling(self.net)
         self.facts = _facts(self.net)
 
+    @property
+    def encoder(self) -> nn.Module:
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
     def forward(self, x: Tensor) -> SegOutput:
         stages = self.net.encoder(x)
         embedding = self.net.decoder(stages)

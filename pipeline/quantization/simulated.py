@@ -148,6 +148,10 @@ class SimulatedNetwork(SegNetwork):
         factors = torch.tensor(network.std).reshape(1, 3, 1, 1)  # the others are the same for all channels
         self._factors = {parameters[name]: factors for name in roundings.on_pixels}
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        return self.network.encoder
+
     def forward(self, x: Tensor) -> SegOutput:
         with _Rounded(self._layers, self._factors, self._roundings.additions):
             output: SegOutput = self.network(x)

@@ -33,6 +33,20 @@ def test_declared_facts_are_true(architecture: str, encoder: str) -> None:
     assert 64 % facts.divisor == 0
 
 
+@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
+def test_the_encoder_is_the_part_that_makes_the_stages(architecture: str, encoder: str) -> None:
+    network = models.build("smp", {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
+    assert network.encoder is not None
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        stages = [stage for stage in network.encoder(x)[1:] if stage.shape[1]]
+        for made, stage in zip(stages, network(x).stages, strict=True):
+            assert torch.equal(made, stage)
+    inside = {id(parameter) for parameter in network.encoder.parameters()}
+    outside = [name for name, parameter in network.named_parameters() if id(parameter) not in inside]
+    assert inside and any("segmentation_head" in name for name in outside)
+
+
 def test_output_equals_the_library_before_upsampling() -> None:
     network = models.build("smp", {"architecture": "deeplabv3plus", "encoder": "resnet18"}, num_classes=4).eval()
     x = torch.randn(1, 3, 64, 64)

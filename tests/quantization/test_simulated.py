@@ -81,6 +81,8 @@ def test_what_is_rounded_follows_the_placement(student: Any) -> None:
     for roundings in found.values():
         assert not [name for name in roundings.layers if "layer1" in name or "segmentation_head" in name]
         assert roundings.layers["net.encoder.layer2.0.conv1.weight"] is not None
+    simulated = SimulatedNetwork(network, found["cpu"])
+    assert simulated.encoder is network.encoder is network.net.encoder
     residual = found["tensorrt"].additions[2]  # the first of layer2; those of layer1 stay in float
     assert [each is not None for each in residual.inputs] == [False, True], "the skip alone"
     assert all(each is None for each in found["tensorrt"].additions[0].inputs)
