@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,39 @@ def evaluate(
     Returns:
         ``ConfusionMatrix.summary()``, and the kept predictions (H, W) by name.
     """
-    matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
     kept: dict[str, Array] = {}
-    for name, (frame, label) in zip(split.names, split, strict=True):
+
+    def look(index: int, prediction: Array) -> None:
+        if split.names[index] in keep:
+            kept[split.names[index]] = prediction
+        progress()
+
+    return confusion(engine, split, labels=labels, look=look).summary(), kept
+
+
+def confusion(
+    engine: Engine,
+    split: Split,
+    *,
+    labels: LabelSpec,
+    indices: Sequence[int] | None = None,
+    look: Callable[[int, Array], object] = lambda index, prediction: None,
+) -> ConfusionMatrix:
+    """The counts behind :func:`evaluate`. Those of disjoint parts of a split add up to those of the whole:
+    ``ConfusionMatrix.of(first.counts + second.counts, ignore_index=labels.ignore_index)``.
+
+    Args:
+        indices: which frames of the split; None for all.
+        look: called after every frame with its index and its prediction (H, W) at the label's size.
+
+    Raises:
+        UserError: a frame or label cannot be read, or an id is neither a class nor ignored.
+    """
+    matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
+    for index in range(len(split)) if indices is None else indices:
+        frame, label = split[index]
         prediction = engine.run(resize_frame(frame, engine.input_size)[np.newaxis])[0]
         prediction = resize_label_map(prediction, (label.shape[0], label.shape[1]))
         matrix.add(label, prediction)
-        if name in keep:
-            kept[name] = prediction
-        progress()
-    return matrix.summary(), kept
+        look(index, prediction)
+    return matrix

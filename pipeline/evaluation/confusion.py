@@ -30,6 +30,23 @@ class ConfusionMatrix:
         self.ignore_index = ignore_index
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)  # [true, predicted]
 
+    @classmethod
+    def of(cls, counts: npt.NDArray[np.int64], *, ignore_index: int) -> ConfusionMatrix:
+        """A matrix from counts (K, K) [true, predicted], e.g. the sum over processes that each saw a part of a split.
+
+        Raises:
+            UserError: the counts are not square, not integer, or negative.
+        """
+        counts = np.asarray(counts)
+        square = counts.ndim == 2 and counts.shape[0] == counts.shape[1]
+        if not square or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+            raise UserError(
+                f"counts of a confusion matrix: got {counts.dtype} {counts.shape}; needs integers >= 0 (K, K)"
+            )
+        matrix = cls(num_classes=counts.shape[0], ignore_index=ignore_index)
+        matrix.counts = counts.astype(np.int64)
+        return matrix
+
     def add(self, label: Array, prediction: Array) -> None:
         """Count one image: label map and prediction, both (H, W) uint8.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets, latency
-from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.accuracy import confusion, evaluate
 from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
@@ -79,8 +78,9 @@ class Frames:
     def __len__(self) -> int:
         return 2
 
-    def __iter__(self) -> Any:
-        return iter([(np.repeat(self.label[:, :, None] * 200, 3, axis=2).astype(np.uint8), self.label)] * 2)
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        assert 0 <= index < 2
+        return np.repeat(self.label[:, :, None] * 200, 3, axis=2).astype(np.uint8), self.label
 
 
 def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
@@ -90,6 +90,21 @@ def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
     assert metrics == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
     assert list(kept) == ["b"] and len(seen) == 2
     np.testing.assert_array_equal(kept["b"], Frames.label)
+
+
+def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    parts = [confusion(Fixed(), Frames(), labels=labels, indices=[index]).counts for index in (0, 1)]  # type: ignore[arg-type]
+    whole = confusion(Fixed(), Frames(), labels=labels)  # type: ignore[arg-type]
+    assert parts[0].tolist() == [[64, 0], [0, 64]] and whole.counts.tolist() == [[128, 0], [0, 128]]
+    summed = ConfusionMatrix.of(parts[0] + parts[1], ignore_index=labels.ignore_index)
+    assert summed.summary() == whole.summary() == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
+
+
+@pytest.mark.parametrize("counts", [np.zeros((2, 3), int), np.zeros((2, 2)), np.array([[1, 0], [0, -1]])])
+def test_counts_that_cannot_be_are_refused(counts: np.ndarray) -> None:
+    with pytest.raises(UserError, match="needs integers >= 0"):
+        ConfusionMatrix.of(counts, ignore_index=255)
 
 
 def test_latency_interleaves_and_ranks() -> None:
