@@ -6,11 +6,12 @@ its class, in ``plugin_options.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import plugin_options, plugins, recipes, yaml_file
 from pipeline.errors import Faults, UserError, closest
@@ -80,26 +81,59 @@ class Model(BaseModel):
         return dict(self.model_extra or {})
 
 
+class LearningRateFactors(Section):
+    """Learning rate of a part of the task / ``lr``; 0 freezes it."""
+
+    encoder: Share
+    head: Share
+    loss: Share  # the adapters of the losses
+
+
 class Recipe(Section):
     """A training run."""
 
-    steps: Positive
-    batch_size: Annotated[int, Field(ge=2)]
+    steps: Positive | None = None  # updates; null where epochs are given
+    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the train split; null where steps are given
+    batch_size: Positive  # images of one update, over all processes and accumulated parts
+    accumulate: Positive = 1  # parts of a batch that go through the network one after another
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Field(gt=0)]
+    lr_factors: LearningRateFactors
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Share
+    decay_norms: bool = True  # norm layers and biases decay too
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # highest norm of the gradient
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: Share  # of the poly schedule
     warmup: Annotated[int, Field(ge=0)]  # steps of linear warm-up
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights
     validate_every: Positive
     precision: Literal["fp32", "fp16", "bf16"]
+    sync_batch_norm: bool = False  # statistics over all processes, on GPUs
+    channels_last: bool = False
+    compile: bool = False  # torch.compile
     workers: Annotated[int, Field(ge=0)]
     scale: Range  # lowest and highest random scale, relative to input_size
     crop: Size | None = None  # height, width; null: input_size
     class_balance: Share = 0.0  # cross-entropy weight of a class ~ frequency ** -class_balance
 
-    def loop(self) -> dict[str, Any]:
-        """The keyword arguments of ``training.run.train``."""
-        return self.model_dump(exclude={"class_balance", "seed"})
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give the length of training either as steps or as epochs, and null for the other")
+        return self
+
+    def updates(self, images: int) -> int:
+        """Steps of the run on so many training images; a part of an epoch's last batch counts as one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * images / self.batch_size)
+
+    def loop(self, images: int) -> dict[str, Any]:
+        """The keyword arguments of ``training.run.train`` on so many training images."""
+        given = self.model_dump(exclude={"class_balance", "seed", "epochs"})
+        return {**given, "steps": self.updates(images)}
 
 
 class Distill(Recipe):
@@ -191,6 +225,7 @@ class Budgets(Section):
 
 class Params(Section):
     seed: Seed
+    checkpoint_seconds: Share  # between two checkpoints of a training, at least
     dataset: str
     input_size: Size
     datasets: dict[str, Options]

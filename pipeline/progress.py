@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,11 +18,10 @@ from rich.progress import (
 )
 
 
-def make() -> Progress:
-    """Description, bar, count, elapsed time and ETA."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )
+def make(*, disable: bool = False) -> Progress:
+    """Description, bar, count, elapsed time and ETA; nothing at all, printed lines included, when disabled."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(quiet=disable), disable=disable)
 
 
 class Bars:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import artifact, models, params
 from pipeline.errors import command
 from pipeline.prepared import Prepared
-from pipeline.training import network_artifact
+from pipeline.training import network_artifact, processes
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
@@ -25,8 +25,10 @@ def main() -> None:
     parser.add_argument("--loss", type=Path, required=True, help="recipe that the stage losses wrote for this student")
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    processes.start_asked_for()
 
     settings = params.load(args.params, kinds=("models",))
     chosen = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
@@ -35,18 +37,29 @@ def main() -> None:
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     seed_everything(settings.distill_seed)
     student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
+    loop = recipe.loop(images=len(prepared.splits["train"]))
     task = DistillationTask.on(
-        prepared, student, teacher, chosen["options"], steps=recipe.steps, class_balance=recipe.class_balance
+        prepared, student, teacher, chosen["options"], steps=loop["steps"], class_balance=recipe.class_balance
     )
-    facts, costs = train(
+    trained = train(
         task,
         prepared=prepared,
         input_size=settings.input_size,
         seed=settings.distill_seed,
         curves=args.curves,
         title=args.student,
-        **recipe.loop(),
+        checkpoints=args.checkpoints,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        inputs={
+            "model": {"name": entry.model.name, **entry.model.options},
+            "class_balance": recipe.class_balance,
+            "loss": chosen,
+            "teacher": teacher_artifact.hash,
+        },
+        **loop,
     )
+    if not processes.is_main():
+        return
     network_artifact.save(
         args.out,
         student,
@@ -55,15 +68,17 @@ def main() -> None:
         labels=labels,
         input_size=settings.input_size,
         facts={
-            **facts,
+            **trained.facts,
             "student": args.student,
             "loss": {"name": chosen["name"], "options": chosen["options"]},
             "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
         },
     )
     behind = sum(p.numel() for p in task.loss.parameters() if p.requires_grad)
-    artifact.write_text(args.costs, artifact.dump_json({**costs.to_meta(), "parameters_of_loss": behind}))
-    print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} (best of step {facts['best_step']})")
+    artifact.write_text(args.costs, artifact.dump_json({**trained.costs.to_meta(), "parameters_of_loss": behind}))
+    trained.finish()
+    best, reached = trained.facts["best_step"], trained.facts["metrics"]["val"]["miou"]
+    print(f"{args.out}: val mIoU {reached:.2f} (best of step {best})")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.prepared import Prepared
 from pipeline.quantization.aware import simulate
 from pipeline.quantization.calibration_frames import Frames
 from pipeline.quantization.quantize import Settings
-from pipeline.training import network_artifact
+from pipeline.training import network_artifact, processes
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
@@ -31,11 +31,13 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--loss", type=Path, required=True, help="recipe that the stage losses wrote for this student")
     parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=())
     if settings.student(args.name).qat:
+        processes.start_asked_for()
         fine_tune(settings, args)
     else:
         hand_on(artifact.load(args.student, kind="network"), args.out)
@@ -70,7 +72,7 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
         prepared, simulated, teacher, losses["options"], steps=chosen.steps, class_balance=recipe.class_balance
     )
     with tempfile.TemporaryDirectory() as curves:
-        facts, _ = train(
+        trained = train(
             task,
             prepared=prepared,
             input_size=settings.input_size,
@@ -78,16 +80,27 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
             curves=Path(curves),
             title=f"{args.name}, 8 bits simulated",
             keep_start=True,
-            **{**recipe.loop(), **chosen.model_dump(exclude={"target"})},
+            checkpoints=args.checkpoints,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            inputs={
+                "student": found.hash,
+                "teacher": teacher_artifact.hash,
+                "loss": losses,
+                "target": chosen.target,
+                "ranges": ranges,
+                "class_balance": recipe.class_balance,
+            },
+            **{**recipe.loop(images=len(prepared.splits["train"])), **chosen.model_dump(exclude={"target"})},
         )
+    if not processes.is_main():
+        return
     carried = {key: value for key, value in found.facts.items() if key not in ("best_step", "metrics")}
     parents = {**found.meta["parents"], "student": found.hash, "teacher": teacher_artifact.hash}
-    told = {**ranges, **chosen.model_dump(), **facts, "loss": losses["name"]}
+    told = {**ranges, **chosen.model_dump(), **trained.facts, "loss": losses["name"]}
     network_artifact.write(args.out, student, meta={**carried, AWARE: told, "parents": parents})
-    print(
-        f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} as {chosen.target} INT8, simulated "
-        f"(best of step {facts['best_step']}; 0 is before)"
-    )
+    trained.finish()
+    best, reached = trained.facts["best_step"], trained.facts["metrics"]["val"]["miou"]
+    print(f"{args.out}: val mIoU {reached:.2f} as {chosen.target} INT8, simulated (best of step {best}; 0 is before)")
 
 
 if __name__ == "__main__":

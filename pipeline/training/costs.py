@@ -7,6 +7,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,12 @@ class Meter:
 
     Args:
         device: where the steps run; on CUDA its peak of allocated memory is reset here.
+        seconds: of the steps before, when a run goes on; its peak is that of the steps since.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, seconds: Sequence[float] = ()) -> None:
         self._device = device
-        self._seconds: list[float] = []
+        self.seconds = list(seconds)
         self._cuda = device.type == "cuda"
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(device)
@@ -70,14 +72,14 @@ class Meter:
     def stop(self) -> None:
         if self._cuda:
             torch.cuda.synchronize(self._device)
-        self._seconds.append(time.perf_counter() - self._started)
+        self.seconds.append(time.perf_counter() - self._started)
 
     def read(self) -> Costs:
         if self._cuda:
             peak, name = torch.cuda.max_memory_allocated(self._device), torch.cuda.get_device_name(self._device)
         else:
             peak, name = peak_resident() - self._before, f"{self._device.type}, {torch.get_num_threads()} threads"
-        return Costs(seconds=tuple(self._seconds), peak_memory_mib=peak / MIB, device=name)
+        return Costs(seconds=tuple(self.seconds), peak_memory_mib=peak / MIB, device=name)
 
 
 def reset_peak() -> None:

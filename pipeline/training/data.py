@@ -66,7 +66,7 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-class Crops(Dataset[tuple[Tensor, Tensor, int]]):
+class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
     Items: image (3, H, W) float32 normalised RGB, target (H, W) int64 train ids, index of the sample.
@@ -130,7 +130,7 @@ class Draws(Sampler[list[tuple[int, int]]]):
         return self._order[position], turn
 
 
-def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[Any]:
     """Images (n, 3, H, W), targets (n, H, W) and indices (n,) of every list that is drawn, the same for any number of
     worker processes."""
     return DataLoader(

@@ -81,6 +81,10 @@ class DistillationTask(SupervisedTask):
             raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")
         return self.total({**terms, **taught})
 
+    def compile_networks(self) -> None:
+        super().compile_networks()
+        self.teacher.compile()
+
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when the loss asks for no teacher."""
         if not self.loss.uses_teacher:

@@ -1,134 +1,140 @@
-"""The training loop: steps, poly schedule, validation, best weights kept."""
+"""The training loop: updates, validation, best weights kept, and everything needed to go on after an interruption."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from dvclive import Live
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from pipeline import progress as bars
-from pipeline.errors import UserError
+from pipeline.models import SegNetwork
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import Costs, Meter
-from pipeline.training.tasks import SupervisedTask
+from pipeline.training.curves import Curves
+from pipeline.training.learner import Learner
+from pipeline.training.processes import Launcher
 
 log = logging.getLogger(__name__)
+
+#: Images (n, 3, H, W), targets (n, H, W) and the indices (n,) of their samples.
+Batch = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation of a run: step (1-based) and its metrics."""
+    """The best validation of a run: step (1-based), its metrics and the weights."""
 
     step: int
     metrics: dict[str, Any]
+    weights: dict[str, Tensor]
 
-
-def poly_with_warmup(step: int, *, steps: int, warmup: int, power: float) -> float:
-    """Factor of the learning rate at a 0-based step: linear up over ``warmup`` steps, then (1 - t)^power down to 0.
-
-    Example:
-        >>> [round(poly_with_warmup(s, steps=4, warmup=2, power=1.0), 2) for s in range(4)]
-        [0.5, 1.0, 1.0, 0.5]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return float((1 - (step - warmup) / max(1, steps - warmup)) ** power)
-
-
-def make_optimizer(task: nn.Module, *, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD (momentum 0.9) or AdamW over every trainable parameter of the task, the loss's adapters included."""
-    parameters = [p for p in task.parameters() if p.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    @classmethod
+    def of(cls, step: int, metrics: dict[str, Any], network: SegNetwork) -> Best:
+        return cls(step=step, metrics=metrics, weights=copy.deepcopy(network.state_dict()))
 
 
 def fit(
-    task: SupervisedTask,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    learner: Learner,
+    batches: Callable[[int], Iterable[Batch]],
     *,
-    validate: Callable[[], dict[str, Any]],
+    validate: Callable[[SegNetwork], dict[str, Any]],
+    name_of: Callable[[int], str],
     curves: Path,
-    steps: int,
-    optimizer: str,
-    lr: float,
-    weight_decay: float,
-    power: float,
-    warmup: int,
-    validate_every: int,
-    precision: str,
+    checkpoints: Checkpoints | None,
     title: str,
+    steps: int,
+    accumulate: int,
+    validate_every: int,
     keep_start: bool = False,
 ) -> tuple[Best, Costs]:
-    """Train a task; at the end its network holds the weights of the best validation.
+    """Train; at the end the task's network holds the weights of the best validation.
 
     Args:
-        loader: ``steps`` batches of x (N, 3, H, W), target (N, H, W).
-        validate: metrics of the network as it is; ``miou`` decides (percent, higher is better).
+        batches: given how many steps are done, the batches of this process after them, ``accumulate`` for each step.
+        validate: metrics of a network as it is; ``miou`` decides (percent, higher is better).
+        name_of: what to call the sample of an index in messages.
         curves: folder for dvclive's tables.
-        precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
+        checkpoints: where to go on from and to write to; None for neither.
         title: what the progress bar says.
+        accumulate: batches whose gradients make one update.
         keep_start: whether the weights before the first step may be the best ones.
 
     Returns:
         the best validation, and what the training steps cost.
 
     Raises:
-        UserError: the loss is not finite; the message names step and terms.
+        UserError: loss or gradient is not finite, the loss explodes, or a checkpoint cannot be written.
     """
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f"got {accelerator.num_processes} processes; training runs in one for now: start it without a launcher"
-        )
-    model, optimiser = accelerator.prepare(task, make_optimizer(task, name=optimizer, lr=lr, weight_decay=weight_decay))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser.optimizer, lambda step: poly_with_warmup(step, steps=steps, warmup=warmup, power=power)
-    )
-    start = validate() if keep_start else {"miou": -1.0}
-    best, weights = Best(step=0, metrics=start), copy.deepcopy(task.network.state_dict())
-    with (
-        Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live,
-        bars.make() as progress,
-    ):
-        bar = progress.add_task(title, total=steps)
-        model.train()
-        meter = Meter(accelerator.device)
-        for step, (x, target) in enumerate(loader, start=1):
-            with accelerator.autocast():
-                terms = model(x.to(accelerator.device), target.to(accelerator.device))
-            check_finite(terms, step)
-            accelerator.backward(terms["loss"])
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
+    accelerator = learner.accelerator
+    main, launcher = accelerator.is_main_process, Launcher(accelerator.num_processes)
+    done, state = _newest(checkpoints, accelerator)
+    if state is None:
+        best = Best.of(0, validate(learner.network) if keep_start else {"miou": -1.0}, learner.network)
+    else:
+        learner.restore(state["learner"])
+        best = Best(**state["best"])
+    with ExitStack() as stack:
+        curve = stack.enter_context(Curves(curves if main else None, None if state is None else state["curves"]))
+        progress = stack.enter_context(bars.make(disable=not main))
+        bar = progress.add_task(title, total=steps, completed=done)
+        meter = Meter(accelerator.device, [] if state is None else state["seconds"].tolist())
+        for step, parts in enumerate(_grouped(batches(done), accumulate), start=done + 1):
+            launcher.check()
+            names = [name_of(int(index)) for part in parts for index in part[2]]
+            terms = learner.update(parts, step=step, names=names)
             meter.stop()
-            live.step = step
-            for name, value in terms.items():
-                live.log_metric(f"train/{name}", float(value.detach()), timestamp=False)
-            progress.update(bar, advance=1, description=f"{title}  loss {float(terms['loss'].detach()):.3f}")
+            curve.log(step, {f"train/{name}": value for name, value in terms.items()})
+            progress.update(bar, advance=1, description=f"{title}  loss {terms['loss']:.3f}")
             if step % validate_every == 0 or step == steps:
-                metrics = validate()
-                live.log_metric("val/miou", metrics["miou"], timestamp=False)
+                metrics = validate(learner.network)
+                curve.log(step, {"val/miou": metrics["miou"]})
                 progress.console.print(f"{title}: step {step}/{steps}, val mIoU {metrics['miou']:.2f}")
                 if metrics["miou"] > best.metrics["miou"]:
-                    best, weights = Best(step=step, metrics=metrics), copy.deepcopy(task.network.state_dict())
+                    best = Best.of(step, metrics, learner.network)
+            if checkpoints is not None and main and (step == steps or checkpoints.due()):
+                reached = {
+                    "learner": learner.state(),
+                    "best": vars(best),
+                    "curves": curve.state(),
+                    "seconds": torch.tensor(meter.seconds, dtype=torch.float64),
+                }
+                checkpoints.write(step, reached, circumstances=_circumstances(accelerator))
             meter.start()
-    task.network.load_state_dict(weights)
+    learner.task.network.load_state_dict(best.weights)
     return best, meter.read()
 
 
-def check_finite(terms: dict[str, Tensor], step: int) -> None:
-    """Refuse to go on with a loss that is NaN or infinite."""
-    if not bool(torch.isfinite(terms["loss"])):
-        values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
-        raise UserError(
-            f"the loss is not finite at step {step} ({values}); lower the learning rate or the term's weight"
-        )
+def _newest(checkpoints: Checkpoints | None, accelerator: Accelerator) -> tuple[int, dict[str, Any] | None]:
+    """Steps that are done and the state after them, the same in every process; the first one reads it."""
+    found = checkpoints.newest() if checkpoints is not None and accelerator.is_main_process else None
+    if found is not None:
+        now, before = _circumstances(accelerator), found[2]
+        changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+        log.info("going on after step %d%s", found[0], f" ({'; '.join(changed)})" if changed else "")
+    shared: list[tuple[int, dict[str, Any] | None]] = [(0, None) if found is None else found[:2]]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(shared)
+    return shared[0]
+
+
+def _circumstances(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run that goes on may have otherwise: its results then differ by rounding."""
+    threads = torch.get_num_threads() if accelerator.device.type == "cpu" else None
+    return {"device": accelerator.device.type, "processes": accelerator.num_processes, "threads": threads}
+
+
+def _grouped(batches: Iterable[Batch], accumulate: int) -> Iterator[list[Batch]]:
+    """Lists of ``accumulate`` batches."""
+    remaining = iter(batches)
+    while group := list(itertools.islice(remaining, accumulate)):
+        yield group

@@ -43,7 +43,9 @@ class Watch:
         if not math.isfinite(loss):
             raise UserError(_message("the loss is not finite", terms, step, names))
         if self.average is not None and loss > max(EXPLODED, TIMES * self.average):
-            raise UserError(_message(f"the loss explodes (its running mean was {self.average:.4g})", terms, step, names))
+            raise UserError(
+                _message(f"the loss explodes (its running mean was {self.average:.4g})", terms, step, names)
+            )
         self.average = loss if self.average is None else MEMORY * self.average + (1 - MEMORY) * loss
         if math.isfinite(gradient):
             self.skipped = 0
@@ -53,7 +55,9 @@ class Watch:
             self.skipped += 1
             if self.skipped > SKIPPED:
                 raise UserError(
-                    _message(f"{self.skipped} updates in a row overflowed in fp16; use bf16 or fp32", terms, step, names)
+                    _message(
+                        f"{self.skipped} updates in a row overflowed in fp16; use bf16 or fp32", terms, step, names
+                    )
                 )
 
     def state(self) -> dict[str, float | None]:
@@ -66,6 +70,6 @@ class Watch:
 def _message(what: str, terms: Mapping[str, float], step: int, names: Sequence[str]) -> str:
     values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     return (
-        f"{what} at step {step} ({values}), on {', '.join(names)}; look at these samples, lower the learning rate or the "
-        "term's weight, or set clip_norm"
+        f"{what} at step {step} ({values}), on {', '.join(names)}; look at these samples, lower the learning rate or "
+        "the term's weight, or set clip_norm"
     )

@@ -48,11 +48,10 @@ class Identity:
 
 def _code() -> Iterator[tuple[str, str]]:
     """sha256 of every module of the project that is loaded, and of the script that runs."""
-    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-    for file in sorted(files):
-        resolved = file.resolve()
-        if resolved.is_relative_to(PACKAGE) or (resolved.is_relative_to(PACKAGE.parent / "stages")):
-            yield resolved.relative_to(PACKAGE.parent).as_posix(), artifact.sha256(resolved)
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    for file in sorted(Path(name).resolve() for name in loaded if name):
+        if file.is_relative_to(PACKAGE) or file.is_relative_to(PACKAGE.parent / "stages"):
+            yield file.relative_to(PACKAGE.parent).as_posix(), artifact.sha256(file)
 
 
 def _libraries() -> Iterator[tuple[str, str]]:

@@ -41,8 +41,8 @@ def parameter_groups(
     """Groups of trainable parameters with a learning rate and a weight decay of their own.
 
     Args:
-        lr_factors: for ``encoder``, ``head`` (the rest of the network) and ``loss`` (its adapters), times ``lr``. A part
-            with factor 0 is frozen: it gets no gradient (its batch norm still follows the data).
+        lr_factors: for ``encoder``, ``head`` (the rest of the network) and ``loss`` (its adapters), times ``lr``. A
+            part with factor 0 is frozen: it gets no gradient (its batch norm still follows the data).
         decay_norms: whether vectors (norm layers and biases) decay too, as in the CIRKD protocol.
 
     Returns:

@@ -90,7 +90,9 @@ def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync
     normalises = any(isinstance(module, _BatchNorm) for module in task.network.modules())
     synchronised = sync_batch_norm and processes > 1
     if synchronised and not torch.cuda.is_available():
-        raise UserError("sync_batch_norm: true needs GPUs, and training runs in several processes on CPUs: set it false")
+        raise UserError(
+            "sync_batch_norm: true needs GPUs, and training runs in several processes on CPUs: set it false"
+        )
     if normalises and images == 1 and not synchronised:
         raise UserError(
             "each process takes 1 image at a time, of which batch norm gets no statistics: raise batch_size, lower "

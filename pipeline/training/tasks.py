@@ -62,6 +62,10 @@ class SupervisedTask(nn.Module):
         )
         return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
+    def compile_networks(self) -> None:
+        """torch.compile for the forward passes; names and weights stay."""
+        self.network.compile()
+
     @staticmethod
     def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -1,14 +1,43 @@
-"""A prepared data set of a few rendered frames."""
+"""A prepared data set of a few rendered frames, and small runs on it."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from torch.nn import BatchNorm2d, Module
 
-from pipeline import datasets
+from pipeline import datasets, losses, models
+from pipeline.models import SegNetwork
 from pipeline.preparation import prepare
 from pipeline.prepared import Prepared
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.run import Trained, train
+from pipeline.training.seeding import seed_everything
+from pipeline.training.tasks import SupervisedTask
+
+#: Every setting of the loop, as a recipe in params.yaml names them.
+SETTINGS: dict[str, Any] = {
+    "accumulate": 1,
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 1.0},
+    "momentum": 0.9,
+    "weight_decay": 1e-2,
+    "decay_norms": True,
+    "clip_norm": None,
+    "schedule": "poly",
+    "power": 0.9,
+    "warmup": 1,
+    "ema": None,
+    "sync_batch_norm": False,
+    "channels_last": False,
+    "compile": False,
+    "validate_every": 2,
+    "precision": "fp32",
+}
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +48,68 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         datasets.build("streets", options), out, name="streets", options=options, progress=lambda split, total: None
     )
     return Prepared(out)
+
+
+class Bench:
+    """Networks, tasks and runs that take about a second."""
+
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "architecture": "fpn",
+        "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+        "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
+    }
+    #: Options that fit a loss to deepest features of 2 x 3; every other loss runs with its defaults.
+    LOSS_OPTIONS: ClassVar[dict[str, dict[str, Any]]] = {"af_dcd": {"pool": 1, "patch": 2}}
+    SETTINGS = SETTINGS
+    #: AdamW makes steps of full size from gradients that are rounding errors; SGD lets runs be compared.
+    SGD: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.05, "warmup": 0}
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+
+    def network(self, seed: int = 0) -> SegNetwork:
+        seed_everything(seed)
+        return models.build("smp", self.OPTIONS, num_classes=self.prepared.labels.num_classes)
+
+    def supervised(self) -> SupervisedTask:
+        return SupervisedTask(self.network(), ignore_index=255)
+
+    def loss(self, name: str, student: SegNetwork, teacher: SegNetwork, **options: Any) -> losses.DistillationLoss:
+        """A loss with what a run offers to it."""
+        facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+        offered = {**facts, "num_classes": 11, "ignore_index": 255, "steps": 4}
+        return losses.build(name, {**self.LOSS_OPTIONS.get(name, {}), **options}, **offered)
+
+    def distillation(self, loss: str, **options: Any) -> DistillationTask:
+        teacher, student = self.network(seed=1), self.network(seed=0)
+        return DistillationTask(student, teacher, self.loss(loss, student, teacher, **options), ignore_index=255)
+
+    def without_batch_statistics(self, task: SupervisedTask) -> SupervisedTask:
+        """The same, its batch norm with the statistics it has: what an image gives then hangs on no other."""
+        for module in task.network.modules():
+            if isinstance(module, BatchNorm2d):
+                module.eval()
+                module.train = partial(_stay, module)  # type: ignore[method-assign,assignment]
+        return task
+
+    def train(self, task: SupervisedTask, curves: Path, **changes: Any) -> Trained:
+        settings = {
+            "batch_size": 4,
+            "workers": 0,
+            "steps": 4,
+            "seed": 0,
+            "title": "test",
+            "crop": None,
+            **SETTINGS,
+            **changes,
+        }
+        return train(task, prepared=self.prepared, input_size=(64, 96), scale=(0.75, 1.5), curves=curves, **settings)
+
+
+def _stay(module: Module, mode: bool = True) -> Module:
+    return module
+
+
+@pytest.fixture
+def bench(prepared: Prepared) -> Bench:
+    return Bench(prepared)

@@ -1,0 +1,166 @@
+"""One update of a task's weights, and all the state that updates change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pipeline.models import SegNetwork
+from pipeline.training.averaging import Average
+from pipeline.training.guards import Watch
+from pipeline.training.optimization import (
+    Schedule,
+    learning_rate_factor,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
+from pipeline.training.processes import ready_for_several, total
+from pipeline.training.seeding import seed_step
+from pipeline.training.tasks import SupervisedTask
+
+
+class Learner:
+    """A task with its optimiser, on the devices of a run.
+
+    Args:
+        task: trained in place.
+        images: that a process takes at a time.
+        steps: updates of the whole run; the learning rate falls over them.
+        seed: of what steps draw.
+        lr_factors: see :func:`parameter_groups`.
+        clip_norm: highest norm of the gradient; None does not limit it.
+        ema: decay of an average of the weights, which then is what is validated and kept; None for none.
+        sync_batch_norm: batch-norm statistics over all processes (GPUs only).
+        channels_last: memory format of images and weights; faster convolutions on GPUs.
+        compile: torch.compile for the networks.
+
+    Raises:
+        UserError: batch norm that cannot work with these parts of a batch, or nothing to train.
+    """
+
+    def __init__(
+        self,
+        task: SupervisedTask,
+        *,
+        accelerator: Accelerator,
+        images: int,
+        steps: int,
+        seed: int,
+        optimizer: Literal["sgd", "adamw"],
+        lr: float,
+        lr_factors: Mapping[str, float],
+        momentum: float,
+        weight_decay: float,
+        decay_norms: bool,
+        clip_norm: float | None,
+        schedule: Schedule,
+        power: float,
+        warmup: int,
+        ema: float | None,
+        sync_batch_norm: bool,
+        channels_last: bool,
+        compile: bool,
+    ) -> None:
+        self.task, self.accelerator, self.seed = task, accelerator, seed
+        self._rate = partial(learning_rate_factor, schedule=schedule, steps=steps, warmup=warmup, power=power)
+        self._clip = float("inf") if clip_norm is None else clip_norm
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        ready_for_several(task, processes=accelerator.num_processes, images=images, sync_batch_norm=sync_batch_norm)
+        task.network.to(memory_format=self._format)
+        groups = parameter_groups(
+            task, lr=lr, lr_factors=lr_factors, weight_decay=weight_decay, decay_norms=decay_norms
+        )
+        self._trained = [parameter for group in groups for parameter in group["params"]]
+        self.optimizer = make_optimizer(groups, name=optimizer, momentum=momentum)
+        self._model, self._stepper = accelerator.prepare(task, self.optimizer)
+        self._average = None if ema is None else Average(task.network, decay=ema)
+        self._watch = Watch()
+        if compile:
+            task.compile_networks()
+
+    @property
+    def network(self) -> SegNetwork:
+        """What is validated and kept: the network, or the average of its weights."""
+        return self.task.network if self._average is None else self._average.module
+
+    def update(self, parts: Sequence[Sequence[Tensor]], *, step: int, names: Sequence[str]) -> dict[str, float]:
+        """One update.
+
+        Args:
+            parts: (images (n, 3, H, W), targets (n, H, W), ...) of this process, whose gradients are accumulated.
+            step: 1-based.
+            names: of the samples in them, for messages.
+
+        Returns:
+            the terms of the loss, mean over parts and processes; ``loss`` is their sum.
+
+        Raises:
+            UserError: loss or gradient is not finite, or the loss explodes.
+        """
+        self._model.train()
+        seed_step(self.seed, step=step, process=self.accelerator.process_index)
+        set_learning_rate(self.optimizer, self._rate(step - 1))
+        moved = [
+            (
+                part[0].to(self.accelerator.device, non_blocking=True, memory_format=self._format),
+                part[1].to(self.accelerator.device, non_blocking=True),
+            )
+            for part in parts
+        ]
+        weight = self._weight(moved)
+        means: dict[str, Tensor] = {}
+        for index, (x, target) in enumerate(moved, start=1):
+            with nullcontext() if index == len(moved) else self.accelerator.no_sync(self._model):
+                with self.accelerator.autocast():
+                    terms = self._model(x, target, weight)
+                self.accelerator.backward(terms["loss"] / len(moved))
+            for name, value in terms.items():
+                means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)
+        gradient = self.accelerator.clip_grad_norm_(self._trained, self._clip)
+        self._stepper.step()
+        self._stepper.zero_grad()
+        if self._average is not None:
+            self._average.update_parameters(self.task.network)
+        *here, norm = torch.stack([*means.values(), gradient.float()]).tolist()  # one transfer from the device
+        scaled = self.accelerator.scaler is not None
+        self._watch.check(dict(zip(means, here, strict=True)), step=step, names=names, gradient=norm, scaled=scaled)
+        if self.accelerator.num_processes > 1:
+            here = (total(self.accelerator, torch.stack([*means.values()])) / self.accelerator.num_processes).tolist()
+        return dict(zip(means, here, strict=True))
+
+    def _weight(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """Mean over all parts of a batch, in all processes, of their tasks' weights; None when there is one part."""
+        count = len(parts) * self.accelerator.num_processes
+        if count == 1:
+            return None
+        weights = torch.stack([self.task.weight(target) for _, target in parts])
+        mean: Tensor = total(self.accelerator, weights.sum()) / count
+        return mean
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that :meth:`restore` takes."""
+        scaler = self.accelerator.scaler
+        return {
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "watch": self._watch.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave in a run with the same settings."""
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self._watch.restore(state["watch"])

@@ -1,0 +1,131 @@
+"""Schedules against their formulas, parameter groups against a hand count, the average against a plain loop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.training.averaging import Average
+from pipeline.training.optimization import (
+    learning_rate_factor,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
+
+ONE = {"encoder": 1.0, "head": 1.0, "loss": 1.0}
+
+
+def factors(schedule: Any, *, steps: int = 100, warmup: int = 0, power: float = 0.9) -> list[float]:
+    return [
+        learning_rate_factor(step, schedule=schedule, steps=steps, warmup=warmup, power=power) for step in range(steps)
+    ]
+
+
+def test_poly_against_its_formula() -> None:
+    assert factors("poly") == pytest.approx([(1 - step / 100) ** 0.9 for step in range(100)])
+
+
+def test_cosine_against_torch() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    expected = []
+    for _ in range(50):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert factors("cosine", steps=50) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
+def test_every_schedule_warms_up_in_a_line_and_starts_at_its_peak(schedule: str) -> None:
+    found = factors(schedule, steps=20, warmup=4)
+    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert found[5:] == sorted(found[5:], reverse=True) and found[-1] > 0
+
+
+def test_groups_hold_every_parameter_once_with_its_rate_and_decay(bench: Any) -> None:
+    task = bench.distillation("fitnet")
+    groups = parameter_groups(
+        task, lr=0.1, lr_factors={"encoder": 0.1, "head": 1.0, "loss": 2.0}, weight_decay=0.5, decay_norms=False
+    )
+    found = {id(p): (g["peak_lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert len(found) == sum(len(g["params"]) for g in groups) == len(list(task.parameters()))
+    for name, parameter in task.named_parameters():
+        rate = 0.2 if name.startswith("loss.") else 0.01 if ".encoder." in name else 0.1
+        assert found[id(parameter)] == (pytest.approx(rate), 0.5 if parameter.ndim > 1 else 0.0), name
+
+
+def test_a_factor_of_zero_freezes(bench: Any, tmp_path: Path) -> None:
+    task = bench.supervised()
+    before = {name: value.detach().clone() for name, value in task.named_parameters()}
+    bench.train(task, tmp_path, steps=2, validate_every=1, lr_factors={**ONE, "encoder": 0.0})
+    for name, value in task.named_parameters():
+        assert torch.equal(value, before[name]) == (".encoder." in name), name
+    with pytest.raises(UserError, match=r"lr_factors: got .* at least one part"):
+        parameter_groups(task, lr=1.0, lr_factors=dict.fromkeys(ONE, 0.0), weight_decay=0.0, decay_norms=True)
+
+
+def test_set_learning_rate_keeps_the_ratio_of_groups(bench: Any) -> None:
+    groups = parameter_groups(
+        bench.supervised(), lr=0.1, lr_factors={**ONE, "encoder": 0.1}, weight_decay=0.0, decay_norms=True
+    )
+    optimizer = make_optimizer(groups, name="sgd", momentum=0.9)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.05])
+
+
+def test_clipping_limits_the_update(bench: Any, tmp_path: Path) -> None:
+    """One step of SGD moves the weights by the learning rate times the gradient, whose norm is limited."""
+    task = bench.supervised()
+    before = {name: value.detach().clone() for name, value in task.named_parameters()}
+    bench.train(
+        task, tmp_path, steps=1, optimizer="sgd", lr=1.0, warmup=0, weight_decay=0.0, momentum=0.0, clip_norm=0.01
+    )
+    moved = torch.cat([(value - before[name]).flatten() for name, value in task.named_parameters()])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_the_average_against_a_plain_loop(bench: Any) -> None:
+    network = bench.network()
+    average = Average(network, decay=0.6)
+    expected = None
+    generator = torch.Generator().manual_seed(0)
+    for update in range(12):
+        with torch.no_grad():
+            for value in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
+                value.add_(torch.randn(value.shape, generator=generator))
+        weight = next(network.parameters()).detach().double()
+        if expected is None:
+            expected = weight.clone()
+        else:
+            decay = min(0.6, (1 + update) / (10 + update))
+            expected = decay * expected + (1 - decay) * weight
+        average.update_parameters(network)
+    assert torch.allclose(next(average.module.parameters()).double(), expected, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_the_average_is_what_is_validated_and_kept(bench: Any, tmp_path: Path) -> None:
+    plain, averaged = bench.supervised(), bench.supervised()
+    bench.train(plain, tmp_path / "a", steps=4, validate_every=4, lr=1e-2)
+    bench.train(averaged, tmp_path / "b", steps=4, validate_every=4, lr=1e-2, ema=0.9)
+    first, second = next(plain.parameters()), next(averaged.parameters())
+    assert not torch.equal(first, second) and torch.allclose(first, second, atol=0.1)
+    assert math.isfinite(float(second.detach().sum()))
+
+
+def test_accumulated_parts_are_the_whole_batch(bench: Any, tmp_path: Path) -> None:
+    """Without batch norm, two parts of two images move the weights as one batch of four, however labels are spread."""
+    tasks = []
+    for accumulate in (1, 2):
+        task = bench.without_batch_statistics(bench.supervised())
+        bench.train(task, tmp_path / str(accumulate), steps=3, accumulate=accumulate, crop=(96, 128), **bench.SGD)
+        tasks.append(task)
+    whole, parts = (torch.cat([value.detach().flatten() for value in task.parameters()]) for task in tasks)
+    assert float((whole - parts).abs().max()) < 1e-5
