@@ -1,0 +1,167 @@
+"""Does a training that is killed again and again end with the same bits as one that is left alone?
+
+    python benchmarks/kills.py --kills 20
+
+A student of rendered streets learns by `kd` and `cirkd`, whose memory of teacher vectors fills while it trains, with an
+average of its weights and two loader processes; every step writes a checkpoint. The run is killed (SIGKILL) at random
+times, every second one in the middle of writing a checkpoint, and started again until it has been killed often enough;
+then it may finish. Every tensor of its last checkpoint (student, adapters, memory, optimiser, average, best weights) and
+its curves are compared with those of an undisturbed run. Exit status 1 when anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+#: What the server of processes loads once, so that each start takes a fraction of a second.
+PRELOAD = ["benchmarks.kills", "pipeline.training.run", "pipeline.training.distillation", "pipeline.models.smp",
+           "pipeline.losses.cirkd", "pipeline.losses.kd", "pipeline.datasets.streets"]  # fmt: skip
+#: Options of CIRKD: a memory of some MiB, so that there is time to kill while it is written.
+MEMORY = {"pixel_queue": 8000, "region_queue": 500, "pixel_samples": 512, "region_samples": 128}
+NETWORK = {
+    "architecture": "fpn",
+    "encoder": "tu-tf_mobilenetv3_small_minimal_100",
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
+}
+RECIPE: dict[str, Any] = {
+    "crop": None, "scale": (0.75, 1.5), "batch_size": 4, "accumulate": 2, "workers": 2, "seed": 0, "precision": "fp32",
+    "optimizer": "adamw", "lr": 2e-3, "lr_factors": {"encoder": 0.5, "head": 1.0, "loss": 1.0}, "momentum": 0.9,
+    "weight_decay": 1e-2, "decay_norms": False, "clip_norm": 5.0, "schedule": "poly", "power": 0.9, "warmup": 2,
+    "ema": 0.9, "sync_batch_norm": False, "channels_last": False, "compile": False, "validate_every": 4,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="of the run; default: enough for all kills")
+    parser.add_argument("--seed", type=int, default=0, help="of the times at which it is killed")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    steps = args.steps or 6 * args.kills
+
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # killed loaders leave semaphores, which it clears away
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        _finish(context.Process(target=prepare_data, args=(root / "dataset",)))
+        _finish(context.Process(target=train, args=(root / "dataset", root / "alone", steps)))
+        kills = list(_killed(context, root / "dataset", root / "killed", steps, args.kills, random.Random(args.seed)))
+        _finish(context.Process(target=train, args=(root / "dataset", root / "killed", steps)))
+        differing = differences(root / "alone", root / "killed")
+    for number, (step, torn) in enumerate(kills, start=1):
+        print(f"kill {number:3}: after checkpoint {step:3} of {steps}{', while writing the next' if torn else ''}")
+    found = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
+    print(f"{found['kills']} kills, {found['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 1 if differing else 0
+
+
+def prepare_data(out: Path) -> None:
+    from pipeline import datasets
+    from pipeline.preparation import prepare
+
+    options = {"train": 14, "val": 2, "sequence": 0, "size": [64, 96], "seed": 3}
+    prepare(datasets.build("streets", options), out, name="streets", options=options, progress=lambda *_: None)
+
+
+def train(dataset: Path, folder: Path, steps: int) -> None:
+    """The run: goes on from whatever checkpoints are in the folder."""
+    import torch
+
+    from pipeline import losses, models
+    from pipeline.prepared import Prepared
+    from pipeline.training.distillation import DistillationTask
+    from pipeline.training.run import train as run
+    from pipeline.training.seeding import seed_everything
+
+    os.setpgrp()  # its loader processes end with it
+    folder.mkdir(exist_ok=True)
+    log = (folder / "log").open("a")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    prepared = Prepared(dataset)
+    seed_everything(0)
+    classes = prepared.labels.num_classes
+    student, teacher = (models.build("smp", NETWORK, num_classes=classes) for _ in range(2))
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    loss = losses.build_all({"kd": {}, "cirkd": MEMORY}, steps=steps, num_classes=classes, ignore_index=255, **facts)
+    task = DistillationTask(student, teacher, loss, ignore_index=255)
+    run(
+        task, prepared=prepared, input_size=(64, 96), steps=steps, curves=folder / "curves", title="kills",
+        checkpoints=folder / "checkpoints", checkpoint_seconds=0.0, **RECIPE,
+    )  # fmt: skip
+
+
+def _finish(process: BaseProcess) -> None:
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"the run ended with status {process.exitcode}; it should not have")
+
+
+def _killed(
+    context: Any, dataset: Path, folder: Path, steps: int, kills: int, chance: random.Random
+) -> Iterator[tuple[int, bool]]:
+    """Start and kill; gives the newest whole checkpoint at each kill, and whether another was being written."""
+    for number in range(kills):
+        reached = _reached(folder)
+        target = reached + chance.randint(0, 2)
+        while_writing = number % 2 == 1
+        process = context.Process(target=train, args=(dataset, folder, steps))
+        process.start()
+        while process.is_alive() and not (_reached(folder) >= target and _torn(folder)):
+            time.sleep(0.0002)
+        if not while_writing:
+            time.sleep(chance.random() * 0.4)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            said = (folder / "log").read_text(encoding="utf-8")[-2000:]
+            raise SystemExit(f"{said}\nthe run ended with status {process.exitcode} before it could be killed")
+        yield _reached(folder), _torn(folder)
+
+
+def _reached(folder: Path) -> int:
+    return max((int(path.name[5:]) for path in folder.glob("checkpoints/*/step-*")), default=0)
+
+
+def _torn(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*/.step-*"))
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Names of tensors and tables that are not equal to the bit; times are left out."""
+    from safetensors.numpy import load_file
+
+    states = [load_file(max(folder.glob("checkpoints/*/step-*/state.safetensors"))) for folder in (first, second)]
+    names = sorted({*states[0], *states[1]} - {"seconds"})
+    differing = [name for name in names if any(name not in state for state in states)]
+    shared = [name for name in names if name not in differing]
+    differing += [name for name in shared if states[0][name].tobytes() != states[1][name].tobytes()]
+    tables = [{file.name: file.read_bytes() for file in folder.rglob("*.tsv")} for folder in (first, second)]
+    if not any("loss.pixels" in name or "parts.cirkd.pixels" in name for name in names):
+        differing.append("the memory of CIRKD is missing")
+    return differing + [name for name in sorted({*tables[0], *tables[1]}) if tables[0].get(name) != tables[1].get(name)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
