@@ -19,17 +19,29 @@ class SupervisedTask(nn.Module):
         ignore_index: target id that counts nowhere.
         class_weights: (K,) weights of the cross-entropy, or None.
 
-    Shapes: x (N, 3, H, W), target (N, H, W) int64.
+    Shapes: x (N, 3, H, W), RGB as uint8 or normalised floats; target (N, H, W) train ids, uint8 or int64.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: SegNetwork, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self.ignore_index = ignore_index
         self.register_buffer("class_weights", class_weights, persistent=False)
+        for name, values in (("mean", network.mean), ("std", network.std)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)  # (3, 1, 1)
 
     def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        x, target = self.receive(x, target)
         return self.total(self.supervised(self.network(x), target))
+
+    def receive(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch as the loader sends it, bytes, as the networks and losses take it: normalised floats, int64 ids."""
+        if x.dtype == torch.uint8:
+            x = x.float().sub_(self.mean).div_(self.std)
+        return x, target.long()
 
     def supervised(self, output: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {"ce": self.cross_entropy(output.logits, target)}
