@@ -4,9 +4,9 @@
 
 A student of rendered streets learns by `kd` and `cirkd`, whose memory of teacher vectors fills while it trains, with an
 average of its weights and two loader processes; every step writes a checkpoint. The run is killed (SIGKILL) at random
-times, every second one in the middle of writing a checkpoint, and started again until it has been killed often enough;
-then it may finish. Every tensor of its last checkpoint (student, adapters, memory, optimiser, average, best weights) and
-its curves are compared with those of an undisturbed run. Exit status 1 when anything differs.
+times, every second time in the middle of writing a checkpoint, and started again until it has been killed often
+enough; then it may finish. Every tensor of its last checkpoint (student, adapters, memory, optimiser, average, best
+weights) and its curves are compared with those of an undisturbed run. Exit status 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+from safetensors.numpy import load_file
 
-#: What the server of processes loads once, so that each start takes a fraction of a second.
-PRELOAD = ["benchmarks.kills", "pipeline.training.run", "pipeline.training.distillation", "pipeline.models.smp",
-           "pipeline.losses.cirkd", "pipeline.losses.kd", "pipeline.datasets.streets"]  # fmt: skip
+from pipeline import datasets, losses, models, preparation
+from pipeline.prepared import Prepared
+from pipeline.training import run
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.seeding import seed_everything
+
+FORKED = multiprocessing.get_context("fork")  # a start then takes no import; this process itself computes nothing
+
 #: Options of CIRKD: a memory of some MiB, so that there is time to kill while it is written.
 MEMORY = {"pixel_queue": 8000, "region_queue": 500, "pixel_samples": 512, "region_samples": 128}
 NETWORK = {
@@ -55,42 +61,33 @@ def main() -> int:
     steps = args.steps or 6 * args.kills
 
     os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # killed loaders leave semaphores, which it clears away
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        _finish(context.Process(target=prepare_data, args=(root / "dataset",)))
-        _finish(context.Process(target=train, args=(root / "dataset", root / "alone", steps)))
-        kills = list(_killed(context, root / "dataset", root / "killed", steps, args.kills, random.Random(args.seed)))
-        _finish(context.Process(target=train, args=(root / "dataset", root / "killed", steps)))
+        _finish(FORKED.Process(target=prepare_data, args=(root / "dataset",)))
+        _finish(FORKED.Process(target=train, args=(root / "dataset", root / "alone", steps)))
+        chance = random.Random(args.seed)  # noqa: S311
+        kills = list(_killed(root / "dataset", root / "killed", steps=steps, kills=args.kills, chance=chance))
+        _finish(FORKED.Process(target=train, args=(root / "dataset", root / "killed", steps)))
         differing = differences(root / "alone", root / "killed")
     for number, (step, torn) in enumerate(kills, start=1):
         print(f"kill {number:3}: after checkpoint {step:3} of {steps}{', while writing the next' if torn else ''}")
     found = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
-    print(f"{found['kills']} kills, {found['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}")
+    print(
+        f"{found['kills']} kills, {found['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}"
+    )
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 1 if differing else 0
 
 
 def prepare_data(out: Path) -> None:
-    from pipeline import datasets
-    from pipeline.preparation import prepare
-
     options = {"train": 14, "val": 2, "sequence": 0, "size": [64, 96], "seed": 3}
-    prepare(datasets.build("streets", options), out, name="streets", options=options, progress=lambda *_: None)
+    streets = datasets.build("streets", options)
+    preparation.prepare(streets, out, name="streets", options=options, progress=lambda *_: None)
 
 
 def train(dataset: Path, folder: Path, steps: int) -> None:
     """The run: goes on from whatever checkpoints are in the folder."""
-    import torch
-
-    from pipeline import losses, models
-    from pipeline.prepared import Prepared
-    from pipeline.training.distillation import DistillationTask
-    from pipeline.training.run import train as run
-    from pipeline.training.seeding import seed_everything
-
     os.setpgrp()  # its loader processes end with it
     folder.mkdir(exist_ok=True)
     log = (folder / "log").open("a")
@@ -104,7 +101,7 @@ def train(dataset: Path, folder: Path, steps: int) -> None:
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
     loss = losses.build_all({"kd": {}, "cirkd": MEMORY}, steps=steps, num_classes=classes, ignore_index=255, **facts)
     task = DistillationTask(student, teacher, loss, ignore_index=255)
-    run(
+    run.train(
         task, prepared=prepared, input_size=(64, 96), steps=steps, curves=folder / "curves", title="kills",
         checkpoints=folder / "checkpoints", checkpoint_seconds=0.0, **RECIPE,
     )  # fmt: skip
@@ -118,14 +115,14 @@ def _finish(process: BaseProcess) -> None:
 
 
 def _killed(
-    context: Any, dataset: Path, folder: Path, steps: int, kills: int, chance: random.Random
+    dataset: Path, folder: Path, *, steps: int, kills: int, chance: random.Random
 ) -> Iterator[tuple[int, bool]]:
     """Start and kill; gives the newest whole checkpoint at each kill, and whether another was being written."""
     for number in range(kills):
         reached = _reached(folder)
         target = reached + chance.randint(0, 2)
         while_writing = number % 2 == 1
-        process = context.Process(target=train, args=(dataset, folder, steps))
+        process = FORKED.Process(target=train, args=(dataset, folder, steps))
         process.start()
         while process.is_alive() and not (_reached(folder) >= target and _torn(folder)):
             time.sleep(0.0002)
@@ -150,8 +147,6 @@ def _torn(folder: Path) -> bool:
 
 def differences(first: Path, second: Path) -> list[str]:
     """Names of tensors and tables that are not equal to the bit; times are left out."""
-    from safetensors.numpy import load_file
-
     states = [load_file(max(folder.glob("checkpoints/*/step-*/state.safetensors"))) for folder in (first, second)]
     names = sorted({*states[0], *states[1]} - {"seconds"})
     differing = [name for name in names if any(name not in state for state in states)]

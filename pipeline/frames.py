@@ -1,6 +1,5 @@
-"""Reading and resizing of frames and label maps: the one path that validation, calibration, checks and video share.
-
-Training scales its crops in torchvision, antialiased like here, with the aspect kept.
+"""Reading and resizing of frames and label maps: the one path that training, validation, calibration, checks and
+video share. Training cuts its crops first and keeps the aspect.
 
 Frames are BGR uint8 as OpenCV delivers them, label maps uint8 train ids; sizes are (height, width).
 """

@@ -10,85 +10,47 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Split
+from pipeline.training.augment import Augmentation
 
 
 def recipe(
     *, crop: tuple[int, int], input_size: tuple[int, int], scale: tuple[float, float], labels: LabelSpec,
     mean: tuple[float, ...], std: tuple[float, ...],
-) -> v2.Transform:  # fmt: skip
-    """Scale jitter, crop, flip and colour jitter of an (image, mask) pair; the image comes out normalised.
+) -> Augmentation:  # fmt: skip
+    """The augmentation of a network's crops: padding has its mean colour and the ignored id.
 
     Args:
-        crop: (height, width) that comes out; padding has the mean colour and the ignored id.
-        input_size: (height, width) that scale 1 means.
-        scale: lowest and highest factor.
+        crop, input_size, scale: see :class:`Augmentation`.
+        mean: RGB in 0..1.
+        std: not used: the task normalises, on its device.
     """
-    grey = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: labels.ignore_index}
-    return v2.Compose(
-        [
-            RandomScale(input_size=input_size, scale=scale),
-            v2.RandomCrop(crop, pad_if_needed=True, fill=grey),
-            v2.RandomHorizontalFlip(),
-            # torchvision's RandomPhotometricDistort also swaps colour channels: no camera does
-            v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05)], p=0.5),
-            v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
-            v2.Normalize(mean=list(mean), std=list(std)),
-        ]
+    red, green, blue = (round(255 * value) for value in mean)
+    return Augmentation(
+        crop=crop, input_size=input_size, scale=scale, fill=(red, green, blue), ignore_index=labels.ignore_index
     )
-
-
-class RandomScale(v2.Transform):  # type: ignore[misc]
-    """Resize by a random factor, where factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides
-    cover).
-
-    torchvision's ScaleJitter pairs target height with image width, so it scales by another factor than it is told.
-    """
-
-    def __init__(self, *, input_size: tuple[int, int], scale: tuple[float, float]) -> None:
-        super().__init__()
-        self.input_size = input_size
-        self.scale = scale
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
-        fit = max(self.input_size[0] / height, self.input_size[1] / width)
-        factor = fit * (self.scale[0] + (self.scale[1] - self.scale[0]) * float(torch.rand(())))
-        return {"size": [round(height * factor), round(width * factor)]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if isinstance(inpt, tv_tensors.Mask):
-            return v2.functional.resize(inpt, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
-        return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
 class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) float32 normalised RGB, target (H, W) int64 train ids, index of the sample.
+    Items: image (3, H, W) uint8 RGB, target (H, W) uint8 train ids, index of the sample. Bytes travel to the device;
+    the task normalises.
     """
 
-    def __init__(self, split: Split, transform: v2.Transform, *, seed: int) -> None:
+    def __init__(self, split: Split, augment: Augmentation, *, seed: int) -> None:
         self.split = split
-        self.transform = transform
+        self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        index, draw = item
-        frame, label = self.split[index]
-        image = tv_tensors.Image(torch.from_numpy(frame[:, :, ::-1].transpose(2, 0, 1).copy()))
-        entropy = np.random.SeedSequence([self.seed, index, draw]).generate_state(1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(entropy[0]))
-            image, mask = self.transform(image, tv_tensors.Mask(torch.from_numpy(label)))
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor), index
+        image, target = self.augment(*self.split[item[0]], np.random.default_rng([self.seed, *item]))
+        return torch.from_numpy(image), torch.from_numpy(target), item[0]
 
 
 class Draws(Sampler[list[tuple[int, int]]]):

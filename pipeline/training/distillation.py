@@ -74,6 +74,7 @@ class DistillationTask(SupervisedTask):
         return self._teacher[0]
 
     def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        x, target = self.receive(x, target)
         student = self.network(x)
         terms = self.supervised(student, target, weight)
         taught = self.loss(student, self.teach(x, student), target)

@@ -19,16 +19,20 @@ class SupervisedTask(nn.Module):
         ignore_index: target id that counts nowhere.
         class_weights: (K,) weights of the cross-entropy, or None.
 
-    Shapes: x (N, 3, H, W), target (N, H, W) int64.
+    Shapes: x (N, 3, H, W), RGB as uint8 or normalised floats; target (N, H, W) train ids, uint8 or int64.
     """
 
     class_weights: Tensor | None
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: SegNetwork, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self.ignore_index = ignore_index
         self.register_buffer("class_weights", class_weights, persistent=False)
+        for name, values in (("mean", network.mean), ("std", network.std)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)  # (3, 1, 1)
 
     def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Terms of the loss and their sum.
@@ -38,11 +42,18 @@ class SupervisedTask(nn.Module):
                 (processes, accumulation) are given the mean of all parts' weights: then the mean of their losses is
                 that of the whole batch, however labelled pixels are spread.
         """
+        x, target = self.receive(x, target)
         return self.total(self.supervised(self.network(x), target, weight))
+
+    def receive(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch as the loader sends it, bytes, as the networks and losses take it: normalised floats, int64 ids."""
+        if x.dtype == torch.uint8:
+            x = x.float().sub_(self.mean).div_(self.std)
+        return x, target.long()
 
     def weight(self, target: Tensor) -> Tensor:
         """Sum over labelled pixels of their class weights (1 each without class weights), a float64 scalar."""
-        labelled = target[target != self.ignore_index]
+        labelled = target[target != self.ignore_index].long()
         if self.class_weights is None:
             return torch.tensor(labelled.numel(), dtype=torch.float64, device=target.device)
         return self.class_weights.double()[labelled].sum()

@@ -1,0 +1,112 @@
+"""Random scale, crop, flip and colours of a frame and its label map, with the filters of the deployed path.
+
+The crop is cut before it is resized, so the cost is that of the crop, not of the frame, and a frame that is
+memory-mapped is read only where it is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.frames import Array, resize_frame, resize_label_map
+
+FLIP = 0.5  # probability
+COLOUR = 0.5  # probability
+#: Half widths of the ranges around 1 (hue: around 0, in turns), as SSD's photometric distortion has them.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.125, 0.5, 0.5, 0.05
+#: NTSC: RGB to luma and two chroma axes (Y, I, Q). Rows I and Q sum to 0, so a grey has no chroma.
+YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """``augment(frame, label, generator)`` gives an image (3, h, w) uint8 RGB and a target (h, w) uint8 train ids.
+
+    Factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides cover). Of each axis, a window of
+    ``round(crop / factor)`` whole source pixels is cut at a random place and resized to ``crop``. Against a resize of
+    the whole frame by ``crop / window`` and a cut at that place, only pixels whose filter would reach over the window's
+    edge differ: there the edge is repeated. The window is whole pixels, so the factor of an axis is off by
+    ``0.5 / window`` at most. A frame that is smaller than the window lies at a random place of the crop; what is left
+    has the colour ``fill`` and the id ``ignore_index``.
+
+    Args:
+        crop: (height, width) that comes out.
+        input_size: (height, width) that factor 1 means.
+        scale: lowest and highest factor.
+        fill: RGB.
+        ignore_index: id of pixels that count nowhere.
+    """
+
+    crop: tuple[int, int]
+    input_size: tuple[int, int]
+    scale: tuple[float, float]
+    fill: tuple[int, int, int]
+    ignore_index: int
+
+    def __call__(self, frame: Array, label: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+        """Cut, resize, flip and colour one frame (H, W, 3) BGR and its label map (H, W), all random by ``generator``.
+
+        Neither is written to: both may be memory-mapped read-only.
+        """
+        size = label.shape
+        fit = max(self.input_size[0] / size[0], self.input_size[1] / size[1])
+        factor = fit * generator.uniform(*self.scale)
+        rows, to_rows = _axis(size[0], self.crop[0], factor, generator)
+        columns, to_columns = _axis(size[1], self.crop[1], factor, generator)
+        visible = (to_rows.stop - to_rows.start, to_columns.stop - to_columns.start)
+        image = resize_frame(frame[rows, columns], visible)
+        target = resize_label_map(label[rows, columns], visible)
+        if generator.random() < FLIP:
+            image, target = np.asarray(cv2.flip(image, 1), np.uint8), np.asarray(cv2.flip(target, 1), np.uint8)
+        if generator.random() < COLOUR:
+            image = recolour(
+                image,
+                brightness=1 + BRIGHTNESS * generator.uniform(-1, 1),
+                contrast=1 + CONTRAST * generator.uniform(-1, 1),
+                saturation=1 + SATURATION * generator.uniform(-1, 1),
+                hue=HUE * generator.uniform(-1, 1),
+            )
+        pixels = np.empty((3, *self.crop), np.uint8)
+        ids = np.full(self.crop, self.ignore_index, np.uint8)
+        if visible != self.crop:
+            pixels[:] = np.array(self.fill, np.uint8)[:, np.newaxis, np.newaxis]
+        pixels[:, to_rows, to_columns] = np.stack(cv2.split(image)[::-1])
+        ids[to_rows, to_columns] = target
+        return pixels, ids
+
+
+def _axis(length: int, crop: int, factor: float, generator: np.random.Generator) -> tuple[slice, slice]:
+    """Which of ``length`` source pixels are cut, and where in the crop they come to lie."""
+    window = max(1, round(crop / factor))
+    if window <= length:
+        start = int(generator.integers(length - window + 1))
+        return slice(start, start + window), slice(0, crop)
+    size = min(crop, max(1, round(length * factor)))
+    start = int(generator.integers(crop - size + 1))
+    return slice(0, length), slice(start, start + size)
+
+
+def recolour(image: Array, *, brightness: float, contrast: float, saturation: float, hue: float) -> Array:
+    """Brightness, contrast, saturation and hue of an image (H, W, 3) BGR uint8 in one pass; its mean luma is kept but
+    for ``brightness``.
+
+    Without rounding and clipping in between, the four are one affine map of RGB, in any order. Brightness multiplies;
+    contrast goes away from the image's mean luma, saturation from the pixel's luma, as in torchvision; hue turns the
+    chroma plane of YIQ by ``hue`` turns, which keeps luma (torchvision turns HSV, which does not).
+
+    Args:
+        brightness, contrast, saturation: factors; 1 changes nothing.
+        hue: in turns; 0 changes nothing.
+    """
+    cosine, sine = (saturation * f(2 * math.pi * hue) for f in (math.cos, math.sin))
+    chroma = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    linear = brightness * contrast * np.linalg.inv(YIQ) @ chroma @ YIQ  # (RGB, RGB)
+    luma = float(YIQ[0] @ np.array(cv2.mean(image)[2::-1]))
+    offset = np.full((3, 1), brightness * (1 - contrast) * luma)
+    matrix: npt.NDArray[np.float64] = np.hstack([linear[::-1, ::-1], offset])  # (BGR, BGR + 1)
+    return np.asarray(cv2.transform(image, matrix), np.uint8)

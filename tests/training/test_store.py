@@ -1,0 +1,196 @@
+"""The decoded file gives the bytes that decoding gives, to many processes, and survives what ends a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.frames import write_png
+from pipeline.prepared import Prepared, Split
+from pipeline.training import data, free_memory, store
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def same(split: Split, other: Split) -> bool:
+    return list(split.names) == list(other.names) and all(
+        np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in zip(split, other, strict=True)
+    )
+
+
+def test_frames_and_labels_are_the_decoded_ones(prepared: Prepared, tmp_path: Path) -> None:
+    said: list[str] = []
+    for name in ("train", "val"):
+        split = store.open_split(prepared, name, mode="decoded", folder=tmp_path, say=said.append)
+        assert isinstance(split, store.Stored) and same(split, prepared.split(name))
+    pixels = 64 * 96
+    assert (tmp_path / prepared.artifact.hash[:16] / "train.raw").stat().st_size == 10 * 4 * pixels
+    assert len(said) == 2 and "10 frames" in said[0] and "0 MiB" in said[0]
+    store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
+    assert len(said) == 2, "nothing is written again"
+    part = dataclasses.replace(split, names=split.names[1:])
+    assert same(part, dataclasses.replace(prepared.split("val"), names=prepared.split("val").names[1:]))
+
+
+def test_frames_of_several_sizes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(5, 7), (32, 16), (1, 1)]
+    names = [f"f{index}" for index in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
+        write_png(tmp_path / "train/images" / f"{name}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        write_png(tmp_path / "train/labels" / f"{name}.png", rng.integers(0, 9, size, dtype=np.uint8))
+    split = Split(root=tmp_path, name="train", names=names)
+    places, size = store._layout(split)
+    store._write(split, tmp_path / "x.raw", places=places, size=size, digest="d", say=lambda text: None)
+    found = store._ready(tmp_path / "x.raw", "d")
+    assert found == places and size == 4 * (35 + 512 + 1)
+    stored = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=found)
+    assert same(stored, split)
+    stored.frame(1)[:] = 0
+    again = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=found)
+    assert same(again, split), "a process writes to its own copy"
+
+
+def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
+    augment = data.recipe(crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), labels=prepared.labels, **IMAGENET)
+    stored = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    _ = stored[0]
+    assert len(pickle.dumps(stored)) < 4000, "workers that are not forked get the path, not the pixels"
+    batches: list[list[Any]] = [
+        list(data.batches(data.Crops(split, augment, seed=0), steps=3, batch_size=4, workers=workers, seed=1))
+        for split, workers in ((prepared.split("train"), 0), (stored, 0), (pickle.loads(pickle.dumps(stored)), 2))
+    ]
+    for batch in zip(*batches, strict=True):
+        for other in batch[1:]:
+            assert torch.equal(batch[0][0], other[0]) and torch.equal(batch[0][1], other[1])
+
+
+def test_many_at_once_write_one_file(prepared: Prepared, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def ask(_: int) -> Split:
+        return store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
+
+    with ThreadPoolExecutor(8) as pool:
+        splits = list(pool.map(ask, range(8)))
+    assert len(said) == 1 and all(isinstance(split, store.Stored) for split in splits)
+    assert same(splits[-1], prepared.split("train"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.prepared import Prepared, Split
+from pipeline.training import store
+def frame(self, index, read=Split.frame):
+    if index == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(self, index)
+Split.frame = frame
+store.open_split(Prepared(Path(sys.argv[1])), "train", mode="decoded", folder=Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_counts(prepared: Prepared, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(prepared.artifact.path), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    folder = tmp_path / prepared.artifact.hash[:16]
+    assert [file.name for file in folder.iterdir() if file.stat().st_size] == [".train.raw.partial"]
+    split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    assert same(split, prepared.split("train"))
+    assert sorted(file.name for file in folder.iterdir()) == ["train.json", "train.lock", "train.raw"]
+
+
+def test_a_file_that_is_not_whole_or_of_other_data_is_made_again(prepared: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / prepared.artifact.hash[:16]
+
+    def spoil_size() -> None:
+        os.truncate(folder / "train.raw", 100)
+
+    def spoil_index() -> None:
+        (folder / "train.json").write_text("{")
+
+    def spoil_digest() -> None:
+        index = json.loads((folder / "train.json").read_text())
+        (folder / "train.json").write_text(json.dumps({**index, "dataset": "another"}))
+
+    for spoil in (spoil_size, spoil_index, spoil_digest):
+        store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+        spoil()
+        said: list[str] = []
+        split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
+        assert len(said) == 1 and same(split, prepared.split("train"))
+
+
+def test_auto_asks_memory_and_disk_and_never_fails(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    size = 10 * 4 * 64 * 96
+
+    def opened(mode: store.Mode, folder: str) -> Split:
+        return store.open_split(prepared, "train", mode=mode, folder=tmp_path / folder, say=said.append)
+
+    assert type(opened("none", "a")) is Split and not said and not list(tmp_path.iterdir())
+    monkeypatch.setattr(store, "free_memory", lambda device: 4 * size - 4)
+    assert type(opened("auto", "a")) is Split and "a quarter of the free memory" in said.pop()
+    monkeypatch.setattr(store, "free_memory", lambda device: 4 * size)
+    monkeypatch.setattr(store, "_free_disk", lambda place: size)
+    assert type(opened("auto", "a")) is Split and "half of the free disk" in said.pop()
+    monkeypatch.setattr(store, "_free_disk", lambda place: 2 * size)
+    assert type(opened("auto", "a")) is store.Stored
+    (tmp_path / "file").write_text("in the way")
+    assert type(opened("auto", "file")) is Split and "cannot be written" in said.pop()
+    with pytest.raises(UserError, match=r"cannot be written \(.*store: none"):
+        opened("decoded", "file")
+    monkeypatch.setattr(store, "_free_disk", lambda place: size - 1)
+    with pytest.raises(UserError, match="free some, or set store: none"):
+        opened("decoded", "b")
+
+
+def test_a_file_that_is_no_png_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "train/images").mkdir(parents=True)
+    (tmp_path / "train/images/a.png").write_bytes(b"JFIF" * 10)
+    split = Split(root=tmp_path, name="train", names=["a", "b"])
+    with pytest.raises(UserError, match=r"a\.png: no PNG file"):
+        store._layout(split)
+    with pytest.raises(UserError, match=r"b\.png: cannot be read"):
+        store._layout(dataclasses.replace(split, names=["b"]))
+
+
+def test_free_memory_is_the_least_of_the_machine_and_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    monkeypatch.setattr(free_memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    cpu = torch.device("cpu")
+    assert free_memory.free_memory(cpu) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 500000\n")
+    assert free_memory.free_memory(cpu) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000000\n")
+    assert free_memory.free_memory(cpu) == 4000000 - 3000000 + 500000
+    meminfo.unlink()
+    (tmp_path / "memory.max").unlink()
+    assert free_memory.free_memory(cpu) is None
