@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from torch.nn import BatchNorm2d, Module
+from torch.nn import BatchNorm2d, Dropout2d, Module
 
 from pipeline import datasets, losses, models
 from pipeline.models import SegNetwork
@@ -84,9 +84,12 @@ class Bench:
         teacher, student = self.network(seed=1), self.network(seed=0)
         return DistillationTask(student, teacher, self.loss(loss, student, teacher, **options), ignore_index=255)
 
-    def without_batch_statistics(self, task: SupervisedTask) -> SupervisedTask:
-        """The same, its batch norm with the statistics it has: what an image gives then hangs on no other."""
+    def image_by_image(self, task: SupervisedTask) -> SupervisedTask:
+        """The same without dropout, and its batch norm with the statistics it has: what an image gives then hangs on no
+        other image and no process."""
         for module in task.network.modules():
+            if isinstance(module, Dropout2d):
+                module.p = 0.0
             if isinstance(module, BatchNorm2d):
                 module.eval()
                 module.train = partial(_stay, module)  # type: ignore[method-assign,assignment]

@@ -124,7 +124,7 @@ def test_accumulated_parts_are_the_whole_batch(bench: Any, tmp_path: Path) -> No
     """Without batch norm, two parts of two images move the weights as one batch of four, however labels are spread."""
     tasks = []
     for accumulate in (1, 2):
-        task = bench.without_batch_statistics(bench.supervised())
+        task = bench.image_by_image(bench.supervised())
         bench.train(task, tmp_path / str(accumulate), steps=3, accumulate=accumulate, crop=(96, 128), **bench.SGD)
         tasks.append(task)
     whole, parts = (torch.cat([value.detach().flatten() for value in task.parameters()]) for task in tasks)

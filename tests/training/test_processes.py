@@ -1,0 +1,170 @@
+"""Two processes that share a batch against one that has it all; refusals of what cannot be shared."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from pipeline.errors import UserError
+from pipeline.prepared import Prepared
+from pipeline.training import processes
+from pipeline.training.tasks import SupervisedTask
+from tests.training.conftest import Bench
+
+#: Crops are larger than frames, so labelled pixels are spread unevenly over the halves of a batch.
+UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "steps": 3, "validate_every": 3}
+CIRKD = {"pixel_queue": 40, "region_queue": 10, "pixel_samples": 64, "region_samples": 16}
+
+
+def distilled(bench: Bench) -> SupervisedTask:
+    """Students that learn by `kd`, whose mean over images is the same however they are divided; weighted classes."""
+    task = bench.image_by_image(bench.distillation("kd"))
+    task.class_weights = torch.linspace(0.5, 2.0, 11)
+    return task
+
+
+def train_in_process(rank: int, folder: str, dataset: str, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    out, bench = Path(folder), Bench(Prepared(Path(dataset)))
+    shared = distilled(bench)
+    trained = bench.train(shared, out / f"curves-{rank}", **UNEVEN)
+    remembering = bench.distillation("cirkd", **CIRKD)
+    bench.train(remembering, out / f"memory-{rank}", steps=3)
+    found = {"kd": shared.state_dict(), "cirkd": remembering.loss.state_dict(), "facts": trained.facts}
+
+    interrupted = bench.distillation("cirkd", **CIRKD)
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt_after(interrupted, 2)
+        bench.train(
+            interrupted, out / f"again-{rank}", steps=3, checkpoints=out / "checkpoints", checkpoint_seconds=0.0
+        )
+    going_on = bench.distillation("cirkd", **CIRKD)
+    bench.train(going_on, out / f"again-{rank}", steps=3, checkpoints=out / "checkpoints", checkpoint_seconds=0.0)
+    found |= {"student": remembering.network.state_dict(), "gone on": going_on.network.state_dict()}
+    torch.save(found, out / f"{rank}.pt")
+
+
+def _interrupt_after(task: SupervisedTask, steps: int) -> None:
+    """Stop every process at the start of the same step, as a cut of power does."""
+    forward, seen = task.forward, []
+
+    def counted(*args: Any) -> Any:
+        seen.append(args)
+        if len(seen) > steps:
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    task.forward = counted  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def both(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(train_in_process, args=(str(folder), str(prepared.artifact.path), port), nprocs=2)
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_two_processes_give_what_one_gives(both: Any, bench: Bench, tmp_path: Path) -> None:
+    folder, found = both
+    alone = distilled(bench)
+    trained = bench.train(alone, tmp_path / "curves", **UNEVEN)
+    for name, value in alone.state_dict().items():
+        for rank in (0, 1):
+            assert float((value.float() - found[rank]["kd"][name].float()).abs().max()) < 1e-5, name
+    assert found[0]["facts"] == found[1]["facts"]
+    assert found[0]["facts"]["metrics"]["val"]["miou"] == pytest.approx(
+        trained.facts["metrics"]["val"]["miou"], abs=0.1
+    )
+    curve = "plots/metrics/train/loss.tsv"
+    rows = [
+        [float(line.split("\t")[1]) for line in (place / curve).read_text().splitlines()[1:]]
+        for place in (tmp_path / "curves", folder / "curves-0")
+    ]
+    assert rows[0] == pytest.approx(rows[1], abs=1e-5)
+    assert not (folder / "curves-1").exists(), "only the first process writes"
+
+
+def test_the_memory_is_filled_by_both_and_the_same_in_both(both: Any) -> None:
+    first, second = (found["cirkd"] for found in both[1])
+    memory = [name for name in first if "pixels." in name or "regions." in name]
+    assert memory and int(first["pixels.filled"].sum()) > 0
+    assert all(torch.equal(first[name], second[name]) for name in memory)
+
+
+def test_two_processes_go_on_to_the_same_bits(both: Any) -> None:
+    for found in both[1]:
+        assert all(torch.equal(value, found["gone on"][name]) for name, value in found["student"].items())
+
+
+@pytest.mark.parametrize(("accumulate", "count"), [(1, 3), (3, 1), (2, 4)])
+def test_a_batch_that_cannot_be_divided_is_refused(accumulate: int, count: int) -> None:
+    assert processes.part_of_batch(24, accumulate=accumulate, processes=count) == 24 / accumulate / count
+    with pytest.raises(UserError, match=rf"batch_size: got 10; .* multiple of {accumulate * count}"):
+        processes.part_of_batch(10, accumulate=accumulate, processes=count)
+
+
+def test_batch_norm_needs_more_than_one_image(bench: Bench) -> None:
+    with pytest.raises(UserError, match=r"each process takes 1 image at a time, .* raise batch_size"):
+        processes.ready_for_several(bench.supervised(), processes=2, images=1, sync_batch_norm=False)
+    with pytest.raises(UserError, match="each process takes 1 image"):
+        bench.train(bench.supervised(), Path("unused"), batch_size=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="SyncBN works here")
+def test_synchronised_batch_norm_needs_gpus(bench: Bench) -> None:
+    with pytest.raises(UserError, match="sync_batch_norm: true needs GPUs"):
+        processes.ready_for_several(bench.supervised(), processes=2, images=4, sync_batch_norm=True)
+    task = bench.supervised()
+    processes.ready_for_several(task, processes=1, images=4, sync_batch_norm=True)
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
+
+
+def test_synchronised_batch_norm_keeps_the_activation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm fuses activations into its batch norm; torch's own conversion would drop them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    task = bench.supervised().eval()
+    x = torch.randn(1, 3, 64, 96)
+    before = task.network(x).logits
+    processes.ready_for_several(task, processes=2, images=4, sync_batch_norm=True)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
+    assert torch.equal(task.network(x).logits, before)  # in eval mode it computes as batch norm does
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "", "1.5"])
+def test_a_wrong_number_of_processes_is_refused(asked: str) -> None:
+    with pytest.raises(UserError, match=r"SEGPRESS_PROCESSES: got '.*'; allowed: a number"):
+        processes.start_asked_for({"SEGPRESS_PROCESSES": asked})
+
+
+def test_the_launcher_takes_the_place_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
+    monkeypatch.setattr(sys, "argv", ["stages/distill.py", "--student", "a b"])
+    processes.start_asked_for({})
+    processes.start_asked_for({"SEGPRESS_PROCESSES": "1"})
+    processes.start_asked_for({"SEGPRESS_PROCESSES": "8", "LOCAL_RANK": "3"})  # a launcher started this one
+    assert not started
+    processes.start_asked_for({"SEGPRESS_PROCESSES": "8"})
+    assert started[0][1:] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "stages/distill.py", "--student", "a b",
+    ]  # fmt: skip
+
+
+def test_processes_end_with_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, several = processes.Launcher(1), processes.Launcher(2)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    alone.check()
+    with pytest.raises(UserError, match="the launcher of these processes has ended"):
+        several.check()
