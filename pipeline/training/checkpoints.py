@@ -37,8 +37,8 @@ class Checkpoints:
     Args:
         root: folder of all runs of one network.
         identity: of this run.
-        every_seconds: at least this long between two checkpoints. It grows so that writing takes no more than a
-            twentieth of the time.
+        every_seconds: at least this long between two checkpoints; it grows so that writing takes no more than a
+            twentieth of the time. 0 writes one after every step.
         keep: newest ones that are kept, at least 2: the older one is there when the newest is damaged.
 
     Raises:
@@ -78,7 +78,8 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        return time.monotonic() - self._written >= max(self._every, 20 * self._took)
+        wait = max(self._every, 20 * self._took) if self._every else 0.0
+        return time.monotonic() - self._written >= wait
 
     def write(self, step: int, state: Mapping[str, Any], *, circumstances: Mapping[str, Any]) -> None:
         """Write the state after a step; older checkpoints go when it is whole.

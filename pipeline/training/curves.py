@@ -9,6 +9,8 @@ from types import TracebackType
 
 from dvclive import Live
 
+from pipeline import artifact
+
 SUMMARY = "metrics.json"
 
 
@@ -40,8 +42,10 @@ class Curves:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
+        if self._live is not None and self._folder is not None:
             self._live.end()
+            summary = self._folder / SUMMARY  # in the order of its keys, not in that of the events that wrote it
+            artifact.write_text(summary, artifact.dump_json(json.loads(summary.read_text("utf-8"))))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to the table of every metric."""

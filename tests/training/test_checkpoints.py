@@ -1,0 +1,196 @@
+"""Checkpoints: whole or absent, never of another run, and enough to go on from."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.training import checkpoints as module
+from pipeline.training import tensor_tree
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.identity import Identity
+
+STATE = {"weights": {"a": torch.arange(6.0)}, "best": {"step": 2, "metrics": {"miou": 1.5}}}
+
+
+def store(root: Path, *, keep: int = 2, **settings: Any) -> Checkpoints:
+    return Checkpoints(root, Identity(settings=settings, inputs={"dataset": "x"}), every_seconds=0.0, keep=keep)
+
+
+def test_a_tree_goes_round_with_its_types() -> None:
+    shared = torch.ones(4)
+    tree = {
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "param_groups": [{"betas": (0.9, 0.99)}]},
+        "views": [shared, shared[:2], torch.ones(2, 3).T],
+        "plain": [None, True, 1, 2.5, "text", ()],
+        "$": {"counter": torch.tensor(7), "flag": torch.tensor([True])},
+    }
+    found = tensor_tree.join(*tensor_tree.split(tree))
+    assert found["optimizer"]["param_groups"] == [{"betas": (0.9, 0.99)}] and list(found["optimizer"]["state"]) == [
+        0,
+        1,
+    ]
+    assert found["plain"] == tree["plain"] and isinstance(found["plain"][-1], tuple)
+    assert found["$"]["counter"].dtype == torch.int64 and found["$"]["flag"].dtype == torch.bool
+    assert all(torch.equal(a, b) for a, b in zip(found["views"], tree["views"], strict=True))
+    _, tensors = tensor_tree.split(tree)
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors)
+
+
+def test_the_newest_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+    with store(tmp_path) as kept:
+        assert kept.newest() is None
+        for step in (1, 2, 3, 4):
+            kept.write(step, {**STATE, "step": step}, circumstances={"device": "cpu"})
+        assert kept.steps() == [3, 4]
+    with store(tmp_path) as again:
+        found = again.newest()
+    assert found is not None
+    step, state, written = found
+    assert step == 4 and state["step"] == 4 and written["device"] == "cpu"
+    assert torch.equal(state["weights"]["a"], STATE["weights"]["a"]) and state["best"] == STATE["best"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "removed", "no meta", "wrong skeleton"])
+def test_a_damaged_newest_gives_way_to_the_one_before(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with store(tmp_path) as kept:
+        for step in (1, 2):
+            kept.write(step, {**STATE, "step": step}, circumstances={})
+    folder = kept.folder / "step-00000002"
+    file = folder / module.TENSORS
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    elif damage == "flipped":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+    elif damage == "removed":
+        file.unlink()
+    elif damage == "no meta":
+        (folder / artifact.META).unlink()
+    else:
+        (folder / module.SKELETON).write_text("{")
+    with store(tmp_path) as again:
+        found = again.newest()
+    assert found is not None and found[0] == 1 and found[1]["step"] == 1
+    assert "the checkpoint of step 2 is damaged and is not used" in caplog.text
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with store(tmp_path) as kept:
+        kept.write(5, STATE, circumstances={})
+        monkeypatch.setattr(module, "save_file", full)
+        with pytest.raises(UserError, match=r"step 6 cannot be written .*No space left.*that of step 5 is kept.* MiB"):
+            kept.write(6, STATE, circumstances={})
+        found = kept.newest()
+        assert found is not None and found[0] == 5
+        assert sorted(path.name for path in kept.folder.iterdir()) == ["lock", "run.json", "step-00000005"]
+
+
+def test_a_torn_checkpoint_is_cleared_away(tmp_path: Path) -> None:
+    with store(tmp_path) as kept:
+        torn = kept.folder / ".step-00000003.partial-x"
+        torn.mkdir()
+        (torn / module.TENSORS).write_bytes(b"half")
+    with store(tmp_path) as again:
+        assert again.newest() is None and not torn.exists()
+
+
+def test_another_run_is_named_and_not_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with store(tmp_path, lr=0.01) as kept:
+        kept.write(5, STATE, circumstances={})
+    with store(tmp_path, lr=0.02) as other:
+        assert other.folder != kept.folder and other.newest() is None
+    assert "starting at step 0" in caplog.text and "settings.lr was 0.01, is 0.02" in caplog.text
+    with store(tmp_path, lr=0.01) as back:
+        assert back.newest() is not None
+
+
+def test_changed_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Identity(settings={"lr": 0.1, "crop": (64, 96)}, inputs={})
+    assert before.key == Identity(settings={"crop": [64, 96], "lr": 0.1}, inputs={}).key
+    assert "code.pipeline/training/checkpoints.py" in before.facts and "library.torch" in before.facts
+    digest = artifact.sha256
+    monkeypatch.setattr(artifact, "sha256", lambda path: "0" if path.name == "checkpoints.py" else digest(path))
+    after = Identity(settings={"lr": 0.1, "crop": (64, 96)}, inputs={})
+    assert after.key != before.key
+    assert after.differences(before.facts) == ["code.pipeline/training/checkpoints.py changed"]
+
+
+def _hold(root: Path, ready: Any, release: Any) -> None:
+    with store(root):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_processes_cannot_train_the_same_run(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, release))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(UserError, match=rf"process {other.pid} trains the same run"), store(tmp_path):
+            pass
+    finally:
+        release.set()
+        other.join()
+    with store(tmp_path):  # free again
+        pass
+
+
+def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    kept = store(tmp_path)
+    kept._every, kept._took = 60.0, 5.0
+    now[0] = 199.0
+    assert not kept.due()
+    now[0] = 200.0
+    assert kept.due()
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    bench: Any, tmp_path: Path, ema: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also its curves and its best weights; and the checkpoints go when the result is safe."""
+    options = {"ema": ema, "lr": 5e-3, "steps": 5, "optimizer": "sgd", "accumulate": 2}
+    whole, cut, going_on = (bench.distillation("i2ckd") for _ in range(3))
+    expected = bench.train(whole, tmp_path / "whole", **options)
+    places: dict[str, Any] = {"checkpoints": tmp_path / "kept", "checkpoint_seconds": 0.0}
+    forward, calls = cut.forward, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > 7:  # in the second part of the fourth step
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    cut.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        bench.train(cut, tmp_path / "cut", **options, **places)
+    caplog.set_level(logging.INFO)
+    found = bench.train(going_on, tmp_path / "cut", **options, **places)
+    assert "going on after step 3" in caplog.text
+    assert found.facts == expected.facts and len(found.costs.seconds) == 5
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, going_on.state_dict()[name]), name
+    curves = [{file.name: file.read_bytes() for file in (tmp_path / name).rglob("*.tsv")} for name in ("whole", "cut")]
+    assert curves[0] and curves[0] == curves[1]
+    assert (tmp_path / "whole/metrics.json").read_text() == (tmp_path / "cut/metrics.json").read_text()
+    found.finish()
+    assert not (tmp_path / "kept").exists()
