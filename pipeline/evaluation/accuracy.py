@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Split
 from pipeline.runtimes import Engine
+
+#: Frames that are decoded and wait while the engine runs, and threads that decode them.
+AHEAD, READERS = 4, 2
 
 
 def evaluate(
@@ -60,10 +65,32 @@ def confusion(
         UserError: a frame or label cannot be read, or an id is neither a class nor ignored.
     """
     matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
-    for index in range(len(split)) if indices is None else indices:
-        frame, label = split[index]
-        prediction = engine.run(resize_frame(frame, engine.input_size)[np.newaxis])[0]
+    for index, frame, label in _read_ahead(split, range(len(split)) if indices is None else indices, engine.input_size):
+        prediction = engine.run(frame[np.newaxis])[0]
         prediction = resize_label_map(prediction, (label.shape[0], label.shape[1]))
         matrix.add(label, prediction)
         look(index, prediction)
     return matrix
+
+
+def _read_ahead(
+    split: Split, indices: Sequence[int], input_size: tuple[int, int]
+) -> Iterator[tuple[int, Array, Array]]:
+    """(index, frame at the engine's size, label) in order; the next ones are decoded while one is used."""
+
+    def read(index: int) -> tuple[int, Array, Array]:
+        frame, label = split[index]
+        return index, resize_frame(frame, input_size), label
+
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
+        waiting: deque[Future[tuple[int, Array, Array]]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(read, index))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

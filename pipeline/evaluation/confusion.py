@@ -10,6 +10,8 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.frames import Array
 
+BYTE = 256
+
 
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over all pixels that are not ignored.
@@ -57,13 +59,16 @@ class ConfusionMatrix:
             raise UserError(
                 f"label is {label.shape}, prediction {prediction.shape}; resize the prediction to the label"
             )
-        valid = label != self.ignore_index
-        true, predicted = label[valid].astype(np.int64), prediction[valid].astype(np.int64)
-        worst = max(true.max(initial=0), predicted.max(initial=0))
-        if worst >= self.num_classes:
+        assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
+        joint = label.astype(np.uint16) << 8 | prediction  # a third of the time of counting the pixels that are left
+        pairs = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)  # [true, predicted]
+        pairs[self.ignore_index] = 0
+        classes = slice(self.num_classes)
+        found = pairs[classes, classes]
+        if found.sum() < pairs.sum():
+            worst = int(max(ids.max() for ids in pairs.nonzero()))
             raise UserError(f"id {worst} among labels or predictions; allowed: 0..{self.num_classes - 1}")
-        pairs = np.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
-        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+        self.counts += found
 
     def iou(self) -> npt.NDArray[np.float64]:
         """IoU of each class in 0..1; NaN for a class that no label holds."""

@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import budgets, latency
 from pipeline.evaluation.accuracy import confusion, evaluate
 from pipeline.evaluation.confusion import ConfusionMatrix
-from pipeline.frames import Array
+from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
 
@@ -99,6 +99,48 @@ def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
     assert parts[0].tolist() == [[64, 0], [0, 64]] and whole.counts.tolist() == [[128, 0], [0, 128]]
     summed = ConfusionMatrix.of(parts[0] + parts[1], ignore_index=labels.ignore_index)
     assert summed.summary() == whole.summary() == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
+
+
+class Noise:
+    """Random frames and labels of 6 x 10, read by an index; it counts what was read and fails at ``broken``."""
+
+    def __init__(self, length: int, broken: int = -1) -> None:
+        self.names = [str(index) for index in range(length)]
+        self.broken, self.read = broken, 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        self.read += 1
+        if index == self.broken:
+            raise UserError("frame 3 cannot be read")
+        rng = np.random.default_rng(index)
+        return rng.integers(0, 256, (6, 10, 3), dtype=np.uint8), rng.integers(0, 2, (6, 10), dtype=np.uint8)
+
+
+def test_reading_ahead_changes_no_count_and_no_order() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    split, engine = Noise(20), Fixed()
+    plain = ConfusionMatrix(num_classes=2, ignore_index=255)
+    seen: list[int] = []
+    for index in (*range(7, 20), *range(7)):
+        frame, label = split[index]
+        plain.add(label, resize_label_map(engine.run(resize_frame(frame, (4, 8))[None])[0], (6, 10)))
+    for indices in (None, [*range(7, 20), *range(7)]):
+        seen.clear()
+        found = confusion(engine, split, labels=labels, indices=indices, look=lambda i, _: seen.append(i))  # type: ignore[arg-type]
+        assert found.counts.tolist() == plain.counts.tolist()
+        assert seen == list(indices or range(20))
+
+
+def test_few_frames_are_read_ahead_and_an_unreadable_one_stops_the_run() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    split, most = Noise(40), []
+    confusion(Fixed(), split, labels=labels, look=lambda index, _: most.append(split.read - index))  # type: ignore[arg-type]
+    assert max(most) <= 6, "memory does not grow with the split"
+    with pytest.raises(UserError, match="frame 3 cannot be read"):
+        confusion(Fixed(), Noise(9, broken=3), labels=labels)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("counts", [np.zeros((2, 3), int), np.zeros((2, 2)), np.array([[1, 0], [0, -1]])])
