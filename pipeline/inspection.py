@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.survey import Survey
 
-BAR = 12  # characters of the longest bar
+BAR = 10  # characters of the longest bar
 SIZES = 4  # image sizes that are named
 
 
@@ -29,7 +29,7 @@ def show(name: str, found: Survey, console: Console | None = None) -> None:
     if found.faults:
         console.print(f"\n[bold red]{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}[/]")
         for fault in found.faults:
-            console.print(Text(f"  {fault}"))
+            console.print(Text(f"  {fault}"), soft_wrap=True)
     else:
         console.print("[green]no fault[/]")
 
