@@ -53,7 +53,10 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
 
 def write_png(path: Path, image: Array) -> None:
     """Write a frame (H, W, 3) or a label map (H, W) as PNG, losslessly and with the same bytes every time."""
-    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    if image.ndim == 3:  # photographs: half the time, for files of 0.9 to 1.1 times the size
+        options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", image, options)
     assert done, f"OpenCV refused to encode a {image.shape} {image.dtype} array"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())

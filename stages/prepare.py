@@ -1,4 +1,7 @@
-"""Raw data set -> prepared data set: every image and label checked, train ids, disjoint splits."""
+"""Raw data set -> prepared data set: every image and label checked, train ids, disjoint splits.
+
+With --inspect it only looks: counts, sizes, faults and a picture.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,45 @@ import sys
 from pathlib import Path
 
 from pipeline import datasets, params
+from pipeline.contact_sheet import write_sheet
 from pipeline.errors import command
+from pipeline.inspection import show
 from pipeline.preparation import prepare
 from pipeline.progress import Bars
+from pipeline.survey import cores, survey
 
 
 @command
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="where the prepared data set goes")
+    what.add_argument("--inspect", action="store_true", help="print what it holds and every fault; write no data set")
+    parser.add_argument("--sheet", type=Path, help="with --inspect: PNG of random samples with their labels")
+    parser.add_argument("--samples", type=int, default=12, help="in the sheet (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sheet; another one draws other samples")
     args = parser.parse_args()
+    if args.sheet and not args.inspect:
+        parser.error("--sheet goes with --inspect")
 
     settings = params.load(args.params)
     name = settings.dataset
     options = settings.datasets.get(name, {})
+    dataset = datasets.build(name, options)
+    if args.inspect:
+        with Bars() as bars:
+            found = survey(dataset, progress=bars.step, workers=cores())
+        show(name, found)
+        if args.sheet:
+            drawn = write_sheet(dataset, found, args.sheet, name=name, count=args.samples, seed=args.seed)
+            print(f"{args.sheet}: {drawn} samples")
+        return 1 if found.faults else 0
     with Bars() as bars:
-        facts = prepare(datasets.build(name, options), args.out, name=name, options=options, progress=bars.step)
+        facts = prepare(dataset, args.out, name=name, options=options, progress=bars.step, workers=cores())
     sizes = ", ".join(f"{len(names)} {split}" for split, names in facts["splits"].items())
     print(f"{args.out}: {name}, {len(facts['classes'])} classes, {sizes}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ class Dataset(ABC):
     """A labelled data set as `prepare` reads it.
 
     A plugin's constructor takes keyword-only options (its section in params.yaml). It checks that the root is there
-    and raises ``UserError`` with what to do when it is not; it does not read every image (``prepare`` does, and
-    collects all faults).
+    and raises ``UserError`` with what to do when it is not; other faults it keeps for ``faults``. It does not read
+    images: ``prepare`` does, and collects all faults.
     """
 
     labels: LabelSpec
@@ -23,9 +23,13 @@ class Dataset(ABC):
     def splits(self) -> dict[str, Sequence[str]]:
         """Sample names of each split, in a fixed order. ``train`` and ``val`` are always there; splits are disjoint."""
 
+    def faults(self) -> Sequence[str]:
+        """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
+        return ()
+
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
-        """One sample.
+        """One sample; may be called from several threads at once.
 
         Returns:
             frame (H, W, 3) BGR uint8, label map (H, W) uint8 train ids with ``labels.ignore_index`` where ignored.

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from pipeline import artifact
-from pipeline.datasets._base import Dataset
 from pipeline.datasets._download import fetch, unpack
-from pipeline.errors import Faults, UserError
-from pipeline.frames import Array, read_frame, read_label_map
+from pipeline.datasets._lists import lines, safe
+from pipeline.datasets._masks import Coding
+from pipeline.datasets._pairs import Pair, PairDataset, root_folder
+from pipeline.errors import UserError
 from pipeline.labels import IGNORE_INDEX, LabelSpec
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ LABELS = LabelSpec(
 )  # fmt: skip
 
 
-class CamVid(Dataset):
+class CamVid(PairDataset):
     """CamVid from a local folder, or downloaded when the user asks for it.
 
     Args:
@@ -48,74 +47,45 @@ class CamVid(Dataset):
         download: fetch it (about 180 MB) into the user's cache when ``root`` is null. The frames are CC BY-NC 4.0.
 
     Raises:
-        UserError: no root and no download, an incomplete layout, or broken lists.
+        UserError: no root and no download.
     """
 
+    title = "CamVid"
     labels = LABELS
+    coding = Coding(
+        ids={**{index: index for index in range(VOID)}, VOID: IGNORE_INDEX},
+        allowed=f"allowed: 0..{VOID} ({VOID} is void)",
+    )
 
     def __init__(self, *, root: str | None = None, download: bool = False) -> None:
+        super().__init__()
         if root is None and not download:
             raise UserError(
                 "datasets.camvid.root: not set; set it to the folder that holds train/ and trainannot/, "
                 "or set datasets.camvid.download: true to fetch it (CC BY-NC 4.0, about 180 MB)"
             )
-        self.root = Path(root) if root is not None else downloaded()
-        if not self.root.is_dir():
-            raise UserError(
-                f"datasets.camvid.root: {self.root} is no folder; set it to the one that holds train/ and trainannot/"
-            )
-        self.pairs: dict[str, dict[str, tuple[Path, Path]]] = {}
-        faults = Faults(f"{self.root} is not CamVid in the SegNet layout")
+        self.root = root_folder("camvid", root, holds="train/ and trainannot/") if root else downloaded()
         for split in ("train", "val", "test"):
             listing = self.root / f"{split}.txt"
-            if listing.is_file():
-                self.pairs[split] = _pairs(listing, faults)
-            elif split != "test":
-                faults.add(f"{listing.name}: missing")
-        faults.raise_if_any()
-
-    def splits(self) -> dict[str, Sequence[str]]:
-        return {split: list(pairs) for split, pairs in self.pairs.items()}
-
-    def read(self, split: str, name: str) -> tuple[Array, Array]:
-        if name not in self.pairs.get(split, {}):
-            raise UserError(f"CamVid has no sample {name!r} in {split!r}; it has what {split}.txt lists")
-        image, mask = self.pairs[split][name]
-        frame, label = read_frame(image), read_label_map(mask)
-        if frame.shape[:2] != label.shape:
-            raise UserError(f"{mask}: label is {_size(label)}, its image is {_size(frame)}; they must be equal")
-        if label.max(initial=0) > VOID:
-            wrong = sorted(int(value) for value in np.unique(label) if value > VOID)
-            raise UserError(f"{mask}: label ids {wrong}; allowed: 0..{VOID} ({VOID} is void)")
-        label[label == VOID] = IGNORE_INDEX
-        return frame, label
+            if split != "test" or listing.is_file():
+                self.pairs[split] = _pairs(listing, self.wrong)
 
 
-def _size(image: Array) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
-
-
-def _pairs(listing: Path, faults: Faults) -> dict[str, tuple[Path, Path]]:
+def _pairs(listing: Path, faults: list[str]) -> dict[str, Pair]:
     """Names and files of one list: two paths a line, image and mask."""
-    pairs: dict[str, tuple[Path, Path]] = {}
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        faults.add(f"{listing.name}: not a text file in UTF-8 ({error.reason} at byte {error.start})")
-        return pairs
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    pairs: dict[str, Pair] = {}
+    before = len(faults)
+    for number, line in lines(listing, faults):
         paths = [part.rpartition("CamVid/")[2] for part in line.split()]
-        if len(paths) != 2 or any(Path(path).is_absolute() or ".." in Path(path).parts for path in paths):
-            faults.add(f"{listing.name}:{number}: not '<image> <mask>' below CamVid/: {line!r}")
+        if len(paths) != 2 or not all(map(safe, paths)):
+            faults.append(f"{listing.name}:{number}: not '<image> <mask>' below CamVid/: {line!r}")
             continue
         name = Path(paths[0]).stem
         if name in pairs:
-            faults.add(f"{listing.name}:{number}: {name} is listed twice")
-        pairs[name] = (listing.parent / paths[0], listing.parent / paths[1])
-    if not pairs:
-        faults.add(f"{listing.name}: lists no pair")
+            faults.append(f"{listing.name}:{number}: {name} is listed twice")
+        pairs[name] = Pair(listing.parent / paths[0], listing.parent / paths[1])
+    if not pairs and len(faults) == before:
+        faults.append(f"{listing.name}: lists no pair")
     return pairs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from pipeline.datasets import Dataset
 from pipeline.errors import UserError
 
 SMALL: dict[str, dict[str, Any]] = {"streets": {"train": 3, "val": 2, "sequence": 2, "size": [64, 96], "seed": 1}}
+REAL = ("ade20k", "pascal_context", "voc2012")  # Cityscapes' large frames are read once, in their own test
 
 
-@pytest.fixture(params=datasets.available())
-def small(request: pytest.FixtureRequest, camvid_root: Path) -> tuple[str, dict[str, Any]]:
-    """Name and options of every data set plugin, small. A new plugin needs an entry here."""
-    options = {**SMALL, "camvid": {"root": str(camvid_root)}}
-    assert request.param in options, f"the contract of {request.param} is not tested: add options for a small one"
-    return request.param, options[request.param]
+@pytest.fixture(params=[*datasets.available(), *(f"{name}-real" for name in REAL)])
+def small(
+    request: pytest.FixtureRequest, makers: dict[str, Callable[[Path], dict[str, Any]]], tmp_path: Path
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of every data set plugin, small, some on real samples. A new plugin needs an entry here."""
+    name, _, real = request.param.partition("-")
+    if real:
+        return name, request.getfixturevalue("samples")[name]
+    known = {*SMALL, *makers}
+    assert name in known, f"the contract of {name} is not tested: add options for a small one"
+    return name, SMALL[name] if name in SMALL else makers[name](tmp_path / "raw")
 
 
 @pytest.fixture
@@ -31,6 +38,10 @@ def dataset(small: tuple[str, dict[str, Any]]) -> Dataset:
 
 def samples(dataset: Dataset) -> list[tuple[str, str]]:
     return [(split, name) for split, names in dataset.splits().items() for name in names]
+
+
+def test_nothing_is_wrong_with_a_sound_one(dataset: Dataset) -> None:
+    assert list(dataset.faults()) == []
 
 
 def test_train_and_val_are_there(dataset: Dataset) -> None:

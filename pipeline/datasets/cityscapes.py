@@ -1,0 +1,93 @@
+"""Cityscapes, fine annotations: 19 classes, 1024x2048 (Cordts et al. 2016).
+
+Layout below the root: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/`` with
+``*_gtFine_labelIds.png``, ``*_gtFine_labelTrainIds.png`` or both. Table, names and colours are those of
+cityscapesscripts/helpers/labels.py. The test split is left out: its labels are dummies without any class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets._images import read_mask
+from pipeline.datasets._masks import Coding
+from pipeline.datasets._pairs import Pair, PairDataset, by_stem, root_folder, unpaired
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.labels import IGNORE_INDEX, LabelSpec
+
+#: id, name and colour of each class in train-id order; every other id is void.
+CLASSES = (
+    (7, "road", (128, 64, 128)), (8, "sidewalk", (244, 35, 232)), (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)), (13, "fence", (190, 153, 153)), (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)), (20, "traffic sign", (220, 220, 0)), (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)), (23, "sky", (70, 130, 180)), (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)), (26, "car", (0, 0, 142)), (27, "truck", (0, 0, 70)), (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)), (32, "motorcycle", (0, 0, 230)), (33, "bicycle", (119, 11, 32)),
+)  # fmt: skip
+HIGHEST_ID = 33
+FULL, TRAIN = "_labelIds", "_labelTrainIds"
+LABEL_IDS = Coding(
+    ids=dict.fromkeys(range(HIGHEST_ID + 1), IGNORE_INDEX) | {raw: train for train, (raw, _, _) in enumerate(CLASSES)},
+    allowed=f"allowed: 0..{HIGHEST_ID}",
+)
+TRAIN_IDS = Coding(
+    ids={IGNORE_INDEX: IGNORE_INDEX} | {train: train for train in range(len(CLASSES))},
+    allowed=f"allowed: 0..{len(CLASSES) - 1} and {IGNORE_INDEX} (ignored)",
+)
+
+
+class Cityscapes(PairDataset):
+    """Cityscapes from a local folder.
+
+    Args:
+        root: folder that holds ``leftImg8bit/`` and ``gtFine/``; a relative path counts from the project's root.
+
+    Raises:
+        UserError: no root.
+    """
+
+    title = "Cityscapes"
+    labels = LabelSpec(names=tuple(name for _, name, _ in CLASSES), palette=tuple(colour for *_, colour in CLASSES))
+    coding = LABEL_IDS
+
+    def __init__(self, *, root: str | None = None) -> None:
+        super().__init__()
+        self.root = root_folder("cityscapes", root, holds="leftImg8bit/ and gtFine/")
+        for split in ("train", "val"):
+            images = self._files("leftImg8bit", split, "_leftImg8bit")
+            masks = self._files("gtFine", split, f"_gtFine{TRAIN}") | self._files("gtFine", split, f"_gtFine{FULL}")
+            self.wrong += unpaired(images, masks)
+            self.pairs[split] = {name: Pair(images[name], masks[name]) for name in images if name in masks}
+
+    def _files(self, tree: str, split: str, tail: str) -> dict[str, Path]:
+        """Files of all cities of a split by frame name, in order."""
+        cities = sorted(folder for folder in (self.root / tree / split).glob("*") if folder.is_dir())
+        found: dict[str, Path] = {}
+        for city in cities:
+            found |= by_stem(city, self.wrong, suffixes=[".png"], tail=tail)
+        return found
+
+    def read_label(self, mask: Path) -> Array:
+        """Train ids of a mask file; where both kinds lie side by side, they must agree."""
+        if mask.stem.endswith(TRAIN):
+            return _not_dummy(mask, TRAIN_IDS.decode(mask, read_mask(mask)))
+        label = LABEL_IDS.decode(mask, read_mask(mask))
+        twin = mask.with_name(mask.stem.removesuffix(FULL) + TRAIN + mask.suffix)
+        if twin.is_file():
+            other = TRAIN_IDS.decode(twin, read_mask(twin))
+            differing = other.size if other.shape != label.shape else int(np.count_nonzero(other != label))
+            if differing:
+                raise UserError(
+                    f"{twin}: {differing} of {other.size} pixels differ from {mask.name} by the official table; "
+                    "make it again with cityscapesscripts, or remove one of the two"
+                )
+        return _not_dummy(mask, label)
+
+
+def _not_dummy(mask: Path, label: Array) -> Array:
+    if (label == IGNORE_INDEX).all():
+        raise UserError(f"{mask}: no pixel has a class, as in the dummies of the test split; remove it and its image")
+    return label

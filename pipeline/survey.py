@@ -1,0 +1,169 @@
+"""One pass over all samples of a data set: every fault, sizes, and exact counts of each class.
+
+`prepare` writes the samples on the way, `--inspect` does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.datasets import Dataset
+from pipeline.datasets._lists import safe
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.labels import LabelSpec
+
+Counts = npt.NDArray[np.int64]
+
+
+def cores() -> int:
+    """Processors that this process may use, at most 8: more only wait for the disk."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, usable)
+
+
+@dataclass
+class SplitCounts:
+    """What one split holds.
+
+    Args:
+        pixels: (K,) pixels of each class.
+        images: (K,) images that show it.
+        ignored: pixels of no class.
+        sizes: (height, width) -> number of images.
+    """
+
+    pixels: Counts
+    images: Counts
+    ignored: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """(K,) share of the pixels that have a class."""
+        return self.pixels / max(1, int(self.pixels.sum()))
+
+
+@dataclass
+class Survey:
+    """What a data set holds, by split, and all that is wrong with it."""
+
+    labels: LabelSpec
+    names: dict[str, list[str]]
+    counts: dict[str, SplitCounts]
+    faults: list[str]
+
+    def absent(self, split: str) -> list[str]:
+        """Classes that no pixel of a split has."""
+        return [name for name, count in zip(self.labels.names, self.counts[split].pixels, strict=True) if not count]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What is kept of a sample: not its pixels."""
+
+    digest: bytes
+    size: tuple[int, int]
+    histogram: Counts
+
+
+def survey(
+    dataset: Dataset,
+    *,
+    progress: Callable[[str, int], object],
+    keep: Callable[[str, str, Array, Array], object] = lambda *sample: None,
+    workers: int = 1,
+) -> Survey:
+    """Read and check every sample.
+
+    Args:
+        progress: called with (split, number of samples in it) for each sample, in order.
+        keep: called with (split, name, frame, label) of each sound sample, in any order and from several threads.
+        workers: threads; decoding and encoding run beside each other. The result does not depend on it.
+
+    Returns:
+        counts of the sound samples, and the faults of all others: unreadable, sizes differ, id out of range, name that
+        is no file name or not unique, image in two splits, empty train or val.
+    """
+    names = {split: list(listed) for split, listed in dataset.splits().items()}
+    faults = [*dataset.faults(), *_name_faults(names)]
+    classes = dataset.labels.num_classes
+    counts = {split: SplitCounts(np.zeros(classes, np.int64), np.zeros(classes, np.int64)) for split in names}
+    seen: dict[bytes, str] = {}
+
+    def read(split: str, name: str) -> _Sample:
+        frame, label = dataset.read(split, name)
+        histogram = checked(dataset.labels, frame, label)
+        keep(split, name, frame, label)
+        digest = hashlib.sha256(repr(frame.shape).encode() + np.ascontiguousarray(frame).data).digest()
+        return _Sample(digest, label.shape, histogram)
+
+    samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
+    for (split, name), future in _in_order(read, samples, workers):
+        progress(split, len(names[split]))
+        try:
+            sample = future.result()
+        except UserError as error:
+            faults.append(f"{split}/{name}: {error}")
+            continue
+        twin = seen.setdefault(sample.digest, f"{split}/{name}")
+        if twin.partition("/")[0] != split:
+            faults.append(f"{split}/{name}: the same image as {twin}; splits must be disjoint")
+        of_split, labelled = counts[split], sample.histogram[:classes]
+        of_split.pixels += labelled
+        of_split.images += labelled > 0
+        of_split.ignored += int(sample.histogram.sum() - labelled.sum())
+        of_split.sizes[sample.size] += 1
+    return Survey(dataset.labels, names, counts, faults)
+
+
+def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
+    """(256,) number of pixels of each id. Raises UserError when sizes differ or an id is out of range."""
+    if frame.shape[:2] != label.shape:
+        raise UserError(f"image is {frame.shape[:2]}, its label {label.shape} (height, width); they must be equal")
+    histogram = np.bincount(label.ravel(), minlength=256)
+    wrong = [int(i) for i in histogram.nonzero()[0] if i >= labels.num_classes and i != labels.ignore_index]
+    if wrong:
+        highest, ignored = labels.num_classes - 1, labels.ignore_index
+        raise UserError(f"label ids {wrong}; allowed: 0..{highest} and {ignored} (ignored)")
+    return histogram
+
+
+def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for split in ("train", "val"):
+        if not names.get(split):
+            yield f"split {split}: empty; it needs at least one sample"
+    first: dict[str, str] = {}
+    for split, listed in names.items():
+        for name, count in Counter(listed).items():
+            other = first.setdefault(name, split)
+            if other != split:
+                yield f"{split}/{name}: the same name as {other}/{name}; splits must be disjoint"
+            if count > 1:
+                yield f"{split}/{name}: listed {count} times; names must be unique"
+            if not safe(name):
+                yield f"{split}/{name!r}: no name for a file; it must be printable, relative and not too long"
+
+
+def _in_order(
+    read: Callable[[str, str], _Sample], samples: Sequence[tuple[str, str]], workers: int
+) -> Iterator[tuple[tuple[str, str], Future[_Sample]]]:
+    """A future for each sample, in order; few are under way, so that memory stays small."""
+    waiting: deque[tuple[tuple[str, str], Future[_Sample]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for sample in samples:
+                waiting.append((sample, pool.submit(read, *sample)))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
