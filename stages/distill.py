@@ -34,7 +34,7 @@ def main() -> None:
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     seed_everything(settings.distill_seed)
-    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
+    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes, classes=labels.names)
     task = DistillationTask.on(
         prepared, student, teacher, chosen["options"], steps=recipe.steps, class_balance=recipe.class_balance
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.prepared import Prepared
 from pipeline.training import data
 from pipeline.training.costs import Costs
+from pipeline.training.evaluation import check_size, measure
 from pipeline.training.fit import fit
 from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
@@ -44,10 +44,8 @@ def train(
     """
     seed_everything(seed)
     network, labels = task.network, prepared.labels
-    divisor = network.facts.divisor
-    for name, size in (("input_size", input_size), ("crop", crop or input_size)):
-        if any(side % divisor for side in size):
-            raise UserError(f"{name}: got {list(size)}; this network needs multiples of {divisor}")
+    check_size("input_size", input_size, network)
+    check_size("crop", crop or input_size, network)
     transform = data.recipe(
         crop=crop or input_size, input_size=input_size, scale=scale, labels=labels, mean=network.mean, std=network.std
     )
@@ -61,5 +59,4 @@ def train(
     best, costs = fit(
         task, loader, validate=lambda: metrics("val"), curves=curves, steps=steps, title=title, **schedule
     )
-    measured = {split: metrics(split) for split in prepared.splits if split != "train"}
-    return {"best_step": best.step, "metrics": measured}, costs
+    return {"best_step": best.step, "metrics": measure(network, prepared, input_size=input_size)}, costs

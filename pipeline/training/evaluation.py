@@ -1,0 +1,57 @@
+"""A network measured on every labelled split: after a run, or as it came from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.export.torch_engine import TorchEngine
+from pipeline.models import SegNetwork
+from pipeline.prepared import Prepared
+
+
+def measure(network: SegNetwork, prepared: Prepared, *, input_size: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """Metrics of every labelled split but train, at original label size.
+
+    Args:
+        network: on the device that shall run it; its mode and weights stay as they are.
+        input_size: (height, width) of the deployed network.
+
+    Returns:
+        by split: ``ConfusionMatrix.summary()``, IoU in percent.
+
+    Raises:
+        UserError: the network cannot take that size.
+    """
+    check_size("input_size", input_size, network)
+    engine = TorchEngine(network, input_size=input_size)
+    return {
+        split: evaluate(engine, prepared.split(split), labels=prepared.labels)[0]
+        for split in prepared.splits
+        if split != "train"
+    }
+
+
+def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:
+    """Refuse a (height, width) that the network's deepest stage does not divide; ``name`` is the option that set it."""
+    divisor = network.facts.divisor
+    if any(side % divisor for side in size):
+        raise UserError(f"{name}: got {list(size)}; this network needs multiples of {divisor}")
+
+
+def check_complete(network: SegNetwork) -> None:
+    """Refuse a network that is to be used untrained and has weights that nothing but chance has set.
+
+    Raises:
+        UserError: names what started random.
+    """
+    initial = network.initial_weights
+    random = list(initial.get("random", ())) if initial else ["the whole network"]
+    if random:
+        shown = ", ".join(random[:10]) + (f" and {len(random) - 10} more" if len(random) > 10 else "")
+        raise UserError(
+            f"teacher.train is false, but these weights are random: {shown}; give a checkpoint of the whole network "
+            "with every class in teacher.model.weights (teacher.model.class_map says which class is which), or train "
+            "it: make teacher.train a section again"
+        )
