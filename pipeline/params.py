@@ -9,9 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from pipeline import plugin_options, plugins, recipes, yaml_file
 from pipeline.errors import Faults, UserError, closest
@@ -142,9 +152,23 @@ class Distill(Recipe):
     seed: Seed | None = None  # null: the run's seed
 
 
+class _OrFalse:
+    """A section, or ``false``; faults of the section are said as if it were the only thing allowed."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: Any, section: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if value is False:
+                return False
+            if not isinstance(value, dict):
+                raise ValueError("allowed: a section, or false: the network is evaluated as it is")
+            return section(value)
+
+        return core_schema.no_info_wrap_validator_function(validate, handler.generate_schema(get_args(source)[0]))
+
+
 class Teacher(Section):
     model: Model
-    train: Recipe
+    train: Annotated[Recipe | Literal[False], _OrFalse()]  # false: the network is taken and evaluated as it is
 
 
 class QuantizationAware(Section):

@@ -13,15 +13,18 @@ from pipeline import plugins, recipes
 from pipeline.errors import UserError, closest
 
 OPTION = ConfigDict(strict=True, allow_inf_nan=False)
-#: Facts that stages offer to plugins: not options.
-OFFERED = frozenset(
-    ["num_classes", "ignore_index", "steps"]
-    + [
-        f"{role}_{fact}"
-        for role in ("student", "teacher")
-        for fact in ("channels", "stage_channels", "output_stride", "divisor")
-    ]
-)
+#: Facts that stages offer to the plugins of a kind: not options.
+OFFERED = {
+    "models": frozenset(["num_classes", "classes"]),
+    "losses": frozenset(
+        ["num_classes", "ignore_index", "steps"]
+        + [
+            f"{role}_{fact}"
+            for role in ("student", "teacher")
+            for fact in ("channels", "stage_channels", "output_stride", "divisor")
+        ]
+    ),
+}
 #: pydantic's words for YAML's things.
 TYPES = {
     "model_type": "a section",
@@ -119,7 +122,7 @@ def _option_faults(
     except UserError as error:
         yield f"{where}: {error}"
         return
-    allowed = {key: p for key, p in plugins.signature(plugin).items() if key not in OFFERED}
+    allowed = {key: p for key, p in plugins.signature(plugin).items() if key not in OFFERED.get(kind, ())}
     hints = get_type_hints(plugin.__init__)
     for key, value in options.items():
         if key not in allowed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -62,4 +63,6 @@ def _keys_at(location: list[str], root: type[BaseModel]) -> list[str]:
     found: Any = root
     for part in location:
         found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[1]
+        if get_origin(found) in (Union, UnionType):  # a section or something else
+            found = next(each for each in get_args(found) if hasattr(each, "model_fields"))
     return sorted(found.model_fields)

@@ -36,7 +36,7 @@ def main() -> None:
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     seed_everything(settings.distill_seed)
-    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes)
+    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes, classes=labels.names)
     loop = recipe.loop(images=len(prepared.splits["train"]))
     task = DistillationTask.on(
         prepared, student, teacher, chosen["options"], steps=loop["steps"], class_balance=recipe.class_balance
@@ -52,6 +52,7 @@ def main() -> None:
         checkpoint_seconds=settings.checkpoint_seconds,
         inputs={
             "model": {"name": entry.model.name, **entry.model.options},
+            "initial_weights": student.initial_weights,
             "class_balance": recipe.class_balance,
             "loss": chosen,
             "teacher": teacher_artifact.hash,

@@ -1,4 +1,4 @@
-"""Prepared data set -> teacher network."""
+"""Prepared data set -> teacher network, trained, or with ``teacher.train: false`` evaluated as it came."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact, processes
 from pipeline.training.data import class_weights
+from pipeline.training.evaluation import check_complete, measure
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
@@ -31,22 +32,36 @@ def main() -> None:
     prepared = Prepared(args.dataset)
     labels, model, recipe = prepared.labels, settings.teacher.model, settings.teacher.train
     seed_everything(settings.seed)
-    network = models.build(model.name, model.options, num_classes=labels.num_classes)
-    split = prepared.split("train")
-    weights = class_weights(split, labels, balance=recipe.class_balance)
-    task = SupervisedTask(network, ignore_index=labels.ignore_index, class_weights=weights)
-    trained = train(
-        task,
-        prepared=prepared,
-        input_size=settings.input_size,
-        seed=settings.seed,
-        curves=args.curves,
-        title="teacher",
-        checkpoints=args.checkpoints,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        inputs={"model": {"name": model.name, **model.options}, "class_balance": recipe.class_balance},
-        **recipe.loop(images=len(split)),
-    )
+    network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+    trained = None
+    if recipe is False:
+        check_complete(network)
+        args.curves.mkdir(parents=True, exist_ok=True)  # empty: an output of the stage all the same
+        accelerator = processes.accelerator(precision="fp32")
+        measured = measure(
+            network.to(accelerator.device), prepared, input_size=settings.input_size, accelerator=accelerator
+        )
+        facts, how = {"trained": False, "metrics": measured}, "as it came"
+    else:
+        split = prepared.split("train")
+        weights = class_weights(split, labels, balance=recipe.class_balance)
+        trained = train(
+            SupervisedTask(network, ignore_index=labels.ignore_index, class_weights=weights),
+            prepared=prepared,
+            input_size=settings.input_size,
+            seed=settings.seed,
+            curves=args.curves,
+            title="teacher",
+            checkpoints=args.checkpoints,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            inputs={
+                "model": {"name": model.name, **model.options},
+                "initial_weights": network.initial_weights,
+                "class_balance": recipe.class_balance,
+            },
+            **recipe.loop(images=len(split)),
+        )
+        facts, how = trained.facts, f"best of step {trained.facts['best_step']}"
     if not processes.is_main():
         return
     network_artifact.save(
@@ -56,11 +71,11 @@ def main() -> None:
         options=model.options,
         labels=labels,
         input_size=settings.input_size,
-        facts={**trained.facts, "parents": {"dataset": prepared.artifact.hash}},
+        facts={**facts, "parents": {"dataset": prepared.artifact.hash}},
     )
-    trained.finish()
-    best, reached = trained.facts["best_step"], trained.facts["metrics"]["val"]["miou"]
-    print(f"{args.out}: val mIoU {reached:.2f} (best of step {best})")
+    if trained is not None:
+        trained.finish()
+    print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} ({how})")
 
 
 if __name__ == "__main__":

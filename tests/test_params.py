@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import params, plugin_options, plugins
+from pipeline import models, params, plugin_options, plugins
 from pipeline.errors import UserError
 from pipeline.models import NetworkFacts
 
@@ -64,6 +65,15 @@ def test_the_committed_file_is_valid() -> None:
     assert settings.distill.seed is None and settings.distill_seed == settings.seed
     assert settings.runtime_options == YAML(typ="safe").load(COMMITTED.read_text())["convert"][settings.convert.runtime]
     assert "class_balance" not in settings.distill.loop() and settings.distill.loop()["steps"] == settings.distill.steps
+
+
+def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load(COMMITTED.read_text())
+    raw["teacher"]["train"] = False
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(raw, stream)
+    assert params.load(tmp_path / "params.yaml").teacher.train is False
+    assert isinstance(params.load(COMMITTED).teacher.train, params.Recipe)
 
 
 def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
@@ -154,6 +164,22 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (drop("compare"), "compare: missing; it has no default"),
         (put("distill", "seed", -1), "distill.seed: got -1; allowed: greater than or equal to 0"),
         (put("teacher", "train", "seed", 1), "teacher.train.seed: unknown key"),
+        (put("teacher", "train", "stepz", 1), "teacher.train.stepz: unknown key; did you mean 'steps'?"),
+        (put("teacher", "train", "steps", "1"), "teacher.train.steps: got '1'; allowed: a valid integer"),
+        (drop("teacher", "train", "steps"), "teacher.train.steps: missing; it has no default"),
+        (put("teacher", "train", None), "teacher.train: got None; allowed: a section, or false"),
+        (put("teacher", "train", True), "teacher.train: got True; allowed: a section, or false"),
+        (put("teacher", "train", "false"), "teacher.train: got 'false'; allowed: a section, or false"),
+        (put("teacher", "train", 0), "teacher.train: got 0; allowed: a section, or false"),
+        (put("teacher", "train", []), "teacher.train: got []; allowed: a section, or false"),
+        (drop("teacher", "train"), "teacher.train: missing; it has no default"),
+        (put("teacher", "model", "classes", ["a"]), "teacher.model.classes: unknown key"),
+        (
+            put("teacher", "model", "new_classes", "few"),
+            "teacher.model.new_classes: got 'few'; allowed: 'none', 'some'",
+        ),
+        (put("teacher", "model", "class_map", ["a"]), "teacher.model.class_map: got ['a']; allowed: a section"),
+        (put("teacher", "model", "weights", 3), "teacher.model.weights: got 3; allowed: a valid string"),
         (put("students", "kd", "model", "name", "spm"), "students.kd.model.name: got 'spm'; pipeline/models has no"),
         (put("students", "kd", "model", None), "students.kd.model: got None; allowed: a section"),
         (put("students", "kd", "model", "encoder", 3), "students.kd.model.encoder: got 3; allowed: a valid string"),
@@ -263,4 +289,6 @@ def test_unknown_student_names_the_closest() -> None:
 def test_offered_facts_are_those_that_networks_declare() -> None:
     facts = NetworkFacts(channels=1, stage_channels=(1,), output_stride=1, divisor=1)
     offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps"}
-    assert offered == plugin_options.OFFERED
+    assert offered == plugin_options.OFFERED["losses"]
+    builder = set(inspect.signature(models.build).parameters) - {"name", "options"}
+    assert builder == plugin_options.OFFERED["models"]

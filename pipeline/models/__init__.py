@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline import plugins
@@ -14,6 +15,16 @@ def available() -> list[str]:
     return plugins.available("models")
 
 
-def build(name: str, options: dict[str, Any], *, num_classes: int) -> SegNetwork:
-    network: SegNetwork = plugins.build("models", name, options, num_classes=num_classes)
+def build(name: str, options: dict[str, Any], *, num_classes: int, classes: Sequence[str] = ()) -> SegNetwork:
+    """Make a network.
+
+    Args:
+        options: of the plugin, as in params.yaml.
+        num_classes: K.
+        classes: their names in train-id order; needed only where ``options`` name weights of a whole network.
+
+    Raises:
+        UserError: unknown plugin, wrong options, weights that cannot be read or do not fit.
+    """
+    network: SegNetwork = plugins.build("models", name, options, num_classes=num_classes, classes=tuple(classes))
     return network

@@ -73,8 +73,9 @@ class SegNetwork(nn.Module, ABC):
     #: Options that only choose the initial weights: dropped when a trained network is built again.
     initial_weight_options: ClassVar[frozenset[str]] = frozenset()
 
-    #: Where the initial weights came from (``source``, ``sha256``); empty when they were random.
-    initial_weights: Mapping[str, str] = MappingProxyType({})
+    #: Where the initial weights came from; empty when all were random: ``source``, ``sha256`` of the file, ``classes``
+    #: (data set class -> class of the file), and in ``random`` what started random all the same.
+    initial_weights: Mapping[str, Any] = MappingProxyType({})
 
     facts: NetworkFacts
     mean: tuple[float, float, float]

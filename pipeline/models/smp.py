@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import logging
+import json
 import warnings
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline import artifact
-from pipeline.errors import UserError, closest
+from pipeline.errors import Faults, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
+from pipeline.models._initial import (
+    WEIGHT_OPTIONS,
+    Allowed,
+    NewClasses,
+    load_encoder,
+    load_network,
+    open_checkpoint,
+    unwrap,
+)
 from pipeline.models._pooling import replace_adaptive_pooling
-
-log = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLASSIFIER = "segmentation_head.0"
+#: Entries of an smp config.json that change nothing here: the classifier's rows are chosen by name, weights are given.
+FREE = ("classes", "encoder_weights", "encoder_name", "activation")
 
 
 class Smp(SegNetwork):
@@ -29,18 +36,26 @@ class Smp(SegNetwork):
 
     Args:
         num_classes: K, offered by the run.
+        classes: their names, offered by the run.
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
-        encoder_weights: null (random), ``imagenet`` (downloaded from the hub), or a .safetensors file with the
-            encoder's tensors. Tensors that the file lacks stay random and are reported; unexpected ones are refused.
-        allow_missing: prefixes of encoder tensors that the file may lack, e.g. ``[layer4]``.
+        encoder_weights: null (random), ``imagenet`` (downloaded from the hub), or a checkpoint with the encoder's
+            tensors: as in ``weights``.
+        weights: null, or the whole network: a checkpoint file, a folder as ``save_pretrained`` or segpress writes it,
+            or ``hf://owner/name[@revision]``, which is downloaded. Instead of ``encoder_weights``.
+        weights_classes: the classes of ``weights`` in the order of its classifier, where it does not say them.
+        class_map: data set class -> class of ``weights``, where their names differ.
+        new_classes: ``none``: every class must be among those of ``weights``; ``some``: those that it lacks start
+            random; ``all``: the classifier starts random.
+        allow_missing: prefixes of tensors that the checkpoint may lack, e.g. ``[layer4]``; they start random.
+        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[fc]``; they are not used.
         options: further keyword arguments of the smp architecture, e.g. ``{encoder_output_stride: 8}``.
 
     Raises:
         UserError: unknown architecture, encoder or option; weights that are missing or do not fit.
     """
 
-    initial_weight_options = frozenset(["encoder_weights", "allow_missing"])
+    initial_weight_options = WEIGHT_OPTIONS
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
@@ -48,10 +63,16 @@ class Smp(SegNetwork):
         self,
         *,
         num_classes: int,
+        classes: Sequence[str] = (),
         architecture: str,
         encoder: str,
         encoder_weights: str | None = None,
+        weights: str | None = None,
+        weights_classes: list[str] | None = None,
+        class_map: dict[str, str] | None = None,
+        new_classes: NewClasses = "none",
         allow_missing: list[str] | None = None,
+        allow_unexpected: list[str] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +89,11 @@ class Smp(SegNetwork):
                         f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}"
                     )
         from_hub = encoder_weights == "imagenet"
+        if weights is not None and encoder_weights is not None:
+            raise UserError("model.weights holds the encoder too: leave model.encoder_weights out")
+        checkpoint = open_checkpoint(weights, where="model.weights") if weights is not None else None
+        if checkpoint is not None and checkpoint.config:
+            _check_config(checkpoint.config, architecture=architecture, encoder=encoder, options=options or {})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -81,12 +107,27 @@ class Smp(SegNetwork):
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             hint = "; the hub was not reached: give a local .safetensors file instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
-        if from_hub:
-            self.initial_weights = {"source": "imagenet"}
+        around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
+        allow = Allowed(allow_missing, allow_unexpected)
+        if checkpoint is not None:
+            self.initial_weights = load_network(
+                self.net,
+                checkpoint,
+                tensors=unwrap(checkpoint, self.net.state_dict().keys()),
+                classifiers=[CLASSIFIER],
+                classes=classes,
+                weights_classes=weights_classes,
+                class_map=class_map,
+                new_classes=new_classes,
+                allow=allow,
+            )
+        elif from_hub:
+            self.initial_weights = {"source": "imagenet", "random": around}
         elif encoder_weights is not None:
-            file = Path(encoder_weights)
-            load_encoder(self.net.encoder, file, allow_missing or [])
-            self.initial_weights = {"source": file.name, "sha256": artifact.sha256(file)}
+            found = load_encoder(
+                self.net.encoder, open_checkpoint(encoder_weights, where="model.encoder_weights"), allow=allow
+            )
+            self.initial_weights = {**found, "random": [*found["random"], *around]}
         replace_adaptive_pooling(self.net)
         self.facts = _facts(self.net)
 
@@ -113,30 +154,22 @@ def _facts(net: Any) -> NetworkFacts:
     )
 
 
-def load_encoder(encoder: nn.Module, file: Path, allow_missing: list[str]) -> None:
-    """Load encoder weights by name from a safetensors file (never a pickle).
-
-    Raises:
-        UserError: unreadable file, shapes that differ, unexpected names, or missing names outside ``allow_missing``.
-    """
-    try:
-        tensors = load_file(file)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"model.encoder_weights: {file} is not a readable safetensors file ({error})") from error
-    wanted = {name for name, _ in encoder.named_parameters()} | {name for name, _ in encoder.named_buffers()}
-    wanted = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    given = {name for name in tensors if not name.endswith("num_batches_tracked")}
-    missing = sorted(name for name in wanted - given if not name.startswith(tuple(allow_missing)))
-    unexpected = sorted(given - wanted)
-    if missing or unexpected:
-        raise UserError(
-            f"model.encoder_weights: {file} does not fit the encoder: {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])} ...), {len(unexpected)} unexpected ({', '.join(unexpected[:3])} ...); "
-            "choose the encoder it was made for, or name the missing prefixes in model.allow_missing"
-        )
-    try:
-        encoder.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"model.encoder_weights: {file}: {error}") from error
-    if random := sorted(wanted - given):
-        log.info("%s: %d tensors are not in it and stay random: %s ...", file.name, len(random), ", ".join(random[:3]))
+def _check_config(config: Mapping[str, Any], *, architecture: str, encoder: str, options: Mapping[str, Any]) -> None:
+    """Refuse a network in params.yaml that is another one than config.json describes."""
+    network = smp.MODEL_ARCHITECTURES_MAPPING[architecture]
+    faults = Faults("model.weights: its config.json describes another network")
+    made = config.get("_model_class")
+    if made != network.__name__:
+        keys = [key for key, each in smp.MODEL_ARCHITECTURES_MAPPING.items() if each.__name__ == made]
+        faults.add(f"model.architecture: got '{architecture}'; the weights are of {keys[0] if keys else made}")
+        faults.raise_if_any()
+    if config.get("encoder_name") != encoder:
+        faults.add(f"model.encoder: got '{encoder}'; the weights are of {config.get('encoder_name')}")
+    given = {"in_channels": 3, **options}
+    for key, parameter in inspect.signature(network).parameters.items():
+        if key in FREE or key not in config:
+            continue
+        ours = json.loads(json.dumps(given.get(key, parameter.default)))  # a tuple is a list there
+        if ours != config[key]:
+            faults.add(f"model.options.{key}: got {ours}; the weights are of {config[key]}")
+    faults.raise_if_any()

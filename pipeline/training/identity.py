@@ -63,7 +63,7 @@ def _libraries() -> Iterator[tuple[str, str]]:
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, child in value.items():
             yield from _flat(child, f"{prefix}.{key}" if prefix else str(key))
     else:

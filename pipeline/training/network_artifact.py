@@ -67,7 +67,8 @@ def load(path: Path) -> tuple[SegNetwork, Artifact]:
     """
     found = artifact.load(path, kind="network")
     model = found.meta["model"]
-    network = models.build(model["name"], dict(model["options"]), num_classes=found.labels.num_classes)
+    labels = found.labels
+    network = models.build(model["name"], dict(model["options"]), num_classes=labels.num_classes, classes=labels.names)
     try:
         network.load_state_dict(load_file(found.file(WEIGHTS)))
     except RuntimeError as error:

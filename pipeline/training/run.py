@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
-from pipeline.errors import UserError
-from pipeline.evaluation.accuracy import confusion
-from pipeline.evaluation.confusion import ConfusionMatrix
-from pipeline.export.torch_engine import TorchEngine
-from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared
 from pipeline.training import data, processes
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import Costs
+from pipeline.training.evaluation import check_size, measure, metrics_of
 from pipeline.training.fit import Batch, fit
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
@@ -86,9 +80,8 @@ def train(
     """
     seed_everything(seed)
     network, labels, train_split = task.network, prepared.labels, prepared.split("train")
-    for name, size in (("input_size", input_size), ("crop", crop or input_size)):
-        if any(side % network.facts.divisor for side in size):
-            raise UserError(f"{name}: got {list(size)}; this network needs multiples of {network.facts.divisor}")
+    check_size("input_size", input_size, network)
+    check_size("crop", crop or input_size, network)
     adapts = any(parameter.requires_grad for name, parameter in task.named_parameters() if name.startswith("loss."))
     accelerator = processes.accelerator(precision=precision, unused_parameters=adapts)
     images = processes.part_of_batch(batch_size, accumulate=accumulate, processes=accelerator.num_processes)
@@ -104,7 +97,8 @@ def train(
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 
-    metrics = _metrics_of(prepared, input_size, accelerator)
+    val = prepared.split("val")
+    metrics = partial(metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator)
     told = {
         **settings, "validate_every": validate_every, "keep_start": keep_start,
         "input_size": input_size, "crop": crop, "scale": scale, "batch_size": batch_size,
@@ -115,24 +109,9 @@ def train(
     with store if store is not None and accelerator.is_main_process else nullcontext():
         learner = Learner(task, accelerator=accelerator, images=images, steps=steps, seed=seed, **settings)
         best, costs = fit(
-            learner, batches, validate=lambda trained: metrics(trained, "val"),
+            learner, batches, validate=metrics,
             name_of=lambda index: train_split.names[index], curves=curves, checkpoints=store, title=title,
             steps=steps, accumulate=accumulate, validate_every=validate_every, keep_start=keep_start,
         )  # fmt: skip
-        measured = {split: metrics(network, split) for split in prepared.splits if split != "train"}
+        measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
     return Trained(facts={"best_step": best.step, "metrics": measured}, costs=costs, checkpoints=store)
-
-
-def _metrics_of(
-    prepared: Prepared, input_size: tuple[int, int], accelerator: Accelerator
-) -> Callable[[SegNetwork, str], dict[str, Any]]:
-    """A function that gives the metrics of a network on a split; every process takes a part of the frames."""
-
-    def metrics(network: SegNetwork, split: str) -> dict[str, Any]:
-        part = range(accelerator.process_index, len(prepared.split(split)), accelerator.num_processes)
-        engine = TorchEngine(network, input_size=input_size)
-        found = confusion(engine, prepared.split(split), labels=prepared.labels, indices=part)
-        counts = processes.total(accelerator, torch.from_numpy(found.counts).to(accelerator.device)).cpu().numpy()
-        return ConfusionMatrix.of(counts, ignore_index=prepared.labels.ignore_index).summary()
-
-    return metrics

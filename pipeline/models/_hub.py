@@ -1,0 +1,59 @@
+"""Networks on the Hugging Face hub: ``hf://owner/name[@revision]``, fetched only because the user named one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+from pipeline.errors import UserError
+from pipeline.models._checkpoint import FOLDER_FILES
+
+SCHEME = "hf://"
+NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def fetch(name: str, *, where: str) -> Path:
+    """The folder of the hub's local cache with config.json and the weights of a network, downloaded where need be.
+
+    Args:
+        name: ``hf://owner/name``, or with ``@`` and a branch, tag or commit; a commit makes a run repeatable.
+        where: the option that named it, for messages.
+
+    Raises:
+        UserError: no such name or file there, no access, or the hub was not reached.
+    """
+    named = NAME.fullmatch(name)
+    if named is None:
+        raise UserError(f"{where}: got '{name}'; a network on the hub is hf://owner/name or hf://owner/name@revision")
+    repo, revision = named["repo"], named["revision"]
+    advice = "or download the folder elsewhere and give its path"
+    try:
+        config = huggingface_hub.hf_hub_download(repo, "config.json", revision=revision)
+        for file in FOLDER_FILES:
+            try:
+                huggingface_hub.hf_hub_download(repo, file, revision=revision)
+                return Path(config).parent
+            except LocalEntryNotFoundError:  # it is an EntryNotFoundError, and means: offline
+                raise
+            except EntryNotFoundError:
+                continue
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{where}: {name}: the hub was not reached and it is not in the cache; go online, {advice}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise UserError(
+            f"{where}: {name} has no config.json, so it is no network that smp wrote; check the name"
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{where}: {name}: the hub refused it ({reason}); check name, revision and login, {advice}"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{where}: {name}: the hub was not reached ({reason}); try again, {advice}") from error
+    raise UserError(f"{where}: {name} has neither {' nor '.join(FOLDER_FILES)}; {advice}")

@@ -1,0 +1,253 @@
+"""Weights of a checkpoint into a network: names and shapes compared as a whole, classes brought into our order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import Faults, UserError, closest
+from pipeline.models import _hub
+from pipeline.models._checkpoint import Checkpoint, read
+from pipeline.models._class_order import rows
+
+log = logging.getLogger(__name__)
+
+#: What wrappers put before the names of a network's tensors: DataParallel, torch.compile, Lightning, segpress.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: What stands before an encoder's names in the checkpoint of a whole network or classifier.
+AROUND_ENCODERS = ("encoder.", "backbone.", "features.")
+#: timm's own names, where smp puts one more module around them.
+WITHIN = "model."
+COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, inference does not use it
+SHOWN = 3  # names of each group in a message
+
+NewClasses = Literal["none", "some", "all"]
+#: Options of plugins that only choose the initial weights.
+WEIGHT_OPTIONS = frozenset(
+    ["encoder_weights", "weights", "weights_classes", "class_map", "new_classes", "allow_missing", "allow_unexpected"]
+)
+
+
+def open_checkpoint(weights: str, *, where: str) -> Checkpoint:
+    """The checkpoint that an option names: a file, a folder, or ``hf://owner/name[@revision]``."""
+    if not weights.startswith(_hub.SCHEME):
+        return read(Path(weights), where=where)
+    found = read(_hub.fetch(weights, where=where), where=where)
+    return Checkpoint(weights, found.sha256, found.tensors, found.classes, found.config)
+
+
+def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, *, allow: Allowed) -> dict[str, Any]:
+    """Load an encoder alone, from its own checkpoint or out of that of a whole network.
+
+    Returns:
+        ``initial_weights`` for meta.json, without what is random around the encoder.
+
+    Raises:
+        UserError: see :func:`assign`.
+    """
+    tensors = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
+    absent = assign(encoder, tensors, where="model.encoder_weights", source=checkpoint.source, allow=allow)
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256, "random": absent}
+
+
+def load_network(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    tensors: Mapping[str, Tensor],
+    classifiers: Sequence[str],
+    classes: Sequence[str],
+    weights_classes: Sequence[str] | None,
+    class_map: Mapping[str, str] | None,
+    new_classes: NewClasses,
+    allow: Allowed,
+) -> dict[str, Any]:
+    """Load a whole network, its classifiers' rows in the order of the data set's classes.
+
+    Args:
+        tensors: of the checkpoint, by the network's names (see :func:`unwrap`).
+        classifiers: names of the layers with one output a class.
+        classes: of the data set, in train-id order.
+        weights_classes: of the checkpoint, in the order of its classifier; None: as the checkpoint says itself.
+        class_map: data set class -> checkpoint class, where names differ.
+        new_classes: ``none``: the checkpoint has every class; ``some``: those it lacks start random; ``all``: its
+            classifier is not used.
+
+    Returns:
+        ``initial_weights`` for meta.json: ``source``, ``sha256``, ``classes`` (data set class -> checkpoint class),
+        ``random`` (names of what started random; empty when nothing did).
+
+    Raises:
+        UserError: the checkpoint's classes are unknown or lack some of ours; and see :func:`assign`.
+    """
+    assert len(classes) == network.state_dict()[f"{classifiers[0]}.weight"].shape[0], "the caller offers class names"
+    where, source = "model.weights", checkpoint.source
+    tensors, wanted = dict(tensors), network.state_dict()
+    names = [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias") if f"{layer}.{kind}" in wanted]
+    given = [name for name in names if name in tensors]
+    mapped: dict[str, str] = {}
+    absent = []
+    if new_classes == "all":
+        absent = list(classifiers)
+        tensors.update({name: wanted[name].clone() for name in names})
+        log.info("%s: its classifier is not used; all classes start random", source)
+    elif given:
+        count = tensors[given[0]].shape[0] if tensors[given[0]].ndim else 0
+        theirs = weights_classes or checkpoint.classes
+        if theirs is None:
+            raise UserError(
+                f"{where}: {source} does not say what its {count} classes are; list them in model.weights_classes in "
+                f"the order of its classifier (for the data set's own order: [{', '.join(classes)}]), or set "
+                "model.new_classes: all to start a new classifier"
+            )
+        if len(theirs) != count:
+            told = "model.weights_classes" if weights_classes else source
+            raise UserError(f"{where}: {told} names {len(theirs)} classes; the classifier of {source} has {count}")
+        subject = f"{where}: classes of {source}"
+        order = rows(classes, theirs, class_map=class_map or {}, allow_new=new_classes == "some", subject=subject)
+        mapped = {name: theirs[row] for name, row in zip(classes, order, strict=True) if row is not None}
+        absent = [f"class {name}" for name in classes if name not in mapped]
+        for name in given:
+            tensors[name] = _selected(tensors[name], wanted[name], order)
+        unused = [name for name in theirs if name not in mapped.values()]
+        log.info("%s: %d of its %d classes are used; not: %s", source, len(mapped), count, ", ".join(unused) or "none")
+    absent += assign(network, tensors, where=where, source=source, allow=allow)
+    return {"source": source, "sha256": checkpoint.sha256, "classes": mapped, "random": absent}
+
+
+def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor:
+    """Rows of a classifier in our order, rows of new classes as they are; unchanged where the shape differs."""
+    if given.shape[1:] != own.shape[1:] or given.dtype.is_floating_point != own.dtype.is_floating_point:
+        return given
+    found = own.detach().clone()
+    for index, row in enumerate(order):
+        if row is not None:
+            found[index] = given[row]
+    return found
+
+
+class Allowed:
+    """Which tensors may be missing or left over, as prefixes of their names.
+
+    Args:
+        missing: of tensors of the network that the checkpoint may lack: they start random.
+        unexpected: of tensors of the checkpoint that the network may lack: they are not used.
+    """
+
+    def __init__(self, missing: Sequence[str] | None, unexpected: Sequence[str] | None) -> None:
+        self.missing = tuple(missing or ())
+        self.unexpected = tuple(unexpected or ())
+
+
+def _under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
+
+
+def unwrap(checkpoint: Checkpoint, wanted: Collection[str], *, extra: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a checkpoint without what wrappers put before their names.
+
+    Those prefixes are taken off (one after the other, where a name has them) with which most names fit.
+
+    Args:
+        wanted: names of the network's tensors.
+        extra: further prefixes that may stand there.
+    """
+    known, tensors = set(wanted), checkpoint.tensors
+    starts: list[tuple[str, ...]] = [()]
+    for start in starts:  # it grows: wrappers in wrappers
+        if len(start) < 3:
+            longer = ((*start, each) for each in (*WRAPPERS, *extra))
+            starts += [each for each in longer if any(name.startswith("".join(each)) for name in tensors)]
+    ways = [(start, within) for start in starts for within in ("", WITHIN)]
+    counts = {way: len(known & _renamed(tensors, *way).keys()) for way in ways}
+    start, within = max(ways, key=lambda way: counts[way])  # the first, shortest of equals
+    if start or within:
+        log.info(
+            "%s: names of tensors are read without '%s'%s", checkpoint.source, "".join(start), within and " + " + within
+        )
+    return _renamed(tensors, start, within)
+
+
+def _renamed(tensors: Mapping[str, Tensor], start: Sequence[str], within: str) -> dict[str, Tensor]:
+    """Names without the prefixes, and with another one where they had all; where two would be one, both stay."""
+    found: dict[str, Tensor] = {}
+    whole = "".join(start)
+    for name in sorted(tensors, key=lambda name: not name.startswith(whole)):  # those that fit come first
+        short = within + name.removeprefix(whole) if name.startswith(whole) else name
+        for prefix in start if short is name else ():
+            short = short.removeprefix(prefix)
+        found[name if short in found else short] = tensors[name]
+    return found
+
+
+def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, source: str, allow: Allowed) -> list[str]:
+    """Copy tensors into a module by name, all or none.
+
+    Returns:
+        the prefixes in ``allow.missing`` for which tensors started random.
+
+    Raises:
+        UserError: tensors that are missing or left over and not allowed, shapes and kinds of number that differ,
+            values that are not finite: all at once, grouped by prefix.
+    """
+    own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    faults = Faults(f"{where}: {source} does not fit the network")
+    for prefix in allow.missing:
+        if not any(_under(name, [prefix]) for name in own):
+            children = [name for name, _ in module.named_children()]
+            faults.add(
+                f"model.allow_missing: no tensor of the network is under '{prefix}'; {closest(prefix, children)}"
+            )
+    missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
+    unexpected = [name for name in tensors if name not in own and not name.endswith(COUNTER)]
+    shapes, kinds, infinite = [], [], []
+    for name in own.keys() & tensors.keys():
+        ours, given = own[name], tensors[name]
+        if ours.shape != given.shape:
+            shapes.append(f"{name} {tuple(given.shape)} for {tuple(ours.shape)}")
+        elif ours.dtype.is_floating_point != given.dtype.is_floating_point:
+            kinds.append(f"{name} {given.dtype} for {ours.dtype}")
+        elif given.dtype.is_floating_point and not bool(torch.isfinite(given).all()):
+            infinite.append(name)
+    for what, names in (
+        ("missing in the file", [name for name in missing if not _under(name, allow.missing)]),
+        ("unexpected in the file", [name for name in unexpected if not _under(name, allow.unexpected)]),
+        ("of another shape (file for network)", shapes),
+        ("of another kind of number (file for network)", kinds),
+        ("not finite", infinite),
+    ):
+        if names:
+            faults.add(f"{len(names)} tensors {what}: {grouped(names)}")
+    faults.raise_if_any(
+        advice="choose the architecture, encoder and options that it was made with; tensors that may start random or "
+        "stay unused are named by prefix in model.allow_missing and model.allow_unexpected"
+    )
+    with torch.no_grad():
+        for name in own.keys() & tensors.keys():
+            own[name].copy_(Tensor.detach(tensors[name]))
+    if missing:
+        log.info("%s: %d tensors are not in it and start random: %s", source, len(missing), grouped(missing))
+    if unexpected:
+        log.info("%s: %d tensors of it are not used: %s", source, len(unexpected), grouped(unexpected))
+    return [prefix for prefix in allow.missing if any(_under(name, [prefix]) for name in missing)]
+
+
+def grouped(names: Sequence[str]) -> str:
+    """Names by their first part, counted, with the first few of each.
+
+    Example:
+        >>> grouped(["a.x", "b.1.w", "b.1.b", "b.2.w", "b.2.b"])
+        'a (1: a.x), b (4: b.1.b, b.1.w, b.2.b, ...)'
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(name.split(".")[0], []).append(name)
+    return ", ".join(
+        f"{prefix} ({len(each)}: {', '.join(each[:SHOWN])}{', ...' if len(each) > SHOWN else ''})"
+        for prefix, each in groups.items()
+    )

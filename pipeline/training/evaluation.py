@@ -1,0 +1,82 @@
+"""A network measured on every labelled split: after a run, or as it came from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pipeline.errors import UserError
+from pipeline.evaluation.accuracy import confusion
+from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.export.torch_engine import TorchEngine
+from pipeline.labels import LabelSpec
+from pipeline.models import SegNetwork
+from pipeline.prepared import Prepared, Split
+from pipeline.training.processes import total
+
+
+def measure(
+    network: SegNetwork, prepared: Prepared, *, input_size: tuple[int, int], accelerator: Accelerator
+) -> dict[str, dict[str, Any]]:
+    """Metrics of every labelled split but train, at original label size.
+
+    Args:
+        network: on the device that shall run it; its mode and weights stay as they are.
+        input_size: (height, width) of the deployed network.
+        accelerator: of the run; all its processes must call this.
+
+    Returns:
+        by split: ``ConfusionMatrix.summary()``, IoU in percent.
+
+    Raises:
+        UserError: the network cannot take that size.
+    """
+    check_size("input_size", input_size, network)
+    return {
+        name: metrics_of(
+            network, prepared.split(name), labels=prepared.labels, input_size=input_size, accelerator=accelerator
+        )
+        for name in prepared.splits
+        if name != "train"
+    }
+
+
+def metrics_of(
+    network: SegNetwork,
+    split: Split,
+    *,
+    labels: LabelSpec,
+    input_size: tuple[int, int],
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """:func:`measure` on one split. Every process takes a part of the frames; their counts are added up."""
+    part = range(accelerator.process_index, len(split), accelerator.num_processes)
+    found = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
+    counts = total(accelerator, torch.from_numpy(found.counts).to(accelerator.device)).cpu().numpy()
+    return ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
+
+
+def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:
+    """Refuse a (height, width) that the network's deepest stage does not divide; ``name`` is the option that set it."""
+    divisor = network.facts.divisor
+    if any(side % divisor for side in size):
+        raise UserError(f"{name}: got {list(size)}; this network needs multiples of {divisor}")
+
+
+def check_complete(network: SegNetwork) -> None:
+    """Refuse a network that is to be used untrained and has weights that nothing but chance has set.
+
+    Raises:
+        UserError: names what started random.
+    """
+    initial = network.initial_weights
+    random = list(initial.get("random", ())) if initial else ["the whole network"]
+    if random:
+        shown = ", ".join(random[:10]) + (f" and {len(random) - 10} more" if len(random) > 10 else "")
+        raise UserError(
+            f"teacher.train is false, but these weights are random: {shown}; give a checkpoint of the whole network "
+            "with every class in teacher.model.weights (teacher.model.class_map says which class is which), or train "
+            "it: make teacher.train a section again"
+        )

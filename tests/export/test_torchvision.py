@@ -1,0 +1,45 @@
+"""torchvision's networks in ONNX: what torch computes, in few nodes, as core and as deploy graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pipeline import models
+from pipeline.export.graphs import CoreGraph, DeployGraph
+from pipeline.export.onnx_file import export
+from pipeline.models.torchvision import NETWORKS
+
+MATRIX = [(architecture, encoder) for architecture, encoders in NETWORKS.items() for encoder in encoders]
+#: ResNets take longer and have the same kinds of layer.
+SMALL = [("deeplabv3", "mobilenet_v3_large"), ("lraspp", "mobilenet_v3_large")]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [pytest.param(*each, marks=[] if each in SMALL else pytest.mark.slow) for each in MATRIX],
+)
+def test_exports_to_onnx(architecture: str, encoder: str, tmp_path: Path, run_onnx: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    options = {"architecture": architecture, "encoder": encoder}
+    network = models.build("torchvision", options, num_classes=5).eval()
+    size = (2 * network.facts.divisor, 3 * network.facts.divisor)
+    x = torch.randn(1, 3, *size)
+    file = tmp_path / "core.onnx"
+    export(CoreGraph(network), x, file, inputs="x", outputs="logits")
+    with torch.inference_mode():
+        np.testing.assert_allclose(run_onnx(file, x.numpy()), network(x).logits.numpy(), rtol=1e-3, atol=1e-4)
+    kinds = {node.op_type for node in onnx.load(file).graph.node}
+    assert not {"Gather", "GatherND", "Slice", "ScatterND", "Loop"} & kinds
+    frame = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    deploy = DeployGraph(network, input_size=size)
+    export(deploy, frame, tmp_path / "deploy.onnx", inputs="frames", outputs="labels")
+    with torch.inference_mode():
+        agreement = (run_onnx(tmp_path / "deploy.onnx", frame.numpy()) == deploy(frame).numpy()).mean()
+    assert agreement > 0.99
