@@ -19,7 +19,8 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_core import core_schema
 
@@ -102,8 +103,8 @@ class LearningRateFactors(Section):
 class Recipe(Section):
     """A training run."""
 
-    steps: Positive | None = None  # updates; null where epochs are given
-    epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the train split; null where steps are given
+    steps: Positive | None  # updates; null where epochs are given
+    epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null where steps are given
     batch_size: Positive  # images of one update, over all processes and accumulated parts
     accumulate: Positive = 1  # parts of a batch that go through the network one after another
     optimizer: Literal["sgd", "adamw"]
@@ -127,11 +128,12 @@ class Recipe(Section):
     crop: Size | None = None  # height, width; null: input_size
     class_balance: Share = 0.0  # cross-entropy weight of a class ~ frequency ** -class_balance
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give the length of training either as steps or as epochs, and null for the other")
-        return self
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, epochs: float | None, others: ValidationInfo) -> float | None:
+        if "steps" in others.data and (others.data["steps"] is None) == (epochs is None):
+            raise ValueError("the length of training is either steps or epochs, and the other is null")
+        return epochs
 
     def updates(self, images: int) -> int:
         """Steps of the run on so many training images; a part of an epoch's last batch counts as one."""

@@ -64,7 +64,8 @@ def test_the_committed_file_is_valid() -> None:
     assert settings.student("kd").loss in plugins.available("losses")
     assert settings.distill.seed is None and settings.distill_seed == settings.seed
     assert settings.runtime_options == YAML(typ="safe").load(COMMITTED.read_text())["convert"][settings.convert.runtime]
-    assert "class_balance" not in settings.distill.loop() and settings.distill.loop()["steps"] == settings.distill.steps
+    loop = settings.distill.loop(images=10)
+    assert not {"class_balance", "seed", "epochs"} & set(loop) and loop["steps"] == settings.distill.steps
 
 
 def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
@@ -130,7 +131,13 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("distill", "lr", True), "distill.lr: got True; allowed: a valid number"),
         (put("distill", "lr", float("inf")), "distill.lr: got inf; allowed: a finite number"),
         (put("distill", "lr", 0), "distill.lr: got 0; allowed: greater than 0"),
-        (put("distill", "batch_size", 1), "distill.batch_size: got 1; allowed: greater than or equal to 2"),
+        (put("distill", "batch_size", 0), "distill.batch_size: got 0; allowed: greater than 0"),
+        (put("distill", "steps", None), "distill.epochs: got None; the length of training is either steps or epochs"),
+        (put("distill", "epochs", 2.5), "distill.epochs: got 2.5; the length of training is either steps or epochs"),
+        (put("distill", "lr_factors", {"encoder": 1.0, "head": -1.0, "loss": 1.0}), "distill.lr_factors.head: got -1.0;"),
+        (put("distill", "lr_factors", {"encoder": 1.0, "head": 1.0}), "distill.lr_factors.loss: missing;"),
+        (put("distill", "ema", 1.0), "distill.ema: got 1.0; allowed: less than 1"),
+        (put("distill", "schedule", "step"), "distill.schedule: got 'step'; allowed: 'poly', 'cosine' or 'constant'"),
         (put("distill", "optimizer", "adam"), "distill.optimizer: got 'adam'; allowed: 'sgd' or 'adamw'"),
         (put("distill", None), "distill: got None; allowed: a section"),
         (drop("distill"), "distill: missing; it has no default"),
@@ -229,7 +236,7 @@ BROKEN = [
     ("a: 1\n---\nb: 2\n", ":2:1: not valid YAML: but found another document"),
     ("a: !!python/object:os.system x\n", ":1:4: not valid YAML: could not determine a constructor"),
     ("a: \x00\n", ": not valid YAML: unacceptable character #x0000"),
-    ("", ": holds nothing; a mapping of seed, dataset,"),
+    ("", ": holds nothing; a mapping of seed, "),
     ("# only a comment\n", ": holds nothing; a mapping of"),
     ("- seed\n", ": holds a list; a mapping of"),
     ("seed\n", ": holds a str; a mapping of"),

@@ -69,8 +69,9 @@ def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp
     stored = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     _ = stored[0]
     assert len(pickle.dumps(stored)) < 4000, "workers that are not forked get the path, not the pixels"
+    draws = data.Draws(length=len(stored), steps=3, images=4, seed=1)
     batches: list[list[Any]] = [
-        list(data.batches(data.Crops(split, augment, seed=0), steps=3, batch_size=4, workers=workers, seed=1))
+        list(data.batches(data.Crops(split, augment, seed=0), draws, workers=workers))
         for split, workers in ((prepared.split("train"), 0), (stored, 0), (pickle.loads(pickle.dumps(stored)), 2))
     ]
     for batch in zip(*batches, strict=True):
