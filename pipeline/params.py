@@ -28,8 +28,8 @@ from pipeline import plugin_options, plugins, recipes, yaml_file
 from pipeline.errors import Faults, UserError, closest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-#: Every network of segpress takes sides that its deepest stage divides.
-DIVISOR = 32
+#: No network of segpress takes sides that 8 does not divide; most need 32, which training checks.
+DIVISOR = 8
 #: Names that no student may have, with the path that it would write to.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
@@ -126,6 +126,7 @@ class Recipe(Section):
     workers: Annotated[int, Field(ge=0)]
     scale: Range  # lowest and highest random scale, relative to input_size
     crop: Size | None = None  # height, width; null: input_size
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of changed colours
     class_balance: Share = 0.0  # cross-entropy weight of a class ~ frequency ** -class_balance
 
     @field_validator("epochs")

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pipeline.frames import Array, resize_frame, resize_label_map
 
 FLIP = 0.5  # probability
-COLOUR = 0.5  # probability
 #: Half widths of the ranges around 1 (hue: around 0, in turns), as SSD's photometric distortion has them.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.125, 0.5, 0.5, 0.05
 #: NTSC: RGB to luma and two chroma axes (Y, I, Q). Rows I and Q sum to 0, so a grey has no chroma.
@@ -40,6 +39,7 @@ class Augmentation:
         scale: lowest and highest factor.
         fill: RGB.
         ignore_index: id of pixels that count nowhere.
+        colour: probability of other colours.
     """
 
     crop: tuple[int, int]
@@ -47,6 +47,7 @@ class Augmentation:
     scale: tuple[float, float]
     fill: tuple[int, int, int]
     ignore_index: int
+    colour: float
 
     def __call__(self, frame: Array, label: Array, generator: np.random.Generator) -> tuple[Array, Array]:
         """Cut, resize, flip and colour one frame (H, W, 3) BGR and its label map (H, W), all random by ``generator``.
@@ -63,7 +64,7 @@ class Augmentation:
         target = resize_label_map(label[rows, columns], visible)
         if generator.random() < FLIP:
             image, target = np.asarray(cv2.flip(image, 1), np.uint8), np.asarray(cv2.flip(target, 1), np.uint8)
-        if generator.random() < COLOUR:
+        if generator.random() < self.colour:
             image = recolour(
                 image,
                 brightness=1 + BRIGHTNESS * generator.uniform(-1, 1),

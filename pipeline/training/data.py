@@ -16,21 +16,21 @@ from pipeline.prepared import Split
 from pipeline.training.augment import Augmentation
 
 
-def recipe(
-    *, crop: tuple[int, int], input_size: tuple[int, int], scale: tuple[float, float], labels: LabelSpec,
-    mean: tuple[float, ...], std: tuple[float, ...],
+def augmentation(
+    *, crop: tuple[int, int], input_size: tuple[int, int], scale: tuple[float, float], colour: float,
+    labels: LabelSpec, mean: tuple[float, ...],
 ) -> Augmentation:  # fmt: skip
     """The augmentation of a network's crops: padding has its mean colour and the ignored id.
 
     Args:
-        crop, input_size, scale: see :class:`Augmentation`.
+        crop, input_size, scale, colour: see :class:`Augmentation`.
         mean: RGB in 0..1.
-        std: not used: the task normalises, on its device.
     """
     red, green, blue = (round(255 * value) for value in mean)
     return Augmentation(
-        crop=crop, input_size=input_size, scale=scale, fill=(red, green, blue), ignore_index=labels.ignore_index
-    )
+        crop=crop, input_size=input_size, scale=scale, colour=colour, fill=(red, green, blue),
+        ignore_index=labels.ignore_index,
+    )  # fmt: skip
 
 
 class Crops(Dataset[Any]):

@@ -47,6 +47,7 @@ def train(
     input_size: tuple[int, int],
     crop: tuple[int, int] | None,
     scale: tuple[float, float],
+    colour_jitter: float,
     batch_size: int,
     accumulate: int,
     workers: int,
@@ -67,6 +68,7 @@ def train(
     Args:
         input_size: (height, width) of the deployed network; validation runs at it.
         crop: (height, width) of training crops; None is ``input_size``.
+        scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
         batch_size: images of one update, over all processes and accumulated parts.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         checkpoints: folder for what an interrupted run goes on from; None to keep nothing. They are
@@ -85,10 +87,11 @@ def train(
     adapts = any(parameter.requires_grad for name, parameter in task.named_parameters() if name.startswith("loss."))
     accelerator = processes.accelerator(precision=precision, unused_parameters=adapts)
     images = processes.part_of_batch(batch_size, accumulate=accumulate, processes=accelerator.num_processes)
-    transform = data.recipe(
-        crop=crop or input_size, input_size=input_size, scale=scale, labels=labels, mean=network.mean, std=network.std
-    )
-    crops = data.Crops(train_split, transform, seed=seed)
+    augment = data.augmentation(
+        crop=crop or input_size, input_size=input_size, scale=scale, colour=colour_jitter, labels=labels,
+        mean=network.mean,
+    )  # fmt: skip
+    crops = data.Crops(train_split, augment, seed=seed)
 
     def batches(first: int) -> Iterable[Batch]:
         draws = data.Draws(
@@ -101,8 +104,8 @@ def train(
     metrics = partial(metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator)
     told = {
         **settings, "validate_every": validate_every, "keep_start": keep_start,
-        "input_size": input_size, "crop": crop, "scale": scale, "batch_size": batch_size,
-        "accumulate": accumulate, "steps": steps, "seed": seed, "precision": precision,
+        "input_size": input_size, "crop": crop, "scale": scale, "colour_jitter": colour_jitter,
+        "batch_size": batch_size, "accumulate": accumulate, "steps": steps, "seed": seed, "precision": precision,
     }  # fmt: skip
     identity = Identity(settings=told, inputs={"dataset": prepared.artifact.hash, **(inputs or {})})
     store = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)

@@ -103,6 +103,7 @@ class Bench:
             "seed": 0,
             "title": "test",
             "crop": None,
+            "colour_jitter": 0.5,
             **SETTINGS,
             **changes,
         }

@@ -15,7 +15,9 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def crops(prepared: Prepared, *, seed: int = 0, crop: tuple[int, int] = (64, 64)) -> data.Crops:
-    augment = data.recipe(crop=crop, input_size=(64, 96), scale=(0.5, 2.0), labels=prepared.labels, **IMAGENET)
+    augment = data.augmentation(
+        crop=crop, input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels, mean=IMAGENET["mean"]
+    )
     return data.Crops(prepared.split("train"), augment, seed=seed)
 
 

@@ -22,7 +22,7 @@ from pipeline.frames import write_png
 from pipeline.prepared import Prepared, Split
 from pipeline.training import data, free_memory, store
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+MEAN = (0.485, 0.456, 0.406)
 
 
 def same(split: Split, other: Split) -> bool:
@@ -65,7 +65,9 @@ def test_frames_of_several_sizes(tmp_path: Path) -> None:
 
 
 def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
-    augment = data.recipe(crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), labels=prepared.labels, **IMAGENET)
+    augment = data.augmentation(
+        crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels, mean=MEAN
+    )
     stored = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     _ = stored[0]
     assert len(pickle.dumps(stored)) < 4000, "workers that are not forked get the path, not the pixels"
