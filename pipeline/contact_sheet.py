@@ -68,7 +68,8 @@ def write_sheet(dataset: Dataset, found: Survey, path: Path, *, name: str, count
             break
     if not shots:
         raise UserError(f"{path}: not written, because no sample can be read; mend the faults first")
-    title = f"{name}  ·  {sum(map(len, found.names.values()))} samples, {found.labels.num_classes} classes"
+    total = sum(map(len, found.names.values()))
+    title = f"{name}  ·  {len(shots)} of {total} samples, {found.labels.num_classes} classes"
     _write(path, _sheet(title, shots, found.labels))
     return len(shots)
 
