@@ -57,23 +57,24 @@ def write_sheet(dataset: Dataset, found: Survey, path: Path, *, name: str, count
     if count < 1:
         raise UserError(f"--samples: got {count}; allowed: 1 or more")
     shots = []
-    for split, sample in _turns(found.names, seed):
+    for split, sample in turns(found.names, seed):
         try:
             frame, label = dataset.read(split, sample)
         except UserError:
             continue  # it is among the faults
         if frame.shape[:2] == label.shape:
-            shots.append(_shot(f"{split}/{sample}  {frame.shape[0]}x{frame.shape[1]}", frame, label, found.labels))
+            shots.append(shot(f"{split}/{sample}  {frame.shape[0]}x{frame.shape[1]}", frame, label, found.labels))
         if len(shots) == count:
             break
     if not shots:
         raise UserError(f"{path}: not written, because no sample can be read; mend the faults first")
-    title = f"{name}  ·  {sum(map(len, found.names.values()))} samples, {found.labels.num_classes} classes"
+    total = sum(map(len, found.names.values()))
+    title = f"{name}  ·  {len(shots)} of {total} samples, {found.labels.num_classes} classes"
     _write(path, _sheet(title, shots, found.labels))
     return len(shots)
 
 
-def _turns(names: dict[str, list[str]], seed: int) -> list[tuple[str, str]]:
+def turns(names: dict[str, list[str]], seed: int) -> list[tuple[str, str]]:
     """All samples in an order drawn with a seed, one of each split in turn."""
     random = Random(seed)  # noqa: S311
     orders = [[(split, name) for name in random.sample(listed, len(listed))] for split, listed in names.items()]
@@ -81,7 +82,7 @@ def _turns(names: dict[str, list[str]], seed: int) -> list[tuple[str, str]]:
     return [order[index] for index in range(longest) for order in orders if index < len(order)]
 
 
-def _shot(title: str, frame: Array, label: Array, labels: LabelSpec) -> Shot:
+def shot(title: str, frame: Array, label: Array, labels: LabelSpec) -> Shot:
     scale = min(1.0, CELL[0] / label.shape[0], CELL[1] / label.shape[1])
     size = (max(1, round(label.shape[0] * scale)), max(1, round(label.shape[1] * scale)))
     small, ids = resize_frame(frame, size), resize_label_map(label, size)

@@ -84,7 +84,7 @@ def survey(
     """Read and check every sample.
 
     Args:
-        progress: called with (split, number of samples in it) for each sample, in order.
+        progress: called with (split, number of samples that are read of it) for each of them, in order.
         keep: called with (split, name, frame, label) of each sound sample, in any order and from several threads.
         workers: threads; decoding and encoding run beside each other. The result does not depend on it.
 
@@ -106,8 +106,9 @@ def survey(
         return _Sample(digest, label.shape, histogram)
 
     samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
+    totals = Counter(split for split, _ in samples)
     for (split, name), future in _in_order(read, samples, workers):
-        progress(split, len(names[split]))
+        progress(split, totals[split])
         try:
             sample = future.result()
         except UserError as error:

@@ -21,6 +21,8 @@ PLUMBING = {
     "pipeline.yaml_file",
     "pipeline.errors",
     "pipeline.progress",
+    "pipeline.inspection",
+    "pipeline.contact_sheet",
 }
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 

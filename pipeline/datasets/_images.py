@@ -173,7 +173,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
     """Bits of a sample: of a PNG as its header says, of others as Pillow's mode implies."""
     if image.format == "PNG":
         return data[PNG_DEPTH]
-    return 16 if image.mode.startswith(("I", "F")) else 8
+    return 32 if image.mode in ("I", "F") else 16 if image.mode.startswith("I;16") else 8
 
 
 def _opaque(path: Path, image: Image.Image) -> Image.Image:

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.datasets._base import Dataset
 from pipeline.datasets._images import SUFFIXES, read_image, read_mask
 from pipeline.datasets._masks import Coding
@@ -130,8 +128,3 @@ def unpaired(images: dict[str, Path], masks: dict[str, Path]) -> list[str]:
     """A fault for every image without a mask and every mask without an image."""
     found = [f"{images[name]}: no label; add its mask or remove the image" for name in images if name not in masks]
     return found + [f"{masks[name]}: no image; add it or remove the mask" for name in masks if name not in images]
-
-
-def only_ignored(label: Array, ignore_index: int) -> bool:
-    """True when no pixel has a class."""
-    return bool(np.all(label == ignore_index))

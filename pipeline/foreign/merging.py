@@ -65,7 +65,7 @@ def merge(
         progress: called with (split, number of samples in it) before each sample.
 
     Returns:
-        the facts of meta.json: splits, classes, share of pixels of each class by split, ``merged``.
+        the facts of meta.json: splits, classes, counts of each class by split as in `prepare`, ``merged``.
     """
     table = lookup(description, prepared.labels)
     labels = description.labels
@@ -74,22 +74,28 @@ def merge(
         "dataset": prepared.name,
         "merged": {"classes": sources(description, prepared.labels), "rest": description.rest},
         "splits": prepared.splits,
+        "class_pixels": {},
+        "class_images": {},
         "class_share": {},
         "parents": {"dataset": prepared.artifact.hash},
     }
     with artifact.create(out, kind="dataset", meta=facts) as folder:
         for name, samples in prepared.splits.items():
             split = prepared.split(name)
-            counts = np.zeros(256, np.int64)
+            counts, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
             (folder / name / "images").mkdir(parents=True)
             for index, sample in enumerate(samples):
                 progress(name, len(samples))
                 label = table[split.label(index)]
-                counts += np.bincount(label.ravel(), minlength=256)
+                histogram = np.bincount(label.ravel(), minlength=256)
+                counts += histogram
+                images += histogram > 0
                 write_png(folder / name / "labels" / f"{sample}.png", label)
                 image = Path(name) / "images" / f"{sample}.png"
                 shutil.copyfile(prepared.artifact.path / image, folder / image)
             labelled = counts[: labels.num_classes]
+            facts["class_pixels"][name] = labelled.tolist()
+            facts["class_images"][name] = images[: labels.num_classes].tolist()
             facts["class_share"][name] = {
                 key: round(float(count / max(1, labelled.sum())), 6)
                 for key, count in zip(labels.names, labelled, strict=True)

@@ -33,6 +33,7 @@ def test_every_pixel_follows_its_rule(described: Any, dataset: Path, tmp_path: P
             assert merged.tolist() == [[rule[int(value)] for value in row] for row in label]
             counts += [(merged == index).sum() for index in range(3)]
         assert list(facts["class_share"][split].values()) == pytest.approx(counts / counts.sum(), abs=1e-6)
+        assert facts["class_pixels"][split] == list(counts)
 
 
 def test_what_nothing_stands_for_is_ignored_by_default(described: Any, dataset: Path, tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""A folder of one's own: patterns pair files, options say what masks hold, sequences never cross splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import plugin_options
+from pipeline.datasets._patterns import compiled, find
+from pipeline.datasets.folder import Folder, drawn
+from pipeline.errors import Faults, UserError
+
+Write = Callable[..., Path]
+IMAGE, MASK = np.zeros((12, 16, 3), np.uint8), np.zeros((12, 16), np.uint8)
+LABELS: dict[str, Any] = {"classes": ["road", "car"], "palette": [[128, 64, 128], [0, 0, 142]]}
+SHARES = {"val": 0.3, "test": 0.1}
+
+
+@pytest.fixture
+def root(tmp_path: Path, write_image: Write) -> Path:
+    """20 drives of 2 frames each."""
+    for drive in range(20):
+        for frame in range(2):
+            write_image(tmp_path / f"images/d{drive:02d}/{frame}.png", IMAGE)
+            write_image(tmp_path / f"masks/d{drive:02d}/{frame}.png", MASK)
+    return tmp_path
+
+
+def folder(root: Path, **options: Any) -> Folder:
+    return Folder(**{"root": str(root), **LABELS, **options})
+
+
+def where(dataset: Folder) -> dict[str, str]:
+    return {name: split for split, names in dataset.splits().items() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("images/*.jpg", {"images/a.jpg": "a", "images/A.JPG": "A", "images/x/a.jpg": None, "images/a.png": None}),
+        (
+            "images/**/*",
+            {"images/a.jpg": "a", "images/x/y/a.png": "x/y/a", "images/a.txt": None, "images/.a.png": None},
+        ),
+        ("*/left/*.png", {"d1/left/7.png": "d1/7", "d1/right/7.png": None, "left/7.png": None}),
+        ("**/masks/*_id.png", {"d/masks/7_id.png": "d/7", "masks/7_id.png": "7", "d/masks/7.png": None}),
+        ("x.y/*[1].png", {"x.y/a[1].png": "a", "xzy/a[1].png": None, "x.y/a1.png": None}),
+    ],
+)
+def test_a_name_is_what_the_wildcards_stand_for(
+    tmp_path: Path, write_image: Write, pattern: str, files: dict[str, str | None]
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    wrong: list[str] = []
+    found = find(tmp_path, compiled(pattern, Faults("x"), key="images"), wrong)
+    assert found == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
+
+
+def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    wrong: list[str] = []
+    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong) == {"a": tmp_path / "a.jpg"}
+    assert len(wrong) == 1 and "a.png: the same sample as" in wrong[0]
+
+
+def test_pairs_share_their_relative_name_and_lonely_files_are_named(root: Path, write_image: Write) -> None:
+    write_image(root / "images/d00/x.jpg", IMAGE)
+    write_image(root / "masks/d01/y.png", MASK)
+    dataset = folder(root)
+    assert len(where(dataset)) == 40 and "d07__1" in where(dataset)
+    first, second = dataset.faults()
+    assert first.endswith("images/d00/x.jpg: no label; add its mask or remove the image")
+    assert second.endswith("masks/d01/y.png: no image; add it or remove the mask")
+
+
+def test_a_sequence_is_drawn_by_its_name_alone(root: Path, write_image: Write) -> None:
+    before = where(folder(root, shares=SHARES))
+    for drive in range(20):
+        place = int(hashlib.sha256(f"0:d{drive:02d}".encode()).hexdigest()[:16], 16) / 2**64
+        expected = "val" if place < 0.3 else "test" if place < 0.4 else "train"
+        assert before[f"d{drive:02d}__0"] == before[f"d{drive:02d}__1"] == expected
+    assert set(before.values()) == {"train", "val", "test"}
+    for drive in ("d00", "d05", "new"):
+        write_image(root / f"images/{drive}/9.png", IMAGE)
+        write_image(root / f"masks/{drive}/9.png", MASK)
+    after = where(folder(root, shares=SHARES))
+    assert before.items() < after.items() and after["d05__9"] == before["d05__0"]
+    assert where(folder(root, shares=SHARES, seed=1)) != after
+
+
+def test_shares_are_kept_over_many_sequences() -> None:
+    splits = [drawn(f"drive {number}", shares=SHARES, seed=3) for number in range(4000)]
+    assert abs(splits.count("val") / 4000 - 0.3) < 0.03 and abs(splits.count("test") / 4000 - 0.1) < 0.02
+
+
+def test_a_regular_expression_gives_the_sequence(tmp_path: Path, write_image: Write) -> None:
+    for drive in range(12):
+        for frame in range(3):
+            write_image(tmp_path / f"images/{drive}_{frame}.png", IMAGE)
+            write_image(tmp_path / f"masks/{drive}_{frame}.png", MASK)
+    found = where(folder(tmp_path, sequence=r"^(\d+)_"))
+    assert all(len({found[f"{drive}_{frame}"] for frame in range(3)}) == 1 for drive in range(12))
+    assert set(found.values()) == {"train", "val"}
+    (fault,) = folder(tmp_path).faults()
+    assert "none of 1 sequences fell into it; set sequence, another seed, shares, or lists" in fault
+    assert "sequence finds nothing in '0_0'" in folder(tmp_path, sequence="x").faults()[0]
+
+
+def test_lists_name_samples_or_files(root: Path) -> None:
+    (root / "train.txt").write_text("d00/0\nimages/d00/1.png\n")
+    (root / "val.txt").write_text("d01/0\n")
+    dataset = folder(root, lists={"val": "val.txt", "train": "train.txt"})
+    assert dataset.splits() == {"train": ["d00__0", "d00__1"], "val": ["d01__0"]} and list(dataset.faults()) == []
+    (root / "masks/d01/0.png").unlink()
+    (root / "val.txt").write_text("d01/0\nd99/0\nd00/1\nimages/d00/1.png\n")
+    said = folder(root, lists={"val": "val.txt", "train": "train.txt"}).faults()
+    assert [fault.replace(str(root), "") for fault in said] == [
+        "val.txt:1: d01/0: no mask of this name",
+        "val.txt:2: d99/0: no image and no mask of this name",
+        "/images/d00/1.png: val has another sample d00__1; rename one, or list it once",
+    ]
+
+
+def read(root: Path, write: Write, mask: Any, *, palette: Any = None, **options: Any) -> Any:
+    write(root / "masks/d00/0.png", np.asarray(mask, np.uint8), palette=palette)
+    (root / "a.txt").write_text("d00/0\n")
+    (root / "b.txt").write_text("d01/0\n")
+    write(root / "images/d00/0.png", np.zeros((*np.shape(mask)[:2], 3), np.uint8))
+    return folder(root, lists={"train": "a.txt", "val": "b.txt"}, **options).read("train", "d00__0")[1].tolist()
+
+
+def test_ids_may_be_mapped_and_others_ignored(root: Path, write_image: Write) -> None:
+    assert read(root, write_image, [[0, 1, 255]]) == [[0, 1, 255]]
+    ids = {"road": [7, 9], "car": [26]}
+    assert read(root, write_image, [[7, 9, 26, 0]], ids=ids, ignore=[0]) == [[0, 0, 1, 255]]
+    with pytest.raises(UserError, match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; add it to ignore, or set rest"):
+        read(root, write_image, [[7, 4, 255]], ids=ids, ignore=[0])
+    assert read(root, write_image, [[7, 4, 255]], ids=ids, rest="ignore") == [[0, 255, 255]]
+
+
+def test_colours_may_be_rgb_or_indexed(root: Path, write_image: Write) -> None:
+    road, car, void = (128, 64, 128), (0, 0, 142), (0, 0, 0)
+    options = {"masks_hold": "colours", "ignore": [[0, 0, 0]]}
+    assert read(root, write_image, [[road, car, void]], **options) == [[0, 1, 255]]
+    assert read(root, write_image, [[3, 5, 0]], palette={3: car, 5: road}, **options) == [[1, 0, 255]]
+    with pytest.raises(UserError, match=r"unknown colours \[\(1, 2, 3\)\]; allowed: those of palette and ignore"):
+        read(root, write_image, [[road, (1, 2, 3)]], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"images": "images/a.jpg"}, r"images: got 'images/a\.jpg'; allowed: a path below the root with a \*"),
+        ({"masks": "../*.png"}, r"masks: got '\.\./\*\.png'"),
+        ({"masks": "images/**/*"}, "is the pattern of the images too; they must differ"),
+        ({"classes": []}, "classes: empty"),
+        ({"palette": [[1, 1, 1]]}, "palette has 1 colours for 2 classes"),
+        ({"palette": [[1, 1, 1], [1, 1, 1]]}, "two classes have the same colour"),
+        ({"ids": {"road": [0]}}, r"ids: names \['road'\]; it must give a list of ids for each of \['car', 'road'\]"),
+        ({"ids": {"road": [0], "car": [0]}}, r"ids\.car: got 0; allowed: ids in 0\.\.65535 that no other class has"),
+        ({"ignore": [1]}, "ignore: got 1; allowed: ids"),
+        ({"ignore": [[0, 0, 0]]}, "ignore: got .*; allowed: ids"),
+        ({"masks_hold": "colours", "ignore": [0]}, "ignore: got 0; allowed: RGB colours"),
+        ({"masks_hold": "colours", "ignore": [[0, 0, 142]]}, "allowed: RGB colours that are of no class"),
+        ({"lists": {"train": "a.txt"}}, r"lists: names \['train'\]; allowed: train and val"),
+        ({"shares": {"val": 0.0}}, "val needs more than 0"),
+        ({"shares": {"val": 0.9, "test": 0.2}}, "something must be left for train"),
+        ({"shares": {"valid": 0.9}}, "shares: got .*; allowed: val and test"),
+        ({"sequence": "("}, "is no regular expression"),
+    ],
+)
+def test_options_that_cannot_be_are_named(root: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        folder(root, **options)
+
+
+def test_all_wrong_options_come_at_once(root: Path) -> None:
+    with pytest.raises(UserError, match=r"datasets\.folder: 3 problems"):
+        folder(root, images="x", sequence="(", shares={"val": 2.0})
+
+
+def test_the_section_in_params_is_checked_by_type() -> None:
+    raw = {"datasets": {"folder": {**LABELS, "ids": {"road": "7"}, "masks_hold": "id", "glob": "*"}}}
+    said = list(plugin_options.faults(raw, ["datasets"]))
+    assert len(said) == 3 and "datasets.folder.glob: unknown key" in "\n".join(said)
+    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, "ignore": [0, [1, 2, 3]]}}}, ["datasets"]))

@@ -1,0 +1,190 @@
+"""Damaged data sets: whatever is broken, `prepare` says so as a UserError or prepares it whole; it never crashes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import artifact, datasets
+from pipeline.errors import UserError
+from pipeline.preparation import prepare
+
+COPIES = 300
+Damage = Callable[[random.Random, Path, list[Path]], object]
+
+
+def images(files: list[Path]) -> list[Path]:
+    return [file for file in files if file.suffix != ".txt"]
+
+
+def put(file: Path, data: bytes) -> None:
+    """Write in its place: the copies are links to the sound files, which stay as they are."""
+    file.unlink()
+    file.write_bytes(data)
+
+
+def flip(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(files)
+    data = bytearray(file.read_bytes())
+    for _ in range(dice.choice([1, 1, 2, 8, 64])):
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    put(file, data)
+
+
+def truncate(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(files)
+    data = file.read_bytes()
+    put(file, data[: int(len(data) * dice.choice([0, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]))])
+
+
+def hole(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """As a download leaves it that was cut after the space was set aside."""
+    file = dice.choice(files)
+    data = bytearray(file.read_bytes())
+    start = dice.randrange(len(data))
+    data[start:] = bytes(len(data) - start)
+    put(file, data)
+
+
+def swap_header(dice: random.Random, root: Path, files: list[Path]) -> None:
+    one, other = dice.choice(files), dice.choice(files)
+    length = dice.choice([8, 20, 64])
+    put(one, other.read_bytes()[:length] + one.read_bytes()[length:])
+
+
+def oversize(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """Another size in the header, with a checksum that fits where the format has one."""
+    file = dice.choice(images(files))
+    data = bytearray(file.read_bytes())
+    sides = dice.choice([(0, 0), (1, 1), (7, 12), (3000, 2000), (65535, 65535), (0x7FFFFFFF, 0x7FFFFFFF)])
+    if file.suffix == ".png":
+        data[16:24] = struct.pack(">II", *sides)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", *(side & 0xFFFF for side in sides))
+    put(file, data)
+
+
+def remode(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """A sound image of a kind that does not belong there."""
+    file = dice.choice(images(files))
+    with Image.open(file) as image:
+        made = image.convert(dice.choice(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "YCbCr"]))
+    file.unlink()
+    made.save(file, dice.choice(["PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP"] if made.mode == "RGB" else ["TIFF"]))
+
+
+def deepen(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(files)
+    file.unlink()
+    Image.fromarray(np.full((12, 16), dice.choice([0, 255, 256, 40000]), np.uint16)).save(file, "PNG")
+
+
+def spoil_list(dice: random.Random, root: Path, files: list[Path]) -> None:
+    lists = [file for file in files if file.suffix == ".txt"]
+    if not lists:
+        return flip(dice, root, files)
+    file = dice.choice(lists)
+    lines = file.read_text().splitlines()
+    lines.insert(
+        dice.randrange(len(lines) + 1),
+        dice.choice(
+            [
+                "\x00", "../../etc/passwd", "/etc/passwd", "no_such_sample", "x" * 5000, "a b c d", "\u202e", "\ufeff",
+                "train/\x00.png trainannot/\x00.png", ".", "..", "a/../b", lines[0], "ü" * 150,
+            ]
+        ),
+    )  # fmt: skip
+    put(file, "\n".join(lines).encode())
+
+
+def leak(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """One file over another: an image in two splits, a mask for an image, a list of another split."""
+    one, other = dice.sample(files, 2)
+    put(other, one.read_bytes())
+
+
+def remove(dice: random.Random, root: Path, files: list[Path]) -> None:
+    victim = dice.choice([*files, *{file.parent for file in files}])
+    shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+
+
+def replace(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """Something that is no file in its place."""
+    file = dice.choice(files)
+    file.unlink()
+    dice.choice([file.mkdir, lambda: file.symlink_to(file), lambda: file.symlink_to(root / "gone")])()
+
+
+def rename(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(files)
+    names = [
+        b"\xff\xfe" + file.suffix.encode(),
+        b"a\nb" + file.suffix.encode(),
+        b"." + file.name.encode(),
+        b"x" * 240 + b".png",
+    ]
+    os.rename(os.fsencode(file), os.fsencode(file.parent) + b"/" + dice.choice(names))
+
+
+def stray(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """A file or a link that nobody asked for."""
+    folder = dice.choice(files).parent
+    (folder / dice.choice(["Thumbs.db", "notes.txt", "._a.png", "extra.png", "extra.jpg"])).write_bytes(b"x")
+    (folder / "loop").symlink_to(folder)
+
+
+DAMAGES: tuple[Damage, ...] = (
+    flip, flip, truncate, hole, swap_header, oversize, remode, deepen, spoil_list, leak, remove, replace, rename, stray,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(makers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+    base = tmp_path_factory.mktemp("whole")
+    return {name: (base / name, make(base / name)) for name, make in makers.items()}
+
+
+def test_every_damage_is_a_user_error_or_harmless(
+    whole: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    ended: Counter[tuple[str, str]] = Counter()
+    place, out = tmp_path / "raw", tmp_path / "made" / "out"
+    for number in range(COPIES):
+        dice = random.Random(number)
+        name = list(whole)[number % len(whole)]
+        damage = DAMAGES[number // len(whole) % len(DAMAGES)]
+        source, options = whole[name]
+        shutil.copytree(source, place, copy_function=os.link)
+        damage(dice, place, sorted(file for file in place.rglob("*") if file.is_file()))
+        try:
+            dataset = datasets.build(name, {**options, "root": str(place)})
+            prepare(dataset, out, name=name, options={}, progress=lambda *_: None, workers=1 + number % 2)
+        except UserError as error:
+            ended[damage.__name__, "refused"] += 1
+            assert str(place) in str(error) or "/" in str(error) or ":" in str(error)
+            assert not list(out.parent.iterdir()) if out.parent.exists() else True, f"copy {number}: half-written"
+        except Exception as error:
+            raise AssertionError(f"copy {number}: {damage.__name__} of {name} gave {error!r}") from error
+        else:
+            ended[damage.__name__, "prepared"] += 1
+            artifact.load(out, kind="dataset")
+            shutil.rmtree(out.parent)
+        shutil.rmtree(place, ignore_errors=True)  # the damage may have removed it
+    refused = sum(count for (_, end), count in ended.items() if end == "refused")
+    assert sum(ended.values()) == COPIES
+    assert refused > COPIES / 2, ended
+    for damage in (truncate, oversize, remove, replace):
+        assert ended[damage.__name__, "refused"] > ended[damage.__name__, "prepared"], ended

@@ -1,0 +1,118 @@
+"""`prepare --inspect` prints what is there and what is wrong, draws a sheet, and writes no data set."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+from ruamel.yaml import YAML
+
+from pipeline import contact_sheet, datasets
+from pipeline.errors import UserError
+from pipeline.frames import write_png
+from pipeline.inspection import show
+from pipeline.labels import LabelSpec
+from pipeline.survey import Survey, survey
+
+ROOT = Path(__file__).parents[1]
+STREETS = {"train": 3, "val": 2, "sequence": 0, "size": [64, 96], "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def streets() -> tuple[Any, Survey]:
+    dataset = datasets.build("streets", STREETS)
+    return dataset, survey(dataset, progress=lambda *_: None)
+
+
+def printed(found: Survey) -> str:
+    stream = io.StringIO()
+    show("streets", found, Console(file=stream, width=120))
+    return stream.getvalue()
+
+
+def test_the_tables_hold_what_was_counted(streets: tuple[Any, Survey]) -> None:
+    _, found = streets
+    text = printed(found)
+    assert f"streets: {found.labels.num_classes} classes" in text and "no fault" in text
+    assert "64x96 (3)" in text and "64x96 (2)" in text
+    for index, name in enumerate(found.labels.names):
+        if found.counts["train"].pixels[index]:
+            assert f"{found.counts['train'].shares()[index]:.2%}" in text
+        assert name in text
+
+
+def test_every_fault_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
+    _, found = streets
+    faults = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
+    lines = printed(Survey(found.labels, found.names, found.counts, faults)).splitlines()
+    assert "70 faults" in lines and all(f"  {fault}" in lines for fault in faults)
+
+
+def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
+    dataset, found = streets
+    sizes = {}
+    for count, file in ((5, "a.png"), (5, "b.png"), (1, "one.png")):
+        assert contact_sheet.write_sheet(dataset, found, tmp_path / file, name="streets", count=count, seed=1) == count
+        image = cv2.imread(str(tmp_path / file))
+        assert image is not None
+        sizes[file] = image.shape
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sizes["a.png"][0] > sizes["one.png"][0] and sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.png", "b.png", "one.png",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="--samples: got 0; allowed: 1 or more"):
+        contact_sheet.write_sheet(dataset, found, tmp_path / "c.png", name="streets", count=0, seed=1)
+
+
+def test_splits_take_turns_and_the_seed_decides() -> None:
+    names = {"train": [f"t{number}" for number in range(20)], "val": ["v0", "v1"]}
+    first, again, other = (contact_sheet.turns(names, seed) for seed in (0, 0, 1))
+    assert first == again != other and len(set(first)) == 22
+    assert [split for split, _ in first[:5]] == ["train", "val", "train", "val", "train"]
+
+
+def test_an_overlay_shows_class_colours_inside_and_stripes_where_it_is_ignored() -> None:
+    labels = LabelSpec(names=("road", "car"), palette=((200, 0, 0), (0, 0, 200)))
+    label = np.zeros((30, 40), np.uint8)
+    label[:, 20:] = 1
+    label[20:] = 255
+    shot = contact_sheet.shot("x", np.full((30, 40, 3), 100, np.uint8), label, labels)
+    expected = 100 * (1 - contact_sheet.OPACITY) + np.array([200, 0, 0]) * contact_sheet.OPACITY
+    assert np.abs(shot.overlay[5, 5] - expected).max() <= 1
+    assert np.abs(shot.overlay[5, 30] - expected[::-1]).max() <= 1
+    assert {tuple(pixel) for pixel in shot.overlay[24, :].tolist()} == {(33, 33, 33), (100, 100, 100)}
+    assert shot.pixels == {0: 333333, 1: 333333, 255: 333333}
+
+
+def call(params: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "stages/prepare.py"), "--params", str(params), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
+
+
+def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(tmp_path: Path) -> None:
+    for name, value in (("a", 0), ("b", 1), ("c", 2)):
+        write_png(tmp_path / f"raw/images/{name}.png", np.full((12, 16, 3), value, np.uint8))
+        write_png(tmp_path / f"raw/masks/{name}.png", np.full((12, 16), value, np.uint8))
+    (tmp_path / "raw/train.txt").write_text("a\nc\n")
+    (tmp_path / "raw/val.txt").write_text("b\n")
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    params["dataset"] = "folder"
+    params["datasets"]["folder"] = {
+        "root": str(tmp_path / "raw"),
+        "classes": ["road", "car"],
+        "palette": [[128, 64, 128], [0, 0, 142]],
+        "lists": {"train": "train.txt", "val": "val.txt"},
+    }
+    YAML().dump(params, tmp_path / "params.yaml")
+    ended = call(tmp_path / "params.yaml", "--inspect", "--sheet", str(tmp_path / "sheet.png"))
+    assert ended.returncode == 1, ended.stderr
+    assert "1 fault" in ended.stdout and "train/c: " in ended.stdout and "label ids [2]" in ended.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "raw", "sheet.png"]
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
