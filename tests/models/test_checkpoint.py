@@ -148,6 +148,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(("name", "write", "said"), BAD)
 def test_what_is_no_checkpoint_gives_one_message(
     tmp_path: Path, name: str, write: Callable[[Path], object], said: str
