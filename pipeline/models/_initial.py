@@ -210,7 +210,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
         ours, given = own[name], tensors[name]
         if ours.shape != given.shape:
             shapes.append(f"{name} {tuple(given.shape)} for {tuple(ours.shape)}")
-        elif ours.dtype.is_floating_point != given.dtype.is_floating_point:
+        elif ours.dtype.is_floating_point != given.dtype.is_floating_point and not name.endswith(COUNTER):
             kinds.append(f"{name} {given.dtype} for {ours.dtype}")
         elif given.dtype.is_floating_point and not bool(torch.isfinite(given).all()):
             infinite.append(name)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import models
+from pipeline import models, plugins
 from pipeline.errors import UserError
+from pipeline.models.torchvision import NETWORKS
 
 MATRIX = [
     ("deeplabv3", "resnet18"),
@@ -19,18 +20,30 @@ MATRIX = [
     ("unet", "resnet18"),
     ("segformer", "mit_b0"),
 ]
+PLUGINS = {
+    "smp": MATRIX,
+    "torchvision": [(architecture, encoder) for architecture, encoders in NETWORKS.items() for encoder in encoders],
+}
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
-def test_declared_facts_are_true(architecture: str, encoder: str) -> None:
-    network = models.build("smp", {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
+def test_every_plugin_keeps_the_contract() -> None:
+    assert sorted(PLUGINS) == models.available()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "architecture", "encoder"), [(plugin, *each) for plugin, matrix in PLUGINS.items() for each in matrix]
+)
+def test_declared_facts_are_true(plugin: str, architecture: str, encoder: str) -> None:
+    network = models.build(plugin, {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
     facts = network.facts
     with torch.inference_mode():
         output = network(torch.randn(2, 3, 64, 96))
     assert output.logits.shape == (2, 5, 64 // facts.output_stride, 96 // facts.output_stride)
     assert output.embedding.shape == (2, facts.channels, *output.logits.shape[-2:])
     assert tuple(stage.shape[1] for stage in output.stages) == facts.stage_channels
-    assert 64 % facts.divisor == 0
+    assert 64 % facts.divisor == 0 and output.aux is None
+    assert network.encoder is not None and set(network.encoder.parameters()) < set(network.parameters())
+    assert network.initial_weight_options <= set(plugins.signature(type(network))) and not network.initial_weights
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
