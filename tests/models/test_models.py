@@ -103,6 +103,18 @@ def test_real_imagenet_encoders_load(real_data: Path, encoder: str, file: str, m
     assert given and all(torch.equal(loaded[key], value) for key, value in given.items() if key in loaded)
 
 
+@pytest.mark.parametrize("plugin", sorted(PLUGINS))
+def test_another_normalisation(plugin: str) -> None:
+    architecture, encoder = PLUGINS[plugin][0]
+    options = {"architecture": architecture, "encoder": encoder}
+    network = models.build(plugin, {**options, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 1.0]}, num_classes=2)
+    assert (network.mean, network.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
+    assert not {"mean", "std"} & network.initial_weight_options, "a trained network is built again with them"
+    for wrong in ({"mean": [0.5]}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}):
+        with pytest.raises(UserError, match=r"model\.mean, model\.std: .*allowed: three numbers each"):
+            models.build(plugin, {**options, **wrong}, num_classes=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

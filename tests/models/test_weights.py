@@ -220,6 +220,28 @@ def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn
         build(tmp_path / "int.pth", weights_classes=THEIRS)
 
 
+def test_classifiers_that_cannot_be_one(tmp_path: Path, foreign: nn.Module) -> None:
+    file = write(tmp_path, foreign, segmentation_head__0__bias=torch.zeros(3))  # as many as there are classes of ours
+    with pytest.raises(UserError, match=r"its classifiers differ in their numbers of classes"):
+        build(file, weights_classes=THEIRS)
+    file = write(tmp_path, foreign, segmentation_head__0__weight=torch.zeros(4, 7, 1, 1))
+    with pytest.raises(UserError, match=r"segmentation_head.0.weight \(4, 7, 1, 1\) for \(3, 32, 1, 1\)"):
+        build(file, weights_classes=THEIRS)
+    file = write(tmp_path, foreign, segmentation_head__0__weight=torch.tensor(1.0))
+    with pytest.raises(UserError, match=r"its classifiers differ"):
+        build(file, weights_classes=THEIRS)
+
+
+def test_a_folder_that_smp_did_not_write(tmp_path: Path, foreign: nn.Module) -> None:
+    write(tmp_path, foreign).rename(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "segformer"}))
+    with pytest.raises(UserError, match=r"config.json is not one that smp wrote"):
+        build(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(UserError, match=r"config.json: not JSON"):
+        build(tmp_path)
+
+
 def test_weights_and_encoder_weights_exclude_each_other(tmp_path: Path, foreign: nn.Module) -> None:
     with pytest.raises(UserError, match=r"leave model.encoder_weights out"):
         build(write(tmp_path, foreign), encoder_weights="imagenet")
