@@ -82,6 +82,7 @@ def as_file(module: str) -> str:
 USES = {
     "device": {"runtimes"},
     "prepare": {"datasets"},
+    "weights": set(),
     "train_teacher": {"models"},
     "losses": set(),  # depends on the whole folder of losses
     "distill": {"models"},  # and on its losses by the file that the stage `losses` writes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,19 @@ class SegNetwork(nn.Module, ABC):
     facts: NetworkFacts
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set ``mean`` and ``std``.
+
+        Raises:
+            UserError: not three numbers each, or a deviation that is not above zero.
+        """
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(
+                f"model.mean, model.std: got {list(mean)}, {list(std)}; allowed: three numbers each, for red, green "
+                "and blue in 0..1, std above zero"
+            )
+        self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
     @property
     def encoder(self) -> nn.Module | None:

@@ -30,8 +30,8 @@ CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "network
 DEPTH = 4
 #: Where files and configurations keep their class names, in id order or by id.
 CLASS_KEYS = ("id2label", "classes", "CLASSES", "class_names", "categories")
-#: Sections of a torch file that may have them: OpenMMLab's and Lightning's.
-CLASS_SECTIONS = ("meta", "dataset_meta", "hyper_parameters")
+#: Sections of a torch file that may have them, inside one another: OpenMMLab's and Lightning's.
+CLASS_SECTIONS = (("meta",), ("meta", "dataset_meta"), ("hyper_parameters",))
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 CONVERT = (
     'convert it where you trust it: python -c "import torch, sys; from safetensors.torch import save_file; '
@@ -208,19 +208,19 @@ def class_names(facts: Any) -> tuple[str, ...] | None:
         ('road', 'car')
         >>> class_names({"classes": 19})  # a number is no name
     """
-    if not isinstance(facts, dict):
-        return None
-    for key in CLASS_KEYS:
-        value = facts.get(key)
-        if isinstance(value, dict):
-            value = _by_id(value)
-        names = tuple(value) if isinstance(value, (list, tuple)) else ()
-        if not names or not all(isinstance(name, str) for name in names):
-            continue
-        if not all(re.fullmatch(r"LABEL_\d+", name) for name in names):  # transformers' words for no names
-            return names
-    sections = (facts.get(section) for section in CLASS_SECTIONS)
-    return next((names for names in map(class_names, sections) if names), None)
+    for section in ((), *CLASS_SECTIONS):
+        found = facts
+        for key in section:
+            found = found.get(key) if isinstance(found, dict) else None
+        for key in CLASS_KEYS if isinstance(found, dict) else ():
+            value = found.get(key)
+            if isinstance(value, dict):
+                value = _by_id(value)
+            names = tuple(value) if isinstance(value, (list, tuple)) else ()
+            unnamed = all(isinstance(name, str) and re.fullmatch(r"LABEL_\d+", name) for name in names)  # transformers'
+            if not unnamed and all(isinstance(name, str) for name in names):
+                return names
+    return None
 
 
 def _by_id(names: Mapping[Any, Any]) -> list[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +14,11 @@ from pipeline.errors import Faults, UserError, closest
 from pipeline.models import _hub
 from pipeline.models._checkpoint import Checkpoint, read
 from pipeline.models._class_order import rows
+from pipeline.models._wrappers import AROUND_ENCODERS, unwrap
 
 log = logging.getLogger(__name__)
 
-#: What wrappers put before the names of a network's tensors: DataParallel, torch.compile, Lightning, segpress.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
-#: What stands before an encoder's names in the checkpoint of a whole network or classifier.
-AROUND_ENCODERS = ("encoder.", "backbone.", "features.")
-#: timm's own names, where smp puts one more module around them.
-WITHIN = "model."
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # whose values mean what they are
 COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, inference does not use it
 SHOWN = 3  # names of each group in a message
 
@@ -70,7 +66,7 @@ def load_network(
     """Load a whole network, its classifiers' rows in the order of the data set's classes.
 
     Args:
-        tensors: of the checkpoint, by the network's names (see :func:`unwrap`).
+        tensors: of the checkpoint, by the network's names (see :func:`pipeline.models._wrappers.unwrap`).
         classifiers: names of the layers with one output a class.
         classes: of the data set, in train-id order.
         weights_classes: of the checkpoint, in the order of its classifier; None: as the checkpoint says itself.
@@ -105,6 +101,8 @@ def load_network(
                 f"the order of its classifier (for the data set's own order: [{', '.join(classes)}]), or set "
                 "model.new_classes: all to start a new classifier"
             )
+        if any(tensors[name].shape[:1] != (count,) for name in given):
+            raise UserError(f"{where}: {source}: its classifiers differ in their numbers of classes: {grouped(given)}")
         if len(theirs) != count:
             told = "model.weights_classes" if weights_classes else source
             raise UserError(f"{where}: {told} names {len(theirs)} classes; the classifier of {source} has {count}")
@@ -122,7 +120,7 @@ def load_network(
 
 def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor:
     """Rows of a classifier in our order, rows of new classes as they are; unchanged where the shape differs."""
-    if given.shape[1:] != own.shape[1:] or given.dtype.is_floating_point != own.dtype.is_floating_point:
+    if given.shape[1:] != own.shape[1:] or given.dtype not in FLOATS:
         return given
     found = own.detach().clone()
     for index, row in enumerate(order):
@@ -146,43 +144,6 @@ class Allowed:
 
 def _under(name: str, prefixes: Iterable[str]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
-
-
-def unwrap(checkpoint: Checkpoint, wanted: Collection[str], *, extra: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a checkpoint without what wrappers put before their names.
-
-    Those prefixes are taken off (one after the other, where a name has them) with which most names fit.
-
-    Args:
-        wanted: names of the network's tensors.
-        extra: further prefixes that may stand there.
-    """
-    known, tensors = set(wanted), checkpoint.tensors
-    starts: list[tuple[str, ...]] = [()]
-    for start in starts:  # it grows: wrappers in wrappers
-        if len(start) < 3:
-            longer = ((*start, each) for each in (*WRAPPERS, *extra))
-            starts += [each for each in longer if any(name.startswith("".join(each)) for name in tensors)]
-    ways = [(start, within) for start in starts for within in ("", WITHIN)]
-    counts = {way: len(known & _renamed(tensors, *way).keys()) for way in ways}
-    start, within = max(ways, key=lambda way: counts[way])  # the first, shortest of equals
-    if start or within:
-        log.info(
-            "%s: names of tensors are read without '%s'%s", checkpoint.source, "".join(start), within and " + " + within
-        )
-    return _renamed(tensors, start, within)
-
-
-def _renamed(tensors: Mapping[str, Tensor], start: Sequence[str], within: str) -> dict[str, Tensor]:
-    """Names without the prefixes, and with another one where they had all; where two would be one, both stay."""
-    found: dict[str, Tensor] = {}
-    whole = "".join(start)
-    for name in sorted(tensors, key=lambda name: not name.startswith(whole)):  # those that fit come first
-        short = within + name.removeprefix(whole) if name.startswith(whole) else name
-        for prefix in start if short is name else ():
-            short = short.removeprefix(prefix)
-        found[name if short in found else short] = tensors[name]
-    return found
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, source: str, allow: Allowed) -> list[str]:
@@ -210,9 +171,9 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
         ours, given = own[name], tensors[name]
         if ours.shape != given.shape:
             shapes.append(f"{name} {tuple(given.shape)} for {tuple(ours.shape)}")
-        elif ours.dtype.is_floating_point != given.dtype.is_floating_point:
+        elif ours.dtype.is_floating_point != (given.dtype in FLOATS) and not name.endswith(COUNTER):
             kinds.append(f"{name} {given.dtype} for {ours.dtype}")
-        elif given.dtype.is_floating_point and not bool(torch.isfinite(given).all()):
+        elif given.dtype in FLOATS and not bool(torch.isfinite(given).all()):
             infinite.append(name)
     for what, names in (
         ("missing in the file", [name for name in missing if not _under(name, allow.missing)]),

@@ -13,16 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import Faults, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
-from pipeline.models._initial import (
-    WEIGHT_OPTIONS,
-    Allowed,
-    NewClasses,
-    load_encoder,
-    load_network,
-    open_checkpoint,
-    unwrap,
-)
+from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
 from pipeline.models._pooling import replace_adaptive_pooling
+from pipeline.models._wrappers import unwrap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,6 +32,7 @@ class Smp(SegNetwork):
         classes: their names, offered by the run.
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
+        mean, std: of RGB in 0..1, three numbers each, that the weights were trained with; null: ImageNet's.
         encoder_weights: null (random), ``imagenet`` (downloaded from the hub), or a checkpoint with the encoder's
             tensors: as in ``weights``.
         weights: null, or the whole network: a checkpoint file, a folder as ``save_pretrained`` or segpress writes it,
@@ -56,8 +50,6 @@ class Smp(SegNetwork):
     """
 
     initial_weight_options = WEIGHT_OPTIONS
-    mean = IMAGENET_MEAN
-    std = IMAGENET_STD
 
     def __init__(
         self,
@@ -66,6 +58,8 @@ class Smp(SegNetwork):
         classes: Sequence[str] = (),
         architecture: str,
         encoder: str,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         encoder_weights: str | None = None,
         weights: str | None = None,
         weights_classes: list[str] | None = None,
@@ -76,6 +70,7 @@ class Smp(SegNetwork):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.normalise_with(mean or IMAGENET_MEAN, std or IMAGENET_STD)
         architectures = smp.MODEL_ARCHITECTURES_MAPPING
         if architecture not in architectures:
             raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
@@ -159,6 +154,8 @@ def _check_config(config: Mapping[str, Any], *, architecture: str, encoder: str,
     network = smp.MODEL_ARCHITECTURES_MAPPING[architecture]
     faults = Faults("model.weights: its config.json describes another network")
     made = config.get("_model_class")
+    if made is None:
+        raise UserError("model.weights: its config.json is not one that smp wrote: it has no _model_class")
     if made != network.__name__:
         keys = [key for key, each in smp.MODEL_ARCHITECTURES_MAPPING.items() if each.__name__ == made]
         faults.add(f"model.architecture: got '{architecture}'; the weights are of {keys[0] if keys else made}")

@@ -14,16 +14,9 @@ from pipeline.errors import UserError, closest
 from pipeline.models import _published
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._checkpoint import Checkpoint
-from pipeline.models._initial import (
-    WEIGHT_OPTIONS,
-    Allowed,
-    NewClasses,
-    load_encoder,
-    load_network,
-    open_checkpoint,
-    unwrap,
-)
+from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
 from pipeline.models._pooling import replace_adaptive_pooling
+from pipeline.models._wrappers import unwrap
 
 #: Architecture -> encoders that torchvision has it with.
 NETWORKS = {
@@ -39,6 +32,8 @@ STAGES = {
 }
 LRASPP_STRIDE = 8  # of the finer of its two inputs, at which it classifies
 AUX = "aux_classifier"
+#: Layers with one output a class: of deeplabv3 and fcn, the auxiliary one if there is one, and of lraspp.
+CLASSIFIERS = ("classifier.4", f"{AUX}.4")
 _JOINED = "classifier.classifier"
 
 
@@ -53,6 +48,7 @@ class TorchVision(SegNetwork):
         architecture: deeplabv3, fcn or lraspp.
         encoder: resnet50 or resnet101 (deeplabv3, fcn), mobilenet_v3_large (deeplabv3, lraspp).
         aux_loss: train an auxiliary classifier on the encoder, too (deeplabv3, fcn).
+        mean, std: of RGB in 0..1, three numbers each, that the weights were trained with; null: torchvision's.
         encoder_weights: null (random), ``imagenet`` (downloaded from torchvision), or a checkpoint with the encoder's
             tensors: as in ``weights``.
         weights: null; ``default``: torchvision's own, trained on COCO with the classes of Pascal VOC, which are
@@ -79,6 +75,8 @@ class TorchVision(SegNetwork):
         architecture: str,
         encoder: str,
         aux_loss: bool = False,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         encoder_weights: str | None = None,
         weights: str | None = None,
         weights_classes: list[str] | None = None,
@@ -106,7 +104,7 @@ class TorchVision(SegNetwork):
             self.net.classifier = _JoinedHead(self.net.classifier)
         published = library.get_model_weights(name).DEFAULT
         normalisation = published.transforms()
-        self.mean, self.std = tuple(normalisation.mean), tuple(normalisation.std)
+        self.normalise_with(mean or normalisation.mean, std or normalisation.std)
         names, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
         self._stages = names
         self.facts = NetworkFacts(
@@ -127,9 +125,7 @@ class TorchVision(SegNetwork):
                 self.net,
                 checkpoint,
                 tensors=_joined(unwrap(checkpoint, {*self.net.state_dict(), *_parts()})),
-                classifiers=[_JOINED]
-                if architecture == "lraspp"
-                else ["classifier.4", *([f"{AUX}.4"] if aux_loss else [])],
+                classifiers=[_JOINED] if architecture == "lraspp" else CLASSIFIERS[: 1 + aux_loss],
                 classes=classes,
                 weights_classes=weights_classes,
                 class_map=class_map,
@@ -213,7 +209,9 @@ def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     low, high, low_bias, high_bias = (tensors.get(name) for name in _parts())
     if low is None or high is None or low_bias is None or high_bias is None:
         return tensors
-    if low.ndim != 4 or high.ndim != 4 or low.shape[0] != high.shape[0] or low_bias.shape != high_bias.shape:
+    if low.ndim != 4 or high.ndim != 4 or low.shape[:1] + low.shape[2:] != high.shape[:1] + high.shape[2:]:
+        return tensors
+    if low_bias.shape != low.shape[:1] or high_bias.shape != low.shape[:1]:
         return tensors
     found = {name: tensor for name, tensor in tensors.items() if name not in _parts()}
     return {**found, f"{_JOINED}.weight": torch.cat([low, high], dim=1), f"{_JOINED}.bias": low_bias + high_bias}

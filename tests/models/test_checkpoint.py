@@ -71,7 +71,11 @@ def test_class_names_of_safetensors_headers(tmp_path: Path) -> None:
 
 
 def test_class_names_of_openmmlab_and_lightning(tmp_path: Path) -> None:
-    for beside in ({"meta": {"CLASSES": ("a", "b")}}, {"hyper_parameters": {"class_names": ["a", "b"]}}):
+    for beside in (
+        {"meta": {"CLASSES": ("a", "b")}},
+        {"meta": {"dataset_meta": {"classes": ("a", "b")}}},
+        {"hyper_parameters": {"class_names": ["a", "b"]}},
+    ):
         file = save(tmp_path / "x.pth", {"state_dict": STATE, **beside})
         assert read(file, where="model.weights").classes == ("a", "b")
 
@@ -148,6 +152,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(("name", "write", "said"), BAD)
 def test_what_is_no_checkpoint_gives_one_message(
     tmp_path: Path, name: str, write: Callable[[Path], object], said: str
@@ -162,6 +167,12 @@ def test_a_container_in_itself_ends(tmp_path: Path) -> None:
     content["model"] = content
     with pytest.raises(UserError, match="holds a mapping of model"):
         read(save(tmp_path / "x.pth", content), where="model.weights")
+
+
+def test_a_section_in_itself_names_no_classes(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"state_dict": STATE}
+    content["meta"] = content
+    assert read(save(tmp_path / "x.pth", content), where="model.weights").classes is None
 
 
 def test_the_conversion_that_is_advised_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

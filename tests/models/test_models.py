@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import models
+from pipeline import models, plugins
 from pipeline.errors import UserError
+from pipeline.models.torchvision import NETWORKS
 
 MATRIX = [
     ("deeplabv3", "resnet18"),
@@ -19,18 +20,30 @@ MATRIX = [
     ("unet", "resnet18"),
     ("segformer", "mit_b0"),
 ]
+PLUGINS = {
+    "smp": MATRIX,
+    "torchvision": [(architecture, encoder) for architecture, encoders in NETWORKS.items() for encoder in encoders],
+}
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
-def test_declared_facts_are_true(architecture: str, encoder: str) -> None:
-    network = models.build("smp", {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
+def test_every_plugin_keeps_the_contract() -> None:
+    assert sorted(PLUGINS) == models.available()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "architecture", "encoder"), [(plugin, *each) for plugin, matrix in PLUGINS.items() for each in matrix]
+)
+def test_declared_facts_are_true(plugin: str, architecture: str, encoder: str) -> None:
+    network = models.build(plugin, {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
     facts = network.facts
     with torch.inference_mode():
         output = network(torch.randn(2, 3, 64, 96))
     assert output.logits.shape == (2, 5, 64 // facts.output_stride, 96 // facts.output_stride)
     assert output.embedding.shape == (2, facts.channels, *output.logits.shape[-2:])
     assert tuple(stage.shape[1] for stage in output.stages) == facts.stage_channels
-    assert 64 % facts.divisor == 0
+    assert 64 % facts.divisor == 0 and output.aux is None
+    assert network.encoder is not None and set(network.encoder.parameters()) < set(network.parameters())
+    assert network.initial_weight_options <= set(plugins.signature(type(network))) and not network.initial_weights
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
@@ -88,6 +101,18 @@ def test_real_imagenet_encoders_load(real_data: Path, encoder: str, file: str, m
     network = models.build("smp", options, num_classes=2)
     given, loaded = load_file(weights), network.net.encoder.state_dict()  # type: ignore[union-attr,operator]
     assert given and all(torch.equal(loaded[key], value) for key, value in given.items() if key in loaded)
+
+
+@pytest.mark.parametrize("plugin", sorted(PLUGINS))
+def test_another_normalisation(plugin: str) -> None:
+    architecture, encoder = PLUGINS[plugin][0]
+    options = {"architecture": architecture, "encoder": encoder}
+    network = models.build(plugin, {**options, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 1.0]}, num_classes=2)
+    assert (network.mean, network.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
+    assert not {"mean", "std"} & network.initial_weight_options, "a trained network is built again with them"
+    for wrong in ({"mean": [0.5]}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}):
+        with pytest.raises(UserError, match=r"model\.mean, model\.std: .*allowed: three numbers each"):
+            models.build(plugin, {**options, **wrong}, num_classes=2)
 
 
 @pytest.mark.parametrize(

@@ -48,19 +48,12 @@ def test_every_network_of_the_library_is_there() -> None:
     assert sorted(f"{architecture}_{encoder}" for architecture, encoder in MATRIX) == sorted(names)
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
-def test_declared_facts_are_true(architecture: str, encoder: str) -> None:
+@pytest.mark.parametrize(("architecture", "encoder"), [("fcn", "resnet50"), ("lraspp", "mobilenet_v3_large")])
+def test_normalisation_and_encoder_are_the_librarys(architecture: str, encoder: str) -> None:
     network = build(architecture, encoder)
-    facts = network.facts
-    height, width = 2 * facts.divisor, 3 * facts.divisor
-    with torch.inference_mode():
-        output = network(torch.randn(1, 3, height, width))
-    assert output.logits.shape == (1, 5, height // facts.output_stride, width // facts.output_stride)
-    assert output.embedding.shape == (1, facts.channels, *output.logits.shape[-2:])
-    assert tuple(stage.shape[1] for stage in output.stages) == facts.stage_channels
-    assert network.encoder is network.net.backbone and output.aux is None
     published = library.get_model_weights(f"{architecture}_{encoder}").DEFAULT.transforms()
     assert (list(network.mean), list(network.std)) == (published.mean, published.std)
+    assert network.encoder is network.net.backbone
 
 
 def test_stages_are_the_librarys_own_levels() -> None:

@@ -210,9 +210,7 @@ def test_an_encoder_out_of_a_whole_network_or_with_timms_names(tmp_path: Path, f
 
 
 def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn.Module) -> None:
-    halves = {
-        name: value.half() if value.is_floating_point() else value for name, value in foreign.state_dict().items()
-    }
+    halves = {name: value.half() for name, value in foreign.state_dict().items()}  # counters of batch norm, too
     torch.save(halves, tmp_path / "half.pth")
     network = build(tmp_path / "half.pth", weights_classes=THEIRS)
     bias = network.net.state_dict()["decoder.p5.bias"]  # type: ignore[union-attr,operator]
@@ -220,6 +218,28 @@ def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn
     torch.save({**halves, "decoder.p5.bias": torch.zeros(16, dtype=torch.int8)}, tmp_path / "int.pth")
     with pytest.raises(UserError, match=r"of another kind of number.*decoder.p5.bias torch.int8 for torch.float32"):
         build(tmp_path / "int.pth", weights_classes=THEIRS)
+
+
+def test_classifiers_that_cannot_be_one(tmp_path: Path, foreign: nn.Module) -> None:
+    file = write(tmp_path, foreign, segmentation_head__0__bias=torch.zeros(3))  # as many as there are classes of ours
+    with pytest.raises(UserError, match=r"its classifiers differ in their numbers of classes"):
+        build(file, weights_classes=THEIRS)
+    file = write(tmp_path, foreign, segmentation_head__0__weight=torch.zeros(4, 7, 1, 1))
+    with pytest.raises(UserError, match=r"segmentation_head.0.weight \(4, 7, 1, 1\) for \(3, 32, 1, 1\)"):
+        build(file, weights_classes=THEIRS)
+    file = write(tmp_path, foreign, segmentation_head__0__weight=torch.tensor(1.0))
+    with pytest.raises(UserError, match=r"its classifiers differ"):
+        build(file, weights_classes=THEIRS)
+
+
+def test_a_folder_that_smp_did_not_write(tmp_path: Path, foreign: nn.Module) -> None:
+    write(tmp_path, foreign).rename(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "segformer"}))
+    with pytest.raises(UserError, match=r"config.json is not one that smp wrote"):
+        build(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(UserError, match=r"config.json: not JSON"):
+        build(tmp_path)
 
 
 def test_weights_and_encoder_weights_exclude_each_other(tmp_path: Path, foreign: nn.Module) -> None:

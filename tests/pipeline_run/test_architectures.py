@@ -23,7 +23,9 @@ pytestmark = pytest.mark.slow
 SIZE = (128, 192)
 ARCHITECTURES = ("deeplabv3", "deeplabv3plus", "pspnet", "fpn", "segformer", "unet")
 ENCODERS = ("resnet18", "tu-mobilenetv3_small_100", "mit_b0")
-MATRIX = [*itertools.product(ARCHITECTURES, ENCODERS), ("deeplabv3plus", "tu-resnet10t"), ("fpn", "mobilenet_v2")]
+SMP = [*itertools.product(ARCHITECTURES, ENCODERS), ("deeplabv3plus", "tu-resnet10t"), ("fpn", "mobilenet_v2")]
+TORCHVISION = [("deeplabv3", "mobilenet_v3_large"), ("fcn", "resnet50"), ("lraspp", "mobilenet_v3_large")]
+MATRIX = [*(("smp", *each) for each in SMP), *(("torchvision", *each) for each in TORCHVISION)]
 #: How TensorRT calls the layers with weights.
 NAMES = {
     "Conv": "convolution",
@@ -33,15 +35,15 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
-def test_from_network_to_engines(architecture: str, encoder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("plugin", "architecture", "encoder"), MATRIX)
+def test_from_network_to_engines(plugin: str, architecture: str, encoder: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install segpress[rtx]")
     torch.manual_seed(0)
     options = {"architecture": architecture, "encoder": encoder}
     labels = LabelSpec(names=("a", "b", "c", "d"), palette=((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)))
-    network = models.build("smp", options, num_classes=4).eval()
+    network = models.build(plugin, options, num_classes=4).eval()
     saved = tmp_path / "network"
-    network_artifact.save(saved, network, name="smp", options=options, labels=labels, input_size=SIZE, facts={})
+    network_artifact.save(saved, network, name=plugin, options=options, labels=labels, input_size=SIZE, facts={})
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8) for _ in range(3)]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from pipeline.export.onnx_file import AWARE
 
@@ -132,9 +133,9 @@ def test_metrics_and_plots_show(project: Path) -> None:
     assert "bar_horizontal" in html or "results/kd.csv" in html
 
 
-def test_a_second_repro_only_looks_at_the_device(project: Path) -> None:
+def test_a_second_repro_only_looks_at_device_and_weights(project: Path) -> None:
     status, output, ran = dvc(project, "repro")
-    assert status == 0 and ran == {"device"}, output
+    assert status == 0 and ran == {"device", "weights"}, output
 
 
 def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> None:
@@ -146,7 +147,7 @@ def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> 
     status, output, ran = dvc(folder, "repro")
     each = {f"{stage}@{student}" for stage in ("qat", "quantize", "convert", "check") for student in ("alone", "kd")}
     again = {"export@kd", "calibrate@kd"}  # fine-tuned with other ranges; the other student was handed on as it was
-    assert status == 0 and ran == {"device", "report", "gate"} | each | again, output
+    assert status == 0 and ran == {"device", "weights", "report", "gate"} | each | again, output
 
 
 def test_another_loss_retrains_only_that_student(project: Path) -> None:
@@ -155,7 +156,7 @@ def test_another_loss_retrains_only_that_student(project: Path) -> None:
     before = (folder / "artifacts/losses/alone.json").read_bytes()
     status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=[kd,fitnet]")
     each = {f"{stage}@kd" for stage in ("distill", "qat", "export", "calibrate", "quantize", "convert", "check")}
-    assert status == 0 and ran == {"device", "losses", "report", "gate"} | each, output
+    assert status == 0 and ran == {"device", "weights", "losses", "report", "gate"} | each, output
     assert json.loads((folder / "results/kd.json").read_text())["loss"] == "kd+fitnet"
     loss = json.loads((folder / "artifacts/students/kd/meta.json").read_text())["loss"]
     assert loss["name"] == "kd+fitnet" and sorted(loss["options"]) == ["fitnet", "kd"]
@@ -164,12 +165,42 @@ def test_another_loss_retrains_only_that_student(project: Path) -> None:
     assert (folder / "artifacts/losses/alone.json").read_bytes() == before
 
 
+def test_a_teacher_from_elsewhere_is_evaluated_and_watched(project: Path) -> None:
+    """The teacher's own weights as a file, its classes in another order: the same mIoU without training."""
+    folder = project.with_name("elsewhere")
+    shutil.copytree(project, folder, symlinks=True)
+    trained = json.loads((folder / "artifacts/teacher/meta.json").read_text())
+    tensors = load_file(folder / "artifacts/teacher/weights.safetensors")
+    order = list(reversed(range(len(trained["classes"]))))
+    state = {name.removeprefix("net."): value for name, value in tensors.items()}
+    for name in ("segmentation_head.0.weight", "segmentation_head.0.bias"):
+        state[name] = state[name][order].contiguous()
+    save_file(state, folder / "foreign.safetensors")
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["teacher"]["train"] = False
+    params["teacher"]["model"]["weights"] = "foreign.safetensors"
+    params["teacher"]["model"]["weights_classes"] = [trained["classes"][i].upper() for i in order]
+    yaml.dump(params, folder / "params.yaml")
+    status, output, ran = dvc(folder, "repro", "train_teacher")
+    assert status == 0 and ran == {"weights", "train_teacher"}, output
+    meta = json.loads((folder / "artifacts/teacher/meta.json").read_text())
+    assert meta["trained"] is False and meta["initial_weights"]["source"] == "foreign.safetensors"
+    assert meta["metrics"]["val"] == trained["metrics"]["val"]
+    status, output, ran = dvc(folder, "repro", "train_teacher")
+    assert status == 0 and ran == {"weights"}, output
+    state["decoder.p5.bias"] += 0.01
+    save_file(state, folder / "foreign.safetensors")
+    status, output, ran = dvc(folder, "repro", "train_teacher")
+    assert status == 0 and ran == {"weights", "train_teacher"}, output
+
+
 def test_a_new_loss_file_trains_nothing(project: Path) -> None:
     folder = project.with_name("new")
     shutil.copytree(project, folder, symlinks=True)
     shutil.copy(folder / "pipeline/losses/kd.py", folder / "pipeline/losses/another.py")
     status, output, ran = dvc(folder, "repro")
-    assert status == 0 and ran == {"device", "losses"}, output
+    assert status == 0 and ran == {"device", "weights", "losses"}, output
 
 
 def test_a_changed_loss_file_retrains_the_students_that_use_it(project: Path) -> None:
@@ -178,7 +209,7 @@ def test_a_changed_loss_file_retrains_the_students_that_use_it(project: Path) ->
     with (folder / "pipeline/losses/kd.py").open("a") as stream:
         stream.write("\n# changed\n")
     status, output, ran = dvc(folder, "repro", "distill")
-    assert status == 0 and ran == {"losses", "distill@kd"}, output
+    assert status == 0 and ran == {"losses", "weights", "distill@kd"}, output
 
 
 def test_another_seed_retrains_students_under_the_same_teacher(project: Path) -> None:
@@ -188,7 +219,7 @@ def test_another_seed_retrains_students_under_the_same_teacher(project: Path) ->
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(re.sub(r"(\ndistill:.*\n  seed:)", r"\1 1 ", text))
     status, output, ran = dvc(folder, "repro", "distill@kd")
-    assert status == 0 and ran == {"distill@kd"}, output
+    assert status == 0 and ran == {"weights", "distill@kd"}, output
     assert (folder / "artifacts/students/kd/meta.json").read_bytes() != before
 
 
@@ -223,7 +254,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     assert found["teacher"]["sha256"] and "| mix | kd+at |" in (folder / "table.md").read_text()
     assert before == {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
     status, output, ran = dvc(folder, "repro")
-    assert status == 0 and ran == {"device", "report", "gate"}, output
+    assert status == 0 and ran == {"device", "weights", "report", "gate"}, output
     assert "Losses compared" in (folder / "report/index.html").read_text()
     (folder / "pipeline/losses/unknown.py").write_text("")
     done = subprocess.run(

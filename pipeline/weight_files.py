@@ -1,0 +1,40 @@
+"""What the weights are that params.yaml names: files outside the graph, told apart by their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+
+#: Options of network plugins whose value may be a path.
+OPTIONS = ("encoder_weights", "weights")
+
+
+def fingerprint(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What a network's weights come from: equal as long as a training would start from the same bytes.
+
+    Args:
+        options: of the network's plugin, as in params.yaml.
+
+    Returns:
+        for every option that names weights: its value, and the sha256 of the file or of all files of the folder. Names
+        that are no path (``imagenet``, ``hf://...``) stand for themselves.
+    """
+    found = {}
+    for option in OPTIONS:
+        value = options.get(option)
+        if isinstance(value, str):
+            digest = _digest(Path(value))
+            found[option] = {"value": value, **({"sha256": digest} if digest else {})}
+    return found
+
+
+def _digest(path: Path) -> str | None:
+    if path.is_file():
+        return artifact.sha256(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return artifact.files_hash({file.relative_to(path).as_posix(): artifact.sha256(file) for file in files})
+    return None

@@ -1,0 +1,148 @@
+"""``teacher.train: false``: a network from elsewhere becomes the teacher as it is, its classes in our order."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from ruamel.yaml import YAML
+from torch import nn
+
+from pipeline import artifact, models
+from pipeline.errors import UserError
+from pipeline.export.torch_engine import TorchEngine
+from pipeline.models import SegNetwork
+from pipeline.models.smp import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.prepared import Prepared
+from pipeline.training import network_artifact
+from pipeline.training.evaluation import check_complete, measure
+
+ROOT = Path(__file__).parents[2]
+MODEL: dict[str, Any] = {"architecture": "fpn", "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def foreign(prepared: Prepared) -> nn.Module:
+    """An smp network for the classes of the data set in reverse, which finds several of them."""
+    torch.manual_seed(4)
+    classes = prepared.labels.num_classes
+    network = smp.create_model("fpn", encoder_name=MODEL["encoder"], encoder_weights=None, classes=classes).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            nn.init.normal_(module.running_mean, 0, 0.2)
+    head = network.segmentation_head[0]
+    with torch.no_grad():
+        x = torch.stack([tensor(prepared.split("val").frame(index)) for index in range(3)])
+        logits = head(network.decoder(network.encoder(x))).transpose(0, 1).flatten(1)  # (K, pixels)
+        head.weight /= logits.std(dim=1)[:, None, None, None]
+        head.bias.copy_((head.bias - logits.mean(dim=1)) / logits.std(dim=1))
+    checked: nn.Module = network
+    return checked
+
+
+def tensor(frame: Any) -> torch.Tensor:
+    """A BGR frame as its owner normalises it: RGB, ImageNet's mean and deviation."""
+    rgb = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1) / 255
+    return (rgb - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+
+
+def mean_iou(pairs: list[tuple[Any, Any]], classes: int) -> float:
+    """Percent over classes that are in the truth, by counting pixels."""
+    found = []
+    for k in range(classes):
+        hit = sum(int(((truth == k) & (got == k)).sum()) for truth, got in pairs)
+        union = sum(int((((truth == k) | (got == k)) & (truth != 255)).sum()) for truth, got in pairs)
+        if any((truth == k).any() for truth, _ in pairs):
+            found.append(hit / union)
+    return 100 * sum(found) / len(found)
+
+
+@pytest.fixture
+def stage(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs stages/train_teacher.py with a teacher of these options, untrained; returns its status."""
+
+    def run(**options: Any) -> int:
+        raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        raw["input_size"] = list(SIZE)
+        raw["teacher"] = {"model": {"name": "smp", **MODEL, **options}, "train": False}
+        with (tmp_path / "params.yaml").open("w") as stream:
+            YAML().dump(raw, stream)
+        arguments = ["--params", "params.yaml", "--dataset", str(prepared.artifact.path), "--curves", "c", "--out", "t"]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["train_teacher.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "stages/train_teacher.py"), run_name="__main__")
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def test_a_teacher_in_another_class_order_scores_the_same(
+    prepared: Prepared, foreign: nn.Module, stage: Callable[..., int], tmp_path: Path
+) -> None:
+    names = prepared.labels.names
+    theirs = [name.replace("_", " ").title() for name in reversed(names)]
+    theirs[0] = "something else"  # the last of ours
+    torch.save({"state_dict": foreign.state_dict()}, tmp_path / "theirs.pth")
+    assert stage(weights="theirs.pth", weights_classes=theirs, class_map={names[-1]: "something else"}) == 0
+    teacher, found = network_artifact.load(tmp_path / "t")
+    engine, pairs = TorchEngine(teacher, input_size=SIZE), []
+    with torch.inference_mode():
+        for frame, truth in prepared.split("val"):
+            logits = foreign.segmentation_head[0](foreign.decoder(foreign.encoder(tensor(frame)[None])))  # type: ignore[operator,index]
+            logits = F.interpolate(logits, size=SIZE, mode="bilinear", align_corners=False)
+            expected = len(names) - 1 - logits[0].argmax(0).numpy()  # their order is ours in reverse
+            assert np.array_equal(engine.run(frame[None])[0], expected)
+            pairs.append((truth, expected))
+    assert len({int(k) for _, got in pairs for k in np.unique(got)}) > 3
+    assert found.meta["metrics"]["val"]["miou"] == pytest.approx(mean_iou(pairs, len(names)), abs=0.01)
+    assert found.meta["metrics"]["val"]["miou"] > 1
+    assert found.meta["trained"] is False and "best_step" not in found.meta
+    assert found.meta["initial_weights"]["source"] == "theirs.pth"
+    assert found.meta["initial_weights"]["sha256"] == artifact.sha256(tmp_path / "theirs.pth")
+    assert found.meta["initial_weights"]["random"] == []
+    assert found.meta["model"]["options"] == MODEL
+    assert (tmp_path / "c").is_dir()
+
+
+def test_a_teacher_that_is_random_in_part_is_refused(
+    foreign: nn.Module, stage: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(foreign.state_dict(), tmp_path / "theirs.pth")
+    for options, said in (
+        ({}, "the whole network"),
+        ({"weights": "theirs.pth", "new_classes": "all"}, "segmentation_head.0"),
+    ):
+        assert stage(**options) == 1
+        message = capsys.readouterr().err
+        assert message.count("error: ") == 1
+        assert f"teacher.train is false, but these weights are random: {said}; give a checkpoint" in message
+        assert not (tmp_path / "t").exists()
+
+
+def test_what_makes_a_network_complete() -> None:
+    network = models.build("smp", MODEL, num_classes=2)
+    network.initial_weights = {"source": "x", "random": []}
+    check_complete(network)
+    network.initial_weights = {"source": "imagenet", "random": [f"class {i}" for i in range(12)]}
+    with pytest.raises(UserError, match=r"class 0, .*class 9 and 2 more; give"):
+        check_complete(network)
+
+
+def test_every_split_but_train_is_measured(prepared: Prepared) -> None:
+    network: SegNetwork = models.build("smp", MODEL, num_classes=prepared.labels.num_classes)
+    network.train()
+    found = measure(network, prepared, input_size=SIZE)
+    assert list(found) == [split for split in prepared.splits if split != "train"] and "val" in found
+    assert 0 <= found["val"]["miou"] <= 100 and network.training
+    with pytest.raises(UserError, match=r"input_size: got \[60, 96\]; this network needs multiples of 32"):
+        measure(network, prepared, input_size=(60, 96))
