@@ -60,6 +60,13 @@ class Prepared:
     def name(self) -> str:
         return str(self.artifact.meta["dataset"])
 
+    def class_pixels(self, split: str) -> list[int]:
+        """Labelled pixels of each class in a split, as `prepare` counted them."""
+        counted = self.artifact.meta.get("class_pixels", {}).get(split)
+        if counted is None:
+            raise UserError(f"{self.artifact.path / artifact.META}: counts no classes of {split}; {artifact.AGAIN}")
+        return [int(count) for count in counted]
+
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"{self.artifact.path} has no split '{name}'; {closest(name, self.splits)}")

@@ -43,8 +43,7 @@ def main() -> None:
         )
         facts, how = {"trained": False, "metrics": measured}, "as it came"
     else:
-        split = prepared.split("train")
-        weights = class_weights(split, labels, balance=recipe.class_balance)
+        weights = class_weights(prepared, balance=recipe.class_balance)
         trained = train(
             SupervisedTask(network, ignore_index=labels.ignore_index, class_weights=weights),
             prepared=prepared,
@@ -59,7 +58,7 @@ def main() -> None:
                 "initial_weights": network.initial_weights,
                 "class_balance": recipe.class_balance,
             },
-            **recipe.loop(images=len(split)),
+            **recipe.loop(images=len(prepared.splits["train"])),
         )
         facts, how = trained.facts, f"best of step {trained.facts['best_step']}"
     if not processes.is_main():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.labels import LabelSpec
-from pipeline.prepared import Split
+from pipeline.prepared import Prepared, Split
 from pipeline.training.augment import Augmentation
 
 
@@ -104,13 +104,14 @@ def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[Any]:
     )
 
 
-def class_weights(split: Split, labels: LabelSpec, *, balance: float) -> Tensor | None:
-    """Weights (K,) ~ share ** -balance with mean 1 over pixels; None for balance 0. Absent classes get weight 0."""
+def class_weights(prepared: Prepared, *, balance: float) -> Tensor | None:
+    """Weights (K,) ~ share ** -balance with mean 1 over labelled pixels of the train split, as `prepare` counted them.
+
+    None for balance 0. Classes that train lacks get weight 0.
+    """
     if balance == 0:
         return None
-    counts: npt.NDArray[np.float64] = np.zeros(256)
-    for index in range(len(split)):
-        counts += np.bincount(split.label(index).ravel(), minlength=256)
-    share = counts[: labels.num_classes] / counts[: labels.num_classes].sum()
+    counts: npt.NDArray[np.float64] = np.array(prepared.class_pixels("train"), np.float64)
+    share = counts / counts.sum()
     weights = np.where(share > 0, np.power(np.maximum(share, 1e-12), -balance), 0.0)
     return torch.from_numpy(weights / (weights * share).sum()).float()

@@ -66,7 +66,7 @@ class DistillationTask(SupervisedTask):
             **student.facts.offered("student"),
             **teacher.facts.offered("teacher"),
         )
-        weights = class_weights(prepared.split("train"), labels, balance=class_balance)
+        weights = class_weights(prepared, balance=class_balance)
         return cls(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
 
     @property

@@ -89,10 +89,10 @@ def test_class_weights_against_hand_counts(prepared: Prepared) -> None:
     split, labels = prepared.split("train"), prepared.labels
     counts = sum(np.bincount(split.label(i).ravel(), minlength=256)[: labels.num_classes] for i in range(len(split)))
     share = counts / counts.sum()
-    weights = data.class_weights(split, labels, balance=0.5)
+    weights = data.class_weights(prepared, balance=0.5)
     assert weights is not None
     present = share > 0
     ratio = weights.numpy()[present] * np.sqrt(share[present])
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
     assert float((weights.numpy() * share).sum()) == pytest.approx(1.0, rel=1e-5)
-    assert data.class_weights(split, labels, balance=0) is None
+    assert data.class_weights(prepared, balance=0) is None
