@@ -57,7 +57,12 @@ def accelerator(*, precision: str, unused_parameters: bool = False) -> Accelerat
         unused_parameters: whether some trainable parameters may get no gradient in a step.
     """
     parallel = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[parallel])
+    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when it is told
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=launched and not torch.cuda.is_available(),
+        kwargs_handlers=[parallel],
+    )
 
 
 def part_of_batch(batch_size: int, *, accumulate: int, processes: int) -> int:
