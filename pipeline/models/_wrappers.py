@@ -45,12 +45,14 @@ def unwrap(checkpoint: Checkpoint, wanted: Collection[str], *, extra: Sequence[s
 
 
 def _renamed(tensors: Mapping[str, Tensor], start: Sequence[str], within: str) -> dict[str, Tensor]:
-    """Names without the prefixes, and with another one where they had all; where two would be one, both stay."""
+    """Names without the prefixes, and with another one where they had all; of two that would be one, none is lost."""
     found: dict[str, Tensor] = {}
     whole = "".join(start)
     for name in sorted(tensors, key=lambda name: not name.startswith(whole)):  # those that fit come first
         short = within + name.removeprefix(whole) if name.startswith(whole) else name
         for prefix in start if short is name else ():
             short = short.removeprefix(prefix)
-        found[name if short in found else short] = tensors[name]
+        while short in found:
+            short += " (again)"  # a name that no network has, so that it is reported as unexpected
+        found[short] = tensors[name]
     return found

@@ -70,7 +70,7 @@ class Smp(SegNetwork):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.normalise_with(mean or IMAGENET_MEAN, std or IMAGENET_STD)
+        self.normalise_with(IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std)
         architectures = smp.MODEL_ARCHITECTURES_MAPPING
         if architecture not in architectures:
             raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")

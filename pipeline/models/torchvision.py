@@ -103,8 +103,8 @@ class TorchVision(SegNetwork):
         if architecture == "lraspp":
             self.net.classifier = _JoinedHead(self.net.classifier)
         published = library.get_model_weights(name).DEFAULT
-        normalisation = published.transforms()
-        self.normalise_with(mean or normalisation.mean, std or normalisation.std)
+        usual = published.transforms()
+        self.normalise_with(usual.mean if mean is None else mean, usual.std if std is None else std)
         names, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
         self._stages = names
         self.facts = NetworkFacts(

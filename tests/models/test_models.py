@@ -110,7 +110,7 @@ def test_another_normalisation(plugin: str) -> None:
     network = models.build(plugin, {**options, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 1.0]}, num_classes=2)
     assert (network.mean, network.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
     assert not {"mean", "std"} & network.initial_weight_options, "a trained network is built again with them"
-    for wrong in ({"mean": [0.5]}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}):
+    for wrong in ({"mean": []}, {"mean": [0.5]}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}):
         with pytest.raises(UserError, match=r"model\.mean, model\.std: .*allowed: three numbers each"):
             models.build(plugin, {**options, **wrong}, num_classes=2)
 

@@ -220,6 +220,13 @@ def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn
         build(tmp_path / "int.pth", weights_classes=THEIRS)
 
 
+def test_a_tensor_that_is_there_twice_is_not_lost_in_silence(tmp_path: Path, foreign: nn.Module) -> None:
+    state = {f"model.{name}": value for name, value in foreign.state_dict().items()}
+    torch.save({**state, "decoder.p5.bias": torch.zeros(16)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"1 tensors unexpected in the file: decoder \(1: decoder.p5.bias \(again\)\)"):
+        build(tmp_path / "x.pth", weights_classes=THEIRS)
+
+
 def test_classifiers_that_cannot_be_one(tmp_path: Path, foreign: nn.Module) -> None:
     file = write(tmp_path, foreign, segmentation_head__0__bias=torch.zeros(3))  # as many as there are classes of ours
     with pytest.raises(UserError, match=r"its classifiers differ in their numbers of classes"):
