@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,9 @@ def test_an_overlay_shows_class_colours_inside_and_stripes_where_it_is_ignored()
     assert shot.pixels == {0: 333333, 1: 333333, 255: 333333}
 
 
-def call(params: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "stages/prepare.py"), "--params", str(params), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
-
-
-def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(tmp_path: Path) -> None:
+def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):
         write_png(tmp_path / f"raw/images/{name}.png", np.full((12, 16, 3), value, np.uint8))
         write_png(tmp_path / f"raw/masks/{name}.png", np.full((12, 16), value, np.uint8))
@@ -111,8 +108,12 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
         "lists": {"train": "train.txt", "val": "val.txt"},
     }
     YAML().dump(params, tmp_path / "params.yaml")
-    ended = call(tmp_path / "params.yaml", "--inspect", "--sheet", str(tmp_path / "sheet.png"))
-    assert ended.returncode == 1, ended.stderr
-    assert "1 fault" in ended.stdout and "train/c: " in ended.stdout and "label ids [2]" in ended.stdout
+    arguments = ["--params", str(tmp_path / "params.yaml"), "--inspect", "--sheet", str(tmp_path / "sheet.png")]
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "stages/prepare.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "1 fault" in out and "train/c: " in out and "label ids [2]" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "raw", "sheet.png"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
