@@ -45,7 +45,7 @@ NETWORK = {
 }
 RECIPE: dict[str, Any] = {
     "crop": None, "scale": (0.75, 1.5), "colour_jitter": 0.5,
-    "batch_size": 4, "accumulate": 2, "workers": 2, "seed": 0, "precision": "fp32",
+    "batch_size": 4, "accumulate": 2, "workers": 2, "store": "none", "seed": 0, "precision": "fp32",
     "optimizer": "adamw", "lr": 2e-3, "lr_factors": {"encoder": 0.5, "head": 1.0, "loss": 1.0}, "momentum": 0.9,
     "weight_decay": 1e-2, "decay_norms": False, "clip_norm": 5.0, "schedule": "poly", "power": 0.9, "warmup": 2,
     "ema": 0.9, "sync_batch_norm": False, "channels_last": False, "compile": False, "validate_every": 4,

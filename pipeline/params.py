@@ -124,6 +124,7 @@ class Recipe(Section):
     channels_last: bool = False
     compile: bool = False  # torch.compile
     workers: Annotated[int, Field(ge=0)]
+    store: Literal["none", "decoded", "auto"] = "auto"  # frames decoded once, in a file that is mapped into memory
     scale: Range  # lowest and highest random scale, relative to input_size
     crop: Size | None = None  # height, width; null: input_size
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of changed colours

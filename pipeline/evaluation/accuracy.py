@@ -15,8 +15,8 @@ from pipeline.labels import LabelSpec
 from pipeline.prepared import Split
 from pipeline.runtimes import Engine
 
-#: Frames that are decoded and wait while the engine runs, and threads that decode them.
-AHEAD, READERS = 4, 2
+#: Frames that are decoded and wait while the engine runs.
+AHEAD = 4
 
 
 def evaluate(
@@ -82,7 +82,7 @@ def _read_ahead(
         frame, label = split[index]
         return index, resize_frame(frame, input_size), label
 
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
+    with ThreadPoolExecutor(max_workers=1) as pool:
         waiting: deque[Future[tuple[int, Array, Array]]] = deque()
         try:
             for index in indices:

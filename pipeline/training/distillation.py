@@ -91,7 +91,8 @@ class DistillationTask(SupervisedTask):
         if not self.loss.uses_teacher:
             return student.detach()
         with torch.no_grad():
-            self.teacher.to(x.device)
+            if next(self.teacher.parameters()).device != x.device:
+                self.teacher.to(x.device)
             output: SegOutput = self.teacher(x)
             size = student.logits.shape[-2:]
             return SegOutput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,16 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
+from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.training import data, processes
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.costs import Costs
+from pipeline.training.costs import MIB, Costs
 from pipeline.training.evaluation import check_size, measure, metrics_of
 from pipeline.training.fit import Batch, fit
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
+from pipeline.training.memory import Estimate, advise, estimate, explained
 from pipeline.training.seeding import seed_everything
+from pipeline.training.store import Mode, open_split
 from pipeline.training.tasks import SupervisedTask
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ def train(
     batch_size: int,
     accumulate: int,
     workers: int,
+    store: Mode,
     steps: int,
     seed: int,
     precision: str,
@@ -70,6 +79,7 @@ def train(
         crop: (height, width) of training crops; None is ``input_size``.
         scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
         batch_size: images of one update, over all processes and accumulated parts.
+        store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         checkpoints: folder for what an interrupted run goes on from; None to keep nothing. They are
             removed by :meth:`Trained.finish`, when the result is safe.
@@ -78,15 +88,21 @@ def train(
         settings: of the :class:`pipeline.training.learner.Learner`.
 
     Raises:
-        UserError: sizes that the network cannot take, a batch that cannot be divided, and what training raises.
+        UserError: sizes that the network cannot take, a batch that cannot be divided, memory that does not
+            suffice, and what training raises.
     """
     seed_everything(seed)
-    network, labels, train_split = task.network, prepared.labels, prepared.split("train")
+    network, labels = task.network, prepared.labels
     check_size("input_size", input_size, network)
     check_size("crop", crop or input_size, network)
     adapts = any(parameter.requires_grad for name, parameter in task.named_parameters() if name.startswith("loss."))
     accelerator = processes.accelerator(precision=precision, unused_parameters=adapts)
     images = processes.part_of_batch(batch_size, accumulate=accumulate, processes=accelerator.num_processes)
+    planned = _announced(
+        task, (images, *(crop or input_size)), accelerator, precision=precision, accumulate=accumulate,
+        optimizer=settings["optimizer"], ema=settings["ema"] is not None,
+    )  # fmt: skip
+    train_split = open_split(prepared, "train", mode=store, say=log.info if accelerator.is_main_process else log.debug)
     augment = data.augmentation(
         crop=crop or input_size, input_size=input_size, scale=scale, colour=colour_jitter, labels=labels,
         mean=network.mean,
@@ -108,13 +124,33 @@ def train(
         "batch_size": batch_size, "accumulate": accumulate, "steps": steps, "seed": seed, "precision": precision,
     }  # fmt: skip
     identity = Identity(settings=told, inputs={"dataset": prepared.artifact.hash, **(inputs or {})})
-    store = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
-    with store if store is not None and accelerator.is_main_process else nullcontext():
+    kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
+    with (
+        kept if kept is not None and accelerator.is_main_process else nullcontext(),
+        explained(planned, accelerator.device),
+    ):
         learner = Learner(task, accelerator=accelerator, images=images, steps=steps, seed=seed, **settings)
         best, costs = fit(
             learner, batches, validate=metrics,
-            name_of=lambda index: train_split.names[index], curves=curves, checkpoints=store, title=title,
+            name_of=lambda index: train_split.names[index], curves=curves, checkpoints=kept, title=title,
             steps=steps, accumulate=accumulate, validate_every=validate_every, keep_start=keep_start,
         )  # fmt: skip
         measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
-    return Trained(facts={"best_step": best.step, "metrics": measured}, costs=costs, checkpoints=store)
+    if planned is not None:
+        log.info("peak memory of training: %.0f MiB, estimated %.0f", costs.peak_memory_mib, planned.growth / MIB)
+    return Trained(facts={"best_step": best.step, "metrics": measured}, costs=costs, checkpoints=kept)
+
+
+def _announced(
+    task: SupervisedTask, shape: tuple[int, int, int], accelerator: Accelerator, **options: Any
+) -> Estimate | None:
+    """The memory that the run will take, said before it starts; None where that cannot be estimated."""
+    if not accelerator.is_main_process:
+        return None
+    try:
+        found = estimate(task, shape=shape, device=accelerator.device, **options)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
+    log.info("%s", advise(found, accelerator.device))
+    return found

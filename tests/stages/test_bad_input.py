@@ -228,4 +228,6 @@ def helped() -> dict[str, tuple[int, str]]:
 def test_help_says_what_the_stage_does_and_takes(helped: dict[str, tuple[int, str]], name: str) -> None:
     status, text = helped[str(ROOT / "stages" / f"{name}.py")]
     assert status == 0 and text.startswith(f"usage: {name}.py")
-    assert ("--out" in text) == (name not in ("gate", "preset")) and ("--params" in text) == (name not in WITHOUT_PARAMS)
+    assert ("--out" in text) == (name not in ("gate", "preset")) and ("--params" in text) == (
+        name not in WITHOUT_PARAMS
+    )

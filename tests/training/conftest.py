@@ -75,10 +75,12 @@ class Bench:
         return SupervisedTask(self.network(), ignore_index=255)
 
     def loss(self, name: str, student: SegNetwork, teacher: SegNetwork, **options: Any) -> losses.DistillationLoss:
-        """A loss with what a run offers to it."""
+        return losses.build(name, {**self.LOSS_OPTIONS.get(name, {}), **options}, **self.offered(student, teacher))
+
+    def offered(self, student: SegNetwork, teacher: SegNetwork) -> dict[str, Any]:
+        """What a run offers to its losses."""
         facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
-        offered = {**facts, "num_classes": 11, "ignore_index": 255, "steps": 4}
-        return losses.build(name, {**self.LOSS_OPTIONS.get(name, {}), **options}, **offered)
+        return {**facts, "num_classes": 11, "ignore_index": 255, "steps": 4}
 
     def distillation(self, loss: str, **options: Any) -> DistillationTask:
         teacher, student = self.network(seed=1), self.network(seed=0)
@@ -104,6 +106,7 @@ class Bench:
             "title": "test",
             "crop": None,
             "colour_jitter": 0.5,
+            "store": "none",
             **SETTINGS,
             **changes,
         }

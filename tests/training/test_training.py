@@ -63,6 +63,25 @@ def test_the_teacher_stays_frozen_and_outside(bench: Any, tmp_path: Path) -> Non
     assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
 
 
+def test_networks_and_losses_run_once_a_step(bench: Any) -> None:
+    """With three losses that read the teacher: one forward of each network and loss, no gradient to the teacher."""
+    student, teacher = bench.network(seed=0), bench.network(seed=1)
+    loss = losses.build_all({"kd": {}, "cirkd": {}, "fitnet": {}}, **bench.offered(student, teacher))
+    task = DistillationTask(student, teacher, loss, ignore_index=255)
+    calls: list[str] = []
+    watched = {"student": student, "teacher": teacher, **dict(loss.parts.named_children())}  # type: ignore[union-attr]
+    for name, module in watched.items():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    task.train()
+    for _ in range(2):
+        terms = task(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64))
+        terms["loss"].backward()
+        assert sorted(calls) == ["cirkd", "fitnet", "kd", "student", "teacher"]
+        calls.clear()
+    assert {"kd", "fitnet", "cirkd_batch", "cirkd_pixel", "cirkd_region"} < set(terms)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
 def test_teacher_of_another_stride_is_resized_once(bench: Any) -> None:
     student = bench.network()
     teacher = models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11)

@@ -23,6 +23,7 @@ from pipeline.models.smp import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
 from pipeline.training.evaluation import check_complete, measure
+from pipeline.training.processes import accelerator
 
 ROOT = Path(__file__).parents[2]
 MODEL: dict[str, Any] = {"architecture": "fpn", "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
@@ -76,7 +77,8 @@ def stage(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raw["teacher"] = {"model": {"name": "smp", **MODEL, **options}, "train": False}
         with (tmp_path / "params.yaml").open("w") as stream:
             YAML().dump(raw, stream)
-        arguments = ["--params", "params.yaml", "--dataset", str(prepared.artifact.path), "--curves", "c", "--out", "t"]
+        arguments = ["--params", "params.yaml", "--dataset", str(prepared.artifact.path)]
+        arguments += ["--curves", "c", "--checkpoints", "k", "--out", "t"]
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["train_teacher.py", *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -141,8 +143,8 @@ def test_what_makes_a_network_complete() -> None:
 def test_every_split_but_train_is_measured(prepared: Prepared) -> None:
     network: SegNetwork = models.build("smp", MODEL, num_classes=prepared.labels.num_classes)
     network.train()
-    found = measure(network, prepared, input_size=SIZE)
+    found = measure(network, prepared, input_size=SIZE, accelerator=accelerator(precision="fp32"))
     assert list(found) == [split for split in prepared.splits if split != "train"] and "val" in found
     assert 0 <= found["val"]["miou"] <= 100 and network.training
     with pytest.raises(UserError, match=r"input_size: got \[60, 96\]; this network needs multiples of 32"):
-        measure(network, prepared, input_size=(60, 96))
+        measure(network, prepared, input_size=(60, 96), accelerator=accelerator(precision="fp32"))

@@ -1,0 +1,357 @@
+"""How much memory a training will take, before its first step, and whether there is as much.
+
+One step, forward and backward, is traced on tensors that have shapes and no data (torch's FakeTensorMode), at the full
+size of the batch; every storage that an operator makes is counted from its birth to its end. Integers and masks are
+computed for real, because losses choose pixels by them. The task itself is copied, not run: neither its weights, queues
+and statistics nor the random numbers change.
+
+What it cannot see: work space inside kernels (cuDNN, oneDNN), what an allocator loses between blocks, and the context
+of a CUDA process (300 to 800 MiB).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pipeline.errors import UserError
+from pipeline.losses._queues import ClassQueues
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.free_memory import free_memory
+from pipeline.training.tasks import SupervisedTask
+
+MIB = 2**20
+CPU = torch.device("cpu")
+#: Copies of every trainable parameter that an optimiser keeps: momentum; first and second moment.
+STATES = {"sgd": 1, "adamw": 2}
+#: Parts that are there before the first step.
+HELD = ("network", "teacher", "loss", "best weights", "EMA copy")
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: On a CPU the process grows by more than its tensors: code pages, oneDNN's work space, gaps that malloc leaves. Fitted
+#: to eight runs (docs/results/training_speed.md).
+CPU_FIXED, CPU_SHARE = 40 * MIB, 0.15
+#: Above this share of what is free, running out is announced: estimates were within a fifth of what was measured.
+SAFE = 0.8
+#: Seconds that a trace may take: a loss that works in thousands of blocks is traced block by block.
+LIMIT = 60.0
+#: How allocation failures of a CPU begin; CUDA's have a class.
+FAILURES = ("not enough memory", "can't allocate memory", "std::bad_alloc")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak of memory in bytes: ``parts`` at that moment, the largest first, and their sum.
+
+    Attributes:
+        parts: ``network``, ``teacher``, ``loss`` (its adapters and queues), ``best weights``, ``EMA copy``, ``optimiser
+            state``; then what lives in the step: ``batch``, ``network activations``, ``teacher activations``, ``loss
+            activations``, ``cross-entropy``, ``backward``, ``gradients``; on a CPU ``kernels, allocator``.
+        shape: (N, H, W) of the batch.
+        precision: fp32, fp16 or bf16.
+    """
+
+    parts: dict[str, int]
+    shape: tuple[int, int, int]
+    precision: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def growth(self) -> int:
+        """Without what is there before the first step: what ``costs.Meter`` measures on a CPU."""
+        return sum(size for part, size in self.parts.items() if part not in HELD)
+
+    def __str__(self) -> str:
+        images, height, width = self.shape
+        lines = [f"memory of training, {images} crops of {height}x{width}, {self.precision}, in MiB:"]
+        lines += [f"  {part:<20}{size / MIB:>9.1f}" for part, size in self.parts.items()]
+        return "\n".join([*lines, f"  {'total':<20}{self.total / MIB:>9.1f}"])
+
+
+def estimate(
+    task: SupervisedTask,
+    *,
+    shape: tuple[int, int, int],
+    optimizer: Literal["sgd", "adamw"],
+    precision: str = "fp32",
+    ema: bool = False,
+    accumulate: int = 1,
+    device: torch.device = CPU,
+) -> Estimate:
+    """Peak memory of training a task.
+
+    Args:
+        shape: (N, H, W) of the crops that one process sees at once.
+        precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
+        ema: whether a moving average of the network is kept.
+        accumulate: batches whose gradients are added before an update.
+        device: where the training will run; the trace itself runs anywhere.
+
+    Raises:
+        UserError: the task cannot be traced within a minute, or at all, e.g. because a loss of your own asks for values
+            of activations. A training can go on without.
+    """
+    try:
+        step, trained = _trace(task, shape, dtype=PRECISIONS[precision], accumulate=accumulate)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise UserError(f"the memory of this training cannot be estimated: {reason}") from error
+    network = _bytes(task.network)
+    held = {
+        "network": network,
+        "best weights": network,
+        "EMA copy": network if ema else 0,
+        "optimiser state": STATES[optimizer] * sum(trained),
+    }
+    if isinstance(task, DistillationTask):
+        held["loss"] = _bytes(task.loss)
+        held["teacher"] = _bytes(task.teacher) if task.loss.uses_teacher else 0
+    # temporaries of the update: one of each tensor where all are updated at once (CUDA), else of the largest
+    update = sum(trained) if device.type == "cuda" else 2 * max(trained)
+    if sum(step.values()) < sum(trained) + update:
+        step = {"gradients": sum(trained), "update": update}
+    around = CPU_FIXED + int(CPU_SHARE * sum(step.values())) if device.type == "cpu" else 0
+    parts = {part: size for part, size in {**held, **step, "kernels, allocator": around}.items() if size}
+    return Estimate(parts=dict(sorted(parts.items(), key=lambda item: -item[1])), shape=shape, precision=precision)
+
+
+def advise(found: Estimate, device: torch.device) -> str:
+    """The estimate and what is free as one block to print, with what to lower where it does not fit.
+
+    What is there before the first step on the device has been taken from the free memory already and is not counted.
+    """
+    free = free_memory(device)
+    if free is None:
+        return f"{found}\nwhat is free is not known here"
+    told = f"{found}\nfree on {device}: {free / MIB:.0f} MiB"
+    needed = found.growth + found.parts.get("best weights", 0) + found.parts.get("EMA copy", 0)
+    if needed <= SAFE * free:
+        return told
+    verdict = "will not fit" if needed > free else "may not fit: estimates are within a fifth"
+    return f"{told}\n{needed / MIB:.0f} MiB more are needed; this {verdict}; {_lower(found)}"
+
+
+def _lower(found: Estimate) -> str:
+    images, height, width = found.shape
+    ways = [f"crop (now {height}x{width})"]
+    if images > 2:  # batch statistics need two
+        ways.insert(0, f"batch_size (now {images}; accumulate keeps the sum over as many)")
+    if found.precision == "fp32":
+        ways.append("precision (bf16)")
+    return f"lower {', '.join(ways)}"
+
+
+@contextmanager
+def explained(found: Estimate | None, device: torch.device) -> Iterator[None]:
+    """Around the steps of a training: running out of memory becomes one error, with the estimate beside it.
+
+    Raises:
+        UserError: torch could not allocate, on CUDA or on a CPU.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(f in text for f in FAILURES):
+            raise
+        reason = text.strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        about = "lower batch_size, crop or precision" if found is None else f"{_lower(found)}\n{found}"
+        raise UserError(f"{device} ran out of memory: {reason}\n{about}") from error
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _trace(
+    task: SupervisedTask, shape: tuple[int, int, int], *, dtype: torch.dtype | None, accumulate: int
+) -> tuple[dict[str, int], list[int]]:
+    """Bytes by part at the peak of a step, without what was there before, and of each parameter that got a gradient."""
+    ledger = Ledger()
+    shadow = _shadow(task, ledger.fake)
+    shadow.train()
+    images, height, width = shape
+    with torch.random.fork_rng(devices=[]), ledger, torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype)):
+        for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are there all the time
+            with ledger.part("batch"):
+                x = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
+                target = _target(shadow, shape)
+            with _attributed(shadow, ledger), ledger.part("cross-entropy"):
+                loss = shadow(x, target)["loss"]
+            with ledger.part("backward"):
+                loss.backward()
+            del loss, x, target
+    return dict(ledger.peak), [p.nbytes for p in shadow.parameters() if p.grad is not None]
+
+
+def _target(task: SupervisedTask, shape: tuple[int, int, int]) -> Tensor:
+    """Labels with every class in every image: what queues and class means meet at most."""
+    classes = next(m for m in reversed(list(task.network.modules())) if isinstance(m, nn.Conv2d)).out_channels
+    images, height, width = shape
+    columns = torch.arange(width) * classes // width
+    return columns.to(torch.uint8).expand(images, height, width).clone()
+
+
+def _shadow(task: SupervisedTask, fake: FakeTensorMode) -> SupervisedTask:
+    """A copy whose floating-point tensors hold no data, and whose queues are full, as they are late in a training."""
+    modules: list[nn.Module] = [task]
+    if isinstance(task, DistillationTask):
+        modules.append(task.teacher)
+    memo: dict[int, Any] = {}
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                memo[id(tensor)] = _hollow(tensor, fake)
+    shadow = copy.deepcopy(task, memo)
+    for part in shadow.modules():
+        if isinstance(part, ClassQueues):
+            part.filled.fill_(part.length)
+    return shadow
+
+
+def _hollow(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
+    with fake:
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+@contextmanager
+def _attributed(task: SupervisedTask, ledger: Ledger) -> Iterator[None]:
+    """Hooks that tell the ledger whose forward runs, and which storages are gradients."""
+    owners: dict[str, nn.Module] = {"network activations": task.network}
+    if isinstance(task, DistillationTask):
+        owners |= {"teacher activations": task.teacher, "loss activations": task.loss}
+    handles: list[Any] = []
+    for name, module in owners.items():
+
+        def enter(*_: Any, name: str = name) -> None:
+            ledger.enter(name)
+
+        def leave(*_: Any) -> None:
+            ledger.leave()
+
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    for parameter in task.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda p: ledger.rename(p.grad, "gradients")
+            )
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the storages that operators make, by part, and keeps what lived at the peak.
+
+    Operators on floats run without data; those on integers and masks alone run for real.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.live: Counter[str] = Counter()
+        self.peak: Counter[str] = Counter()
+        self._highest = 0
+        self._until = time.monotonic() + LIMIT
+        self._owner: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
+        self._parts: list[str] = ["cross-entropy"]
+
+    def enter(self, part: str) -> None:
+        self._parts.append(part)
+
+    def leave(self) -> None:
+        self._parts.pop()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self.enter(name)
+        yield
+        self.leave()
+
+    def make(self, factory: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        """A tensor without data, whatever its type."""
+        with self.fake:
+            made = factory(*args, **options)
+        self._count(made)
+        return made
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self._until:
+            raise RuntimeError(f"tracing a step takes more than {LIMIT:.0f} s")
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for tensor in tensors:  # what was there before counts nothing, also when a view of it is made
+            self._count(tensor, size=0)
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            args, kwargs = _with_positions(func, args, kwargs)
+            with self.fake:
+                made = func(*args, **kwargs)
+        else:
+            made = func(*args, **kwargs)
+            if not tensors:  # a new tensor: floats lose their data
+                made = tree_map_only(Tensor, self._empty, made)
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return made
+
+    def _empty(self, tensor: Tensor) -> Tensor:
+        return self.fake.from_tensor(tensor) if tensor.is_floating_point() else tensor
+
+    def _count(self, tensor: Tensor, *, size: int | None = None) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._owner:
+            return
+        part, size = self._parts[-1], storage.nbytes() if size is None else size
+        self._owner[key] = (part, size)
+        self.live[part] += size
+        weakref.finalize(storage, self._free, key)
+        total = sum(self.live.values())
+        if total > self._highest:
+            self._highest, self.peak = total, Counter(self.live)
+
+    def _free(self, key: int) -> None:
+        part, size = self._owner.pop(key)
+        self.live[part] -= size
+
+    def rename(self, tensor: Tensor | None, part: str) -> None:
+        """Count a tensor under another part from now on."""
+        assert tensor is not None
+        key = tensor.untyped_storage()._cdata
+        if key in self._owner:
+            before, size = self._owner[key]
+            self._owner[key] = (part, size)
+            self.live[before] -= size
+            self.live[part] += size
+
+
+def _with_positions(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Masks that index become positions: their number is known, since masks are real."""
+    if func not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
+        return args, kwargs
+    indices: list[Tensor | None] = []
+    for index in args[1]:
+        if index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor):
+            indices += index.nonzero(as_tuple=True)
+        else:
+            indices.append(index)
+    return (args[0], indices, *args[2:]), kwargs

@@ -1,0 +1,189 @@
+"""The estimate against hand counts and against what a run takes; the task is as before; errors say what to lower."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import losses, models
+from pipeline.errors import UserError
+from pipeline.models import NetworkFacts, SegNetwork, SegOutput
+from pipeline.training import memory
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.tasks import SupervisedTask
+
+MIB = 2**20
+CUDA = torch.device("cuda")
+
+
+class Plain(SegNetwork):
+    """Two 1 x 1 convolutions with a sigmoid between, which keeps its result: every byte can be counted by hand."""
+
+    facts = NetworkFacts(channels=8, stage_channels=(8,), output_stride=1, divisor=1)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> SegOutput:
+        embedding = self.first(x).sigmoid()
+        return SegOutput(logits=self.last(embedding), embedding=embedding)
+
+
+def test_parts_against_hand_counts() -> None:
+    task = SupervisedTask(Plain(), ignore_index=255)
+    found = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw", ema=True, device=CUDA)
+    weights = 4 * (3 * 8 + 8 + 8 * 5 + 5)
+    pixels = 2 * 64 * 96
+    assert found.parts["network"] == found.parts["best weights"] == found.parts["EMA copy"] == weights
+    assert found.parts["optimiser state"] == 2 * weights
+    assert found.parts["batch"] == 4 * pixels  # three bytes of image, one of label
+    # float image 3, sigmoid 8, logits 5, log-softmax 5 are kept, each 4 bytes, and int64 labels; in the backward pass
+    # come the gradients of logits, embedding and sigmoid, when log-softmax and logits may have gone
+    kept = pixels * (4 * (3 + 8 + 5 + 5) + 8)
+    step = sum(size for part, size in found.parts.items() if part not in memory.HELD) - 2 * weights - 4 * pixels
+    assert kept <= step <= kept + pixels * 4 * (5 + 8 + 8)
+    assert found.total == sum(found.parts.values())
+    on_cpu = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw", ema=True)
+    assert on_cpu.parts["kernels, allocator"] >= memory.CPU_FIXED and on_cpu.total > found.total
+
+
+def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
+    task = SupervisedTask(
+        models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=5), ignore_index=255
+    )
+    options: dict[str, Any] = {"optimizer": "sgd", "device": CUDA}
+    one, two = (memory.estimate(task, shape=(n, 192, 192), **options) for n in (4, 8))
+    assert two.parts["network activations"] == pytest.approx(2 * one.parts["network activations"], rel=0.02)
+    assert (
+        two.parts["network"]
+        == one.parts["network"]
+        == sum(t.nbytes for t in (*task.network.parameters(), *task.network.buffers()))
+    )
+    half = memory.estimate(task, shape=(8, 192, 192), precision="bf16", **options)
+    assert half.parts["network activations"] < 0.75 * two.parts["network activations"]
+    summed = memory.estimate(task, shape=(8, 192, 192), accumulate=4, **options)
+    assert summed.parts["gradients"] == sum(p.nbytes for p in task.parameters())
+
+
+def distillation(names: list[str]) -> DistillationTask:
+    torch.manual_seed(0)
+    student, teacher = (
+        models.build("smp", {"architecture": "fpn", "encoder": encoder}, num_classes=11)
+        for encoder in ("tu-tf_mobilenetv3_small_minimal_100", "resnet18")
+    )
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    options = {name: {"pool": 1, "patch": 2} if name == "af_dcd" else {} for name in names}
+    loss = losses.build_all(options, num_classes=11, ignore_index=255, steps=4, **facts)
+    return DistillationTask(student, teacher, loss, ignore_index=255)
+
+
+@pytest.mark.parametrize("name", losses.available())
+def test_every_loss_is_traced_and_nothing_changes(name: str) -> None:
+    task = distillation([name])
+    before = copy.deepcopy([task.state_dict(), task.teacher.state_dict()])
+    random = torch.random.get_rng_state()
+    found = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw")
+    assert torch.equal(random, torch.random.get_rng_state())
+    for state, old in zip([task.state_dict(), task.teacher.state_dict()], before, strict=True):
+        assert all(torch.equal(value, old[key]) for key, value in state.items())
+    assert all(p.grad is None for p in task.parameters()) and not task.network._forward_hooks
+    assert ("teacher" in found.parts) == task.loss.uses_teacher
+    assert found.parts.get("loss", 0) == sum(t.nbytes for t in (*task.loss.parameters(), *task.loss.buffers()))
+
+
+MEASURED = """
+import sys
+import torch
+from pipeline import losses, models
+from pipeline.training import memory
+from pipeline.training.costs import Meter
+from tests.training.test_memory import distillation
+from pipeline.training.tasks import SupervisedTask
+shape = (4, 192, 256)
+if sys.argv[1] == "none":
+    network = models.build("smp", {"architecture": "unet", "encoder": "resnet18"}, num_classes=11)
+    task = SupervisedTask(network, ignore_index=255)
+else:
+    task = distillation(sys.argv[1].split("+"))
+found = memory.estimate(task, shape=shape, optimizer="adamw")
+optimiser, meter = torch.optim.AdamW(task.train().parameters(), lr=1e-3), Meter(torch.device("cpu"))
+for _ in range(2):
+    x = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
+    task(x, torch.randint(0, 11, shape, dtype=torch.uint8))["loss"].backward()
+    optimiser.step()
+    optimiser.zero_grad()
+print(found.growth / 2**20, meter.read().peak_memory_mib)
+"""
+
+
+@pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.slow), "kd+fitnet"])
+def test_the_estimate_is_near_what_a_run_takes(task: str) -> None:
+    """In a process of its own: what a process took before, it keeps."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, task],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected, measured = map(float, done.stdout.split())
+    assert 0.7 * measured < expected < 1.35 * measured, (expected, measured)
+
+
+def test_advice_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = memory.Estimate(
+        parts={"network activations": 800 * MIB, "network": 100 * MIB, "best weights": 100 * MIB},
+        shape=(8, 512, 1024),
+        precision="fp32",
+    )
+    cpu = torch.device("cpu")
+    for free, expected in ((2000, None), (1000, "may not fit"), (500, "will not fit")):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free * MIB)
+        text = memory.advise(found, cpu)
+        assert "8 crops of 512x1024" in text and f"free on cpu: {free} MiB" in text and "1000.0" in text
+        assert ("900 MiB more are needed" in text) == (expected is not None)
+        assert expected is None or expected in text
+        assert ("batch_size (now 8" in text and "precision (bf16)" in text) == (expected is not None)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    assert "not known" in memory.advise(found, cpu)
+
+
+def test_running_out_of_memory_is_one_error_and_others_pass() -> None:
+    cpu = torch.device("cpu")
+    found = memory.Estimate(parts={"network": MIB}, shape=(4, 64, 64), precision="bf16")
+    pattern = r"cpu ran out of memory: (?s:.*)batch_size \(now 4(?s:.*)crops of 64x64"
+    with pytest.raises(UserError, match=pattern) as caught, memory.explained(found, cpu):
+        torch.empty(2**60, dtype=torch.uint8)  # the allocator's own error
+    assert "precision" not in str(caught.value).split("\n")[1]
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()):
+        with pytest.raises(UserError, match="lower batch_size, crop or precision"), memory.explained(None, CUDA):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes differ") as other, memory.explained(found, cpu):
+        raise RuntimeError("shapes differ")
+    assert not isinstance(other.value, UserError)
+
+
+def test_a_loss_that_cannot_be_traced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LIMIT", -1.0)
+    with pytest.raises(UserError, match="cannot be estimated: tracing a step takes more than"):
+        memory.estimate(SupervisedTask(Plain(), ignore_index=255), shape=(2, 8, 8), optimizer="sgd")
+    monkeypatch.undo()
+
+    class Peeking(SupervisedTask):
+        def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+            terms = super().forward(x, target)
+            return terms if float(terms["loss"].detach()) > 0 else {}
+
+    with pytest.raises(UserError, match="cannot be estimated"):
+        memory.estimate(Peeking(Plain(), ignore_index=255), shape=(2, 8, 8), optimizer="sgd")
