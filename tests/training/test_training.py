@@ -124,7 +124,7 @@ def test_the_teacher_stays_frozen_and_outside(prepared: Prepared, tmp_path: Path
 
 
 def test_networks_and_losses_run_once_a_step(prepared: Prepared) -> None:
-    """With three losses that read the teacher: one forward of each network and each loss, no gradient to the teacher."""
+    """With three losses that read the teacher: one forward of each network and loss, no gradient to the teacher."""
     student, teacher = network(prepared, seed=0), network(prepared, seed=1)
     loss = losses.build_all({"kd": {}, "cirkd": {}, "fitnet": {}}, **offered(student, teacher))
     task = DistillationTask(student, teacher, loss, ignore_index=255)
