@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -101,7 +102,13 @@ def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[Any]:
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: making an iterator draws from it
+        worker_init_fn=_alone,
     )
+
+
+def _alone(worker: int) -> None:
+    """One thread for OpenCV in each worker, as torch has it: workers share the cores among them."""
+    cv2.setNumThreads(1)
 
 
 def class_weights(prepared: Prepared, *, balance: float) -> Tensor | None:
