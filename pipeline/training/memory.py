@@ -12,24 +12,20 @@ of a CUDA process (300 to 800 MiB).
 from __future__ import annotations
 
 import copy
-import time
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.errors import UserError
 from pipeline.losses._queues import ClassQueues
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.free_memory import free_memory
+from pipeline.training.ledger import Ledger
 from pipeline.training.tasks import SupervisedTask
 
 MIB = 2**20
@@ -44,8 +40,6 @@ PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 CPU_FIXED, CPU_SHARE = 40 * MIB, 0.15
 #: Above this share of what is free, running out is announced: estimates were within a fifth of what was measured.
 SAFE = 0.8
-#: Seconds that a trace may take: a loss that works in thousands of blocks is traced block by block.
-LIMIT = 60.0
 #: How allocation failures of a CPU begin; CUDA's have a class.
 FAILURES = ("not enough memory", "can't allocate memory", "std::bad_alloc")
 
@@ -255,103 +249,3 @@ def _attributed(task: SupervisedTask, ledger: Ledger) -> Iterator[None]:
     yield
     for handle in handles:
         handle.remove()
-
-
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operators make, by part, and keeps what lived at the peak.
-
-    Operators on floats run without data; those on integers and masks alone run for real.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.live: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
-        self._highest = 0
-        self._until = time.monotonic() + LIMIT
-        self._owner: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
-        self._parts: list[str] = ["cross-entropy"]
-
-    def enter(self, part: str) -> None:
-        self._parts.append(part)
-
-    def leave(self) -> None:
-        self._parts.pop()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        self.enter(name)
-        yield
-        self.leave()
-
-    def make(self, factory: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
-        """A tensor without data, whatever its type."""
-        with self.fake:
-            made = factory(*args, **options)
-        self._count(made)
-        return made
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self._until:
-            raise RuntimeError(f"tracing a step takes more than {LIMIT:.0f} s")
-        kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        for tensor in tensors:  # what was there before counts nothing, also when a view of it is made
-            self._count(tensor, size=0)
-        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            args, kwargs = _with_positions(func, args, kwargs)
-            with self.fake:
-                made = func(*args, **kwargs)
-        else:
-            made = func(*args, **kwargs)
-            if not tensors:  # a new tensor: floats lose their data
-                made = tree_map_only(Tensor, self._empty, made)
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._count(tensor)
-        return made
-
-    def _empty(self, tensor: Tensor) -> Tensor:
-        return self.fake.from_tensor(tensor) if tensor.is_floating_point() else tensor
-
-    def _count(self, tensor: Tensor, *, size: int | None = None) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._owner:
-            return
-        part, size = self._parts[-1], storage.nbytes() if size is None else size
-        self._owner[key] = (part, size)
-        self.live[part] += size
-        weakref.finalize(storage, self._free, key)
-        total = sum(self.live.values())
-        if total > self._highest:
-            self._highest, self.peak = total, Counter(self.live)
-
-    def _free(self, key: int) -> None:
-        part, size = self._owner.pop(key)
-        self.live[part] -= size
-
-    def rename(self, tensor: Tensor | None, part: str) -> None:
-        """Count a tensor under another part from now on."""
-        assert tensor is not None
-        key = tensor.untyped_storage()._cdata
-        if key in self._owner:
-            before, size = self._owner[key]
-            self._owner[key] = (part, size)
-            self.live[before] -= size
-            self.live[part] += size
-
-
-def _with_positions(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Masks that index become positions: their number is known, since masks are real."""
-    if func not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
-        return args, kwargs
-    indices: list[Tensor | None] = []
-    for index in args[1]:
-        if index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor):
-            indices += index.nonzero(as_tuple=True)
-        else:
-            indices.append(index)
-    return (args[0], indices, *args[2:]), kwargs

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline import losses, models
 from pipeline.errors import UserError
 from pipeline.models import NetworkFacts, SegNetwork, SegOutput
-from pipeline.training import memory
+from pipeline.training import ledger, memory
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.tasks import SupervisedTask
 
@@ -175,7 +175,7 @@ def test_running_out_of_memory_is_one_error_and_others_pass() -> None:
 
 
 def test_a_loss_that_cannot_be_traced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "LIMIT", -1.0)
+    monkeypatch.setattr(ledger, "LIMIT", -1.0)
     with pytest.raises(UserError, match="cannot be estimated: tracing a step takes more than"):
         memory.estimate(SupervisedTask(Plain(), ignore_index=255), shape=(2, 8, 8), optimizer="sgd")
     monkeypatch.undo()

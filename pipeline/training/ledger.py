@@ -1,0 +1,119 @@
+"""Counting the bytes of a computation without its data: floats have shapes only, integers and masks are computed."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+#: Seconds that a trace may take: a loss that works in thousands of blocks is traced block by block.
+LIMIT = 60.0
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the storages that operators make, by part, and keeps what lived at the peak.
+
+    Operators on floats run without data; those on integers and masks alone run for real.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.live: Counter[str] = Counter()
+        self.peak: Counter[str] = Counter()
+        self._highest = 0
+        self._until = time.monotonic() + LIMIT
+        self._owner: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
+        self._parts: list[str] = ["cross-entropy"]
+
+    def enter(self, part: str) -> None:
+        self._parts.append(part)
+
+    def leave(self) -> None:
+        self._parts.pop()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self.enter(name)
+        yield
+        self.leave()
+
+    def make(self, factory: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        """A tensor without data, whatever its type."""
+        with self.fake:
+            made = factory(*args, **options)
+        self._count(made)
+        return made
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self._until:
+            raise RuntimeError(f"tracing a step takes more than {LIMIT:.0f} s")
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for tensor in tensors:  # what was there before counts nothing, also when a view of it is made
+            self._count(tensor, size=0)
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            args, kwargs = _with_positions(func, args, kwargs)
+            with self.fake:
+                made = func(*args, **kwargs)
+        else:
+            made = func(*args, **kwargs)
+            if not tensors:  # a new tensor: floats lose their data
+                made = tree_map_only(Tensor, self._empty, made)
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return made
+
+    def _empty(self, tensor: Tensor) -> Tensor:
+        return self.fake.from_tensor(tensor) if tensor.is_floating_point() else tensor
+
+    def _count(self, tensor: Tensor, *, size: int | None = None) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._owner:
+            return
+        part, size = self._parts[-1], storage.nbytes() if size is None else size
+        self._owner[key] = (part, size)
+        self.live[part] += size
+        weakref.finalize(storage, self._free, key)
+        total = sum(self.live.values())
+        if total > self._highest:
+            self._highest, self.peak = total, Counter(self.live)
+
+    def _free(self, key: int) -> None:
+        part, size = self._owner.pop(key)
+        self.live[part] -= size
+
+    def rename(self, tensor: Tensor | None, part: str) -> None:
+        """Count a tensor under another part from now on."""
+        assert tensor is not None
+        key = tensor.untyped_storage()._cdata
+        if key in self._owner:
+            before, size = self._owner[key]
+            self._owner[key] = (part, size)
+            self.live[before] -= size
+            self.live[part] += size
+
+
+def _with_positions(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Masks that index become positions: their number is known, since masks are real."""
+    if func not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
+        return args, kwargs
+    indices: list[Tensor | None] = []
+    for index in args[1]:
+        if index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor):
+            indices += index.nonzero(as_tuple=True)
+        else:
+            indices.append(index)
+    return (args[0], indices, *args[2:]), kwargs
