@@ -55,7 +55,12 @@ def accelerator(*, precision: str, unused_parameters: bool = False) -> Accelerat
     Args:
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         unused_parameters: whether some trainable parameters may get no gradient in a step.
+
+    Raises:
+        UserError: fp16 without a GPU.
     """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision: got 'fp16', which needs a GPU, and torch finds none here; use bf16 or fp32")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when it is told
     return Accelerator(
