@@ -118,14 +118,13 @@ def _finish(process: BaseProcess) -> None:
 def _killed(
     dataset: Path, folder: Path, *, steps: int, kills: int, chance: random.Random
 ) -> Iterator[tuple[int, bool]]:
-    """Start and kill; gives the newest whole checkpoint at each kill, and whether another was being written."""
-    for number in range(kills):
-        reached = _reached(folder)
-        target = reached + chance.randint(0, 2)
-        while_writing = number % 2 == 1
+    """Start and kill, at steps spread over the run; gives the newest whole checkpoint at each kill, and whether another
+    was being written."""
+    for number, target in enumerate(sorted(chance.sample(range(steps - 4), kills))):
+        while_writing, before = number % 2 == 1, _torn(folder)
         process = FORKED.Process(target=train, args=(dataset, folder, steps))
         process.start()
-        while process.is_alive() and not (_reached(folder) >= target and _torn(folder)):
+        while process.is_alive() and not (_reached(folder) >= target and _torn(folder) - before):
             time.sleep(0.0002)
         if not while_writing:
             time.sleep(chance.random() * 0.4)
@@ -135,15 +134,16 @@ def _killed(
         if process.exitcode != -signal.SIGKILL:
             said = (folder / "log").read_text(encoding="utf-8")[-2000:]
             raise SystemExit(f"{said}\nthe run ended with status {process.exitcode} before it could be killed")
-        yield _reached(folder), _torn(folder)
+        yield _reached(folder), bool(_torn(folder))
 
 
 def _reached(folder: Path) -> int:
     return max((int(path.name[5:]) for path in folder.glob("checkpoints/*/step-*")), default=0)
 
 
-def _torn(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/*/.step-*"))
+def _torn(folder: Path) -> set[Path]:
+    """Checkpoints that are being written, or were when the run was killed: the next one clears them away."""
+    return set(folder.glob("checkpoints/*/.step-*"))
 
 
 def differences(first: Path, second: Path) -> list[str]:
