@@ -9,11 +9,15 @@ import difflib
 import errno
 import functools
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+#: Seconds after which a process that is not the first of several says what is wrong with it.
+LATER_S = 3.0
 #: What the system says about a path that the user chose: rights, space, a file where a folder is needed.
 BLOCKED = frozenset(
     [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]
@@ -87,6 +91,8 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main() or 0
         except UserError as error:
+            if os.environ.get("RANK", "0") != "0":  # what all processes find, the first one says; the others then end
+                time.sleep(LATER_S)
             print(f"error: {error}", file=sys.stderr)
             return 1
         except OSError as error:

@@ -57,6 +57,11 @@ class Prepared:
         return self.artifact.labels
 
     @property
+    def facts_hash(self) -> str:
+        """sha256 of meta.json: of the files and of everything else, such as the order of samples and the classes."""
+        return artifact.sha256(self.artifact.path / artifact.META)
+
+    @property
     def name(self) -> str:
         return str(self.artifact.meta["dataset"])
 

@@ -28,18 +28,23 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    processes.start_asked_for()
 
     settings = params.load(args.params, kinds=("models",))
     chosen = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
     prepared = Prepared(args.dataset)
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)
+    processes.start_asked_for()
     seed_everything(settings.distill_seed)
     student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes, classes=labels.names)
     loop = recipe.loop(images=len(prepared.splits["train"]))
     task = DistillationTask.on(
-        prepared, student, teacher, chosen["options"], steps=loop["steps"], class_balance=recipe.class_balance
+        prepared,
+        student,
+        teacher,
+        chosen["options"],
+        steps=loop["steps"] * loop["accumulate"],
+        class_balance=recipe.class_balance,
     )
     trained = train(
         task,

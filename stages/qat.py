@@ -37,9 +37,8 @@ def main() -> None:
 
     settings = params.load(args.params, kinds=())
     if settings.student(args.name).qat:
-        processes.start_asked_for()
         fine_tune(settings, args)
-    else:
+    elif processes.is_main():
         hand_on(artifact.load(args.student, kind="network"), args.out)
 
 
@@ -56,6 +55,7 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     losses = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
     prepared = Prepared(args.dataset)
+    processes.start_asked_for()
     frames = Frames.for_calibration(
         prepared,
         settings.input_size,
@@ -69,7 +69,12 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
         student, frames, input_size=settings.input_size, target=chosen.target, settings=Settings(**ranges)
     )
     task = DistillationTask.on(
-        prepared, simulated, teacher, losses["options"], steps=chosen.steps, class_balance=recipe.class_balance
+        prepared,
+        simulated,
+        teacher,
+        losses["options"],
+        steps=chosen.steps * recipe.accumulate,
+        class_balance=recipe.class_balance,
     )
     with tempfile.TemporaryDirectory() as curves:
         trained = train(
@@ -88,6 +93,7 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
                 "loss": losses,
                 "target": chosen.target,
                 "ranges": ranges,
+                "frames": frames.names,
                 "class_balance": recipe.class_balance,
             },
             **{**recipe.loop(images=len(prepared.splits["train"])), **chosen.model_dump(exclude={"target"})},

@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    processes.start_asked_for()
 
     settings = params.load(args.params, kinds=("models",))
     prepared = Prepared(args.dataset)
     labels, model, recipe = prepared.labels, settings.teacher.model, settings.teacher.train
+    processes.start_asked_for()
     seed_everything(settings.seed)
     network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
     trained = None

@@ -14,9 +14,9 @@ from pipeline.models import SegNetwork
 class Average(AveragedModel):  # type: ignore[misc, unused-ignore]
     """Weights that follow those of a network: average <- decay * average + (1 - decay) * weights, after every step.
 
-    Batch-norm statistics are averaged too; counters are taken over as they are. The decay starts low and rises as
-    (1 + n) / (10 + n) with the n updates so far, as in TensorFlow's ExponentialMovingAverage: a short run would
-    otherwise keep much of its random start.
+    Batch-norm statistics are averaged too; counters are taken over as they are. The first update takes the weights
+    over; from then on the decay rises as (1 + n) / (10 + n) with the n updates so far, as in TensorFlow's
+    ExponentialMovingAverage: a short run would otherwise keep much of its random start.
 
     Args:
         network: starts from a copy of it; ``module`` is the averaged network.

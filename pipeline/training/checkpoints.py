@@ -6,6 +6,7 @@ They lie outside what DVC tracks, in a folder for each run: ``<root>/<key>/step-
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -58,17 +59,19 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror}); free the place") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
+        except (BlockingIOError, PermissionError):
             self._lock.seek(0)
             other = self._lock.read() or "?"
             self._lock.close()
             raise UserError(f"{self.folder}: process {other} trains the same run; wait for it or end it") from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); see that no other process trains the same run", self.folder, error)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
-        for torn in self.folder.glob(".step-*"):
-            shutil.rmtree(torn, ignore_errors=True)
+        for torn in self.folder.glob(".*"):
+            shutil.rmtree(torn, ignore_errors=True) if torn.is_dir() else torn.unlink()
         return self
 
     def __exit__(
@@ -95,6 +98,7 @@ class Checkpoints:
         skeleton, tensors = tensor_tree.split(state)
         try:
             artifact.write_text(self.folder / RUN, artifact.dump_json(self.identity.facts))
+            shutil.rmtree(self._path(step), ignore_errors=True)  # a damaged one that was passed over
             with artifact.create(self._path(step), kind="checkpoint", meta={"step": step, **circumstances}) as folder:
                 save_file(tensors, folder / TENSORS)
                 (folder / SKELETON).write_text(json.dumps(skeleton), encoding="utf-8")
@@ -112,7 +116,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-" + 8 * "[0-9]"))
 
     def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """Step, state and circumstances of the newest checkpoint that is whole; damaged ones are named and passed over.
@@ -131,9 +135,11 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove the checkpoints of this run: it is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.root.is_dir() and not any(self.root.iterdir()):
-            self.root.rmdir()
+        ended = self.folder.with_name(f".{self.folder.name}.ended")
+        with contextlib.suppress(OSError):
+            self.folder.rename(ended)  # whole or gone, should this be interrupted
+            shutil.rmtree(ended, ignore_errors=True)
+            self.root.rmdir()  # unless other runs have some there
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

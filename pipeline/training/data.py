@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared, Split
 from pipeline.training.augment import Augmentation
@@ -93,22 +94,31 @@ class Draws(Sampler[list[tuple[int, int]]]):
         return self._order[position], turn
 
 
-def batches(crops: Crops, draws: Draws, *, workers: int) -> DataLoader[Any]:
+def batches(crops: Crops, draws: Draws, *, workers: int) -> Iterator[list[Tensor]]:
     """Images (n, 3, H, W), targets (n, H, W) and indices (n,) of every list that is drawn, the same for any number of
-    worker processes."""
-    return DataLoader(
+    worker processes.
+
+    Raises:
+        UserError: a sample cannot be read, or a worker process was ended.
+    """
+    if workers:  # they share the cores among them; and a fork must not find OpenCV's pool of threads, which it lacks
+        cv2.setNumThreads(1)
+    loader: DataLoader[Any] = DataLoader(
         crops,
         batch_sampler=draws,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own: making an iterator draws from it
-        worker_init_fn=_alone,
     )
-
-
-def _alone(worker: int) -> None:
-    """One thread for OpenCV in each worker, as torch has it: workers share the cores among them."""
-    cv2.setNumThreads(1)
+    try:
+        yield from loader
+    except UserError as error:  # of a worker: torch puts the traceback before the message
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"a process that loads crops was ended ({reason}); lower workers, or free memory") from error
 
 
 def class_weights(prepared: Prepared, *, balance: float) -> Tensor | None:

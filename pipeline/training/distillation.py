@@ -54,7 +54,7 @@ class DistillationTask(SupervisedTask):
 
         Args:
             options: of each loss, by name.
-            steps: of the training.
+            steps: forward passes of the training: updates times the parts that are accumulated.
             class_balance: see ``data.class_weights``.
         """
         labels = prepared.labels
@@ -82,9 +82,8 @@ class DistillationTask(SupervisedTask):
             raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")
         return self.total({**terms, **taught})
 
-    def compile_networks(self) -> None:
-        super().compile_networks()
-        self.teacher.compile()
+    def networks(self) -> list[SegNetwork]:
+        return [self.network, self.teacher]
 
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when the loss asks for no teacher."""

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 
 #: A loss explodes when it is this many times its running mean, and above EXPLODED.
 TIMES, EXPLODED = 1000.0, 100.0
-MEMORY = 0.98  # share of the running mean that stays from step to step
+KEPT = 0.98  # share of the running mean that stays from step to step
 SKIPPED = 100  # updates in a row that fp16 may leave out because its gradients overflow
 
 
@@ -46,7 +46,7 @@ class Watch:
             raise UserError(
                 _message(f"the loss explodes (its running mean was {self.average:.4g})", terms, step, names)
             )
-        self.average = loss if self.average is None else MEMORY * self.average + (1 - MEMORY) * loss
+        self.average = loss if self.average is None else KEPT * self.average + (1 - KEPT) * loss
         if math.isfinite(gradient):
             self.skipped = 0
         elif not scaled:

@@ -14,7 +14,17 @@ import pipeline
 from pipeline import artifact
 
 #: Libraries that decide what a step computes.
-LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "accelerate", "numpy", "opencv-python")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "accelerate",
+    "numpy",
+    "opencv-python",
+    "onnx",
+    "onnxruntime-gpu",
+)
 PACKAGE = Path(pipeline.__file__).parent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -21,7 +22,7 @@ from pipeline.training.optimization import (
     parameter_groups,
     set_learning_rate,
 )
-from pipeline.training.processes import ready_for_several, total
+from pipeline.training.processes import average_buffers, ready_for_several, total
 from pipeline.training.seeding import seed_step
 from pipeline.training.tasks import SupervisedTask
 
@@ -73,7 +74,8 @@ class Learner:
         self._clip = float("inf") if clip_norm is None else clip_norm
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         ready_for_several(task, processes=accelerator.num_processes, images=images, sync_batch_norm=sync_batch_norm)
-        task.network.to(memory_format=self._format)
+        for network in task.networks():
+            network.to(memory_format=self._format)
         groups = parameter_groups(
             task, lr=lr, lr_factors=lr_factors, weight_decay=weight_decay, decay_norms=decay_norms
         )
@@ -83,7 +85,8 @@ class Learner:
         self._average = None if ema is None else Average(task.network, decay=ema)
         self._watch = Watch()
         if compile:
-            task.compile_networks()
+            for network in task.networks():
+                network.compile()
 
     @property
     def network(self) -> SegNetwork:
@@ -126,14 +129,23 @@ class Learner:
         gradient = self.accelerator.clip_grad_norm_(self._trained, self._clip)
         self._stepper.step()
         self._stepper.zero_grad()
+        average_buffers(self.accelerator, self.task.network)
         if self._average is not None:
             self._average.update_parameters(self.task.network)
         *here, norm = torch.stack([*means.values(), gradient.float()]).tolist()  # one transfer from the device
         scaled = self.accelerator.scaler is not None
+        self._leave_to_others(here[list(means).index("loss")])
         self._watch.check(dict(zip(means, here, strict=True)), step=step, names=names, gradient=norm, scaled=scaled)
         if self.accelerator.num_processes > 1:
             here = (total(self.accelerator, torch.stack([*means.values()])) / self.accelerator.num_processes).tolist()
         return dict(zip(means, here, strict=True))
+
+    def _leave_to_others(self, loss: float) -> None:
+        """End in silence when the loss of another process is not finite: that one knows the samples and says so."""
+        if self.accelerator.num_processes > 1:
+            bad = torch.tensor(float(not math.isfinite(loss)), device=self.accelerator.device)
+            if float(total(self.accelerator, bad.clone())) and not bool(bad):
+                raise SystemExit(1)
 
     def _weight(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
         """Mean over all parts of a batch, in all processes, of their tasks' weights; None when there is one part."""

@@ -69,6 +69,10 @@ class Estimate:
         """Without what is there before the first step: what ``costs.Meter`` measures on a CPU."""
         return sum(size for part, size in self.parts.items() if part not in HELD)
 
+    def measured(self, device: torch.device) -> int:
+        """What ``costs.Meter`` measures: on CUDA all that torch holds, on a CPU the growth since the first step."""
+        return self.total if device.type == "cuda" else self.growth
+
     def __str__(self) -> str:
         images, height, width = self.shape
         lines = [f"memory of training, {images} crops of {height}x{width}, {self.precision}, in MiB:"]
@@ -84,6 +88,7 @@ def estimate(
     precision: str = "fp32",
     ema: bool = False,
     accumulate: int = 1,
+    processes: int = 1,
     device: torch.device = CPU,
 ) -> Estimate:
     """Peak memory of training a task.
@@ -93,6 +98,7 @@ def estimate(
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         ema: whether a moving average of the network is kept.
         accumulate: batches whose gradients are added before an update.
+        processes: that train together: several keep gradients in buckets for their exchange too.
         device: where the training will run; the trace itself runs anywhere.
 
     Raises:
@@ -101,7 +107,7 @@ def estimate(
     """
     try:
         step, trained = _trace(task, shape, dtype=PRECISIONS[precision], accumulate=accumulate)
-    except (RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # a loss of your own may do anything with tensors that have no data
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise UserError(f"the memory of this training cannot be estimated: {reason}") from error
     network = _bytes(task.network)
@@ -110,10 +116,13 @@ def estimate(
         "best weights": network,
         "EMA copy": network if ema else 0,
         "optimiser state": STATES[optimizer] * sum(trained),
+        "exchange": sum(trained) if processes > 1 else 0,
     }
     if isinstance(task, DistillationTask):
         held["loss"] = _bytes(task.loss)
         held["teacher"] = _bytes(task.teacher) if task.loss.uses_teacher else 0
+    if not trained:
+        raise UserError("the memory of this training cannot be estimated: no parameter got a gradient")
     # temporaries of the update: one of each tensor where all are updated at once (CUDA), else of the largest
     update = sum(trained) if device.type == "cuda" else 2 * max(trained)
     if sum(step.values()) < sum(trained) + update:
@@ -126,13 +135,14 @@ def estimate(
 def advise(found: Estimate, device: torch.device) -> str:
     """The estimate and what is free as one block to print, with what to lower where it does not fit.
 
-    What is there before the first step on the device has been taken from the free memory already and is not counted.
+    Call it before networks are moved. What lies in the memory of a CPU already is not counted again.
     """
     free = free_memory(device)
     if free is None:
         return f"{found}\nwhat is free is not known here"
     told = f"{found}\nfree on {device}: {free / MIB:.0f} MiB"
-    needed = found.growth + found.parts.get("best weights", 0) + found.parts.get("EMA copy", 0)
+    later = sum(found.parts.get(part, 0) for part in ("best weights", "EMA copy"))
+    needed = found.total if device.type == "cuda" else found.growth + later  # networks are still on the CPU here
     if needed <= SAFE * free:
         return told
     verdict = "will not fit" if needed > free else "may not fit: estimates are within a fifth"

@@ -6,32 +6,40 @@ recipe trains the same network on one GPU and on eight.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
 
 import torch
+import torch.distributed.run
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
+from pipeline.models import SegNetwork
 from pipeline.training.tasks import SupervisedTask
 
 #: How many processes a stage starts itself with: a number, or ``gpu`` for one a GPU.
 PROCESSES = "SEGPRESS_PROCESSES"
+#: What `accelerate config` may set for all programs of a user; here params.yaml decides.
+SET_BY_LAUNCHERS = ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND")
 
 
 def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
     """Turn this process into a launcher of itself when ``SEGPRESS_PROCESSES`` asks for several.
 
     ``SEGPRESS_PROCESSES=8 dvc repro`` trains on the 8 GPUs of this machine. A script that a launcher started
-    (``torchrun``, ``accelerate launch``) goes on as it is.
+    (``torchrun``, ``accelerate launch``) goes on as it is. Call it when inputs have been checked, so that what is wrong
+    with them is said once.
 
     Raises:
         UserError: neither a number of processes nor ``gpu``.
+        SystemExit: what was launched has ended.
     """
     asked = environment.get(PROCESSES, "1")
     if "LOCAL_RANK" in environment or asked == "1":
@@ -40,8 +48,12 @@ def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(f"{PROCESSES}: got 'gpu', but torch finds none here; give a number of processes")
     if asked != "gpu" and not (asked.isdecimal() and int(asked) > 0):
         raise UserError(f"{PROCESSES}: got {asked!r}; allowed: a number of processes, or gpu for one a GPU")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={asked}"]
-    os.execv(sys.executable, [*launcher, *sys.argv])  # noqa: S606 - own arguments, no shell
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script has said what is wrong
+    try:
+        torch.distributed.run.main(["--standalone", f"--nproc-per-node={asked}", *sys.argv])
+    except ChildFailedError:
+        sys.exit(1)
+    sys.exit(0)
 
 
 def is_main() -> bool:
@@ -49,19 +61,21 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def accelerator(*, precision: str, unused_parameters: bool = False) -> Accelerator:
+def accelerator(*, precision: str) -> Accelerator:
     """Devices and processes of a run.
 
     Args:
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
-        unused_parameters: whether some trainable parameters may get no gradient in a step.
 
     Raises:
         UserError: fp16 without a GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("precision: got 'fp16', which needs a GPU, and torch finds none here; use bf16 or fp32")
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
+    for name in SET_BY_LAUNCHERS:
+        os.environ.pop(name, None)
+    # some networks have parameters that get no gradient; buffers are averaged after each step, see `average_buffers`
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when it is told
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
@@ -85,10 +99,7 @@ def part_of_batch(batch_size: int, *, accumulate: int, processes: int) -> int:
 
 
 def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync_batch_norm: bool) -> None:
-    """Make batch norm fit for parts of a batch, and keep the loss's buffers out of what processes exchange.
-
-    DDP copies the buffers of the first process to all others before each step: right for batch-norm statistics, which
-    then are the same everywhere; wasteful for a loss's memory, which holds the rows of all processes anyway.
+    """Make batch norm fit for parts of a batch.
 
     Args:
         images: that one process takes at a time.
@@ -97,7 +108,8 @@ def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync
     Raises:
         UserError: SyncBN on CPUs, or batch norm that would see one image.
     """
-    normalises = any(isinstance(module, _BatchNorm) for module in task.network.modules())
+    task.train()
+    normalises = any(isinstance(module, _BatchNorm) and module.training for module in task.network.modules())
     synchronised = sync_batch_norm and processes > 1
     if synchronised and not torch.cuda.is_available():
         raise UserError(
@@ -110,9 +122,21 @@ def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync
         )
     if synchronised:
         convert_sync_batchnorm(task)
-    loss: nn.Module | None = getattr(task, "loss", None)
-    names = [f"loss.{name}" for name, _ in loss.named_buffers()] if loss is not None else []
-    task._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment] # what DDP asks a module for
+
+
+def average_buffers(accelerator: Accelerator, network: SegNetwork) -> None:
+    """Give a network the same batch-norm statistics in every process: the mean over all.
+
+    Then what is validated, averaged, kept and restored is one network. A loss's buffers are not touched: its memory
+    holds the rows of all processes anyway.
+    """
+    modules = [module for module in network.modules() if module.training]
+    statistics = [b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()]
+    if accelerator.num_processes == 1 or not statistics:
+        return
+    flat = accelerator.reduce(torch.cat([buffer.flatten() for buffer in statistics]), reduction="mean")
+    for buffer, mean in zip(statistics, flat.split([buffer.numel() for buffer in statistics]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
 
 
 class Launcher:

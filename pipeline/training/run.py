@@ -95,8 +95,7 @@ def train(
     network, labels = task.network, prepared.labels
     check_size("input_size", input_size, network)
     check_size("crop", crop or input_size, network)
-    adapts = any(parameter.requires_grad for name, parameter in task.named_parameters() if name.startswith("loss."))
-    accelerator = processes.accelerator(precision=precision, unused_parameters=adapts)
+    accelerator = processes.accelerator(precision=precision)
     images = processes.part_of_batch(batch_size, accumulate=accumulate, processes=accelerator.num_processes)
     planned = _announced(
         task, (images, *(crop or input_size)), accelerator, precision=precision, accumulate=accumulate,
@@ -123,7 +122,7 @@ def train(
         "input_size": input_size, "crop": crop, "scale": scale, "colour_jitter": colour_jitter,
         "batch_size": batch_size, "accumulate": accumulate, "steps": steps, "seed": seed, "precision": precision,
     }  # fmt: skip
-    identity = Identity(settings=told, inputs={"dataset": prepared.artifact.hash, **(inputs or {})})
+    identity = Identity(settings=told, inputs={"dataset": prepared.facts_hash, **(inputs or {})})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
         kept if kept is not None and accelerator.is_main_process else nullcontext(),
@@ -137,7 +136,8 @@ def train(
         )  # fmt: skip
         measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
     if planned is not None:
-        log.info("peak memory of training: %.0f MiB, estimated %.0f", costs.peak_memory_mib, planned.growth / MIB)
+        expected = planned.measured(accelerator.device) / MIB
+        log.info("peak memory of training: %.0f MiB, estimated %.0f", costs.peak_memory_mib, expected)
     return Trained(facts={"best_step": best.step, "metrics": measured}, costs=costs, checkpoints=kept)
 
 
@@ -148,7 +148,7 @@ def _announced(
     if not accelerator.is_main_process:
         return None
     try:
-        found = estimate(task, shape=shape, device=accelerator.device, **options)
+        found = estimate(task, shape=shape, device=accelerator.device, processes=accelerator.num_processes, **options)
     except UserError as error:
         log.warning("%s", error)
         return None

@@ -73,9 +73,9 @@ class SupervisedTask(nn.Module):
         )
         return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
-    def compile_networks(self) -> None:
-        """torch.compile for the forward passes; names and weights stay."""
-        self.network.compile()
+    def networks(self) -> list[SegNetwork]:
+        """All that run forward."""
+        return [self.network]
 
     @staticmethod
     def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:

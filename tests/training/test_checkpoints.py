@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import torch
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.training import checkpoints as module
-from pipeline.training import tensor_tree
+from pipeline.training import run, tensor_tree
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.identity import Identity
 
@@ -86,6 +90,16 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     assert "the checkpoint of step 2 is damaged and is not used" in caplog.text
 
 
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    with store(tmp_path) as kept:
+        kept.write(2, STATE, circumstances={})
+        (kept.folder / "step-00000002" / artifact.META).unlink()
+        (kept.folder / "step-note").mkdir()
+        assert kept.newest() is None
+        kept.write(2, STATE, circumstances={})
+        assert kept.newest() is not None
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -152,6 +166,38 @@ def test_two_processes_cannot_train_the_same_run(tmp_path: Path) -> None:
         pass
 
 
+def test_loader_processes_do_not_keep_the_lock(tmp_path: Path) -> None:
+    """They live for some seconds after their parent was killed; the next start must not wait for them."""
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.training.checkpoints import Checkpoints\n"
+        "from pipeline.training.identity import Identity\n"
+        "root = Path(sys.argv[1])\n"
+        "with Checkpoints(root, Identity(settings={}, inputs={'dataset': 'x'}), every_seconds=0.0) as kept:\n"
+        "    loader = os.fork()\n"
+        "    if loader:\n"
+        "        print(kept.folder.name, loader, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    key, loader = holder.stdout.readline().split()
+    try:
+        assert (tmp_path / key / "lock").read_text() == str(holder.pid)
+        kept = store(tmp_path)
+        kept.folder = tmp_path / key  # this process has loaded other modules, so its own key is another one
+        with pytest.raises(UserError, match=f"process {holder.pid} trains the same run"), kept:
+            pass
+        holder.kill()
+        holder.wait()
+        with kept:
+            pass
+        os.kill(int(loader), 0)  # it still lives
+    finally:
+        os.kill(int(loader), signal.SIGKILL)
+
+
 def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -163,9 +209,13 @@ def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypat
     assert kept.due()
 
 
+def not_estimated(*_: Any, **__: Any) -> None:
+    raise UserError("not now")
+
+
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    bench: Any, tmp_path: Path, ema: float | None, caplog: pytest.LogCaptureFixture
+    bench: Any, tmp_path: Path, ema: float | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also its curves and its best weights; and the checkpoints go when the result is safe."""
     options = {"ema": ema, "lr": 5e-3, "steps": 5, "optimizer": "sgd", "accumulate": 2}
@@ -181,6 +231,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         return forward(*args)
 
     cut.forward = interrupted
+    monkeypatch.setattr(run, "estimate", not_estimated)  # it would run forward, too
     with pytest.raises(KeyboardInterrupt):
         bench.train(cut, tmp_path / "cut", **options, **places)
     caplog.set_level(logging.INFO)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline import models
+from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.training import data
 from pipeline.training.tasks import SupervisedTask
@@ -64,6 +69,28 @@ def test_seed_and_draw_change_a_crop(prepared: Prepared) -> None:
     state = torch.random.get_rng_state()
     crops(prepared)[0, 0]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_frame_is_one_message(prepared: Prepared, workers: int) -> None:
+    class Damaged(data.Crops):
+        def __getitem__(self, item: tuple[int, int]) -> Any:
+            raise UserError("x.png: not a readable image; restore the file")
+
+    damaged = Damaged(prepared.split("train"), crops(prepared).augment, seed=0)
+    with pytest.raises(UserError) as caught:
+        list(data.batches(damaged, data.Draws(length=10, steps=1, images=2, seed=0), workers=workers))
+    assert str(caught.value) == "x.png: not a readable image; restore the file"
+
+
+def test_a_loader_process_that_is_ended_is_one_message(prepared: Prepared) -> None:
+    class Ending(data.Crops):
+        def __getitem__(self, item: tuple[int, int]) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ending = Ending(prepared.split("train"), crops(prepared).augment, seed=0)
+    with pytest.raises(UserError, match=r"a process that loads crops was ended \(DataLoader worker .*lower workers"):
+        list(data.batches(ending, data.Draws(length=10, steps=1, images=2, seed=0), workers=1))
 
 
 def test_draws_cover_everything_before_they_repeat() -> None:

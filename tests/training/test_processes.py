@@ -15,6 +15,8 @@ import torch.multiprocessing as mp
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.training import processes
+from pipeline.training.evaluation import measure
+from pipeline.training.learner import Learner
 from pipeline.training.tasks import SupervisedTask
 from tests.training.conftest import Bench
 
@@ -50,20 +52,40 @@ def train_in_process(rank: int, folder: str, dataset: str, port: int) -> None:
     going_on = bench.distillation("cirkd", **CIRKD)
     bench.train(going_on, out / f"again-{rank}", steps=3, checkpoints=out / "checkpoints", checkpoint_seconds=0.0)
     found |= {"student": remembering.network.state_dict(), "gone on": going_on.network.state_dict()}
+
+    found["normalised"] = _with_batch_norm(bench, out, rank)
     torch.save(found, out / f"{rank}.pt")
+
+
+def _with_batch_norm(bench: Bench, out: Path, rank: int) -> dict[str, Any]:
+    """A run whose batch norm learns and whose weights are averaged, as it is and interrupted after its best step."""
+    options: dict[str, Any] = {"steps": 5, "validate_every": 1, "lr": 3e-2, "ema": 0.9}
+    whole, going_on = bench.supervised(), bench.supervised()
+    expected = bench.train(whole, out / f"whole-{rank}", **options).facts
+    accelerator = processes.accelerator(precision="fp32")
+    measured = measure(whole.network, bench.prepared, input_size=(64, 96), accelerator=accelerator)
+    places: dict[str, Any] = {"checkpoints": out / "normalised", "checkpoint_seconds": 0.0}
+    interrupted = bench.supervised()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt_after(interrupted, 3)
+        bench.train(interrupted, out / f"parted-{rank}", **options, **places)
+    resumed = bench.train(going_on, out / f"parted-{rank}", **options, **places).facts
+    return {
+        "facts": expected, "of the saved weights": measured, "resumed": resumed,
+        "whole": whole.network.state_dict(), "going on": going_on.network.state_dict(),
+    }  # fmt: skip
 
 
 def _interrupt_after(task: SupervisedTask, steps: int) -> None:
     """Stop every process at the start of the same step, as a cut of power does."""
-    forward, seen = task.forward, []
+    update = Learner.update
 
-    def counted(*args: Any) -> Any:
-        seen.append(args)
-        if len(seen) > steps:
+    def interrupted(self: Learner, *args: Any, step: int, **options: Any) -> Any:
+        if self.task is task and step > steps:
             raise KeyboardInterrupt
-        return forward(*args)
+        return update(self, *args, step=step, **options)
 
-    task.forward = counted  # type: ignore[method-assign]
+    Learner.update = interrupted  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +130,18 @@ def test_two_processes_go_on_to_the_same_bits(both: Any) -> None:
         assert all(torch.equal(value, found["gone on"][name]) for name, value in found["student"].items())
 
 
+def test_batch_norm_is_the_same_in_both_and_what_is_written_is_of_the_saved_weights(both: Any) -> None:
+    folder, found = both
+    first, second = (each["normalised"] for each in found)
+    for name, value in first["whole"].items():
+        assert torch.equal(value, second["whole"][name]), name
+        assert torch.equal(value, first["going on"][name]), name
+    assert first["facts"]["metrics"] == first["of the saved weights"]
+    assert first["facts"] == first["resumed"] == second["resumed"]
+    tables = [(folder / f"{which}-0/plots/metrics/val/miou.tsv").read_bytes() for which in ("whole", "parted")]
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(("accumulate", "count"), [(1, 3), (3, 1), (2, 4)])
 def test_a_batch_that_cannot_be_divided_is_refused(accumulate: int, count: int) -> None:
     assert processes.part_of_batch(24, accumulate=accumulate, processes=count) == 24 / accumulate / count
@@ -150,16 +184,16 @@ def test_a_wrong_number_of_processes_is_refused(asked: str) -> None:
 
 def test_the_launcher_takes_the_place_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
+    monkeypatch.setattr(torch.distributed.run, "main", started.append)
     monkeypatch.setattr(sys, "argv", ["stages/distill.py", "--student", "a b"])
     processes.start_asked_for({})
     processes.start_asked_for({"SEGPRESS_PROCESSES": "1"})
     processes.start_asked_for({"SEGPRESS_PROCESSES": "8", "LOCAL_RANK": "3"})  # a launcher started this one
     assert not started
-    processes.start_asked_for({"SEGPRESS_PROCESSES": "8"})
-    assert started[0][1:] == [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "stages/distill.py", "--student", "a b",
-    ]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        processes.start_asked_for({"SEGPRESS_PROCESSES": "8"})
+    assert ended.value.code == 0
+    assert started == [["--standalone", "--nproc-per-node=8", "stages/distill.py", "--student", "a b"]]
 
 
 def test_processes_end_with_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
