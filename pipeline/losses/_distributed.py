@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process acts as if it were the only one: for what the others do not do at the same time."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def gather_rows(x: Tensor) -> Tensor:
@@ -12,7 +28,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
     No gradient flows back.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _alone.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
     processes = dist.get_world_size()
     count = torch.tensor([len(x)], device=x.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -81,7 +82,9 @@ class Learner:
         )
         self._trained = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = make_optimizer(groups, name=optimizer, momentum=momentum)
-        self._model, self._stepper = accelerator.prepare(task, self.optimizer)
+        with warnings.catch_warnings():  # torch has a new name for an option that accelerate gives by the old one
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            self._model, self._stepper = accelerator.prepare(task, self.optimizer)
         self._average = None if ema is None else Average(task.network, decay=ema)
         self._watch = Watch()
         if compile:

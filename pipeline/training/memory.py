@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.errors import UserError
+from pipeline.losses._distributed import alone
 from pipeline.losses._queues import ClassQueues
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.free_memory import free_memory
@@ -189,7 +190,8 @@ def _trace(
     shadow = _shadow(task, ledger.fake)
     shadow.train()
     images, height, width = shape
-    with torch.random.fork_rng(devices=[]), ledger, torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype)):
+    autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype))
+    with alone(), torch.random.fork_rng(devices=[]), ledger, autocast:
         for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are there all the time
             with ledger.part("batch"):
                 x = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
