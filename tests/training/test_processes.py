@@ -114,7 +114,7 @@ def test_two_processes_give_what_one_gives(both: Any, bench: Bench, tmp_path: Pa
         [float(line.split("\t")[1]) for line in (place / curve).read_text().splitlines()[1:]]
         for place in (tmp_path / "curves", folder / "curves-0")
     ]
-    assert rows[0] == pytest.approx(rows[1], abs=1e-5)
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5)
     assert not (folder / "curves-1").exists(), "only the first process writes"
 
 
