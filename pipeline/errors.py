@@ -91,23 +91,29 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main() or 0
         except UserError as error:
-            if os.environ.get("RANK", "0") != "0":  # what all processes find, the first one says; the others then end
-                time.sleep(LATER_S)
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return _tell(f"error: {error}", status=1)
         except OSError as error:
             if error.errno not in BLOCKED:
                 raise
-            print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again", file=sys.stderr)
-            return 1
+            return _tell(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again", status=1)
         except KeyboardInterrupt:
-            print("interrupted: nothing half-written was left behind; run the same command again", file=sys.stderr)
-            return 130
+            return _tell("interrupted: nothing half-written was left behind; run the same command again", status=130)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     return run
+
+
+def _tell(message: str, *, status: int) -> int:
+    """Say it once. What all processes of a training find, the first one says, and its launcher ends the others."""
+    try:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(LATER_S)
+        print(message, file=sys.stderr)
+    except KeyboardInterrupt:
+        pass
+    return status
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:

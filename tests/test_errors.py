@@ -107,3 +107,24 @@ def test_the_wrapped_function_is_still_there(tmp_path: Path) -> None:
         """What it does."""
 
     assert command(main).__doc__ == "What it does."
+
+
+def test_the_first_of_several_processes_speaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait, and say nothing when their launcher ends them meanwhile."""
+    waited: list[float] = []
+    monkeypatch.setattr("pipeline.errors.time.sleep", waited.append)
+    monkeypatch.setenv("RANK", "0")
+    assert command(raiser(UserError("mend it")))() == 1 and not waited
+    assert capsys.readouterr().err == "error: mend it\n"
+    monkeypatch.setenv("RANK", "1")
+    assert command(raiser(UserError("mine alone")))() == 1 and len(waited) == 1
+    assert capsys.readouterr().err == "error: mine alone\n"
+
+    def ended(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.errors.time.sleep", ended)
+    assert command(raiser(UserError("mend it")))() == 1
+    assert capsys.readouterr().err == ""
