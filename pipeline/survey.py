@@ -46,6 +46,19 @@ class SplitCounts:
     ignored: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
 
+    @classmethod
+    def none(cls, classes: int) -> SplitCounts:
+        """Of no image yet."""
+        return cls(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
+
+    def add(self, histogram: Counts, size: tuple[int, ...]) -> None:
+        """Count one image: pixels (256,) of each id, and its (height, width)."""
+        labelled = histogram[: len(self.pixels)]
+        self.pixels += labelled
+        self.images += labelled > 0
+        self.ignored += int(histogram.sum() - labelled.sum())
+        self.sizes[size[0], size[1]] += 1
+
     def shares(self) -> npt.NDArray[np.float64]:
         """(K,) share of the pixels that have a class."""
         return self.pixels / max(1, int(self.pixels.sum()))
@@ -94,8 +107,7 @@ def survey(
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
     faults = [*dataset.faults(), *_name_faults(names)]
-    classes = dataset.labels.num_classes
-    counts = {split: SplitCounts(np.zeros(classes, np.int64), np.zeros(classes, np.int64)) for split in names}
+    counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
     seen: dict[bytes, str] = {}
 
     def read(split: str, name: str) -> _Sample:
@@ -117,11 +129,7 @@ def survey(
         twin = seen.setdefault(sample.digest, f"{split}/{name}")
         if twin.partition("/")[0] != split:
             faults.append(f"{split}/{name}: the same image as {twin}; splits must be disjoint")
-        of_split, labelled = counts[split], sample.histogram[:classes]
-        of_split.pixels += labelled
-        of_split.images += labelled > 0
-        of_split.ignored += int(sample.histogram.sum() - labelled.sum())
-        of_split.sizes[sample.size] += 1
+        counts[split].add(sample.histogram, sample.size)
     return Survey(dataset.labels, names, counts, faults)
 
 

@@ -14,7 +14,9 @@ from pipeline.errors import Faults, closest
 from pipeline.foreign.description import IGNORED, Description
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
+from pipeline.preparation import class_facts
 from pipeline.prepared import Prepared
+from pipeline.survey import SplitCounts
 
 
 def sources(description: Description, classes: LabelSpec) -> dict[str, list[str]]:
@@ -74,30 +76,19 @@ def merge(
         "dataset": prepared.name,
         "merged": {"classes": sources(description, prepared.labels), "rest": description.rest},
         "splits": prepared.splits,
-        "class_pixels": {},
-        "class_images": {},
-        "class_share": {},
         "parents": {"dataset": prepared.artifact.hash},
     }
+    counts = {name: SplitCounts.none(labels.num_classes) for name in prepared.splits}
     with artifact.create(out, kind="dataset", meta=facts) as folder:
         for name, samples in prepared.splits.items():
             split = prepared.split(name)
-            counts, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
             (folder / name / "images").mkdir(parents=True)
             for index, sample in enumerate(samples):
                 progress(name, len(samples))
                 label = table[split.label(index)]
-                histogram = np.bincount(label.ravel(), minlength=256)
-                counts += histogram
-                images += histogram > 0
+                counts[name].add(np.bincount(label.ravel(), minlength=256), label.shape)
                 write_png(folder / name / "labels" / f"{sample}.png", label)
                 image = Path(name) / "images" / f"{sample}.png"
                 shutil.copyfile(prepared.artifact.path / image, folder / image)
-            labelled = counts[: labels.num_classes]
-            facts["class_pixels"][name] = labelled.tolist()
-            facts["class_images"][name] = images[: labels.num_classes].tolist()
-            facts["class_share"][name] = {
-                key: round(float(count / max(1, labelled.sum())), 6)
-                for key, count in zip(labels.names, labelled, strict=True)
-            }
+        facts |= class_facts(labels, counts)
     return facts
