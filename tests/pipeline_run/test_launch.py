@@ -16,16 +16,11 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from tests.pipeline_run.test_graph import TINY_MODEL
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-MODEL = {
-    "name": "smp",
-    "architecture": "fpn",
-    "encoder": "tu-tf_mobilenetv3_small_minimal_100",
-    "encoder_weights": None,
-    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
-}
 LINES = re.findall(r"^(?:torchrun|accelerate launch) .*$", (ROOT / "docs/scaling.md").read_text(), flags=re.MULTILINE)
 
 
@@ -65,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["input_size"] = [64, 96]
     params["checkpoint_seconds"] = 0
     params["datasets"]["streets"].update(train=24, val=8, sequence=0, size=[64, 96])
-    params["teacher"]["model"] = MODEL
+    params["teacher"]["model"] = TINY_MODEL
     params["teacher"]["train"].update(steps=12, warmup=1, validate_every=6, batch_size=4, store="none")
     yaml.dump(params, folder / "params.yaml")
     (folder / "stages").symlink_to(ROOT / "stages")
