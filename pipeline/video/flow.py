@@ -1,0 +1,89 @@
+"""Bounded channels between threads: whoever is ahead waits, or, where only the newest counts, replaces."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """Raised by :meth:`Channel.put` when nobody takes any more: the thread that puts should end."""
+
+
+class Channel(Generic[T]):
+    """A queue with an end, for any number of threads on both sides.
+
+    Args:
+        capacity: how many items wait at most.
+        newest: when full, the oldest item goes and is counted, and :meth:`put` never waits.
+
+    Attributes:
+        dropped: items that went unseen.
+        deepest: the most items that ever waited.
+    """
+
+    def __init__(self, capacity: int, *, newest: bool = False) -> None:
+        assert capacity > 0
+        self.capacity = capacity
+        self.dropped = 0
+        self.deepest = 0
+        self._newest = newest
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._depths = self._puts = 0
+
+    def put(self, item: T) -> None:
+        """Add an item; waits while the channel is full. Raises :class:`Closed` when nobody takes any more."""
+        with self._changed:
+            while len(self._items) >= self.capacity and not self._closed:
+                if self._newest:
+                    self._items.popleft()
+                    self.dropped += 1
+                else:
+                    self._changed.wait()
+            if self._closed:
+                raise Closed
+            self._depths += len(self._items)
+            self._puts += 1
+            self._items.append(item)
+            self.deepest = max(self.deepest, len(self._items))
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more comes. With an error, whoever takes gets that, after what waits."""
+        with self._changed:
+            self._ended = True
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes any more; what waits is forgotten."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """Items until the end. Raises the error that the channel ended with."""
+        while True:
+            with self._changed:
+                while not self._items and not self._ended and not self._closed:
+                    self._changed.wait()
+                if not self._items:
+                    if self._error is not None and not self._closed:
+                        raise self._error
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    @property
+    def mean_depth(self) -> float:
+        """Items that were waiting when another one came, on average."""
+        return self._depths / self._puts if self._puts else 0.0

@@ -1,0 +1,75 @@
+"""The contract of a sink, and the result of a frame that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.frames import Array, resize_label_map
+from pipeline.video.picture import Box, Picture
+
+
+@dataclass(frozen=True)
+class Result:
+    """One segmented frame.
+
+    Attributes:
+        index: its number in this run, from 0.
+        name, timestamp, arrived: as the source has them, see :class:`pipeline.video.sources.Frame`.
+        size: (height, width) of the frame.
+        box: the part of the frame that was looked at.
+        label_map: (h, w) train ids of that part, as the engine gives them.
+        pixels: (256,) how many pixels of ``label_map`` have each id.
+        infer_ms: how long the engine ran.
+        dropped: frames of a live source that were passed over until now.
+        picture: the overlay; None where no sink wants one.
+    """
+
+    index: int
+    name: str
+    timestamp: float | None
+    arrived: float
+    size: tuple[int, int]
+    box: Box
+    label_map: Array
+    pixels: np.ndarray[tuple[int], np.dtype[np.int64]]
+    infer_ms: float
+    dropped: int
+    picture: Picture | None
+
+    def full_label_map(self, outside: int) -> Array:
+        """(H, W) train ids at the size of the frame; ``outside`` where it was not looked at."""
+        inside = resize_label_map(self.label_map, (self.box.height, self.box.width))
+        if inside.shape == self.size:
+            return inside
+        whole = np.full(self.size, outside, np.uint8)
+        whole[self.box.top : self.box.top + self.box.height, self.box.left : self.box.left + self.box.width] = inside
+        return whole
+
+
+class Sink(Protocol):
+    """Takes results in order, in a thread of its own.
+
+    A context manager: entering proves that the target can be written; leaving it normally completes it.
+
+    Attributes:
+        wants_picture: whether it needs the overlay drawn.
+        patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
+        written: what exists after a normal exit, as the user is told; None for what only shows.
+    """
+
+    wants_picture: bool
+    patient: bool
+    written: Path | None
+
+    def __enter__(self) -> object: ...
+
+    def write(self, result: Result) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
