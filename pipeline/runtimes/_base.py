@@ -24,16 +24,22 @@ class Engine(ABC):
     Attributes:
         input_size: (height, width) of the frames it takes.
         output_size: (height, width) of the label maps it gives.
+        batches: fewest and most frames of a run.
         device_ms: how long the last run took on the GPU, without copies; None for an engine that cannot tell.
     """
 
     input_size: tuple[int, int]
     output_size: tuple[int, int]
+    batches: tuple[int, int] = (1, 1)
     device_ms: float | None = None
 
     @abstractmethod
     def run(self, frames: Array) -> Array:
         """Segment frames (N, H, W, 3) BGR uint8 of ``input_size``; returns label maps (N, h, w) uint8 train ids."""
+
+    def another(self) -> Engine:
+        """The same engine for another thread; close it as well. Raises UserError where there can be only one."""
+        raise UserError(f"{type(self).__name__} runs in one thread only; use one context")
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to free
         """Free device memory; the engine cannot run afterwards."""

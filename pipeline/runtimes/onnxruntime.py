@@ -178,6 +178,10 @@ class OnnxRuntimeEngine(Engine):
         self.input_shape: tuple[int, ...] = tuple(frame.shape)
         self.input_size = (self.input_shape[1], self.input_shape[2])
         self.output_size = (int(label_map.shape[1]), int(label_map.shape[2]))
+        self.batches = (self.input_shape[0], self.input_shape[0])
+
+    def another(self) -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine(self.session)  # a session may run in several threads at once
 
     def run(self, frames: Array) -> Array:
         check_frames(frames, self.input_shape)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """Raised by :meth:`Channel.put` when nobody takes any more: the thread that puts should end."""
+    """Raised by :meth:`Channel.put` when nothing more is wanted: the thread that puts should end."""
 
 
 class Channel(Generic[T]):
@@ -35,19 +35,18 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = self._closed = False
-        self._error: BaseException | None = None
         self._depths = self._puts = 0
 
     def put(self, item: T) -> None:
-        """Add an item; waits while the channel is full. Raises :class:`Closed` when nobody takes any more."""
+        """Add an item; waits while the channel is full. Raises :class:`Closed` after :meth:`close` or :meth:`end`."""
         with self._changed:
-            while len(self._items) >= self.capacity and not self._closed:
+            while len(self._items) >= self.capacity and not (self._closed or self._ended):
                 if self._newest:
                     self._items.popleft()
                     self.dropped += 1
                 else:
                     self._changed.wait()
-            if self._closed:
+            if self._closed or self._ended:
                 raise Closed
             self._depths += len(self._items)
             self._puts += 1
@@ -55,11 +54,10 @@ class Channel(Generic[T]):
             self.deepest = max(self.deepest, len(self._items))
             self._changed.notify_all()
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Nothing more comes. With an error, whoever takes gets that, after what waits."""
+    def end(self) -> None:
+        """Nothing more comes; what waits is still taken."""
         with self._changed:
             self._ended = True
-            self._error = self._error or error
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -70,18 +68,26 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        """Items until the end. Raises the error that the channel ended with."""
+        """Items until the end."""
         while True:
-            with self._changed:
-                while not self._items and not self._ended and not self._closed:
+            items = self.take(1)
+            if not items:
+                return
+            yield items[0]
+
+    def take(self, most: int, *, wait: bool = True) -> list[T]:
+        """Up to ``most`` items, at least one; none at the end. Waits for all of them, or else for the first only."""
+        items: list[T] = []
+        with self._changed:
+            while len(items) < most:
+                if self._items:
+                    items.append(self._items.popleft())
+                    self._changed.notify_all()
+                elif self._ended or self._closed or (items and not wait):
+                    break
+                else:
                     self._changed.wait()
-                if not self._items:
-                    if self._error is not None and not self._closed:
-                        raise self._error
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
-            yield item
+        return items
 
     @property
     def mean_depth(self) -> float:

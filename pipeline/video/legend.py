@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import cv2
+import numpy as np
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
+from pipeline.video.picture import Picture
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture
 _MAX_SHARE = 1 / 3  # of the picture's height
+_DARK = 0.35  # share of the picture that shines through the strip
 
 
-def draw_legend(picture: Array, labels: LabelSpec, ids: Iterable[int]) -> None:
-    """Write colour and name of the classes ``ids`` into ``picture`` (H, W, 3), in place, in rows from the left.
+class Legend:
+    """Writes colours and names of classes into pictures. A strip is drawn once and kept until something changes.
 
-    Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
+    Args:
+        labels: class names and colours.
     """
-    height, width = picture.shape[:2]
-    if width < _MIN_WIDTH:
-        return
+
+    def __init__(self, labels: LabelSpec) -> None:
+        self._labels = labels
+        self._key: object = None
+        self._planes: tuple[Array, ...] = ()
+        self._masks: list[Array] = []
+        self._black: tuple[int, ...] = ()
+
+    def draw(self, picture: Picture, ids: Sequence[int]) -> None:
+        """Write the classes ``ids`` into ``picture``, in place, in rows from the left.
+
+        Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
+        """
+        key = (picture.size, picture.yuv, tuple(ids))
+        if key != self._key:
+            self._key = key
+            self._prepare(picture, ids)
+        for plane, strip, mask, black in zip(picture.planes, self._planes, self._masks, self._black, strict=False):
+            place = plane[-len(strip) :]
+            cv2.convertScaleAbs(place, dst=place, alpha=_DARK, beta=(1 - _DARK) * black)
+            cv2.copyTo(strip, mask, place)
+
+    def _prepare(self, picture: Picture, ids: Sequence[int]) -> None:
+        strip, mask = _strip(self._labels, ids, picture.size)
+        self._planes, self._masks = (), []
+        if not len(strip):
+            return
+        self._planes = picture.like(strip)
+        self._masks = [
+            np.asarray(cv2.resize(mask, plane.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+            for plane in self._planes
+        ]
+        black = picture.colours(np.zeros((256, 1, 3), np.uint8))
+        self._black = tuple(int(table.flat[0]) for table in black)
+
+
+def _strip(labels: LabelSpec, ids: Sequence[int], size: tuple[int, int]) -> tuple[Array, Array]:
+    """Colours and names (h, W, 3) BGR on black, h even, and where they are (h, W); h is 0 where there is no room."""
+    height, width = size
     row = max(14, height // 30)  # height of a row of text, pixels
     scale, pad = row / 36, row // 3
     placed: list[tuple[int, int, int]] = []  # (id, left, row number)
     left, line = pad, 0
-    for index in ids:
+    for index in ids if width >= _MIN_WIDTH else ():
         wide = row + cv2.getTextSize(labels.names[index], _FONT, scale, 1)[0][0] + 2 * pad
         if left + wide > width and left > pad:
             left, line = pad, line + 1
         if (line + 1) * row + pad > height * _MAX_SHARE:
             break
-        placed.append((int(index), left, line))
+        placed.append((index, left, line))
         left += wide
-    if not placed:
-        return
-    top = height - (placed[-1][2] + 1) * row - pad
-    strip = picture[top:]
-    cv2.convertScaleAbs(strip, dst=strip, alpha=0.35)
+    tall = (placed[-1][2] + 1) * row + pad if placed else 0
+    strip = np.zeros((tall + tall % 2, width, 3), np.uint8)
+    mask = np.zeros(strip.shape[:2], np.uint8)
     for index, left, line in placed:
         y = pad // 2 + line * row
         red, green, blue = labels.palette[index]
-        cv2.rectangle(strip, (left, y + 2), (left + row - pad, y + row - 3), (blue, green, red), cv2.FILLED)
         at = (left + row, y + row - pad)
-        cv2.putText(strip, labels.names[index], at, _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+        for image, colour, ink in ((strip, (blue, green, red), (255, 255, 255)), (mask, (255,), (255,))):
+            cv2.rectangle(image, (left, y + 2), (left + row - pad, y + row - 3), colour, cv2.FILLED)
+            cv2.putText(image, labels.names[index], at, _FONT, scale, ink, 1, cv2.LINE_AA)
+    return strip, mask

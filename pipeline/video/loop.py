@@ -1,90 +1,299 @@
-"""The sequential loop: read, resize, infer, draw, write; one frame after the other, none dropped."""
+"""The overlapped loop: source -> resize and engine -> overlay -> sinks, each in threads of its own.
+
+Channels between them are short: whoever is ahead waits for the rest, except that a live source does not wait and its
+newest frame counts. Order is kept however many engines work side by side.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.frames import resize_frame
+from pipeline.errors import UserError
+from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
+from pipeline.video.crew import Crew
+from pipeline.video.flow import Channel
+from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay, count_ids
-from pipeline.video.sinks import Result, Sink
-from pipeline.video.sources import Source
-from pipeline.video.summary import StepTime, Summary
+from pipeline.video.selection import Selection
+from pipeline.video.sinks import Result, Sink, Stop
+from pipeline.video.smoothing import Smoother
+from pipeline.video.sources import Frame, Source
+from pipeline.video.summary import Depth, Summary
+from pipeline.video.view import Region, View, look
 
-STEPS = ("read", "resize", "infer", "draw", "write")
+STEPS = ("read", "resize", "infer", "draw", "write", "age")
+_PATIENCE_S = 2.0  # for a reader that hangs in a driver when everything else has ended
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How engines look at frames: see :func:`pipeline.video.view.look`."""
+
+    policy: str = "stretch"
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame that an engine has seen."""
+
+    frame: Frame
+    view: View
+    label_map: Array
+    infer_ms: float
 
 
 def segment(
     source: Source,
-    engine: Engine,
+    engines: Sequence[Engine],
     *,
     labels: LabelSpec,
-    sinks: Sequence[Sink],
+    sinks: Sequence[Sink] = (),
     overlay: Overlay | None = None,
-    limit: int | None = None,
+    smoother: Smoother | None = None,
+    looking: Looking = Looking(),
+    selection: Selection = Selection(),
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
-    """Segment every frame of ``source`` and hand the results to ``sinks``.
+    """Segment the frames of ``source`` and hand the results to ``sinks``.
 
-    The sinks are entered before the engine first runs, so a target that cannot be written fails early, and they are
-    left together: after an error or an interruption none of them keeps anything. The engine runs once on a black
-    frame before the clock starts.
+    The sinks are entered before the engines first run, so a target that cannot be written fails early. Ctrl-C ends the
+    run in good order: what was read is finished, sinks complete what they have, and the summary says so. Every engine
+    runs once on a black frame before the clock starts.
 
     Args:
+        engines: the same engine, as often as frames shall be in work at a time.
         labels: what the engine's ids mean.
         overlay: draws the picture of every result; None when no sink wants one.
-        limit: stop after so many frames.
-        progress: called with the number of frames done after each of them.
+        smoother: steadies label maps; None: as the engine gives them.
+        progress: called now and then with the number of frames done.
 
     Raises:
-        UserError: a frame cannot be read or a result cannot be written.
+        UserError: a frame cannot be read or a result cannot be written; sinks keep what they have under another name.
+        KeyboardInterrupt: interrupted before the first result.
     """
-    times: dict[str, array[float]] = {step: array("d") for step in STEPS}
-    pixels = np.zeros(256, np.int64)
-    done = 0
+    run = _Run(source, engines, overlay=overlay, smoother=smoother, looking=looking, selection=selection)
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
-        engine.run(np.zeros((1, *engine.input_size, 3), np.uint8))
+        for engine in engines:
+            engine.run(np.zeros((engine.batches[0], *engine.input_size, 3), np.uint8))
         start = time.perf_counter()
-        frames = iter(source)
-        while limit is None or done < limit:
-            begin = time.perf_counter()
-            frame = next(frames, None)
-            if frame is None:
-                break
-            read = time.perf_counter()
-            fitted = resize_frame(frame.image, engine.input_size)
-            resized = time.perf_counter()
-            label_map = engine.run(fitted[None])[0]  # (1, H, W, 3) -> (h, w)
-            inferred = time.perf_counter()
-            picture = overlay.draw(frame.image, label_map) if overlay else None
-            pixels += count_ids(label_map)
-            drawn = time.perf_counter()
-            size = (frame.image.shape[0], frame.image.shape[1])
-            for sink in sinks:
-                sink.write(Result(frame.name, frame.timestamp, size, label_map, picture))
-            written = time.perf_counter()
-            marks = (begin, read, resized, inferred, drawn, written)
-            for step, earlier, later in zip(STEPS, marks, marks[1:], strict=False):
-                times[step].append(later - earlier)
-            done += 1
-            if progress:
-                progress(done)
-        assert done, "a source gives at least one frame and limit is positive"
+        run.go(sinks, progress or (lambda done: None))
     # the clock includes the last flush of the encoder, which the step times do not
-    seconds = time.perf_counter() - start
-    shares = pixels / pixels.sum()
-    return Summary(
-        frames=done,
-        seconds=seconds,
-        steps={step: StepTime.of(values) for step, values in times.items()},
-        shares={name: float(share) for name, share in zip(labels.names, shares, strict=False)},
-        other=float(shares[labels.num_classes :].sum()),
-    )
+    return run.summary(labels, seconds=time.perf_counter() - start)
+
+
+class _Run:
+    """One pass: channels, and the work of each thread between them."""
+
+    def __init__(
+        self,
+        source: Source,
+        engines: Sequence[Engine],
+        *,
+        overlay: Overlay | None,
+        smoother: Smoother | None,
+        looking: Looking,
+        selection: Selection,
+    ) -> None:
+        assert len({(e.input_size, e.output_size, e.batches) for e in engines}) == 1, "engines are copies of one"
+        self.source, self.engines = source, engines
+        self.overlay, self.smoother, self.looking, self.selection = overlay, smoother, looking, selection
+        self.meter = Meter(STEPS)
+        self.pixels = np.zeros(256, np.int64)
+        self.frames = 0
+        self.interrupted = False
+        batch = engines[0].batches[1]
+        self.read: Channel[Frame] = Channel(1 if source.live else 1 + batch, newest=source.live)
+        self.seen: Channel[Future[_Seen]] = Channel(batch * len(engines))
+        self.written: list[Channel[Result]] = []
+        self._turn = threading.Lock()
+        self._at_work = len(engines)
+        self._views: dict[tuple[int, int], View] = {}
+
+    def go(self, sinks: Sequence[Sink], progress: Callable[[int], None]) -> None:
+        """Start the threads, show results in this one, and come back when all is written."""
+        crew = Crew()
+        reader = crew.start("read", self._read)
+        rest = [crew.start(f"engine-{number}", lambda e=engine: self._infer(e)) for number, engine in enumerate(self.engines)]  # type: ignore[misc]
+        shown: Channel[Result] = Channel(1, newest=True)
+        beside = [sink for sink in sinks if not sink.main_thread]
+        self.written = [Channel(2) if sink.patient else Channel(1, newest=True) for sink in beside]
+        rest.append(crew.start("draw", lambda: self._draw([*self.written, shown])))
+        for sink, results in zip(beside, self.written, strict=True):
+            rest.append(crew.start("write", lambda s=sink, r=results: self._write(s, r)))  # type: ignore[misc]
+        here = [sink for sink in sinks if sink.main_thread]
+        try:
+            for wait in (lambda: self._show(here, shown, progress), *(thread.join for thread in rest)):
+                self._until_done(wait)
+        finally:  # whatever a sink of this thread raised: the others end first
+            self._wind_down()
+            shown.close()
+            for thread in rest:
+                thread.join()
+            reader.join(_PATIENCE_S)
+        if self.interrupted and not self.frames:
+            raise KeyboardInterrupt
+        if crew.error:
+            raise crew.error
+
+    def _until_done(self, wait: Callable[[], object]) -> None:
+        """Wait; Ctrl-C, or a window that is closed, ends the reading, and what was read is finished."""
+        while True:
+            try:
+                wait()
+                return
+            except (KeyboardInterrupt, Stop):
+                self.interrupted = True
+                self._wind_down()
+
+    def _wind_down(self) -> None:
+        self.source.stop()
+        self.read.end()
+
+    def _show(self, sinks: Sequence[Sink], results: Channel[Result], progress: Callable[[int], None]) -> None:
+        for result in results:
+            progress(result.index + 1)
+            for sink in sinks:
+                sink.write(result)
+
+    def _read(self) -> None:
+        frames = iter(self.selection.frames(self.source))
+        try:
+            while True:
+                with self.meter.measure("read"):
+                    frame = next(frames, None)
+                if frame is None:
+                    return
+                self.read.put(frame)
+        finally:
+            self.read.end()
+
+    def _infer(self, engine: Engine) -> None:
+        try:
+            while True:
+                with self._turn:  # frames are taken and their places in the order given at once
+                    frames = self.read.take(engine.batches[1], wait=not self.source.live)
+                    places: list[Future[_Seen]] = [Future() for _ in frames]
+                    for place in places:
+                        self.seen.put(place)
+                if not frames:
+                    return
+                try:
+                    for place, seen in zip(places, self._run_engine(engine, frames), strict=True):
+                        place.set_result(seen)
+                except BaseException as error:
+                    for place in places:
+                        if not place.done():
+                            place.set_exception(error)
+                    raise
+        finally:
+            with self._turn:
+                self._at_work -= 1
+                if not self._at_work:
+                    self.seen.end()
+                    self.read.close()
+
+    def _run_engine(self, engine: Engine, frames: Sequence[Frame]) -> Iterable[_Seen]:
+        views = [self._view(frame) for frame in frames]
+        with self.meter.measure("resize"):
+            fitted = [view.fit(frame.picture) for view, frame in zip(views, frames, strict=True)]
+        fitted += fitted[-1:] * (engine.batches[0] - len(fitted))
+        start = time.perf_counter()
+        label_maps = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][np.newaxis])  # (N, h, w)
+        seconds = time.perf_counter() - start
+        self.meter.add("infer", seconds)
+        for frame, view, label_map in zip(frames, views, label_maps, strict=False):
+            yield _Seen(frame, view, view.cut(label_map), 1e3 * seconds)
+
+    def _view(self, frame: Frame) -> View:
+        size = frame.picture.size
+        view = self._views.get(size)
+        if view is None:
+            engine = self.engines[0]
+            try:
+                view = look(
+                    size,
+                    input_size=engine.input_size,
+                    output_size=engine.output_size,
+                    policy=self.looking.policy,
+                    region=self.looking.region,
+                )
+            except UserError as error:
+                raise UserError(f"{frame.name}: {error}") from error
+            self._views = {size: view}  # a source changes its size rarely, and never without end
+        return view
+
+    def _draw(self, out: Sequence[Channel[Result]]) -> None:
+        try:
+            for place in self.seen:
+                seen = place.result()
+                with self.meter.measure("draw"):
+                    result = self._result(seen)
+                for channel in out:
+                    channel.put(result)
+                if not self.written:
+                    self.meter.add("age", time.perf_counter() - result.arrived)
+        finally:
+            self.seen.close()
+            for channel in out:
+                channel.end()
+
+    def _result(self, seen: _Seen) -> Result:
+        frame, box = seen.frame, seen.view.box
+        label_map = self.smoother.smooth(seen.label_map, frame.picture.crop(box)) if self.smoother else seen.label_map
+        pixels = count_ids(label_map)
+        result = Result(
+            index=self.frames,
+            name=frame.name,
+            timestamp=frame.timestamp,
+            arrived=frame.arrived,
+            size=frame.picture.size,
+            box=box,
+            label_map=label_map,
+            pixels=pixels,
+            infer_ms=seen.infer_ms,
+            dropped=self.read.dropped,
+            picture=self.overlay.draw(frame.picture, label_map, box=box, pixels=pixels) if self.overlay else None,
+            frame=frame.picture,
+        )
+        self.pixels += pixels
+        self.frames += 1
+        return result
+
+    def _write(self, sink: Sink, results: Channel[Result]) -> None:
+        try:
+            for result in results:
+                with self.meter.measure("write"):
+                    sink.write(result)
+                if sink.patient:
+                    self.meter.add("age", time.perf_counter() - result.arrived)
+        finally:
+            results.close()
+
+    def summary(self, labels: LabelSpec, *, seconds: float) -> Summary:
+        shares = self.pixels / self.pixels.sum()
+        return Summary(
+            frames=self.frames,
+            seconds=seconds,
+            steps=self.meter.steps(),
+            shares={name: float(share) for name, share in zip(labels.names, shares, strict=False)},
+            other=float(shares[labels.num_classes :].sum()),
+            depths={
+                "read": Depth.of(self.read),
+                "engine": Depth.of(self.seen),
+                **{f"sink {number}": Depth.of(channel) for number, channel in enumerate(self.written, 1)},
+            },
+            dropped=self.read.dropped,
+            interrupted=self.interrupted,
+        )

@@ -1,71 +1,105 @@
-"""Which sinks a run needs: from what ``--out`` and ``--masks`` name, and what kind of source it is."""
+"""Which sinks a run needs: from what the command line names, and what kind of source it is."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.sinks import DEFAULT_FPS, H264Sink, ImageFolderSink, ImageSink, MaskSink, Sink
+from pipeline.video.sinks import H264Sink, ImageFolderSink, ImageSink, LinesSink, MaskSink, PageSink, Sink, WindowSink
+from pipeline.video.sinks.h264 import DEFAULT_FPS
 from pipeline.video.sources import Source
 
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
 
 
-def choose_sinks(
-    source: Source, *, out: Path | None, masks: Path | None, labels: LabelSpec, fps: float | None = None
-) -> list[Sink]:
-    """Sinks for a source; nothing is created yet.
+@dataclass(frozen=True)
+class Outputs:
+    """What was asked for.
 
     Args:
-        out: ``.mp4``, one image, or a folder of overlays. None: no overlay when ``masks`` is given, else
-            ``overlay.mp4``, or ``<name>-overlay.png`` for a single image, in the current folder.
-        masks: a folder of label maps, or None.
+        out: ``.mp4``, one image, or a folder of overlays.
+        masks: a folder of label maps.
+        original_ids: in the data set's own ids.
+        lines: a file of JSON lines.
+        window: a window on this machine's screen.
+        serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images; default 25. A video keeps its own.
-
-    Raises:
-        UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it.
+        crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
     """
-    if fps is not None and (source.is_video or not 0 < fps <= 1000):
-        raise UserError(
-            f"fps {fps:g} cannot be used: "
-            + ("a video keeps its own frame rate" if source.is_video else "allowed: more than 0, at most 1000")
-        )
-    if out is None and masks is None:
-        single = not source.is_video and source.count == 1
-        out = Path(f"{next(iter(source)).name}-overlay.png") if single else Path("overlay.mp4")
-    if masks is not None and masks.suffix.lower() in (".mp4", *ONE_IMAGE):
-        raise UserError(f"{masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
-    for target in (out, masks):
-        if target is not None:
-            _keep_source(source.path, target)
-    if out is not None and masks is not None and out.resolve() == masks.resolve():
-        raise UserError(f"{out}: named for overlays and for masks; name two places")
-    sinks: list[Sink] = []
-    if out is not None:
-        sinks.append(_overlay_sink(source, out, labels, fps=fps or source.fps or DEFAULT_FPS))
-    if masks is not None:
-        sinks.append(MaskSink(masks, labels=labels))
-    return sinks
+
+    out: Path | None = None
+    masks: Path | None = None
+    original_ids: bool = False
+    lines: Path | None = None
+    window: bool = False
+    serve: str | None = None
+    fps: float | None = None
+    crf: int = 20
+    preset: str = "ultrafast"
+
+    def sinks(self, source: Source, *, labels: LabelSpec, title: str, only: Collection[int] | None = None) -> list[Sink]:
+        """Sinks for a source; nothing is created yet. Nothing asked for: ``overlay.mp4``, or ``<name>-overlay.png`` for
+        one image, in the current folder.
+
+        Args:
+            title: what the page and the window are called.
+            only: ids that are shown; None for all.
+
+        Raises:
+            UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it.
+        """
+        if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
+            raise UserError(
+                f"fps {self.fps:g} cannot be used: "
+                + ("a video keeps its own frame rate" if source.is_video else "allowed: more than 0, at most 1000")
+            )
+        if self.original_ids and self.masks is None:
+            raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
+        if self.masks is not None and self.masks.suffix.lower() in (".mp4", *ONE_IMAGE):
+            raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
+        out = self.out
+        if not (out or self.masks or self.lines or self.window or self.serve):
+            single = not source.is_video and source.count == 1
+            out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
+        _distinct([target for target in (out, self.masks, self.lines) if target is not None], source.paths)
+        sinks: list[Sink] = []
+        if out is not None:
+            sinks.append(self._overlay_sink(source, out, labels))
+        if self.masks is not None:
+            sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
+        if self.lines is not None:
+            sinks.append(LinesSink(self.lines, labels=labels))
+        if self.serve is not None:
+            sinks.append(PageSink.at(self.serve, labels=labels, title=title, only=only))
+        if self.window:
+            sinks.append(WindowSink(title))
+        return sinks
+
+    def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
+        suffix = out.suffix.lower()
+        if suffix == ".mp4":
+            return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
+        if suffix in ONE_IMAGE:
+            if source.is_video or source.count != 1:
+                raise UserError(f"{out}: one image cannot hold all frames of {source.name}; name an .mp4 file or a folder")
+            return ImageSink(out)
+        if suffix and not out.is_dir():
+            raise UserError(
+                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), {' '.join(ONE_IMAGE)} (one image), "
+                "or a folder, whose name has no suffix"
+            )
+        return ImageFolderSink(out, labels=labels)
 
 
-def _overlay_sink(source: Source, out: Path, labels: LabelSpec, *, fps: float) -> Sink:
-    suffix = out.suffix.lower()
-    if suffix == ".mp4":
-        return H264Sink(out, fps=fps)
-    if suffix in ONE_IMAGE:
-        if source.is_video or source.count != 1:
-            raise UserError(f"{out}: one image cannot hold all frames of {source.path}; name an .mp4 file or a folder")
-        return ImageSink(out)
-    if suffix and not out.is_dir():
-        raise UserError(
-            f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), {' '.join(ONE_IMAGE)} (one image), "
-            "or a folder, whose name has no suffix"
-        )
-    return ImageFolderSink(out, labels=labels)
-
-
-def _keep_source(source: Path, target: Path) -> None:
-    read, written = source.resolve(), target.resolve()
-    if read == written or written in read.parents:
-        raise UserError(f"{target}: writing there would replace the source {source}; name another place")
+def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
+    """Raise UserError when a target is named twice or would replace what is read."""
+    places = [target.resolve() for target in targets]
+    for target, place in zip(targets, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{target}: named for two things; name two places")
+        for source in read:
+            if place == source.resolve() or place in source.resolve().parents:
+                raise UserError(f"{target}: writing there would replace the source {source}; name another place")

@@ -1,14 +1,18 @@
-"""Frames tinted with the colours of their classes."""
+"""Frames tinted with the colours of their classes, plane by plane: video stays YUV, images stay BGR."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.frames import Array, resize_label_map
+from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.video.legend import draw_legend
+from pipeline.video.legend import Legend
+from pipeline.video.picture import Box, Picture, Yuv
 
 
 class Overlay:
@@ -19,38 +23,66 @@ class Overlay:
     Args:
         labels: class names and colours.
         alpha: share of the colour in the picture, 0 (the frame alone) to 1 (the colours alone).
-        legend: write the names of the classes that occur into the picture.
+        legend: write the names of the classes that occurred so far into the picture.
+        only: ids that are tinted; None for all.
+        side_by_side: the frame as it is to the left of the tinted one.
+
+    Raises:
+        UserError: ``alpha`` is out of range.
     """
 
-    def __init__(self, labels: LabelSpec, *, alpha: float = 0.5, legend: bool = False) -> None:
+    def __init__(
+        self,
+        labels: LabelSpec,
+        *,
+        alpha: float = 0.5,
+        legend: bool = False,
+        only: Collection[int] | None = None,
+        side_by_side: bool = False,
+    ) -> None:
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha}; allowed: 0 (the frame alone) to 1 (the colours alone)")
-        self.labels = labels
         self.alpha = alpha
-        self.legend = legend
-        self._colours = labels.lookup_bgr()  # (256, 1, 3)
-        self._tinted = np.zeros(256, np.uint8)
-        self._tinted[: labels.num_classes] = 255
+        self.side_by_side = side_by_side
+        self._palette = labels.lookup_bgr()  # (256, 1, 3)
+        self._bare = np.ones(256, np.uint8)
+        self._bare[list(range(labels.num_classes)) if only is None else list(only)] = 0
+        self._legend = Legend(labels) if legend else None
+        self._tables: dict[Yuv | None, tuple[Array, ...]] = {}
+        self._seen: set[int] = set()
 
-    def draw(self, frame: Array, label_map: Array) -> Array:
-        """A tinted copy of ``frame``; pixels of ignored and unknown ids stay as they are.
+    def draw(self, picture: Picture, label_map: Array, *, box: Box, pixels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Picture:
+        """A tinted copy of a frame; pixels of ignored, unknown and unwanted ids stay as they are.
 
         Args:
-            frame: (H, W, 3) BGR; not changed.
-            label_map: (h, w) train ids, of any size.
+            picture: the frame; not changed.
+            label_map: (h, w) train ids of ``box``, of any size.
+            box: the part of the frame that ``label_map`` shows.
+            pixels: (256,) how often each id occurs in ``label_map``.
         """
-        height, width = frame.shape[:2]
-        colours = cv2.LUT(cv2.cvtColor(label_map, cv2.COLOR_GRAY2BGR), self._colours)  # (h, w, 3)
-        # the interpolation of resize_label_map: colours and masks agree in every pixel
-        colours = cv2.resize(colours, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)  # (H, W, 3)
-        picture = np.asarray(cv2.addWeighted(frame, 1 - self.alpha, colours, self.alpha, 0), np.uint8)
-        tinted = np.asarray(cv2.LUT(label_map, self._tinted), np.uint8)  # (h, w)
-        if not tinted.all():
-            bare = resize_label_map(tinted, (height, width)) == 0
-            picture[bare] = frame[bare]
-        if self.legend:
-            draw_legend(picture, self.labels, np.flatnonzero(count_ids(label_map)[: self.labels.num_classes]))
-        return picture
+        tables = self._tables.get(picture.yuv)
+        if tables is None:
+            tables = self._tables[picture.yuv] = picture.colours(self._palette)
+        occurring = np.flatnonzero(pixels)
+        partly = bool(self._bare[occurring].any())
+        bare = cv2.LUT(label_map, self._bare) if partly else None
+        whole = (box.height, box.width) == picture.size
+        planes = [np.empty(plane.shape, np.uint8) if whole else plane.copy() for plane in picture.planes]
+        drawn = replace(picture, planes=tuple(planes))
+        for part, out, table in zip(picture.parts(box), drawn.parts(box), tables, strict=True):
+            size = (part.shape[1], part.shape[0])
+            colours = label_map if table.ndim == 1 else cv2.cvtColor(label_map, cv2.COLOR_GRAY2BGR)
+            # the interpolation of resize_label_map: colours and masks agree in every pixel
+            colours = cv2.resize(cv2.LUT(colours, table), size, interpolation=cv2.INTER_NEAREST_EXACT)
+            cv2.addWeighted(part, 1 - self.alpha, colours, self.alpha, 0, dst=out)
+            if bare is not None:
+                cv2.copyTo(part, cv2.resize(bare, size, interpolation=cv2.INTER_NEAREST_EXACT), out)
+        if self._legend:
+            self._seen.update(int(index) for index in occurring if not self._bare[index])
+            self._legend.draw(drawn, sorted(self._seen))
+        if self.side_by_side:
+            return replace(drawn, planes=tuple(np.hstack(pair) for pair in zip(picture.planes, planes, strict=True)))
+        return drawn
 
 
 def count_ids(label_map: Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

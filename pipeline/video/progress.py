@@ -67,17 +67,6 @@ class Progress:
         return f"{done}/{self.total} frames, {fps:.1f} fps{left}"
 
 
-def expected(count: int | None, limit: int | None) -> int | None:
-    """Frames to expect from a source of ``count`` frames (None: unknown) when at most ``limit`` (None: all) are taken.
-
-    Example:
-        >>> expected(221, 50), expected(None, 50), expected(None, None)
-        (50, 50, None)
-    """
-    known = [number for number in (count, limit) if number is not None]
-    return min(known, default=None)
-
-
 def _clock_face(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,10 +1,13 @@
-"""A temporary place beside a target, renamed on success and removed otherwise.
+"""A temporary place beside a target, renamed on success.
 
-So a target is old, whole or absent, never half, whatever ends the program short of a power cut.
+So a target is old, whole or absent, never half, whatever ends the program short of a power cut. What a run that failed
+had written by then stays under a name of its own, if it is of use.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -15,16 +18,25 @@ from typing import TypeVar
 
 from pipeline.errors import UserError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T", bound="Staged")  # typing.Self needs Python 3.11
 
 
 class Staged(ABC):
     """A context manager: entering creates the temporary place (and so proves that the target can be written), a normal
-    exit puts it at ``path``, and an exception, an interruption included, removes it. Used once."""
+    exit puts it at ``path``, and an exception removes it, unless it is of use. Used once.
+
+    Attributes:
+        path: the target.
+        place: the temporary place, ``NAME.partial-...``; None before and after.
+        of_use: whether what lies at ``place`` is worth keeping when the run fails.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.place: Path | None = None
+        self.of_use = False
 
     def __enter__(self: T) -> T:
         assert self.place is None, f"{type(self).__name__} was entered before; make a new one"
@@ -45,9 +57,16 @@ class Staged(ABC):
             if kind is None:
                 self.finish()
                 self.commit()
+                self.of_use = False
+            elif self.of_use:
+                with contextlib.suppress(UserError, OSError):  # what failed first is what is told
+                    self.finish()
         except OSError as problem:
             raise self.unwritable(problem) from problem
         finally:
+            if self.of_use:
+                log.warning("%s: not finished; what was written until then is in %s", self.path, self.place)
+                self.place = None
             self.discard()
 
     def unwritable(self, error: Exception) -> UserError:
@@ -76,7 +95,7 @@ class StagedFile(Staged):
     def make(self) -> None:
         if self.path.is_dir():
             raise UserError(f"{self.path}: is a folder; name a file")
-        prefix = f".{self.path.stem}.partial-"
+        prefix = f"{self.path.stem}.partial-"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=self.path.suffix, dir=self.path.parent)
         self.place = Path(name)
         os.close(handle)
@@ -125,7 +144,7 @@ class StagedFolder(Staged):
                 "whole folder would be replaced; name a new folder"
             )
         whole = self.path.resolve()  # the name of '.' is empty, and a link's place is beside its target
-        self.place = Path(tempfile.mkdtemp(prefix=f".{whole.name}.partial-", dir=whole.parent))
+        self.place = Path(tempfile.mkdtemp(prefix=f"{whole.name}.partial-", dir=whole.parent))
         self.place.chmod(0o755)
         (self.place / self._mark).write_text(self._content, encoding="utf-8")
 

@@ -1,25 +1,25 @@
-"""What a run over a source showed: speed by step and share of every class."""
+"""What a run over a source showed: speed by step, what waited, and the share of every class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from pipeline.video.flow import Channel
+from pipeline.video.meter import StepTime
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """Milliseconds of one step of the loop, per frame."""
+class Depth:
+    """How many frames waited in a channel: when another one came, on average, and at most."""
 
-    p50_ms: float
-    p99_ms: float
+    mean: float
+    most: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> StepTime:
-        p50, p99 = np.percentile(np.asarray(seconds, np.float64) * 1e3, [50, 99])
-        return cls(p50_ms=float(p50), p99_ms=float(p99))
+    def of(cls, channel: Channel[Any]) -> Depth:
+        return cls(mean=channel.mean_depth, most=channel.deepest)
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,12 @@ class Summary:
     Attributes:
         frames: how many were segmented.
         seconds: wall time from the first read to the last write, the engine's warm-up left out.
-        steps: read, resize, infer, draw, write; in this order.
+        steps: read, resize, infer, draw, write (of each sink), and age: from a frame's arrival until it is written.
         shares: share of all pixels by class name, 0..1, at label-map size; every class is listed.
         other: share of pixels of ignored or unknown ids.
+        depths: by the channel's name.
+        dropped: frames of a live source that were passed over.
+        interrupted: whether it was ended before its source.
     """
 
     frames: int
@@ -39,6 +42,9 @@ class Summary:
     steps: Mapping[str, StepTime]
     shares: Mapping[str, float]
     other: float
+    depths: Mapping[str, Depth] = field(default_factory=dict)
+    dropped: int = 0
+    interrupted: bool = False
 
     @property
     def fps(self) -> float:
@@ -53,15 +59,29 @@ class Summary:
             "steps_ms": {
                 name: {"p50": round(step.p50_ms, 3), "p99": round(step.p99_ms, 3)} for name, step in self.steps.items()
             },
+            "waiting": {
+                name: {"mean": round(depth.mean, 2), "most": depth.most} for name, depth in self.depths.items()
+            },
+            "dropped": self.dropped,
+            "interrupted": self.interrupted,
             "class_shares": {name: round(share, 6) for name, share in self.shares.items()},
             "other_share": round(self.other, 6),
         }
 
-    def describe(self) -> str:
-        """The summary as a person reads it: classes by falling share, those that do not occur counted."""
-        lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} fps", ""]
+    def describe(self, *, verbose: bool = False) -> str:
+        """The summary as a person reads it: classes by falling share, those that do not occur counted.
+
+        Args:
+            verbose: say what waited where, too.
+        """
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        stopped = " (interrupted)" if self.interrupted else ""
+        lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} fps{dropped}{stopped}", ""]
         lines.append(f"{'step':<8}{'p50 ms':>9}{'p99 ms':>9}")
         lines += [f"{name:<8}{step.p50_ms:>9.2f}{step.p99_ms:>9.2f}" for name, step in self.steps.items()]
+        if verbose:
+            lines += ["", f"{'waiting':<8}{'mean':>9}{'most':>9}"]
+            lines += [f"{name:<8}{depth.mean:>9.2f}{depth.most:>9}" for name, depth in self.depths.items()]
         found = sorted(((share, name) for name, share in self.shares.items() if share > 0), key=lambda x: (-x[0], x[1]))
         if self.other > 0:
             found.append((self.other, "(ignored)"))

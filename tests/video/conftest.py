@@ -1,4 +1,4 @@
-"""A fake engine and real files, made by the libraries that others would make them with."""
+"""Real files, made by the libraries that others would make them with."""
 
 from __future__ import annotations
 
@@ -12,35 +12,7 @@ import pytest
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.runtimes import Engine
-
-SIZE = (48, 64)  # (height, width) of the videos and images made here
-
-
-class BrightnessEngine(Engine):
-    """Id = brightness of the green channel / 64, at half the input size. Counts its calls."""
-
-    input_size = (24, 32)
-    output_size = (12, 16)
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.closed = False
-
-    def run(self, frames: Array) -> Array:
-        assert frames.shape == (1, *self.input_size, 3)
-        assert frames.dtype == np.uint8
-        self.calls += 1
-        return frames[:, ::2, ::2, 1] // 64
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def quarters(index: int = 0) -> Array:
-    """A frame (48, 64, 3) of four vertical grey bars, 16 pixels wide; ``index`` rolls them by whole bars."""
-    bars = np.repeat(np.array([32, 96, 160, 224], np.uint8), 16)
-    return np.repeat(np.tile(np.roll(bars, 16 * index), (48, 1))[..., None], 3, axis=2)
+from tests.video.fakes import BrightnessEngine, quarters
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,118 +13,279 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.frames import read_label_map
+from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.loop import STEPS, segment
+from pipeline.video.loop import Looking, segment
 from pipeline.video.overlay import Overlay
-from pipeline.video.sinks import H264Sink, ImageFolderSink, MaskSink, Sink
-from pipeline.video.sources import Frame, ImageSource, open_source
+from pipeline.video.selection import Selection
+from pipeline.video.sinks import H264Sink, MaskSink, Stop
+from pipeline.video.view import Region
+from tests.video.fakes import Bars, BrightnessEngine, Kept, quarters
 
 ROOT = Path(__file__).parents[2]
+NAMES = [f"bars-{index:03d}" for index in range(100)]
 
 
-def test_video_to_overlay_and_masks(
-    make_video: Callable[..., Path], engine: Any, labels: LabelSpec, tmp_path: Path
-) -> None:
-    av = pytest.importorskip("av")
-    times = [0.0, 0.04, 0.5, 0.52, 2.0, 2.5]
-    source = open_source(make_video(count=6, times=times))
-    seen: list[int] = []
-    summary = segment(
-        source,
-        engine,
-        labels=labels,
-        overlay=Overlay(labels),
-        sinks=[H264Sink(tmp_path / "o.mp4"), MaskSink(tmp_path / "m", labels=labels)],
-        progress=seen.append,
-    )
-    assert seen == [1, 2, 3, 4, 5, 6]
-    assert engine.calls == 7, "one warm-up"
-    assert summary.frames == 6
-    assert summary.fps == pytest.approx(6 / summary.seconds)
-    assert tuple(summary.steps) == STEPS
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Any:
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(2)
+    assert not [thread.name for thread in left if thread.is_alive()]
+
+
+def test_results_are_those_of_the_sequential_loop(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    sink, seen = Kept(), []
+    summary = segment(Bars(8), [engine], labels=labels, sinks=[sink], progress=seen.append)
+    assert sink.names == NAMES[:8]
+    assert sink.ended is None
+    for index, result in enumerate(sink.results):
+        expected = engine.run(resize_frame(quarters(index), engine.input_size)[None])[0]
+        assert np.array_equal(result.label_map, expected)
+        assert np.array_equal(result.full_label_map(255), resize_label_map(expected, (48, 64)))
+        assert (result.index, result.timestamp, result.size) == (index, index / 25, (48, 64))
+        assert result.picture is None
+        assert result.frame is not None
+        assert np.array_equal(result.frame.planes[0], quarters(index))
+        assert np.array_equal(result.pixels, np.bincount(expected.ravel(), minlength=256))
+        assert result.infer_ms > 0
+    assert seen == sorted(set(seen)), "progress rises"
+    assert seen[-1] == 8
+    assert summary.frames == 8
+    assert summary.fps == pytest.approx(8 / summary.seconds)
+    assert list(summary.steps) == ["read", "resize", "infer", "draw", "write", "age"]
     assert all(0 <= step.p50_ms <= step.p99_ms for step in summary.steps.values())
-    assert list(summary.shares) == list(labels.names)
-    assert list(summary.shares.values()) == pytest.approx([0.25] * 4, abs=0.02)
-    assert summary.other == 0
+    assert list(summary.shares.values()) == pytest.approx([0.25] * 4)
+    assert (summary.other, summary.dropped, summary.interrupted) == (0, 0, False)
+
+
+@pytest.mark.parametrize("contexts", [1, 2, 5])
+@pytest.mark.parametrize("batches", [(1, 1), (3, 3), (1, 4)])
+def test_order_is_kept_however_long_a_frame_takes(labels: LabelSpec, contexts: int, batches: tuple[int, int]) -> None:
+    random = np.random.default_rng(0).uniform(0, 0.01, 1000)
+    engine = BrightnessEngine(batches=batches, delay=lambda call: random[call])
+    sink = Kept()
+    segment(Bars(50), [engine] * contexts, labels=labels, sinks=[sink])
+    assert sink.names == NAMES[:50]
+    for index, result in enumerate(sink.results):
+        expected = resize_frame(quarters(index), engine.input_size)[::2, ::2, 1] // 64
+        assert np.array_equal(result.label_map, expected)
+    assert max(engine.batch_sizes) == batches[1]
+    assert min(engine.batch_sizes) >= batches[0]
+
+
+def test_stages_overlap(labels: LabelSpec) -> None:
+    """Reading, two engines and writing of 20 ms each: one after the other 1.6 s for 20 frames, overlapped 0.4 s."""
+    engine = BrightnessEngine(delay=lambda call: 0.04)
+    start = time.perf_counter()
+    summary = segment(Bars(20, pause=0.02), [engine, engine], labels=labels, sinks=[Kept(pause=0.02), Kept(pause=0.02)])
+    assert time.perf_counter() - start < 1.0
+    assert summary.frames == 20
+
+
+def test_memory_is_bounded_by_whoever_is_slow(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    read: list[int] = []
+
+    def image(index: int) -> Any:
+        read.append(index)
+        return quarters(index)
+
+    ahead: list[int] = []
+
+    class Slow(Kept):
+        def write(self, result: Any) -> None:
+            super().write(result)
+            ahead.append(len(read) - result.index)
+
+    segment(Bars(40, image=image), [engine, engine], labels=labels, sinks=[Slow(pause=0.005)])
+    assert max(ahead) <= 12
+
+
+def test_live_sources_drop_and_count_and_files_do_not(labels: LabelSpec) -> None:
+    engine = BrightnessEngine(delay=lambda call: 0.03)
+    sink = Kept()
+    summary = segment(Bars(60, live=True, pause=0.005), [engine], labels=labels, sinks=[sink])
+    assert summary.frames == len(sink.results)
+    assert summary.frames + summary.dropped == 60
+    assert summary.dropped > 20
+    assert sink.results[-1].dropped == summary.dropped
+    assert sink.names == sorted(sink.names)
+    assert sink.names[-1] == NAMES[59], "the newest frame is what counts"
+    assert summary.steps["age"].p99_ms < 250, "nothing queues up"
+    slow = segment(Bars(20, pause=0.001), [engine], labels=labels, sinks=[Kept()])
+    assert (slow.frames, slow.dropped) == (20, 0)
+
+
+def test_what_only_shows_holds_nobody_up(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    shown, kept, window = Kept(pause=0.2, patient=False), Kept(), Kept(main_thread=True)
+    start = time.perf_counter()
+    segment(Bars(40), [engine], labels=labels, sinks=[shown, kept, window])
+    assert time.perf_counter() - start < 2
+    assert len(kept.results) == 40
+    assert 1 <= len(shown.results) < 10
+    assert shown.names[-1] == NAMES[39], "the last frame is shown"
+    assert window.threads == {threading.main_thread().name}
+    assert window.names[-1] == NAMES[39]
+
+
+def test_an_engine_beside_others_that_sees_a_part(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    sink = Kept()
+    looking = Looking("stretch", Region.parse("16,0,32,48"))
+    segment(Bars(1), [engine], labels=labels, sinks=[sink], looking=looking)
+    mask = sink.results[0].full_label_map(255)
+    assert np.array_equal(np.unique(mask[:, 16:48]), [1, 2])
+    assert (mask[:, :16] == 255).all()
+    assert (mask[:, 48:] == 255).all()
+    with pytest.raises(UserError, match=r"bars-000: region 60,0,32,48 reaches beyond the frame"):
+        segment(Bars(1), [engine], labels=labels, looking=Looking(region=Region.parse("60,0,32,48")))
+
+
+@pytest.mark.parametrize("error", [UserError, RuntimeError])
+@pytest.mark.parametrize("where", ["source", "engine", "sink", "window"])
+def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[BaseException]) -> None:
+    class Failing(BrightnessEngine):
+        def run(self, frames: Any) -> Any:
+            result = super().run(frames)
+            if where == "engine" and self.calls == 12:
+                raise error("told to fail")
+            return result
+
+    source = Bars(1000, fails=10 if where == "source" else None, error=error)
+    engine = Failing()
+    kept = Kept()
+    other = Kept(fails=10 if where in ("sink", "window") else None, error=error, main_thread=where == "window", pause=0.002)
+    with pytest.raises(error, match="told to fail"):
+        segment(source, [engine, engine], labels=labels, sinks=[kept, other])
+    assert kept.ended is other.ended is error
+    assert kept.names == NAMES[: len(kept.names)], "in order until then"
+    if where == "source":
+        assert len(kept.names) == 10, "what was read before is finished"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_ctrl_c_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, live: bool) -> None:
+    av = pytest.importorskip("av")
+    kept = Kept()
+    sinks = [H264Sink(tmp_path / "o.mp4"), MaskSink(tmp_path / "m", labels=labels), kept]
+    threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    source = Bars(100_000, pause=0.01, live=live)
+    summary = segment(source, [engine], labels=labels, sinks=sinks, overlay=Overlay(labels))
+    assert summary.interrupted
+    assert 5 < summary.frames < 200
+    assert "(interrupted)" in summary.describe()
+    assert kept.ended is None
     with av.open(str(tmp_path / "o.mp4")) as container:
-        assert [f.time for f in container.decode(video=0)] == pytest.approx(times, abs=2e-3)
-    assert len(list((tmp_path / "m").glob("*.png"))) == 6
+        assert len(list(container.decode(video=0))) == summary.frames
+    assert len(list((tmp_path / "m").glob("*.png"))) == summary.frames
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_masks_of_images_are_exact(folder: Path, engine: Any, labels: LabelSpec, tmp_path: Path) -> None:
-    sink = MaskSink(tmp_path / "m", labels=labels)
-    summary = segment(open_source(folder), engine, labels=labels, sinks=[sink])
-    ids = np.tile(np.repeat(np.arange(4, dtype=np.uint8), 16), (48, 1))
-    for name, index in (("a", 0), ("c", 2)):  # b is a JPEG
-        assert np.array_equal(read_label_map(tmp_path / f"m/{name}.png"), np.roll(ids, 16 * index, axis=1))
-    assert sum(summary.shares.values()) + summary.other == pytest.approx(1)
+def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        segment(Bars(10, pause=30), [engine], labels=labels, sinks=[H264Sink(tmp_path / "o.mp4")])
+    assert not list(tmp_path.iterdir())
 
 
-def test_unknown_ids_are_counted_apart(folder: Path, engine: Any, labels: LabelSpec) -> None:
+def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    kept = Kept()
+    window = Kept(main_thread=True, fails=5, error=Stop)
+    summary = segment(Bars(10_000, pause=0.005), [engine], labels=labels, sinks=[kept, window])
+    assert summary.interrupted
+    assert 5 < summary.frames < 100
+    assert kept.ended is window.ended is None
+    assert len(kept.results) == summary.frames
+
+
+def test_a_frame_that_changes_its_size(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+
+    def image(index: int) -> Any:
+        return quarters(index) if index % 2 == 0 else np.zeros((30 + index, 90, 3), np.uint8)
+
+    sinks = [H264Sink(tmp_path / "o.mp4"), MaskSink(tmp_path / "m", labels=labels)]
+    segment(Bars(4, image=image), [engine], labels=labels, sinks=sinks, overlay=Overlay(labels))
+    assert read_label_map(tmp_path / "m/bars-001.png").shape == (31, 90)
+    assert read_label_map(tmp_path / "m/bars-002.png").shape == (48, 64)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3000), (4320, 7680)])
+def test_sizes_at_the_edge(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, size: tuple[int, int]) -> None:
+    av = pytest.importorskip("av")
+    sinks = [H264Sink(tmp_path / "o.mp4"), MaskSink(tmp_path / "m", labels=labels)]
+    frame = np.full((*size, 3), 100, np.uint8)
+    overlay = Overlay(labels, legend=True)
+    summary = segment(Bars(2, image=lambda index: frame), [engine], labels=labels, sinks=sinks, overlay=overlay)
+    assert summary.frames == 2
+    mask = read_label_map(tmp_path / "m/bars-001.png")
+    assert mask.shape == size
+    assert (mask == 1).all()
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert [f.height for f in container.decode(video=0)] == [size[0] + size[0] % 2] * 2
+
+
+def test_unknown_ids_are_counted_apart(engine: BrightnessEngine, labels: LabelSpec) -> None:
     two = LabelSpec(names=labels.names[:2], palette=labels.palette[:2])
-    summary = segment(open_source(folder), engine, labels=two, sinks=[], limit=1)
-    assert summary.frames == 1
+    summary = segment(Bars(1), [engine], labels=two)
     assert summary.other == pytest.approx(0.5)
     assert "(ignored)" in summary.describe()
 
 
-def test_summary_reads_well(folder: Path, engine: Any, labels: LabelSpec) -> None:
+def test_summary_reads_well(engine: BrightnessEngine, labels: LabelSpec) -> None:
     five = LabelSpec(names=(*labels.names, "boat"), palette=(*labels.palette, (1, 1, 1)))
-    summary = segment(open_source(folder), engine, labels=five, sinks=[])
-    text = summary.describe()
+    summary = segment(Bars(3), [engine], labels=five, sinks=[Kept()])
+    text = summary.describe(verbose=True)
     assert text.startswith("3 frames in ")
     assert "1 of 5 classes do not occur" in text
-    for word in (*STEPS, "p50 ms", "road"):
+    for word in ("read", "age", "p50 ms", "road", "waiting", "engine"):
         assert word in text
     meta = summary.to_meta()
     assert meta["frames"] == 3
-    assert set(meta["steps_ms"]) == set(STEPS)
+    assert set(meta["steps_ms"]) == {"read", "resize", "infer", "draw", "write", "age"}
     assert meta["class_shares"]["boat"] == 0
+    assert set(meta["waiting"]) == {"read", "engine", "sink 1"}
 
 
-class Interrupted(ImageSource):
-    """Ctrl-C, or another error, while the third frame is read."""
-
-    error: type[BaseException] = KeyboardInterrupt
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index, frame in enumerate(super().__iter__()):
-            if index == 2:
-                raise self.error
-            yield frame
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
-def test_interruption_leaves_nothing(
-    folder: Path, engine: Any, labels: LabelSpec, tmp_path: Path, error: type[BaseException]
-) -> None:
-    pytest.importorskip("av")
-    source = Interrupted(folder, open_source(folder).images)  # type: ignore[attr-defined]
-    source.error = error
-    out = tmp_path / "out"
-    sinks: list[Sink] = [
-        H264Sink(out / "o.mp4"),
-        MaskSink(out / "m", labels=labels),
-        ImageFolderSink(out / "i", labels=labels),
-    ]
-    with pytest.raises(error):
-        segment(source, engine, labels=labels, overlay=Overlay(labels), sinks=sinks)
-    assert engine.calls == 3
-    assert not list(out.iterdir())
-
-
-def test_unwritable_target_fails_before_inference(folder: Path, engine: Any, labels: LabelSpec) -> None:
-    sink = MaskSink(folder / "a.png" / "m", labels=labels)
+def test_unwritable_target_fails_before_inference(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    sink = MaskSink(Path("/dev/null/m"), labels=labels)
     with pytest.raises(UserError, match="cannot be written"):
-        segment(open_source(folder), engine, labels=labels, sinks=[sink])
+        segment(Bars(), [engine], labels=labels, sinks=[sink])
     assert engine.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        (Selection(limit=3), NAMES[:3]),
+        (Selection(every=10), NAMES[0:50:10]),
+        (Selection(start=1.0, duration=0.2), NAMES[25:30]),
+        (Selection(start=0.4, every=7, limit=3), NAMES[10:30:7]),
+    ],
+)
+def test_selections(engine: BrightnessEngine, labels: LabelSpec, selection: Selection, names: list[str]) -> None:
+    source, sink = Bars(50), Kept()
+    segment(source, [engine], labels=labels, sinks=[sink], selection=selection)
+    assert sink.names == names
+    assert selection.expected(source) == len(names)
+
+
+def test_bad_selections(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    for options in ({"start": -1}, {"duration": 0}, {"every": 0}, {"limit": 0}, {"start": float("nan")}):
+        with pytest.raises(UserError, match="from"):
+            Selection(**options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"bars: has no frames from 9 s on for 1 s; choose another part"):
+        segment(Bars(50), [engine], labels=labels, selection=Selection(start=9, duration=1))
+    with pytest.raises(UserError, match="is live, it starts now; leave --start out"):
+        segment(Bars(50, live=True), [engine], labels=labels, selection=Selection(start=1))
 
 
 def test_device_side_imports_stay_small() -> None:
     code = (
         "import sys, pkgutil, importlib, pipeline.video, pipeline.runtimes\n"
-        "for m in pkgutil.iter_modules(pipeline.video.__path__): importlib.import_module('pipeline.video.' + m.name)\n"
+        "for m in pkgutil.walk_packages(pipeline.video.__path__, 'pipeline.video.'): importlib.import_module(m.name)\n"
         "heavy = {'torch', 'pydantic', 'onnx', 'dvc', 'rich', 'av', 'onnxruntime', 'tensorrt'} & set(sys.modules)\n"
         "sys.exit(f'imported: {sorted(heavy)}' if heavy else 0)"
     )

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.video.progress import Progress, expected
+from pipeline.video.progress import Progress
 
 
 class Clock:
@@ -59,7 +59,3 @@ def test_hours_and_wrong_totals() -> None:
         "100/100000 frames, 10.0 fps, 2:46:30 left",
         "200/50 frames, 10.0 fps, 0:00 left",
     ]
-
-
-def test_expected() -> None:
-    assert [expected(221, 50), expected(None, 50), expected(10, None), expected(None, None)] == [50, 50, 10, None]

@@ -1,23 +1,44 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import Array, read_frame, read_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.sinks import CLASSES, H264Sink, ImageFolderSink, ImageSink, MaskSink, Result, Sink
+from pipeline.video.overlay import count_ids
+from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.sinks import H264Sink, ImageFolderSink, ImageSink, MaskSink, Result, Sink
+from pipeline.video.sinks.folders import CLASSES
 
 
-def result(picture: Array, *, name: str = "x", timestamp: float | None = None) -> Result:
+def result(
+    picture: Array | Picture, *, name: str = "x", timestamp: float | None = None, box: Box | None = None
+) -> Result:
     label_map = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
-    return Result(name, timestamp, (picture.shape[0], picture.shape[1]), label_map, picture)
+    drawn = picture if isinstance(picture, Picture) else Picture.of_bgr(picture)
+    return Result(
+        index=0,
+        name=name,
+        timestamp=timestamp,
+        arrived=0.0,
+        size=drawn.size,
+        box=box or Box(0, 0, *drawn.size),
+        label_map=label_map,
+        pixels=count_ids(label_map),
+        infer_ms=1.0,
+        dropped=0,
+        picture=drawn,
+    )
 
 
 def write_h264(path: Path, pictures: Sequence[Array], *, times: Sequence[float | None], fps: float = 25) -> Any:
@@ -81,13 +102,87 @@ def test_h264_pads_odd_sizes(tmp_path: Path, size: tuple[int, int], even: tuple[
     assert abs(frames[0].to_ndarray(format="bgr24").astype(int) - 200).max() < 8, "the border repeats the picture"
 
 
-def test_h264_refuses_another_size(tmp_path: Path, frame: Array) -> None:
+def test_h264_fits_another_size(tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture) -> None:
+    av = pytest.importorskip("av")
+    with H264Sink(tmp_path / "out.mp4") as sink:
+        sink.write(result(frame))
+        for _ in range(2):
+            sink.write(result(np.full((96, 64, 3), 200, np.uint8), name="tall"))
+        sink.write(result(frame))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frames = [f.to_ndarray(format="bgr24").astype(int) for f in container.decode(video=0)]
+    assert [f.shape for f in frames] == [(48, 64, 3)] * 4
+    assert abs(frames[1][:, 20:44] - 200).max() < 12, "all of it, in the middle"
+    assert abs(frames[1][:, :12] - 64).max() < 12, "grey bars"
+    assert abs(frames[3] - frame).mean() < 6
+    assert len(caplog.messages) == 1
+    assert "tall is 64x96 (width x height), the frames before it were 64x48" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("yuv", [Yuv(), Yuv(1, False, 1, 1), Yuv(6, True, 6, 6)])
+def test_h264_passes_planes_and_their_meaning_on(tmp_path: Path, yuv: Yuv) -> None:
+    av = pytest.importorskip("av")
+    random = np.random.default_rng(0)
+    smooth = [np.asarray(cv2.resize(random.integers(60, 190, (3, 4), np.uint8), (w, h))) for h, w in ((48, 64), (24, 32), (24, 32))]
+    with H264Sink(tmp_path / "out.mp4", crf=0) as sink:  # lossless
+        for _ in range(3):
+            sink.write(result(Picture(tuple(smooth), yuv)))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        for frame in container.decode(video=0):
+            for plane, wanted in zip(frame.planes, smooth, strict=True):
+                got = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+                assert np.array_equal(got, wanted)
+            got_yuv = Yuv(frame.colorspace, frame.color_range == 2, frame.color_primaries, frame.color_trc)
+            assert got_yuv == yuv
+
+
+def test_h264_presets_and_quality(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got preset fastest, crf 20; allowed: ultrafast, .*; crf 0 to 51"):
+        H264Sink(tmp_path / "out.mp4", preset="fastest")
+    with pytest.raises(UserError, match="crf 52"):
+        H264Sink(tmp_path / "out.mp4", crf=52)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from tests.video.test_sinks import result
+from pipeline.video.sinks import H264Sink
+with H264Sink(Path(sys.argv[1]), fps=25) as sink:
+    for index in range(10_000):
+        sink.write(result(np.full((48, 64, 3), index % 200, np.uint8), timestamp=index / 25))
+        if index == 230:
+            print("ready", flush=True)
+            time.sleep(60)
+"""
+
+
+def test_h264_of_a_killed_process_plays(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out.mp4"), str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("out.partial-"), "the target was never touched"
+    with av.open(str(left)) as container:
+        frames = list(container.decode(video=0))
+    assert 180 <= len(frames) <= 231, "all but the last fragment of two seconds"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux")
+def test_full_disk(tmp_path: Path, frame: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
-    with pytest.raises(UserError, match=r"big is 96x64 .*before it are 48x64; a video has one size.*--out FOLDER"):  # noqa: SIM117
-        with H264Sink(tmp_path / "out.mp4") as sink:
-            sink.write(result(frame))
-            sink.write(result(np.zeros((96, 64, 3), np.uint8), name="big"))
-    assert not list(tmp_path.iterdir())
+    sink = H264Sink(tmp_path / "out.mp4")
+    with pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"), sink:
+        sink.place = Path("/dev/full")
+        for index in range(2000):
+            noise = np.random.default_rng(index).integers(0, 256, frame.shape, np.uint8)
+            sink.write(result(noise, timestamp=index / 25))
 
 
 def test_h264_without_av(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +199,15 @@ def test_masks_are_exact(tmp_path: Path, labels: LabelSpec) -> None:
     assert np.array_equal(read_label_map(tmp_path / "masks/a.png"), expected)
     assert json.loads((tmp_path / "masks" / CLASSES).read_text())["classes"] == list(labels.names)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["masks"]
+
+
+def test_masks_of_a_part_of_the_frame(tmp_path: Path, labels: LabelSpec) -> None:
+    with MaskSink(tmp_path / "masks", labels=labels) as sink:
+        sink.write(result(np.zeros((30, 40, 3), np.uint8), name="a", box=Box(10, 20, 6, 8)))
+    mask = read_label_map(tmp_path / "masks/a.png")
+    assert np.array_equal(mask[10:16, 20:28], np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4) % 4, np.ones((2, 2))))
+    mask[10:16, 20:28] = labels.ignore_index
+    assert (mask == labels.ignore_index).all()
 
 
 def test_images(tmp_path: Path, labels: LabelSpec, frame: Array) -> None:
@@ -127,15 +231,32 @@ def sinks(folder: Path, labels: LabelSpec) -> list[Sink]:
 
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_nothing_is_left_after_an_error(
-    tmp_path: Path, labels: LabelSpec, frame: Array, index: int, error: type[BaseException]
+def test_an_error_before_the_first_frame_leaves_nothing(
+    tmp_path: Path, labels: LabelSpec, index: int, error: type[BaseException]
 ) -> None:
     pytest.importorskip("av")
-    sink = sinks(tmp_path, labels)[index]
-    with pytest.raises(error), sink:
-        sink.write(result(frame))
+    with pytest.raises(error), sinks(tmp_path, labels)[index]:
         raise error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_an_error_keeps_what_was_written(
+    tmp_path: Path, labels: LabelSpec, frame: Array, index: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    av = pytest.importorskip("av")
+    sink = sinks(tmp_path, labels)[index]
+    with pytest.raises(RuntimeError), sink:
+        sink.write(result(frame))
+        raise RuntimeError
+    (left,) = tmp_path.iterdir()
+    assert ".partial-" in left.name
+    assert f"not finished; what was written until then is in {left}" in caplog.text
+    if index:
+        assert (left / "x.png").exists()
+    else:
+        with av.open(str(left)) as container:
+            assert len(list(container.decode(video=0))) == 1
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -158,6 +279,8 @@ def test_older_output_stays_until_the_new_one_is_whole(
         assert content(sink.path) == before
         raise KeyboardInterrupt
     assert content(sink.path) == before
+    for left in set(tmp_path.iterdir()) - {sink.path}:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     third = sinks(tmp_path, labels)[index]
     with third:
         third.write(result(255 - frame, name="new"))

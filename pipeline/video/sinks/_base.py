@@ -9,8 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.frames import Array, resize_label_map
+from pipeline.frames import Array
 from pipeline.video.picture import Box, Picture
+from pipeline.video.view import place
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Result:
         infer_ms: how long the engine ran.
         dropped: frames of a live source that were passed over until now.
         picture: the overlay; None where no sink wants one.
+        frame: the frame as it came.
     """
 
     index: int
@@ -40,15 +42,15 @@ class Result:
     infer_ms: float
     dropped: int
     picture: Picture | None
+    frame: Picture | None = None
 
     def full_label_map(self, outside: int) -> Array:
         """(H, W) train ids at the size of the frame; ``outside`` where it was not looked at."""
-        inside = resize_label_map(self.label_map, (self.box.height, self.box.width))
-        if inside.shape == self.size:
-            return inside
-        whole = np.full(self.size, outside, np.uint8)
-        whole[self.box.top : self.box.top + self.box.height, self.box.left : self.box.left + self.box.width] = inside
-        return whole
+        return place(self.label_map, self.box, size=self.size, outside=outside)
+
+
+class Stop(Exception):
+    """Raised by a sink of the main thread when its user wants the run to end in good order."""
 
 
 class Sink(Protocol):
@@ -59,11 +61,13 @@ class Sink(Protocol):
     Attributes:
         wants_picture: whether it needs the overlay drawn.
         patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
+        main_thread: whether it must be called from the program's main thread; it gets the newest result then and again.
         written: what exists after a normal exit, as the user is told; None for what only shows.
     """
 
     wants_picture: bool
     patient: bool
+    main_thread: bool
     written: Path | None
 
     def __enter__(self) -> object: ...

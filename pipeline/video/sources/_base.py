@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.video.picture import Picture
 
@@ -33,6 +34,7 @@ class Source(ABC):
     Attributes:
         name: what people call it: a path, or an address without its password.
         stem: a short name for files made of it.
+        paths: files and folders that are read; results must not replace them.
         live: frames come whether they are taken or not, so whoever is late takes the newest.
         is_video: the frames are one moving picture (and not images).
         fps: frames a second; None for images and when the source does not say.
@@ -41,6 +43,7 @@ class Source(ABC):
 
     name: str
     stem: str
+    paths: Sequence[Path] = ()
     live: bool = False
     is_video: bool = True
     fps: float | None = None

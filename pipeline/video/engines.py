@@ -1,0 +1,74 @@
+"""How many engines work side by side, and what they reach without anything around them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.runtimes import Engine, open_engine
+
+_ON_GPU = 2  # one copies and resizes while the other computes
+
+
+def open_engines(
+    path: Path, *, threads: int | None = None, contexts: int | None = None, live: bool = False
+) -> tuple[list[Engine], Artifact]:
+    """Open an engine as often as frames shall be in work at a time.
+
+    On a CPU the threads are shared out among the contexts: two contexts of one thread each do more frames a second than
+    one of two threads, which finishes each frame sooner. So the default is a context a thread for files and one context
+    for what is live. On a GPU it is two, one of which copies while the other computes.
+
+    Args:
+        path: engine folder.
+        threads: of all contexts together, on a CPU; None: as it was built.
+        contexts: how many; None: the default above.
+        live: whether latency counts.
+
+    Raises:
+        UserError: not an engine of this machine, or more contexts than threads.
+    """
+    first, facts = open_engine(path, options={"threads": threads} if threads else None)
+    options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
+    on_cpu = facts.meta["runtime"] == "onnxruntime" and options.get("provider", "cpu") == "cpu"
+    total = int(options.get("threads", 1)) if on_cpu else _ON_GPU
+    wanted = contexts or (1 if live else total)
+    if on_cpu and wanted > total:
+        first.close()
+        raise UserError(f"{wanted} contexts share {total} threads; at most one context a thread: raise --threads")
+    if on_cpu and wanted > 1:
+        first.close()
+        first, facts = open_engine(path, options={"threads": total // wanted})
+    engines = [first]
+    try:
+        engines += [first.another() for _ in range(wanted - 1)]
+    except BaseException:
+        first.close()
+        raise
+    return engines, facts
+
+
+def rate_alone(engines: Sequence[Engine], *, seconds: float = 2.0) -> float:
+    """Frames a second of the engines with nothing around them, all at work for so many seconds, on a black frame."""
+    batch = np.zeros((engines[0].batches[1], *engines[0].input_size, 3), np.uint8)
+    counts = [0] * len(engines)
+    start = time.perf_counter()
+
+    def work(number: int) -> None:
+        while time.perf_counter() - start < seconds:
+            engines[number].run(batch)
+            counts[number] += len(batch)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(engines))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - start)

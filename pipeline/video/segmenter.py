@@ -1,0 +1,166 @@
+"""Segmentation inside another Python program: frames in, label maps out, with the loop's threads in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.video.engines import open_engines
+from pipeline.video.flow import Channel
+from pipeline.video.loop import Looking, segment
+from pipeline.video.picture import Picture
+from pipeline.video.sinks import Result
+from pipeline.video.smoothing import Smoother
+from pipeline.video.sources import Frame, Source
+from pipeline.video.view import Region, look, place
+
+
+class Segmenter:
+    """An engine for frames of a program of yours.
+
+    Args:
+        engine: engine folder, built on this machine.
+        threads, contexts: see :func:`pipeline.video.engines.open_engines`.
+        resize: ``stretch``, ``letterbox`` or ``crop``, see :func:`pipeline.video.view.look`.
+        region: part of the frames that is looked at, see :meth:`pipeline.video.view.Region.parse`.
+        smoother: steadies the label maps of :meth:`stream`.
+
+    Attributes:
+        labels: what ids mean: names, colours, the ignored id.
+
+    Raises:
+        UserError: no engine of this machine, or an option that is not allowed.
+
+    Example:
+        with Segmenter("artifacts/engines/kd/int8") as segmenter:
+            for frame, mask in segmenter.stream(frames):  # mask: (H, W) train ids
+                ...
+    """
+
+    def __init__(
+        self,
+        engine: str | Path,
+        *,
+        threads: int | None = None,
+        contexts: int | None = None,
+        resize: str = "stretch",
+        region: str | None = None,
+        smoother: Smoother | None = None,
+    ) -> None:
+        self._looking = Looking(resize, Region.parse(region) if region else None)
+        self._smoother = smoother
+        self._engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts)
+        self.labels = facts.labels
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine."""
+        for engine in self._engines:
+            engine.close()
+
+    def mask(self, frame: Array) -> Array:
+        """Train ids (H, W) uint8 of one frame (H, W, 3) BGR uint8; the ignored id outside of the region."""
+        picture = _picture(frame, 0)
+        engine = self._engines[0]
+        view = look(
+            picture.size,
+            input_size=engine.input_size,
+            output_size=engine.output_size,
+            policy=self._looking.policy,
+            region=self._looking.region,
+        )
+        label_map = view.cut(engine.run(np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0))[0])
+        return place(label_map, view.box, size=picture.size, outside=self.labels.ignore_index)
+
+    def stream(self, frames: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+        """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
+
+        ``frames`` is iterated in a thread, a few frames ahead; leaving the loop early ends that.
+
+        Raises:
+            UserError: a frame is not (H, W, 3) uint8; or whatever ``frames`` raises.
+        """
+        handed: Channel[tuple[Array, Array]] = Channel(2)
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                segment(
+                    _Given(frames),
+                    self._engines,
+                    labels=self.labels,
+                    sinks=[_Handing(handed, outside=self.labels.ignore_index)],
+                    smoother=self._smoother,
+                    looking=self._looking,
+                )
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                failed.append(error)
+            finally:
+                handed.end()
+
+        thread = threading.Thread(target=work, name="segpress-stream", daemon=True)
+        thread.start()
+        try:
+            yield from handed
+        finally:
+            handed.close()
+            thread.join()
+        if failed:
+            raise failed[0]
+
+
+def _picture(frame: Array, index: int) -> Picture:
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        got = f"{frame.shape} {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"frame {index}: got {got}; needed: a numpy array (H, W, 3), BGR, uint8")
+    return Picture.of_bgr(frame)
+
+
+class _Given(Source):
+    """Frames of another program."""
+
+    name = stem = "frames"
+
+    def __init__(self, frames: Iterable[Array]) -> None:
+        self._frames = frames
+
+    def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
+        for index, frame in enumerate(self._frames):
+            yield Frame(f"{index:06d}", None, _picture(frame, index))
+
+
+class _Handing:
+    """Hands frames and masks to the caller, who may stop taking them."""
+
+    wants_picture = main_thread = False
+    patient = True
+    written = None
+
+    def __init__(self, handed: Channel[tuple[Array, Array]], *, outside: int) -> None:
+        self._handed = handed
+        self._outside = outside
+
+    def __enter__(self) -> _Handing:
+        return self
+
+    def write(self, result: Result) -> None:
+        assert result.frame is not None
+        self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass

@@ -1,0 +1,70 @@
+"""Which frames of a source are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.errors import UserError
+from pipeline.video.sources import Frame, Source
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of a source.
+
+    Args:
+        start: seconds to pass over; videos only.
+        duration: seconds to take; None: to the end.
+        every: take one frame of so many.
+        limit: take so many frames at most; None: all.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+    every: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < 1e9 or (self.duration is not None and not 0 < self.duration < 1e9):
+            raise UserError(f"start {self.start:g}, duration {self.duration}: seconds; start from 0, duration above 0")
+        if self.every < 1 or (self.limit is not None and self.limit < 1):
+            raise UserError(f"every {self.every}, limit {self.limit}: whole numbers from 1")
+
+    def frames(self, source: Source) -> Iterator[Frame]:
+        """The chosen frames. Raises UserError when there are none, or times are asked of images."""
+        if not source.is_video and (self.start or self.duration is not None):
+            raise UserError(f"{source.name}: images have no time; choose them by --every, --limit or a pattern")
+        if source.live and self.start:
+            raise UserError(f"{source.name}: is live, it starts now; leave --start out")
+        taken = 0
+        for number, frame in enumerate(source.frames(start=self.start)):
+            time = frame.timestamp if frame.timestamp is not None else number / source.fps if source.fps else None
+            if self.duration is not None and time is not None and time >= self.start + self.duration:
+                break
+            if number % self.every:
+                continue
+            yield frame
+            taken += 1
+            if taken == self.limit:
+                break
+        if not taken:
+            raise UserError(f"{source.name}: has no frames {self._described()}; choose another part")
+
+    def _described(self) -> str:
+        upto = "" if self.duration is None else f" for {self.duration:g} s"
+        return f"from {self.start:g} s on{upto}"
+
+    def expected(self, source: Source) -> int | None:
+        """How many frames that will be, for progress; None when unknown."""
+        count = source.count
+        if source.fps:
+            left = None if count is None else max(0, count - round(self.start * source.fps))
+            wanted = None if self.duration is None else round(self.duration * source.fps)
+            count = min((number for number in (left, wanted) if number is not None), default=None)
+        if count is not None:
+            count = -(-count // self.every)
+        return min((number for number in (count, self.limit) if number is not None), default=None)

@@ -1,0 +1,88 @@
+"""Folders of PNG files: overlays, or label maps in train or original ids; and one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from pipeline.artifact import dump_json
+from pipeline.frames import Array, write_png
+from pipeline.labels import LabelSpec
+from pipeline.video.sinks._base import Result
+from pipeline.video.staged import StagedFile, StagedFolder
+
+#: Lies beside the images of a folder: says what ids and colours mean, and marks the folder as written by segpress.
+CLASSES = "classes.json"
+
+
+class _FolderSink(StagedFolder):
+    patient = True
+    main_thread = False
+
+    def __init__(self, path: Path, *, labels: LabelSpec) -> None:
+        super().__init__(path, mark=CLASSES, content=dump_json(labels.to_meta()))
+        self.written = path
+
+    def put(self, name: str, image: Array) -> None:
+        assert self.place is not None
+        try:
+            write_png(self.place / f"{name}.png", image)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        self.of_use = True
+
+
+class MaskSink(_FolderSink):
+    """A folder of label maps: ``<name>.png`` at frame size, and classes.json with the meaning of train ids.
+
+    Args:
+        path: the folder.
+        labels: what train ids mean; outside of the part that was looked at is its ignored id.
+        original: write the data set's own ids, as test servers want them.
+
+    Raises:
+        UserError: ``original`` ids are wanted and ``labels`` has none.
+    """
+
+    wants_picture = False
+
+    def __init__(self, path: Path, *, labels: LabelSpec, original: bool = False) -> None:
+        super().__init__(path, labels=labels)
+        self._outside = labels.ignore_index
+        self._table = labels.to_original() if original else None
+
+    def write(self, result: Result) -> None:
+        label_map = result.full_label_map(self._outside)
+        self.put(result.name, label_map if self._table is None else cv2.LUT(label_map, self._table))
+
+
+class ImageFolderSink(_FolderSink):
+    """A folder of overlays: ``<name>.png``, and classes.json with the colours."""
+
+    wants_picture = True
+
+    def write(self, result: Result) -> None:
+        assert result.picture is not None, "an overlay sink needs a loop that draws"
+        self.put(result.name, result.picture.bgr())
+
+
+class ImageSink(StagedFile):
+    """One overlay image, PNG or JPEG by the suffix of ``path``."""
+
+    wants_picture = patient = True
+    main_thread = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.written = path
+
+    def write(self, result: Result) -> None:
+        assert result.picture is not None, "an overlay sink needs a loop that draws"
+        done, data = cv2.imencode(self.path.suffix.lower(), result.picture.bgr())
+        assert done, f"OpenCV refused to encode {self.path.suffix}"
+        assert self.place is not None
+        try:
+            self.place.write_bytes(data.tobytes())
+        except OSError as error:
+            raise self.unwritable(error) from error

@@ -1,0 +1,236 @@
+"""Overlays as a video that plays anywhere, while it is written and after a crash, too."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.video._av import load_av
+from pipeline.video.picture import BT709, Picture, Yuv
+from pipeline.video.sinks._base import Result
+from pipeline.video.staged import StagedFile
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FPS = 25.0
+#: Presets of libx264: each step down costs half the time and gives files up to twice as large.
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow")
+_TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
+_TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers assume for HD
+
+
+class _Disk:
+    """A file that tells FFmpeg that all is well and keeps the first error for us: its MP4 writer crashes on a full disk.
+
+    Attributes:
+        error: what went wrong; nothing is written after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.error: OSError | None = None
+        self._file = path.open("wb", buffering=0)
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while len(view) and self.error is None:
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+
+class H264Sink(StagedFile):
+    """An MP4 that plays in a browser: H.264, yuv420p, index at the front, one key frame every two seconds.
+
+    While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames keep
+    their distance in time; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A frame of
+    another size than the first is fitted into it, with grey bars where its shape differs.
+
+    Args:
+        path: the .mp4 file.
+        fps: frames a second, for frames without a timestamp and for the encoder's rate control.
+        crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
+        preset: one of :data:`PRESETS`.
+        threads: of the encoder; None: as many as it likes.
+
+    Raises:
+        UserError: on construction, when PyAV or its libx264 is missing, or a value is out of range.
+    """
+
+    wants_picture = patient = True
+    main_thread = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: float = DEFAULT_FPS,
+        crf: int = 20,
+        preset: str = "ultrafast",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(path)
+        self.written = path
+        if preset not in PRESETS or not 0 <= crf <= 51:
+            raise UserError(f"{path}: got preset {preset}, crf {crf}; allowed: {', '.join(PRESETS)}; crf 0 to 51")
+        av = load_av()
+        if av is None:
+            raise UserError(f"{path}: H.264 needs PyAV: pip install av; or write masks with --masks DIR")
+        try:
+            av.codec.Codec("libx264", "w")
+        except ValueError as error:
+            raise UserError(
+                f"{path}: this PyAV was built without libx264; use the wheel: pip install --force-reinstall av; "
+                "or write masks with --masks DIR"
+            ) from error
+        self._av = av
+        self._rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000/1001
+        # B frames would cost a third of the encoder's time for a tenth of the file
+        self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
+        self._threads = threads
+        self._disk: _Disk | None = None
+        self._container: Any = None
+        self._stream: Any = None
+        self._first: Picture | None = None
+        self._fitted: tuple[int, int] | None = None  # the other size that was told last
+        self._origin: float | None = None
+        self._count = 0
+        self._last = -1
+
+    def write(self, result: Result) -> None:
+        assert result.picture is not None, "an overlay sink needs a loop that draws"
+        picture = result.picture
+        try:
+            if self._first is None:
+                self._begin(picture)
+            assert self._first is not None
+            if picture.size != self._first.size or picture.yuv != self._first.yuv:
+                picture = self._adapted(picture, result.name)
+            frame = self._encodable(picture)
+            frame.time_base = Fraction(1, _TICKS)
+            frame.pts = self._ticks(result.timestamp)
+            frame.duration = round(_TICKS / self._rate)  # else the last frame lasts no time
+            self._container.mux(self._stream.encode(frame))
+            assert self._disk is not None
+            self._disk.check()
+        except (self._av.error.FFmpegError, OSError) as error:
+            raise self.unwritable(error) from error
+        self.of_use = True
+
+    def _begin(self, picture: Picture) -> None:
+        self._first = picture
+        height, width = picture.size
+        assert self.place is not None
+        self._disk = _Disk(self.place)
+        fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+        self._container = self._av.open(self._disk, "w", format="mp4", options=fragments)
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = "yuv420p"
+        codec = self._stream.codec_context
+        codec.time_base = Fraction(1, _TICKS)
+        codec.gop_size = max(1, round(2 * self._rate))
+        if self._threads:
+            codec.thread_count = self._threads
+        tags = picture.yuv or _TAGGED
+        codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
+        codec.color_range = 2 if tags.full_range else 1
+
+    def _adapted(self, picture: Picture, name: str) -> Picture:
+        """A picture as large as the first one, and of its kind."""
+        assert self._first is not None
+        height, width = self._first.size
+        if picture.size not in {self._first.size, self._fitted}:
+            self._fitted = picture.size
+            log.warning(
+                "%s: %s is %dx%d (width x height), the frames before it were %dx%d: fitted into that",
+                *(self.path, name, *picture.size[::-1], width, height),
+            )
+        scale = min(height / picture.size[0], width / picture.size[1])
+        tall, wide = (max(2, round(side * scale) & ~1) for side in picture.size)
+        inside = picture.fit((min(tall, height), min(wide, width)))
+        top, left = (height - inside.shape[0]) // 2, (width - inside.shape[1]) // 2
+        whole = np.full((height, width, 3), 64, np.uint8)
+        whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        return Picture(self._first.like(whole), self._first.yuv)
+
+    def _encodable(self, picture: Picture) -> Any:
+        """A picture as PyAV's frame, yuv420p."""
+        if picture.yuv is None:
+            height, width = picture.size
+            even = cv2.copyMakeBorder(picture.planes[0], 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="bgr24")
+            return frame.reformat(format="yuv420p", dst_colorspace=_TAGGED.matrix, dst_color_range=1)
+        frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
+        for place, plane in zip(frame.planes, picture.planes, strict=True):
+            rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
+            np.copyto(rows[:, : place.width], plane)
+        return frame
+
+    def _ticks(self, timestamp: float | None) -> int:
+        """Presentation time, strictly rising whatever the source says."""
+        if timestamp is None:
+            ticks = round(self._count * _TICKS / self._rate)
+        else:
+            self._origin = timestamp if self._origin is None else self._origin
+            ticks = round((timestamp - self._origin) * _TICKS)
+        self._count += 1
+        self._last = max(ticks, self._last + 1)
+        return self._last
+
+    def finish(self) -> None:
+        assert self._container is not None, "not one frame was written, or it is finished"
+        container, self._container = self._container, None
+        assert self._disk is not None
+        try:
+            container.mux(self._stream.encode(None))
+            container.close()
+            self._disk.close()
+            self._disk.check()
+            self._index_first()
+        except (self._av.error.FFmpegError, OSError) as error:
+            raise self.unwritable(error) from error
+
+    def _index_first(self) -> None:
+        """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
+        assert self.place is not None
+        with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
+            plain = Path(folder) / self.path.name
+            with (
+                self._av.open(str(self.place)) as source,
+                self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+            ):
+                stream = source.streams.video[0]
+                copied = target.add_stream_from_template(stream)
+                for packet in source.demux(stream):
+                    if packet.dts is not None:
+                        packet.stream = copied
+                        target.mux(packet)
+            plain.chmod(0o644)
+            plain.replace(self.place)
+
+    def discard(self) -> None:
+        if self._container is not None:
+            with contextlib.suppress(self._av.error.FFmpegError, OSError):  # what it wrote is removed anyway
+                self._container.close()
+            self._container = None
+        if self._disk is not None:
+            self._disk.close()
+        super().discard()

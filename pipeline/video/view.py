@@ -1,0 +1,171 @@
+"""Which part of a frame the engine looks at, and where that part lies in the engine's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.frames import Array, resize_label_map
+from pipeline.video.picture import Box, Picture
+
+#: How a part of another shape becomes the engine's input. ``stretch`` is what training, calibration and checks do.
+POLICIES = ("stretch", "letterbox", "crop")
+_PAD = 114  # grey of the padding, as most detectors' letterboxes have it
+
+
+@dataclass(frozen=True)
+class View:
+    """From a frame to the engine's input and back.
+
+    Attributes:
+        box: the part of the frame that is looked at; even numbers, as chroma of video has half the resolution (an odd
+            frame keeps its last row or column only where all of it is looked at).
+        inner: where the part lies in the engine's input; around it is grey.
+        step: input pixels of one pixel of the label map, (vertical, horizontal).
+    """
+
+    box: Box
+    inner: Box
+    input_size: tuple[int, int]
+    step: tuple[int, int]
+
+    def fit(self, picture: Picture) -> Array:
+        """The engine's input (H, W, 3) BGR."""
+        inside = picture.crop(self.box).fit((self.inner.height, self.inner.width))
+        if inside.shape[:2] == self.input_size:
+            return inside
+        whole = np.full((*self.input_size, 3), _PAD, np.uint8)
+        whole[_slices(self.inner)] = inside
+        return whole
+
+    def cut(self, label_map: Array) -> Array:
+        """The part of the engine's label map (h, w) that shows ``box``."""
+        down, right = self.step
+        inner = self.inner
+        return label_map[_slices(Box(inner.top // down, inner.left // right, inner.height // down, inner.width // right))]
+
+
+def place(label_map: Array, box: Box, *, size: tuple[int, int], outside: int) -> Array:
+    """Train ids (H, W) at the ``size`` of the frame, of which ``label_map`` (h, w) shows ``box``.
+
+    Args:
+        outside: the id of what was not looked at.
+    """
+    inside = resize_label_map(label_map, (box.height, box.width))
+    if inside.shape == size:
+        return inside
+    whole = np.full(size, outside, np.uint8)
+    whole[_slices(box)] = inside
+    return whole
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of every frame, as the user names it: left, top, width and height, in pixels or shares of the frame."""
+
+    text: str
+    numbers: tuple[float, float, float, float]
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Region:
+        """``100,200,640,360`` in pixels, or ``0%,40%,100%,60%``: left, top, width, height.
+
+        Raises:
+            UserError: not four numbers, mixed units, or an empty part.
+
+        Example:
+            >>> Region.parse("0%,50%,100%,50%").of((480, 640))
+            Box(top=240, left=0, height=240, width=640)
+        """
+        fields = [field.strip() for field in text.split(",")]
+        signs = {field.endswith("%") for field in fields}
+        try:
+            left, top, width, height = (float(field.rstrip("%")) for field in fields)
+        except ValueError:
+            signs = set()
+            left = top = width = height = 0.0
+        if len(signs) != 1 or not (left >= 0 and top >= 0 and 0 < width < 1e6 and 0 < height < 1e6):
+            raise UserError(
+                f"region: got '{text}'; needed: left,top,width,height, all in pixels (100,200,640,360) or all in "
+                "percent (0%,40%,100%,60%), width and height above 0"
+            )
+        return cls(text, (left, top, width, height), signs == {True})
+
+    def of(self, size: tuple[int, int]) -> Box:
+        """The part of a frame of ``size`` (height, width), on even pixels. Raises UserError where it does not fit."""
+        left, top, width, height = self.numbers
+        if self.relative:
+            left, width = left * size[1] / 100, width * size[1] / 100
+            top, height = top * size[0] / 100, height * size[0] / 100
+        if left + width > size[1] + 0.5 or top + height > size[0] + 0.5:
+            raise UserError(
+                f"region {self.text} reaches beyond the frame, which is {size[1]}x{size[0]} (width x height); "
+                "name a part of it"
+            )
+        whole = (0, 0) == (round(left), round(top)) and (round(height), round(width)) == size
+        if whole:
+            return Box(0, 0, *size)
+        even = [2 * round(number / 2) for number in (top, left, height, width)]
+        box = Box(even[0], even[1], max(2, even[2]), max(2, even[3]))
+        if box.top + box.height > size[0] or box.left + box.width > size[1]:
+            box = Box(box.top, box.left, min(box.height, (size[0] - box.top) & ~1), min(box.width, (size[1] - box.left) & ~1))
+        if box.height < 2 or box.width < 2:
+            raise UserError(f"region {self.text} is below 2x2 pixels of a {size[1]}x{size[0]} frame; name a larger one")
+        return box
+
+
+def look(
+    size: tuple[int, int],
+    *,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    policy: str = "stretch",
+    region: Region | None = None,
+) -> View:
+    """How an engine looks at frames of a size.
+
+    Args:
+        size: (height, width) of the frames.
+        input_size, output_size: of the engine.
+        policy: one of :data:`POLICIES`: ``stretch`` the part to the input, ``letterbox`` keeps its shape and pads,
+            ``crop`` keeps its shape and looks at the middle only.
+        region: the part; None for all.
+
+    Raises:
+        UserError: an unknown policy, or a region outside the frame.
+    """
+    if policy not in POLICIES:
+        raise UserError(f"resize policy: got '{policy}'; allowed: {', '.join(POLICIES)}")
+    box = region.of(size) if region else Box(0, 0, *size)
+    step = (max(1, input_size[0] // output_size[0]), max(1, input_size[1] // output_size[1]))
+    inner = Box(0, 0, *input_size)
+    # the shape that keeps the aspect: (height, width) of the part scaled into, or of the input scaled into the part
+    tall = box.height * input_size[1] > box.width * input_size[0]
+    if policy == "crop":
+        if tall:
+            box = _centred(box, (box.width * input_size[0] / input_size[1], box.width), (2, 2))
+        else:
+            box = _centred(box, (box.height, box.height * input_size[1] / input_size[0]), (2, 2))
+    elif policy == "letterbox":
+        if tall:
+            inner = _centred(inner, (input_size[0], input_size[0] * box.width / box.height), step)
+        else:
+            inner = _centred(inner, (input_size[1] * box.height / box.width, input_size[1]), step)
+    return View(box, inner, input_size, step)
+
+
+def _centred(around: Box, size: tuple[float, float], step: tuple[int, int]) -> Box:
+    """A box of about ``size`` in the middle of another one, all its numbers multiples of ``step`` where it shrinks."""
+    sides = []
+    for start, whole, wanted, unit in zip(around[:2], around[2:], size, step, strict=True):
+        length = min(whole, max(unit, round(wanted / unit) * unit)) if wanted < whole else whole
+        sides.append((start + (whole - length) // 2 // unit * unit, length))
+    (top, height), (left, width) = sides
+    return Box(top, left, height, width)
