@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+from pipeline.video import engines
+from pipeline.video.segmenter import Segmenter
+from tests.video.fakes import BrightnessEngine, quarters
+
+
+@pytest.fixture
+def segmenter(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}}
+    monkeypatch.setattr(engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(labels=labels, meta=meta)))
+    return Segmenter("engine", region="0%,0%,50%,100%")
+
+
+def test_frames_and_masks(segmenter: Segmenter, engine: BrightnessEngine) -> None:
+    given = [quarters(index) for index in range(20)]
+    with segmenter:
+        for index, (frame, mask) in enumerate(segmenter.stream(given)):
+            assert frame is given[index]
+            assert np.array_equal(mask[:, :32], np.roll(np.repeat([0, 1, 2, 3], 16), 16 * index)[None, :32].repeat(48, 0))
+            assert (mask[:, 32:] == 255).all()
+    assert index == 19
+    assert engine.closed
+
+
+def test_leaving_early_ends_the_iteration(segmenter: Segmenter) -> None:
+    read: list[int] = []
+
+    def frames() -> Iterator[Any]:
+        for index in range(100_000):
+            read.append(index)
+            yield quarters(index)
+
+    before = threading.active_count()
+    for _ in segmenter.stream(frames()):
+        break
+    assert len(read) < 50
+    assert threading.active_count() == before
+    assert [mask.shape for _, mask in segmenter.stream([quarters()])] == [(48, 64)], "and it can go on"
+
+
+def test_errors_come_to_the_caller(segmenter: Segmenter) -> None:
+    def frames() -> Iterator[Any]:
+        yield quarters()
+        raise OSError("the camera was pulled out")
+
+    seen = []
+    with pytest.raises(OSError, match="the camera was pulled out"):
+        seen += list(segmenter.stream(frames()))
+    with pytest.raises(UserError, match=r"frame 1: got \(48, 64\) uint8; needed: a numpy array \(H, W, 3\), BGR, uint8"):
+        list(segmenter.stream([quarters(), quarters()[..., 0]]))
+    with pytest.raises(UserError, match=r"frame 0: got list"):
+        segmenter.mask([1, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("meta", "arguments", "opened"),
+    [
+        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {}, (4, {"threads": 1})),
+        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {"live": True}, (1, None)),
+        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {"contexts": 2}, (2, {"threads": 2})),
+        ({"runtime": "onnxruntime", "runtime_options": {"threads": 1}}, {"threads": 2}, (2, {"threads": 1})),
+        ({"runtime": "onnxruntime", "runtime_options": {"provider": "cuda", "threads": 4}}, {}, (2, None)),
+        ({"runtime": "tensorrt", "runtime_options": {}}, {}, (2, None)),
+        ({"runtime": "tensorrt", "runtime_options": {}}, {"contexts": 3}, (3, None)),
+    ],
+)
+def test_how_many_contexts(
+    meta: dict[str, Any], arguments: dict[str, Any], opened: tuple[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def open_engine(path: Path, options: Any = None) -> Any:
+        seen.append(options)
+        return BrightnessEngine(), SimpleNamespace(meta=meta)
+
+    monkeypatch.setattr(engines, "open_engine", open_engine)
+    found, _ = engines.open_engines(Path("engine"), **arguments)
+    assert (len(found), seen[-1]) == opened
+
+
+def test_more_contexts_than_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}}
+    engine = BrightnessEngine()
+    monkeypatch.setattr(engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(meta=meta)))
+    with pytest.raises(UserError, match="3 contexts share 2 threads; at most one context a thread: raise --threads"):
+        engines.open_engines(Path("engine"), contexts=3)
+    assert engine.closed
