@@ -1,0 +1,95 @@
+"""What PyAV decodes as pictures: the decoder's own planes wherever video is YUV 4:2:0, and upright."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.frames import Array
+from pipeline.video.picture import Picture, Yuv
+
+#: 8-bit YUV 4:2:0; the planes of yuva420p are those and one of opacity.
+_PLANES = ("yuv420p", "yuvj420p", "yuva420p")
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_UNSPECIFIED = 2
+
+
+def picture_of(frame: Any) -> Picture:
+    """A decoded av.VideoFrame as a picture, turned as its display matrix says.
+
+    YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive. Other YUV with
+    shared chroma and even sides becomes 4:2:0 of the same matrix and range; 10 bits lose two, and 4:2:2 half of its
+    chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly.
+    """
+    turn = _display_matrix(frame)
+    yuv = _meaning(frame)
+    form = frame.format
+    even = frame.height % 2 == 0 and frame.width % 2 == 0
+    if len(form.components) < 3 and not form.has_palette:  # grey, with opacity or without; 1 bit, 8 or more
+        grey = _plane(_converted(frame, "gray", yuv), 0, (frame.height, frame.width))
+        return Picture.of_bgr(_upright(np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8), turn))
+    if even and not form.is_rgb and not form.has_palette and _shares_chroma(frame):
+        same = frame if form.name in _PLANES else _converted(frame, "yuv420p", yuv)
+        if all(plane.line_size > 0 for plane in same.planes):  # else upside down in memory
+            half = (frame.height // 2, frame.width // 2)
+            planes = [_plane(same, index, size) for index, size in enumerate([(frame.height, frame.width), half, half])]
+            return Picture(tuple(_upright(plane, turn) for plane in planes), yuv)
+    bgr = np.asarray(_converted(frame, "bgr24", yuv).to_ndarray(), np.uint8)  # (H, W, 3)
+    return Picture.of_bgr(_upright(bgr, turn))
+
+
+def _meaning(frame: Any) -> Yuv:
+    return Yuv(
+        matrix=int(frame.colorspace),
+        full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
+        primaries=int(getattr(frame, "color_primaries", _UNSPECIFIED)),  # absent before PyAV 17
+        transfer=int(getattr(frame, "color_trc", _UNSPECIFIED)),
+    )
+
+
+def _shares_chroma(frame: Any) -> bool:
+    """Whether chroma has fewer samples than luma: not 4:4:4, nor what is neither YUV nor flagged as RGB."""
+    form = frame.format
+    return bool(form.chroma_width(frame.width) < frame.width or form.chroma_height(frame.height) < frame.height)
+
+
+def _converted(frame: Any, form: str, yuv: Yuv) -> Any:
+    """By FFmpeg's scaler, which has to be told the range: of frames that are not called yuvj it does not look."""
+    if frame.format.name == form:
+        return frame
+    source = _FULL_RANGE if yuv.full_range or frame.format.is_rgb else 1
+    target = _FULL_RANGE if form in ("bgr24", "gray") else source
+    return frame.reformat(format=form, src_color_range=source, dst_color_range=target)
+
+
+def _plane(frame: Any, index: int, size: tuple[int, int]) -> Array:
+    """One plane (height, width) as a view that cannot be written through; lines are padded in memory."""
+    plane = frame.planes[index]
+    view = np.frombuffer(plane, np.uint8).reshape(-1, abs(plane.line_size))[: size[0], : size[1]]
+    view.flags.writeable = False
+    return view[::-1] if plane.line_size < 0 else view
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """(a, b, c, d) of the display matrix as signs: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return (1, 0, 0, 1)
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    # by whole quarters: what lies between is rounded to the axis that is nearer
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
+    return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
+
+
+def _upright(plane: Array, turn: tuple[int, int, int, int]) -> Array:
+    a, b, c, d = turn
+    if turn == (1, 0, 0, 1):
+        return plane
+    image = cv2.transpose(plane) if b else plane
+    down, right = (b < 0, c < 0) if b else (d < 0, a < 0)  # which axes run the other way
+    if down or right:
+        image = cv2.flip(image, -1 if down and right else 0 if down else 1)
+    return np.asarray(image, np.uint8)

@@ -1,0 +1,196 @@
+"""What does not wait: frames as they come, and again after the stream was gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.errors import UserError
+from pipeline.video.picture import Picture
+from pipeline.video.sources._base import Frame, Source
+from pipeline.video.sources._container import ReadError, Timeouts
+
+log = logging.getLogger(__name__)
+
+#: A connection that held so long was good: the next outage begins with the shortest wait.
+_GOOD_S = 10.0
+
+
+class Connection(Protocol):
+    """Something live that is open; made, read and closed by one thread."""
+
+    fps: float | None
+
+    def read(self) -> Picture:
+        """The next picture. Raises ReadError at the end and when none comes."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on.
+
+    Attributes:
+        timeouts: of opening and of one frame.
+        total: seconds without a frame until a source is given up.
+        first_wait, longest_wait: seconds before another attempt; doubled from one to the other.
+    """
+
+    timeouts: Timeouts
+    total: float
+    first_wait: float = 0.5
+    longest_wait: float = 10.0
+
+
+class LiveSource(Source):
+    """Frames of something live; timestamps are the times of arrival since the first, as clocks of cameras jump.
+
+    Each connection has a thread of its own that reads as fast as frames come and keeps the newest, so nothing piles up
+    and a blocked read can be left behind. The first connection has to give a frame before this returns.
+
+    Args:
+        connect: opens it, or raises ReadError.
+
+    Raises:
+        UserError: it cannot be opened, or no frame comes.
+    """
+
+    live = True
+
+    def __init__(self, connect: Callable[[], Connection], *, name: str, stem: str, patience: Patience) -> None:
+        self.name = name
+        self.stem = stem
+        self._connect = connect
+        self._patience = patience
+        self._stopped = threading.Event()
+        self._line = _Line(connect)
+        try:
+            self._line.wait(self._opening)
+        except ReadError as error:
+            self._line.cut()
+            advice = f"; {error.advice}" if error.advice else ""
+            raise UserError(f"{name}: cannot be opened ({error.reason}){advice}") from None
+        except BaseException:
+            self._line.cut()
+            raise
+        self.fps = self._line.fps
+
+    @property
+    def _opening(self) -> float:
+        # the connection's own timeouts know the reason and come first: two steps of opening, then one of reading
+        return 2 * self._patience.timeouts.open + self._patience.timeouts.read + 0.5
+
+    def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
+        if start:
+            raise UserError(f"{self.name}: what is live starts now; leave the start out")
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        index, begin, wait = 0, None, self._patience.first_wait
+        opened = last = time.perf_counter()
+        while not self._stopped.is_set():
+            try:
+                newest = self._line.take(self._patience.timeouts.read)
+            except ReadError as lost:
+                wait = self._reconnect(lost, last, self._patience.first_wait if last - opened > _GOOD_S else wait)
+                opened = time.perf_counter()
+                continue
+            if newest is None or self._stopped.is_set():
+                return
+            picture, arrived = newest
+            last = time.perf_counter()
+            begin = arrived if begin is None else begin
+            yield Frame(f"{self.stem}-{index:06d}", arrived - begin, picture, arrived)
+            index += 1
+
+    def _reconnect(self, lost: ReadError, last: float, wait: float) -> float:
+        """Try until frames come, or this is stopped; returns how long to wait the next time."""
+        patience = self._patience
+        log.warning("%s: %s; connecting again, for %g s at most", self.name, lost.reason, patience.total)
+        while True:
+            self._line.cut()
+            left = last + patience.total - time.perf_counter()
+            if left <= 0:
+                advice = f"; {lost.advice}" if lost.advice else ""
+                raise UserError(
+                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{advice}"
+                )
+            if self._stopped.wait(min(wait, left)):
+                return wait
+            wait = min(2 * wait, patience.longest_wait)
+            self._line = _Line(self._connect)
+            if self._stopped.is_set():  # before stop() could see this line
+                self._line.cut()
+            try:
+                self._line.wait(min(self._opening, max(last + patience.total - time.perf_counter(), 0)))
+            except ReadError as again:
+                lost = again
+                continue
+            if not self._stopped.is_set():
+                log.warning("%s: frames again, after %.1f s", self.name, time.perf_counter() - last)
+            return wait
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._line.cut()
+
+    def close(self) -> None:
+        """Stop, and wait a moment for the connection to close."""
+        self.stop()
+        self._line.thread.join(1.0)
+
+
+class _Line:
+    """One connection in a thread, and its newest picture."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.fps: float | None = None
+        self._connect = connect
+        self._changed = threading.Condition()
+        self._newest: tuple[Picture, float] | None = None
+        self._error: BaseException | None = None
+        self._cut = False
+        # a blocked read cannot be interrupted: such a thread is left behind, and ends with its read
+        self.thread = threading.Thread(target=self._run, daemon=True, name="connection")
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            connection = self._connect()
+            with closing(connection):
+                self.fps = connection.fps
+                while not self._cut:
+                    picture = connection.read()
+                    with self._changed:
+                        self._newest = (picture, time.perf_counter())
+                        self._changed.notify_all()
+        except BaseException as error:  # it is raised where frames are taken
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a picture, or to be cut. Raises what ended the connection, and ReadError when nothing comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._error or self._cut, seconds)
+            if self._newest is None and not self._cut:
+                raise self._error or ReadError(f"no frame for {seconds:.1f} s", "check that it is sending")
+
+    def take(self, seconds: float) -> tuple[Picture, float] | None:
+        """The newest picture and when it arrived; None when cut. Waits, and raises, as :meth:`wait`."""
+        self.wait(seconds)
+        with self._changed:
+            newest, self._newest = self._newest, None
+            return newest
+
+    def cut(self) -> None:
+        """Nobody takes any more: whoever waits goes on, and the thread ends after its read."""
+        with self._changed:
+            self._cut = True
+            self._changed.notify_all()

@@ -1,0 +1,92 @@
+"""Video from the network, read with PyAV: live, or a file on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.video.picture import Picture
+from pipeline.video.sources._address import Address
+from pipeline.video.sources._base import Source
+from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
+from pipeline.video.sources._decoded import picture_of
+from pipeline.video.sources._live import LiveSource, Patience
+from pipeline.video.sources.video_file import VideoFile
+
+#: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
+#: once and passed over; FFmpeg's nobuffer would throw it away, and the first frame had to wait for the next key frame.
+_LIVE = {
+    "analyzeduration": "500000",  # microseconds; default 5 s of a stream that does not tell its frame rate
+    "rtsp_transport": "tcp",
+    "allowed_media_types": "video",
+}
+#: A file is read on where a connection broke, for so many seconds.
+_FILE = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
+#: Playlists: their address has a size whether what they list goes on or not.
+_PLAYLISTS = ("hls", "dash")
+
+
+def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
+    """A file on a server where it has a length, else something live.
+
+    Raises:
+        UserError: it cannot be opened, or nothing can be decoded.
+    """
+    if address.url.lower().startswith(("http://", "https://")):
+        try:
+            container, _ = open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+        except ReadError as error:
+            advice = f"; {error.advice}" if error.advice else ""
+            raise UserError(f"{address.name}: cannot be opened ({error.reason}){advice}") from None
+        with container:
+            ends = _ends(container)
+        if ends:
+            return VideoFile(address, av, timeouts=patience.timeouts, options=_FILE)
+    return LiveSource(
+        lambda: _AvConnection(address, av, patience), name=address.name, stem=address.stem, patience=patience
+    )
+
+
+def _ends(container: Any) -> bool:
+    """Whether it is a file. Cameras that send one JPEG after the other claim lengths that mean nothing."""
+    name = container.format.name
+    if any(kind in name for kind in _PLAYLISTS):
+        return container.duration is not None
+    return name != "mpjpeg" and bool(container.size > 0)
+
+
+class _AvConnection:
+    """One connection of PyAV."""
+
+    def __init__(self, address: Address, av: Any, patience: Patience) -> None:
+        self._av = av
+        self._patience = patience
+        self._container, stream = open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = float(rate) if rate else None
+        set_threads(stream, live=True)
+        self._pictures = self._decode(stream)
+
+    def _decode(self, stream: Any) -> Iterator[Picture]:
+        for packet in self._container.demux(stream):
+            try:
+                frames = packet.decode()
+            except self._av.error.EOFError:
+                return
+            except self._av.error.FFmpegError:
+                continue  # until the next key frame; when nothing can be decoded, no frame comes
+            yield from map(picture_of, frames)
+
+    def read(self) -> Picture:
+        try:
+            picture = next(self._pictures, None)
+        except self._av.error.FFmpegError as error:
+            raise read_error(self._av, error, self._patience.timeouts.read) from None
+        if picture is None:
+            raise ReadError("the stream ended")
+        return picture
+
+    def close(self) -> None:
+        self._pictures.close()  # type: ignore[attr-defined]
+        self._container.close()

@@ -1,0 +1,173 @@
+"""A video with an end, read with PyAV: every frame is taken, with the time that the file gives it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.video.sources._address import Address
+from pipeline.video.sources._base import Frame, Source
+from pipeline.video.sources._container import ReadError, Timeouts, open_container, read_error, set_threads
+from pipeline.video.sources._decoded import picture_of
+
+log = logging.getLogger(__name__)
+
+#: Share of the packets that a file may lack against what its header says, without a word: players drop some, too.
+_SLACK = 0.01
+
+
+class VideoFile(Source):
+    """A local file, or one on a server.
+
+    Timestamps count from the start of the video stream; where the file has none they follow from the frame rate.
+    Frames are called by their number, counted from ``start`` at the frame rate.
+
+    Args:
+        timeouts: for a file on a server.
+        options: of FFmpeg, for opening.
+
+    Raises:
+        UserError: it cannot be opened, has no pictures, or not one of them can be decoded.
+    """
+
+    def __init__(
+        self, address: Address, av: Any, *, timeouts: Timeouts | None = None, options: dict[str, str] | None = None
+    ) -> None:
+        self.name = address.name
+        self.stem = address.stem
+        self._address = address
+        self._av = av
+        self._timeouts = timeouts
+        self._options = options
+        container, stream = self._open()
+        with container:
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps = float(rate) if rate else None
+            self._packets = stream.frames or None
+            self.count = self._packets or self._estimate(container, stream)
+            first = next(_Decoder(self._av, container, stream).frames(), None)
+        if first is None:
+            raise UserError(f"{self.name}: not one frame of this video can be decoded; {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return convert(self.name) if self._timeouts is None else "check that it plays: ffplay ADDRESS"
+
+    def _open(self) -> tuple[Any, Any]:
+        try:
+            return open_container(self._av, self._address, timeouts=self._timeouts, options=self._options)
+        except ReadError as error:
+            if self._timeouts is None:
+                advice = error.advice if error.advice.startswith("give") else self._advice
+                raise UserError(f"{self.name}: not a readable video ({error.reason}); {advice}") from None
+            raise UserError(f"{self.name}: cannot be read ({error.reason}); {error.advice or self._advice}") from None
+
+    def _estimate(self, container: Any, stream: Any) -> int | None:
+        if stream.duration is not None and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / self._av.time_base
+        else:
+            return None
+        return round(seconds * self.fps) or None if self.fps else None
+
+    def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
+        container, stream = self._open()
+        with container:
+            set_threads(stream, live=False)
+            decoder = _Decoder(self._av, container, stream)
+            if start > 0:
+                decoder.seek(start)
+            given, time, number = 0, 0.0, 0
+            for frame in decoder.frames():
+                known = decoder.time(frame)
+                time = known if known is not None else time + 1 / (self.fps or 25) if decoder.decoded > 1 else 0.0
+                if time < start - 1e-6:
+                    continue
+                if not given:
+                    number = round(time * self.fps) if start > 0 and self.fps else 0
+                yield Frame(f"{self.stem}-{number + given:06d}", time, picture_of(frame))
+                given += 1
+        if not decoder.decoded or (not given and start <= 0):
+            raise UserError(f"{self.name}: not one frame of this video can be decoded any more; {self._advice}")
+        if not given:
+            raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {time:.2f} s; start earlier")
+        self._tell_damage(decoder, given, whole=start <= 0)
+
+    def _tell_damage(self, decoder: _Decoder, given: int, *, whole: bool) -> None:
+        """One warning with figures. What a server breaks off is an error: the rest is there, and can be had."""
+        if decoder.broken and self._timeouts is not None:
+            raise UserError(f"{self.name}: broke off after {given} frames ({decoder.broken.reason}); run it again")
+        told = [f"{decoder.damaged} packets could not be decoded"] if decoder.damaged else []
+        told += [f"{decoder.corrupt} frames are decoded in part"] if decoder.corrupt else []
+        told += [f"reading stopped early ({decoder.broken.reason})"] if decoder.broken else []
+        if whole and self._packets and decoder.packets + 1 < self._packets * (1 - _SLACK):
+            told.append(f"it should have {self._packets}, so it was cut off")
+        if told:
+            log.warning("%s: damaged: %d frames were read; %s", self.name, given, "; ".join(told))
+
+
+class _Decoder:
+    """Decodes a stream to its end, over what is damaged.
+
+    Attributes:
+        packets, decoded: how many there were.
+        damaged: packets that could not be decoded.
+        corrupt: frames that the decoder marks as incomplete.
+        broken: why reading ended before the end; None when it did not.
+    """
+
+    def __init__(self, av: Any, container: Any, stream: Any) -> None:
+        self._av = av
+        self._container = container
+        self._stream = stream
+        self._origin = stream.start_time
+        self.packets = self.decoded = self.damaged = self.corrupt = 0
+        self.broken: ReadError | None = None
+
+    def seek(self, start: float) -> None:
+        """Go to the key frame before ``start``; what cannot seek is decoded from its beginning."""
+        if self._origin is None:
+            return
+        try:
+            self._container.seek(self._origin + int(start / self._stream.time_base), stream=self._stream)
+        except self._av.error.FFmpegError:
+            log.debug("cannot seek")
+
+    def time(self, frame: Any) -> float | None:
+        """Seconds from the start of the stream."""
+        if frame.pts is None:
+            return None
+        if self._origin is None:
+            self._origin = frame.pts
+        return float((frame.pts - self._origin) * self._stream.time_base)
+
+    def frames(self) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except self._av.error.FFmpegError as error:
+                self.broken = read_error(self._av, error, None)
+                return
+            if packet is None:
+                return
+            self.packets += packet.size > 0
+            try:
+                frames = packet.decode()
+            except self._av.error.EOFError:
+                return
+            except self._av.error.FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in frames:
+                self.decoded += 1
+                self.corrupt += bool(frame.is_corrupt)
+                yield frame
+
+
+def convert(name: str) -> str:
+    """What to do about a video that cannot be read."""
+    return f"convert it with: ffmpeg -i {name} -c:v libx264 out.mp4"
