@@ -97,6 +97,12 @@ class Picture:
         planes = [resize_frame(_halved(plane, size), size) for plane in self.planes]
         return np.asarray(cv2.transform(cv2.merge(planes), self.yuv.to_bgr()), np.uint8)
 
+    def within(self, size: tuple[int, int]) -> Array:
+        """(h, w, 3) BGR shrunk with its aspect kept until it lies within ``size`` (height, width); never enlarged."""
+        height, width = self.size
+        factor = min(1.0, size[0] / height, size[1] / width)
+        return self.fit((max(1, round(height * factor)), max(1, round(width * factor))))
+
     def crop(self, box: Box) -> Picture:
         """A part of it; views, nothing is copied. In YUV every number of ``box`` is even."""
         return replace(self, planes=self.parts(box))

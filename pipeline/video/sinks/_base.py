@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +53,10 @@ class Stop(Exception):
     """Raised by a sink of the main thread when its user wants the run to end in good order."""
 
 
+class Stop(Exception):  # noqa: N818 - nothing went wrong
+    """Raised by a sink when whoever watches has seen enough: the run ends in good order, everything is completed."""
+
+
 class Sink(Protocol):
     """Takes results in order, in a thread of its own.
 
@@ -77,3 +81,11 @@ class Sink(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class MainThreadSink(Sink, Protocol):
+    """A sink whose every method is called from the main thread, as windows want it. It may raise :class:`Stop`."""
+
+    def poll(self) -> None:
+        """Handle what the user did; called at least ten times a second, whether results come or not."""

@@ -1,0 +1,190 @@
+"""A small web server for a few known paths, with narrow limits on what it reads and how long it waits."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import logging
+import os
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from pipeline.errors import UserError
+
+HEAD_BYTES = 8192  # of a request
+READ_S = 5.0  # for the whole of it
+SEND_S = 10.0  # for one piece of an answer; whoever takes longer is let go
+CONNECTIONS = 64
+_log = logging.getLogger(__name__)
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Request(BaseHTTPRequestHandler):
+    """One GET of a known path; the connection ends with the answer."""
+
+    server: WebServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        try:
+            head = self._read_head()
+            if head is not None:
+                self._answer(head)
+        except OSError as error:  # gone, or too slow
+            _log.debug("%s: %s", self.client_address, error)
+
+    def _read_head(self) -> bytes | None:
+        head = b""
+        until = time.monotonic() + READ_S
+        while b"\r\n\r\n" not in head:
+            if len(head) >= HEAD_BYTES:
+                self.request_version, self.requestline, self.command = "HTTP/1.1", "", "GET"
+                self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return None
+            self.connection.settimeout(max(0.001, until - time.monotonic()))
+            part = self.connection.recv(HEAD_BYTES - len(head))
+            if not part:
+                return None
+            head += part
+        return head
+
+    def _answer(self, head: bytes) -> None:
+        self.connection.settimeout(SEND_S)
+        self.rfile = io.BytesIO(head)
+        self.raw_requestline = self.rfile.readline()
+        if not self.parse_request():
+            return  # it has answered
+        route = self.server.routes.get(self.path.partition("?")[0])
+        if not self.request_version.startswith("HTTP/1."):
+            self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif not self.server.knows_itself_as(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN)
+        elif self.command != "GET":
+            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
+        elif route is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+        else:
+            route(self)
+
+    def whole(self, kind: str, body: bytes, *, status: int = HTTPStatus.OK) -> None:
+        """Answer with ``body`` of media type ``kind``."""
+        self.begin(kind, status=status, length=len(body))
+        self.wfile.write(body)
+
+    def begin(self, kind: str, *, status: int = HTTPStatus.OK, length: int | None = None) -> None:
+        """Begin an answer; without ``length`` it goes on until the connection ends."""
+        self.send_response(status)
+        headers = {"Content-Type": kind, **_HEADERS, "Connection": "close"}
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = "GET"
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def gone(self) -> bool:
+        """Whether the other side has hung up."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1024)
+        except BlockingIOError:
+            return False
+        finally:
+            self.connection.settimeout(SEND_S)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Nothing of the request stands in the answer."""
+        self.whole("text/plain; charset=utf-8", f"{code} {HTTPStatus(code).phrase}\n".encode(), status=code)
+
+    def version_string(self) -> str:
+        return "segpress"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        _log.debug(format, *args)
+
+
+class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Listens from construction on, answers from :meth:`start` on.
+
+    Bound to a loopback address, it answers only requests that name it so: a page from elsewhere whose name was made to
+    point here (DNS rebinding) reads nothing.
+
+    Args:
+        host, port: where; port 0 takes a free one.
+        routes: what answers by path.
+
+    Raises:
+        UserError: the address is not known, not of this machine, in use, or not allowed.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 32
+    allow_reuse_address = os.name != "nt"  # there it would let two programs have one port
+
+    def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[Request], None]]) -> None:
+        self.routes = routes
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            self.address_family, _, _, _, address = found[0]
+            super().__init__(address[:2], Request)  # type: ignore[arg-type]
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"--serve: {host}:{port} cannot be served ({reason}); name another port, or 0 for any that is free; "
+                "the host is an address of this machine, 127.0.0.1 unless told otherwise"
+            ) from error
+        bound = ipaddress.ip_address(str(self.server_address[0]).split("%")[0])
+        self.port = self.server_address[1]
+        self.is_local = bound.is_loopback
+        self._names = {"localhost", "127.0.0.1", "::1", str(bound), host.lower()}
+        shown = socket.gethostname() if bound.is_unspecified else str(bound)
+        self.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="page server", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more; answers that are under way go on."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def knows_itself_as(self, host: str) -> bool:
+        """Whether a request's header ``Host`` may name this server. Any port may: it can be forwarded."""
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        return not self.is_local or name.lower() in self._names
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("answering %s failed", client_address)

@@ -1,0 +1,106 @@
+"""JSON lines: one object a frame, for programs that read along or afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from pipeline.labels import LabelSpec
+from pipeline.video.sinks._base import Result, Stop
+from pipeline.video.staged import StagedFile
+
+_BUFFER = 1 << 20  # bytes; longer than any line, so each reaches the system in one piece
+
+
+def line_of(result: Result, labels: LabelSpec) -> bytes:
+    """A result as one line of JSON, ASCII, with its end of line.
+
+    Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
+    ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames passed over until now), ``shares`` (of the
+    pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids).
+    """
+    age = time.perf_counter() - result.arrived
+    shares = result.pixels / result.pixels.sum()
+    count = labels.num_classes
+    facts = {
+        "index": result.index,
+        "frame": result.name,
+        "time_s": None if result.timestamp is None else round(result.timestamp, 6),
+        "infer_ms": round(result.infer_ms, 3),
+        "age_ms": round(1e3 * age, 3),
+        "dropped": result.dropped,
+        "shares": {name: round(float(share), 6) for name, share in zip(labels.names, shares[:count], strict=True)},
+        "other": round(float(shares[count:].sum()), 6),
+    }
+    return json.dumps(facts, allow_nan=False).encode() + b"\n"
+
+
+class LinesSink(StagedFile):
+    """A file of JSON lines. It has its name after a normal exit; a run that is killed leaves whole lines beside it, in
+    ``.<name>.partial-*``."""
+
+    wants_picture = False
+    patient = True
+
+    def __init__(self, path: Path, *, labels: LabelSpec) -> None:
+        super().__init__(path)
+        self.written: Path | None = path
+        self._labels = labels
+        self._file: BinaryIO | None = None
+
+    def make(self) -> None:
+        super().make()
+        assert self.place is not None
+        self._file = self.place.open("wb", buffering=_BUFFER)
+
+    def write(self, result: Result) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(line_of(result, self._labels))
+            self._file.flush()
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def finish(self) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def discard(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk, which was told already
+                self._file.close()
+        super().discard()
+
+
+class PrintedLinesSink:
+    """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends."""
+
+    wants_picture = False
+    patient = True
+    written: Path | None = None
+
+    def __init__(self, *, labels: LabelSpec) -> None:
+        self._labels = labels
+
+    def __enter__(self) -> PrintedLinesSink:
+        return self
+
+    def write(self, result: Result) -> None:
+        try:
+            sys.stdout.buffer.write(line_of(result, self._labels))
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # what is left in the buffer would fail again when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Stop("nobody reads standard output any more") from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to complete."""

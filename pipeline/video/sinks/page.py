@@ -1,0 +1,200 @@
+"""A live web page, for devices without a screen: the overlay, the classes, and how fast it goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+from pipeline.video.sinks._base import Result, Stop
+from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._pictures import Pictures
+from pipeline.video.sinks._web import Request, WebServer
+
+LOOPBACK = "127.0.0.1"
+VIEWERS = 16  # that pictures go to; as many again get figures
+_TICK_S = 0.25  # between figures
+_GONE_S = 1.0  # between looks whether a viewer is still there, while there is nothing to send
+_LAST_S = 0.3  # for viewers to be told that it has ended
+_ON_THE_WAY = 1 << 16  # bytes at most that wait in the system for a slow viewer: less than a second of a slow network
+_BOUNDARY = b"--frame\r\n"
+_HERE = Path(__file__).parent
+_FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+_log = logging.getLogger(__name__)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``[HOST:]PORT``, without a host the loopback address: other machines see nothing unless they are meant to.
+
+    Raises:
+        UserError: anything else.
+
+    Example:
+        >>> parse_address("8000"), parse_address("0.0.0.0:8000"), parse_address("[::1]:0")
+        (('127.0.0.1', 8000), ('0.0.0.0', 8000), ('::1', 0))
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon, host = ":", ""  # an IPv6 address without brackets
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 2**16) or (colon and not host):
+        raise UserError(f"--serve: got {text!r}; allowed: PORT or HOST:PORT, as 8000, 0.0.0.0:8000 or [::1]:8000")
+    return host or LOOPBACK, int(port)
+
+
+class PageSink:
+    """Serves a page that shows results as they come. The pipeline does not wait for it: it takes a reference to the
+    newest result, and makes pictures in a thread of its own, only while somebody watches.
+
+    After the run the page says that it has ended, as long as the process lives or until :meth:`close`.
+
+    Args:
+        host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
+        labels: names and colours of the classes.
+        title: what is watched.
+        engine: name of what segments it.
+        only: ids that the overlay shows; None: all classes.
+        side: the most pixels that a picture is high or wide.
+        rate: the most pictures a second.
+
+    Raises:
+        UserError: on entering, when the address cannot be served.
+    """
+
+    wants_picture = True
+    patient = False
+    written: Path | None = None
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        labels: LabelSpec,
+        title: str,
+        engine: str = "",
+        only: Collection[int] | None = None,
+        side: int = 960,
+        rate: float = 15.0,
+    ) -> None:
+        self._host, self._port = host, port
+        self._figures = Figures(labels=labels, title=title, engine=engine, rate=rate, only=only)
+        self._pictures = Pictures(side=side, rate=rate)
+        self._places = {kind: threading.BoundedSemaphore(VIEWERS) for kind in ("pictures", "figures")}
+        self._over, self._closed = threading.Event(), threading.Event()
+        self._visits: set[str] = set()  # pages that get pictures now
+        self._server: WebServer | None = None
+        self.address = ""
+
+    def __enter__(self) -> PageSink:
+        routes: dict[str, Callable[[Request], None]] = {
+            path: partial(Request.whole, kind=kind, body=(_HERE / name).read_bytes())
+            for path, (name, kind) in _FILES.items()
+        }
+        routes |= {"/state": self._send_state, "/events": self._send_figures, "/stream": self._send_pictures}
+        self._server = WebServer(self._host, self._port, routes)
+        self.address = self._server.address
+        if not self._server.is_local:
+            _log.warning("everybody on the network can watch the page; to keep it to this machine: --serve PORT")
+        _log.info("live page: %s", self.address)
+        self._pictures.start()
+        self._server.start()
+        return self
+
+    def write(self, result: Result) -> None:
+        assert result.picture is not None, "an overlay sink needs a loop that draws"
+        self._figures.note(result)
+        self._pictures.offer(result.picture)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = kind is not None and not issubclass(kind, (Stop, KeyboardInterrupt))
+        self._figures.state = "failed" if failed else "ended"
+        self._pictures.finish()
+        self._over.set()
+        if self._pictures.watchers:
+            time.sleep(_LAST_S)
+
+    def close(self) -> None:
+        """Serve the page no more."""
+        self._closed.set()
+        if self._server is not None:
+            self._server.close()
+
+    @contextmanager
+    def _place(self, kind: str, request: Request) -> Iterator[bool]:
+        """A place among the viewers; False, and the answer is given, when all are taken."""
+        free = self._places[kind].acquire(blocking=False)
+        try:
+            if not free:
+                request.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            yield free
+        finally:
+            if free:
+                self._places[kind].release()
+
+    @contextmanager
+    def _visiting(self, visit: str) -> Iterator[None]:
+        self._visits.add(visit)
+        try:
+            yield
+        finally:
+            self._visits.discard(visit)
+
+    def _send_state(self, request: Request) -> None:
+        request.whole("application/json", _json({**self._figures.about(), **self._figures.now()}) + b"\n")
+
+    def _send_figures(self, request: Request) -> None:
+        """Server-sent events: ``about`` once, then ``figures`` four times a second, and whether this page, which calls
+        itself by a number of its own, gets ``pictures``."""
+        visit = request.path.partition("?")[2]
+        with self._place("figures", request) as free:
+            if not free:
+                return
+            request.begin("text/event-stream")
+            request.wfile.write(b"event: about\ndata: " + _json(self._figures.about()) + b"\n\n")
+            while not (self._closed.is_set() or request.gone()):
+                told = self._over.is_set()
+                figures = {**self._figures.now(), "pictures": visit in self._visits}
+                request.wfile.write(b"event: figures\ndata: " + _json(figures) + b"\n\n")
+                (self._closed if told else self._over).wait(_TICK_S)
+
+    def _send_pictures(self, request: Request) -> None:
+        """Motion JPEG. Whoever is slow gets every so manieth picture: the newest one when the last was taken."""
+        with self._place("pictures", request) as free:
+            if not free:
+                return
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY)
+            request.begin("multipart/x-mixed-replace; boundary=frame")
+            request.wfile.write(_BOUNDARY)
+            with self._visiting(request.path.partition("?")[2]), self._pictures.watching() as first:
+                number = first
+                while not (self._closed.is_set() or request.gone()):
+                    found = self._pictures.after(number, seconds=_GONE_S)
+                    if found is None:
+                        continue
+                    number, jpeg = found
+                    head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                    # the next boundary goes with it: browsers show a picture when they know that it is complete
+                    request.wfile.write(head + jpeg + b"\r\n" + _BOUNDARY)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
