@@ -41,7 +41,7 @@ def look(pid: int) -> dict[str, float]:
 
 def watch(port: int) -> None:
     """A viewer of the page's pictures, until the page is gone."""
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=30) as stream:  # noqa: S310
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=30) as stream:
         while stream.read(1 << 16):
             pass
 

@@ -1,17 +1,17 @@
-"""Video against what is possible: the engine alone, decoding and encoding alone, our loop, and the usual sequential loop.
+"""Video against what is possible: the engine, decoding and encoding alone, our loop, and the usual sequential loop.
 
     python benchmarks/video.py artifacts/engines/kd/int8 drive.mp4 frames/                 # a table on the screen
     python benchmarks/video.py ENGINE drive.mp4 --scale 720 1080 --core artifacts/onnx/kd/core.onnx --json FILE
 
-Everything is measured in every round, one after the other, so that a busy machine hits all alike; figures are medians of
-the rounds. *Possible* is what the cores could do if nothing but engine, decoder and encoder cost anything and nobody
-ever waited: 1 / possible = 1 / (engine alone) + (processor time of decoding + of encoding) / cores, each measured alone;
-the engine as it is fastest here, decoding to the decoder's own planes, encoding with the settings of our loop. Where
-nothing is written, encoding is left out.
+Everything is measured in every round, one after the other, so that a busy machine hits all alike; figures are medians
+of the rounds. *Possible* is what the cores could do if nothing but engine, decoder and encoder cost anything and nobody
+ever waited: 1 / possible = 1 / (engine alone) + (processor time of decoding + of encoding) / cores, each measured
+alone; the engine as it is fastest here, decoding to the decoder's own planes, encoding with the settings of our loop.
+Where nothing is written, encoding is left out.
 
 The sequential loop is the one of tutorials: cv2 reads, resizes, the engine runs, colours by fancy index at frame size,
 addWeighted, cv2 writes mp4v. ``same engine`` runs our INT8 engine in it, with ONNX Runtime as we set it; with --core,
-``float`` is the whole of it: numpy normalises, ONNX Runtime with its own defaults gives logits, numpy finds the maximum.
+``float`` is the whole of it: numpy normalises, ONNX Runtime with its own defaults gives logits, numpy takes argmax.
 """
 
 from __future__ import annotations

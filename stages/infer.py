@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from pipeline.errors import UserError, closest, command
 from pipeline.labels import LabelSpec
 from pipeline.video.engines import open_engines, rate_alone
 from pipeline.video.loop import Looking, segment
-from pipeline.video.outputs import Outputs
+from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
 from pipeline.video.selection import Selection
@@ -31,7 +30,7 @@ from pipeline.video.sinks.h264 import PRESETS
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
-from pipeline.video.view import POLICIES, Region, look
+from pipeline.video.view import POLICIES, Region
 
 EPILOG = """examples:
   infer.py ENGINE drive.mp4                                   -> overlay.mp4
@@ -78,11 +77,20 @@ def parse() -> argparse.Namespace:
         help="video, image, folder of images, pattern ('frames/*.png'), camera (0), address (rtsp://, http://), or "
         "GStreamer pipeline ('... ! appsink')",
     )
-    add = parser.add_argument_group("what is written (default: overlay.mp4, or NAME-overlay.png for one image)").add_argument
-    add("--out", type=Path, metavar="PATH", help="overlays: .mp4 (H.264), a folder for PNGs, or .png/.jpg for one image")
+    add = parser.add_argument_group(
+        "what is written (default: overlay.mp4, or NAME-overlay.png for one image)"
+    ).add_argument
+    add(
+        "--out", type=Path, metavar="PATH", help="overlays: .mp4 (H.264), a folder for PNGs, or .png/.jpg for one image"
+    )
     add("--masks", type=Path, metavar="DIR", help="label maps: PNGs of the frames' size")
     add("--ids", choices=("train", "original"), default="train", help="numbers in them; original: the data set's own")
-    add("--lines", type=Path, metavar="FILE", help="a line of JSON for each frame: class shares, latency, age")
+    add(
+        "--lines",
+        type=Path,
+        metavar="FILE",
+        help="a line of JSON for each frame: class shares, latency, age; - prints them",
+    )
     add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end")
     add("--serve", metavar="[HOST:]PORT", help="a web page with the live overlay; on 127.0.0.1 unless HOST is given")
     add("--window", action="store_true", help="a window on this screen; q closes it")
@@ -126,7 +134,7 @@ def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
 def main() -> int:
     args = parse()
     with ExitStack() as stack:
-        source = open_source(args.source, timeout=args.timeout, patience=args.patience)
+        source = open_source(args.source, open_timeout=args.timeout, read_timeout=args.timeout, patience=args.patience)
         stack.callback(source.close)
         engines, facts = open_engines(args.engine, threads=args.threads, contexts=args.contexts, live=source.live)
         for engine in engines:
@@ -149,8 +157,8 @@ def main() -> int:
             crf=args.crf,
             preset=args.preset,
         )
-        title = f"{args.engine.name} · {source.name}"
-        sinks = [] if args.benchmark else wanted.sinks(source, labels=facts.labels, title=title, only=only)
+        named = "/".join(args.engine.resolve().parts[-2:])
+        sinks = [] if args.benchmark else wanted.sinks(source, labels=facts.labels, engine=named, only=only)
         alone = [rate_alone(engines)] if args.benchmark else []
         with Progress(selection.expected(source), sys.stderr) as progress:
             summary = segment(
@@ -167,14 +175,17 @@ def main() -> int:
         if args.benchmark:
             alone.append(rate_alone(engines))
         found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
+        if alone:
+            found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
         if report:
             report.put(dump_json(found))
-    print(summary.describe(verbose=args.benchmark))
+    said = [summary.describe(verbose=args.benchmark)]
     if alone:
         rate = sum(alone) / len(alone)
-        print("", f"engine alone, before and after: {rate:.1f} fps; this run: {summary.fps / rate:.2f} of it", sep="\n")
+        said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {summary.fps / rate:.2f} of it"]
     paths = [sink.written for sink in sinks if sink.written] + ([args.json] if args.json else [])
-    print("", *(f"written: {path}" for path in paths), sep="\n")
+    said += ["", *(f"written: {path}" for path in paths)] if paths else []
+    print(*said, sep="\n", file=sys.stderr if args.lines == STANDARD_OUTPUT else sys.stdout)
     return 130 if summary.interrupted and not source.live else 0
 
 

@@ -32,6 +32,6 @@ class Crew:
             work()
         except Closed:
             pass
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+        except BaseException as error:
             with self._lock:
                 self.error = self.error or error

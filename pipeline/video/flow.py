@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Closed(Exception):
+class Closed(Exception):  # noqa: N818 - an end, no failure
     """Raised by :meth:`Channel.put` when nothing more is wanted: the thread that puts should end."""
 
 
@@ -75,19 +75,27 @@ class Channel(Generic[T]):
                 return
             yield items[0]
 
-    def take(self, most: int, *, wait: bool = True) -> list[T]:
-        """Up to ``most`` items, at least one; none at the end. Waits for all of them, or else for the first only."""
+    def take(self, most: int, *, wait: bool = True, timeout: float | None = None) -> list[T]:
+        """Up to ``most`` items, at least one; none at the end. Waits for all of them, or else for the first only.
+
+        Args:
+            timeout: seconds without anything new after which what there is, or nothing, is given.
+        """
         items: list[T] = []
         with self._changed:
             while len(items) < most:
                 if self._items:
                     items.append(self._items.popleft())
                     self._changed.notify_all()
-                elif self._ended or self._closed or (items and not wait):
+                elif self._ended or self._closed or (items and not wait) or not self._changed.wait(timeout):
                     break
-                else:
-                    self._changed.wait()
         return items
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was taken and nothing more comes."""
+        with self._changed:
+            return (self._ended or self._closed) and not self._items
 
     @property
     def mean_depth(self) -> float:

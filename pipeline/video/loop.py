@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,13 +25,14 @@ from pipeline.video.flow import Channel
 from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay, count_ids
 from pipeline.video.selection import Selection
-from pipeline.video.sinks import Result, Sink, Stop
+from pipeline.video.sinks import MainThreadSink, Result, Sink, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.summary import Depth, Summary
 from pipeline.video.view import Region, View, look
 
 STEPS = ("read", "resize", "infer", "draw", "write", "age")
+_POLL_S = 0.05  # between looks whether a window was closed
 _PATIENCE_S = 2.0  # for a reader that hangs in a driver when everything else has ended
 
 
@@ -40,6 +42,10 @@ class Looking:
 
     policy: str = "stretch"
     region: Region | None = None
+
+
+_AS_CHECK = Looking()
+_ALL = Selection()
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ def segment(
     sinks: Sequence[Sink] = (),
     overlay: Overlay | None = None,
     smoother: Smoother | None = None,
-    looking: Looking = Looking(),
-    selection: Selection = Selection(),
+    looking: Looking = _AS_CHECK,
+    selection: Selection = _ALL,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Segment the frames of ``source`` and hand the results to ``sinks``.
@@ -125,17 +131,20 @@ class _Run:
         """Start the threads, show results in this one, and come back when all is written."""
         crew = Crew()
         reader = crew.start("read", self._read)
-        rest = [crew.start(f"engine-{number}", lambda e=engine: self._infer(e)) for number, engine in enumerate(self.engines)]  # type: ignore[misc]
+        rest = [
+            crew.start(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)
+        ]
         shown: Channel[Result] = Channel(1, newest=True)
-        beside = [sink for sink in sinks if not sink.main_thread]
+        here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
+        beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
         self.written = [Channel(2) if sink.patient else Channel(1, newest=True) for sink in beside]
-        rest.append(crew.start("draw", lambda: self._draw([*self.written, shown])))
+        rest.append(crew.start("draw", partial(self._draw, [*self.written, shown])))
         for sink, results in zip(beside, self.written, strict=True):
-            rest.append(crew.start("write", lambda s=sink, r=results: self._write(s, r)))  # type: ignore[misc]
-        here = [sink for sink in sinks if sink.main_thread]
+            rest.append(crew.start("write", partial(self._write, sink, results)))
         try:
-            for wait in (lambda: self._show(here, shown, progress), *(thread.join for thread in rest)):
-                self._until_done(wait)
+            self._until_done(partial(self._show, here, shown, progress))
+            for thread in rest:
+                self._until_done(thread.join)
         finally:  # whatever a sink of this thread raised: the others end first
             self._wind_down()
             shown.close()
@@ -161,11 +170,14 @@ class _Run:
         self.source.stop()
         self.read.end()
 
-    def _show(self, sinks: Sequence[Sink], results: Channel[Result], progress: Callable[[int], None]) -> None:
-        for result in results:
-            progress(result.index + 1)
+    def _show(self, sinks: Sequence[MainThreadSink], results: Channel[Result], progress: Callable[[int], None]) -> None:
+        while not results.finished:
+            for result in results.take(1, timeout=_POLL_S if sinks else None):
+                progress(result.index + 1)
+                for sink in sinks:
+                    sink.write(result)
             for sink in sinks:
-                sink.write(result)
+                sink.poll()
 
     def _read(self) -> None:
         frames = iter(self.selection.frames(self.source))
@@ -278,6 +290,11 @@ class _Run:
                     sink.write(result)
                 if sink.patient:
                     self.meter.add("age", time.perf_counter() - result.arrived)
+        except Stop:
+            self.interrupted = True
+            self._wind_down()
+            for _ in results:  # the other sinks get what is on its way
+                pass
         finally:
             results.close()
 

@@ -8,11 +8,23 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.sinks import H264Sink, ImageFolderSink, ImageSink, LinesSink, MaskSink, PageSink, Sink, WindowSink
+from pipeline.video.sinks import (
+    H264Sink,
+    ImageFolderSink,
+    ImageSink,
+    LinesSink,
+    MaskSink,
+    PageSink,
+    PrintedLinesSink,
+    Sink,
+    WindowSink,
+)
 from pipeline.video.sinks.h264 import DEFAULT_FPS
+from pipeline.video.sinks.page import parse_address
 from pipeline.video.sources import Source
 
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
+STANDARD_OUTPUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Outputs:
         out: ``.mp4``, one image, or a folder of overlays.
         masks: a folder of label maps.
         original_ids: in the data set's own ids.
-        lines: a file of JSON lines.
+        lines: a file of JSON lines; ``-`` is standard output.
         window: a window on this machine's screen.
         serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images; default 25. A video keeps its own.
@@ -40,12 +52,14 @@ class Outputs:
     crf: int = 20
     preset: str = "ultrafast"
 
-    def sinks(self, source: Source, *, labels: LabelSpec, title: str, only: Collection[int] | None = None) -> list[Sink]:
+    def sinks(
+        self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
+    ) -> list[Sink]:
         """Sinks for a source; nothing is created yet. Nothing asked for: ``overlay.mp4``, or ``<name>-overlay.png`` for
         one image, in the current folder.
 
         Args:
-            title: what the page and the window are called.
+            engine: what the engine is called, on the page.
             only: ids that are shown; None for all.
 
         Raises:
@@ -64,18 +78,21 @@ class Outputs:
         if not (out or self.masks or self.lines or self.window or self.serve):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
-        _distinct([target for target in (out, self.masks, self.lines) if target is not None], source.paths)
+        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines]
+        _distinct([target for target in targets if target is not None], source.paths)
         sinks: list[Sink] = []
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.masks is not None:
             sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
         if self.lines is not None:
-            sinks.append(LinesSink(self.lines, labels=labels))
+            to_file = self.lines != STANDARD_OUTPUT
+            sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
         if self.serve is not None:
-            sinks.append(PageSink.at(self.serve, labels=labels, title=title, only=only))
+            host, port = parse_address(self.serve)
+            sinks.append(PageSink(host, port, labels=labels, title=source.name, engine=engine, only=only))
         if self.window:
-            sinks.append(WindowSink(title))
+            sinks.append(WindowSink(title=source.name))
         return sinks
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
@@ -84,7 +101,9 @@ class Outputs:
             return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
-                raise UserError(f"{out}: one image cannot hold all frames of {source.name}; name an .mp4 file or a folder")
+                raise UserError(
+                    f"{out}: one image cannot hold all frames of {source.name}; name an .mp4 file or a folder"
+                )
             return ImageSink(out)
         if suffix and not out.is_dir():
             raise UserError(
@@ -97,9 +116,12 @@ class Outputs:
 def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
     """Raise UserError when a target is named twice or would replace what is read."""
     places = [target.resolve() for target in targets]
+    folders = {folder: folder.resolve() for folder in {path.parent for path in read}}
+    files = {folders[path.parent] / path.name: path for path in read}
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise UserError(f"{target}: named for two things; name two places")
-        for source in read:
-            if place == source.resolve() or place in source.resolve().parents:
-                raise UserError(f"{target}: writing there would replace the source {source}; name another place")
+        above = next((given for given, folder in folders.items() if place == folder or place in folder.parents), None)
+        lost = files.get(place, above)
+        if lost is not None:
+            raise UserError(f"{target}: writing there would replace the source {lost}; name another place")

@@ -51,7 +51,9 @@ class Overlay:
         self._tables: dict[Yuv | None, tuple[Array, ...]] = {}
         self._seen: set[int] = set()
 
-    def draw(self, picture: Picture, label_map: Array, *, box: Box, pixels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Picture:
+    def draw(
+        self, picture: Picture, label_map: Array, *, box: Box, pixels: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> Picture:
         """A tinted copy of a frame; pixels of ignored, unknown and unwanted ids stay as they are.
 
         Args:

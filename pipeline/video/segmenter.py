@@ -106,7 +106,7 @@ class Segmenter:
                     smoother=self._smoother,
                     looking=self._looking,
                 )
-            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+            except BaseException as error:
                 failed.append(error)
             finally:
                 handed.end()
@@ -145,7 +145,7 @@ class _Given(Source):
 class _Handing:
     """Hands frames and masks to the caller, who may stop taking them."""
 
-    wants_picture = main_thread = False
+    wants_picture = False
     patient = True
     written = None
 

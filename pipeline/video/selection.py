@@ -42,8 +42,7 @@ class Selection:
             raise UserError(f"{source.name}: is live, it starts now; leave --start out")
         taken = 0
         for number, frame in enumerate(source.frames(start=self.start)):
-            time = frame.timestamp if frame.timestamp is not None else number / source.fps if source.fps else None
-            if self.duration is not None and time is not None and time >= self.start + self.duration:
+            if self.duration is not None and self._elapsed(frame, number, source.fps) >= self.duration - 1e-6:
                 break
             if number % self.every:
                 continue
@@ -53,6 +52,12 @@ class Selection:
                 break
         if not taken:
             raise UserError(f"{source.name}: has no frames {self._described()}; choose another part")
+
+    def _elapsed(self, frame: Frame, number: int, fps: float | None) -> float:
+        """Seconds from the first frame that is taken; without times and a rate nothing ever elapses."""
+        if frame.timestamp is not None:
+            return frame.timestamp - self.start
+        return number / fps if fps else 0.0
 
     def _described(self) -> str:
         upto = "" if self.duration is None else f" for {self.duration:g} s"

@@ -44,7 +44,9 @@ class View:
         """The part of the engine's label map (h, w) that shows ``box``."""
         down, right = self.step
         inner = self.inner
-        return label_map[_slices(Box(inner.top // down, inner.left // right, inner.height // down, inner.width // right))]
+        return label_map[
+            _slices(Box(inner.top // down, inner.left // right, inner.height // down, inner.width // right))
+        ]
 
 
 def place(label_map: Array, box: Box, *, size: tuple[int, int], outside: int) -> Array:
@@ -109,13 +111,15 @@ class Region:
                 f"region {self.text} reaches beyond the frame, which is {size[1]}x{size[0]} (width x height); "
                 "name a part of it"
             )
-        whole = (0, 0) == (round(left), round(top)) and (round(height), round(width)) == size
+        whole = (round(left), round(top)) == (0, 0) and (round(height), round(width)) == size
         if whole:
             return Box(0, 0, *size)
         even = [2 * round(number / 2) for number in (top, left, height, width)]
         box = Box(even[0], even[1], max(2, even[2]), max(2, even[3]))
         if box.top + box.height > size[0] or box.left + box.width > size[1]:
-            box = Box(box.top, box.left, min(box.height, (size[0] - box.top) & ~1), min(box.width, (size[1] - box.left) & ~1))
+            box = Box(
+                box.top, box.left, min(box.height, (size[0] - box.top) & ~1), min(box.width, (size[1] - box.left) & ~1)
+            )
         if box.height < 2 or box.width < 2:
             raise UserError(f"region {self.text} is below 2x2 pixels of a {size[1]}x{size[0]} frame; name a larger one")
         return box

@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from pipeline.frames import Array

@@ -118,11 +118,10 @@ class Kept:
         pause: float = 0.0,
         fails: int | None = None,
         patient: bool = True,
-        main_thread: bool = False,
         error: type[BaseException] = UserError,
     ) -> None:
         self.wants_picture = False
-        self.patient, self.main_thread = patient, main_thread
+        self.patient = patient
         self.results: list[Result] = []
         self.threads: set[str] = set()
         self.ended: Any = "open"
@@ -144,3 +143,12 @@ class Kept:
     @property
     def names(self) -> list[str]:
         return [result.name for result in self.results]
+
+
+class Shown(Kept):
+    """A sink of the main thread. Counts its polls."""
+
+    polls = 0
+
+    def poll(self) -> None:
+        self.polls += 1

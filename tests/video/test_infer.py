@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.frames import read_frame, read_label_map
 from pipeline.labels import LabelSpec
 
 SCRIPT = Path(__file__).parents[2] / "stages/infer.py"
@@ -30,7 +35,8 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr(module, "open_engine", lambda path, options: (engine, SimpleNamespace(labels=labels, hash="e")))
+    facts = SimpleNamespace(labels=labels, hash="e")
+    monkeypatch.setattr(module, "open_engines", lambda path, threads, contexts, live: ([engine], facts))
 
     def call(*args: object) -> int:
         monkeypatch.setattr(sys, "argv", ["infer.py", "engine", *map(str, args)])
@@ -69,7 +75,43 @@ def test_without_av(
     assert len(list(Path("m").glob("*.png"))) == len(list(Path("pictures").glob("*.png"))) == 8
 
 
-def test_interruption(
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch, engine: Any) -> Callable[[int], None]:
+    """Sends SIGINT while the engine runs for so many frames and one."""
+
+    def at(frames: int) -> None:
+        run = engine.run
+
+        def interrupting(given: Any) -> Any:
+            result = run(given)
+            if engine.calls == frames + 1:  # one is the warm-up
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+            return result
+
+        monkeypatch.setattr(engine, "run", interrupting)
+
+    return at
+
+
+def test_ctrl_c_keeps_what_was_done(
+    infer: Any, engine: Any, folder: Path, ctrl_c: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    av = pytest.importorskip("av")
+    ctrl_c(2)
+    many = "*/**/../[abc].*"
+    assert infer(folder.parent / many, "--limit", 50, "--masks", "m", "--out", "o.mp4", "--json", "s.json") == 130
+    assert engine.closed
+    said = capsys.readouterr().out
+    assert "(interrupted)" in said
+    frames = json.loads(Path("s.json").read_text())["frames"]
+    assert frames >= 1
+    assert len(list(Path("m").glob("*.png"))) == frames
+    with av.open("o.mp4") as container:
+        assert len(list(container.decode(video=0))) == frames
+
+
+def test_ctrl_c_during_the_warm_up_leaves_nothing(
     infer: Any, engine: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(frames: object) -> None:
@@ -82,10 +124,50 @@ def test_interruption(
     assert capsys.readouterr().err.startswith("interrupted: ")
 
 
+def test_options_that_change_pictures_and_masks(infer: Any, folder: Path, labels: LabelSpec) -> None:
+    def masks(*args: object) -> Any:
+        assert infer(folder / "a.png", "--masks", "m", *args) == 0
+        return read_label_map(Path("m/a.png"))
+
+    whole = masks()
+    assert np.array_equal(whole[0, ::16], [0, 1, 2, 3])
+    assert np.array_equal(masks("--region", "32,0,32,48")[0, ::16], [255, 255, 2, 3])
+    assert np.array_equal(masks("--resize", "letterbox"), whole), "the same shape"
+    assert (masks("--resize", "crop", "--region", "0,0,64,24")[:24] != 255).any()
+    assert np.array_equal(masks("--smooth"), whole)
+    assert infer(folder / "a.png", "--out", "o.png", "--side-by-side", "--only", "car", "--alpha", 1) == 0
+    picture = read_frame(Path("o.png"))
+    assert picture.shape == (48, 128, 3)
+    assert (picture[:, 64 + 16 : 64 + 32] == labels.palette[1][::-1]).all()
+    assert np.array_equal(picture[:, 64 + 32 :], picture[:, 32:64])
+
+
+def test_lines_on_standard_output(infer: Any, folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert infer(folder, "--lines", "-") == 0
+    said = capfdbinary.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["frame"] for line in lines] == ["a", "b", "c"]
+    assert lines[0]["shares"] == {"road": 0.25, "car": 0.25, "sky": 0.25, "tree": 0.25}
+    assert b"3 frames in" in said.err, "the summary goes elsewhere"
+
+
+def test_benchmark(infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert infer(make_video(), "--benchmark", "--json", "b.json") == 0
+    said = capsys.readouterr().out
+    for text in ("p50 ms", "waiting", "age", "engine alone, before and after: ", " of it"):
+        assert text in said
+    assert [path.name for path in Path().iterdir()] == ["b.json"]
+    assert json.loads(Path("b.json").read_text())["engine_alone_fps"] > 0
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--alpha", "2"], "error: alpha is 2.0; allowed: 0"),
+        (["--only", "roadd"], "error: --only: 'roadd' is no class of this engine; did you mean 'road'?"),
+        (["--region", "1,2"], "error: region: got '1,2'; needed: left,top,width,height"),
+        (["--start", "1"], "images have no time; choose them by --every, --limit or a pattern"),
+        (["--masks", "m", "--ids", "original"], "error: "),
         (["--json", "/dev/null/s.json"], "error: /dev/null/s.json: cannot be written"),
         (["--out", "/dev/null/o.mp4"], "error: /dev/null/o.mp4: cannot be written"),
     ],
@@ -97,7 +179,8 @@ def test_user_errors(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert engine.calls == 0
+    assert engine.calls <= 1
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize("args", [["--limit", "0"], ["--limit", "x"], ["--threads", "-1"]])
@@ -116,7 +199,11 @@ def test_runs_from_any_folder_without_installation(tmp_path: Path) -> None:
 
     helped = run("--help")
     assert helped.returncode == 0, helped.stderr
-    assert "example: python stages/infer.py" in helped.stdout
+    assert "infer.py ENGINE rtsp://camera/1 --serve 8080" in helped.stdout
+    assert max(map(len, helped.stdout.splitlines())) <= 120
     missing = run("engine", "gone.mp4")
     assert missing.returncode == 1
-    assert missing.stderr == "error: gone.mp4: no such file or folder; give a video, an image or a folder of images\n"
+    assert missing.stderr == (
+        "error: gone.mp4: no such file or folder; give a video, an image, a folder of images, a quoted pattern, the "
+        "number of a camera, an address (rtsp://...) or a GStreamer pipeline\n"
+    )

@@ -20,7 +20,7 @@ from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, MaskSink, Stop
 from pipeline.video.view import Region
-from tests.video.fakes import Bars, BrightnessEngine, Kept, quarters
+from tests.video.fakes import Bars, BrightnessEngine, Kept, Shown, quarters
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"bars-{index:03d}" for index in range(100)]
@@ -119,7 +119,7 @@ def test_live_sources_drop_and_count_and_files_do_not(labels: LabelSpec) -> None
 
 
 def test_what_only_shows_holds_nobody_up(engine: BrightnessEngine, labels: LabelSpec) -> None:
-    shown, kept, window = Kept(pause=0.2, patient=False), Kept(), Kept(main_thread=True)
+    shown, kept, window = Kept(pause=0.2, patient=False), Kept(), Shown(patient=False)
     start = time.perf_counter()
     segment(Bars(40), [engine], labels=labels, sinks=[shown, kept, window])
     assert time.perf_counter() - start < 2
@@ -148,14 +148,15 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
     class Failing(BrightnessEngine):
         def run(self, frames: Any) -> Any:
             result = super().run(frames)
-            if where == "engine" and self.calls == 12:
+            if where == "engine" and self.calls >= 12:
                 raise error("told to fail")
             return result
 
     source = Bars(1000, fails=10 if where == "source" else None, error=error)
     engine = Failing()
     kept = Kept()
-    other = Kept(fails=10 if where in ("sink", "window") else None, error=error, main_thread=where == "window", pause=0.002)
+    kind = Shown if where == "window" else Kept
+    other = kind(fails=10 if where in ("sink", "window") else None, error=error, pause=0.002)
     with pytest.raises(error, match="told to fail"):
         segment(source, [engine, engine], labels=labels, sinks=[kept, other])
     assert kept.ended is other.ended is error
@@ -192,12 +193,18 @@ def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSp
 
 def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:
     kept = Kept()
-    window = Kept(main_thread=True, fails=5, error=Stop)
+    window = Shown(fails=5, error=Stop)
     summary = segment(Bars(10_000, pause=0.005), [engine], labels=labels, sinks=[kept, window])
     assert summary.interrupted
     assert 5 < summary.frames < 100
     assert kept.ended is window.ended is None
     assert len(kept.results) == summary.frames
+
+
+def test_a_window_is_looked_after_while_nothing_comes(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    window = Shown()
+    segment(Bars(2, pause=0.5, live=True), [engine], labels=labels, sinks=[window])
+    assert window.polls > 10
 
 
 def test_a_frame_that_changes_its_size(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path) -> None:

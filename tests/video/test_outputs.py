@@ -2,63 +2,82 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.outputs import choose_sinks
+from pipeline.video.outputs import Outputs
 from pipeline.video.sources import open_source
 
 pytest.importorskip("av")
 
 
-def chosen(path: Path, labels: LabelSpec, *, out: Path | None = None, masks: Path | None = None) -> list[str]:
-    return [
-        f"{type(s).__name__} {s.path}" for s in choose_sinks(open_source(path), out=out, masks=masks, labels=labels)
-    ]
+def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
+    """Names of the sinks and what they write."""
+    places = {
+        key: Path(value) if key in ("out", "masks", "lines") and value else value for key, value in wanted.items()
+    }
+    sinks = Outputs(**places).sinks(open_source(str(path)), labels=labels, engine="kd/int8")
+    return [f"{type(sink).__name__} {sink.written}" for sink in sinks]
 
 
 def test_defaults(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
     assert chosen(make_video(), labels) == ["H264Sink overlay.mp4"]
     assert chosen(folder, labels) == ["H264Sink overlay.mp4"]
     assert chosen(folder / "a.png", labels) == ["ImageSink a-overlay.png"]
-    assert chosen(folder, labels, masks=Path("m")) == ["MaskSink m"], "masks alone need no encoder"
+    assert chosen(folder, labels, masks="m") == ["MaskSink m"], "masks alone need no encoder"
+    assert chosen(folder, labels, serve="0") == ["PageSink None"]
 
 
 def test_named(folder: Path, labels: LabelSpec) -> None:
-    assert chosen(folder, labels, out=Path("x.mp4"), masks=Path("m")) == ["H264Sink x.mp4", "MaskSink m"]
-    assert chosen(folder, labels, out=Path("x")) == ["ImageFolderSink x"]
-    assert chosen(folder / "a.png", labels, out=Path("x.jpg")) == ["ImageSink x.jpg"]
+    assert chosen(folder, labels, out="x.mp4", masks="m") == ["H264Sink x.mp4", "MaskSink m"]
+    assert chosen(folder, labels, out="x") == ["ImageFolderSink x"]
+    assert chosen(folder / "a.png", labels, out="x.jpg") == ["ImageSink x.jpg"]
+    everything = chosen(folder, labels, out="x", masks="m", lines="l.jsonl", serve="127.0.0.1:0", window=True)
+    kinds = [line.split()[0] for line in everything]
+    assert kinds == ["ImageFolderSink", "MaskSink", "LinesSink", "PageSink", "WindowSink"]
+    assert chosen(folder, labels, lines="-") == ["PrintedLinesSink None"]
 
 
 @pytest.mark.parametrize(
-    ("out", "masks", "message"),
+    ("wanted", "message"),
     [
-        ("x.avi", None, r"'\.avi' is not written here; allowed: \.mp4"),
-        ("x.png", None, "one image cannot hold all frames"),
-        (None, "m.png", "masks are a folder of PNG files"),
-        ("same", "same", "named for overlays and for masks"),
+        ({"out": "x.avi"}, r"'\.avi' is not written here; allowed: \.mp4"),
+        ({"out": "x.png"}, "one image cannot hold all frames"),
+        ({"masks": "m.png"}, "masks are a folder of PNG files"),
+        ({"out": "same", "masks": "same"}, "same: named for two things"),
+        ({"masks": "same", "lines": "./same"}, "same: named for two things"),
+        ({"original_ids": True}, "original ids are for label maps; name a folder for them: --masks DIR"),
+        ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
+        ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
     ],
 )
-def test_refused(folder: Path, labels: LabelSpec, out: str | None, masks: str | None, message: str) -> None:
+def test_refused(folder: Path, labels: LabelSpec, wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        chosen(folder, labels, out=Path(out) if out else None, masks=Path(masks) if masks else None)
+        chosen(folder, labels, **wanted)
 
 
 def test_source_is_never_the_target(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
     video = make_video()
-    with pytest.raises(UserError, match="would replace the source"):
-        chosen(video, labels, out=video)
-    with pytest.raises(UserError, match="would replace the source"):
-        chosen(folder, labels, out=folder)
-    with pytest.raises(UserError, match="would replace the source"):
-        chosen(folder / "a.png", labels, masks=folder.parent)
+    for path, wanted in (
+        (video, {"out": video}),
+        (video, {"lines": video}),
+        (folder, {"out": folder}),
+        (folder, {"masks": folder.parent}),
+        (folder / "a.png", {"masks": folder.parent}),
+        (folder / "a.png", {"out": folder / "a.png"}),
+        (folder / "*.png", {"out": folder}),
+    ):
+        with pytest.raises(UserError, match="would replace the source"):
+            chosen(path, labels, **wanted)
+    assert chosen(folder, labels, out=folder.parent / "beside") == [f"ImageFolderSink {folder.parent / 'beside'}"]
 
 
 def test_fps(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
     with pytest.raises(UserError, match="a video keeps its own frame rate"):
-        choose_sinks(open_source(make_video()), out=None, masks=None, labels=labels, fps=10)
+        chosen(make_video(), labels, fps=10.0)
     for fps in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="allowed: more than 0"):
-            choose_sinks(open_source(folder), out=None, masks=None, labels=labels, fps=fps)
+            chosen(folder, labels, fps=fps)

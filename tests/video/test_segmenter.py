@@ -19,7 +19,9 @@ from tests.video.fakes import BrightnessEngine, quarters
 @pytest.fixture
 def segmenter(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}}
-    monkeypatch.setattr(engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(labels=labels, meta=meta)))
+    monkeypatch.setattr(
+        engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(labels=labels, meta=meta))
+    )
     return Segmenter("engine", region="0%,0%,50%,100%")
 
 
@@ -28,7 +30,9 @@ def test_frames_and_masks(segmenter: Segmenter, engine: BrightnessEngine) -> Non
     with segmenter:
         for index, (frame, mask) in enumerate(segmenter.stream(given)):
             assert frame is given[index]
-            assert np.array_equal(mask[:, :32], np.roll(np.repeat([0, 1, 2, 3], 16), 16 * index)[None, :32].repeat(48, 0))
+            assert np.array_equal(
+                mask[:, :32], np.roll(np.repeat([0, 1, 2, 3], 16), 16 * index)[None, :32].repeat(48, 0)
+            )
             assert (mask[:, 32:] == 255).all()
     assert index == 19
     assert engine.closed
@@ -58,7 +62,9 @@ def test_errors_come_to_the_caller(segmenter: Segmenter) -> None:
     seen = []
     with pytest.raises(OSError, match="the camera was pulled out"):
         seen += list(segmenter.stream(frames()))
-    with pytest.raises(UserError, match=r"frame 1: got \(48, 64\) uint8; needed: a numpy array \(H, W, 3\), BGR, uint8"):
+    with pytest.raises(
+        UserError, match=r"frame 1: got \(48, 64\) uint8; needed: a numpy array \(H, W, 3\), BGR, uint8"
+    ):
         list(segmenter.stream([quarters(), quarters()[..., 0]]))
     with pytest.raises(UserError, match=r"frame 0: got list"):
         segmenter.mask([1, 2])  # type: ignore[arg-type]

@@ -123,7 +123,10 @@ def test_h264_fits_another_size(tmp_path: Path, frame: Array, caplog: pytest.Log
 def test_h264_passes_planes_and_their_meaning_on(tmp_path: Path, yuv: Yuv) -> None:
     av = pytest.importorskip("av")
     random = np.random.default_rng(0)
-    smooth = [np.asarray(cv2.resize(random.integers(60, 190, (3, 4), np.uint8), (w, h))) for h, w in ((48, 64), (24, 32), (24, 32))]
+    smooth = [
+        np.asarray(cv2.resize(random.integers(60, 190, (3, 4), np.uint8), (w, h)))
+        for h, w in ((48, 64), (24, 32), (24, 32))
+    ]
     with H264Sink(tmp_path / "out.mp4", crf=0) as sink:  # lossless
         for _ in range(3):
             sink.write(result(Picture(tuple(smooth), yuv)))
@@ -178,7 +181,10 @@ def test_h264_of_a_killed_process_plays(tmp_path: Path) -> None:
 def test_full_disk(tmp_path: Path, frame: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     sink = H264Sink(tmp_path / "out.mp4")
-    with pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"), sink:
+    with (
+        pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"),
+        sink,
+    ):
         sink.place = Path("/dev/full")
         for index in range(2000):
             noise = np.random.default_rng(index).integers(0, 256, frame.shape, np.uint8)

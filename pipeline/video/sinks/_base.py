@@ -49,10 +49,6 @@ class Result:
         return place(self.label_map, self.box, size=self.size, outside=outside)
 
 
-class Stop(Exception):
-    """Raised by a sink of the main thread when its user wants the run to end in good order."""
-
-
 class Stop(Exception):  # noqa: N818 - nothing went wrong
     """Raised by a sink when whoever watches has seen enough: the run ends in good order, everything is completed."""
 
@@ -65,14 +61,14 @@ class Sink(Protocol):
     Attributes:
         wants_picture: whether it needs the overlay drawn.
         patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
-        main_thread: whether it must be called from the program's main thread; it gets the newest result then and again.
         written: what exists after a normal exit, as the user is told; None for what only shows.
     """
 
     wants_picture: bool
     patient: bool
-    main_thread: bool
-    written: Path | None
+
+    @property
+    def written(self) -> Path | None: ...
 
     def __enter__(self) -> object: ...
 
@@ -85,7 +81,8 @@ class Sink(Protocol):
 
 @runtime_checkable
 class MainThreadSink(Sink, Protocol):
-    """A sink whose every method is called from the main thread, as windows want it. It may raise :class:`Stop`."""
+    """A sink whose every method is called from the program's main thread, as windows want it. It gets the newest result
+    now and then, and may raise :class:`Stop`."""
 
     def poll(self) -> None:
         """Handle what the user did; called at least ten times a second, whether results come or not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from pipeline.artifact import dump_json
 from pipeline.frames import Array, write_png
@@ -18,7 +19,6 @@ CLASSES = "classes.json"
 
 class _FolderSink(StagedFolder):
     patient = True
-    main_thread = False
 
     def __init__(self, path: Path, *, labels: LabelSpec) -> None:
         super().__init__(path, mark=CLASSES, content=dump_json(labels.to_meta()))
@@ -54,7 +54,9 @@ class MaskSink(_FolderSink):
 
     def write(self, result: Result) -> None:
         label_map = result.full_label_map(self._outside)
-        self.put(result.name, label_map if self._table is None else cv2.LUT(label_map, self._table))
+        self.put(
+            result.name, label_map if self._table is None else np.asarray(cv2.LUT(label_map, self._table), np.uint8)
+        )
 
 
 class ImageFolderSink(_FolderSink):
@@ -71,7 +73,6 @@ class ImageSink(StagedFile):
     """One overlay image, PNG or JPEG by the suffix of ``path``."""
 
     wants_picture = patient = True
-    main_thread = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -28,7 +28,7 @@ _TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers as
 
 
 class _Disk:
-    """A file that tells FFmpeg that all is well and keeps the first error for us: its MP4 writer crashes on a full disk.
+    """A file that keeps the first error and tells FFmpeg that all is well: its MP4 writer crashes on a full disk.
 
     Attributes:
         error: what went wrong; nothing is written after it.
@@ -40,7 +40,7 @@ class _Disk:
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        while len(view) and self.error is None:
+        while view and self.error is None:
             try:
                 view = view[self._file.write(view) :]
             except OSError as error:
@@ -59,9 +59,9 @@ class _Disk:
 class H264Sink(StagedFile):
     """An MP4 that plays in a browser: H.264, yuv420p, index at the front, one key frame every two seconds.
 
-    While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames keep
-    their distance in time; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A frame of
-    another size than the first is fitted into it, with grey bars where its shape differs.
+    While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames
+    keep their distance in time; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A
+    frame of another size than the first is fitted into it, with grey bars where its shape differs.
 
     Args:
         path: the .mp4 file.
@@ -75,7 +75,6 @@ class H264Sink(StagedFile):
     """
 
     wants_picture = patient = True
-    main_thread = False
 
     def __init__(
         self,

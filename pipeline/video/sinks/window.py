@@ -31,7 +31,7 @@ try:
 except Exception:
     pass
 """
-_INSTEAD = "leave --show out, or watch from a browser with --serve"
+_INSTEAD = "leave --window out, or watch from a browser with --serve"
 
 
 class WindowSink:
@@ -91,7 +91,7 @@ def _screen() -> tuple[int, int]:
     """(height, width) that a picture may have, after a trial in a process of its own: Qt ends the process that it
     cannot open a window for."""
     if sys.platform not in ("win32", "darwin") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError(f"--show: there is no screen here (neither DISPLAY nor WAYLAND_DISPLAY is set); {_INSTEAD}")
+        raise UserError(f"--window: there is no screen here (neither DISPLAY nor WAYLAND_DISPLAY is set); {_INSTEAD}")
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and text
             [sys.executable, "-c", _PROBE],
@@ -102,13 +102,13 @@ def _screen() -> tuple[int, int]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"--show: the screen did not answer within {_PROBE_S} s; {_INSTEAD}") from None
+        raise UserError(f"--window: the screen did not answer within {_PROBE_S} s; {_INSTEAD}") from None
     if done.returncode != 0:
         if "not implemented" in done.stderr:
-            raise UserError(f"--show: this OpenCV was built without windows (opencv-python-headless?); {_INSTEAD}")
+            raise UserError(f"--window: this OpenCV was built without windows (opencv-python-headless?); {_INSTEAD}")
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         said = [line for line in lines if "display" in line] or lines[-1:] or [f"exit status {done.returncode}"]
-        raise UserError(f"--show: a window cannot be opened ({said[0]}); {_INSTEAD}")
+        raise UserError(f"--window: a window cannot be opened ({said[0]}); {_INSTEAD}")
     try:
         height, width = (int(int(number) * _FILLS) for number in done.stdout.split())
     except ValueError:

@@ -84,4 +84,6 @@ def _open_path(path: Path, live: Patience) -> Source:
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
-    return opencv.open_file(path) if av is None else VideoFile(of_file(path), av)
+    source: Source = opencv.open_file(path) if av is None else VideoFile(of_file(path), av)
+    source.paths = [path]
+    return source

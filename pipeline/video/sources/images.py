@@ -32,6 +32,7 @@ class Images(Source):
     def __init__(self, name: str, stem: str, images: Sequence[tuple[str, Path]]) -> None:
         self.name = name
         self.stem = stem
+        self.paths = [path for _, path in images]
         self.count = len(images)
         self._images = images
         _read(images[0][1])
