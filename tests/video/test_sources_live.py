@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -82,7 +83,7 @@ def test_frames_have_times_of_arrival() -> None:
     times = [f.timestamp for f in frames]
     assert times[0] == 0.0
     assert times == pytest.approx([f.arrived - frames[0].arrived for f in frames])
-    assert all(0.005 < later - earlier < 0.2 for earlier, later in zip(times[1:], times[2:], strict=False))
+    assert all(0.005 < later - earlier < 0.2 for earlier, later in pairwise(times[1:]))
     assert source.made[0].closed  # type: ignore[attr-defined]
 
 
@@ -254,10 +255,8 @@ def test_camera_that_stops_is_opened_again(
 ) -> None:
     camera.blocks = blocks
     source = open_source("0", open_timeout=0.2, read_timeout=0.2, patience=5)
-    seen = 0
-    for _ in source.frames():
-        seen += 1
-        if len(camera.opened) > 1 and seen > 6:
+    for index, _ in enumerate(source.frames()):
+        if len(camera.opened) > 1 and index > 5:
             break
     source.close()
     assert len(camera.opened) == 2

@@ -152,9 +152,7 @@ def test_colours(form: str, matrix: int, full: bool, tmp_path: Path) -> None:
     got = pictures[0].bgr().astype(int)
     assert abs(got - expected).mean() < 2, "against swscale, which truncates and repeats chroma"
     assert abs(got - smooth()).mean() < 1.5, "against the picture that was encoded"
-    assert abs((got - smooth()).mean()) < 1.3, (
-        "no shift of brightness; the encoder's side truncates, a wrong range is 7"
-    )
+    assert abs((got - smooth()).mean()) < 1.3, "encoding truncates; a wrong range shifts by 7"
 
 
 @pytest.mark.parametrize("form", ["nv12", "yuyv422", "yuva420p", "yuvj420p", "yuvj422p", "yuv411p", "p010le"])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.errors import UserError
 from pipeline.video.sources._address import Address
@@ -49,9 +49,9 @@ class VideoFile(Source):
             self.fps = float(rate) if rate else None
             self._packets = stream.frames or None
             self.count = self._packets or self._estimate(container, stream)
-            first = next(_Decoder(self._av, container, stream).frames(), None)
-        if first is None:
-            raise UserError(f"{self.name}: not one frame of this video can be decoded; {self._advice}")
+            decoder = _Decoder(self._av, container, stream)
+            if next(decoder.frames(), None) is None:
+                self._give_up(decoder)
 
     @property
     def _advice(self) -> str:
@@ -96,7 +96,7 @@ class VideoFile(Source):
                 yield Frame(f"{self.stem}-{number + given:06d}", time, picture_of(frame))
                 given += 1
         if not decoder.decoded or (not given and start <= 0):
-            raise UserError(f"{self.name}: not one frame of this video can be decoded any more; {self._advice}")
+            self._give_up(decoder)
         if not given:
             raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {time:.2f} s; start earlier")
         self._tell_damage(decoder, given, whole=start <= 0)
@@ -118,6 +118,10 @@ class VideoFile(Source):
                 return there, chain([first], frames)
             there = decoder()
         return there, there.frames()
+
+    def _give_up(self, decoder: _Decoder) -> NoReturn:
+        reason = f" ({decoder.broken.reason})" if decoder.broken else ""
+        raise UserError(f"{self.name}: not one frame of this video can be decoded{reason}; {self._advice}")
 
     def _tell_damage(self, decoder: _Decoder, given: int, *, whole: bool) -> None:
         """One warning with figures. What a server breaks off is an error: the rest is there, and can be had."""
