@@ -32,8 +32,9 @@ def main() -> None:
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
         f"( appsrc name=pictures is-live=true format=time caps=video/x-raw,format=GRAY8,width={args.width},"
-        f"height={args.height},framerate={args.fps}/1 ! videoconvert ! video/x-raw,format=I420 ! x264enc tune=zerolatency "
-        "speed-preset=ultrafast key-int-max=25 ! rtph264pay name=pay0 pt=96 config-interval=1 )"
+        f"height={args.height},framerate={args.fps}/1 ! videoconvert ! video/x-raw,format=I420 ! "
+        "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! "
+        "rtph264pay name=pay0 pt=96 config-interval=1 )"
     )
     factory.set_shared(True)
     factory.connect("media-configure", lambda _, media: configure(media, args))

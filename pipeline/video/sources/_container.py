@@ -42,6 +42,7 @@ def open_container(
             address.url,
             options={"protocol_whitelist": address.protocols, **(options or {})},
             timeout=(timeouts.open, timeouts.read) if timeouts else None,
+            metadata_errors="replace",  # titles in another encoding are no fault of the pictures
         )
         stream = _video_stream(container)
         if stream is None:

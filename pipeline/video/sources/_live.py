@@ -123,6 +123,8 @@ class LiveSource(Source):
                 )
             if self._stopped.wait(min(wait, left)):
                 return wait
+            if left <= wait:
+                continue
             wait = min(2 * wait, patience.longest_wait)
             self._line = _Line(self._connect)
             if self._stopped.is_set():  # before stop() could see this line

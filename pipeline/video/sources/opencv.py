@@ -59,7 +59,6 @@ class CvFile(Source):
         capture = self._opener()
         if not capture.isOpened():
             raise UserError(f"{self.name}: not a readable video; {self._advice}")
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default in OpenCV 4.11 (opencv#26795)
         return capture
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
@@ -94,7 +93,6 @@ class _CvConnection:
         if not self._capture.isOpened():
             self._capture.release()
             raise ReadError("OpenCV cannot open it", advice)
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where a driver heeds it
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and fps > 0 else None
 
@@ -110,9 +108,15 @@ class _CvConnection:
 
 def open_file(path: Path) -> Source:
     """A video file, for machines without PyAV."""
-    # an absolute path cannot be taken for an address, nor does FFmpeg open addresses from within a file
+
+    def opener() -> cv2.VideoCapture:
+        # an absolute path cannot be taken for an address, nor does FFmpeg open addresses from within a file
+        capture = cv2.VideoCapture(str(path.absolute()))
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default in OpenCV 4.11 (opencv#26795)
+        return capture
+
     return CvFile(
-        lambda: cv2.VideoCapture(str(path.absolute())),
+        opener,
         name=str(path),
         stem=path.stem,
         picture=_of_bgr,
@@ -130,7 +134,9 @@ def open_camera(camera: int | Path, *, patience: Patience) -> Source:
     )
 
     def opener() -> cv2.VideoCapture:
-        return cv2.VideoCapture(camera) if isinstance(camera, int) else cv2.VideoCapture(str(camera), cv2.CAP_V4L2)
+        capture = cv2.VideoCapture(camera) if isinstance(camera, int) else cv2.VideoCapture(str(camera), cv2.CAP_V4L2)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where a driver heeds it
+        return capture
 
     stem = f"camera{camera}" if isinstance(camera, int) else camera.name
     return LiveSource(lambda: _CvConnection(opener, _of_bgr, advice), name=name, stem=stem, patience=patience)
@@ -181,7 +187,7 @@ def open_gstreamer(text: str, *, patience: Patience) -> Source:
         return _of_sample(image, i420="format=I420" in re.sub(r"\s|\(string\)", "", text))
 
     def opener() -> cv2.VideoCapture:
-        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
+        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)  # to set a property that it does not know stops a pipeline
 
     advice = "OpenCV's lines above say why; try it with: gst-launch-1.0 -v ... ! fakesink"
     if re.search(r"\b(multi)?filesrc\b|\buri=[\"']?file:", text):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any, NoReturn
 
 from pipeline.errors import UserError
 from pipeline.video.sources._address import Address
@@ -47,13 +49,17 @@ class VideoFile(Source):
             self.fps = float(rate) if rate else None
             self._packets = stream.frames or None
             self.count = self._packets or self._estimate(container, stream)
-            first = next(_Decoder(self._av, container, stream).frames(), None)
-        if first is None:
-            raise UserError(f"{self.name}: not one frame of this video can be decoded; {self._advice}")
+            decoder = _Decoder(self._av, container, stream)
+            if next(decoder.frames(), None) is None:
+                self._give_up(decoder)
 
     @property
     def _advice(self) -> str:
-        return convert(self.name) if self._timeouts is None else "check that it plays: ffplay ADDRESS"
+        return (
+            convert(self.name)
+            if self._timeouts is None
+            else "check that it plays; a server that cannot seek needs a file with its index in front: download it"
+        )
 
     def _open(self) -> tuple[Any, Any]:
         try:
@@ -74,27 +80,48 @@ class VideoFile(Source):
         return round(seconds * self.fps) or None if self.fps else None
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
-        container, stream = self._open()
-        with container:
-            set_threads(stream, live=False)
-            decoder = _Decoder(self._av, container, stream)
-            if start > 0:
-                decoder.seek(start)
+        with ExitStack() as stack:
+            decoder, frames = self._begin(stack, start)
             given, time, number = 0, 0.0, 0
-            for frame in decoder.frames():
+            for frame in frames:
                 known = decoder.time(frame)
-                time = known if known is not None else time + 1 / (self.fps or 25) if decoder.decoded > 1 else 0.0
+                if known is not None:
+                    time = known
+                elif decoder.decoded > 1:
+                    time += 1 / (self.fps or 25)
                 if time < start - 1e-6:
                     continue
-                if not given:
-                    number = round(time * self.fps) if start > 0 and self.fps else 0
+                if not given and start > 0 and self.fps:
+                    number = round(time * self.fps)
                 yield Frame(f"{self.stem}-{number + given:06d}", time, picture_of(frame))
                 given += 1
         if not decoder.decoded or (not given and start <= 0):
-            raise UserError(f"{self.name}: not one frame of this video can be decoded any more; {self._advice}")
+            self._give_up(decoder)
         if not given:
             raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {time:.2f} s; start earlier")
         self._tell_damage(decoder, given, whole=start <= 0)
+
+    def _begin(self, stack: ExitStack, start: float) -> tuple[_Decoder, Iterator[Any]]:
+        """What decodes, and its frames from a key frame before ``start`` on, or from the first where seeking fails."""
+
+        def decoder() -> _Decoder:
+            container, stream = self._open()
+            stack.enter_context(container)
+            set_threads(stream, live=False)
+            return _Decoder(self._av, container, stream)
+
+        there = decoder()
+        if start > 0 and there.seek(start):
+            frames = there.frames()
+            first = next(frames, None)
+            if first is not None and (there.time(first) or 0.0) <= start:
+                return there, chain([first], frames)
+            there = decoder()
+        return there, there.frames()
+
+    def _give_up(self, decoder: _Decoder) -> NoReturn:
+        reason = f" ({decoder.broken.reason})" if decoder.broken else ""
+        raise UserError(f"{self.name}: not one frame of this video can be decoded{reason}; {self._advice}")
 
     def _tell_damage(self, decoder: _Decoder, given: int, *, whole: bool) -> None:
         """One warning with figures. What a server breaks off is an error: the rest is there, and can be had."""
@@ -127,14 +154,15 @@ class _Decoder:
         self.packets = self.decoded = self.damaged = self.corrupt = 0
         self.broken: ReadError | None = None
 
-    def seek(self, start: float) -> None:
-        """Go to the key frame before ``start``; what cannot seek is decoded from its beginning."""
+    def seek(self, start: float) -> bool:
+        """Go to a key frame before ``start``, if the container can; some miss it and come out behind."""
         if self._origin is None:
-            return
+            return False
         try:
             self._container.seek(self._origin + int(start / self._stream.time_base), stream=self._stream)
         except self._av.error.FFmpegError:
-            log.debug("cannot seek")
+            return False
+        return True
 
     def time(self, frame: Any) -> float | None:
         """Seconds from the start of the stream."""
