@@ -13,6 +13,8 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from tests.video.fakes import BrightnessEngine, quarters
 
+collect_ignore = ["rtsp_server.py"]  # a program of another Python
+
 
 @pytest.fixture
 def engine() -> BrightnessEngine:
