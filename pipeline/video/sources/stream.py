@@ -33,18 +33,26 @@ def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
     Raises:
         UserError: it cannot be opened, or nothing can be decoded.
     """
+
+    def connect() -> tuple[Any, Any]:
+        return open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+
+    opened = []
     if address.url.lower().startswith(("http://", "https://")):
         try:
-            container, _ = open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+            opened.append(connect())
         except ReadError as error:
             advice = f"; {error.advice}" if error.advice else ""
             raise UserError(f"{address.name}: cannot be opened ({error.reason}){advice}") from None
-        with container:
-            ends = _ends(container)
-        if ends:
+        if _ends(opened[0][0]):
+            opened[0][0].close()
             return VideoFile(address, av, timeouts=patience.timeouts, options=_FILE)
     return LiveSource(
-        lambda: _AvConnection(address, av, patience), name=address.name, stem=address.stem, patience=patience
+        # some cameras serve one viewer: what was opened to look at it is the first connection
+        lambda: _AvConnection(*(opened.pop() if opened else connect()), av=av, patience=patience),
+        name=address.name,
+        stem=address.stem,
+        patience=patience,
     )
 
 
@@ -59,10 +67,10 @@ def _ends(container: Any) -> bool:
 class _AvConnection:
     """One connection of PyAV."""
 
-    def __init__(self, address: Address, av: Any, patience: Patience) -> None:
+    def __init__(self, container: Any, stream: Any, *, av: Any, patience: Patience) -> None:
         self._av = av
         self._patience = patience
-        self._container, stream = open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+        self._container = container
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
         set_threads(stream, live=True)
