@@ -1,4 +1,4 @@
-"""Class names, colours and the ignored id of a data set."""
+"""Class names, colours, the ignored id and the original ids of a data set."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ class LabelSpec:
         names: class names in train-id order.
         palette: one RGB colour a class.
         ignore_index: id of pixels that count nowhere.
+        original_ids: id of each class in the data set's own masks, as test servers want it; None: it has none, or
+            masks of more than 8 bits.
+        original_ignored: what ignored pixels have there; given with ``original_ids``.
 
     Raises:
-        UserError: names repeat, or the palette does not match them.
+        UserError: names repeat, or palette or original ids do not match them.
     """
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int = IGNORE_INDEX
+    original_ids: tuple[int, ...] | None = None
+    original_ignored: int | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names) or not self.names:
@@ -40,33 +45,72 @@ class LabelSpec:
             raise UserError("palette: every colour is three integers in 0..255")
         if 0 <= self.ignore_index < len(self.names) or not 0 <= self.ignore_index <= 255:
             raise UserError(f"ignore_index {self.ignore_index} must lie in {len(self.names)}..255")
+        if (self.original_ids is None) != (self.original_ignored is None):
+            raise UserError("original_ids and original_ignored are given together or not at all")
+        if self.original_ids is not None and self.original_ignored is not None:
+            ids = (*self.original_ids, self.original_ignored)
+            if len(self.original_ids) != len(self.names):
+                raise UserError(f"original_ids has {len(ids) - 1} ids for {len(self.names)} classes; give one each")
+            if len(set(ids)) != len(ids) or not all(0 <= i <= 255 for i in ids):
+                given = f"original_ids {list(ids[:-1])}, original_ignored {ids[-1]}"
+                raise UserError(f"{given}; allowed: integers in 0..255, no two alike")
 
     @property
     def num_classes(self) -> int:
         return len(self.names)
 
     def to_meta(self) -> dict[str, Any]:
-        return {
+        meta: dict[str, Any] = {
             "classes": list(self.names),
             "palette": [list(colour) for colour in self.palette],
             "ignore_index": self.ignore_index,
         }
+        if self.original_ids is not None:
+            meta |= {"original_ids": list(self.original_ids), "original_ignored": self.original_ignored}
+        return meta
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> LabelSpec:
         """Read what :meth:`to_meta` wrote. Raises UserError when a fact is missing or of another type."""
+        original: dict[str, Any] = {}
         try:
+            if "original_ids" in meta or "original_ignored" in meta:
+                original["original_ids"] = tuple(int(value) for value in meta["original_ids"])
+                original["original_ignored"] = int(meta["original_ignored"])
             return cls(
                 names=tuple(str(name) for name in meta["classes"]),
                 palette=tuple((int(r), int(g), int(b)) for r, g, b in meta["palette"]),
                 ignore_index=int(meta["ignore_index"]),
+                **original,
             )
         except UserError:
             raise
         except KeyError as error:
-            raise UserError(f"no {error} there; a label set has classes, palette and ignore_index") from error
+            needed = "classes, palette and ignore_index, and both original_ids and original_ignored or neither"
+            raise UserError(f"no {error} there; a label set has {needed}") from error
         except (TypeError, ValueError) as error:
-            raise UserError(f"classes, palette or ignore_index is of a wrong type ({error})") from error
+            raise UserError(f"classes, palette, ignore_index or an original id is of a wrong type ({error})") from error
+
+    def to_original(self) -> npt.NDArray[np.uint8]:
+        """Original id of every train id, ready for cv2.LUT: shape (256,); what is no class counts as ignored.
+
+        Raises:
+            UserError: these labels have no original ids.
+
+        Example:
+            >>> road = LabelSpec(("road",), ((128, 64, 128),), original_ids=(7,), original_ignored=0)
+            >>> road.to_original()[[0, 0, 255]].tolist()
+            [7, 7, 0]
+        """
+        if self.original_ids is None:
+            raise UserError(
+                "these classes have no original ids: their data set has none, or they were merged, or the artifact was "
+                "made by an earlier version (then run dvc repro, or describe a foreign network's original_ids); "
+                "write train ids instead"
+            )
+        table = np.full(256, self.original_ignored, np.uint8)
+        table[: self.num_classes] = self.original_ids
+        return table
 
     def lookup_bgr(self) -> npt.NDArray[np.uint8]:
         """Colour of every possible id as BGR, ready for cv2.LUT.

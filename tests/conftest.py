@@ -87,7 +87,12 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         logits = network(batch).logits.transpose(0, 1).flatten(1)  # (K, pixels)
         classifier.weight /= logits.std(dim=1)[:, None, None, None]
         classifier.bias.copy_((classifier.bias - logits.mean(dim=1)) / logits.std(dim=1))
-    labels = LabelSpec(names=tuple("abcde"), palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)))
+    labels = LabelSpec(
+        names=tuple("abcde"),
+        palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)),
+        original_ids=(7, 11, 26, 0, 33),
+        original_ignored=4,
+    )
     network_artifact.save(
         folder / "network", network, name="smp", options=options, labels=labels, input_size=size, facts={}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import cv2
@@ -31,6 +32,13 @@ def test_counts_its_classes_and_ignores_255() -> None:
         ({"ignore_index": 1}, r"ignore_index 1 must lie in 2\.\.255"),
         ({"ignore_index": -1}, "ignore_index -1"),
         ({"ignore_index": 256}, "ignore_index 256"),
+        ({"original_ids": (7, 26)}, "original_ids and original_ignored are given together"),
+        ({"original_ignored": 0}, "original_ids and original_ignored are given together"),
+        ({"original_ids": (7,), "original_ignored": 0}, "original_ids has 1 ids for 2 classes"),
+        ({"original_ids": (7, 7), "original_ignored": 0}, r"original_ids \[7, 7\], .* no two alike"),
+        ({"original_ids": (0, 7), "original_ignored": 0}, r"\[0, 7\], original_ignored 0; allowed"),
+        ({"original_ids": (7, 256), "original_ignored": 0}, r"integers in 0\.\.255"),
+        ({"original_ids": (7, 26), "original_ignored": -1}, r"integers in 0\.\.255"),
     ],
 )
 def test_refuses(change: dict[str, Any], said: str) -> None:
@@ -44,6 +52,23 @@ def test_meta_round_trip() -> None:
     assert LabelSpec.from_meta(spec.to_meta()) == spec
 
 
+def test_meta_round_trip_with_original_ids() -> None:
+    spec = LabelSpec(**GOOD, original_ids=(7, 26), original_ignored=0)
+    assert spec.to_meta() == {**LabelSpec(**GOOD).to_meta(), "original_ids": [7, 26], "original_ignored": 0}
+    assert LabelSpec.from_meta(json.loads(json.dumps(spec.to_meta()))) == spec
+
+
+def test_original_ids_as_a_table() -> None:
+    ids = np.array([[0, 1, 2, 200, 255]], np.uint8)
+    spec = LabelSpec(**GOOD, ignore_index=200, original_ids=(7, 26), original_ignored=99)
+    assert cv2.LUT(ids, spec.to_original()).tolist() == [[7, 26, 99, 99, 99]]
+
+
+def test_without_original_ids_there_is_no_table() -> None:
+    with pytest.raises(UserError, match=r"no original ids: .* merged, .* dvc repro, .* write train ids instead"):
+        LabelSpec(**GOOD).to_original()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -52,6 +77,11 @@ def test_meta_round_trip() -> None:
         ({"palette": [["red", 0, 0], [0, 0, 0]]}, "wrong type"),
         ({"ignore_index": None}, "wrong type"),
         ({"classes": ["road", "road"]}, "unique"),
+        ({"original_ids": None, "original_ignored": 0}, "wrong type"),
+        ({"original_ids": ["x", 1], "original_ignored": 0}, "wrong type"),
+        ({"original_ids": [7, 26]}, "no 'original_ignored' there; .* or neither"),
+        ({"original_ignored": 0}, "no 'original_ids' there"),
+        ({"original_ids": [7], "original_ignored": 0}, "1 ids for 2 classes"),
     ],
 )
 def test_damaged_meta_is_a_user_error(change: dict[str, Any], said: str) -> None:

@@ -58,7 +58,12 @@ class ADE20K(PairDataset):
     """
 
     title = "ADE20K"
-    labels = LabelSpec(names=CLASSES, palette=tuple(zip(COLOURS[0::3], COLOURS[1::3], COLOURS[2::3], strict=True)))
+    labels = LabelSpec(
+        names=CLASSES,
+        palette=tuple(zip(COLOURS[0::3], COLOURS[1::3], COLOURS[2::3], strict=True)),
+        original_ids=tuple(range(1, len(CLASSES) + 1)),
+        original_ignored=0,
+    )
     coding = Coding(
         ids={0: IGNORE_INDEX} | {index + 1: index for index in range(len(CLASSES))},
         allowed=f"allowed: 0 (ignored) and 1..{len(CLASSES)}",

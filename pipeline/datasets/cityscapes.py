@@ -50,7 +50,12 @@ class Cityscapes(PairDataset):
     """
 
     title = "Cityscapes"
-    labels = LabelSpec(names=tuple(name for _, name, _ in CLASSES), palette=tuple(colour for *_, colour in CLASSES))
+    labels = LabelSpec(
+        names=tuple(name for _, name, _ in CLASSES),
+        palette=tuple(colour for *_, colour in CLASSES),
+        original_ids=tuple(raw for raw, *_ in CLASSES),
+        original_ignored=0,  # unlabeled
+    )
     coding = LABEL_IDS
 
     def __init__(self, *, root: str | None = None) -> None:

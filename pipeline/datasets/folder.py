@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from pipeline.labels import IGNORE_INDEX, LabelSpec
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
 HIGHEST_ID = (1 << 16) - 1
+LARGEST_BYTE = 255
 CORRECT = "Correct these values under datasets.folder in params.yaml."
 OR_ELSE = "add it to ignore, or set rest: ignore, where it counts nowhere"
 
@@ -93,6 +95,7 @@ class Folder(PairDataset):
         except UserError as error:
             raise UserError(f"datasets.folder: {error}") from error
         self.coding = _coding(self.labels, masks_hold, ids, ignore, rest)
+        self.labels = _with_original(self.labels, self.coding)
         pictures, labels = (find(self.root, pattern, self.wrong) for pattern in patterns)
         if not pictures:
             self.wrong.append(f"{self.root}: no image matches {images!r}; correct datasets.folder.images")
@@ -226,6 +229,22 @@ def _meaning(labels: LabelSpec, ids: dict[str, list[int]] | None, faults: Faults
             else:
                 meaning[raw] = train
     return meaning
+
+
+def _with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
+    """The labels with the first id of each class in the masks, where 8 bits hold one for every class."""
+    if coding.ids is None:
+        return labels
+    first: dict[int, int] = {}
+    for raw, train in coding.ids.items():
+        if raw <= LARGEST_BYTE:
+            first.setdefault(train, raw)
+    free = (value for value in (IGNORE_INDEX, *range(LARGEST_BYTE)) if value not in coding.ids)
+    ignored = first.get(IGNORE_INDEX, next(free, None))
+    if ignored is None or not set(range(labels.num_classes)) <= set(first):
+        return labels
+    ids = tuple(first[train] for train in range(labels.num_classes))
+    return replace(labels, original_ids=ids, original_ignored=ignored)
 
 
 def _listed(ids: list[int]) -> str:

@@ -12,6 +12,7 @@ once in the sheet of ``stages/prepare.py --inspect``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pipeline.datasets._lists import names
@@ -32,11 +33,16 @@ NUMBERINGS = ("voc", "alphabetical")
 COLOURS = colour_map(256)
 
 
+def ids(numbering: str) -> tuple[int, ...]:
+    """Id of each class in one of the two numberings, 1..59."""
+    order = CLASSES if numbering == "voc" else sorted(CLASSES)
+    return tuple(order.index(name) + 1 for name in CLASSES)
+
+
 def coding(numbering: str) -> Coding:
     """Ids and colours 0..59 in one of the two numberings; 255 is ignored like 0."""
-    order = CLASSES if numbering == "voc" else sorted(CLASSES)
     train = {0: IGNORE_INDEX, IGNORE_INDEX: IGNORE_INDEX}
-    train |= {index: CLASSES.index(name) for index, name in enumerate(order, start=1)}
+    train |= {index: value for value, index in enumerate(ids(numbering))}
     return Coding(
         ids=train,
         colours={COLOURS[index]: value for index, value in train.items()},
@@ -67,6 +73,7 @@ class PascalContext(PairDataset):
                 "look at the sheet of: python stages/prepare.py --inspect --sheet sheet.png"
             )
         self.coding = coding(numbering)
+        self.labels = replace(self.labels, original_ids=ids(numbering), original_ignored=0)
         self.root = development_kit("pascal_context", root, year="2010")
         images = by_stem(self.root / "JPEGImages", self.wrong)
         masks = by_stem(self.root / "SegmentationClassContext", self.wrong)

@@ -35,7 +35,12 @@ class VOC2012(PairDataset):
     """
 
     title = "VOC 2012"
-    labels = LabelSpec(names=CLASSES, palette=COLOURS[: len(CLASSES)])
+    labels = LabelSpec(
+        names=CLASSES,
+        palette=COLOURS[: len(CLASSES)],
+        original_ids=tuple(range(len(CLASSES))),
+        original_ignored=IGNORE_INDEX,
+    )
     coding = Coding(
         ids={index: index for index in (*range(len(CLASSES)), IGNORE_INDEX)},
         colours={COLOURS[index]: index for index in (*range(len(CLASSES)), IGNORE_INDEX)},

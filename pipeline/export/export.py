@@ -20,6 +20,8 @@ from pipeline.models import SegNetwork
 
 #: Facts of a network that its ONNX files carry on.
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
+#: Those that only some have.
+CARRIED_IF_THERE = ("original_ids", "original_ignored", AWARE)
 
 
 def deploy_facts(network: Mapping[str, Any], *, output_size: tuple[int, int], precision: str) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def deploy_facts(network: Mapping[str, Any], *, output_size: tuple[int, int], pr
     height, width = network["input_size"]
     return {
         **{key: network[key] for key in CARRIED},
-        **({AWARE: network[AWARE]} if AWARE in network else {}),
+        **{key: network[key] for key in CARRIED_IF_THERE if key in network},
         "channel_order": "BGR",
         "precision": precision,
         "input": {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, height, width, 3]},

@@ -55,6 +55,8 @@ class File(Section):
         input_size: height, width; for a file that leaves them open.
         classes, palette: names in the order of their ids, and a colour (RGB) for each.
         ignore_index: id that counts nowhere.
+        original_ids, original_ignored: ids of the classes, and of ignored pixels, in the masks of the data set that the
+            network was trained on; for label maps that a test server takes.
         merge: which classes of a data set stand for each class of the network; null: they have the same names.
         rest: what the other classes of the data set are: ``ignore``, or a class of the network.
     """
@@ -71,6 +73,8 @@ class File(Section):
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     palette: list[Colour]
     ignore_index: int = IGNORE_INDEX
+    original_ids: list[int] | None = None
+    original_ignored: int | None = None
     merge: dict[str, list[str]] | None = None
     rest: str = IGNORED
 
@@ -112,7 +116,13 @@ def load(path: Path) -> Description:
             faults.add(yaml_file.explain(problem, File))
     if found is not None:
         try:
-            labels = LabelSpec(tuple(found.classes), tuple(found.palette), found.ignore_index)
+            labels = LabelSpec(
+                names=tuple(found.classes),
+                palette=tuple(found.palette),
+                ignore_index=found.ignore_index,
+                original_ids=None if found.original_ids is None else tuple(found.original_ids),
+                original_ignored=found.original_ignored,
+            )
         except UserError as error:
             faults.add(str(error))
         for message in _merge_faults(found):
@@ -120,7 +130,8 @@ def load(path: Path) -> Description:
     faults.raise_if_any()
     assert found is not None
     assert labels is not None
-    values = found.model_dump(exclude={"model", "classes", "palette", "ignore_index", "output_layout"})
+    elsewhere = {"model", "output_layout", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
+    values = found.model_dump(exclude=elsewhere)
     return Description(
         file=path,
         model=path.parent / found.model,

@@ -46,6 +46,12 @@ def test_names_and_colours_stand_at_their_official_numbers() -> None:
     assert {number: labels.palette[number - 1] for number in COLOURS} == COLOURS
 
 
+def test_original_ids_give_the_masks_back(root: Path) -> None:
+    dataset = ADE20K(root=str(root))
+    raw = np.asarray(Image.open(root / "annotations/training/ADE_train_1.png"))
+    assert np.array_equal(dataset.labels.to_original()[dataset.read("train", "ADE_train_1")[1]], raw)
+
+
 def test_an_id_above_150_is_refused(root: Path, write_image: Callable[..., Path]) -> None:
     write_image(root / "annotations/validation/v.png", np.full((12, 16), 151, np.uint8))
     with pytest.raises(UserError, match=r"v\.png: label ids \[151\]; allowed: 0 \(ignored\) and 1\.\.150"):

@@ -35,6 +35,10 @@ def test_lists_with_a_foreign_prefix_are_read_in_order(camvid_root: Path) -> Non
     }
 
 
+def test_void_is_eleven_again_in_original_ids() -> None:
+    assert LABELS.to_original()[[0, 10, 255]].tolist() == [0, 10, 11]
+
+
 @pytest.mark.parametrize("prefix", ["", "/home/me/data/CamVid/", "CamVid/"])
 def test_lists_with_another_prefix_and_empty_lines_are_read_too(camvid_root: Path, prefix: str) -> None:
     edit("train.txt", lambda text: "\n" + text.replace("/SegNet/CamVid/", prefix) + "\n")(camvid_root)

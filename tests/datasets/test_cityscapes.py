@@ -67,6 +67,13 @@ def test_names_and_colours_are_the_official_ones() -> None:
     assert all(labels.palette[labels.names.index(name)] == colour for name, colour in known.items())
 
 
+def test_original_ids_are_those_of_the_official_table() -> None:
+    official = {train: raw for raw, train in reversed(OFFICIAL.items())}  # trainId2label: the first of several
+    table = Cityscapes.labels.to_original()
+    assert {train: int(table[train]) for train in official} == official
+    assert official[255] == 0 and set(table[19:].tolist()) == {0}
+
+
 def test_train_ids_alone_are_enough_and_both_must_agree(root: Path, write_image: Write) -> None:
     before = Cityscapes(root=str(root))
     expected = [before.read(split, name)[1] for split, names in before.splits().items() for name in names]

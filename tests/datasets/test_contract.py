@@ -12,6 +12,8 @@ import pytest
 
 from pipeline import datasets
 from pipeline.datasets import Dataset
+from pipeline.datasets._images import Mask
+from pipeline.datasets._pairs import PairDataset
 from pipeline.errors import UserError
 
 SMALL: dict[str, dict[str, Any]] = {"streets": {"train": 3, "val": 2, "sequence": 2, "size": [64, 96], "seed": 1}}
@@ -78,6 +80,17 @@ def test_samples_have_the_declared_types_shapes_and_ids(dataset: Dataset) -> Non
         assert frame.dtype == np.uint8 and label.dtype == np.uint8
         assert frame.shape == (*label.shape, 3) and label.ndim == 2
         assert set(np.unique(label).tolist()) <= allowed
+
+
+def test_original_ids_are_read_back_as_the_same_classes(dataset: Dataset) -> None:
+    """Masks written for a test server, read as the data set reads its own."""
+    if not isinstance(dataset, PairDataset):
+        assert dataset.labels.original_ids is None  # nobody scores a data set that is made on the spot
+        return
+    original = dataset.labels.to_original()
+    for split, name in samples(dataset):
+        label = dataset.read(split, name)[1]
+        assert np.array_equal(dataset.coding.decode(Path("x.png"), Mask(original[label], None)), label)
 
 
 def test_reads_do_not_depend_on_what_was_read_before(small: tuple[str, dict[str, Any]]) -> None:

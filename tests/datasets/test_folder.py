@@ -207,3 +207,24 @@ def test_the_example_of_the_readme_works(tmp_path: Path, write_image: Write) -> 
     dataset = Folder(**{**options, "root": str(tmp_path)})
     assert len(where(dataset)) == 12 and list(dataset.faults()) == []
     assert {int(dataset.read(split, name)[1].max()) for name, split in where(dataset).items()} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "original", "ignored"),
+    [
+        ({}, (0, 1), 255),
+        ({"ids": {"road": [7, 8], "car": [26]}}, (7, 26), 255),
+        ({"ids": {"road": [300, 8], "car": [26]}, "ignore": [400, 9, 3]}, (8, 26), 9),
+        ({"ids": {"road": [0], "car": [255]}, "ignore": []}, (0, 255), 1),
+        ({"ids": {"road": [0], "car": [255]}, "ignore": [], "rest": "ignore"}, (0, 255), 1),
+        ({"ids": {"road": [300], "car": [26]}}, None, None),
+        ({"ids": {"road": [0], "car": []}}, None, None),
+        ({"ids": {"road": list(range(255)), "car": [255]}, "ignore": []}, None, None),
+        ({"masks_hold": "colours"}, None, None),
+    ],
+)
+def test_original_ids_are_the_first_of_each_class(
+    root: Path, options: dict[str, Any], original: tuple[int, int] | None, ignored: int | None
+) -> None:
+    labels = folder(root, **options).labels
+    assert (labels.original_ids, labels.original_ignored) == (original, ignored)

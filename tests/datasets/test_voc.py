@@ -155,6 +155,19 @@ def test_both_numberings_of_context_name_the_same_classes(context: Path, write_i
     assert (voc[ids == 0] == 255).all() and (alphabetical[ids == 0] == 255).all()
 
 
+def test_original_ids_of_voc_are_the_train_ids() -> None:
+    table = VOC2012.labels.to_original()
+    assert table[:21].tolist() == list(range(21)) and set(table[21:].tolist()) == {255}
+
+
+@pytest.mark.parametrize(("numbering", "order"), [("voc", list(CLASSES)), ("alphabetical", ALPHABETICAL.split())])
+def test_original_ids_of_context_follow_the_numbering(context: Path, numbering: Any, order: list[str]) -> None:
+    table = PascalContext(root=str(context), numbering=numbering).labels.to_original()
+    assert [order[original - 1] for original in table[:59].tolist()] == list(CLASSES)
+    assert set(table[59:].tolist()) == {0}
+    assert PascalContext.labels.original_ids is None  # another numbering is another object
+
+
 def test_context_without_a_numbering_says_how_to_choose(context: Path) -> None:
     with pytest.raises(UserError, match="numbering: got None; allowed: voc or alphabetical"):
         PascalContext(root=str(context))

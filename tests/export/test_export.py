@@ -22,6 +22,7 @@ from pipeline.export import parity
 from pipeline.export.export import export_network
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
+from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,8 @@ def test_onnx_runtime_reads_the_facts_in_the_file(student: Any, precision: str) 
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segpress"])
     for key in ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters"):
         assert facts[key] == student.parent.meta[key], key
+    assert LabelSpec.from_meta(facts) == student.labels
+    assert student.labels.original_ids is not None
     assert (facts["precision"], facts["channel_order"]) == (precision, "BGR")
     for side, tensor in (("input", session.get_inputs()[0]), ("output", session.get_outputs()[0])):
         assert facts[side]["name"] == tensor.name

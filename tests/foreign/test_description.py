@@ -53,6 +53,8 @@ def test_all_faults_come_at_once(described: Any) -> None:
         ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 3 classes"),
         ({"ignore_index": 2}, "ignore_index 2 must lie in 3..255"),
         ({"classes": ["a", "a", "b"]}, "class names must be unique"),
+        ({"original_ids": [23, 7, 26]}, "original_ids and original_ignored are given together"),
+        ({"original_ids": [23, 7], "original_ignored": 0}, "original_ids has 2 ids for 3 classes"),
         ({"merge": {"raod": ["road"]}}, "merge.raod: no class of the network; did you mean 'road'?"),
         ({"merge": {"sky": ["x"], "car": ["x"]}}, "merge.car: 'x' stands under sky already"),
         ({"rest": "skyy"}, "rest: got 'skyy'; did you mean 'sky'?"),

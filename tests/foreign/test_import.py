@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.foreign import deploy, network, parity
 from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
+from pipeline.labels import LabelSpec
 from pipeline.quantization import cpu
 from pipeline.quantization import graph as graphs
 
@@ -86,6 +88,16 @@ def test_every_kind_of_network_gives_the_labels_of_its_file(
         assert (got == expected).mean() > 0.999
         assert (run(made.file("fp16.onnx"), frame) == expected).mean() > 0.98
     assert made.meta["output"]["shape"] == [1, *expected.shape]
+
+
+def test_original_ids_of_the_description_are_in_the_artifact_and_the_file(
+    make: Any, described: Any, frames: Any
+) -> None:
+    made = imported(described(make(), original_ids=[23, 7, 26], original_ignored=0), frames)
+    session = onnxruntime.InferenceSession(str(made.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    inside = LabelSpec.from_meta(json.loads(session.get_modelmeta().custom_metadata_map["segpress"]))
+    assert made.labels == inside
+    assert inside.to_original()[[0, 1, 2, 255]].tolist() == [23, 7, 26, 0]
 
 
 @pytest.mark.parametrize("changes", [{"channel_order": "BGR"}, {"mean": 0.0}, {"std": 1.0}])

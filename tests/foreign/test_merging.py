@@ -44,6 +44,15 @@ def test_what_nothing_stands_for_is_ignored_by_default(described: Any, dataset: 
     assert np.array_equal(merged == 1, label == 2) and set(np.unique(merged)) == {0, 1, 2, 255}
 
 
+def test_original_ids_are_those_of_the_description(described: Any, dataset: Path, tmp_path: Path) -> None:
+    """A merged class has no id of its own in the masks; only who describes the network can know one."""
+    for name, given in (("without", {}), ("with", {"original_ids": [23, 7, 26], "original_ignored": 0})):
+        found = described(None, merge={"road": ["road", "lane"]}, **given)
+        merge(Prepared(dataset), found, tmp_path / name, progress=quiet)
+        assert Prepared(tmp_path / name).labels == found.labels
+        assert found.labels.original_ids == (tuple(given["original_ids"]) if given else None)
+
+
 def test_unknown_classes_and_none_at_all(described: Any, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"merge.road: the data set has no class 'raod'; did you mean 'road'?"):
         merge(Prepared(dataset), described(None, merge={"road": ["raod"]}), tmp_path / "merged", progress=quiet)

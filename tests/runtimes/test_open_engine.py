@@ -64,6 +64,15 @@ def test_a_changed_payload_is_refused(engine: Path) -> None:
         runtimes.open_engine(engine)
 
 
+def test_engines_know_the_labels_of_the_network_and_their_original_ids(student: Any, tmp_path: Path) -> None:
+    options = {"threads": 1}
+    runtime = runtimes.build("onnxruntime", options)
+    built = runtimes.build_engines(runtime, student.onnx, student.int8, tmp_path, name="onnxruntime", options=options)
+    assert student.labels.original_ids is not None
+    found = {precision: runtimes.open_engine(folder)[1].labels for precision, folder in built.items()}
+    assert found == dict.fromkeys(("fp32", "fp16", "int8"), student.labels)
+
+
 @pytest.mark.parametrize("name", ["engine.onnx", "meta.json"])
 def test_a_missing_file_is_named(engine: Path, name: str) -> None:
     (engine / name).unlink()
