@@ -143,6 +143,7 @@ class _Run:
             rest.append(crew.start("write", partial(self._write, sink, results)))
         try:
             self._until_done(partial(self._show, here, shown, progress))
+            self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
             for thread in rest:
                 self._until_done(thread.join)
         finally:  # whatever a sink of this thread raised: the others end first

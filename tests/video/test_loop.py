@@ -165,6 +165,25 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
         assert len(kept.names) == 10, "what was read before is finished"
 
 
+def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
+    class Failing(BrightnessEngine):
+        def run(self, frames: Any) -> Any:
+            if self.calls == 4:
+                raise RuntimeError("told to fail")
+            return super().run(frames)
+
+    class Silent(Bars):
+        def frames(self, *, start: float = 0.0) -> Any:
+            yield from super().frames(start=start)
+            self._stopped.wait(30)
+
+    engine = Failing()
+    start = time.perf_counter()
+    with pytest.raises(RuntimeError, match="told to fail"):
+        segment(Silent(4, live=True, pause=0.05), [engine, engine], labels=labels, sinks=[Kept()])
+    assert time.perf_counter() - start < 5
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_ctrl_c_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, live: bool) -> None:
     av = pytest.importorskip("av")
