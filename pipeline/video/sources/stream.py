@@ -10,7 +10,7 @@ from pipeline.video.picture import Picture
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
-from pipeline.video.sources._decoded import picture_of
+from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources.video_file import VideoFile
 
@@ -77,6 +77,7 @@ class _AvConnection:
         self._pictures = self._decode(stream)
 
     def _decode(self, stream: Any) -> Iterator[Picture]:
+        turned = Turned()
         for packet in self._container.demux(stream):
             try:
                 frames = packet.decode()
@@ -84,7 +85,7 @@ class _AvConnection:
                 return
             except self._av.error.FFmpegError:
                 continue  # until the next key frame; when nothing can be decoded, no frame comes
-            yield from map(picture_of, frames)
+            yield from map(turned.picture_of, frames)
 
     def read(self) -> Picture:
         try:

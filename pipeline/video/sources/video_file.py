@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, read_error, set_threads
-from pipeline.video.sources._decoded import picture_of
+from pipeline.video.sources._decoded import Turned
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class VideoFile(Source):
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         with ExitStack() as stack:
             decoder, frames = self._begin(stack, start)
-            given, time, number = 0, 0.0, 0
+            turned, given, time, number = Turned(), 0, 0.0, 0
             for frame in frames:
                 known = decoder.time(frame)
                 if known is not None:
@@ -93,7 +93,7 @@ class VideoFile(Source):
                     continue
                 if not given and start > 0 and self.fps:
                     number = round(time * self.fps)
-                yield Frame(f"{self.stem}-{number + given:06d}", time, picture_of(frame))
+                yield Frame(f"{self.stem}-{number + given:06d}", time, turned.picture_of(frame))
                 given += 1
         if not decoder.decoded or (not given and start <= 0):
             self._give_up(decoder)
