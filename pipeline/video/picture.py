@@ -40,8 +40,12 @@ class Yuv(NamedTuple):
         """(3, 4): BGR in 0..255 and a 1 to Y, U, V in 0..255."""
         red, blue = _LUMA.get(self.matrix, _LUMA[BT601])
         luma = np.array([blue, 1 - red - blue, red])
-        matrix = np.stack([luma, (np.array([1, 0, 0]) - luma) / (2 - 2 * blue), (np.array([0, 0, 1]) - luma) / (2 - 2 * red)])
-        scale, offset = ([1, 1, 1], [0, 128, 128]) if self.full_range else ([219 / 255, 224 / 255, 224 / 255], [16, 128, 128])
+        matrix = np.stack(
+            [luma, (np.array([1, 0, 0]) - luma) / (2 - 2 * blue), (np.array([0, 0, 1]) - luma) / (2 - 2 * red)]
+        )
+        scale, offset = (
+            ([1, 1, 1], [0, 128, 128]) if self.full_range else ([219 / 255, 224 / 255, 224 / 255], [16, 128, 128])
+        )
         return np.column_stack([matrix * np.array(scale)[:, None], offset])
 
     def to_bgr(self) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from pipeline.video.sources.video_file import VideoFile
 #: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
 #: once and passed over; FFmpeg's nobuffer would throw it away, and the first frame had to wait for the next key frame.
 _LIVE = {
-    "analyzeduration": "500000",  # microseconds; default 5 s of a stream that does not tell its frame rate
+    "analyzeduration": "100000",  # microseconds; default 5 s of a stream that does not tell its frame rate
     "rtsp_transport": "tcp",
     "allowed_media_types": "video",
 }
