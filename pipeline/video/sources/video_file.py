@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -198,4 +199,4 @@ class _Decoder:
 
 def convert(name: str) -> str:
     """What to do about a video that cannot be read."""
-    return f"convert it with: ffmpeg -i {name} -c:v libx264 out.mp4"
+    return f"convert it with: ffmpeg -i {shlex.quote(name)} -c:v libx264 out.mp4"
