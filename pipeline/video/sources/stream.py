@@ -26,7 +26,7 @@ _LIVE = {
 _FILE = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
 #: Playlists: their address has a size whether what they list goes on or not.
 _PLAYLISTS = ("hls", "dash")
-#: Seconds between two frames of a playlist that are no pause but a jump of its clock.
+#: Seconds by which the clock of a playlist jumps when its frames are not to be waited for.
 _JUMP_S = 2.0
 
 
