@@ -9,6 +9,9 @@ from typing import Any
 def load_av() -> Any | None:
     """The ``av`` module, or None when PyAV is not installed."""
     try:
-        return importlib.import_module("av")
+        av = importlib.import_module("av")
     except ImportError:
         return None
+    if av.logging.get_level() is not None:  # FFmpeg's lines may hold addresses; newer PyAV is silent
+        av.logging.set_level(av.logging.PANIC)
+    return av

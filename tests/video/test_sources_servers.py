@@ -24,13 +24,14 @@ from pipeline.video.sources import Frame, Source, open_source
 from pipeline.video.sources._address import of_url
 from pipeline.video.sources._container import Timeouts
 from pipeline.video.sources._live import Patience
+from pipeline.video.sources.opencv import CvFile
 from pipeline.video.sources.stream import open_stream
 from pipeline.video.sources.video_file import VideoFile
 
 av = pytest.importorskip("av", reason="streams are read with PyAV")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 ROOT = Path(__file__).parents[2]
-QUICK = Patience(Timeouts(open=3, read=0.7), total=20, first_wait=0.1, longest_wait=0.4)
+QUICK = Patience(Timeouts(open=3, read=0.6), total=20, first_wait=0.1, longest_wait=0.4)
 
 
 def needs(modules: str, packages: str) -> None:
@@ -113,7 +114,7 @@ def take(source: Source, count: int) -> list[Frame]:
     return frames
 
 
-def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     server = rtsp("--user", "admin:se%cret")
     address = server.url.replace("//", "//admin:se%25cret@")
     source = open_source(address)
@@ -122,7 +123,9 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch) -> Non
     source.close()
     assert {f.picture.size for f in frames} == {(64, 128)}
     assert len(frames[0].picture.planes) == 3
-    assert frames[-1].timestamp == pytest.approx(29 / 25, abs=0.5)
+    begin, end = frames[10].timestamp, frames[-1].timestamp  # what waited at first comes at once
+    assert begin is not None
+    assert end == pytest.approx(begin + 19 / 25, abs=0.4)
     assert sorted(lag(f) for f in frames[10:])[10] < 250
     for url, said in (
         (address.replace("se%25cret", "wr0ng"), r"401 Unauthorized .*; check user and password"),
@@ -137,6 +140,11 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch) -> Non
     source = open_source(address)
     assert {f.picture.size for f in take(source, 3)} == {(64, 128)}
     source.close()
+    with pytest.raises(UserError, match=r"OpenCV cannot open it\); check address, port, user and password"):
+        open_source(address.replace("se%25cret", "wr0ng"))
+    told = capfd.readouterr()
+    assert "wr0ng" not in told.err + told.out
+    assert "cret" not in told.err + told.out
 
 
 def outages(server: Rtsp, source: Source, seconds: float) -> list[Frame]:
@@ -160,7 +168,7 @@ def check_outages(seen: list[Frame], text: str, seconds: float) -> None:
     times = [f.timestamp for f in seen if f.timestamp is not None]
     assert times == sorted(times)
     gaps = sorted(np.diff(times))[-2:]
-    assert all(seconds - 0.5 < gap < seconds + 5 for gap in gaps), gaps
+    assert all(seconds - 0.8 < gap < 2 * seconds + 5 for gap in gaps), gaps
     assert [f.name for f in seen] == [f"127-0-0-1-live-{i:06d}" for i in range(45)]
     assert lag(seen[-1]) < 400, "no lag remains"
     assert text.count("connecting again") == text.count("frames again") == 2
@@ -169,7 +177,7 @@ def check_outages(seen: list[Frame], text: str, seconds: float) -> None:
 def test_rtsp_that_stalls_and_vanishes(rtsp: Callable[..., Rtsp], caplog: pytest.LogCaptureFixture) -> None:
     server = rtsp()
     source = open_stream(of_url(server.url), av, patience=QUICK)
-    check_outages(outages(server, source, 1.2), caplog.text, 1.2)
+    check_outages(outages(server, source, 1.6), caplog.text, 1.6)
 
 
 @pytest.mark.slow
@@ -254,7 +262,7 @@ def http(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_file_on_a_server(http: str, make_video: Callable[..., Path]) -> None:
+def test_file_on_a_server(http: str, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame is taken, however slowly, and it can start in the middle."""
     make_video(count=60)
     source = open_source(f"{http}/drive.mp4?token=secret")
@@ -264,6 +272,33 @@ def test_file_on_a_server(http: str, make_video: Callable[..., Path]) -> None:
     assert [f.timestamp for f in source.frames(start=2)] == pytest.approx([i / 25 for i in range(50, 60)])
     with pytest.raises(UserError, match=r"404 Not Found\); check the path"):
         open_source(f"{http}/gone.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    source = open_source(f"{http}/drive.mp4")
+    assert isinstance(source, CvFile)
+    assert len(list(source.frames())) == 60
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_playlists(ended: bool, http: str, tmp_path: Path) -> None:
+    """One that ended is a file; of one that goes on, frames come at the pace of their times."""
+    options = {"hls_time": "1", "hls_list_size": "0"} | ({} if ended else {"hls_flags": "omit_endlist"})
+    with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options=options) as container:
+        stream = container.add_stream("libx264", rate=20, options={"g": "20"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(40):
+            image = np.full((48, 64, 3), 5 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+    source = open_stream(of_url(f"{http}/live.m3u8"), av, patience=QUICK)
+    assert source.live != ended
+    frames = take(source, 30)
+    source.close()
+    assert len(frames) == 30
+    times = [f.timestamp for f in frames]
+    if ended:
+        assert times == pytest.approx([i / 20 for i in range(30)])
+    else:
+        assert times == pytest.approx([i / 20 for i in range(30)], abs=0.2)
 
 
 def test_file_on_a_server_that_stalls(http: str, tmp_path: Path) -> None:
@@ -347,4 +382,4 @@ def test_gstreamer(make_video: Callable[..., Path]) -> None:
     assert grey["bgr"] == pytest.approx([76] * 3, abs=20), "red's luma; which range a converter takes differs"
     assert (file.get("live"), file["frames"]) == (False, 30), file
     assert "cannot be opened (OpenCV cannot open it); OpenCV's lines above say why" in broken["error"]
-    assert "secret" not in broken["error"]
+    assert "secret" not in broken["error"] + done.stderr.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable
@@ -363,3 +364,16 @@ def test_real_drive(reader: str, real_data: Path) -> None:
     assert [size for _, size in frames] == [(540, 960)] * 221
     if reader == "av":
         assert [time for time, _ in frames] == pytest.approx([i / 25 for i in range(221)])
+
+
+def test_frames_are_freed_at_once(make_video: Callable[..., Path]) -> None:
+    """Without the garbage collector, that is: PyAV's side data tie frames into cycles."""
+    source = open_source(str(make_video(count=40, rotation=90)))
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(source.frames())) == 40
+        left = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1

@@ -78,22 +78,19 @@ def set_threads(stream: Any, *, live: bool) -> None:
 
 
 def read_error(av: Any, error: BaseException, seconds: float | None) -> ReadError:
-    """What an error of FFmpeg means to a user."""
+    """What an error of FFmpeg means to a user; ``seconds`` is the timeout, None for a local file."""
     reason = getattr(error, "strerror", None) or type(error).__name__
-    known = av.error
-    if isinstance(error, known.ExitError):
-        return ReadError(f"no answer within {seconds or 0:g} s", _NETWORK_ADVICE)
-    if isinstance(error, (known.HTTPUnauthorizedError, known.HTTPForbiddenError)):
-        return ReadError(reason, "check user and password, as in SCHEME://USER:PASSWORD@HOST/PATH")
-    if isinstance(error, known.HTTPNotFoundError):
-        return ReadError(reason, "check the path of the address")
-    if isinstance(error, known.ProtocolNotFoundError):
-        return ReadError(
-            "the FFmpeg of this PyAV does not know the protocol", "read it with GStreamer, or another PyAV"
-        )
-    if isinstance(error, known.InvalidDataError):
-        return ReadError(reason)
-    return ReadError(reason, _NETWORK_ADVICE)
-
-
-_NETWORK_ADVICE = "check the address, its port and the network, and that it is sending"
+    known, advice = av.error, "check the address, its port and the network, and that it is sending"
+    if seconds is None:
+        advice = "check its permissions" if isinstance(error, PermissionError) else ""
+    elif isinstance(error, known.ExitError):
+        reason = f"no answer within {seconds:g} s"
+    elif isinstance(error, (known.HTTPUnauthorizedError, known.HTTPForbiddenError)):
+        advice = "check user and password, as in SCHEME://USER:PASSWORD@HOST/PATH"
+    elif isinstance(error, known.HTTPNotFoundError):
+        advice = "check the path of the address"
+    elif isinstance(error, known.ProtocolNotFoundError):
+        reason, advice = "the FFmpeg of this PyAV does not know the protocol", "read it with GStreamer, or another PyAV"
+    elif isinstance(error, known.InvalidDataError):
+        advice = "check that the address is that of a video, and of a codec that FFmpeg knows"
+    return ReadError(reason, advice)

@@ -16,14 +16,36 @@ _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _UNSPECIFIED = 2
 
 
-def picture_of(frame: Any) -> Picture:
-    """A decoded av.VideoFrame as a picture, turned as its display matrix says.
+#: The display matrix of what is not turned, see :func:`_display_matrix`.
+_AS_IT_IS = (1, 0, 0, 1)
+
+
+class Turned:
+    """Turns the frames of one stream as their display matrix says.
+
+    PyAV's ``side_data``, where the matrix stands, makes its frame a part of a cycle, which waits for the garbage
+    collector with all its pixels. So it is asked for once, and again only when ``rotation`` (PyAV 14) changes.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._turn = _AS_IT_IS
+
+    def picture_of(self, frame: Any) -> Picture:
+        """See :func:`picture_of`."""
+        rotation = getattr(frame, "rotation", 0)
+        if rotation != self._rotation:
+            self._rotation, self._turn = rotation, _display_matrix(frame)
+        return picture_of(frame, turn=self._turn)
+
+
+def picture_of(frame: Any, *, turn: tuple[int, int, int, int] = _AS_IT_IS) -> Picture:
+    """A decoded av.VideoFrame as a picture.
 
     YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive. Other YUV with
     shared chroma and even sides becomes 4:2:0 of the same matrix and range; 10 bits lose two, and 4:2:2 half of its
     chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly.
     """
-    turn = _display_matrix(frame)
     yuv = _meaning(frame)
     form = frame.format
     even = frame.height % 2 == 0 and frame.width % 2 == 0
@@ -76,7 +98,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """(a, b, c, d) of the display matrix as signs: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return (1, 0, 0, 1)
+        return _AS_IT_IS
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
     # by whole quarters: what lies between is rounded to the axis that is nearer
     if abs(a) + abs(d) >= abs(b) + abs(c):
@@ -86,7 +108,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
 
 def _upright(plane: Array, turn: tuple[int, int, int, int]) -> Array:
     a, b, c, d = turn
-    if turn == (1, 0, 0, 1):
+    if turn == _AS_IT_IS:
         return plane
     image = cv2.transpose(plane) if b else plane
     down, right = (b < 0, c < 0) if b else (d < 0, a < 0)  # which axes run the other way

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -21,7 +20,8 @@ from pipeline.video.sources._container import ReadError
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources.video_file import convert
 
-log = logging.getLogger(__name__)
+#: FFmpeg says some huge number, or a negative one, of what has no end.
+_ENDLESS = 2**31
 
 Open = Callable[[], cv2.VideoCapture]
 Convert = Callable[[Any], Picture]
@@ -49,7 +49,7 @@ class CvFile(Source):
         try:
             fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
             self.fps = fps if math.isfinite(fps) and fps > 0 else None
-            self.count = int(count) if math.isfinite(count) and 0 < count < 2**31 else None
+            self.count = int(count) if math.isfinite(count) and 0 < count < _ENDLESS else None
             if not capture.read()[0]:
                 raise UserError(f"{name}: not one frame of this video can be decoded; {advice}")
         finally:
@@ -143,21 +143,24 @@ def open_camera(camera: int | Path, *, patience: Patience) -> Source:
 
 
 def open_address(address: Address, *, patience: Patience) -> Source:
-    """Video from the network, for machines without PyAV; taken as live, as OpenCV does not tell whether it ends."""
+    """Video from the network, for machines without PyAV: a file where OpenCV tells its length, else live."""
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(patience.timeouts.open * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(patience.timeouts.read * 1000)),
     ]
-    log.info("%s: read with OpenCV, as something live; PyAV tells more: pip install av", address.name)
+
+    def opener() -> cv2.VideoCapture:
+        return cv2.VideoCapture(address.url, cv2.CAP_FFMPEG, limits)
+
+    advice = "check address, port, user and password, and that it is sending; PyAV tells more: pip install av"
+    if address.url.lower().startswith(("http://", "https://")):
+        capture = opener()
+        ends = 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < _ENDLESS
+        capture.release()
+        if ends:
+            return CvFile(opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice)
     return LiveSource(
-        lambda: _CvConnection(
-            lambda: cv2.VideoCapture(address.url, cv2.CAP_FFMPEG, limits),
-            _of_bgr,
-            "check address, port, user and password, and that it is sending; with PyAV you learn more: pip install av",
-        ),
-        name=address.name,
-        stem=address.stem,
-        patience=patience,
+        lambda: _CvConnection(opener, _of_bgr, advice), name=address.name, stem=address.stem, patience=patience
     )
 
 

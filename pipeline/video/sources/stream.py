@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,14 @@ from pipeline.video.picture import Picture
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
-from pipeline.video.sources._decoded import picture_of
+from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources.video_file import VideoFile
 
 #: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
 #: once and passed over; FFmpeg's nobuffer would throw it away, and the first frame had to wait for the next key frame.
 _LIVE = {
-    "analyzeduration": "500000",  # microseconds; default 5 s of a stream that does not tell its frame rate
+    "analyzeduration": "100000",  # microseconds; default 5 s of a stream that does not tell its frame rate
     "rtsp_transport": "tcp",
     "allowed_media_types": "video",
 }
@@ -25,6 +26,8 @@ _LIVE = {
 _FILE = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
 #: Playlists: their address has a size whether what they list goes on or not.
 _PLAYLISTS = ("hls", "dash")
+#: Seconds by which the clock of a playlist jumps when its frames are not to be waited for.
+_JUMP_S = 2.0
 
 
 def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
@@ -58,10 +61,29 @@ def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
 
 def _ends(container: Any) -> bool:
     """Whether it is a file. Cameras that send one JPEG after the other claim lengths that mean nothing."""
-    name = container.format.name
-    if any(kind in name for kind in _PLAYLISTS):
+    if _is_playlist(container):
         return container.duration is not None
-    return name != "mpjpeg" and bool(container.size > 0)
+    return container.format.name != "mpjpeg" and bool(container.size > 0)
+
+
+def _is_playlist(container: Any) -> bool:
+    return any(kind in container.format.name for kind in _PLAYLISTS)
+
+
+class _Pace:
+    """Playlists come in pieces of many seconds: their frames are held back until it is their time."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+
+    def hold(self, timestamp: float | None) -> None:
+        """Wait until as long after the first frame as the timestamps say; what lags or jumps begins anew."""
+        if timestamp is None:
+            return
+        ahead = timestamp - time.perf_counter()
+        if self._ahead is None or abs(ahead - self._ahead) > _JUMP_S:
+            self._ahead = ahead
+        time.sleep(max(ahead - self._ahead, 0.0))
 
 
 class _AvConnection:
@@ -71,12 +93,14 @@ class _AvConnection:
         self._av = av
         self._patience = patience
         self._container = container
+        self._pace = _Pace() if _is_playlist(container) else None
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
         set_threads(stream, live=True)
         self._pictures = self._decode(stream)
 
     def _decode(self, stream: Any) -> Iterator[Picture]:
+        turned = Turned()
         for packet in self._container.demux(stream):
             try:
                 frames = packet.decode()
@@ -84,7 +108,10 @@ class _AvConnection:
                 return
             except self._av.error.FFmpegError:
                 continue  # until the next key frame; when nothing can be decoded, no frame comes
-            yield from map(picture_of, frames)
+            for frame in frames:
+                if self._pace:
+                    self._pace.hold(frame.time)
+                yield turned.picture_of(frame)
 
     def read(self) -> Picture:
         try:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any, NoReturn
 
 from pipeline.errors import UserError
+from pipeline.video.picture import Picture
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, read_error, set_threads
-from pipeline.video.sources._decoded import picture_of
+from pipeline.video.sources._decoded import Turned
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,8 @@ class VideoFile(Source):
             self.fps = float(rate) if rate else None
             self._packets = stream.frames or None
             self.count = self._packets or self._estimate(container, stream)
-            decoder = _Decoder(self._av, container, stream)
-            if next(decoder.frames(), None) is None:
+            decoder = _Decoder(self._av, container, stream, self._timeouts)
+            if next(decoder.pictures(), None) is None:
                 self._give_up(decoder)
 
     @property
@@ -65,10 +67,8 @@ class VideoFile(Source):
         try:
             return open_container(self._av, self._address, timeouts=self._timeouts, options=self._options)
         except ReadError as error:
-            if self._timeouts is None:
-                advice = error.advice if error.advice.startswith("give") else self._advice
-                raise UserError(f"{self.name}: not a readable video ({error.reason}); {advice}") from None
-            raise UserError(f"{self.name}: cannot be read ({error.reason}); {error.advice or self._advice}") from None
+            what = "not a readable video" if self._timeouts is None else "cannot be read"
+            raise UserError(f"{self.name}: {what} ({error.reason}); {error.advice or self._advice}") from None
 
     def _estimate(self, container: Any, stream: Any) -> int | None:
         if stream.duration is not None and stream.time_base:
@@ -81,43 +81,30 @@ class VideoFile(Source):
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         with ExitStack() as stack:
-            decoder, frames = self._begin(stack, start)
-            given, time, number = 0, 0.0, 0
-            for frame in frames:
-                known = decoder.time(frame)
-                if known is not None:
-                    time = known
-                elif decoder.decoded > 1:
-                    time += 1 / (self.fps or 25)
-                if time < start - 1e-6:
-                    continue
+            decoder = self._begin(stack, start)
+            given = number = 0
+            for time, picture in decoder.pictures(start=start, step=1 / (self.fps or 25)):
                 if not given and start > 0 and self.fps:
                     number = round(time * self.fps)
-                yield Frame(f"{self.stem}-{number + given:06d}", time, picture_of(frame))
+                yield Frame(f"{self.stem}-{number + given:06d}", time, picture)
                 given += 1
         if not decoder.decoded or (not given and start <= 0):
             self._give_up(decoder)
         if not given:
-            raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {time:.2f} s; start earlier")
+            raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {decoder.now:.2f} s; start earlier")
         self._tell_damage(decoder, given, whole=start <= 0)
 
-    def _begin(self, stack: ExitStack, start: float) -> tuple[_Decoder, Iterator[Any]]:
-        """What decodes, and its frames from a key frame before ``start`` on, or from the first where seeking fails."""
+    def _begin(self, stack: ExitStack, start: float) -> _Decoder:
+        """A decoder at a key frame before ``start``, or at the first frame where seeking fails."""
 
         def decoder() -> _Decoder:
             container, stream = self._open()
             stack.enter_context(container)
             set_threads(stream, live=False)
-            return _Decoder(self._av, container, stream)
+            return _Decoder(self._av, container, stream, self._timeouts)
 
         there = decoder()
-        if start > 0 and there.seek(start):
-            frames = there.frames()
-            first = next(frames, None)
-            if first is not None and (there.time(first) or 0.0) <= start:
-                return there, chain([first], frames)
-            there = decoder()
-        return there, there.frames()
+        return there if start <= 0 or there.seek(start) else decoder()
 
     def _give_up(self, decoder: _Decoder) -> NoReturn:
         reason = f" ({decoder.broken.reason})" if decoder.broken else ""
@@ -144,41 +131,63 @@ class _Decoder:
         damaged: packets that could not be decoded.
         corrupt: frames that the decoder marks as incomplete.
         broken: why reading ended before the end; None when it did not.
+        now: time of the newest frame, in seconds from the start of the stream.
     """
 
-    def __init__(self, av: Any, container: Any, stream: Any) -> None:
+    def __init__(self, av: Any, container: Any, stream: Any, timeouts: Timeouts | None) -> None:
         self._av = av
         self._container = container
         self._stream = stream
+        self._seconds = timeouts.read if timeouts else None
         self._origin = stream.start_time
+        self._frames: Iterator[Any] = self._decode()
         self.packets = self.decoded = self.damaged = self.corrupt = 0
         self.broken: ReadError | None = None
+        self.now = 0.0
 
     def seek(self, start: float) -> bool:
-        """Go to a key frame before ``start``, if the container can; some miss it and come out behind."""
+        """Go to a key frame before ``start``. False when it cannot, or came out behind; then this is of no more use."""
         if self._origin is None:
             return False
         try:
             self._container.seek(self._origin + int(start / self._stream.time_base), stream=self._stream)
         except self._av.error.FFmpegError:
             return False
+        first = next(self._frames, None)
+        if first is None or (self._time(first) or 0.0) > start:
+            return False
+        self._frames = chain([first], self._frames)
         return True
 
-    def time(self, frame: Any) -> float | None:
-        """Seconds from the start of the stream."""
+    def pictures(self, *, start: float = 0.0, step: float = 0.0) -> Iterator[tuple[float, Picture]]:
+        """Times and pictures from ``start`` on; where the file has no times, ``step`` lies between two."""
+        turned = Turned()
+        for frame in self._frames:
+            known = self._time(frame)
+            self.now = known if known is not None else self.now + step if self.decoded > 1 else 0.0
+            if self.now < start - 1e-6:
+                continue
+            try:
+                picture = turned.picture_of(frame)
+            except self._av.error.FFmpegError:  # a pixel format that FFmpeg cannot convert
+                self.damaged += 1
+                continue
+            yield self.now, picture
+
+    def _time(self, frame: Any) -> float | None:
         if frame.pts is None:
             return None
         if self._origin is None:
             self._origin = frame.pts
         return float((frame.pts - self._origin) * self._stream.time_base)
 
-    def frames(self) -> Iterator[Any]:
+    def _decode(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets, None)
             except self._av.error.FFmpegError as error:
-                self.broken = read_error(self._av, error, None)
+                self.broken = read_error(self._av, error, self._seconds)
                 return
             if packet is None:
                 return
@@ -198,4 +207,4 @@ class _Decoder:
 
 def convert(name: str) -> str:
     """What to do about a video that cannot be read."""
-    return f"convert it with: ffmpeg -i {name} -c:v libx264 out.mp4"
+    return f"convert it with: ffmpeg -i {shlex.quote(name)} -c:v libx264 out.mp4"
