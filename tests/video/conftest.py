@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
+import numpy as np
 import pytest
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from tests.video.fakes import BrightnessEngine, quarters
+from pipeline.video.picture import Box, Picture
+from pipeline.video.sinks import Result
+from tests.video.fakes import SIZE, BrightnessEngine, quarters
 
 collect_ignore = ["rtsp_server.py"]  # a program of another Python
 
@@ -24,6 +31,50 @@ def engine() -> BrightnessEngine:
 @pytest.fixture
 def labels() -> LabelSpec:
     return LabelSpec(names=("road", "car", "sky", "tree"), palette=((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 0)))
+
+
+@pytest.fixture
+def make_result() -> Callable[..., Result]:
+    """A result of a grey picture (48, 64); ids are half 0, a quarter 1, an eighth 2, an eighth 255; or as told."""
+
+    def make(index: int = 0, **changes: object) -> Result:
+        label_map = np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)
+        facts: dict[str, object] = {
+            "index": index,
+            "name": f"{index:06d}",
+            "timestamp": index / 25,
+            "arrived": time.perf_counter(),
+            "size": SIZE,
+            "box": Box(0, 0, *SIZE),
+            "label_map": label_map,
+            "pixels": np.bincount(label_map.ravel(), minlength=256),
+            "infer_ms": 4.0,
+            "dropped": 0,
+            "picture": Picture.of_bgr(np.full((*SIZE, 3), 128, np.uint8)),
+        }
+        return Result(**{**facts, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., str]:
+    """``program(name, ...)``: where the first of these programs is. None is there: skips, or fails, like real_data."""
+
+    def find(*names: str) -> str:
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            lacks(f"needs {' or '.join(names)}, a program of the system")
+        return found
+
+    return find
+
+
+def lacks(reason: str) -> NoReturn:
+    """Skip for a reason; fail where nothing may be skipped."""
+    if os.environ.get("SEGPRESS_REQUIRE_TOOLS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ QUICK = Patience(Timeouts(open=3, read=0.6), total=20, first_wait=0.1, longest_w
 
 
 def needs(modules: str, packages: str) -> None:
-    """Skip where the system's Python lacks modules; with SEGPRESS_REQUIRE_DATA set that is a failure."""
+    """Skip where the system's Python lacks modules; with SEGPRESS_REQUIRE_TOOLS set that is a failure."""
     found = (
         SYSTEM_PYTHON.exists()
         and not subprocess.run(
@@ -44,7 +44,7 @@ def needs(modules: str, packages: str) -> None:
     )
     if not found:
         reason = f"needs {modules} in {SYSTEM_PYTHON}: apt-get install {packages}"
-        if os.environ.get("SEGPRESS_REQUIRE_DATA"):
+        if os.environ.get("SEGPRESS_REQUIRE_TOOLS"):
             pytest.fail(reason)
         pytest.skip(reason)
 

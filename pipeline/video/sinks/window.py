@@ -75,7 +75,10 @@ class WindowSink:
 
     def poll(self) -> None:
         key = cv2.pollKey() & 0xFF
-        visible = cv2.getWindowProperty(_NAME, cv2.WND_PROP_VISIBLE) >= 1
+        try:
+            visible = cv2.getWindowProperty(_NAME, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # Qt, after its last window was closed
+            visible = False
         if key in (ord("q"), ord("Q"), _ESCAPE) or (self._seen and not visible):
             raise Stop("the window was closed")
         self._seen = self._seen or visible
