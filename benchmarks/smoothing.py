@@ -41,6 +41,8 @@ Method = Callable[[Array, Array], Array]
 DRIVES = range(201, 221)  # the method, its strength and its limits were chosen on drives 101 to 110
 LENGTH = 90
 COST_SIZES = ((128, 192), (512, 1024))
+VOTES_TOLERANCE = 14  # the best of 6, 10, 14 and 20 on drives 101 to 106
+UNCHECKED = 10_000  # no difference of luma is as large
 
 
 class Shot(NamedTuple):
@@ -109,7 +111,7 @@ class Votes:
             rows, columns = np.indices(luma.shape, np.float32)
             places = self.flow.calc(luma, before, None) + np.dstack([columns, rows])
             old = np.stack([cv2.remap(plane, places, None, cv2.INTER_LINEAR) for plane in old])
-            old *= cv2.absdiff(luma, cv2.remap(before, places, None, cv2.INTER_LINEAR)) <= TOLERANCE
+            old *= cv2.absdiff(luma, cv2.remap(before, places, None, cv2.INTER_LINEAR)) <= VOTES_TOLERANCE
         self.votes = self.fade * old + now
         return strongest(self.votes, now)
 
@@ -120,7 +122,7 @@ def methods(classes: int) -> dict[str, Callable[[], Method]]:
     found |= {f"in place: majority of {n}": lambda n=n: majority(n, classes) for n in (3, 5)}
     found |= {f"in place: votes x {f}": lambda f=f: Votes(f, classes, moved=False) for f in (0.7, 0.85)}
     found |= {f"in place: counter, {n} frames": lambda n=n: in_place(n) for n in (2, FRAMES)}
-    found["moved, unchecked: counter, 5 frames"] = lambda: chosen(5, 255)
+    found[f"moved, unchecked: counter, {FRAMES} frames"] = lambda: chosen(FRAMES, UNCHECKED)
     found |= {f"moved, checked: votes x {f}": lambda f=f: Votes(f, classes, moved=True) for f in (0.7, 0.85)}
     found |= {f"moved, checked: counter, {n} frames": lambda n=n: chosen(n) for n in (2, 3, 5, 8, 12)}
     return found

@@ -4,8 +4,8 @@ Every pixel remembers a label and how settled it is. For each new frame
 
 1. dense optical flow (Kroeger et al. 2016, OpenCV's DIS) says where each pixel was in the frame before, and the memory
    is fetched from there;
-2. where the luma there is not the luma here, something was covered, came into view or was followed wrongly: that
-   memory counts nothing;
+2. the further the luma there is from the luma here, the less the memory counts, down to nothing: something was covered,
+   came into view or was followed wrongly;
 3. a frame that agrees settles a label by 1, up to a limit; one that differs unsettles it by 2, and a label that does
    not have 2 is replaced (the majority vote of Boyer and Moore 1991, made to forget).
 
@@ -27,11 +27,11 @@ from pipeline.video.picture import Picture
 #: Frames that it takes to turn a settled label; chosen on streets, see docs/results/smoothing.md.
 FRAMES = 5
 LONGEST = 60
-#: Of luma; half and twice as much cost 0.2 mIoU on streets.
-TOLERANCE = 14
-#: A larger share of pixels that cannot be followed is a cut. Found: at most 0.18 in drives of 15 frames a second, 0.33
-#: with every second frame, 0.47 with every fourth; at least 0.54 between two drives.
-CUT = 0.4
+#: Of luma.
+TOLERANCE = 24
+#: A larger share of pixels whose memory counts nothing is a cut. Found: at most 0.18 in drives of 15 frames a second,
+#: 0.26 with every second frame, 0.41 with every fourth; at least 0.36 between two drives, in 19 of 20 above 0.48.
+CUT = 0.35
 #: Flow is estimated at 64 to 127 rows, or columns where they are fewer; more costs more and gains little.
 FLOW_SIDE = 64
 #: OpenCV's DIS fails below 12 pixels a side.
@@ -47,7 +47,7 @@ class Smoother:
     Args:
         frames: how many frames in a row must contradict a settled label until it is replaced, 2 to 60. A label that was
             seen less often gives way sooner, one that was seen once at once.
-        tolerance: how far the luma of a pixel may be from where it was, 0 to 255.
+        tolerance: difference of luma from which on memory counts nothing; up to a third of it, it counts in full.
         ignore_index: pixels with this id stay as they are and are not remembered.
 
     Attributes:
@@ -63,7 +63,10 @@ class Smoother:
         self.cuts = 0
         self._tolerance = tolerance
         self._ignored = ignore_index
-        self._settled, self._replaced = _tables(2 * (frames - 1))
+        limit = 2 * (frames - 1)
+        self._settled, self._replaced = _tables(limit)
+        share = np.clip(1.5 * (1 - np.arange(256) / tolerance), 0, 1)
+        self._trust = np.asarray(limit * share, np.uint8)  # by difference of luma: the highest confidence
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
         self._flow.setFinestScale(0)
         self._memory: Array | None = None  # (h, w, 3): label, confidence, luma
@@ -95,11 +98,12 @@ class Smoother:
         places = self._grid + motion
         moved = cv2.remap(self._memory, places, None, cv2.INTER_NEAREST)  # type: ignore[call-overload] # two maps in one
         labels, confidence, was = cv2.split(moved)
-        followed = cv2.absdiff(luma, was) <= self._tolerance
-        if np.count_nonzero(followed) < (1 - CUT) * label_map.size:
+        difference = cv2.absdiff(luma, was)
+        if np.count_nonzero(difference >= self._tolerance) > CUT * label_map.size:
             self.cuts += 1
             return self._begin(label_map, luma)
-        state = np.asarray(confidence * followed | (labels == label_map) * _AGREES, np.uint8)
+        kept = cv2.min(confidence, cv2.LUT(difference, self._trust))
+        state = np.asarray(kept | (labels == label_map) * _AGREES, np.uint8)
         replaced = cv2.LUT(state, self._replaced).astype(bool) | (label_map == self._ignored)
         smoothed = np.where(replaced, label_map, labels).astype(np.uint8, copy=False)
         self._remember(smoothed, np.asarray(cv2.LUT(state, self._settled), np.uint8), luma)
