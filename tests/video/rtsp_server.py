@@ -1,7 +1,8 @@
 """A real RTSP server for tests, run by the Python that has GStreamer's bindings: rtsp_server.py PORT [OPTIONS]
 
-It serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second, and writes "ready" when it listens. Each
-picture shows in its upper half how many milliseconds (bits, the highest left, white for 1) the pipeline has run.
+It serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second, and writes "ready" when it
+listens. Each picture shows in its upper half when it was drawn: milliseconds of the monotonic clock modulo 65536, as 16
+bits, the highest left, white for 1.
 """
 
 from __future__ import annotations
