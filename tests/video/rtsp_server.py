@@ -1,7 +1,8 @@
 """A real RTSP server for tests, run by the Python that has GStreamer's bindings: rtsp_server.py PORT [OPTIONS]
 
-It serves rtsp://127.0.0.1:PORT/live, 64x48 at 25 frames a second and in H.264, and writes "ready" when it listens. Each
-picture shows in its upper half how many milliseconds (bits, the highest left, white for 1) the pipeline has run.
+It serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second, and writes "ready" when it
+listens. Each picture shows in its upper half when it was drawn: milliseconds of the monotonic clock modulo 65536, as 16
+bits, the highest left, white for 1.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def configure(media: GstRtspServer.RTSPMedia, args: argparse.Namespace) -> None:
     source = media.get_element().get_by_name("pictures")
     start = GLib.get_monotonic_time()
     step = Gst.SECOND // args.fps
-    state = {"number": 0, "alive": True}
+    state = {"alive": True}
 
     def push() -> bool:
         if not state["alive"]:
@@ -75,7 +76,6 @@ def configure(media: GstRtspServer.RTSPMedia, args: argparse.Namespace) -> None:
         buffer = Gst.Buffer.new_wrapped(picture)
         buffer.pts = (GLib.get_monotonic_time() - start) * 1000
         buffer.duration = step
-        state["number"] += 1
         return source.emit("push-buffer", buffer) == Gst.FlowReturn.OK
 
     media.connect("unprepared", lambda _: state.update(alive=False))

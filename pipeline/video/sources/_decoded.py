@@ -14,8 +14,6 @@ from pipeline.video.picture import Picture, Yuv
 _PLANES = ("yuv420p", "yuvj420p", "yuva420p")
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _UNSPECIFIED = 2
-
-
 #: The display matrix of what is not turned, see :func:`_display_matrix`.
 _AS_IT_IS = (1, 0, 0, 1)
 
