@@ -276,13 +276,17 @@ class _Run:
             label_map=label_map,
             pixels=pixels,
             infer_ms=seen.infer_ms,
-            dropped=self.read.dropped,
+            dropped=self.dropped,
             picture=self.overlay.draw(frame.picture, label_map, box=box, pixels=pixels) if self.overlay else None,
             frame=frame.picture,
         )
         self.pixels += pixels
         self.frames += 1
         return result
+
+    @property
+    def dropped(self) -> int:
+        return self.source.dropped + self.read.dropped
 
     def _write(self, sink: Sink, results: Channel[Result]) -> None:
         try:
@@ -312,6 +316,6 @@ class _Run:
                 "engine": Depth.of(self.seen),
                 **{f"sink {number}": Depth.of(channel) for number, channel in enumerate(self.written, 1)},
             },
-            dropped=self.read.dropped,
+            dropped=self.dropped,
             interrupted=self.interrupted,
         )

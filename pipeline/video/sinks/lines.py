@@ -43,7 +43,7 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
 
 class LinesSink(StagedFile):
     """A file of JSON lines. It has its name after a normal exit; a run that is killed leaves whole lines beside it, in
-    ``.<name>.partial-*``."""
+    ``<name>.partial-*``."""
 
     wants_picture = False
     patient = True
@@ -66,6 +66,7 @@ class LinesSink(StagedFile):
             self._file.flush()
         except OSError as error:
             raise self.unwritable(error) from error
+        self.of_use = True
 
     def finish(self) -> None:
         assert self._file is not None

@@ -39,6 +39,7 @@ class Source(ABC):
         is_video: the frames are one moving picture (and not images).
         fps: frames a second; None for images and when the source does not say.
         count: how many frames to expect, for progress only; None when unknown.
+        dropped: frames of something live that were replaced before :meth:`frames` could give them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source(ABC):
     is_video: bool = True
     fps: float | None = None
     count: int | None = None
+    dropped: int = 0
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:

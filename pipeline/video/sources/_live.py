@@ -69,7 +69,7 @@ class LiveSource(Source):
         self._connect = connect
         self._patience = patience
         self._stopped = threading.Event()
-        self._line = _Line(connect)
+        self._line = _Line(connect, self._count_drop)
         try:
             self._line.wait(self._opening)
         except ReadError as error:
@@ -126,7 +126,7 @@ class LiveSource(Source):
             if left <= wait:
                 continue
             wait = min(2 * wait, patience.longest_wait)
-            self._line = _Line(self._connect)
+            self._line = _Line(self._connect, self._count_drop)
             if self._stopped.is_set():  # before stop() could see this line
                 self._line.cut()
             try:
@@ -137,6 +137,9 @@ class LiveSource(Source):
             if not self._stopped.is_set():
                 log.warning("%s: frames again, after %.1f s", self.name, time.perf_counter() - last)
             return wait
+
+    def _count_drop(self) -> None:
+        self.dropped += 1
 
     def stop(self) -> None:
         self._stopped.set()
@@ -151,8 +154,9 @@ class LiveSource(Source):
 class _Line:
     """One connection in a thread, and its newest picture."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], dropped: Callable[[], None]) -> None:
         self.fps: float | None = None
+        self._dropped = dropped
         self._connect = connect
         self._changed = threading.Condition()
         self._newest: tuple[Picture, float] | None = None
@@ -170,6 +174,8 @@ class _Line:
                 while not self._cut:
                     picture = connection.read()
                     with self._changed:
+                        if self._newest is not None and not self._cut:
+                            self._dropped()
                         self._newest = (picture, time.perf_counter())
                         self._changed.notify_all()
         except BaseException as error:  # it is raised where frames are taken
