@@ -58,23 +58,25 @@ def make_result() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def program() -> Callable[..., str]:
-    """``program(name, ...)``: where the first of these programs is. None is there: skips, or fails, like real_data."""
+def lacks() -> Callable[[str], NoReturn]:
+    """``lacks(reason)``: skips for what this machine lacks; fails where nothing may be skipped, like real_data."""
+
+    def say(reason: str) -> NoReturn:
+        if os.environ.get("SEGPRESS_REQUIRE_TOOLS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
+    """``program(name, ...)``: where the first of these programs is; None is there: see ``lacks``."""
 
     def find(*names: str) -> str:
-        found = next(filter(None, map(shutil.which, names)), None)
-        if found is None:
-            lacks(f"needs {' or '.join(names)}, a program of the system")
-        return found
+        return next(filter(None, map(shutil.which, names)), None) or lacks(f"needs {' or '.join(names)}, a program")
 
     return find
-
-
-def lacks(reason: str) -> NoReturn:
-    """Skip for a reason; fail where nothing may be skipped."""
-    if os.environ.get("SEGPRESS_REQUIRE_TOOLS"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

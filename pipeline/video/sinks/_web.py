@@ -37,7 +37,7 @@ class Request(BaseHTTPRequestHandler):
     """One GET of a known path; the connection ends with the answer."""
 
     server: WebServer
-    protocol_version = "HTTP/1.1"
+    protocol_version = default_request_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
@@ -70,9 +70,7 @@ class Request(BaseHTTPRequestHandler):
         if not self.parse_request():
             return  # it has answered
         route = self.server.routes.get(self.path.partition("?")[0])
-        if not self.request_version.startswith("HTTP/1."):
-            self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        elif not self.server.knows_itself_as(self.headers.get("Host", "")):
+        if not self.server.knows_itself_as(self.headers.get("Host", "")):
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.command != "GET":
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)

@@ -76,7 +76,7 @@ function onFigures(figures) {
     });
     rows[rows.length - 1].item.hidden = !figures.other;
   }
-  byId("facts").textContent = facts.filter(Boolean).join("  \u00b7  ") || "\u00a0";
+  byId("facts").textContent = facts.filter(Boolean).join(" \u00b7 ") || "\u00a0";
 }
 
 function put(id, text) {

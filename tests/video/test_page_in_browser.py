@@ -1,0 +1,194 @@
+"""The live page in a real browser: pictures move, figures are right, all classes are there, and it comes back."""
+
+# ruff: noqa: PLC0415 - playwright is asked for by the tests that need it
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.frames import Array
+from pipeline.labels import LabelSpec
+from pipeline.video.picture import Picture
+from pipeline.video.sinks import page as pages
+from pipeline.video.sinks._base import Result
+from pipeline.video.sinks.page import PageSink
+
+LABELS = LabelSpec(
+    names=("road", "sidewalk", "building", "<i>tree</i> & bush", "sky", "person", "car", "bicycle", *"abcdefghijk"),
+    palette=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (107, 142, 35), (70, 130, 180), (220, 20, 60), (0, 0, 142),
+        (119, 11, 32), *((20 * index, 90, 200 - 10 * index) for index in range(11)),
+    ),
+)  # fmt: skip
+SIZE = (360, 640)
+
+
+def street(index: int) -> Array:
+    """Train ids of a street (90, 160) with a car that moves to the right, 8 pixels a frame."""
+    ids = np.full((90, 160), 4, np.uint8)
+    ids[30:50, 20:] = 2
+    ids[50:] = 0
+    ids[60:, :40] = 1
+    ids[88:] = 255
+    left = 8 * index % 160
+    ids[52:64, left : left + 24] = 6
+    return ids
+
+
+@pytest.fixture(scope="module")
+def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        lacks("needs playwright, of the dev extra")
+    path = program("chromium", "chromium-browser", "google-chrome")
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
+        yield found
+        found.close()
+
+
+@contextmanager
+def running(make_result: Callable[..., Result], *, port: int = 0) -> Iterator[PageSink]:
+    """A page and a thread that writes 30 results a second; leaving ends the run, and the page stays until it is closed."""
+    sink, over = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8"), threading.Event()
+    colours = LABELS.lookup_bgr()[:, 0]
+
+    def run() -> None:
+        index = 0
+        while not over.wait(1 / 30):
+            ids = street(index)
+            image = np.asarray(cv2.resize(colours[ids], SIZE[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+            pixels = np.bincount(ids.ravel(), minlength=256)
+            picture = Picture.of_bgr(image)
+            facts = {
+                "label_map": ids,
+                "pixels": pixels,
+                "picture": picture,
+                "size": SIZE,
+                "infer_ms": 4.25,
+                "dropped": 12,
+            }
+            sink.write(make_result(index, **facts))
+            index += 1
+
+    thread = threading.Thread(target=run)
+    with sink:
+        thread.start()
+        try:
+            yield sink
+        finally:
+            over.set()
+            thread.join()
+
+
+def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
+    """Asks in Python: the page's security policy forbids what playwright's wait_for_function does."""
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def look(page: Any, selector: str) -> Array:
+    """What is seen of an element (H, W, 3), RGB."""
+    return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB"))
+
+
+def watch(browser: Any, sink: PageSink, width: int) -> tuple[Any, list[str]]:
+    """The page, once a picture is there, and what the browser complained about."""
+    page, complaints = browser.new_page(viewport={"width": width, "height": 800}), list[str]()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(sink.address)
+    until(lambda: page.evaluate("document.getElementById('stream').naturalWidth") > 0)
+    until(lambda: page.inner_text("#frames") not in ("", "\u2013"))
+    return page, complaints
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_what_a_viewer_sees(browser: Any, make_result: Callable[..., Result], tmp_path: Path, width: int) -> None:
+    with running(make_result) as sink:
+        page, complaints = watch(browser, sink, width)
+        natural = page.evaluate(
+            "['naturalWidth', 'naturalHeight'].map((name) => document.getElementById('stream')[name])"
+        )
+        assert natural == [SIZE[1], SIZE[0]]
+        shown = page.locator("#stream").bounding_box()
+        assert shown["width"] > 0.7 * width
+        assert shown["width"] / shown["height"] == pytest.approx(16 / 9, rel=0.01)
+        # pictures and figures move
+        before, frames = look(page, "#stream"), int(page.inner_text("#frames"))
+        until(lambda: int(page.inner_text("#frames")) > frames + 15)
+        until(lambda: bool((np.abs(look(page, "#stream").astype(int) - before) > 60).any()))
+        sky = look(page, "#stream")[20, 20].astype(int)
+        assert np.abs(sky - LABELS.palette[4]).max() < 8, "colours are right"
+        # words and numbers
+        assert (page.inner_text("h1"), page.title()) == ("front <1>.mp4", "front <1>.mp4 - segpress")
+        assert page.inner_text("#facts").split("  \u00b7  ") == ["kd/int8", "640 \u00d7 360"]
+        assert page.inner_text("#state") == "running"
+        assert 20 < float(page.inner_text("#fps")) < 31
+        assert (page.inner_text("#infer"), page.inner_text("#dropped")) == ("4.25", "12")
+        # every class in order, and what is ignored
+        names = page.locator("#classes .name").all_inner_texts()
+        assert names == [*LABELS.names, "ignored"]
+        shares = dict(zip(names, page.locator("#classes .share").all_inner_texts(), strict=True))
+        assert (shares["ignored"], shares["person"], shares["bicycle"]) == ("2.2 %", "\u2013", "\u2013")
+        assert shares["building"] == f"{100 * (20 * 140) / (90 * 160):.1f} %"
+        chips = page.locator("#classes i").evaluate_all("all => all.map((chip) => chip.style.backgroundColor)")
+        assert chips[:2] == ["rgb(128, 64, 128)", "rgb(244, 35, 232)"]
+        assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing is cut off at the side"
+        page.screenshot(path=tmp_path / f"page-{width}.png", full_page=width < 760)
+        assert complaints == []
+        page.close()
+        until(lambda: sink._pictures.watchers == 0)
+    sink.close()
+
+
+def test_the_end_and_the_next_run(browser: Any, make_result: Callable[..., Result], tmp_path: Path) -> None:
+    with running(make_result) as sink:
+        page, _ = watch(browser, sink, 1280)
+        # nobody sees a hidden page: nothing is made for it
+        hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+        page.evaluate(hide + " document.dispatchEvent(new Event('visibilitychange')); }", True)
+        until(lambda: sink._pictures.watchers == 0)
+        page.evaluate(hide + " document.dispatchEvent(new Event('visibilitychange')); }", False)
+        until(lambda: sink._pictures.watchers == 1)
+    until(lambda: page.inner_text("#state") == "ended")
+    sink.close()
+    until(lambda: page.inner_text("#state") == "ended, program closed")
+    assert page.evaluate("document.body.classList.contains('lost')")
+    page.screenshot(path=tmp_path / "lost.png")
+    port = int(sink.address.rstrip("/").rpartition(":")[2])
+    with running(make_result, port=port) as again:
+        until(lambda: page.inner_text("#state") == "running")
+        until(lambda: again._pictures.watchers == 1)
+        assert not page.evaluate("document.body.classList.contains('lost')")
+    page.close()
+    again.close()
+
+
+@pytest.mark.slow
+def test_pictures_come_back_when_they_were_stopped(
+    browser: Any, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(make_result) as sink:
+        page, _ = watch(browser, sink, 1280)
+        monkeypatch.setattr(pages, "_BOUNDARY", "no bytes")  # writing fails, as to somebody who is too slow
+        until(lambda: sink._pictures.watchers == 0)
+        monkeypatch.undo()
+        until(lambda: sink._pictures.watchers == 1, seconds=20)
+        before = look(page, "#stream").astype(int)
+        until(lambda: bool((np.abs(look(page, "#stream") - before) > 60).any()))
+    page.close()
+    sink.close()
