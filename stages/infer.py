@@ -57,6 +57,7 @@ def main() -> int:
         overlay = Overlay(facts.labels, alpha=args.alpha, legend=args.legend, only=only, side_by_side=args.side_by_side)
         selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
+        smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
         report = stack.enter_context(StagedText(args.json)) if args.json else None
         wanted = Outputs(
             out=args.out,
@@ -79,7 +80,7 @@ def main() -> int:
                 labels=facts.labels,
                 sinks=sinks,
                 overlay=overlay if any(sink.wants_picture for sink in sinks) else None,
-                smoother=Smoother() if args.smooth else None,
+                smoother=smoother,
                 looking=looking,
                 selection=selection,
                 progress=progress.update,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.video.sinks.h264 import PRESETS
+from pipeline.video.smoothing import FRAMES
 from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
@@ -94,7 +95,15 @@ def parse() -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="stop after N frames")
     add("--region", metavar="X,Y,W,H", help="look at this part only: pixels, or percent (0%%,40%%,100%%,60%%)")
     add("--resize", choices=POLICIES, default="stretch", help="to the engine's shape; default, as in `check`: stretch")
-    add("--smooth", action="store_true", help="steady the label maps over time")
+    add(
+        "--smooth",
+        nargs="?",
+        type=positive,
+        const=FRAMES,
+        metavar="FRAMES",
+        help="steady the label maps of a video: labels follow the motion of the picture, and a settled one changes after "
+        "FRAMES frames against it (2 to 60; without a number %(const)s); for 10 frames a second or more",
+    )
     add = parser.add_argument_group("engine and source").add_argument
     add("--threads", type=positive, metavar="N", help="threads of the engine on a CPU; default: as it was built")
     add("--contexts", type=positive, metavar="N", help="frames in work at a time; default: what suits the source")

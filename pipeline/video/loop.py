@@ -54,6 +54,7 @@ class _Seen:
 
     frame: Frame
     view: View
+    fitted: Array  # what the engine was given
     label_map: Array
     infer_ms: float
 
@@ -226,8 +227,8 @@ class _Run:
         label_maps = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][np.newaxis])  # (N, h, w)
         seconds = time.perf_counter() - start
         self.meter.add("infer", seconds)
-        for frame, view, label_map in zip(frames, views, label_maps, strict=False):
-            yield _Seen(frame, view, view.cut(label_map), 1e3 * seconds)
+        for frame, view, given, label_map in zip(frames, views, fitted, label_maps, strict=False):
+            yield _Seen(frame, view, given, view.cut(label_map), 1e3 * seconds)
 
     def _view(self, frame: Frame) -> View:
         size = frame.picture.size
@@ -264,7 +265,9 @@ class _Run:
 
     def _result(self, seen: _Seen) -> Result:
         frame, box = seen.frame, seen.view.box
-        label_map = self.smoother.smooth(seen.label_map, frame.picture.crop(box)) if self.smoother else seen.label_map
+        label_map = seen.label_map
+        if self.smoother:
+            label_map = self.smoother.smooth(label_map, seen.view.seen(seen.fitted))
         pixels = count_ids(label_map)
         result = Result(
             index=self.frames,

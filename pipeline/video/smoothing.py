@@ -27,11 +27,11 @@ from pipeline.video.picture import Picture
 #: Frames that it takes to turn a settled label; chosen on streets, see docs/results/smoothing.md.
 FRAMES = 5
 LONGEST = 60
-#: Of luma.
-TOLERANCE = 24
-#: A larger share of pixels whose memory counts nothing is a cut. Found: at most 0.18 in drives of 15 frames a second,
-#: 0.26 with every second frame, 0.41 with every fourth; at least 0.36 between two drives, in 19 of 20 above 0.48.
-CUT = 0.35
+#: Of luma, 0 to 255; the best of 8 to 48 on streets.
+TOLERANCE = 20
+#: A larger share of pixels whose memory counts nothing is a cut. Found: at most 0.22 in drives of 15 frames a second,
+#: 0.28 with every second frame, 0.45 with every fourth; at least 0.43 between two drives, in 19 of 20 above 0.54.
+CUT = 0.4
 #: Flow is estimated at 64 to 127 rows, or columns where they are fewer; more costs more and gains little.
 FLOW_SIDE = 64
 #: OpenCV's DIS fails below 12 pixels a side.

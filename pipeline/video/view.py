@@ -40,6 +40,10 @@ class View:
         whole[_slices(self.inner)] = inside
         return whole
 
+    def seen(self, fitted: Array) -> Picture:
+        """What :meth:`fit` gave, without the grey: exactly what :meth:`cut` gives the labels of."""
+        return Picture.of_bgr(fitted[_slices(self.inner)])
+
     def cut(self, label_map: Array) -> Array:
         """The part of the engine's label map (h, w) that shows ``box``."""
         down, right = self.step
