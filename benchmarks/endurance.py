@@ -3,7 +3,7 @@
     python benchmarks/endurance.py artifacts/engines/kd/int8 rtsp://127.0.0.1:8554/drive --minutes 20 --json FILE
 
 Runs infer.py with everything that a live run can do (overlay video, JSON lines, web page with one viewer), looks at the
-process every five seconds, ends it by Ctrl-C and prints what it said. Memory is flat when the growth from the end of
+process every five seconds, ends it by SIGTERM and prints what it said. Memory is flat when the growth from the end of
 the second minute on is nothing but noise.
 """
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(INTERVAL_S)
         if process.poll() is not None:
             raise UserError(f"infer.py ended by itself with status {process.returncode}; its message is above")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as service managers do; jobs in the background ignore Ctrl-C
         said, _ = process.communicate(timeout=120)
     settled = [entry for entry in seen if entry["s"] >= SETTLED_S] or seen
     minutes = np.array([entry["s"] for entry in settled]) / 60

@@ -101,7 +101,7 @@ def parse() -> argparse.Namespace:
         type=positive,
         const=FRAMES,
         metavar="FRAMES",
-        help="steady the label maps of a video: labels follow the motion of the picture, and a settled one changes after "
+        help="steady the label maps of a video: labels follow its motion, and a settled one changes after "
         "FRAMES frames against it (2 to 60; without a number %(const)s); for 10 frames a second or more",
     )
     add = parser.add_argument_group("engine and source").add_argument
