@@ -300,6 +300,9 @@ class _Run:
             self._wind_down()
             for _ in results:  # the other sinks get what is on its way
                 pass
+        except BaseException:
+            self._wind_down()  # nobody else hears of it before the next frame, which may never come
+            raise
         finally:
             results.close()
 

@@ -15,7 +15,7 @@ from pipeline.video.engines import open_engines
 from pipeline.video.flow import Channel
 from pipeline.video.loop import Looking, segment
 from pipeline.video.picture import Picture
-from pipeline.video.sinks import Result
+from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.view import Region, look, place
@@ -88,13 +88,17 @@ class Segmenter:
     def stream(self, frames: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
         """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
 
-        ``frames`` is iterated in a thread, a few frames ahead; leaving the loop early ends that.
+        ``frames`` is iterated in a thread, a few frames ahead, so a frame must not be written into before its mask is
+        there. Leaving the loop early ends that; where ``frames`` is waiting then, its thread is left behind after 2 s.
+        One stream or :meth:`mask` at a time.
 
         Raises:
             UserError: a frame is not (H, W, 3) uint8; or whatever ``frames`` raises.
         """
         handed: Channel[tuple[Array, Array]] = Channel(2)
         failed: list[BaseException] = []
+        if self._smoother:
+            self._smoother.reset()
 
         def work() -> None:
             try:
@@ -102,7 +106,7 @@ class Segmenter:
                     _Given(frames),
                     self._engines,
                     labels=self.labels,
-                    sinks=[_Handing(handed, outside=self.labels.ignore_index)],
+                    sinks=[_Handing(handed, outside=self.labels.ignore_index), _Leaving(handed)],
                     smoother=self._smoother,
                     looking=self._looking,
                 )
@@ -123,7 +127,8 @@ class Segmenter:
 
 
 def _picture(frame: Array, index: int) -> Picture:
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+    is_array = isinstance(frame, np.ndarray) and frame.ndim == 3
+    if not is_array or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
         got = f"{frame.shape} {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise UserError(f"frame {index}: got {got}; needed: a numpy array (H, W, 3), BGR, uint8")
     return Picture.of_bgr(frame)
@@ -159,6 +164,31 @@ class _Handing:
     def write(self, result: Result) -> None:
         assert result.frame is not None
         self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class _Leaving:
+    """Ends the run when the caller stopped taking masks, even while no frame comes."""
+
+    wants_picture = patient = False
+    written = None
+
+    def __init__(self, handed: Channel[tuple[Array, Array]]) -> None:
+        self._handed = handed
+
+    def __enter__(self) -> _Leaving:
+        return self
+
+    def write(self, result: Result) -> None:
+        pass
+
+    def poll(self) -> None:
+        if self._handed.finished:
+            raise Stop("nobody takes masks any more")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -184,6 +184,18 @@ def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
     assert time.perf_counter() - start < 5
 
 
+def test_a_sink_that_fails_does_not_wait_for_the_next_frame(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    class Silent(Bars):
+        def frames(self, *, start: float = 0.0) -> Any:
+            yield from super().frames(start=start)
+            self._stopped.wait(30)
+
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="told to fail"):
+        segment(Silent(4, live=True, pause=0.05), [engine], labels=labels, sinks=[Kept(fails=3), Kept()])
+    assert time.perf_counter() - start < 5
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_ctrl_c_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, live: bool) -> None:
     av = pytest.importorskip("av")
