@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -318,3 +319,33 @@ def test_folder_where_a_file_is_needed_and_the_other_way_round(tmp_path: Path, l
     (tmp_path / "masks").write_text("")
     with pytest.raises(UserError, match="is a file; name a folder"):
         MaskSink(tmp_path / "masks", labels=labels).__enter__()
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="is a device or a pipe, and a file would take its place"):
+        ImageSink(tmp_path / "pipe.png").__enter__()
+    assert (tmp_path / "pipe.png").is_fifo()
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path, labels: LabelSpec, frame: Array) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for name in ("a", "b"):
+        with MaskSink(tmp_path / "link", labels=labels) as sink:
+            sink.write(result(frame, name=name))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/b.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_the_folder_one_is_in_is_not_replaced(
+    tmp_path: Path, labels: LabelSpec, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "masks/deeper").mkdir(parents=True)
+    (tmp_path / "masks" / CLASSES).write_text("ours")
+    monkeypatch.chdir(tmp_path / ("masks" if place == "." else "masks/deeper"))
+    with pytest.raises(UserError, match="is where you are, and the whole folder would be replaced"):
+        MaskSink(Path(place), labels=labels).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]
