@@ -90,6 +90,36 @@ def test_h264_survives_times_that_do_not_rise(tmp_path: Path, frame: Array) -> N
     assert times == sorted(set(times))
 
 
+def test_h264_goes_on_where_times_begin_anew(tmp_path: Path, frame: Array) -> None:
+    steps = [index / 25 for index in range(50)]
+    times = [*steps, *steps, *(95_443.7 + step for step in steps)]  # joined recordings, and a clock that jumps by a day
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 150, times=times)
+    assert [f.time for f in frames] == pytest.approx([index / 25 for index in range(150)], abs=1e-3)
+
+
+def test_h264_key_frames_by_time(tmp_path: Path, frame: Array) -> None:
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 40, times=[index * 0.4 for index in range(40)])
+    keys = [f.time for f in frames if f.key_frame]
+    assert keys == pytest.approx([2.0 * index for index in range(8)], abs=0.01), "however few frames come"
+
+
+@pytest.mark.parametrize("fps", [1e-9, 90_000.0])
+def test_h264_rates_without_sense(tmp_path: Path, frame: Array, fps: float) -> None:
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 3, times=[0, 0.04, 0.08], fps=fps)
+    assert [f.time for f in frames] == pytest.approx([0, 0.04, 0.08], abs=1e-4)
+
+
+def test_h264_too_large(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    wide = np.zeros((2, 16_386, 3), np.uint8)
+    with (
+        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 takes 16384 a side at most"),
+        H264Sink(tmp_path / "out.mp4") as sink,
+    ):
+        sink.write(result(wide))
+    assert not list(tmp_path.iterdir())
+
+
 def test_h264_fractional_rate(tmp_path: Path, frame: Array) -> None:
     container, _ = write_h264(tmp_path / "out.mp4", [frame] * 30, times=[None] * 30, fps=30000 / 1001)
     assert str(container.streams.video[0].average_rate) == "30000/1001"
