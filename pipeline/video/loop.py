@@ -130,28 +130,35 @@ class _Run:
     def go(self, sinks: Sequence[Sink], progress: Callable[[int], None]) -> None:
         """Start the threads, show results in this one, and come back when all is written."""
         crew = Crew()
-        reader = crew.start("read", self._read)
-        rest = [
-            crew.start(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)
-        ]
         shown: Channel[Result] = Channel(1, newest=True)
         here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
         self.written = [Channel(2) if sink.patient else Channel(1, newest=True) for sink in beside]
-        rest.append(crew.start("draw", partial(self._draw, [*self.written, shown])))
-        for sink, results in zip(beside, self.written, strict=True):
-            rest.append(crew.start("write", partial(self._write, sink, results)))
+        works = [(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)]
+        works.append(("draw", partial(self._draw, [*self.written, shown])))
+        works += [("write", partial(self._write, *pair)) for pair in zip(beside, self.written, strict=True)]
+        threads: list[threading.Thread] = []
+        reader: threading.Thread | None = None
+
+        def show() -> None:
+            crew.begin()  # not before Ctrl-C ends a run in good order
+            self._show(here, shown, progress)
+
         try:
-            self._until_done(partial(self._show, here, shown, progress))
+            threads += [crew.start(name, work) for name, work in works]
+            reader = crew.start("read", self._read)
+            self._until_done(show)
             self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
-            for thread in rest:
+            for thread in threads:
                 self._until_done(thread.join)
         finally:  # whatever a sink of this thread raised: the others end first
+            crew.call_off()
             self._wind_down()
             shown.close()
-            for thread in rest:
+            for thread in threads:
                 thread.join()
-            reader.join(_PATIENCE_S)
+            if reader:
+                reader.join(_PATIENCE_S)
         if self.interrupted and not self.frames:
             raise KeyboardInterrupt
         if crew.error:

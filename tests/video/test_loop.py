@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video.crew import Crew
 from pipeline.video.loop import Looking, segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
@@ -220,6 +222,26 @@ def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSp
     with pytest.raises(KeyboardInterrupt):
         segment(Bars(10, pause=30), [engine], labels=labels, sinks=[H264Sink(tmp_path / "o.mp4")])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("started", range(5))
+def test_ctrl_c_while_the_threads_start(
+    engine: BrightnessEngine, labels: LabelSpec, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is left behind, at work with sinks that were left."""
+    start, calls = Crew.start, itertools.count()
+
+    def interrupted(self: Crew, name: str, work: Any) -> threading.Thread:
+        if next(calls) == started:
+            raise KeyboardInterrupt
+        return start(self, name, work)
+
+    monkeypatch.setattr(Crew, "start", interrupted)
+    kept = Kept()
+    with pytest.raises(KeyboardInterrupt):
+        segment(Bars(10_000, pause=0.005), [engine, engine], labels=labels, sinks=[kept])
+    assert engine.calls == 2, "the warm-up of both"
+    assert kept.ended is KeyboardInterrupt
 
 
 def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:
