@@ -48,9 +48,11 @@ def open_engines(
         first, facts = open_engine(path, options={"threads": total // wanted})
     engines = [first]
     try:
-        engines += [first.another() for _ in range(wanted - 1)]
+        for _ in range(wanted - 1):
+            engines.append(first.another())
     except BaseException:
-        first.close()
+        for engine in engines:
+            engine.close()
         raise
     return engines, facts
 

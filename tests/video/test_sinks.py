@@ -209,14 +209,15 @@ def test_h264_of_a_killed_process_plays(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux")
-def test_full_disk(tmp_path: Path, frame: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, frame: Array) -> None:
     pytest.importorskip("av")
     sink = H264Sink(tmp_path / "out.mp4")
     with (
         pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"),
         sink,
     ):
-        sink.place = Path("/dev/full")
+        sink.place = tmp_path / "full"  # a link, as what fails may be removed
+        sink.place.symlink_to("/dev/full")
         for index in range(2000):
             noise = np.random.default_rng(index).integers(0, 256, frame.shape, np.uint8)
             sink.write(result(noise, timestamp=index / 25))
