@@ -93,9 +93,10 @@ def test_lossless_video_scores_the_same(
 def test_frames_of_another_program(engine_folder: Path, split: Split, student: SimpleNamespace) -> None:
     reported = confusion(open_engines(engine_folder)[0][0], split, labels=student.labels)
     scored = ConfusionMatrix(num_classes=5, ignore_index=255)
-    with Segmenter(engine_folder, contexts=2) as segmenter:
+    with Segmenter(engine_folder, threads=2, contexts=2) as segmenter:
         given = [split.frame(index) for index in range(len(split))]
-        for index, (frame, mask) in enumerate(segmenter.stream(iter(given))):
+        streamed = list(segmenter.stream(iter(given)))
+        for index, (frame, mask) in enumerate(streamed):
             assert frame is given[index]
             scored.add(split.label(index), mask)
             assert np.array_equal(mask, segmenter.mask(frame))
