@@ -58,7 +58,6 @@ def main() -> int:
         selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
-        report = stack.enter_context(StagedText(args.json)) if args.json else None
         wanted = Outputs(
             out=args.out,
             masks=args.masks,
@@ -69,9 +68,12 @@ def main() -> int:
             fps=args.fps,
             crf=args.crf,
             preset=args.preset,
+            report=args.json,
+            benchmark=args.benchmark,
         )
         named = "/".join(args.engine.resolve().parts[-2:])
-        sinks = [] if args.benchmark else wanted.sinks(source, labels=facts.labels, engine=named, only=only)
+        sinks = wanted.sinks(source, labels=facts.labels, engine=named, only=only)
+        report = stack.enter_context(StagedText(args.json)) if args.json else None
         alone = [rate_alone(engines)] if args.benchmark else []
         with Progress(selection.expected(source), sys.stderr) as progress:
             summary = segment(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,11 @@ def open_engines(
         first, facts = open_engine(path, options={"threads": total // wanted})
     engines = [first]
     try:
-        engines += [first.another() for _ in range(wanted - 1)]
+        for _ in range(wanted - 1):
+            engines.append(first.another())
     except BaseException:
-        first.close()
+        for engine in engines:
+            engine.close()
         raise
     return engines, facts
 
@@ -66,9 +68,6 @@ def rate_alone(engines: Sequence[Engine], *, seconds: float = 2.0) -> float:
             engines[number].run(batch)
             counts[number] += len(batch)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(engines))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(engines)) as pool:
+        list(pool.map(work, range(len(engines))))  # raises what an engine raised
     return sum(counts) / (time.perf_counter() - start)

@@ -119,7 +119,8 @@ class _Run:
         self.meter = Meter(STEPS)
         self.pixels = np.zeros(256, np.int64)
         self.frames = 0
-        self.interrupted = False
+        self.interrupted = False  # by Ctrl-C
+        self.ended = False  # so, or because whoever watched has seen enough
         batch = engines[0].batches[1]
         self.read: Channel[Frame] = Channel(1 if source.live else 1 + batch, newest=source.live)
         self.seen: Channel[Future[_Seen]] = Channel(batch * len(engines))
@@ -131,29 +132,36 @@ class _Run:
     def go(self, sinks: Sequence[Sink], progress: Callable[[int], None]) -> None:
         """Start the threads, show results in this one, and come back when all is written."""
         crew = Crew()
-        reader = crew.start("read", self._read)
-        rest = [
-            crew.start(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)
-        ]
         shown: Channel[Result] = Channel(1, newest=True)
         here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
         self.written = [Channel(2) if sink.patient else Channel(1, newest=True) for sink in beside]
-        rest.append(crew.start("draw", partial(self._draw, [*self.written, shown])))
-        for sink, results in zip(beside, self.written, strict=True):
-            rest.append(crew.start("write", partial(self._write, sink, results)))
+        works = [(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)]
+        works.append(("draw", partial(self._draw, [*self.written, shown])))
+        works += [("write", partial(self._write, *pair)) for pair in zip(beside, self.written, strict=True)]
+        threads: list[threading.Thread] = []
+        reader: threading.Thread | None = None
+
+        def show() -> None:
+            crew.begin()  # not before Ctrl-C ends a run in good order
+            self._show(here, shown, progress)
+
         try:
-            self._until_done(partial(self._show, here, shown, progress))
+            threads += [crew.start(name, work) for name, work in works]
+            reader = crew.start("read", self._read)
+            self._until_done(show)
             self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
-            for thread in rest:
+            for thread in threads:
                 self._until_done(thread.join)
         finally:  # whatever a sink of this thread raised: the others end first
+            crew.call_off()
             self._wind_down()
             shown.close()
-            for thread in rest:
+            for thread in threads:
                 thread.join()
-            reader.join(_PATIENCE_S)
-        if self.interrupted and not self.frames:
+            if reader:
+                reader.join(_PATIENCE_S)
+        if self.ended and not self.frames:
             raise KeyboardInterrupt
         if crew.error:
             raise crew.error
@@ -164,8 +172,9 @@ class _Run:
             try:
                 wait()
                 return
-            except (KeyboardInterrupt, Stop):
-                self.interrupted = True
+            except (KeyboardInterrupt, Stop) as wish:
+                self.interrupted = self.interrupted or isinstance(wish, KeyboardInterrupt)
+                self.ended = True
                 self._wind_down()
 
     def _wind_down(self) -> None:
@@ -299,10 +308,13 @@ class _Run:
                 if sink.patient:
                     self.meter.add("age", time.perf_counter() - result.arrived)
         except Stop:
-            self.interrupted = True
+            self.ended = True
             self._wind_down()
             for _ in results:  # the other sinks get what is on its way
                 pass
+        except BaseException:
+            self._wind_down()  # nobody else hears of it before the next frame, which may never come
+            raise
         finally:
             results.close()
 

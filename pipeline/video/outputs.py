@@ -40,6 +40,8 @@ class Outputs:
         serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images; default 25. A video keeps its own.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
+        report: a file that the caller writes; only compared with the other places.
+        benchmark: no sinks at all.
     """
 
     out: Path | None = None
@@ -51,6 +53,8 @@ class Outputs:
     fps: float | None = None
     crf: int = 20
     preset: str = "ultrafast"
+    report: Path | None = None
+    benchmark: bool = False
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
@@ -63,8 +67,14 @@ class Outputs:
             only: ids that are shown; None for all.
 
         Raises:
-            UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it.
+            UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it
+                or another target.
         """
+        if self.benchmark:
+            if self.out or self.masks or self.lines or self.window or self.serve:
+                raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
+            _distinct([self.report] if self.report else [], source.paths)
+            return []
         if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
             raise UserError(
                 f"fps {self.fps:g} cannot be used: "
@@ -78,7 +88,7 @@ class Outputs:
         if not (out or self.masks or self.lines or self.window or self.serve):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
-        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines]
+        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
         _distinct([target for target in targets if target is not None], source.paths)
         sinks: list[Sink] = []
         if out is not None:
@@ -114,13 +124,17 @@ class Outputs:
 
 
 def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
-    """Raise UserError when a target is named twice or would replace what is read."""
+    """Raise UserError when a target is named twice, lies in another one, or would replace what is read."""
     places = [target.resolve() for target in targets]
     folders = {folder: folder.resolve() for folder in {path.parent for path in read}}
     files = {folders[path.parent] / path.name: path for path in read}
+    files |= {path.resolve(): path for path in read if path.is_symlink()}
     for target, place in zip(targets, places, strict=True):
         if places.count(place) > 1:
             raise UserError(f"{target}: named for two things; name two places")
+        around = next((other for other, folder in zip(targets, places, strict=True) if folder in place.parents), None)
+        if around is not None:
+            raise UserError(f"{target}: lies in {around}, which is replaced as a whole; name a place outside of it")
         above = next((given for given, folder in folders.items() if place == folder or place in folder.parents), None)
         lost = files.get(place, above)
         if lost is not None:

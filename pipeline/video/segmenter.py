@@ -11,11 +11,13 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
+from pipeline.runtimes import Engine
 from pipeline.video.engines import open_engines
 from pipeline.video.flow import Channel
 from pipeline.video.loop import Looking, segment
 from pipeline.video.picture import Picture
-from pipeline.video.sinks import Result
+from pipeline.video.selection import NoFramesError
+from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.view import Region, look, place
@@ -56,6 +58,7 @@ class Segmenter:
         self._looking = Looking(resize, Region.parse(region) if region else None)
         self._smoother = smoother
         self._engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts)
+        self._alone: Engine | None = None  # of mask(), as the others may be at work
         self.labels = facts.labels
 
     def __enter__(self) -> Segmenter:
@@ -68,13 +71,15 @@ class Segmenter:
 
     def close(self) -> None:
         """Free the engine."""
-        for engine in self._engines:
+        for engine in [*self._engines, *([self._alone] if self._alone else [])]:
             engine.close()
 
     def mask(self, frame: Array) -> Array:
         """Train ids (H, W) uint8 of one frame (H, W, 3) BGR uint8; the ignored id outside of the region."""
         picture = _picture(frame, 0)
-        engine = self._engines[0]
+        if self._alone is None:
+            self._alone = self._engines[0].another()
+        engine = self._alone
         view = look(
             picture.size,
             input_size=engine.input_size,
@@ -82,19 +87,24 @@ class Segmenter:
             policy=self._looking.policy,
             region=self._looking.region,
         )
-        label_map = view.cut(engine.run(np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0))[0])
+        batch = np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0)
+        label_map = view.cut(engine.run(batch)[0])
         return place(label_map, view.box, size=picture.size, outside=self.labels.ignore_index)
 
     def stream(self, frames: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
         """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
 
-        ``frames`` is iterated in a thread, a few frames ahead; leaving the loop early ends that.
+        ``frames`` is iterated in a thread, a few frames ahead, so a frame must not be written into before its mask is
+        there. Leaving the loop early ends that; where ``frames`` is waiting then, its thread is left behind after 2 s.
+        One stream at a time; :meth:`mask` may be called meanwhile.
 
         Raises:
             UserError: a frame is not (H, W, 3) uint8; or whatever ``frames`` raises.
         """
         handed: Channel[tuple[Array, Array]] = Channel(2)
         failed: list[BaseException] = []
+        if self._smoother:
+            self._smoother.reset()
 
         def work() -> None:
             try:
@@ -102,10 +112,12 @@ class Segmenter:
                     _Given(frames),
                     self._engines,
                     labels=self.labels,
-                    sinks=[_Handing(handed, outside=self.labels.ignore_index)],
+                    sinks=[_Handing(handed, outside=self.labels.ignore_index), _Leaving(handed)],
                     smoother=self._smoother,
                     looking=self._looking,
                 )
+            except NoFramesError:
+                pass
             except BaseException as error:
                 failed.append(error)
             finally:
@@ -123,7 +135,8 @@ class Segmenter:
 
 
 def _picture(frame: Array, index: int) -> Picture:
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+    is_array = isinstance(frame, np.ndarray) and frame.ndim == 3
+    if not is_array or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
         got = f"{frame.shape} {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise UserError(f"frame {index}: got {got}; needed: a numpy array (H, W, 3), BGR, uint8")
     return Picture.of_bgr(frame)
@@ -159,6 +172,31 @@ class _Handing:
     def write(self, result: Result) -> None:
         assert result.frame is not None
         self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class _Leaving:
+    """Ends the run when the caller stopped taking masks, even while no frame comes."""
+
+    wants_picture = patient = False
+    written = None
+
+    def __init__(self, handed: Channel[tuple[Array, Array]]) -> None:
+        self._handed = handed
+
+    def __enter__(self) -> _Leaving:
+        return self
+
+    def write(self, result: Result) -> None:
+        pass
+
+    def poll(self) -> None:
+        if self._handed.finished:
+            raise Stop("nobody takes masks any more")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.video.sources import Frame, Source
+
+
+class NoFramesError(UserError):
+    """A source, or the chosen part of it, has no frames."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +39,31 @@ class Selection:
             raise UserError(f"every {self.every}, limit {self.limit}: whole numbers from 1")
 
     def frames(self, source: Source) -> Iterator[Frame]:
-        """The chosen frames. Raises UserError when there are none, or times are asked of images."""
+        """The chosen frames; where a reader knows no times they follow from the frame rate.
+
+        Raises:
+            NoFramesError: there are none.
+            UserError: times are asked of images or of something live.
+        """
         if not source.is_video and (self.start or self.duration is not None):
             raise UserError(f"{source.name}: images have no time; choose them by --every, --limit or a pattern")
         if source.live and self.start:
             raise UserError(f"{source.name}: is live, it starts now; leave --start out")
         taken = 0
         for number, frame in enumerate(source.frames(start=self.start)):
-            if self.duration is not None and self._elapsed(frame, number, source.fps) >= self.duration - 1e-6:
+            time = frame.timestamp
+            if time is None and source.fps:
+                time = self.start + number / source.fps
+            if self.duration is not None and time is not None and time >= self.start + self.duration - 1e-6:
                 break
             if number % self.every:
                 continue
-            yield frame
+            yield replace(frame, timestamp=time)
             taken += 1
             if taken == self.limit:
                 break
         if not taken:
-            raise UserError(f"{source.name}: has no frames {self._described()}; choose another part")
-
-    def _elapsed(self, frame: Frame, number: int, fps: float | None) -> float:
-        """Seconds from the first frame that is taken; without times and a rate nothing ever elapses."""
-        if frame.timestamp is not None:
-            return frame.timestamp - self.start
-        return number / fps if fps else 0.0
+            raise NoFramesError(f"{source.name}: has no frames {self._described()}; choose another part")
 
     def _described(self) -> str:
         upto = "" if self.duration is None else f" for {self.duration:g} s"

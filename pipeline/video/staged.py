@@ -95,6 +95,8 @@ class StagedFile(Staged):
     def make(self) -> None:
         if self.path.is_dir():
             raise UserError(f"{self.path}: is a folder; name a file")
+        if self.path.exists() and not self.path.is_file():
+            raise UserError(f"{self.path}: is a device or a pipe, and a file would take its place; name a file")
         prefix = f"{self.path.stem}.partial-"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=self.path.suffix, dir=self.path.parent)
         self.place = Path(name)
@@ -134,6 +136,7 @@ class StagedFolder(Staged):
         super().__init__(path)
         self._mark = mark
         self._content = content
+        self._whole = path
 
     def make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -143,8 +146,11 @@ class StagedFolder(Staged):
                 f"{self.path}: holds files that segpress did not write (there is no {self._mark} among them), and the "
                 "whole folder would be replaced; name a new folder"
             )
-        whole = self.path.resolve()  # the name of '.' is empty, and a link's place is beside its target
-        self.place = Path(tempfile.mkdtemp(prefix=f"{whole.name}.partial-", dir=whole.parent))
+        self._whole = self.path.resolve()  # a link stays: what it points to is replaced
+        here = Path.cwd()
+        if self._whole == here or self._whole in here.parents:
+            raise UserError(f"{self.path}: is where you are, and the whole folder would be replaced; name a new folder")
+        self.place = Path(tempfile.mkdtemp(prefix=f"{self._whole.name}.partial-", dir=self._whole.parent))
         self.place.chmod(0o755)
         (self.place / self._mark).write_text(self._content, encoding="utf-8")
 
@@ -152,12 +158,12 @@ class StagedFolder(Staged):
         assert self.place is not None
         old = self.place.with_name(self.place.name + "-old")
         try:
-            if self.path.exists():
-                self.path.rename(old)
-            self.place.rename(self.path)
+            if self._whole.exists():
+                self._whole.rename(old)
+            self.place.rename(self._whole)
         except BaseException:
-            if old.exists() and not self.path.exists():
-                old.rename(self.path)
+            if old.exists() and not self._whole.exists():
+                old.rename(self._whole)
             raise
         shutil.rmtree(old, ignore_errors=True)
 

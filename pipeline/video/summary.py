@@ -34,7 +34,7 @@ class Summary:
         other: share of pixels of ignored or unknown ids.
         depths: by the channel's name.
         dropped: frames of a live source that were passed over.
-        interrupted: whether it was ended before its source.
+        interrupted: whether Ctrl-C ended it before its source did.
     """
 
     frames: int

@@ -23,13 +23,11 @@ class View:
         box: the part of the frame that is looked at; even numbers, as chroma of video has half the resolution (an odd
             frame keeps its last row or column only where all of it is looked at).
         inner: where the part lies in the engine's input; around it is grey.
-        step: input pixels of one pixel of the label map, (vertical, horizontal).
     """
 
     box: Box
     inner: Box
     input_size: tuple[int, int]
-    step: tuple[int, int]
 
     def fit(self, picture: Picture) -> Array:
         """The engine's input (H, W, 3) BGR."""
@@ -46,11 +44,18 @@ class View:
 
     def cut(self, label_map: Array) -> Array:
         """The part of the engine's label map (h, w) that shows ``box``."""
-        down, right = self.step
-        inner = self.inner
+        top, left, height, width = self.inner
+        rows, columns = label_map.shape
         return label_map[
-            _slices(Box(inner.top // down, inner.left // right, inner.height // down, inner.width // right))
+            _share(top, height, whole=self.input_size[0], cells=rows),
+            _share(left, width, whole=self.input_size[1], cells=columns),
         ]
+
+
+def _share(start: int, length: int, *, whole: int, cells: int) -> slice:
+    """Which of the cells that divide ``whole`` lie in a part of it; one at least."""
+    first = min(round(start * cells / whole), cells - 1)
+    return slice(first, max(round((start + length) * cells / whole), first + 1))
 
 
 def place(label_map: Array, box: Box, *, size: tuple[int, int], outside: int) -> Array:
@@ -166,7 +171,7 @@ def look(
             inner = _centred(inner, (input_size[0], input_size[0] * box.width / box.height), step)
         else:
             inner = _centred(inner, (input_size[1] * box.height / box.width, input_size[1]), step)
-    return View(box, inner, input_size, step)
+    return View(box, inner, input_size)
 
 
 def _centred(around: Box, size: tuple[float, float], step: tuple[int, int]) -> Box:

@@ -93,10 +93,11 @@ def test_lossless_video_scores_the_same(
 def test_frames_of_another_program(engine_folder: Path, split: Split, student: SimpleNamespace) -> None:
     reported = confusion(open_engines(engine_folder)[0][0], split, labels=student.labels)
     scored = ConfusionMatrix(num_classes=5, ignore_index=255)
-    with Segmenter(engine_folder, contexts=2) as segmenter:
+    with Segmenter(engine_folder, threads=2, contexts=2) as segmenter:
         given = [split.frame(index) for index in range(len(split))]
         for index, (frame, mask) in enumerate(segmenter.stream(iter(given))):
             assert frame is given[index]
             scored.add(split.label(index), mask)
-            assert np.array_equal(mask, segmenter.mask(frame))
+            assert np.array_equal(mask, segmenter.mask(frame)), "a single frame, while the others are in work"
+        assert not list(segmenter.stream([]))
     assert np.array_equal(scored.counts, reported.counts)

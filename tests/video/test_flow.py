@@ -19,6 +19,7 @@ def test_order_and_end() -> None:
 
     crew = Crew()
     thread = crew.start("produce", produce)
+    crew.begin()
     assert list(channel) == list(range(100))
     thread.join()
     assert crew.error is None
@@ -54,6 +55,7 @@ def test_nobody_takes_any_more() -> None:
     channel.put(0)
     crew = Crew()
     thread = crew.start("put", lambda: channel.put(1))
+    crew.begin()
     time.sleep(0.05)
     channel.close()
     thread.join()
@@ -95,6 +97,7 @@ def test_depths() -> None:
 
 def test_the_first_error_is_kept() -> None:
     crew = Crew()
+    crew.begin()
 
     def fail(text: str) -> None:
         raise RuntimeError(text)
@@ -102,3 +105,22 @@ def test_the_first_error_is_kept() -> None:
     crew.start("first", lambda: fail("first")).join()
     crew.start("second", lambda: fail("second")).join()
     assert str(crew.error) == "first"
+
+
+def test_nobody_works_before_all_are_there() -> None:
+    crew, worked = Crew(), threading.Event()
+    thread = crew.start("work", worked.set)
+    assert not worked.wait(0.05)
+    crew.begin()
+    crew.call_off()
+    thread.join(5)
+    assert worked.is_set(), "it is too late to call it off"
+
+
+def test_called_off() -> None:
+    crew, worked = Crew(), threading.Event()
+    thread = crew.start("work", worked.set)
+    crew.call_off()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not worked.is_set()

@@ -46,11 +46,12 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_video(infer: Any, engine: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert infer(make_video(), "--limit", 5, "--masks", "m", "--out", "o.mp4", "--json", "s/summary.json") == 0
+    video = make_video()
+    assert infer(video, "--limit", 5, "--masks", "m", "--out", "o.mp4", "--json", "s/summary.json") == 0
     assert engine.closed
     assert sorted(p.name for p in Path().iterdir()) == ["m", "o.mp4", "s"]
     meta = json.loads(Path("s/summary.json").read_text())
-    assert (meta["frames"], meta["engine"], meta["source"]) == (5, "e", "drive.mp4")
+    assert (meta["frames"], meta["engine"], meta["source"]) == (5, "e", str(video))
     text = capsys.readouterr().out
     assert "5 frames in " in text
     for path in ("o.mp4", "m", "s/summary.json"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video.crew import Crew
 from pipeline.video.loop import Looking, segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
@@ -184,6 +187,18 @@ def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
     assert time.perf_counter() - start < 5
 
 
+def test_a_sink_that_fails_does_not_wait_for_the_next_frame(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    class Silent(Bars):
+        def frames(self, *, start: float = 0.0) -> Any:
+            yield from super().frames(start=start)
+            self._stopped.wait(30)
+
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="told to fail"):
+        segment(Silent(4, live=True, pause=0.05), [engine], labels=labels, sinks=[Kept(fails=3), Kept()])
+    assert time.perf_counter() - start < 5
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_ctrl_c_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, live: bool) -> None:
     av = pytest.importorskip("av")
@@ -210,11 +225,31 @@ def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("started", range(5))
+def test_ctrl_c_while_the_threads_start(
+    engine: BrightnessEngine, labels: LabelSpec, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is left behind, at work with sinks that were left."""
+    start, calls = Crew.start, itertools.count()
+
+    def interrupted(self: Crew, name: str, work: Any) -> threading.Thread:
+        if next(calls) == started:
+            raise KeyboardInterrupt
+        return start(self, name, work)
+
+    monkeypatch.setattr(Crew, "start", interrupted)
+    kept = Kept()
+    with pytest.raises(KeyboardInterrupt):
+        segment(Bars(10_000, pause=0.005), [engine, engine], labels=labels, sinks=[kept])
+    assert engine.calls == 2, "the warm-up of both"
+    assert kept.ended is KeyboardInterrupt
+
+
 def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:
     kept = Kept()
     window = Shown(fails=5, error=Stop)
     summary = segment(Bars(10_000, pause=0.005), [engine], labels=labels, sinks=[kept, window])
-    assert summary.interrupted
+    assert not summary.interrupted
     assert 5 < summary.frames < 100
     assert kept.ended is window.ended is None
     assert len(kept.results) == summary.frames
@@ -317,3 +352,13 @@ def test_device_side_imports_stay_small() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_times_follow_from_the_rate_where_a_reader_knows_none(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    class Timeless(Bars):
+        def frames(self, *, start: float = 0.0) -> Any:
+            return (replace(frame, timestamp=None) for frame in super().frames(start=start))
+
+    sink = Kept()
+    segment(Timeless(50), [engine], labels=labels, sinks=[sink], selection=Selection(start=0.4, every=5, duration=0.6))
+    assert [result.timestamp for result in sink.results] == pytest.approx([0.4, 0.6, 0.8])

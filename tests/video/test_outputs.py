@@ -17,7 +17,8 @@ pytest.importorskip("av")
 def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
     """Names of the sinks and what they write."""
     places = {
-        key: Path(value) if key in ("out", "masks", "lines") and value else value for key, value in wanted.items()
+        key: Path(value) if key in ("out", "masks", "lines", "report") and value else value
+        for key, value in wanted.items()
     }
     sinks = Outputs(**places).sinks(open_source(str(path)), labels=labels, engine="kd/int8")
     return [f"{type(sink).__name__} {sink.written}" for sink in sinks]
@@ -29,6 +30,7 @@ def test_defaults(folder: Path, make_video: Callable[..., Path], labels: LabelSp
     assert chosen(folder / "a.png", labels) == ["ImageSink a-overlay.png"]
     assert chosen(folder, labels, masks="m") == ["MaskSink m"], "masks alone need no encoder"
     assert chosen(folder, labels, serve="0") == ["PageSink None"]
+    assert chosen(folder, labels, report="s.json", benchmark=True) == []
 
 
 def test_named(folder: Path, labels: LabelSpec) -> None:
@@ -49,7 +51,11 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"masks": "m.png"}, "masks are a folder of PNG files"),
         ({"out": "same", "masks": "same"}, "same: named for two things"),
         ({"masks": "same", "lines": "./same"}, "same: named for two things"),
+        ({"lines": "same", "report": "same"}, "same: named for two things"),
+        ({"out": "o", "masks": "o/masks"}, "o/masks: lies in o, which is replaced as a whole; name a place outside"),
+        ({"masks": "m", "report": "m/summary.json"}, "summary.json: lies in m, which is replaced as a whole"),
         ({"original_ids": True}, "original ids are for label maps; name a folder for them: --masks DIR"),
+        ({"benchmark": True, "out": "x.mp4"}, "--benchmark writes nothing; leave --out"),
         ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
         ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
     ],
@@ -61,9 +67,14 @@ def test_refused(folder: Path, labels: LabelSpec, wanted: dict[str, Any], messag
 
 def test_source_is_never_the_target(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
     video = make_video()
+    link = video.with_name("link.mp4")
+    link.symlink_to(video)
     for path, wanted in (
         (video, {"out": video}),
         (video, {"lines": video}),
+        (video, {"report": video}),
+        (video, {"report": video, "benchmark": True}),
+        (link, {"out": video}),
         (folder, {"out": folder}),
         (folder, {"masks": folder.parent}),
         (folder / "a.png", {"masks": folder.parent}),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video import engines
 from pipeline.video.segmenter import Segmenter
+from pipeline.video.smoothing import Smoother
 from tests.video.fakes import BrightnessEngine, quarters
 
 
@@ -54,6 +56,30 @@ def test_leaving_early_ends_the_iteration(segmenter: Segmenter) -> None:
     assert [mask.shape for _, mask in segmenter.stream([quarters()])] == [(48, 64)], "and it can go on"
 
 
+def test_leaving_while_no_frame_comes(segmenter: Segmenter) -> None:
+    wake = threading.Event()
+
+    def frames() -> Iterator[Any]:
+        yield quarters()
+        wake.wait(30)
+
+    start = time.perf_counter()
+    for _ in segmenter.stream(frames()):
+        break
+    assert time.perf_counter() - start < 5
+    wake.set()
+
+
+def test_every_stream_is_smoothed_from_its_start(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoother = Smoother()
+    resets: list[int] = []
+    monkeypatch.setattr(smoother, "reset", lambda: resets.append(1))
+    monkeypatch.setattr(segmenter, "_smoother", smoother)
+    for _ in range(2):
+        assert len(list(segmenter.stream([quarters()] * 3))) == 3
+    assert len(resets) == 2
+
+
 def test_errors_come_to_the_caller(segmenter: Segmenter) -> None:
     def frames() -> Iterator[Any]:
         yield quarters()
@@ -66,6 +92,8 @@ def test_errors_come_to_the_caller(segmenter: Segmenter) -> None:
         UserError, match=r"frame 1: got \(48, 64\) uint8; needed: a numpy array \(H, W, 3\), BGR, uint8"
     ):
         list(segmenter.stream([quarters(), quarters()[..., 0]]))
+    with pytest.raises(UserError, match=r"frame 0: got \(0, 64, 3\) uint8; needed"):
+        segmenter.mask(quarters()[:0])
     with pytest.raises(UserError, match=r"frame 0: got list"):
         segmenter.mask([1, 2])  # type: ignore[arg-type]
 

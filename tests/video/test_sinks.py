@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,36 @@ def test_h264_survives_times_that_do_not_rise(tmp_path: Path, frame: Array) -> N
     times = [f.time for f in frames]
     assert len(times) == 5
     assert times == sorted(set(times))
+
+
+def test_h264_goes_on_where_times_begin_anew(tmp_path: Path, frame: Array) -> None:
+    steps = [index / 25 for index in range(50)]
+    times = [*steps, *steps, *(95_443.7 + step for step in steps)]  # joined recordings, and a clock that jumps by a day
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 150, times=times)
+    assert [f.time for f in frames] == pytest.approx([index / 25 for index in range(150)], abs=1e-3)
+
+
+def test_h264_key_frames_by_time(tmp_path: Path, frame: Array) -> None:
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 40, times=[index * 0.4 for index in range(40)])
+    keys = [f.time for f in frames if f.key_frame]
+    assert keys == pytest.approx([2.0 * index for index in range(8)], abs=0.01), "however few frames come"
+
+
+@pytest.mark.parametrize("fps", [1e-9, 90_000.0])
+def test_h264_rates_without_sense(tmp_path: Path, frame: Array, fps: float) -> None:
+    _, frames = write_h264(tmp_path / "out.mp4", [frame] * 3, times=[0, 0.04, 0.08], fps=fps)
+    assert [f.time for f in frames] == pytest.approx([0, 0.04, 0.08], abs=1e-4)
+
+
+def test_h264_too_large(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    wide = np.zeros((2, 16_386, 3), np.uint8)
+    with (
+        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 takes 16384 a side at most"),
+        H264Sink(tmp_path / "out.mp4") as sink,
+    ):
+        sink.write(result(wide))
+    assert not list(tmp_path.iterdir())
 
 
 def test_h264_fractional_rate(tmp_path: Path, frame: Array) -> None:
@@ -178,14 +209,15 @@ def test_h264_of_a_killed_process_plays(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux")
-def test_full_disk(tmp_path: Path, frame: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, frame: Array) -> None:
     pytest.importorskip("av")
     sink = H264Sink(tmp_path / "out.mp4")
     with (
         pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"),
         sink,
     ):
-        sink.place = Path("/dev/full")
+        sink.place = tmp_path / "full"  # a link, as what fails may be removed
+        sink.place.symlink_to("/dev/full")
         for index in range(2000):
             noise = np.random.default_rng(index).integers(0, 256, frame.shape, np.uint8)
             sink.write(result(noise, timestamp=index / 25))
@@ -318,3 +350,33 @@ def test_folder_where_a_file_is_needed_and_the_other_way_round(tmp_path: Path, l
     (tmp_path / "masks").write_text("")
     with pytest.raises(UserError, match="is a file; name a folder"):
         MaskSink(tmp_path / "masks", labels=labels).__enter__()
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="is a device or a pipe, and a file would take its place"):
+        ImageSink(tmp_path / "pipe.png").__enter__()
+    assert (tmp_path / "pipe.png").is_fifo()
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path, labels: LabelSpec, frame: Array) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for name in ("a", "b"):
+        with MaskSink(tmp_path / "link", labels=labels) as sink:
+            sink.write(result(frame, name=name))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/b.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_the_folder_one_is_in_is_not_replaced(
+    tmp_path: Path, labels: LabelSpec, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "masks/deeper").mkdir(parents=True)
+    (tmp_path / "masks" / CLASSES).write_text("ours")
+    monkeypatch.chdir(tmp_path / ("masks" if place == "." else "masks/deeper"))
+    with pytest.raises(UserError, match="is where you are, and the whole folder would be replaced"):
+        MaskSink(Path(place), labels=labels).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.frames import resize_label_map
 from pipeline.video.picture import Box, Picture, Yuv
 from pipeline.video.view import Region, View, look, place
 
@@ -51,6 +52,19 @@ def test_the_label_map_comes_back_to_where_it_was_seen(policy: str, region: str 
     outside = np.ones((480, 640), bool)
     outside[found.box.top : found.box.top + found.box.height, found.box.left : found.box.left + found.box.width] = False
     assert (whole[outside] == 255).all()
+
+
+@pytest.mark.parametrize("output_size", [(33, 65), (50, 70), (200, 300)])
+@pytest.mark.parametrize("policy", ["stretch", "letterbox", "crop"])
+def test_label_maps_of_any_size(policy: str, output_size: tuple[int, int]) -> None:
+    """Networks from elsewhere: their label maps are no whole fraction of the input, or larger than it."""
+    frame = np.zeros((480, 640, 3), np.uint8)
+    frame[280:340, 300:380] = 200
+    found = look((480, 640), input_size=(129, 193), output_size=output_size, policy=policy)
+    bright = (found.fit(Picture.of_bgr(frame))[..., 1] > 150).astype(np.uint8)
+    whole = place(found.cut(resize_label_map(bright, output_size)), found.box, size=(480, 640), outside=255)
+    wrong = (whole == 1) != (frame[..., 0] > 0)
+    assert wrong.mean() < 0.02, "borders only"
 
 
 def test_padding_is_grey() -> None:

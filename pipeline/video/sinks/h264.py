@@ -24,6 +24,10 @@ DEFAULT_FPS = 25.0
 #: Presets of libx264: each step down costs half the time and gives files up to twice as large.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow")
 _TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
+_KEY_S = 2  # between key frames, and so between fragments
+_BACK_S = 1.0  # times that go back by more than that, or on by more than MP4 can say, begin anew
+_LONGEST = 2**31  # ticks of one frame
+_SIDE = 16_384  # libx264's limit
 _TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers assume for HD
 
 
@@ -57,7 +61,7 @@ class _Disk:
 
 
 class H264Sink(StagedFile):
-    """An MP4 that plays in a browser: H.264, yuv420p, index at the front, one key frame every two seconds.
+    """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or oftener.
 
     While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames
     keep their distance in time; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A
@@ -100,7 +104,8 @@ class H264Sink(StagedFile):
                 "or write masks with --masks DIR"
             ) from error
         self._av = av
-        self._rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000/1001
+        # 29.97 is 30000/1001; some files claim rates without sense
+        self._rate = Fraction(min(max(fps, 1e-3), 1e3)).limit_denominator(1001)
         # B frames would cost a third of the encoder's time for a tenth of the file
         self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
         self._threads = threads
@@ -112,6 +117,7 @@ class H264Sink(StagedFile):
         self._origin: float | None = None
         self._count = 0
         self._last = -1
+        self._key: int | None = None  # when the last key frame was asked for
 
     def write(self, result: Result) -> None:
         assert result.picture is not None, "an overlay sink needs a loop that draws"
@@ -125,6 +131,8 @@ class H264Sink(StagedFile):
             frame = self._encodable(picture)
             frame.time_base = Fraction(1, _TICKS)
             frame.pts = self._ticks(result.timestamp)
+            if self._key is None or frame.pts - self._key >= _KEY_S * _TICKS:
+                frame.pict_type, self._key = self._av.video.frame.PictureType.I, frame.pts
             frame.duration = round(_TICKS / self._rate)  # else the last frame lasts no time
             self._container.mux(self._stream.encode(frame))
             assert self._disk is not None
@@ -136,6 +144,11 @@ class H264Sink(StagedFile):
     def _begin(self, picture: Picture) -> None:
         self._first = picture
         height, width = picture.size
+        if max(height, width) > _SIDE:
+            raise UserError(
+                f"{self.path}: frames of {width}x{height} (width x height); H.264 takes {_SIDE} a side at most; name a "
+                "folder for PNGs"
+            )
         assert self.place is not None
         self._disk = _Disk(self.place)
         fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
@@ -145,7 +158,7 @@ class H264Sink(StagedFile):
         self._stream.pix_fmt = "yuv420p"
         codec = self._stream.codec_context
         codec.time_base = Fraction(1, _TICKS)
-        codec.gop_size = max(1, round(2 * self._rate))
+        codec.gop_size = max(1, round(_KEY_S * self._rate))
         if self._threads:
             codec.thread_count = self._threads
         tags = picture.yuv or _TAGGED
@@ -190,6 +203,9 @@ class H264Sink(StagedFile):
         else:
             self._origin = timestamp if self._origin is None else self._origin
             ticks = round((timestamp - self._origin) * _TICKS)
+            if not -_BACK_S * _TICKS < ticks - self._last < _LONGEST:  # joined recordings, a clock that was set
+                ticks = self._last + round(_TICKS / self._rate)
+                self._origin = timestamp - ticks / _TICKS
         self._count += 1
         self._last = max(ticks, self._last + 1)
         return self._last
