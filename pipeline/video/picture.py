@@ -93,12 +93,16 @@ class Picture:
     def fit(self, size: tuple[int, int]) -> Array:
         """(h, w, 3) BGR of another size (height, width), as :func:`pipeline.frames.resize_frame` resizes.
 
-        Planes of YUV are resized before they are converted, and halved first where much is to go: against the usual
-        order that moves values by rounding, at a third of the cost.
+        Planes of YUV are resized before they are converted, and halved first where much is to go, chroma as far as it
+        can be: against the usual order that moves values by rounding, at a twentieth of the cost.
         """
         if self.yuv is None:
             return resize_frame(self.planes[0], size)
-        planes = [resize_frame(_halved(plane, size), size) for plane in self.planes]
+        luma, *chroma = self.planes
+        planes = [resize_frame(_halved(luma, size, rest=2), size)]
+        for plane in chroma:
+            small = cv2.resize(_halved(plane, size, rest=1), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+            planes.append(np.asarray(small, np.uint8))
         return np.asarray(cv2.transform(cv2.merge(planes), self.yuv.to_bgr()), np.uint8)
 
     def within(self, size: tuple[int, int]) -> Array:
@@ -136,9 +140,10 @@ class Picture:
         return (np.asarray(luma, np.uint8), *(resize_frame(np.asarray(plane, np.uint8), half) for plane in chroma))
 
 
-def _halved(plane: Array, size: tuple[int, int]) -> Array:
-    """A plane halved while it stays at least twice ``size``: OpenCV averages 2x2 pixels 20 times faster than others."""
-    while plane.shape[0] >= 4 * size[0] and plane.shape[1] >= 4 * size[1]:
+def _halved(plane: Array, size: tuple[int, int], *, rest: int) -> Array:
+    """A plane halved while it stays at least ``rest`` times ``size``: OpenCV averages 2x2 pixels 20 times faster than
+    other areas."""
+    while plane.shape[0] >= 2 * rest * size[0] and plane.shape[1] >= 2 * rest * size[1]:
         half = (plane.shape[1] // 2, plane.shape[0] // 2)
         even = plane[: 2 * half[1], : 2 * half[0]]
         plane = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), np.uint8)

@@ -73,7 +73,7 @@ def set_threads(stream: Any, *, live: bool) -> None:
     live video must not: it has threads by slice, which help where a picture has several and cost nothing elsewhere.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    stream.codec_context.thread_count = min(max(cores // 4, 1), 4)
+    stream.codec_context.thread_count = min(cores, 4)
     stream.thread_type = "SLICE" if live else "FRAME"
 
 
