@@ -5,8 +5,9 @@
 
 Everything is measured in every round, one after the other, so that a busy machine hits all alike; figures are medians
 of the rounds. *Possible* is what the cores could do if nothing but engine, decoder and encoder cost anything and nobody
-ever waited: 1 / possible = 1 / (engine alone) + (processor time of decoding + of encoding) / cores, each measured
-alone; the engine as it is fastest here, decoding to the decoder's own planes, encoding with the settings of our loop.
+ever waited: 1 / possible = 1 / engine + 1 / decoder + 1 / encoder, each of them measured alone with all cores at work
+on it (cores that share caches or pipelines are slower together, also here): the engine as it is fastest, a decoder a
+core to the decoder's own planes, an encoder a core with the settings of our loop and its pictures, which lie in memory.
 Where nothing is written, encoding is left out.
 
 The sequential loop is the one of tutorials: cv2 reads, resizes, the engine runs, colours by fancy index at frame size,
@@ -24,6 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,14 +54,14 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def scaled(video: Path, height: int, folder: Path) -> Path:
-    """The video at another height, encoded by libx264 at its default effort."""
+    """The video at another height, three times over, encoded by libx264 at its default effort."""
     path = folder / f"{video.stem}-{height}p.mp4"
     with av.open(str(video)) as source, av.open(str(path), "w") as target:
         old = source.streams.video[0]
         rate = Fraction(old.average_rate)
         new = target.add_stream("libx264", rate=rate, options={"crf": "20"})
         new.height, new.width, new.pix_fmt = height, round(old.width * height / old.height / 2) * 2, "yuv420p"
-        for index, frame in enumerate(source.decode(old)):
+        for index, frame in enumerate([*source.decode(old)] * 3):
             picture = frame.reformat(new.width, new.height, "yuv420p")
             picture.pts, picture.time_base, picture.pict_type = index, 1 / rate, 0
             target.mux(new.encode(picture))
@@ -66,11 +69,12 @@ def scaled(video: Path, height: int, folder: Path) -> Path:
     return path
 
 
-def processor_ms(work: Callable[[], int]) -> float:
-    """Milliseconds of processor time, of all threads, that each of the frames took that ``work`` counts."""
-    start = time.process_time()
-    count = work()
-    return 1e3 * (time.process_time() - start) / count
+def on_all_cores(work: Callable[[int], int]) -> float:
+    """Frames a second of ``work``, which counts them, in as many threads as there are cores; it is told its number."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(CORES) as pool:
+        count = sum(pool.map(work, range(CORES)))
+    return count / (time.perf_counter() - start)
 
 
 def decode(path: Path, limit: int) -> int:
@@ -80,7 +84,7 @@ def decode(path: Path, limit: int) -> int:
 
 def encode(frames: list[Frame], target: Path) -> int:
     empty = np.zeros((1, 1), np.uint8)
-    with H264Sink(target) as sink:
+    with H264Sink(target, threads=1) as sink:
         for index, frame in enumerate(frames):
             size = frame.picture.size
             result = Result(
@@ -98,6 +102,18 @@ def encode(frames: list[Frame], target: Path) -> int:
             )
             sink.write(result)
     return len(frames)
+
+
+def drawn(frames: list[Frame], engine: Engine, facts: Artifact) -> list[Frame]:
+    """The frames with the overlay that our loop draws."""
+    overlay = Overlay(facts.labels, legend=True)
+    results = []
+    for frame in frames:
+        label_map = engine.run(frame.picture.fit(engine.input_size)[np.newaxis])[0]
+        box = Box(0, 0, *frame.picture.size)
+        picture = overlay.draw(frame.picture, label_map, box=box, pixels=count_ids(label_map))
+        results.append(replace(frame, picture=picture))
+    return results
 
 
 def ours(path: Path, engines: list[Engine], facts: Artifact, *, limit: int, target: Path | None) -> float:
@@ -165,7 +181,7 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
     options = {f"{n} x {facts.meta['runtime_options'].get('threads', 1) // n} threads": n for n in args.contexts}
     engines = {name: open_engines(args.engine, contexts=count)[0] for name, count in options.items()}
     palette = facts.labels.lookup_bgr()[:, 0]
-    frames = list(Selection(limit=min(args.limit, 60)).frames(open_source(str(path))))
+    frames = drawn(list(Selection(limit=100).frames(open_source(str(path)))), single, facts)
     size = frames[0].picture.size
     core = float_loop(args.core, facts) if args.core else None
     found: dict[str, list[float]] = {}
@@ -176,8 +192,8 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
     for turn in range(args.rounds):
         for name, several in engines.items():
             note(f"engine alone, {name}", rate_alone(several, seconds=1.5))
-        note("decode ms", processor_ms(lambda: decode(path, args.limit)))
-        note("encode ms", processor_ms(lambda: encode(frames, folder / "encoded.mp4")))
+        note("decode alone", on_all_cores(lambda number: decode(path, args.limit)))
+        note("encode alone", on_all_cores(lambda number: encode(frames, folder / f"encoded-{number}.mp4")))
         for name, several in engines.items():
             note(f"ours, no output, {name}", ours(path, several, facts, limit=args.limit, target=None))
             note(f"ours, overlay video, {name}", ours(path, several, facts, limit=args.limit, target=folder / "o.mp4"))
@@ -195,8 +211,8 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
         for engine in several:
             engine.close()
     single.close()
-    without = 1 / (1 / alone + 1e-3 * figures["decode ms"] / CORES)
-    possible = 1 / (1 / alone + 1e-3 * (figures["decode ms"] + figures["encode ms"]) / CORES)
+    without = 1 / (1 / alone + 1 / figures["decode alone"])
+    possible = 1 / (1 / without + 1 / figures["encode alone"])
     best = {
         kind: max(value for name, value in figures.items() if name.startswith(f"ours, {kind}"))
         for kind in ("no output", "overlay video")
@@ -222,7 +238,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, nargs="*", default=[], help="heights at which videos are measured, too")
     parser.add_argument("--core", type=Path, help="float network with logits, for the whole sequential loop")
     parser.add_argument("--contexts", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--limit", type=int, default=200, help="frames of each source")
+    parser.add_argument("--limit", type=int, default=600, help="frames of each source, at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

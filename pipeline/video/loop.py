@@ -122,8 +122,8 @@ class _Run:
         self.interrupted = False  # by Ctrl-C
         self.ended = False  # so, or because whoever watched has seen enough
         batch = engines[0].batches[1]
-        self.read: Channel[Frame] = Channel(1 if source.live else 1 + batch, newest=source.live)
-        self.seen: Channel[Future[_Seen]] = Channel(batch * len(engines))
+        self.read: Channel[Frame] = Channel(1 if source.live else 3 + batch, newest=source.live)
+        self.seen: Channel[Future[_Seen]] = Channel(batch * len(engines) + (0 if source.live else 2))
         self.written: list[Channel[Result]] = []
         self._turn = threading.Lock()
         self._at_work = len(engines)
@@ -135,7 +135,9 @@ class _Run:
         shown: Channel[Result] = Channel(1, newest=True)
         here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
-        self.written = [Channel(2) if sink.patient else Channel(1, newest=True) for sink in beside]
+        self.written = [
+            Channel(1 if self.source.live else 4) if sink.patient else Channel(1, newest=True) for sink in beside
+        ]
         works = [(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)]
         works.append(("draw", partial(self._draw, [*self.written, shown])))
         works += [("write", partial(self._write, *pair)) for pair in zip(beside, self.written, strict=True)]
