@@ -20,7 +20,7 @@ from pipeline.errors import UserError, closest, command
 from pipeline.labels import LabelSpec
 from pipeline.video.arguments import parse
 from pipeline.video.engines import open_engines, rate_alone
-from pipeline.video.loop import Looking, segment
+from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
@@ -28,7 +28,7 @@ from pipeline.video.selection import Selection
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
-from pipeline.video.view import Region
+from pipeline.video.view import Looking, Region
 
 
 def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:

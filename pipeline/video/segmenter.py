@@ -14,13 +14,13 @@ from pipeline.frames import Array
 from pipeline.runtimes import Engine
 from pipeline.video.engines import open_engines
 from pipeline.video.flow import Channel
-from pipeline.video.loop import Looking, segment
+from pipeline.video.loop import segment
 from pipeline.video.picture import Picture
 from pipeline.video.selection import NoFramesError
 from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
-from pipeline.video.view import Region, look, place
+from pipeline.video.view import Looking, Region, place
 
 
 class Segmenter:
@@ -29,7 +29,7 @@ class Segmenter:
     Args:
         engine: engine folder, built on this machine.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
-        resize: ``stretch``, ``letterbox`` or ``crop``, see :func:`pipeline.video.view.look`.
+        resize: ``stretch``, ``letterbox`` or ``crop``, see :class:`pipeline.video.view.Looking`.
         region: part of the frames that is looked at, see :meth:`pipeline.video.view.Region.parse`.
         smoother: steadies the label maps of :meth:`stream`.
 
@@ -80,13 +80,7 @@ class Segmenter:
         if self._alone is None:
             self._alone = self._engines[0].another()
         engine = self._alone
-        view = look(
-            picture.size,
-            input_size=engine.input_size,
-            output_size=engine.output_size,
-            policy=self._looking.policy,
-            region=self._looking.region,
-        )
+        view = self._looking.at(picture.size, input_size=engine.input_size, output_size=engine.output_size)
         batch = np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0)
         label_map = view.cut(engine.run(batch)[0])
         return place(label_map, view.box, size=picture.size, outside=self.labels.ignore_index)

@@ -134,44 +134,52 @@ class Region:
         return box
 
 
-def look(
-    size: tuple[int, int],
-    *,
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
-    policy: str = "stretch",
-    region: Region | None = None,
-) -> View:
-    """How an engine looks at frames of a size.
+@dataclass(frozen=True)
+class Looking:
+    """How an engine looks at frames.
 
     Args:
-        size: (height, width) of the frames.
-        input_size, output_size: of the engine.
         policy: one of :data:`POLICIES`: ``stretch`` the part to the input, ``letterbox`` keeps its shape and pads,
             ``crop`` keeps its shape and looks at the middle only.
         region: the part; None for all.
 
     Raises:
-        UserError: an unknown policy, or a region outside the frame.
+        UserError: an unknown policy.
     """
-    if policy not in POLICIES:
-        raise UserError(f"resize policy: got '{policy}'; allowed: {', '.join(POLICIES)}")
-    box = region.of(size) if region else Box(0, 0, *size)
-    step = (max(1, input_size[0] // output_size[0]), max(1, input_size[1] // output_size[1]))
-    inner = Box(0, 0, *input_size)
-    # the shape that keeps the aspect: (height, width) of the part scaled into, or of the input scaled into the part
-    tall = box.height * input_size[1] > box.width * input_size[0]
-    if policy == "crop":
-        if tall:
-            box = _centred(box, (box.width * input_size[0] / input_size[1], box.width), (2, 2))
-        else:
-            box = _centred(box, (box.height, box.height * input_size[1] / input_size[0]), (2, 2))
-    elif policy == "letterbox":
-        if tall:
-            inner = _centred(inner, (input_size[0], input_size[0] * box.width / box.height), step)
-        else:
-            inner = _centred(inner, (input_size[1] * box.height / box.width, input_size[1]), step)
-    return View(box, inner, input_size)
+
+    policy: str = "stretch"
+    region: Region | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise UserError(f"resize policy: got '{self.policy}'; allowed: {', '.join(POLICIES)}")
+
+    def at(self, size: tuple[int, int], *, input_size: tuple[int, int], output_size: tuple[int, int]) -> View:
+        """The view of frames of a size.
+
+        Args:
+            size: (height, width) of the frames.
+            input_size, output_size: of the engine.
+
+        Raises:
+            UserError: the region reaches beyond the frame.
+        """
+        box = self.region.of(size) if self.region else Box(0, 0, *size)
+        step = (max(1, input_size[0] // output_size[0]), max(1, input_size[1] // output_size[1]))
+        inner = Box(0, 0, *input_size)
+        # what keeps the aspect, (height, width): a part of the part, or of the input
+        tall = box.height * input_size[1] > box.width * input_size[0]
+        if self.policy == "crop":
+            if tall:
+                box = _centred(box, (box.width * input_size[0] / input_size[1], box.width), (2, 2))
+            else:
+                box = _centred(box, (box.height, box.height * input_size[1] / input_size[0]), (2, 2))
+        elif self.policy == "letterbox":
+            if tall:
+                inner = _centred(inner, (input_size[0], input_size[0] * box.width / box.height), step)
+            else:
+                inner = _centred(inner, (input_size[1] * box.height / box.width, input_size[1]), step)
+        return View(box, inner, input_size)
 
 
 def _centred(around: Box, size: tuple[float, float], step: tuple[int, int]) -> Box:

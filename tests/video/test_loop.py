@@ -18,11 +18,11 @@ from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.video.crew import Crew
-from pipeline.video.loop import Looking, segment
+from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, MaskSink, Stop
-from pipeline.video.view import Region
+from pipeline.video.view import Looking, Region
 from tests.video.fakes import Bars, BrightnessEngine, Kept, Shown, quarters
 
 ROOT = Path(__file__).parents[2]

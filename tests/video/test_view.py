@@ -6,12 +6,12 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import resize_label_map
 from pipeline.video.picture import Box, Picture, Yuv
-from pipeline.video.view import Region, View, look, place
+from pipeline.video.view import Looking, Region, View, place
 
 
 def view(size: tuple[int, int], policy: str = "stretch", region: str | None = None) -> View:
     part = Region.parse(region) if region else None
-    return look(size, input_size=(128, 192), output_size=(64, 96), policy=policy, region=part)
+    return Looking(policy, part).at(size, input_size=(128, 192), output_size=(64, 96))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_label_maps_of_any_size(policy: str, output_size: tuple[int, int]) -> No
     """Networks from elsewhere: their label maps are no whole fraction of the input, or larger than it."""
     frame = np.zeros((480, 640, 3), np.uint8)
     frame[280:340, 300:380] = 200
-    found = look((480, 640), input_size=(129, 193), output_size=output_size, policy=policy)
+    found = Looking(policy).at((480, 640), input_size=(129, 193), output_size=output_size)
     bright = (found.fit(Picture.of_bgr(frame))[..., 1] > 150).astype(np.uint8)
     whole = place(found.cut(resize_label_map(bright, output_size)), found.box, size=(480, 640), outside=255)
     wrong = (whole == 1) != (frame[..., 0] > 0)
