@@ -54,14 +54,14 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def scaled(video: Path, height: int, folder: Path) -> Path:
-    """The video at another height, three times over, encoded by libx264 at its default effort."""
+    """The video at another height, five times over, encoded by libx264 at its default effort."""
     path = folder / f"{video.stem}-{height}p.mp4"
     with av.open(str(video)) as source, av.open(str(path), "w") as target:
         old = source.streams.video[0]
         rate = Fraction(old.average_rate)
         new = target.add_stream("libx264", rate=rate, options={"crf": "20"})
         new.height, new.width, new.pix_fmt = height, round(old.width * height / old.height / 2) * 2, "yuv420p"
-        for index, frame in enumerate([*source.decode(old)] * 3):
+        for index, frame in enumerate([*source.decode(old)] * 5):
             picture = frame.reformat(new.width, new.height, "yuv420p")
             picture.pts, picture.time_base, picture.pict_type = index, 1 / rate, 0
             target.mux(new.encode(picture))
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, nargs="*", default=[], help="heights at which videos are measured, too")
     parser.add_argument("--core", type=Path, help="float network with logits, for the whole sequential loop")
     parser.add_argument("--contexts", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--limit", type=int, default=600, help="frames of each source, at most")
+    parser.add_argument("--limit", type=int, default=1000, help="frames of each source, at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
