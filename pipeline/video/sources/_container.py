@@ -23,6 +23,10 @@ class ReadError(Exception):
         self.reason = reason
         self.advice = advice
 
+    def told(self) -> str:
+        """The advice as the end of a message; empty where there is none."""
+        return f"; {self.advice}" if self.advice else ""
+
 
 @dataclass(frozen=True)
 class Timeouts:

@@ -74,8 +74,7 @@ class LiveSource(Source):
             self._line.wait(self._opening)
         except ReadError as error:
             self._line.cut()
-            advice = f"; {error.advice}" if error.advice else ""
-            raise UserError(f"{name}: cannot be opened ({error.reason}){advice}") from None
+            raise UserError(f"{name}: cannot be opened ({error.reason}){error.told()}") from None
         except BaseException:
             self._line.cut()
             raise
@@ -117,9 +116,8 @@ class LiveSource(Source):
             self._line.cut()
             left = last + patience.total - time.perf_counter()
             if left <= 0:
-                advice = f"; {lost.advice}" if lost.advice else ""
                 raise UserError(
-                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{advice}"
+                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{lost.told()}"
                 )
             if self._stopped.wait(min(wait, left)):
                 return wait

@@ -45,8 +45,7 @@ def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
         try:
             opened.append(connect())
         except ReadError as error:
-            advice = f"; {error.advice}" if error.advice else ""
-            raise UserError(f"{address.name}: cannot be opened ({error.reason}){advice}") from None
+            raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
             return VideoFile(address, av, timeouts=patience.timeouts, options=_FILE)
