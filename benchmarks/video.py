@@ -44,8 +44,9 @@ from pipeline.evaluation import environment
 from pipeline.runtimes import Engine, open_engine
 from pipeline.video.engines import open_engines, rate_alone
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay, count_ids
+from pipeline.video.overlay import Overlay
 from pipeline.video.picture import Box
+from pipeline.video.pixels import count_ids
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, Result
 from pipeline.video.sources import Frame, open_source

@@ -22,7 +22,8 @@ from pipeline.runtimes import Engine
 from pipeline.video.crew import Crew
 from pipeline.video.flow import Channel
 from pipeline.video.meter import Meter
-from pipeline.video.overlay import Overlay, count_ids
+from pipeline.video.overlay import Overlay
+from pipeline.video.pixels import class_shares, count_ids
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import MainThreadSink, Result, Sink, Stop
 from pipeline.video.smoothing import Smoother
@@ -261,13 +262,13 @@ class Run:
             results.close()
 
     def summary(self, labels: LabelSpec, *, seconds: float) -> Summary:
-        shares = self.pixels / self.pixels.sum()
+        shares, other = class_shares(self.pixels, labels)
         return Summary(
             frames=self.frames,
             seconds=seconds,
             steps=self.meter.steps(),
-            shares={name: float(share) for name, share in zip(labels.names, shares, strict=False)},
-            other=float(shares[labels.num_classes :].sum()),
+            shares=shares,
+            other=other,
             depths={
                 "read": Depth.of(self.read),
                 "engine": Depth.of(self.seen),

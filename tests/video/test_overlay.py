@@ -6,8 +6,9 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.overlay import Overlay, count_ids
+from pipeline.video.overlay import Overlay
 from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.pixels import count_ids
 
 
 def draw(overlay: Overlay, picture: Picture, label_map: Array, box: Box | None = None) -> Picture:

@@ -16,8 +16,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import Array, read_frame, read_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.overlay import count_ids
 from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import H264Sink, ImageFolderSink, ImageSink, MaskSink, Result, Sink
 from pipeline.video.sinks.folders import CLASSES
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from pipeline.labels import LabelSpec
+from pipeline.video.pixels import class_shares
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.staged import StagedFile
 
@@ -26,8 +27,7 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
     pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids).
     """
     age = time.perf_counter() - result.arrived
-    shares = result.pixels / result.pixels.sum()
-    count = labels.num_classes
+    shares, other = class_shares(result.pixels, labels)
     facts = {
         "index": result.index,
         "frame": result.name,
@@ -35,8 +35,8 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
         "infer_ms": round(result.infer_ms, 3),
         "age_ms": round(1e3 * age, 3),
         "dropped": result.dropped,
-        "shares": {name: round(float(share), 6) for name, share in zip(labels.names, shares[:count], strict=True)},
-        "other": round(float(shares[count:].sum()), 6),
+        "shares": {name: round(share, 6) for name, share in shares.items()},
+        "other": round(other, 6),
     }
     return json.dumps(facts, allow_nan=False).encode() + b"\n"
 
