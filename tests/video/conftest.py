@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.picture import Box, Picture
-from pipeline.video.sinks import Result
+from pipeline.video.sinks import PageSink, Result
 from tests.video.fakes import SIZE, BrightnessEngine, quarters
 
 collect_ignore = ["rtsp_server.py"]  # a program of another Python
@@ -77,6 +77,23 @@ def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
         return next(filter(None, map(shutil.which, names)), None) or lacks(f"needs {' or '.join(names)}, a program")
 
     return find
+
+
+@pytest.fixture
+def serve(labels: LabelSpec) -> Iterator[Callable[..., PageSink]]:
+    """Starts a page on a free port; left and closed at the end if the test did not."""
+    started: list[PageSink] = []
+
+    def start(host: str = "127.0.0.1", port: int = 0, **options: Any) -> PageSink:
+        sink = PageSink(host, port, **{"labels": labels, "title": "drive.mp4", **options})
+        sink.__enter__()
+        started.append(sink)
+        return sink
+
+    yield start
+    for sink in started:
+        sink.__exit__(None, None, None)
+        sink.close()
 
 
 @pytest.fixture

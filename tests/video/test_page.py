@@ -1,16 +1,12 @@
-"""The live page over real connections: what is served, what is refused, and that who watches slows nothing."""
+"""The live page over real connections: what is served, and that who watches slows nothing."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import logging
 import re
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,116 +16,17 @@ import pytest
 import tomllib
 
 from pipeline.errors import UserError
-from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.picture import Picture, Yuv
 from pipeline.video.sinks import _web
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.sinks._figures import Figures
-from pipeline.video.sinks.page import PageSink, parse_address
+from pipeline.video.sinks.page import PageSink
+from tests.video.viewers import connect, decoded, events, get, pictures, producing, until
 
 MakeResult = Callable[..., Result]
 Serve = Callable[..., PageSink]
-
-
-@pytest.fixture
-def serve(labels: LabelSpec) -> Iterator[Serve]:
-    """Starts a page on a free port; left and closed at the end if the test did not."""
-    started: list[PageSink] = []
-
-    def start(host: str = "127.0.0.1", port: int = 0, **options: Any) -> PageSink:
-        sink = PageSink(host, port, **{"labels": labels, "title": "drive.mp4", **options})
-        sink.__enter__()
-        started.append(sink)
-        return sink
-
-    yield start
-    for sink in started:
-        sink.__exit__(None, None, None)
-        sink.close()
-
-
-def connect(sink: PageSink, request: str | bytes, *, timeout: float = 10) -> socket.socket:
-    """A connection that has sent ``request``, a path or raw bytes."""
-    assert sink._server is not None
-    connection = socket.create_connection(("127.0.0.1", sink._server.port), timeout=timeout)
-    if isinstance(request, str):
-        request = f"GET {request} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    connection.sendall(request)
-    return connection
-
-
-def get(sink: PageSink, path: str, *, method: str = "GET", **headers: str) -> tuple[int, Any, bytes]:
-    """Status, headers and body."""
-    assert sink._server is not None
-    connection = http.client.HTTPConnection("127.0.0.1", sink._server.port, timeout=10)
-    try:
-        connection.request(method, path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        connection.close()
-
-
-def pictures(sink: PageSink) -> Iterator[bytes]:
-    """JPEGs of the stream, as a reader of multipart/x-mixed-replace takes them."""
-    with connect(sink, "/stream") as connection, connection.makefile("rb") as stream:
-        assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
-        head = b"".join(iter(stream.readline, b"\r\n"))
-        assert b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n" in head
-        assert stream.readline() == b"--frame\r\n"
-        while True:
-            part = b"".join(iter(stream.readline, b"\r\n"))
-            found = re.fullmatch(rb"Content-Type: image/jpeg\r\nContent-Length: (\d+)\r\n", part)
-            assert found, part
-            yield stream.read(int(found[1]))
-            assert stream.read(11) == b"\r\n--frame\r\n"
-
-
-def events(sink: PageSink, *, visit: str = "") -> Iterator[tuple[str, Any]]:
-    """Server-sent events, by name."""
-    with connect(sink, f"/events?{visit}") as connection, connection.makefile("rb") as stream:
-        head = b"".join(iter(stream.readline, b"\r\n"))
-        assert b"Content-Type: text/event-stream\r\n" in head
-        while True:
-            name, data, end = stream.readline(), stream.readline(), stream.readline()
-            assert (name[:7], data[:6], end) == (b"event: ", b"data: ", b"\n")
-            yield name[7:-1].decode(), json.loads(data[6:])
-
-
-def decoded(jpeg: bytes) -> Array:
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None
-    return np.asarray(image, np.uint8)
-
-
-@contextmanager
-def producing(sink: PageSink, make: Callable[[int], Result], *, fps: float) -> Iterator[list[float]]:
-    """Writes results in a thread, as the pipeline does. Yields how long each write took, in seconds."""
-    over, taken = threading.Event(), list[float]()
-
-    def run() -> None:
-        while not over.wait(1 / fps):
-            result = make(len(taken))
-            start = time.perf_counter()
-            sink.write(result)
-            taken.append(time.perf_counter() - start)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        over.set()
-        thread.join()
-
-
-def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 # what is served
@@ -357,102 +254,6 @@ def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.Monkey
     for connection in idle:
         connection.close()
     until(lambda: len(connect(sink, "/state").recv(10)) == 10)
-
-
-# what is refused
-
-
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/?x=1", 200),
-        ("/nothing", 404),
-        ("/page.py", 404),
-        ("/../page.py", 404),
-        ("/%2e%2e/page.html", 404),
-        ("//page.html", 404),
-        ("http://localhost/", 404),
-        ("/<script>alert(1)</script>", 404),
-    ],
-)
-def test_only_known_paths(serve: Serve, path: str, status: int) -> None:
-    found, _, body = get(serve(), path)
-    assert found == status
-    assert b"alert" not in body
-    assert status == 200 or body == b"404 Not Found\n"
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("localhost", 200),
-        ("LOCALHOST:1234", 200),
-        ("127.0.0.1:80", 200),
-        ("[::1]:80", 200),
-        ("evil.example", 403),
-        ("127.0.0.1.evil.example", 403),
-        ("[::2]", 403),
-        ("", 403),
-    ],
-)
-def test_names_of_elsewhere_are_refused(serve: Serve, host: str, status: int) -> None:
-    sink = serve()
-    for path in ("/", "/state"):
-        assert get(sink, path, Host=host)[0] == status
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", b"405"),
-        (b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"405"),
-        (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", b"505"),
-        (b"GET / HTTP/1.1\r\n\r\n", b"403"),
-        (b"<script> <script> <script> <script>\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
-        (b"GET /" + b"x" * (_web.HEAD_BYTES - 5), b"431"),
-    ],
-)
-def test_odd_requests(serve: Serve, request_: bytes, status: bytes) -> None:
-    with connect(serve(), request_) as connection:
-        answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 " + status), answer
-    assert b"script>" not in answer
-    assert b"Python" not in answer
-
-
-def test_slow_requests_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_web, "READ_S", 0.3)
-    start = time.monotonic()
-    with connect(serve(), b"GET / HTTP/1.1\r\n") as connection, pytest.raises(OSError, match=r"reset|[Bb]roken"):
-        for _ in range(100):  # a header that never ends, byte by byte
-            connection.sendall(b"x")
-            time.sleep(0.02)
-    assert 0.25 < time.monotonic() - start < 2
-
-
-def test_addresses(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    first = serve()
-    assert f"live page: {first.address}" in caplog.text
-    assert "everybody" not in caplog.text
-    port = int(first.address.rstrip("/").rpartition(":")[2])
-    with pytest.raises(UserError, match=rf"--serve: 127\.0\.0\.1:{port} cannot be served \(Address already in use\)"):
-        serve(port=port)
-    with pytest.raises(UserError, match=r"192\.0\.2\.1:0 cannot be served"):
-        serve("192.0.2.1")
-    with pytest.raises(UserError, match=r"no\.such\.invalid:0 cannot be served"):
-        serve("no.such.invalid")
-    open_ = serve("0.0.0.0")
-    assert "everybody on the network can watch" in caplog.text
-    assert socket.gethostname() in open_.address
-    assert get(open_, "/", Host="device.example")[0] == 200
-
-
-@pytest.mark.parametrize("text", ["", "x", "80a", "65536", "-1", ":80", "::1:80", "[::1]", "a:", "²", "[]:80"])
-def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match=r"--serve: got .*; allowed: PORT or HOST:PORT"):
-        parse_address(text)
 
 
 # the end

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import io
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from pipeline.video.picture import Picture
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result
 from pipeline.video.sinks.page import PageSink
+from tests.video.viewers import producing, until
 
 LABELS = LabelSpec(
     names=("road", "sidewalk", "building", "<i>tree</i> & bush", "sky", "person", "car", "bicycle", *"abcdefghijk"),
@@ -61,35 +60,18 @@ def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> It
 @contextmanager
 def running(make_result: Callable[..., Result], *, port: int = 0) -> Iterator[PageSink]:
     """A page and a thread that writes 30 results a second; leaving ends the run, the page stays until it is closed."""
-    sink, over = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8"), threading.Event()
+    sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8")
     colours = LABELS.lookup_bgr()[:, 0]
 
-    def run() -> None:
-        index = 0
-        while not over.wait(1 / 30):
-            ids = street(index)
-            image = np.asarray(cv2.resize(colours[ids], SIZE[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-            pixels = np.bincount(ids.ravel(), minlength=256)
-            facts = {"label_map": ids, "pixels": pixels, "picture": Picture.of_bgr(image), "size": SIZE}
-            sink.write(make_result(index, infer_ms=4.25, dropped=12, **facts))
-            index += 1
+    def make(index: int) -> Result:
+        ids = street(index)
+        image = np.asarray(cv2.resize(colours[ids], SIZE[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+        pixels = np.bincount(ids.ravel(), minlength=256)
+        facts = {"label_map": ids, "pixels": pixels, "picture": Picture.of_bgr(image), "size": SIZE}
+        return make_result(index, infer_ms=4.25, dropped=12, **facts)
 
-    thread = threading.Thread(target=run)
-    with sink:
-        thread.start()
-        try:
-            yield sink
-        finally:
-            over.set()
-            thread.join()
-
-
-def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
-    """Asks in Python: the page's security policy forbids what playwright's wait_for_function does."""
-    limit = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    with sink, producing(sink, make, fps=30):
+        yield sink
 
 
 def look(page: Any, selector: str) -> Array:
@@ -103,6 +85,7 @@ def watch(browser: Any, sink: PageSink, width: int) -> tuple[Any, list[str]]:
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(sink.address)
+    # asked in Python: the page's security policy forbids what playwright's wait_for_function does
     until(lambda: page.evaluate("document.getElementById('stream').naturalWidth") > 0)
     until(lambda: page.inner_text("#frames") not in ("", "\u2013"))
     return page, complaints
