@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -18,7 +19,7 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.picture import Box, Picture
 from pipeline.video.sinks import PageSink, Result
-from tests.video.fakes import SIZE, BrightnessEngine, quarters
+from tests.video.fakes import SIZE, SYSTEM_PYTHON, BrightnessEngine, quarters
 
 collect_ignore = ["rtsp_server.py"]  # a program of another Python
 
@@ -67,6 +68,18 @@ def lacks() -> Callable[[str], NoReturn]:
         pytest.skip(reason)
 
     return say
+
+
+@pytest.fixture(scope="session")
+def needs(lacks: Callable[[str], NoReturn]) -> Callable[[str, str], None]:
+    """``needs(modules, packages)``: see ``lacks`` where the system's Python has no such modules."""
+
+    def check(modules: str, packages: str) -> None:
+        command = [SYSTEM_PYTHON, "-c", f"import {modules}"]
+        if not SYSTEM_PYTHON.exists() or subprocess.run(command, capture_output=True, check=False, env={}).returncode:
+            lacks(f"needs {modules} in {SYSTEM_PYTHON}: apt-get install {packages}")
+
+    return check
 
 
 @pytest.fixture(scope="session")

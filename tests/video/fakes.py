@@ -1,10 +1,11 @@
-"""An engine whose answer is known, a source in memory and a sink that keeps what it gets."""
+"""An engine whose answer is known, a source in memory and a sink that keeps what it gets; a part of any source."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result
 from pipeline.video.sources import Frame, Source
 
+#: Has what pip has not: GStreamer, and an OpenCV built with it.
+SYSTEM_PYTHON = Path("/usr/bin/python3")
 SIZE = (48, 64)  # (height, width) of the videos and images made here
 
 
@@ -152,3 +155,12 @@ class Shown(Kept):
 
     def poll(self) -> None:
         self.polls += 1
+
+
+def take(source: Source, count: int) -> list[Frame]:
+    frames = []
+    for frame in source.frames():
+        frames.append(frame)
+        if len(frames) == count:
+            break
+    return frames

@@ -1,0 +1,69 @@
+"""GStreamer pipelines, in an OpenCV that has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.video.fakes import SYSTEM_PYTHON
+
+av = pytest.importorskip("av", reason="streams are read with PyAV")
+ROOT = Path(__file__).parents[2]
+READ = """
+import json, sys
+from pipeline.errors import UserError
+from pipeline.video.sources import open_source
+for text in sys.argv[1:]:
+    told = dict(frames=0)
+    try:
+        source = open_source(text, open_timeout=5, read_timeout=5)
+        for frame in source.frames():
+            planes = frame.picture.planes
+            told.update(planes=[list(p.shape) for p in planes], bgr=frame.picture.bgr().mean((0, 1)).round().tolist())
+            told["frames"] += 1
+            if source.live and told["frames"] == 10:
+                break
+        told.update(live=source.live, name=source.name)
+        source.close()
+    except UserError as error:
+        told.update(error=str(error))
+    print("told", json.dumps(told))
+"""
+RED = "videotestsrc is-live=true pattern=red ! video/x-raw,width=64,height=48,framerate=30/1 ! videoconvert"
+
+
+def test_gstreamer(make_video: Callable[..., Path], needs: Callable[[str, str], None]) -> None:
+    """With Debian's OpenCV, which has it; no PyAV there."""
+    needs("cv2", "python3-opencv gstreamer1.0-plugins-good gstreamer1.0-libav")
+    forms = ("BGR", "I420", "BGRx", "GRAY8")
+    path = make_video("drive.mkv", count=30)
+    pipelines = [
+        *(f"{RED} ! video/x-raw,format={form} ! appsink drop=true max-buffers=1" for form in forms),
+        f"filesrc location={path} ! matroskademux ! h264parse ! avdec_h264 ! videoconvert ! video/x-raw,format=BGR ! "
+        "appsink sync=false",
+        "nosuchelement user-pw=secret ! appsink",
+    ]
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-c", READ, *pipelines],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+    )
+    told = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith(b"told ")]
+    bgr, i420, bgrx, grey, file, broken = told
+    for got in (bgr, i420, bgrx, grey):
+        assert (got.get("live"), got["frames"]) == (True, 10), got
+    for got in (bgr, i420, bgrx):
+        assert got["bgr"] == pytest.approx([0, 0, 255], abs=3), got
+    assert [got["planes"] for got in (bgr, bgrx, grey)] == [[[48, 64, 3]]] * 3
+    assert i420["planes"] == [[48, 64], [24, 32], [24, 32]]
+    assert grey["bgr"] == pytest.approx([76] * 3, abs=20), "red's luma; which range a converter takes differs"
+    assert (file.get("live"), file["frames"]) == (False, 30), file
+    assert "cannot be opened (OpenCV cannot open it); OpenCV's lines above say why" in broken["error"]
+    assert "secret" not in broken["error"] + done.stderr.decode()
