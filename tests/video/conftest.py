@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -146,6 +147,14 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(params=["av", "cv2"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, make_video: Callable[..., Path]) -> str:
+    """Both readers. PyAV disappears after make_video has its own reference."""
+    if request.param == "cv2":
+        monkeypatch.setitem(sys.modules, "av", None)
+    return str(request.param)
 
 
 @pytest.fixture
