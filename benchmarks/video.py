@@ -7,7 +7,8 @@ Everything is measured in every round, one after the other, so that a busy machi
 of the rounds. *Possible* is what the cores could do if nothing but engine, decoder and encoder cost anything and nobody
 ever waited: 1 / possible = 1 / engine + 1 / decoder + 1 / encoder, each of them measured alone with all cores at work
 on it (cores that share caches or pipelines are slower together, also here): the engine as it is fastest, a decoder a
-core to the decoder's own planes, an encoder a core with the settings of our loop and its pictures, which lie in memory.
+core to the decoder's own planes, an encoder a core with the settings of our loop and as many pictures of it, which lie
+in memory.
 Where nothing is written, encoding is left out.
 
 The sequential loop is the one of tutorials: cv2 reads, resizes, the engine runs, colours by fancy index at frame size,
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +85,16 @@ def decode(path: Path, limit: int) -> int:
     return sum(1 for _ in Selection(limit=limit).frames(source))
 
 
-def encode(frames: list[Frame], target: Path) -> int:
+def encode(frames: list[Frame], target: Path, count: int) -> int:
+    """So many frames: the list forwards and backwards, so that no picture is a surprise for the encoder."""
     empty = np.zeros((1, 1), np.uint8)
     with H264Sink(target, threads=1) as sink:
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(islice(cycle([*frames, *frames[-2:0:-1]]), count)):
             size = frame.picture.size
             result = Result(
                 index=index,
                 name=frame.name,
-                timestamp=frame.timestamp,
+                timestamp=None,
                 arrived=0.0,
                 size=size,
                 box=Box(0, 0, *size),
@@ -102,7 +105,7 @@ def encode(frames: list[Frame], target: Path) -> int:
                 picture=frame.picture,
             )
             sink.write(result)
-    return len(frames)
+    return count
 
 
 def drawn(frames: list[Frame], engine: Engine, facts: Artifact) -> list[Frame]:
@@ -184,6 +187,7 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
     palette = facts.labels.lookup_bgr()[:, 0]
     frames = drawn(list(Selection(limit=100).frames(open_source(str(path)))), single, facts)
     size = frames[0].picture.size
+    count = decode(path, args.limit)
     core = float_loop(args.core, facts) if args.core else None
     found: dict[str, list[float]] = {}
 
@@ -194,7 +198,7 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
         for name, several in engines.items():
             note(f"engine alone, {name}", rate_alone(several, seconds=1.5))
         note("decode alone", on_all_cores(lambda number: decode(path, args.limit)))
-        note("encode alone", on_all_cores(lambda number: encode(frames, folder / f"encoded-{number}.mp4")))
+        note("encode alone", on_all_cores(lambda number: encode(frames, folder / f"encoded-{number}.mp4", count)))
         for name, several in engines.items():
             note(f"ours, no output, {name}", ours(path, several, facts, limit=args.limit, target=None))
             note(f"ours, overlay video, {name}", ours(path, several, facts, limit=args.limit, target=folder / "o.mp4"))

@@ -19,7 +19,7 @@ from pipeline.artifact import dump_json
 from pipeline.errors import UserError, closest, command
 from pipeline.labels import LabelSpec
 from pipeline.video.arguments import parse
-from pipeline.video.engines import open_engines, rate_alone
+from pipeline.video.engines import on_gpu, open_engines, rate_alone
 from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
@@ -85,6 +85,7 @@ def main() -> int:
                 smoother=smoother,
                 looking=looking,
                 selection=selection,
+                engines_wait=on_gpu(facts),
                 progress=progress.update,
             )
         if args.benchmark:

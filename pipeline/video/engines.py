@@ -37,7 +37,7 @@ def open_engines(
     """
     first, facts = open_engine(path, options={"threads": threads} if threads else None)
     options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
-    on_cpu = facts.meta["runtime"] == "onnxruntime" and options.get("provider", "cpu") == "cpu"
+    on_cpu = not on_gpu(facts)
     total = int(options.get("threads", 1)) if on_cpu else _ON_GPU
     wanted = contexts or (1 if live else total)
     if on_cpu and wanted > total:
@@ -55,6 +55,12 @@ def open_engines(
             engine.close()
         raise
     return engines, facts
+
+
+def on_gpu(facts: Artifact) -> bool:
+    """Whether an engine computes on a GPU, while the cores do something else."""
+    is_cpu = facts.meta["runtime"] == "onnxruntime" and facts.meta["runtime_options"].get("provider", "cpu") == "cpu"
+    return not is_cpu
 
 
 def rate_alone(engines: Sequence[Engine], *, seconds: float = 2.0) -> float:

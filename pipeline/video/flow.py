@@ -1,4 +1,4 @@
-"""Bounded channels between threads: whoever is ahead waits, or, where only the newest counts, replaces."""
+"""Bounded queues: whoever is ahead waits, or, where only the newest counts, replaces."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ T = TypeVar("T")
 
 
 class Closed(Exception):  # noqa: N818 - an end, no failure
-    """Raised by :meth:`Channel.put` when nothing more is wanted: the thread that puts should end."""
+    """Raised by :meth:`Channel.put` when nothing more is wanted: whoever puts should end."""
 
 
-class Channel(Generic[T]):
-    """A queue with an end, for any number of threads on both sides.
+class Queue(Generic[T]):
+    """A queue with an end, for whoever holds the lock that guards it. Nothing here waits.
 
     Args:
         capacity: how many items wait at most.
-        newest: when full, the oldest item goes and is counted, and :meth:`put` never waits.
+        newest: when full, the oldest item goes and is counted.
 
     Attributes:
+        ended: nothing more comes; what waits is still taken.
+        closed: nobody takes any more.
         dropped: items that went unseen.
         deepest: the most items that ever waited.
     """
@@ -29,75 +31,115 @@ class Channel(Generic[T]):
     def __init__(self, capacity: int, *, newest: bool = False) -> None:
         assert capacity > 0
         self.capacity = capacity
+        self.ended = self.closed = False
         self.dropped = 0
         self.deepest = 0
         self._newest = newest
         self._items: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._ended = self._closed = False
         self._depths = self._puts = 0
 
-    def put(self, item: T) -> None:
-        """Add an item; waits while the channel is full. Raises :class:`Closed` after :meth:`close` or :meth:`end`."""
-        with self._changed:
-            while len(self._items) >= self.capacity and not (self._closed or self._ended):
-                if self._newest:
-                    self._items.popleft()
-                    self.dropped += 1
-                else:
-                    self._changed.wait()
-            if self._closed or self._ended:
-                raise Closed
-            self._depths += len(self._items)
-            self._puts += 1
-            self._items.append(item)
-            self.deepest = max(self.deepest, len(self._items))
-            self._changed.notify_all()
+    def __len__(self) -> int:
+        return len(self._items)
 
-    def end(self) -> None:
-        """Nothing more comes; what waits is still taken."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+    @property
+    def room(self) -> int:
+        """How many items can be put."""
+        return self.capacity if self._newest else self.capacity - len(self._items)
 
-    def close(self) -> None:
-        """Nobody takes any more; what waits is forgotten."""
-        with self._changed:
-            self._closed = True
-            self._items.clear()
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[T]:
-        """Items until the end."""
-        while True:
-            items = self.take(1)
-            if not items:
-                return
-            yield items[0]
-
-    def take(self, most: int, *, wait: bool = True, timeout: float | None = None) -> list[T]:
-        """Up to ``most`` items, at least one; none at the end. Waits for all of them, or else for the first only.
-
-        Args:
-            timeout: seconds without anything new after which what there is, or nothing, is given.
-        """
-        items: list[T] = []
-        with self._changed:
-            while len(items) < most:
-                if self._items:
-                    items.append(self._items.popleft())
-                    self._changed.notify_all()
-                elif self._ended or self._closed or (items and not wait) or not self._changed.wait(timeout):
-                    break
-        return items
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing can be put any more."""
+        return self.ended or self.closed
 
     @property
     def finished(self) -> bool:
-        """Whether everything was taken and nothing more comes."""
-        with self._changed:
-            return (self._ended or self._closed) and not self._items
+        """Whether there is nothing to take, and never will be."""
+        return self.stopped and not self._items
+
+    def put(self, item: T) -> None:
+        """Add an item; there must be room."""
+        assert self.room > 0
+        assert not self.stopped
+        if len(self._items) == self.capacity:
+            self._items.popleft()
+            self.dropped += 1
+        self._depths += len(self._items)
+        self._puts += 1
+        self._items.append(item)
+        self.deepest = max(self.deepest, len(self._items))
+
+    def first(self) -> T:
+        """The item that is taken next; there must be one."""
+        return self._items[0]
+
+    def take(self) -> T:
+        """Remove the oldest item; there must be one."""
+        return self._items.popleft()
+
+    def end(self) -> None:
+        """Nothing more comes; what waits is still taken."""
+        self.ended = True
+
+    def close(self) -> None:
+        """Nobody takes any more; what waits is forgotten."""
+        self.closed = True
+        self._items.clear()
 
     @property
     def mean_depth(self) -> float:
         """Items that were waiting when another one came, on average."""
         return self._depths / self._puts if self._puts else 0.0
+
+
+class Channel(Generic[T]):
+    """A :class:`Queue` between threads, which wait for each other."""
+
+    def __init__(self, capacity: int, *, newest: bool = False) -> None:
+        self._queue: Queue[T] = Queue(capacity, newest=newest)
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> None:
+        """Add an item; waits while there is no room. Raises :class:`Closed` after :meth:`close` or :meth:`end`."""
+        with self._changed:
+            while not (self._queue.room or self._queue.stopped):
+                self._changed.wait()
+            if self._queue.stopped:
+                raise Closed
+            self._queue.put(item)
+            self._changed.notify_all()
+
+    def take(self, timeout: float | None = None) -> list[T]:
+        """The oldest item, alone in a list; an empty one at the end, or after ``timeout`` seconds without any."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._queue) or self._queue.stopped, timeout)
+            items = [self._queue.take()] if len(self._queue) else []
+            self._changed.notify_all()
+            return items
+
+    def __iter__(self) -> Iterator[T]:
+        """Items until the end."""
+        while items := self.take():
+            yield items[0]
+
+    def end(self) -> None:
+        """See :meth:`Queue.end`."""
+        with self._changed:
+            self._queue.end()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """See :meth:`Queue.close`."""
+        with self._changed:
+            self._queue.close()
+            self._changed.notify_all()
+
+    @property
+    def dropped(self) -> int:
+        """Items that went unseen."""
+        return self._queue.dropped
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was taken and nothing more comes."""
+        with self._changed:
+            return self._queue.finished

@@ -33,6 +33,7 @@ def segment(
     smoother: Smoother | None = None,
     looking: Looking = _AS_CHECK,
     selection: Selection = _ALL,
+    engines_wait: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Segment the frames of ``source`` and hand the results to ``sinks``.
@@ -46,19 +47,29 @@ def segment(
         labels: what the engine's ids mean.
         overlay: draws the picture of every result; None when no sink wants one.
         smoother: steadies label maps; None: as the engine gives them.
+        engines_wait: the engines compute elsewhere than on the cores, see :func:`pipeline.video.engines.on_gpu`.
         progress: called now and then with the number of frames done.
 
     Raises:
         UserError: a frame cannot be read or a result cannot be written; sinks keep what they have under another name.
         KeyboardInterrupt: interrupted before the first result.
     """
-    run = Run(source, engines, overlay=overlay, smoother=smoother, looking=looking, selection=selection)
+    run = Run(
+        source,
+        engines,
+        sinks,
+        overlay=overlay,
+        smoother=smoother,
+        looking=looking,
+        selection=selection,
+        engines_wait=engines_wait,
+    )
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
         for engine in engines:
             engine.run(np.zeros((engine.batches[0], *engine.input_size, 3), np.uint8))
         start = time.perf_counter()
-        run.go(sinks, progress or (lambda done: None))
+        run.go(progress or (lambda done: None))
     # the clock includes the last flush of the encoder, which the step times do not
     return run.summary(labels, seconds=time.perf_counter() - start)

@@ -96,13 +96,13 @@ class Picture:
     def fit(self, size: tuple[int, int]) -> Array:
         """(h, w, 3) BGR of another size (height, width), as :func:`pipeline.frames.resize_frame` resizes.
 
-        Planes of YUV are resized before they are converted, and halved first where much is to go, chroma as far as it
-        can be: against the usual order that moves values by rounding, at a twentieth of the cost.
+        Planes of YUV are resized before they are converted, and where much is to go by steps that are fast, see
+        :func:`_shrunk`: against the usual order that moves values by rounding, at a twentieth of the cost.
         """
         if self.yuv is None:
             return resize_frame(self.planes[0], size)
         luma, *chroma = self.planes
-        planes = [resize_frame(_halved(luma, size, rest=2), size)]
+        planes = [_shrunk(luma, size)]
         for plane in chroma:
             small = cv2.resize(_halved(plane, size, rest=1), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
             planes.append(np.asarray(small, np.uint8))
@@ -141,6 +141,18 @@ class Picture:
         luma, *chroma = cv2.split(np.asarray(cv2.transform(image, self.yuv.from_bgr()), np.uint8))
         half = (image.shape[0] // 2, image.shape[1] // 2)
         return (np.asarray(luma, np.uint8), *(resize_frame(np.asarray(plane, np.uint8), half) for plane in chroma))
+
+
+def _shrunk(plane: Array, size: tuple[int, int]) -> Array:
+    """A plane at ``size``. Where it is four times as large or more it is halved to two to four times the size, resized
+    to twice the size by interpolation, and halved: an average of four points, which changes labels as little as that of
+    all pixels (docs/results/video.md) and takes half the time.
+    """
+    halved = _halved(plane, size, rest=2)
+    if halved is plane:
+        return resize_frame(plane, size)
+    double = cv2.resize(halved, (2 * size[1], 2 * size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(double, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _halved(plane: Array, size: tuple[int, int], *, rest: int) -> Array:

@@ -1,119 +1,120 @@
-"""One pass over a source: the threads, and the channels between them.
+"""One pass over a source: its steps, the queues between them, and what ends it.
 
-Channels are short: whoever is ahead waits for the rest, except that a live source does not wait and its newest frame
-counts. Order is kept however many engines work side by side.
+Queues are short: whoever is ahead waits for the rest, except that a live source does not wait and its newest frame
+counts.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
-
-from pipeline.errors import UserError
-from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
-from pipeline.video.crew import Crew
-from pipeline.video.flow import Channel
+from pipeline.video.cores import usable_cores
+from pipeline.video.crew import Crew, Step
+from pipeline.video.flow import Queue
 from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay
-from pipeline.video.pixels import class_shares, count_ids
+from pipeline.video.pixels import class_shares
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import MainThreadSink, Result, Sink, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
+from pipeline.video.steps import Drawing, Inferring, Place, Reading, Writing
 from pipeline.video.summary import Depth, Summary
-from pipeline.video.view import Looking, View
+from pipeline.video.view import Looking
 
 STEPS = ("read", "resize", "infer", "draw", "write", "age")
-_POLL_S = 0.05  # between looks whether a window was closed
+#: Frames that a worker does at a stretch in a step, and that can wait before the next one, at most: the more, the more
+#: often a step finds in the core's cache what it needs, until the frames fill the caches that the cores share.
+_BURST = 16
+_FEWEST = 4  # frames that can wait before each step, however large
+_WAITING_BYTES = 22_000_000  # of frames before each step
+_LOOK_S = 0.01  # between looks of the main thread at what there is to show
+_TELL_S = 0.1  # between reports of progress, where nothing is shown
 _PATIENCE_S = 2.0  # for a reader that hangs in a driver when everything else has ended
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A frame that an engine has seen."""
-
-    frame: Frame
-    view: View
-    fitted: Array  # what the engine was given
-    label_map: Array
-    infer_ms: float
-
-
 class Run:
-    """One pass: channels, and the work of each thread between them."""
+    """One pass.
+
+    Args:
+        engines_wait: the engines compute elsewhere than on the cores, on a GPU.
+
+    Attributes:
+        ended: by Ctrl-C, or because whoever watched has seen enough.
+        interrupted: by Ctrl-C.
+    """
 
     def __init__(
         self,
         source: Source,
         engines: Sequence[Engine],
+        sinks: Sequence[Sink],
         *,
         overlay: Overlay | None,
         smoother: Smoother | None,
         looking: Looking,
         selection: Selection,
+        engines_wait: bool,
     ) -> None:
-        assert len({(e.input_size, e.output_size, e.batches) for e in engines}) == 1, "engines are copies of one"
-        self.source, self.engines = source, engines
-        self.overlay, self.smoother, self.looking, self.selection = overlay, smoother, looking, selection
-        self.meter = Meter(STEPS)
-        self.pixels = np.zeros(256, np.int64)
-        self.frames = 0
-        self.interrupted = False  # by Ctrl-C
-        self.ended = False  # so, or because whoever watched has seen enough
-        batch = engines[0].batches[1]
-        self.read: Channel[Frame] = Channel(1 if source.live else 3 + batch, newest=source.live)
-        self.seen: Channel[Future[_Seen]] = Channel(batch * len(engines) + (0 if source.live else 2))
-        self.written: list[Channel[Result]] = []
-        self._turn = threading.Lock()
-        self._at_work = len(engines)
-        self._views: dict[tuple[int, int], View] = {}
-
-    def go(self, sinks: Sequence[Sink], progress: Callable[[int], None]) -> None:
-        """Start the threads, show results in this one, and come back when all is written."""
-        crew = Crew()
-        shown: Channel[Result] = Channel(1, newest=True)
-        here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
+        self.ended = self.interrupted = False
+        self._told = 0  # frames, to whoever watches the progress
+        self._source = source
+        self._meter = meter = Meter(STEPS)
+        live, batch = source.live, engines[0].batches[1]
+        self._here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
-        self.written = [
-            Channel(1 if self.source.live else 4) if sink.patient else Channel(1, newest=True) for sink in beside
+
+        self._shown: Queue[Result] = Queue(1, newest=True)
+        waiting = 0 if live else _FEWEST
+        self._read: Queue[Frame] = Queue(1 if live else waiting + batch, newest=live)
+        self._seen: Queue[Place] = Queue(waiting + batch * len(engines))
+        self._written: list[Queue[Result]] = [
+            Queue(max(1, waiting)) if sink.patient else Queue(1, newest=True) for sink in beside
         ]
-        works = [(f"engine-{number}", partial(self._infer, engine)) for number, engine in enumerate(self.engines)]
-        works.append(("draw", partial(self._draw, [*self.written, shown])))
-        works += [("write", partial(self._write, *pair)) for pair in zip(beside, self.written, strict=True)]
-        threads: list[threading.Thread] = []
-        reader: threading.Thread | None = None
+        patient = [queue for queue, sink in zip(self._written, beside, strict=True) if sink.patient]
+        self._growing: list[Queue[Any]] = [] if live else [self._read, self._seen, *patient]
+        source.alone = not any(sink.wants_picture for sink in sinks)
+        self._frames = iter(selection.frames(source))
+        self._reading = Reading(self._frames, self._read, meter, waits=source.waits, first=self._grow)
+        inferring = Inferring(
+            engines, self._read, self._seen, meter, looking=looking, full_batches=not live, waits=engines_wait
+        )
+        self._drawing = Drawing(
+            self._seen,
+            [*self._written, *([self._shown] if self._here else [])],
+            meter,
+            overlay=overlay,
+            smoother=smoother,
+            dropped=lambda: self.dropped,
+            is_last=not beside,
+        )
+        writing = [
+            Writing(sink, results, meter, stop=self._stop) for sink, results in zip(beside, self._written, strict=True)
+        ]
+        steps: list[Step[Any, Any]] = [self._reading, inferring, self._drawing, *writing]
+        self._crew = Crew(steps, workers=usable_cores(), burst=1 if live else _BURST, failed=self._wind_down)
 
-        def show() -> None:
-            crew.begin()  # not before Ctrl-C ends a run in good order
-            self._show(here, shown, progress)
-
+    def go(self, progress: Callable[[int], None]) -> None:
+        """Start the workers, show results in this thread, and come back when all is written."""
         try:
-            threads += [crew.start(name, work) for name, work in works]
-            reader = crew.start("read", self._read)
-            self._until_done(show)
+            self._crew.start()
+            self._crew.begin()  # not before Ctrl-C ends a run in good order
+            self._until_done(lambda: self._show(progress))
             self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
-            for thread in threads:
-                self._until_done(thread.join)
         finally:  # whatever a sink of this thread raised: the others end first
-            crew.call_off()
+            self._crew.call_off()
             self._wind_down()
-            shown.close()
-            for thread in threads:
-                thread.join()
-            if reader:
-                reader.join(_PATIENCE_S)
-        if self.ended and not self.frames:
+            self._until_done(self._crew.wait)
+            self._crew.join(_PATIENCE_S)
+            if not self._reading.busy and hasattr(self._frames, "close"):
+                self._frames.close()
+        if self.ended and not self._drawing.frames:
             raise KeyboardInterrupt
-        if crew.error:
-            raise crew.error
+        if self._crew.error:
+            raise self._crew.error
 
     def _until_done(self, wait: Callable[[], object]) -> None:
         """Wait; Ctrl-C, or a window that is closed, ends the reading, and what was read is finished."""
@@ -123,156 +124,54 @@ class Run:
                 return
             except (KeyboardInterrupt, Stop) as wish:
                 self.interrupted = self.interrupted or isinstance(wish, KeyboardInterrupt)
-                self.ended = True
-                self._wind_down()
+                self._stop()
+
+    def _stop(self) -> None:
+        self.ended = True
+        self._wind_down()
 
     def _wind_down(self) -> None:
-        self.source.stop()
-        self.read.end()
+        self._source.stop()
+        self._crew.tell(self._read.end)
 
-    def _show(self, sinks: Sequence[MainThreadSink], results: Channel[Result], progress: Callable[[int], None]) -> None:
-        while not results.finished:
-            for result in results.take(1, timeout=_POLL_S if sinks else None):
-                progress(result.index + 1)
-                for sink in sinks:
-                    sink.write(result)
-            for sink in sinks:
+    def _show(self, progress: Callable[[int], None]) -> None:
+        while not self._crew.wait(_LOOK_S if self._here else _TELL_S):
+            self._show_newest(progress)
+            for sink in self._here:
                 sink.poll()
+        self._show_newest(progress)
 
-    def _read(self) -> None:
-        frames = iter(self.selection.frames(self.source))
-        try:
-            while True:
-                with self.meter.measure("read"):
-                    frame = next(frames, None)
-                if frame is None:
-                    return
-                self.read.put(frame)
-        finally:
-            self.read.end()
+    def _show_newest(self, progress: Callable[[int], None]) -> None:
+        for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
+            for sink in self._here:
+                sink.write(result)
+        if self._drawing.frames > self._told:
+            self._told = self._drawing.frames
+            progress(self._told)
 
-    def _infer(self, engine: Engine) -> None:
-        try:
-            while True:
-                with self._turn:  # frames are taken and their places in the order given at once
-                    frames = self.read.take(engine.batches[1], wait=not self.source.live)
-                    places: list[Future[_Seen]] = [Future() for _ in frames]
-                    for place in places:
-                        self.seen.put(place)
-                if not frames:
-                    return
-                try:
-                    for place, seen in zip(places, self._run_engine(engine, frames), strict=True):
-                        place.set_result(seen)
-                except BaseException as error:
-                    for place in places:
-                        if not place.done():
-                            place.set_exception(error)
-                    raise
-        finally:
-            with self._turn:
-                self._at_work -= 1
-                if not self._at_work:
-                    self.seen.end()
-                    self.read.close()
-
-    def _run_engine(self, engine: Engine, frames: Sequence[Frame]) -> Iterable[_Seen]:
-        views = [self._view(frame) for frame in frames]
-        with self.meter.measure("resize"):
-            fitted = [view.fit(frame.picture) for view, frame in zip(views, frames, strict=True)]
-        fitted += fitted[-1:] * (engine.batches[0] - len(fitted))
-        start = time.perf_counter()
-        label_maps = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][np.newaxis])  # (N, h, w)
-        seconds = time.perf_counter() - start
-        self.meter.add("infer", seconds)
-        for frame, view, given, label_map in zip(frames, views, fitted, label_maps, strict=False):
-            yield _Seen(frame, view, given, view.cut(label_map), 1e3 * seconds)
-
-    def _view(self, frame: Frame) -> View:
-        size = frame.picture.size
-        view = self._views.get(size)
-        if view is None:
-            engine = self.engines[0]
-            try:
-                view = self.looking.at(size, input_size=engine.input_size, output_size=engine.output_size)
-            except UserError as error:
-                raise UserError(f"{frame.name}: {error}") from error
-            self._views = {size: view}  # a source changes its size rarely, and never without end
-        return view
-
-    def _draw(self, out: Sequence[Channel[Result]]) -> None:
-        try:
-            for place in self.seen:
-                seen = place.result()
-                with self.meter.measure("draw"):
-                    result = self._result(seen)
-                for channel in out:
-                    channel.put(result)
-                if not self.written:
-                    self.meter.add("age", time.perf_counter() - result.arrived)
-        finally:
-            self.seen.close()
-            for channel in out:
-                channel.end()
-
-    def _result(self, seen: _Seen) -> Result:
-        frame, box = seen.frame, seen.view.box
-        label_map = seen.label_map
-        if self.smoother:
-            label_map = self.smoother.smooth(label_map, seen.view.seen(seen.fitted))
-        pixels = count_ids(label_map)
-        result = Result(
-            index=self.frames,
-            name=frame.name,
-            timestamp=frame.timestamp,
-            arrived=frame.arrived,
-            size=frame.picture.size,
-            box=box,
-            label_map=label_map,
-            pixels=pixels,
-            infer_ms=seen.infer_ms,
-            dropped=self.dropped,
-            picture=self.overlay.draw(frame.picture, label_map, box=box, pixels=pixels) if self.overlay else None,
-            frame=frame.picture,
-        )
-        self.pixels += pixels
-        self.frames += 1
-        return result
+    def _grow(self, frame: Frame) -> None:
+        """Let as many frames wait as their size allows."""
+        size = sum(plane.nbytes for plane in frame.picture.planes)
+        for queue in self._growing:
+            queue.capacity += max(_FEWEST, min(_BURST, _WAITING_BYTES // size)) - _FEWEST
 
     @property
     def dropped(self) -> int:
-        return self.source.dropped + self.read.dropped
-
-    def _write(self, sink: Sink, results: Channel[Result]) -> None:
-        try:
-            for result in results:
-                with self.meter.measure("write"):
-                    sink.write(result)
-                if sink.patient:
-                    self.meter.add("age", time.perf_counter() - result.arrived)
-        except Stop:
-            self.ended = True
-            self._wind_down()
-            for _ in results:  # the other sinks get what is on its way
-                pass
-        except BaseException:
-            self._wind_down()  # nobody else hears of it before the next frame, which may never come
-            raise
-        finally:
-            results.close()
+        """Frames of a live source that were passed over."""
+        return self._source.dropped + self._read.dropped
 
     def summary(self, labels: LabelSpec, *, seconds: float) -> Summary:
-        shares, other = class_shares(self.pixels, labels)
+        shares, other = class_shares(self._drawing.pixels, labels)
         return Summary(
-            frames=self.frames,
+            frames=self._drawing.frames,
             seconds=seconds,
-            steps=self.meter.steps(),
+            steps=self._meter.steps(),
             shares=shares,
             other=other,
             depths={
-                "read": Depth.of(self.read),
-                "engine": Depth.of(self.seen),
-                **{f"sink {number}": Depth.of(channel) for number, channel in enumerate(self.written, 1)},
+                "read": Depth.of(self._read),
+                "engine": Depth.of(self._seen),
+                **{f"sink {number}": Depth.of(queue) for number, queue in enumerate(self._written, 1)},
             },
             dropped=self.dropped,
             interrupted=self.interrupted,

@@ -12,8 +12,8 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
-from pipeline.video.engines import open_engines
-from pipeline.video.flow import Channel
+from pipeline.video.engines import on_gpu, open_engines
+from pipeline.video.flow import Channel, Closed
 from pipeline.video.loop import segment
 from pipeline.video.picture import Picture
 from pipeline.video.selection import NoFramesError
@@ -21,6 +21,8 @@ from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.view import Looking, Region, place
+
+_LEFT = "nobody takes masks any more"
 
 
 class Segmenter:
@@ -59,6 +61,7 @@ class Segmenter:
         self._smoother = smoother
         self._engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts)
         self._alone: Engine | None = None  # of mask(), as the others may be at work
+        self._on_gpu = on_gpu(facts)
         self.labels = facts.labels
 
     def __enter__(self) -> Segmenter:
@@ -109,6 +112,7 @@ class Segmenter:
                     sinks=[_Handing(handed, outside=self.labels.ignore_index), _Leaving(handed)],
                     smoother=self._smoother,
                     looking=self._looking,
+                    engines_wait=self._on_gpu,
                 )
             except NoFramesError:
                 pass
@@ -140,6 +144,7 @@ class _Given(Source):
     """Frames of another program."""
 
     name = stem = "frames"
+    waits = True
 
     def __init__(self, frames: Iterable[Array]) -> None:
         self._frames = frames
@@ -153,7 +158,7 @@ class _Handing:
     """Hands frames and masks to the caller, who may stop taking them."""
 
     wants_picture = False
-    patient = True
+    patient = waits = True
     written = None
 
     def __init__(self, handed: Channel[tuple[Array, Array]], *, outside: int) -> None:
@@ -165,7 +170,10 @@ class _Handing:
 
     def write(self, result: Result) -> None:
         assert result.frame is not None
-        self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+        try:
+            self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+        except Closed:
+            raise Stop(_LEFT) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -176,7 +184,7 @@ class _Handing:
 class _Leaving:
     """Ends the run when the caller stopped taking masks, even while no frame comes."""
 
-    wants_picture = patient = False
+    wants_picture = patient = waits = False
     written = None
 
     def __init__(self, handed: Channel[tuple[Array, Array]]) -> None:
@@ -190,7 +198,7 @@ class _Leaving:
 
     def poll(self) -> None:
         if self._handed.finished:
-            raise Stop("nobody takes masks any more")
+            raise Stop(_LEFT)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

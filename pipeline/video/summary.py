@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.video.flow import Channel
+from pipeline.video.flow import Queue
 from pipeline.video.meter import StepTime
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How many frames waited in a channel: when another one came, on average, and at most."""
+    """How many frames waited in a queue: when another one came, on average, and at most."""
 
     mean: float
     most: int
 
     @classmethod
-    def of(cls, channel: Channel[Any]) -> Depth:
-        return cls(mean=channel.mean_depth, most=channel.deepest)
+    def of(cls, queue: Queue[Any]) -> Depth:
+        return cls(mean=queue.mean_depth, most=queue.deepest)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Summary:
         steps: read, resize, infer, draw, write (of each sink), and age: from a frame's arrival until it is written.
         shares: share of all pixels by class name, 0..1, at label-map size; every class is listed.
         other: share of pixels of ignored or unknown ids.
-        depths: by the channel's name.
+        depths: by the queue's name.
         dropped: frames of a live source that were passed over.
         interrupted: whether Ctrl-C ended it before its source did.
     """

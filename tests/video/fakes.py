@@ -90,6 +90,7 @@ class Bars(Source):
     ) -> None:
         self.count = count
         self.live = live
+        self.waits = live or pause > 0
         self._pause, self._fails, self._error, self._image = pause, fails, error, image
         self._stopped = threading.Event()
 
@@ -125,6 +126,7 @@ class Kept:
     ) -> None:
         self.wants_picture = False
         self.patient = patient
+        self.waits = pause > 0 or not patient
         self.results: list[Result] = []
         self.threads: set[str] = set()
         self.ended: Any = "open"

@@ -1,3 +1,5 @@
+"""Queues and channels: order, room, ends."""
+
 from __future__ import annotations
 
 import threading
@@ -5,11 +7,61 @@ import time
 
 import pytest
 
-from pipeline.video.crew import Crew
-from pipeline.video.flow import Channel, Closed
+from pipeline.video.flow import Channel, Closed, Queue
 
 
-def test_order_and_end() -> None:
+def test_a_queue_keeps_order_and_has_room() -> None:
+    queue: Queue[int] = Queue(2)
+    assert queue.room == 2
+    queue.put(0)
+    queue.put(1)
+    assert (queue.room, len(queue), queue.first()) == (0, 2, 0)
+    with pytest.raises(AssertionError):
+        queue.put(2)
+    assert [queue.take(), queue.take()] == [0, 1]
+    assert (queue.deepest, queue.dropped) == (2, 0)
+
+
+def test_only_the_newest_counts() -> None:
+    queue: Queue[int] = Queue(1, newest=True)
+    for item in range(10):
+        assert queue.room > 0
+        queue.put(item)
+    queue.end()
+    assert queue.take() == 9
+    assert queue.dropped == 9
+
+
+def test_after_the_end_what_waits_is_taken() -> None:
+    queue: Queue[int] = Queue(2)
+    queue.put(0)
+    queue.end()
+    assert queue.stopped
+    assert not queue.finished
+    with pytest.raises(AssertionError):
+        queue.put(1)
+    assert queue.take() == 0
+    assert queue.finished
+
+
+def test_a_closed_queue_forgets() -> None:
+    queue: Queue[int] = Queue(2)
+    queue.put(0)
+    queue.close()
+    assert queue.finished
+    assert len(queue) == 0
+
+
+def test_depths() -> None:
+    queue: Queue[int] = Queue(4)
+    assert queue.mean_depth == 0
+    for item in range(4):
+        queue.put(item)
+    assert queue.mean_depth == pytest.approx(1.5)  # 0, 1, 2 and 3 waited
+    assert queue.deepest == 4
+
+
+def test_a_channel_keeps_order_to_the_end() -> None:
     channel: Channel[int] = Channel(2)
 
     def produce() -> None:
@@ -17,14 +69,11 @@ def test_order_and_end() -> None:
             channel.put(item)
         channel.end()
 
-    crew = Crew()
-    thread = crew.start("produce", produce)
-    crew.begin()
+    thread = threading.Thread(target=produce)
+    thread.start()
     assert list(channel) == list(range(100))
     thread.join()
-    assert crew.error is None
-    assert channel.deepest <= 2
-    assert channel.dropped == 0
+    assert channel.finished
 
 
 def test_whoever_is_ahead_waits() -> None:
@@ -35,31 +84,27 @@ def test_whoever_is_ahead_waits() -> None:
     thread = threading.Thread(target=lambda: (channel.put(2), done.set()))
     thread.start()
     assert not done.wait(0.1)
-    assert channel.take(1) == [0]
+    assert channel.take() == [0]
     assert done.wait(5)
     thread.join()
-    assert channel.deepest == 2
-
-
-def test_only_the_newest_counts() -> None:
-    channel: Channel[int] = Channel(1, newest=True)
-    for item in range(10):
-        channel.put(item)
-    channel.end()
-    assert list(channel) == [9]
-    assert channel.dropped == 9
 
 
 def test_nobody_takes_any_more() -> None:
     channel: Channel[int] = Channel(1)
     channel.put(0)
-    crew = Crew()
-    thread = crew.start("put", lambda: channel.put(1))
-    crew.begin()
+    ended = threading.Event()
+
+    def put() -> None:
+        with pytest.raises(Closed):
+            channel.put(1)
+        ended.set()
+
+    thread = threading.Thread(target=put)
+    thread.start()
     time.sleep(0.05)
     channel.close()
+    assert ended.wait(5)
     thread.join()
-    assert crew.error is None, "Closed is an end, not a failure"
     with pytest.raises(Closed):
         channel.put(2)
     assert list(channel) == []
@@ -74,53 +119,9 @@ def test_put_after_the_end() -> None:
     assert list(channel) == [0], "what waits is still taken"
 
 
-def test_taking_several() -> None:
-    channel: Channel[int] = Channel(5)
-    for item in range(3):
-        channel.put(item)
-    assert channel.take(2) == [0, 1]
-    assert channel.take(4, wait=False) == [2]
-    channel.put(3)
-    threading.Timer(0.05, lambda: (channel.put(4), channel.end())).start()
-    assert channel.take(4) == [3, 4], "waits for all of them until the end"
-    assert channel.take(4) == []
-
-
-def test_depths() -> None:
-    channel: Channel[int] = Channel(4)
-    assert channel.mean_depth == 0
-    for item in range(4):
-        channel.put(item)
-    assert channel.mean_depth == pytest.approx(1.5)  # 0, 1, 2 and 3 waited
-    assert channel.deepest == 4
-
-
-def test_the_first_error_is_kept() -> None:
-    crew = Crew()
-    crew.begin()
-
-    def fail(text: str) -> None:
-        raise RuntimeError(text)
-
-    crew.start("first", lambda: fail("first")).join()
-    crew.start("second", lambda: fail("second")).join()
-    assert str(crew.error) == "first"
-
-
-def test_nobody_works_before_all_are_there() -> None:
-    crew, worked = Crew(), threading.Event()
-    thread = crew.start("work", worked.set)
-    assert not worked.wait(0.05)
-    crew.begin()
-    crew.call_off()
-    thread.join(5)
-    assert worked.is_set(), "it is too late to call it off"
-
-
-def test_called_off() -> None:
-    crew, worked = Crew(), threading.Event()
-    thread = crew.start("work", worked.set)
-    crew.call_off()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert not worked.is_set()
+def test_waiting_for_so_long() -> None:
+    channel: Channel[int] = Channel(1)
+    start = time.perf_counter()
+    assert channel.take(timeout=0.05) == []
+    assert time.perf_counter() - start >= 0.05
+    assert not channel.finished

@@ -35,7 +35,7 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    facts = SimpleNamespace(labels=labels, hash="e")
+    facts = SimpleNamespace(labels=labels, hash="e", meta={"runtime": "onnxruntime", "runtime_options": {}})
     monkeypatch.setattr(module, "open_engines", lambda path, threads, contexts, live: ([engine], facts))
 
     def call(*args: object) -> int:

@@ -54,18 +54,20 @@ class Stop(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Sink(Protocol):
-    """Takes results in order, in a thread of its own.
+    """Takes results in order, one at a time, in a thread that can be another one each time.
 
     A context manager: entering proves that the target can be written; leaving it normally completes it.
 
     Attributes:
         wants_picture: whether it needs the overlay drawn.
         patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
+        waits: whether writing waits for others (viewers, another program), so that a core is free meanwhile.
         written: what exists after a normal exit, as the user is told; None for what only shows.
     """
 
     wants_picture: bool
     patient: bool
+    waits: bool
 
     @property
     def written(self) -> Path | None: ...

@@ -19,6 +19,7 @@ CLASSES = "classes.json"
 
 class _FolderSink(StagedFolder):
     patient = True
+    waits = False
 
     def __init__(self, path: Path, *, labels: LabelSpec) -> None:
         super().__init__(path, mark=CLASSES, content=dump_json(labels.to_meta()))
@@ -73,6 +74,7 @@ class ImageSink(StagedFile):
     """One overlay image, PNG or JPEG by the suffix of ``path``."""
 
     wants_picture = patient = True
+    waits = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
+from pipeline.video.cores import codec_threads
 from pipeline.video.picture import BT709, Picture, Yuv
 from pipeline.video.sinks._base import Result
 from pipeline.video.staged import StagedFile
@@ -24,6 +25,7 @@ DEFAULT_FPS = 25.0
 #: Presets of libx264: each step down costs half the time and gives files up to twice as large.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow")
 _TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
+_TIME_BASE = Fraction(1, _TICKS)
 _KEY_S = 2  # between key frames, and so between fragments
 _BACK_S = 1.0  # times that go back by more than that, or on by more than MP4 can say, begin anew
 _LONGEST = 2**31  # ticks of one frame
@@ -72,13 +74,14 @@ class H264Sink(StagedFile):
         fps: frames a second, for frames without a timestamp and for the encoder's rate control.
         crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
         preset: one of :data:`PRESETS`.
-        threads: of the encoder; None: as many as it likes.
+        threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
 
     Raises:
         UserError: on construction, when PyAV or its libx264 is missing, or a value is out of range.
     """
 
     wants_picture = patient = True
+    waits = False
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class H264Sink(StagedFile):
         self._av = av
         # 29.97 is 30000/1001; some files claim rates without sense
         self._rate = Fraction(min(max(fps, 1e-3), 1e3)).limit_denominator(1001)
+        self._frame_ticks = round(_TICKS / self._rate)
         # B frames would cost a third of the encoder's time for a tenth of the file
         self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
         self._threads = threads
@@ -113,6 +117,7 @@ class H264Sink(StagedFile):
         self._container: Any = None
         self._stream: Any = None
         self._first: Picture | None = None
+        self._frame: Any = None  # used again and again
         self._fitted: tuple[int, int] | None = None  # the other size that was told last
         self._origin: float | None = None
         self._count = 0
@@ -129,11 +134,13 @@ class H264Sink(StagedFile):
             if picture.size != self._first.size or picture.yuv != self._first.yuv:
                 picture = self._adapted(picture, result.name)
             frame = self._encodable(picture)
-            frame.time_base = Fraction(1, _TICKS)
+            frame.time_base = _TIME_BASE
             frame.pts = self._ticks(result.timestamp)
-            if self._key is None or frame.pts - self._key >= _KEY_S * _TICKS:
-                frame.pict_type, self._key = self._av.video.frame.PictureType.I, frame.pts
-            frame.duration = round(_TICKS / self._rate)  # else the last frame lasts no time
+            due = self._key is None or frame.pts - self._key >= _KEY_S * _TICKS
+            kinds = self._av.video.frame.PictureType
+            frame.pict_type = kinds.I if due else kinds.NONE
+            self._key = frame.pts if due else self._key
+            frame.duration = self._frame_ticks  # else the last frame lasts no time
             self._container.mux(self._stream.encode(frame))
             assert self._disk is not None
             self._disk.check()
@@ -157,10 +164,9 @@ class H264Sink(StagedFile):
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
         codec = self._stream.codec_context
-        codec.time_base = Fraction(1, _TICKS)
+        codec.time_base = _TIME_BASE
         codec.gop_size = max(1, round(_KEY_S * self._rate))
-        if self._threads:
-            codec.thread_count = self._threads
+        codec.thread_count = self._threads or codec_threads()
         tags = picture.yuv or _TAGGED
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
@@ -190,7 +196,10 @@ class H264Sink(StagedFile):
             even = cv2.copyMakeBorder(picture.planes[0], 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="bgr24")
             return frame.reformat(format="yuv420p", dst_colorspace=_TAGGED.matrix, dst_color_range=1)
-        frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
+        if self._frame is None:
+            self._frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
+        frame = self._frame
+        frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
         for place, plane in zip(frame.planes, picture.planes, strict=True):
             rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
             np.copyto(rows[:, : place.width], plane)
@@ -204,7 +213,7 @@ class H264Sink(StagedFile):
             self._origin = timestamp if self._origin is None else self._origin
             ticks = round((timestamp - self._origin) * _TICKS)
             if not -_BACK_S * _TICKS < ticks - self._last < _LONGEST:  # joined recordings, a clock that was set
-                ticks = self._last + round(_TICKS / self._rate)
+                ticks = self._last + self._frame_ticks
                 self._origin = timestamp - ticks / _TICKS
         self._count += 1
         self._last = max(ticks, self._last + 1)
@@ -229,7 +238,8 @@ class H264Sink(StagedFile):
         with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
             plain = Path(folder) / self.path.name
             with (
-                self._av.open(str(self.place)) as source,
+                # parameters stand in the header; to decode frames for them would take half of the time
+                self._av.open(str(self.place), options={"probesize": "32", "analyzeduration": "0"}) as source,
                 self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
             ):
                 stream = source.streams.video[0]

@@ -47,6 +47,7 @@ class LinesSink(StagedFile):
 
     wants_picture = False
     patient = True
+    waits = False
 
     def __init__(self, path: Path, *, labels: LabelSpec) -> None:
         super().__init__(path)
@@ -83,7 +84,7 @@ class PrintedLinesSink:
     """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends."""
 
     wants_picture = False
-    patient = True
+    patient = waits = True
     written: Path | None = None
 
     def __init__(self, *, labels: LabelSpec) -> None:

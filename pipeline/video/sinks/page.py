@@ -77,7 +77,7 @@ class PageSink:
         UserError: on entering, when the address cannot be served.
     """
 
-    wants_picture = True
+    wants_picture = waits = True
     patient = False
     written: Path | None = None
 

@@ -47,6 +47,7 @@ class WindowSink:
     """
 
     wants_picture = True
+    waits = False  # it has the main thread
     patient = False
     written: Path | None = None
 

@@ -36,6 +36,8 @@ class Source(ABC):
         stem: a short name for files made of it.
         paths: files and folders that are read; results must not replace them.
         live: frames come whether they are taken or not, so whoever is late takes the newest.
+        waits: reading waits for others, so that a core is free meanwhile.
+        alone: set from outside before :meth:`frames`: nothing is encoded meanwhile, so decoding may use more cores.
         is_video: the frames are one moving picture (and not images).
         fps: frames a second; None for images and when the source does not say.
         count: how many frames to expect, for progress only; None when unknown.
@@ -46,6 +48,8 @@ class Source(ABC):
     stem: str
     paths: Sequence[Path] = ()
     live: bool = False
+    waits: bool = False
+    alone: bool = False
     is_video: bool = True
     fps: float | None = None
     count: int | None = None

@@ -61,7 +61,7 @@ class LiveSource(Source):
         UserError: it cannot be opened, or no frame comes.
     """
 
-    live = True
+    live = waits = True
 
     def __init__(self, connect: Callable[[], Connection], *, name: str, stem: str, patience: Patience) -> None:
         self.name = name

@@ -44,6 +44,7 @@ class VideoFile(Source):
         self._address = address
         self._av = av
         self._timeouts = timeouts
+        self.waits = timeouts is not None
         self._options = options
         container, stream = self._open()
         with container:
@@ -100,7 +101,7 @@ class VideoFile(Source):
         def decoder() -> _Decoder:
             container, stream = self._open()
             stack.enter_context(container)
-            set_threads(stream, live=False)
+            set_threads(stream, live=False, alone=self.alone)
             return _Decoder(self._av, container, stream, self._timeouts)
 
         there = decoder()
@@ -140,6 +141,7 @@ class _Decoder:
         self._stream = stream
         self._seconds = timeouts.read if timeouts else None
         self._origin = stream.start_time
+        self._unit = stream.time_base
         self._frames: Iterator[Any] = self._decode()
         self.packets = self.decoded = self.damaged = self.corrupt = 0
         self.broken: ReadError | None = None
@@ -179,7 +181,7 @@ class _Decoder:
             return None
         if self._origin is None:
             self._origin = frame.pts
-        return float((frame.pts - self._origin) * self._stream.time_base)
+        return float((frame.pts - self._origin) * self._unit.numerator / self._unit.denominator)
 
     def _decode(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)
