@@ -196,10 +196,11 @@ class H264Sink(StagedFile):
             even = cv2.copyMakeBorder(picture.planes[0], 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="bgr24")
             return frame.reformat(format="yuv420p", dst_colorspace=_TAGGED.matrix, dst_color_range=1)
-        if self._frame is None:
+        if hasattr(self._frame, "make_writable"):  # since PyAV 13
+            self._frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
+        else:
             self._frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
         frame = self._frame
-        frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
         for place, plane in zip(frame.planes, picture.planes, strict=True):
             rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
             np.copyto(rows[:, : place.width], plane)
@@ -239,7 +240,9 @@ class H264Sink(StagedFile):
             plain = Path(folder) / self.path.name
             with (
                 # parameters stand in the header; to decode frames for them would take half of the time
-                self._av.open(str(self.place), options={"probesize": "32", "analyzeduration": "0"}) as source,
+                self._av.open(
+                    str(self.place), format="mp4", options={"probesize": "32", "analyzeduration": "0"}
+                ) as source,
                 self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
             ):
                 stream = source.streams.video[0]
