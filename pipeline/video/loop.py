@@ -1,4 +1,4 @@
-"""The overlapped loop: source -> resize and engine -> overlay -> sinks, each in threads of its own."""
+"""The overlapped loop: source -> resize and engine -> overlay -> sinks."""
 
 from __future__ import annotations
 

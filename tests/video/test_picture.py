@@ -57,6 +57,19 @@ def test_yuv_is_resized_as_if_converted_first(size: tuple[int, int]) -> None:
     assert difference.max() <= 4
 
 
+@pytest.mark.parametrize("size", [(2160, 3840), (720, 1280), (540, 960), (360, 480)])
+def test_detail_does_not_alias(size: tuple[int, int]) -> None:
+    """Noise and stripes of a pixel leave no more than an average over areas leaves of them."""
+    noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    stripes = np.tile(np.array([0, 255], np.uint8), size[1] // 2)[np.newaxis].repeat(size[0], axis=0)
+    grey = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)
+    for luma in (noise, stripes, 255 - stripes):
+        picture = Picture((luma, grey, grey), Yuv(full_range=True))
+        got, area = picture.fit((128, 192)).astype(float), resize_frame(picture.bgr(), (128, 192))
+        assert abs(got.mean() - area.mean()) < 1
+        assert got.std() < 1.2 * area.std() + 1
+
+
 def test_crop_is_a_view_of_the_same_place() -> None:
     picture = Picture(planes((96, 128)), Yuv())
     part = picture.crop(Box(16, 32, 40, 50))
