@@ -6,7 +6,7 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from pipeline.labels import LabelSpec
@@ -103,28 +103,32 @@ class Run:
             self._crew.start()
             self._crew.begin()  # not before Ctrl-C ends a run in good order
             self._until_done(lambda: self._show(progress))
-            self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
         finally:  # whatever a sink of this thread raised: the others end first
-            self._crew.call_off()
-            self._wind_down()
-            self._until_done(self._crew.wait)
-            self._crew.join(_PATIENCE_S)
-            if not self._reading.busy and hasattr(self._frames, "close"):
-                self._frames.close()
+            self._until_done(self._finish)
         if self.ended and not self._drawing.frames:
             raise KeyboardInterrupt
         if self._crew.error:
             raise self._crew.error
 
-    def _until_done(self, wait: Callable[[], object]) -> None:
-        """Wait; Ctrl-C, or a window that is closed, ends the reading, and what was read is finished."""
+    def _until_done(self, work: Callable[[], object]) -> None:
+        """Ctrl-C, or a window that is closed, ends the reading, and what was read is finished: ``work`` begins anew."""
         while True:
             try:
-                wait()
+                if self.ended:
+                    self._wind_down()
+                work()
                 return
             except (KeyboardInterrupt, Stop) as wish:
                 self.interrupted = self.interrupted or isinstance(wish, KeyboardInterrupt)
-                self._stop()
+                self.ended = True
+
+    def _finish(self) -> None:
+        self._crew.call_off()
+        self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
+        self._crew.wait()
+        self._crew.join(_PATIENCE_S)
+        if not self._reading.busy and isinstance(self._frames, Generator):
+            self._frames.close()
 
     def _stop(self) -> None:
         self.ended = True

@@ -91,8 +91,9 @@ class Segmenter:
     def stream(self, frames: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
         """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
 
-        ``frames`` is iterated in a thread, up to some dozens ahead, so a frame must not be written into before its mask is
-        there. Leaving the loop early ends that; where ``frames`` is waiting then, its thread is left behind after 2 s.
+        ``frames`` is iterated in a thread, up to some dozens ahead, so a frame must not be written into before its mask
+        is there. Leaving the loop early ends that; where ``frames`` is waiting then, its thread is left behind after
+        2 s.
         One stream at a time; :meth:`mask` may be called meanwhile.
 
         Raises:
