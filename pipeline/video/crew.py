@@ -11,6 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -87,6 +88,7 @@ class _Worker:
         self._pieces = 0  # that it did of the last step, one after the other
         # a thread that hangs in a driver must not keep the program from ending
         self.thread = threading.Thread(target=crew._run, args=(self,), name=f"segpress-{name}", daemon=True)
+        self.asleep = True  # or about to be
         self._sleep = threading.Lock()
         self._sleep.acquire()
 
@@ -114,7 +116,9 @@ class _Worker:
         self._sleep.acquire()
 
     def wake(self) -> None:
-        self._sleep.release()
+        """Once or more; with the crew's lock held."""
+        if self._sleep.locked():
+            self._sleep.release()
 
 
 class Crew:
@@ -147,10 +151,10 @@ class Crew:
         shared = [step for step in reversed(steps) if not step.waits]
         count = min(workers, sum(step.places for step in shared))
         self._workers = [_Worker(f"worker-{number}", shared, self, burst=burst) for number in range(count)]
-        for step in [step for step in steps if step.waits]:
-            names = [f"{step.name}-{number}" for number in range(step.places)]
-            self._workers += [_Worker(name, [step], self, burst=burst) for name in names]
-        self._asleep = list(self._workers)
+        for number, step in enumerate(steps):
+            if step.waits:
+                names = [f"{step.name}-{number}-{place}" for place in range(step.places)]
+                self._workers += [_Worker(name, [step], self, burst=burst) for name in names]
 
     def start(self) -> None:
         """Start the threads; none works before :meth:`begin`."""
@@ -158,7 +162,7 @@ class Crew:
             worker.thread.start()
 
     def begin(self) -> None:
-        """Let all work."""
+        """Let all work. Whatever is called from outside can be called again where a signal interrupted it."""
         with self._lock:
             self._begun = True
             self._settle()
@@ -199,17 +203,16 @@ class Crew:
         done: Any = None
         while True:
             with self._lock:
+                worker.asleep = False
                 if at is not None:
-                    at.busy -= 1
-                    if not at.failed:
-                        at.give(done)
+                    self._hand_in(at, done)
                 self._settle()
                 found = None if self._called_off else worker.next()
                 self._wake()
                 if found is None:
                     if worker.is_over or self._called_off:
                         return
-                    self._asleep.append(worker)
+                    worker.asleep = True
             at = done = None  # nothing is kept while it sleeps
             if found is None:
                 worker.sleep()
@@ -219,10 +222,23 @@ class Crew:
                 done = at.work(item)
             except BaseException as error:
                 with self._lock:
-                    self.error = self.error or error
-                    at.failed = True
-                self._failed()
+                    self._fail(at, error)
+                with suppress(Exception):  # one error is enough
+                    self._failed()
             found = item = None
+
+    def _hand_in(self, step: Step[Any, Any], done: Any) -> None:
+        try:
+            if not step.failed:
+                step.give(done)
+        except BaseException as error:
+            self._fail(step, error)
+        step.busy -= 1
+
+    def _fail(self, step: Step[Any, Any], error: BaseException) -> None:
+        step.failed = True
+        if not self.finished:  # what a reader that hung says after the end is of no interest
+            self.error = self.error or error
 
     def _settle(self) -> None:
         """End the steps that are over, which may end others."""
@@ -231,15 +247,15 @@ class Crew:
             again = False
             for step in self._steps:
                 if not step.ended and not step.busy and step.has_closed:
+                    step.end()  # first, so that it is repeated where a signal interrupts it
                     step.ended = again = True
-                    step.end()
-        if not self.finished and all(step.ended for step in self._steps[1:]):
+        if all(step.ended for step in self._steps[1:]):
             self.finished = True
+        if self.finished and self._end.locked():
             self._end.release()
 
     def _wake(self) -> None:
         """Wake whoever has something to do, or nothing ever more."""
-        for worker in tuple(self._asleep):
-            if self._called_off or worker.has_work or worker.is_over:
-                self._asleep.remove(worker)
+        for worker in self._workers:
+            if worker.asleep and (self._called_off or worker.has_work or worker.is_over):
                 worker.wake()

@@ -44,7 +44,7 @@ class Queue(Generic[T]):
     @property
     def room(self) -> int:
         """How many items can be put."""
-        return self.capacity if self._newest else self.capacity - len(self._items)
+        return self.capacity if self._newest else max(0, self.capacity - len(self._items))
 
     @property
     def stopped(self) -> bool:
@@ -94,8 +94,8 @@ class Queue(Generic[T]):
 class Channel(Generic[T]):
     """A :class:`Queue` between threads, which wait for each other."""
 
-    def __init__(self, capacity: int, *, newest: bool = False) -> None:
-        self._queue: Queue[T] = Queue(capacity, newest=newest)
+    def __init__(self, capacity: int) -> None:
+        self._queue: Queue[T] = Queue(capacity)
         self._changed = threading.Condition()
 
     def put(self, item: T) -> None:
@@ -132,11 +132,6 @@ class Channel(Generic[T]):
         with self._changed:
             self._queue.close()
             self._changed.notify_all()
-
-    @property
-    def dropped(self) -> int:
-        """Items that went unseen."""
-        return self._queue.dropped
 
     @property
     def finished(self) -> bool:

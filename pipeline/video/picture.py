@@ -21,6 +21,7 @@ _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.1
 _LUMA |= {9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _UNSPECIFIED = 2
 BT601, BT709 = 6, 1
+_SPARSE = 3.5  # pixels between two of two points would be passed over
 
 
 class Yuv(NamedTuple):
@@ -146,11 +147,11 @@ class Picture:
 def _shrunk(plane: Array, size: tuple[int, int]) -> Array:
     """A plane at ``size``. Where it is four times as large or more it is halved to two to four times the size, resized
     to twice the size by interpolation, and halved: an average of four points, which changes labels as little as that of
-    all pixels (docs/results/video.md) and takes half the time.
+    all pixels (docs/results/video.md) and takes half the time. Where four points would be too few it is averaged.
     """
     halved = _halved(plane, size, rest=2)
-    if halved is plane:
-        return resize_frame(plane, size)
+    if halved is plane or max(halved.shape[0] / size[0], halved.shape[1] / size[1]) > _SPARSE:
+        return resize_frame(halved, size)
     double = cv2.resize(halved, (2 * size[1], 2 * size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.resize(double, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
 

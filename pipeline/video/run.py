@@ -7,6 +7,7 @@ counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipeline.labels import LabelSpec
@@ -68,17 +69,23 @@ class Run:
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
 
         self._shown: Queue[Result] = Queue(1, newest=True)
-        waiting = 0 if live else _FEWEST
-        self._read: Queue[Frame] = Queue(1 if live else waiting + batch, newest=live)
-        self._seen: Queue[Place] = Queue(waiting + batch * len(engines))
+        few = 0 if live else _FEWEST
+        self._read: Queue[Frame] = Queue(batch + few if few else 1, newest=live)
+        self._seen: Queue[Place] = Queue(batch * len(engines) + few)
         self._written: list[Queue[Result]] = [
-            Queue(max(1, waiting)) if sink.patient else Queue(1, newest=True) for sink in beside
+            Queue(few or 1) if sink.patient else Queue(1, newest=True) for sink in beside
         ]
-        patient = [queue for queue, sink in zip(self._written, beside, strict=True) if sink.patient]
-        self._growing: list[Queue[Any]] = [] if live else [self._read, self._seen, *patient]
+        self._largest = 0  # bytes of a frame
+        # what grows with smaller frames, and how many wait besides
+        self._elastic: list[tuple[Queue[Any], int]] = []
+        if not live:
+            patient = [(queue, 0) for queue, sink in zip(self._written, beside, strict=True) if sink.patient]
+            self._elastic = [(self._read, batch), (self._seen, batch * len(engines)), *patient]
         source.alone = not any(sink.wants_picture for sink in sinks)
         self._frames = iter(selection.frames(source))
-        self._reading = Reading(self._frames, self._read, meter, waits=source.waits, first=self._grow)
+        # whatever reading hangs in, a core is left for the rest
+        waits = source.waits or live or usable_cores() == 1
+        self._reading = Reading(self._frames, self._read, meter, waits=waits, told=self._size_up)
         inferring = Inferring(
             engines, self._read, self._seen, meter, looking=looking, full_batches=not live, waits=engines_wait
         )
@@ -101,7 +108,6 @@ class Run:
         """Start the workers, show results in this thread, and come back when all is written."""
         try:
             self._crew.start()
-            self._crew.begin()  # not before Ctrl-C ends a run in good order
             self._until_done(lambda: self._show(progress))
         finally:  # whatever a sink of this thread raised: the others end first
             self._until_done(self._finish)
@@ -128,17 +134,19 @@ class Run:
         self._crew.wait()
         self._crew.join(_PATIENCE_S)
         if not self._reading.busy and isinstance(self._frames, Generator):
-            self._frames.close()
+            with suppress(Exception):  # everything is written
+                self._frames.close()
 
     def _stop(self) -> None:
         self.ended = True
         self._wind_down()
 
     def _wind_down(self) -> None:
-        self._source.stop()
         self._crew.tell(self._read.end)
+        self._source.stop()
 
     def _show(self, progress: Callable[[int], None]) -> None:
+        self._crew.begin()  # not before Ctrl-C ends a run in good order
         while not self._crew.wait(_LOOK_S if self._here else _TELL_S):
             self._show_newest(progress)
             for sink in self._here:
@@ -146,18 +154,21 @@ class Run:
         self._show_newest(progress)
 
     def _show_newest(self, progress: Callable[[int], None]) -> None:
-        for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
-            for sink in self._here:
-                sink.write(result)
+        if self._here:
+            for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
+                for sink in self._here:
+                    sink.write(result)
         if self._drawing.frames > self._told:
             self._told = self._drawing.frames
             progress(self._told)
 
-    def _grow(self, frame: Frame) -> None:
-        """Let as many frames wait as their size allows."""
+    def _size_up(self, frame: Frame) -> None:
+        """Let as many frames wait as the size of the largest allows."""
         size = sum(plane.nbytes for plane in frame.picture.planes)
-        for queue in self._growing:
-            queue.capacity += max(_FEWEST, min(_BURST, _WAITING_BYTES // size)) - _FEWEST
+        if size > self._largest:
+            self._largest = size
+            for queue, least in self._elastic:
+                queue.capacity = least + max(_FEWEST, min(_BURST, _WAITING_BYTES // size))
 
     @property
     def dropped(self) -> int:

@@ -26,7 +26,7 @@ class Reading(Step[None, Frame | None]):
     """Takes frames from their source.
 
     Args:
-        first: told the first one.
+        told: of every frame, before it waits.
     """
 
     name = "read"
@@ -38,11 +38,11 @@ class Reading(Step[None, Frame | None]):
         meter: Meter,
         *,
         waits: bool,
-        first: Callable[[Frame], None],
+        told: Callable[[Frame], None],
     ) -> None:
         self.waits = waits
         self._frames, self._out, self._meter = frames, out, meter
-        self._first: Callable[[Frame], None] | None = first
+        self._told = told
         self._exhausted = False
 
     def ready(self) -> bool:
@@ -59,9 +59,7 @@ class Reading(Step[None, Frame | None]):
         if done is None:
             self._exhausted = True
             return
-        if self._first:
-            self._first(done)
-            self._first = None
+        self._told(done)
         if not self._out.stopped:
             self._out.put(done)
 
@@ -143,7 +141,7 @@ class Inferring(Step[_Batch, _Batch]):
         places = [Place() for _ in frames]
         for place in places:
             self._out.put(place)
-        return _Batch(self._idle.pop(), frames, places)
+        return _Batch(self._idle.pop(), frames, places)  # there is one, as there are as many as places
 
     def work(self, item: _Batch) -> _Batch:
         seen: Sequence[Seen | BaseException]
@@ -164,7 +162,7 @@ class Inferring(Step[_Batch, _Batch]):
         self._meter.add("infer", seconds)
         return [
             Seen(frame, view, image, view.cut(label_map), 1e3 * seconds)
-            for frame, view, image, label_map in zip(item.frames, views, fitted, label_maps, strict=False)
+            for frame, view, image, label_map in zip(item.frames, views, fitted, label_maps[: len(fitted)], strict=True)
         ]
 
     def _view(self, frame: Frame) -> View:
@@ -287,7 +285,7 @@ class Writing(Step[Result, None]):
     name = "write"
 
     def __init__(self, sink: Sink, results: Queue[Result], meter: Meter, *, stop: Callable[[], None]) -> None:
-        self.waits = sink.waits
+        self.waits = sink.waits or not sink.patient
         self._sink, self._results, self._meter, self._stop = sink, results, meter, stop
         self._stopped = False
 

@@ -173,8 +173,38 @@ def test_what_waits_for_others_takes_no_worker() -> None:
 
     line = Line(4, workers=1, middle=middle, last=last, waits=True).run()
     assert line.last.done == [0, 1, 2, 3]
-    assert line.last.threads == {"segpress-last-0"}
+    assert line.last.threads == {"segpress-last-2-0"}
     assert line.middle.threads == {"segpress-worker-0"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_in_passing_on_is_one_of_the_step(workers: int) -> None:
+    line = Line(1000, workers=workers)
+    give = line.middle.give
+
+    def fails(done: int) -> None:
+        if done == 5:
+            raise RuntimeError("told to fail")
+        give(done)
+
+    line.middle.give = fails  # type: ignore[method-assign]
+    line.run()
+    assert str(line.crew.error) == "told to fail"
+    assert line.last.done == [0, 1, 2, 3, 4]
+
+
+def test_failing_once_more_on_hearing_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(item: int) -> None:
+        raise ValueError("the first")
+
+    line = Line(1000, last=fail)
+
+    def failed() -> None:
+        raise OSError("the second")
+
+    line.crew._failed = failed
+    line.run()
+    assert isinstance(line.crew.error, ValueError)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

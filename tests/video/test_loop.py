@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video import run
 from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
@@ -82,21 +83,24 @@ def test_stages_overlap(labels: LabelSpec) -> None:
     """Reading, two engines and writing of 20 ms each: one after the other 1.6 s for 20 frames, overlapped 0.4 s."""
     engine = BrightnessEngine(delay=lambda call: 0.04)
     start = time.perf_counter()
-    summary = segment(Bars(20, pause=0.02), [engine, engine], labels=labels, sinks=[Kept(pause=0.02), Kept(pause=0.02)])
+    sinks = [Kept(pause=0.02), Kept(pause=0.02)]
+    summary = segment(Bars(20, pause=0.02), [engine, engine], labels=labels, sinks=sinks, engines_wait=True)
     assert time.perf_counter() - start < 1.0
     assert summary.frames == 20
 
 
-@pytest.mark.parametrize(("size", "most"), [((48, 64), 60), ((2160, 3840), 20)])
+@pytest.mark.parametrize(
+    ("size", "thumbnail", "most"), [((48, 64), False, 60), ((2160, 3840), False, 20), ((2160, 3840), True, 20)]
+)
 def test_memory_is_bounded_by_whoever_is_slow(
-    engine: BrightnessEngine, labels: LabelSpec, size: tuple[int, int], most: int
+    engine: BrightnessEngine, labels: LabelSpec, size: tuple[int, int], thumbnail: bool, most: int
 ) -> None:
     read: list[int] = []
     frame = np.zeros((*size, 3), np.uint8)
 
     def image(index: int) -> Any:
         read.append(index)
-        return frame
+        return quarters() if thumbnail and index % 20 == 0 else frame
 
     ahead: list[int] = []
 
@@ -172,6 +176,29 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
         assert len(kept.names) == 10, "what was read before is finished"
 
 
+def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
+    class Forgetful(BrightnessEngine):
+        def run(self, frames: Any) -> Any:
+            result = super().run(frames)
+            return result[:-1] if self.calls > 12 else result
+
+    kept, engine = Kept(), Forgetful(batches=(1, 2))
+    with pytest.raises(ValueError, match="shorter"):
+        segment(Bars(100), [engine, engine], labels=labels, sinks=[kept])
+    assert kept.names == NAMES[: len(kept.names)]
+    assert len(kept.names) >= 18
+    assert kept.ended is ValueError
+
+
+def test_a_source_that_fails_while_it_is_stopped(engine: BrightnessEngine, labels: LabelSpec) -> None:
+    class Stubborn(Bars):
+        def stop(self) -> None:
+            raise OSError("driver")
+
+    with pytest.raises((UserError, OSError)):
+        segment(Stubborn(100), [engine], labels=labels, sinks=[Kept(fails=3)])
+
+
 def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
     class Failing(BrightnessEngine):
         def run(self, frames: Any) -> Any:
@@ -242,11 +269,37 @@ def test_ctrl_c_while_the_threads_start(
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(run, "usable_cores", lambda: 2)
     kept = Kept()
     with pytest.raises(KeyboardInterrupt):
         segment(Bars(10_000, pause=0.005), [engine, engine], labels=labels, sinks=[kept])
     assert engine.calls == 2, "the warm-up of both"
     assert kept.ended is KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_while_a_file_hangs(
+    engine: BrightnessEngine, labels: LabelSpec, cores: int, signals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is finished, and another Ctrl-C meanwhile changes nothing."""
+    goes_on = threading.Event()
+
+    class Hanging(Bars):
+        def frames(self, *, start: float = 0.0) -> Any:
+            yield from super().frames(start=start)
+            goes_on.wait(20)
+
+    monkeypatch.setattr(run, "usable_cores", lambda: cores)
+    kept = Kept()
+    for number in range(signals):
+        threading.Timer(0.3 + 0.5 * number, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    summary = segment(Hanging(6), [engine], labels=labels, sinks=[kept])
+    assert time.perf_counter() - start < 10
+    assert (summary.frames, summary.interrupted) == (6, True)
+    assert kept.ended is None
+    goes_on.set()
 
 
 def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:

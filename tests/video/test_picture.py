@@ -70,6 +70,16 @@ def test_detail_does_not_alias(size: tuple[int, int]) -> None:
         assert got.std() < 1.2 * area.std() + 1
 
 
+@pytest.mark.parametrize(("size", "fitted"), [((1080, 3840), (256, 256)), ((2160, 1920), (128, 256))])
+def test_detail_does_not_alias_where_shapes_differ(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    rows, columns = np.indices(size)
+    stripes = np.asarray(255 * ((columns if size[1] > size[0] else rows) // 3 % 2), np.uint8)
+    grey = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)
+    picture = Picture((stripes, grey, grey), Yuv(full_range=True))
+    area = resize_frame(picture.bgr(), fitted)
+    assert abs(picture.fit(fitted).astype(float) - area).mean() < 10
+
+
 def test_crop_is_a_view_of_the_same_place() -> None:
     picture = Picture(planes((96, 128)), Yuv())
     part = picture.crop(Box(16, 32, 40, 50))

@@ -196,11 +196,10 @@ class H264Sink(StagedFile):
             even = cv2.copyMakeBorder(picture.planes[0], 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="bgr24")
             return frame.reformat(format="yuv420p", dst_colorspace=_TAGGED.matrix, dst_color_range=1)
-        if hasattr(self._frame, "make_writable"):  # since PyAV 13
-            self._frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
-        else:
+        if self._frame is None:
             self._frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
         frame = self._frame
+        frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
         for place, plane in zip(frame.planes, picture.planes, strict=True):
             rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
             np.copyto(rows[:, : place.width], plane)

@@ -64,9 +64,7 @@ def open_container(
 
 def _video_stream(container: Any) -> Any:
     """The stream that players choose; cover art of a song is none."""
-    if hasattr(container.streams, "best"):  # since PyAV 12.1
-        return container.streams.best("video")
-    return next(iter(container.streams.video), None)
+    return container.streams.best("video")
 
 
 def set_threads(stream: Any, *, live: bool, alone: bool = False) -> None:

@@ -22,7 +22,7 @@ class Turned:
     """Turns the frames of one stream as their display matrix says.
 
     PyAV's ``side_data``, where the matrix stands, makes its frame a part of a cycle, which waits for the garbage
-    collector with all its pixels. So it is asked for once, and again only when ``rotation`` (PyAV 14) changes.
+    collector with all its pixels. So it is asked for once, and again only when ``rotation`` changes.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Turned:
 
     def picture_of(self, frame: Any) -> Picture:
         """See :func:`picture_of`."""
-        rotation = getattr(frame, "rotation", 0)
+        rotation = frame.rotation
         if rotation != self._rotation:
             self._rotation, self._turn = rotation, _display_matrix(frame)
         return picture_of(frame, turn=self._turn)

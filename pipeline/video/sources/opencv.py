@@ -34,13 +34,17 @@ class CvFile(Source):
         opener: opens it.
         picture: makes a picture of what is read.
         advice: what to do when it cannot be read.
+        waits: others send it.
 
     Raises:
         UserError: it cannot be opened, or not one frame can be decoded.
     """
 
-    def __init__(self, opener: Open, *, name: str, stem: str, picture: Convert, advice: str) -> None:
+    def __init__(
+        self, opener: Open, *, name: str, stem: str, picture: Convert, advice: str, waits: bool = False
+    ) -> None:
         self.name = name
+        self.waits = waits
         self.stem = stem
         self._opener = opener
         self._picture = picture
@@ -158,7 +162,7 @@ def open_address(address: Address, *, patience: Patience) -> Source:
         ends = 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < _ENDLESS
         capture.release()
         if ends:
-            return CvFile(opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice)
+            return CvFile(opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice, waits=True)
     return LiveSource(
         lambda: _CvConnection(opener, _of_bgr, advice), name=address.name, stem=address.stem, patience=patience
     )
@@ -194,7 +198,7 @@ def open_gstreamer(text: str, *, patience: Patience) -> Source:
 
     advice = "OpenCV's lines above say why; try it with: gst-launch-1.0 -v ... ! fakesink"
     if re.search(r"\b(multi)?filesrc\b|\buri=[\"']?file:", text):
-        return CvFile(opener, name=name, stem="pipeline", picture=picture, advice=advice)
+        return CvFile(opener, name=name, stem="pipeline", picture=picture, advice=advice, waits=True)
     return LiveSource(lambda: _CvConnection(opener, picture, advice), name=name, stem="pipeline", patience=patience)
 
 
