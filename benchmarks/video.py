@@ -44,7 +44,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.evaluation import environment
 from pipeline.runtimes import Engine, open_engine
-from pipeline.video.engines import open_engines, rate_alone
+from pipeline.video.engines import on_gpu, open_engines, rate_alone
 from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.picture import Box
@@ -126,7 +126,15 @@ def ours(path: Path, engines: list[Engine], facts: Artifact, *, limit: int, targ
     overlay = Overlay(facts.labels, legend=True) if target else None
     source = open_source(str(path))
     chosen = Selection(limit=limit)
-    return segment(source, engines, labels=facts.labels, sinks=sinks, overlay=overlay, selection=chosen).fps
+    return segment(
+        source,
+        engines,
+        labels=facts.labels,
+        sinks=sinks,
+        overlay=overlay,
+        selection=chosen,
+        engines_wait=on_gpu(facts),
+    ).fps
 
 
 def images(path: Path) -> Iterator[Any]:
