@@ -26,7 +26,7 @@ from pipeline.video.view import Looking, Region
 from tests.video.fakes import Bars, BrightnessEngine, Kept, Shown, quarters
 
 ROOT = Path(__file__).parents[2]
-NAMES = [f"bars-{index:03d}" for index in range(100)]
+NAMES = [f"bars-{index:03d}" for index in range(1000)]
 
 
 @pytest.fixture(autouse=True)
