@@ -152,11 +152,11 @@ def test_a_burst_stays_at_a_step_while_it_can() -> None:
 
 def test_steps_overlap() -> None:
     def pause(item: int) -> None:
-        time.sleep(0.01)
+        time.sleep(0.03)
 
     start = time.perf_counter()
-    Line(30, workers=3, middle=pause, last=pause).run()
-    assert time.perf_counter() - start < 0.55, "one after the other it would be 0.6 s"
+    Line(20, workers=3, middle=pause, last=pause).run()
+    assert time.perf_counter() - start < 1.0, "one after the other it would be 1.2 s"
 
 
 def test_what_waits_for_others_takes_no_worker() -> None:
