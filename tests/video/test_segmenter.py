@@ -51,7 +51,7 @@ def test_leaving_early_ends_the_iteration(segmenter: Segmenter) -> None:
     before = threading.active_count()
     for _ in segmenter.stream(frames()):
         break
-    assert len(read) < 50
+    assert len(read) < 100
     assert threading.active_count() == before
     assert [mask.shape for _, mask in segmenter.stream([quarters()])] == [(48, 64)], "and it can go on"
 
