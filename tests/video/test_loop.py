@@ -186,7 +186,7 @@ def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
     with pytest.raises(ValueError, match="shorter"):
         segment(Bars(100), [engine, engine], labels=labels, sinks=[kept])
     assert kept.names == NAMES[: len(kept.names)]
-    assert len(kept.names) >= 18
+    assert len(kept.names) >= 10, "what was seen before arrives"
     assert kept.ended is ValueError
 
 
