@@ -8,8 +8,7 @@ of the rounds. *Possible* is what the cores could do if nothing but engine, deco
 ever waited: 1 / possible = 1 / engine + 1 / decoder + 1 / encoder, each of them measured alone with all cores at work
 on it (cores that share caches or pipelines are slower together, also here): the engine as it is fastest, a decoder a
 core to the decoder's own planes, an encoder a core with the settings of our loop and as many pictures of it, which lie
-in memory.
-Where nothing is written, encoding is left out.
+in memory. Where nothing is written, encoding is left out.
 
 The sequential loop is the one of tutorials: cv2 reads, resizes, the engine runs, colours by fancy index at frame size,
 addWeighted, cv2 writes mp4v. ``same engine`` runs our INT8 engine in it, with ONNX Runtime as we set it; with --core,

@@ -1,0 +1,103 @@
+"""Makes results of label maps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipeline.video.crew import Step
+from pipeline.video.flow import Queue
+from pipeline.video.meter import Meter
+from pipeline.video.overlay import Overlay
+from pipeline.video.pixels import count_ids
+from pipeline.video.sinks import Result
+from pipeline.video.smoothing import Smoother
+from pipeline.video.steps.inferring import Place, Seen
+
+
+class Drawing(Step[Seen | BaseException, Result]):
+    """Makes results of label maps: smooths and counts them, draws overlays.
+
+    Args:
+        dropped: frames that were passed over until now.
+        is_last: nothing is written.
+
+    Attributes:
+        frames, pixels: how many results there were, and how many of their pixels had each id.
+    """
+
+    name = "draw"
+
+    def __init__(
+        self,
+        places: Queue[Place],
+        out: Sequence[Queue[Result]],
+        meter: Meter,
+        *,
+        overlay: Overlay | None,
+        smoother: Smoother | None,
+        dropped: Callable[[], int],
+        is_last: bool,
+    ) -> None:
+        self.frames = 0
+        self.pixels = np.zeros(256, np.int64)
+        self._places, self._out, self._meter = places, out, meter
+        self._overlay, self._smoother, self._dropped, self._is_last = overlay, smoother, dropped, is_last
+
+    def ready(self) -> bool:
+        there = len(self._places) > 0 and self._places.first().seen is not None
+        return there and all(queue.room for queue in self._out)
+
+    def take(self) -> Seen | BaseException:
+        seen = self._places.take().seen
+        assert seen is not None
+        return seen
+
+    def work(self, item: Seen | BaseException) -> Result:
+        if isinstance(item, BaseException):
+            raise item
+        with self._meter.measure("draw"):
+            return self._result(item)
+
+    def _result(self, seen: Seen) -> Result:
+        frame, box = seen.frame, seen.view.box
+        label_map = seen.label_map
+        if self._smoother:
+            label_map = self._smoother.smooth(label_map, seen.view.seen(seen.fitted))
+        pixels = count_ids(label_map)
+        picture = None
+        if self._overlay:
+            picture = self._overlay.draw(frame.picture, label_map, box=box, pixels=pixels)
+        return Result(
+            index=self.frames,
+            name=frame.name,
+            timestamp=frame.timestamp,
+            arrived=frame.arrived,
+            size=frame.picture.size,
+            box=box,
+            label_map=label_map,
+            pixels=pixels,
+            infer_ms=seen.infer_ms,
+            dropped=self._dropped(),
+            picture=picture,
+            frame=frame.picture,
+        )
+
+    def give(self, done: Result) -> None:
+        self.frames += 1
+        self.pixels += done.pixels
+        for queue in self._out:
+            if not queue.stopped:
+                queue.put(done)
+        if self._is_last:
+            self._meter.add("age", time.perf_counter() - done.arrived)
+
+    def over(self) -> bool:
+        return self._places.finished or any(queue.stopped for queue in self._out)
+
+    def end(self) -> None:
+        self._places.close()
+        for queue in self._out:
+            queue.end()

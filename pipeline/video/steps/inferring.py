@@ -1,0 +1,137 @@
+"""Shows frames to engines, side by side and in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.runtimes import Engine
+from pipeline.video.crew import Step
+from pipeline.video.flow import Queue
+from pipeline.video.meter import Meter
+from pipeline.video.sources import Frame
+from pipeline.video.view import Looking, View
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame that an engine has seen."""
+
+    frame: Frame
+    view: View
+    fitted: Array  # what the engine was given
+    label_map: Array
+    infer_ms: float
+
+
+@dataclass
+class Place:
+    """Keeps the order: where a frame stands that an engine has in work.
+
+    Attributes:
+        seen: what came of it, or what went wrong; None while the engine is at it.
+    """
+
+    seen: Seen | BaseException | None = None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    engine: Engine
+    frames: list[Frame]
+    places: list[Place]
+    seen: Sequence[Seen | BaseException] = ()
+
+
+class Inferring(Step[_Batch, _Batch]):
+    """Shows frames to engines, as many at a time as there are engines; their order is kept.
+
+    Args:
+        engines: copies of one.
+        full_batches: wait for as many frames as the engine takes at a time.
+        waits: the engines compute elsewhere.
+    """
+
+    name = "engine"
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        frames: Queue[Frame],
+        out: Queue[Place],
+        meter: Meter,
+        *,
+        looking: Looking,
+        full_batches: bool,
+        waits: bool,
+    ) -> None:
+        assert len({(e.input_size, e.output_size, e.batches) for e in engines}) == 1, "engines are copies of one"
+        self.places = len(engines)
+        self.waits = waits
+        self._idle = list(engines)
+        self._fewest, self._most = engines[0].batches
+        self._sizes = {"input_size": engines[0].input_size, "output_size": engines[0].output_size}
+        self._frames, self._out, self._meter = frames, out, meter
+        self._looking, self._full_batches = looking, full_batches
+        self._views: dict[tuple[int, int], View] = {}
+
+    def ready(self) -> bool:
+        fewest = self._most if self._full_batches and not self._frames.ended else 1
+        return len(self._frames) >= fewest and self._out.room >= min(self._most, len(self._frames))
+
+    def take(self) -> _Batch:
+        frames = [self._frames.take() for _ in range(min(self._most, len(self._frames)))]
+        places = [Place() for _ in frames]
+        for place in places:
+            self._out.put(place)
+        return _Batch(self._idle.pop(), frames, places)  # there is one, as there are as many as places
+
+    def work(self, item: _Batch) -> _Batch:
+        seen: Sequence[Seen | BaseException]
+        try:
+            seen = self._see(item)
+        except BaseException as error:  # its turn comes when what was before it has been written
+            seen = [error] * len(item.places)
+        return _Batch(item.engine, item.frames, item.places, seen)
+
+    def _see(self, item: _Batch) -> list[Seen]:
+        views = [self._view(frame) for frame in item.frames]
+        with self._meter.measure("resize"):
+            fitted = [view.fit(frame.picture) for view, frame in zip(views, item.frames, strict=True)]
+        given = fitted + fitted[-1:] * (self._fewest - len(fitted))
+        start = time.perf_counter()
+        label_maps = item.engine.run(np.stack(given) if len(given) > 1 else given[0][np.newaxis])  # (N, h, w)
+        seconds = time.perf_counter() - start
+        self._meter.add("infer", seconds)
+        return [
+            Seen(frame, view, image, view.cut(label_map), 1e3 * seconds)
+            for frame, view, image, label_map in zip(item.frames, views, fitted, label_maps[: len(fitted)], strict=True)
+        ]
+
+    def _view(self, frame: Frame) -> View:
+        size = frame.picture.size
+        view = self._views.get(size)
+        if view is None:
+            try:
+                view = self._looking.at(size, **self._sizes)
+            except UserError as error:
+                raise UserError(f"{frame.name}: {error}") from error
+            self._views = {size: view}  # a source changes its size rarely, and never without end
+        return view
+
+    def give(self, done: _Batch) -> None:
+        self._idle.append(done.engine)
+        for place, seen in zip(done.places, done.seen, strict=True):
+            place.seen = seen
+
+    def over(self) -> bool:
+        return self._frames.finished or self._out.closed
+
+    def end(self) -> None:
+        self._frames.close()
+        self._out.end()
