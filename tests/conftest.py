@@ -17,6 +17,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: What a device has: packages and the folders of their shared libraries.
 INSTALLED = ("numpy", "numpy.libs", "cv2", "opencv_python.libs", "onnxruntime")
+#: Makes OpenCV, numpy, libjpeg-turbo and torch compute as on an older x86 CPU. For tests that claim equal bytes everywhere.
+OLDER_CPU = {
+    "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FP16,AVX,SSE4.2,SSE4.1",
+    "OPENCV_IPP": "disabled",
+    "NPY_DISABLE_CPU_FEATURES": "AVX512_SPR AVX512_ICL X86_V4 X86_V3",
+    "JSIMD_FORCENONE": "1",
+    "ATEN_CPU_CAPABILITY": "avx2",
+}
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -29,6 +37,22 @@ def real_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture(scope="session")
+def on_older_cpu() -> Callable[[str], list[str]]:
+    """``on_older_cpu(program)``: the lines that a Python program prints where ``OLDER_CPU`` holds."""
+
+    def run(program: str) -> list[str]:
+        check = "import cv2\nassert '*AVX2?' in cv2.getCPUFeaturesLine() or '*AVX2' not in cv2.getCPUFeaturesLine()\n"
+        command = [sys.executable, "-W", "ignore", "-c", check + program]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **OLDER_CPU}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="session")

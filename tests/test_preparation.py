@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -66,6 +67,41 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         )
     first, second = snapshot(tmp_path / "a"), snapshot(tmp_path / "other" / "b")
     assert len(first) == 1 + 2 * 5 and first == second
+
+
+@pytest.mark.parametrize("name", ["streets", "folder"])
+def test_an_older_cpu_writes_the_same_bytes(
+    tmp_path: Path, name: str, on_older_cpu: Callable[[str], list[str]]
+) -> None:
+    """Rendered frames, decoded JPEGs and encoded PNGs: the data set is equal on every x86 CPU."""
+    options: dict[str, Any] = STREETS
+    if name == "folder":
+        rng = np.random.default_rng(0)
+        for index in range(4):
+            image = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (101, 67))
+            (tmp_path / "raw" / "images").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "raw" / "images" / f"{index}.jpg"), image)
+            write_png(tmp_path / "raw" / "masks" / f"{index}.png", np.asarray(image[..., 0] > 99, np.uint8))
+        options = {
+            "root": str(tmp_path / "raw"),
+            "classes": ["dark", "bright"],
+            "palette": [[0, 0, 0], [255, 0, 0]],
+            "sequence": ".+",
+            "shares": {"val": 0.5},
+        }
+    program = f"""
+from pathlib import Path
+from pipeline import datasets
+from pipeline.preparation import prepare
+name, options, out = {name!r}, {options!r}, Path({str(tmp_path)!r})
+prepare(datasets.build(name, options), out / "there", name=name, options=options, progress=lambda split, total: None)
+"""
+    on_older_cpu(program)
+    prepare(
+        datasets.build(name, options), tmp_path / "here", name=name, options=options, progress=lambda split, total: None
+    )
+    here = snapshot(tmp_path / "here")
+    assert len(here) == 1 + 2 * (5 if name == "streets" else 4) and snapshot(tmp_path / "there") == here
 
 
 def test_what_was_written_is_what_the_data_set_holds(tmp_path: Path) -> None:

@@ -6,17 +6,21 @@ import hashlib
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import datasets
-from pipeline.datasets.streets import Streets
+from pipeline.datasets._streets.light import MOODS
+from pipeline.datasets.streets import Streets, _scene
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {"train": 40, "val": 4, "sequence": 30, "size": (128, 192), "seed": 1}
+#: Train frames with every kind of light, wet and dry.
+SCENES = [f"train_{index:04d}" for index in (0, 1, 2, 18, 48, 53, 142)]
 READS = [("train", "train_0003"), ("val", "val_0001"), ("sequence", "sequence_0007")]
 
 
@@ -93,6 +97,17 @@ def test_equal_bits_in_another_process() -> None:
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [digest(make(), *read) for read in READS]
+
+
+def test_equal_bits_on_an_older_cpu(on_older_cpu: Callable[[str], list[str]]) -> None:
+    """Scenes with every kind of light, while AVX-512, AVX2, FMA and IPP are switched off."""
+    lines = on_older_cpu(
+        "from tests.datasets.test_streets import *\n"
+        "for name in SCENES: print(digest(make(train=200), 'train', name))"
+    )  # fmt: skip
+    assert lines == [digest(make(train=200), "train", name) for name in SCENES]
+    moods = {_scene((1, 0, int(name[-4:])), 0.0)[1].mood for name in SCENES}
+    assert moods == set(MOODS)
 
 
 def test_global_generator_is_left_alone() -> None:

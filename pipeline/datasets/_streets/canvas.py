@@ -15,6 +15,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from pipeline.datasets._streets import exact
 from pipeline.datasets._streets.world import Colour, Drive, Floats, Wave
 from pipeline.frames import Array
 
@@ -172,16 +173,13 @@ class Canvas:
         fx, fy = n / (x1 - x0), n / (y1 - y0)
         u0, v0 = int((left - x0) * fx), int((top - y0) * fy)
         u1, v1 = min(math.ceil((right - x0) * fx) + 1, n), min(math.ceil((bottom - y0) * fy) + 1, n)
-        size = (right - left, bottom - top)
-        piece = cv2.resize(source[v0:v1, u0:u1], size, interpolation=cv2.INTER_LINEAR)
+        piece = exact.enlarge_bytes(source[v0:v1, u0:u1], (bottom - top, right - left))
         k = self.clear_view(distance)
-        matrix = np.zeros((4, 5), np.float32)
-        for channel in range(3):
-            matrix[channel, channel] = tint[channel] * k
-            matrix[channel, 4] = self.fog_colour[channel] * (1 - k)
-        matrix[3, 4] = ident
+        lit = np.arange(256)[:, None] * (np.array(tint) * k) + np.array(self.fog_colour) * (1 - k)
+        table = np.full((256, 1, 4), ident, np.uint8)
+        table[:, 0, :3] = np.rint(np.minimum(lit, 255))
         cover = cv2.threshold(piece[..., 3], 127, 255, cv2.THRESH_BINARY)[1]
-        cv2.copyTo(cv2.transform(piece, matrix), cover, self.pixels[top:bottom, left:right])
+        cv2.copyTo(cv2.LUT(piece, table), cover, self.pixels[top:bottom, left:right])
 
 
 def _fixed(points: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
 from pipeline.datasets._streets import classes as ids
+from pipeline.datasets._streets import exact
 from pipeline.datasets._streets.canvas import SCALE, Camera, Canvas
 from pipeline.datasets._streets.light import Light, fractal
 from pipeline.datasets._streets.world import (
@@ -168,9 +171,9 @@ def _streak(s: float, d: float, half: float, along: float, across: float) -> Flo
 
 def _car_outline(car: Car, s: float, d: float, margin: float) -> Floats:
     u, v = car.size[0] / 2 + margin, car.size[1] / 2 + margin
-    local = np.array([[-u, -v], [u, -v], [u, v], [-u, v]])
-    c, n = np.cos(car.heading), np.sin(car.heading)
-    return np.asarray(local @ np.array([[c, n], [-n, c]]) + [s, d])
+    along, across = np.array([[-u, u, u, -u], [-v, -v, v, v]])
+    c, n = math.cos(car.heading), math.sin(car.heading)
+    return np.stack([along * c - across * n + s, along * n + across * c + d], -1)
 
 
 def _shade(canvas: Canvas, camera: Camera, world: World, ground: Array, z: Floats, d: Floats, shadow: Array) -> None:
@@ -179,16 +182,15 @@ def _shade(canvas: Canvas, camera: Camera, world: World, ground: Array, z: Float
     u = np.float32(_TILE_SCALE) * d
     v = np.broadcast_to(((z + np.float32(camera.s % 1024)) * np.float32(_TILE_SCALE * 0.5))[:, None], u.shape)
     tile = fractal(_TILE, 16, 7 + world.seed % 4, 0.9)
-    texture = cv2.remap(tile, u, np.ascontiguousarray(v, np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
+    texture = exact.sample_tile(tile, u, v)
     rough = np.full(256, 0.07 + 0.11 * world.roughness, np.float32)
     rough[ids.VEGETATION] = 0.28
     rough[ids.LANE_MARK] = 0.04 + 0.16 * world.roughness
-    haze = np.exp(-np.float32(canvas.fog) * z)[:, None]
-    gain = 1 + rough[kinds] * texture * np.exp(-z / 60)[:, None]
+    haze = exact.exp(-canvas.fog * z)[:, None]
+    gain = 1 + rough[kinds] * texture * exact.exp(-z / 60)[:, None]
     gain *= (1 - shadow.astype(np.float32) / 255) * haze
-    size = (canvas.width, len(ground))
-    light_map = cv2.resize(cv2.merge([gain, gain, gain]), size, interpolation=cv2.INTER_LINEAR)
+    light_map = exact.enlarge(gain, (len(ground), canvas.width))
     veil = (1 - haze)[..., None] * np.asarray(canvas.fog_colour, np.float32)
-    lit = cv2.multiply(ground[..., :3], light_map, dtype=cv2.CV_32F)
+    lit = ground[..., :3] * light_map[..., None]
     lit += np.repeat(veil, SCALE, 0)
     ground[..., :3] = np.minimum(lit, 255)

@@ -10,6 +10,7 @@ from random import Random
 import cv2
 import numpy as np
 
+from pipeline.datasets._streets import exact
 from pipeline.datasets._streets.world import Colour, Floats
 from pipeline.frames import Array
 
@@ -112,13 +113,10 @@ def fractal(size: int, coarsest: int, seed: int, fineness: float = 0.6) -> Float
         fineness: weight of a layer relative to the one before; 0.6 looks like clouds, 0.9 like grit.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    total = np.zeros((size, size), np.float32)
+    total = np.zeros((size, size))
     cells, weight = coarsest, 1.0
     while cells <= size:
-        grid = np.pad(rng.standard_normal((cells, cells), np.float32), 2, mode="wrap")
-        step = size // cells
-        wide = cv2.resize(grid, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
-        total += np.float32(weight) * wide[2 * step : 2 * step + size, 2 * step : 2 * step + size]
+        total += weight * exact.upsample_tile(rng.standard_normal((cells, cells), np.float32), size // cells)
         cells, weight = cells * 2, weight * fineness
     total = (total - total.mean()) / total.std()
     return np.asarray(total, np.float32)
@@ -126,32 +124,20 @@ def fractal(size: int, coarsest: int, seed: int, fineness: float = 0.6) -> Float
 
 def sky(light: Light, height: int, width: int, heading: float) -> Array:
     """The sky above the horizon as (height, width, 3) uint8 BGR."""
-    whole = (width, height)
+    whole = (height, width)
     height, width = max(height // 3, 2), max(width // 3, 2)
-    up = (np.linspace(1, 0, height, dtype=np.float32) ** 0.8)[:, None, None]
+    up = exact.power(np.linspace(1, 0, height), 0.8)[:, None, None]
     colours = np.asarray([light.zenith, light.horizon], np.float32)
     image = np.broadcast_to(colours[0] * up + colours[1] * (1 - up), (height, width, 3))
     if light.cover > 0:
         x = np.linspace(0, 200, 48, dtype=np.float32) + np.float32(light.cloud_offset[0] + 300 * heading)
-        y = np.linspace(0, 1, 32, dtype=np.float32) ** 1.5 * 190 + np.float32(light.cloud_offset[1])
-        small = cv2.remap(
-            fractal(512, 8, 1),
-            *_grid(x, y),
-            cv2.INTER_LINEAR,
-            None,
-            cv2.BORDER_WRAP,
-        )
+        y = exact.power(np.linspace(0, 1, 32), 1.5) * 190 + np.float32(light.cloud_offset[1])
+        small = exact.sample_tile(fractal(512, 8, 1), *np.meshgrid(x, y))
         share = np.clip((small + 2.4 * light.cover - 1.2) * 0.7, 0, 1) * np.float32(0.25 + 0.75 * min(light.cover, 0.7))
-        veil = cv2.resize(np.asarray(share, np.float32), (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+        veil = exact.enlarge(share, (height, width))[..., None]
         image = image + (np.asarray(light.cloud, np.float32) - image) * veil
     small_sky = np.clip(image, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(small_sky, whole, interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _grid(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Every (x, y) as two maps (len(y), len(x)) float32, as cv2.remap wants them."""
-    columns, rows = np.meshgrid(x, y)
-    return np.asarray(columns, np.float32), np.asarray(rows, np.float32)
+    return exact.enlarge_bytes(small_sky, whole)
 
 
 def photograph(image: Floats, rng: np.random.Generator, light: Light) -> Floats:
@@ -160,7 +146,7 @@ def photograph(image: Floats, rng: np.random.Generator, light: Light) -> Floats:
     scale = height / 128
     blur = light.blur * scale**0.5
     if blur > 0.25:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur))
+        image = exact.blur(image, blur)
     if light.drops:
         image = _rain(image, rng, light.drops, scale)
     levels = np.arange(256)[:, None] / 255 * np.asarray(light.gain)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.datasets._streets import classes as ids
+from pipeline.datasets._streets import exact
 from pipeline.datasets._streets.buildings import paint_building
 from pipeline.datasets._streets.canvas import SCALE, SHINES, Camera, Canvas
 from pipeline.datasets._streets.ground import paint_ground
@@ -130,10 +131,10 @@ def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
     ]
     y = np.broadcast_to(((z + camera.s % 1024) * 0.8)[:, None], x.shape)
     tile = fractal(512, 8, 3)
-    pool = cv2.remap(tile, x * 4, np.ascontiguousarray(y * 4, np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
+    pool = exact.sample_tile(tile, x * 4, y * 4)
     flat = np.isin(ground[..., 3], (ids.ROAD, ids.LANE_MARK, ids.SIDEWALK))
     share = np.clip((pool + 1.6 * light.wet - 0.9) * 1.5, 0.12, 0.75) * np.float32(min(light.wet * 1.5, 1)) * flat
-    share *= np.linspace(1, 0, rows, dtype=np.float32)[:, None] ** 0.6  # seen more steeply, water shows its ground
+    share *= exact.power(np.linspace(1, 0, rows), 0.6)[:, None]  # seen more steeply, water shows its ground
     colour = ground[..., :3].astype(np.float32)
     mirrored = cv2.blur(mirror, (3, 9))[..., :3].astype(np.float32)
     ground[..., :3] = colour * np.float32(0.93) + (mirrored - colour) * share[..., None].astype(np.float32)
@@ -163,15 +164,11 @@ def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, labe
     image = image * (lit + (1 - lit) * shine[..., None])
     if light.lamps:
         lamps = image * (shine * (label != ids.SKY))[..., None]
-        small = cv2.resize(lamps, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        bloom = cv2.GaussianBlur(small, (0, 0), height / 45)
-        image = image + cv2.resize(bloom, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(0.9)
+        bloom = exact.blur(exact.halve(lamps), height / 45)
+        image = image + exact.enlarge(bloom, (height, width)) * np.float32(0.9)
     if light.glare:
-        x = np.linspace(-1, 1, width, dtype=np.float32)[None]
-        y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-        sun: Floats = np.exp(
-            -((x - np.float32(0.5 if light.cloud_offset[0] > 256 else -0.5)) ** 2 + (y - 0.25) ** 2 * 3) * 3
-        )
+        x, y = np.linspace(-1, 1, width)[None], np.linspace(0, 1, height)[:, None]
+        sun = exact.exp(-((x - (0.5 if light.cloud_offset[0] > 256 else -0.5)) ** 2 + (y - 0.25) ** 2 * 3) * 3)
         warm = np.asarray((170, 215, 255), np.float32) - image
         image = image + (sun[..., None] * light.glare).astype(np.float32) * warm
     return np.asarray(image, np.float32)
@@ -191,6 +188,5 @@ def _lamplight(camera: Camera, world: World, light: Light, height: int, width: i
     x0, y0 = camera.cx / k, camera.cy / k
     beam = np.array([[x0 - 0.12 * w, y0 + 0.02 * h], [x0 + 0.16 * w, y0 + 0.01 * h], [1.05 * w, h], [-0.05 * w, h]])
     cv2.fillConvexPoly(pool, np.rint(beam).astype(np.int32), 0.6 * strength)
-    pool = np.asarray(cv2.GaussianBlur(pool, (0, 0), h / 14))
     warm = np.asarray((0.78, 0.97, 1.1), np.float32)
-    return np.asarray(cv2.resize(pool, (width, height), interpolation=cv2.INTER_LINEAR)[..., None] * warm)
+    return np.asarray(exact.enlarge(exact.blur(pool, h / 14), (height, width))[..., None] * warm)
