@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: What a device has: packages and the folders of their shared libraries.
 INSTALLED = ("numpy", "numpy.libs", "cv2", "opencv_python.libs", "onnxruntime")
-#: Makes OpenCV, numpy, libjpeg-turbo and torch compute as on an older x86 CPU. For tests that claim equal bytes everywhere.
+#: Makes OpenCV, numpy, libjpeg-turbo and torch compute as on an older x86 CPU; for tests that claim equal bytes there.
 OLDER_CPU = {
     "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FP16,AVX,SSE4.2,SSE4.1",
     "OPENCV_IPP": "disabled",
