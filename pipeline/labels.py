@@ -64,8 +64,8 @@ class LabelSpec:
             raise UserError(f"class names must be unique and not empty; got {list(self.names)}")
         if len(self.names) > MOST_CLASSES:
             raise UserError(
-                f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and 255 is "
-                "the ignored one; merge classes: several ids may stand for one"
+                f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and "
+                "255 is the ignored one; merge classes: several ids may stand for one"
             )
         if len(self.palette) != len(self.names):
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.names)} classes; give one each")

@@ -61,7 +61,7 @@ def test_a_name_is_what_the_wildcards_stand_for(
         (tmp_path / file).touch()
     wrong: list[str] = []
     found = find(tmp_path, compiled(pattern, Faults("x"), key="images"), wrong)
-    assert found == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
+    assert found.files == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
 
 
 def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) ->
         (tmp_path / name).touch()
     (tmp_path / "again").symlink_to(tmp_path)
     wrong: list[str] = []
-    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong) == {"a": tmp_path / "a.jpg"}
+    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong).files == {"a": tmp_path / "a.jpg"}
     assert len(wrong) == 1 and "a.png: the same sample as" in wrong[0]
 
 
@@ -112,7 +112,7 @@ def test_a_regular_expression_gives_the_sequence(tmp_path: Path, write_image: Wr
     assert all(len({found[f"{drive}_{frame}"] for frame in range(3)}) == 1 for drive in range(12))
     assert set(found.values()) == {"train", "val"}
     (fault,) = folder(tmp_path).faults()
-    assert "none of 1 sequences fell into it; set sequence, another seed, shares, or lists" in fault
+    assert "all 36 samples lie in one folder and so count as one sequence" in fault
     assert "sequence finds nothing in '0_0'" in folder(tmp_path, sequence="x").faults()[0]
 
 
@@ -127,7 +127,7 @@ def test_lists_name_samples_or_files(root: Path) -> None:
     assert [fault.replace(str(root), "") for fault in said] == [
         "val.txt:1: d01/0: no mask of this name",
         "val.txt:2: d99/0: no image and no mask of this name",
-        "/images/d00/1.png: val has another sample d00__1; rename one, or list it once",
+        "val.txt:4: /images/d00/1.png is listed twice, first in line 3; remove one",
     ]
 
 
@@ -143,7 +143,10 @@ def test_ids_may_be_mapped_and_others_ignored(root: Path, write_image: Write) ->
     assert read(root, write_image, [[0, 1, 255]]) == [[0, 1, 255]]
     ids = {"road": [7, 9], "car": [26]}
     assert read(root, write_image, [[7, 9, 26, 0]], ids=ids, ignore=[0]) == [[0, 0, 1, 255]]
-    with pytest.raises(UserError, match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; add it to ignore, or set rest"):
+    with pytest.raises(
+        UserError,
+        match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; give it to a class in ids, add it to ignore, or set rest",
+    ):
         read(root, write_image, [[7, 4, 255]], ids=ids, ignore=[0])
     assert read(root, write_image, [[7, 4, 255]], ids=ids, rest="ignore") == [[0, 255, 255]]
 
@@ -168,7 +171,16 @@ def test_colours_may_be_rgb_or_indexed(root: Path, write_image: Write) -> None:
         ({"palette": [[1, 1, 1], [1, 1, 1]]}, "two classes have the same colour"),
         ({"ids": {"road": [0]}}, r"ids: names \['road'\]; it must give a list of ids for each of \['car', 'road'\]"),
         ({"ids": {"road": [0], "car": [0]}}, r"ids\.car: got 0; allowed: ids in 0\.\.65535 that no other class has"),
-        ({"ignore": [1]}, "ignore: got 1; allowed: ids"),
+        ({"ignore": [1]}, "ignore: got 1, which is an id of class 'car'; remove it from ignore or from that class"),
+        ({"ignore": [70000]}, "ignore: got 70000; allowed: ids in 0..65535"),
+        ({"ids": {"road": [0], "car": [255]}, "ignore": [255]}, "got 255, which is an id of class 'car'"),
+        ({"palette": ["#80f", "8000ff"]}, r"palette\[1\] \(car\): got '8000ff'; allowed: .* \"#rrggbb\" in quotes"),
+        ({"palette": ["#8000ff", [128, 0, 255]]}, r"two classes have the same colour \[128, 0, 255\]: road, car"),
+        ({"masks_hold": "colours", "ignore": ["#00008e"]}, "got #00008e, which is the colour of class 'car'"),
+        ({"masks_hold": "colours", "ignore": ["blue"]}, 'ignore: got blue; allowed: RGB colours, .*"#000000"'),
+        ({"splits": {"val": ["b"]}}, r"splits: names \['val'\]; allowed: train, and val and test where"),
+        ({"splits": {"train": ["b"]}, "lists": {"train": "a", "val": "b"}}, "splits and lists: both say"),
+        ({"images": "train/images/*", "masks": "val/masks/*"}, "is of train, .* is of val; both must be of one split"),
         ({"ignore": [[0, 0, 0]]}, "ignore: got .*; allowed: ids"),
         ({"masks_hold": "colours", "ignore": [0]}, "ignore: got 0; allowed: RGB colours"),
         ({"masks_hold": "colours", "ignore": [[0, 0, 142]]}, "allowed: RGB colours that are of no class"),
@@ -193,7 +205,8 @@ def test_the_section_in_params_is_checked_by_type() -> None:
     raw = {"datasets": {"folder": {**LABELS, "ids": {"road": "7"}, "masks_hold": "id", "glob": "*"}}}
     said = list(plugin_options.faults(raw, ["datasets"]))
     assert len(said) == 3 and "datasets.folder.glob: unknown key" in "\n".join(said)
-    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, "ignore": [0, [1, 2, 3]]}}}, ["datasets"]))
+    hexadecimal = {"palette": ["#8000ff", [0, 0, 1]], "ignore": [0, [1, 2, 3], "#000000"], "splits": {"train": ["a"]}}
+    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, **hexadecimal}}}, ["datasets"]))
 
 
 def test_the_example_of_the_readme_works(tmp_path: Path, write_image: Write) -> None:
