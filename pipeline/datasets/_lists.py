@@ -58,6 +58,8 @@ def columns(line: str) -> Iterator[list[str]]:
                 fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
             except csv.Error:  # a zero byte, or a field beyond all measure
                 fields = line.split(delimiter)
+            while fields and not fields[-1].strip():
+                del fields[-1]
             yield [_unquoted(field) for field in fields]
     yield ["".join(parts) for parts in re.findall(r"\"([^\"]+)\"|'([^']+)'|(\S+)", line)]
     for gap in re.finditer(r"\s+", line):  # names with spaces: every place where the second may begin
@@ -96,9 +98,10 @@ def names(path: Path, faults: list[str]) -> list[str]:
     found: dict[str, int] = {}
     before = len(faults)
     for number, line in lines(path, faults):
+        if not found and is_header(line):
+            continue
         if not safe(name := _stem(line)):
-            if number > 1 or not is_header(line):
-                faults.append(f"{path.name}:{number}: not the name of one sample: {line!r}; correct the line")
+            faults.append(f"{path.name}:{number}: not the name of one sample: {line!r}; correct the line")
         elif name in found:
             faults.append(f"{path.name}:{number}: {name} is listed twice, first in line {found[name]}; remove one")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -143,6 +144,55 @@ def other_suffix(pattern: Pattern, passed: list[Path]) -> str:
     suffixes = sorted({path.suffix for path in passed})
     wider = _with_suffix(pattern.text, suffixes[0] if len(suffixes) == 1 else "")
     return f"{pattern.key}: {some(passed)} match {pattern.text!r} but for their suffix; set {pattern.key}: {wider}"
+
+
+def other_names(patterns: Sequence[Pattern], images: Mapping[str, Path], masks: Mapping[str, Path]) -> str | None:
+    """The line about images and masks of which none pair, with the patterns that pair them.
+
+    These are known where only constant parts keep the names apart: ``a`` and ``a_mask``.
+    """
+    ours, theirs = ([*each] for each in (images.keys() - masks.keys(), masks.keys() - images.keys()))
+    if not ours or not theirs or images.keys() & masks.keys():
+        return None
+    ends = [_constant([name.rpartition("/")[2] for name in names]) for names in (ours, theirs)]
+    (head, tail), (mask_head, mask_tail) = ends
+    if head == mask_head:
+        head = mask_head = ""
+    if tail == mask_tail:
+        tail = mask_tail = ""
+    stripped = [
+        {_without(name, *both) for name in names}
+        for names, both in ((ours, (head, tail)), (theirs, (mask_head, mask_tail)))
+    ]
+    if stripped[0] != stripped[1]:
+        example = f"images stand for names such as {min(ours)!r}, those of masks for {min(theirs)!r}"
+        return f"images and masks: the wildcards of {example}; change the patterns until they stand for the same"
+    wanted = [_around(patterns[0].text, head, tail), _around(patterns[1].text, mask_head, mask_tail)]
+    changed = [f"{p.key}: {text!r}" for p, text in zip(patterns, wanted, strict=True) if text != p.text]
+    return f"images and masks: names differ by a constant part; set {' and '.join(changed)}"
+
+
+def _constant(names: Sequence[str]) -> tuple[str, str]:
+    """What all names begin and end with, digits at the inner ends left out."""
+    if len(names) == 1:
+        return "", ""
+    head = _start(names).rstrip("0123456789")
+    return head, _start([name[len(head) :][::-1] for name in names]).rstrip("0123456789")[::-1]
+
+
+def _start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)  # what these two share, all between them share
+    return first[: next((i for i, letter in enumerate(first) if last[i : i + 1] != letter), len(first))]
+
+
+def _without(name: str, head: str, tail: str) -> str:
+    folders, slash, last = name.rpartition("/")
+    return folders + slash + last.removeprefix(head).removesuffix(tail)
+
+
+def _around(text: str, head: str, tail: str) -> str:
+    before, _, after = text.rpartition("*")
+    return f"{before}{head}*{tail}{after}"
 
 
 def _with_suffix(text: str, suffix: str) -> str:

@@ -134,8 +134,9 @@ class Listed:
             if isinstance(found, tuple):
                 return found
             said = said or found
-        if not said and re.search(r"\s#", line):
-            return self._line(re.split(r"\s+#", line)[0], header, beside)
+        before, comment, _ = line.partition(" #")
+        if comment and isinstance(found := self._line(before, header, beside), tuple):
+            return found
         shown = line if line.isprintable() else repr(line)
         shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
         close = self.images.close(line)

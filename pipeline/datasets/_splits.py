@@ -95,6 +95,7 @@ def _unclear(folders: dict[str, list[str]], kinds: dict[str, set[str]], found: s
     else:
         what += "none of them is for training"
     advice = ["lists"]
+    level = max(next((i for i, part in enumerate(parts) if part in named), level) for parts in folders.values())
     drives = all(len(parts) > level for parts in folders.values())
     if not both and drives:
         said = defaultdict[str, set[str]](set)
@@ -105,7 +106,7 @@ def _unclear(folders: dict[str, list[str]], kinds: dict[str, set[str]], found: s
             text = ", ".join(f"{split}: [{', '.join(sorted(said[split]))}]" for split in SPLITS if split in said)
             advice.insert(0, f"splits: {{{text}}}, changed to what you mean")
         else:
-            advice.insert(0, "splits: {train: [FOLDER], ...} with the folders of each split")
+            advice.insert(0, "splits with a folder for train")
         if len(found) == 1:
             advice.insert(0, f'sequence: "^{level * "[^/]+/"}[^/]+" if they are drives or videos, drawn by shares')
     return f"{what}; set in datasets.folder {'; or '.join(advice)}"

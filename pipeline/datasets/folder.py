@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.datasets._images import read_mask
 from pipeline.datasets._mask_values import coding_of, hint, labels_of, with_original
 from pipeline.datasets._pairs import Pair, PairDataset, existing, root_folder, unpaired
-from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_suffix
+from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_names, other_suffix, some
 from pipeline.datasets._references import Listed
 from pipeline.datasets._splits import (
     HELD_OUT,
@@ -118,6 +118,8 @@ class Folder(PairDataset):
             self._by_lists(lists, pictures, labelled)
         else:
             self.wrong += unpaired(pictures, labelled)
+            if renamed := other_names(patterns, pictures, labelled):
+                self.wrong.append(renamed)
             pairs = {name: Pair(image, labelled[name]) for name, image in pictures.items() if name in labelled}
             told = self._by_folders(pairs, splits, drives=sequence is not None)
             self._draw(pairs, told, regex, shares, seed)
@@ -184,18 +186,16 @@ class Folder(PairDataset):
                 self._add(split_of[name], name, pair)
         if told:
             counts = Counter(split_of.values())
-            origin = {
-                split: "from their folders" if split in {*given, "train"} else "drawn from train" for split in counts
-            }
-            log.info(
-                "splits by folders: %s", ", ".join(f"{each}: {counts[each]} {origin[each]}" for each in self.pairs)
-            )
+            drawn_from = dict.fromkeys(shares, " (drawn from train)")
+            log.info("splits by folders: %s", ", ".join(f"{counts[s]} {s}{drawn_from.get(s, '')}" for s in self.pairs))
 
 
 def _no_image(root: Path, pattern: Pattern, passed: list[Path]) -> str:
     if passed:
         return other_suffix(pattern, passed)
-    return f"{root}: no image matches {pattern.text!r}; correct datasets.folder.images"
+    there = list(find(root, compiled("**/*", Faults(""), key=""), []).files.values())
+    seen = f"; images there: {some(there)}" if there else ""
+    return f"{root}: no image matches {pattern.text!r}{seen}; correct datasets.folder.images"
 
 
 def _regex(sequence: str | None, faults: Faults) -> re.Pattern[str] | None:

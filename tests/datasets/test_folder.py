@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,7 +182,7 @@ def test_colours_may_be_rgb_or_indexed(root: Path, write_image: Write) -> None:
         ({"masks_hold": "colours", "ignore": ["blue"]}, 'ignore: got blue; allowed: RGB colours, .*"#000000"'),
         ({"splits": {"val": ["b"]}}, r"splits: names \['val'\]; allowed: train, and val and test where"),
         ({"splits": {"train": ["b"]}, "lists": {"train": "a", "val": "b"}}, "splits and lists: both say"),
-        ({"images": "train/images/*", "masks": "val/masks/*"}, "is of train, .* is of val; both must be of one split"),
+        ({"images": "train/images/*", "masks": "val/masks/*"}, "is of train, .* of val; both must be of one split"),
         ({"ignore": [[0, 0, 0]]}, "ignore: got .*; allowed: ids"),
         ({"masks_hold": "colours", "ignore": [0]}, "ignore: got 0; allowed: RGB colours"),
         ({"masks_hold": "colours", "ignore": [[0, 0, 142]]}, "allowed: RGB colours that are of no class"),
@@ -241,3 +243,63 @@ def test_original_ids_are_the_first_of_each_class(
 ) -> None:
     labels = folder(root, **options).labels
     assert (labels.original_ids, labels.original_ignored) == (original, ignored)
+
+
+def touched(root: Path, *files: str) -> Folder:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return folder(root, sequence=".+", shares={"val": 0.5})
+
+
+def test_files_with_a_suffix_that_is_not_read_are_named(tmp_path: Path) -> None:
+    said = touched(
+        tmp_path, "images/a.png", "images/b.GIF", "images/c.heic", "images/Thumbs.db", "masks/a.png"
+    ).faults()
+    (fault,) = (line for line in said if "is not read" in line)
+    assert f"images: 2 files ({tmp_path}/images/b.GIF, {tmp_path}/images/c.heic) of 'images/**/*'" in fault
+    assert ".GIF, .heic is not read; allowed: .png, " in fault
+    assert fault.endswith("convert them to .png, or set images: images/**/*.png to leave them out")
+    assert not [line for line in folder(tmp_path, images="images/**/*.png").faults() if "is not read" in line]
+
+
+def test_masks_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path) -> None:
+    files = [f"{kind}/{name}.{suffix}" for name in "ab" for kind, suffix in (("images", "JPG"), ("masks", "tif"))]
+    said = touched(tmp_path, *files).faults()
+    assert f"masks: 2 files ({tmp_path}/masks/a.tif, " in said[0]
+    assert said[0].endswith("match 'masks/**/*.png' but for their suffix; set masks: masks/**/*.tif")
+    assert not [line for line in folder(tmp_path, masks="masks/**/*.tif").faults() if "label" in line]
+    said = folder(tmp_path, images="images/*.png", masks="masks/**/*.tif").faults()
+    assert "match 'images/*.png' but for their suffix; set images: images/*.JPG" in said[0]
+    assert (
+        f"no image matches 'img/*'; images there: 4 files ({tmp_path}/images/a.JPG"
+        in folder(tmp_path, images="img/*").faults()[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "said"),
+    [
+        ("images/{}", "masks/{}_mask", "set masks: 'masks/**/*_mask.png'"),
+        ("images/x/{}_rgb", "masks/x/{}_gt", "set images: 'images/**/*_rgb' and masks: 'masks/**/*_gt.png'"),
+        ("images/img_{}", "masks/mask_{}", "set images: 'images/**/img_*' and masks: 'masks/**/mask_*.png'"),
+        (
+            "images/train/{}",
+            "masks/{}",
+            "wildcards of images stand for names such as 'train/100', those of masks for '100'",
+        ),
+    ],
+)
+def test_names_that_differ_by_a_constant_part_get_patterns_that_pair_them(
+    tmp_path: Path, image: str, mask: str, said: str
+) -> None:
+    files = [f"{pattern.format(number)}.png" for number in (100, 101, 110) for pattern in (image, mask)]
+    fault = touched(tmp_path, *files).faults()[-1]
+    assert said in fault
+    advised = dict(re.findall(r"(images|masks): '(\S+)'", fault))
+    assert len(where(folder(tmp_path, sequence=".+", seed=1, **advised))) == (3 if advised else 0)
+
+
+def test_the_root_may_be_written_in_another_form_of_unicode(tmp_path: Path) -> None:
+    touched(tmp_path / unicodedata.normalize("NFD", "Über"), "images/a.png", "masks/a.png")
+    assert folder(tmp_path / "Über", sequence=".+").pairs["train"].keys() | {"a"} == {"a"}
