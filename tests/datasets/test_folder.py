@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline import plugin_options
 from pipeline.datasets._patterns import compiled, find
@@ -209,19 +208,6 @@ def test_the_section_in_params_is_checked_by_type() -> None:
     assert len(said) == 3 and "datasets.folder.glob: unknown key" in "\n".join(said)
     hexadecimal = {"palette": ["#8000ff", [0, 0, 1]], "ignore": [0, [1, 2, 3], "#000000"], "splits": {"train": ["a"]}}
     assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, **hexadecimal}}}, ["datasets"]))
-
-
-def test_the_example_of_the_readme_works(tmp_path: Path, write_image: Write) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = (block for block in text.split("```yaml\n")[1:] if block.startswith("dataset: folder"))
-    options = YAML(typ="safe").load(block.split("```")[0])["datasets"]["folder"]
-    assert not list(plugin_options.faults({"datasets": {"folder": options}}, ["datasets"]))
-    for drive in range(12):
-        write_image(tmp_path / f"{drive}/left/x/7.jpg", IMAGE)
-        write_image(tmp_path / f"{drive}/label/x/7_id.png", np.full((12, 16), (7, 26)[drive % 2], np.uint8))
-    dataset = Folder(**{**options, "root": str(tmp_path)})
-    assert len(where(dataset)) == 12 and list(dataset.faults()) == []
-    assert {int(dataset.read(split, name)[1].max()) for name, split in where(dataset).items()} == {0, 1}
 
 
 @pytest.mark.parametrize(
