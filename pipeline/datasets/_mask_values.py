@@ -91,11 +91,11 @@ def coding_of(
 def _meaning(labels: LabelSpec, ids: Mapping[str, Sequence[int]] | None, faults: Faults) -> dict[int, int]:
     """Train id of each id in the masks."""
     meaning: dict[int, int] = {}
-    if ids is not None and set(ids) != set(labels.names):
+    if ids is not None and not set(labels.names[1:]) <= set(ids) <= set(labels.names):
         faults.add(f"ids: names {sorted(ids)}; it must give a list of ids for each of {sorted(labels.names)}")
         return meaning
     for train, name in enumerate(labels.names):
-        for raw in [train] if ids is None else ids[name]:
+        for raw in [train] if ids is None or name not in ids else ids[name]:
             if raw in meaning or not 0 <= raw <= HIGHEST_ID:
                 faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that no other class has")
             else:

@@ -70,7 +70,7 @@ def compiled(text: str, faults: Faults, *, key: str) -> Pattern:
         >>> compiled("masks/**/*_id.png", Faults("x"), key="masks").files.fullmatch("masks/a/b/7_id.PNG").groups()
         ('a/b/', '7')
     """
-    *folders, last = nfc(text).split("/")
+    *folders, last = nfc(text).replace("\\", "/").split("/")
     if "*" not in last or "**" in last or folders[:1] == [""] or ".." in folders:
         faults.add(f"{key}: got {text!r}; allowed: a path below the root with a * in its last part: images/*.jpg")
         return Pattern(text, key, re.compile(""), re.compile(""))
@@ -166,7 +166,7 @@ def other_names(patterns: Sequence[Pattern], images: Mapping[str, Path], masks: 
     ]
     if stripped[0] != stripped[1]:
         example = f"images stand for names such as {min(ours)!r}, those of masks for {min(theirs)!r}"
-        return f"images and masks: the wildcards of {example}; change the patterns until they stand for the same"
+        return f"images and masks: the wildcards of {example}; change the patterns, or pair them in lists"
     wanted = [_around(patterns[0].text, head, tail), _around(patterns[1].text, mask_head, mask_tail)]
     changed = [f"{p.key}: {text!r}" for p, text in zip(patterns, wanted, strict=True) if text != p.text]
     return f"images and masks: names differ by a constant part; set {' and '.join(changed)}"

@@ -146,20 +146,26 @@ class Listed:
     def _sample(self, fields: list[str], beside: str) -> tuple[str, str] | str:
         """Names of image and mask; else what is wrong, or nothing when the fields name no file."""
         if len(fields) == 1:
-            images, masks = (kind.named(fields[0], beside=beside) for kind in (self.images, self.masks))
-            together = images | masks
-            if len(together) > 1:
-                files = [
-                    kind.files[name] for kind, found in ((self.images, images), (self.masks, masks)) for name in found
-                ]
-                return self._ambiguous(files)
-            if not together:
-                return ""
-            (name,) = together
-            absent = [what for what, kind in (("image", self.images), ("mask", self.masks)) if name not in kind.files]
-            return (name, name) if not absent else f"no {' and no '.join(absent)} of this name"
-        if len(fields) != 2:
+            return self._single(fields[0], beside)
+        if len(fields) == 2:
+            return self._two(fields, beside)
+        if any(self.images.named(field, beside=beside) for field in fields):
+            return f"{len(fields)} columns; keep image and mask, or begin the list with a header such as image,mask"
+        return ""
+
+    def _single(self, reference: str, beside: str) -> tuple[str, str] | str:
+        images, masks = (kind.named(reference, beside=beside) for kind in (self.images, self.masks))
+        together = images | masks
+        if len(together) > 1:
+            found = ((self.images, images), (self.masks, masks))
+            return self._ambiguous([kind.files[name] for kind, names in found for name in names])
+        if not together:
             return ""
+        (name,) = together
+        absent = [what for what, kind in (("image", self.images), ("mask", self.masks)) if name not in kind.files]
+        return (name, name) if not absent else f"no {' and no '.join(absent)} of this name"
+
+    def _two(self, fields: list[str], beside: str) -> tuple[str, str] | str:
         said = ""
         for first, second in (fields, fields[::-1]):
             images, masks = self.images.named(first, beside=beside), self.masks.named(second, beside=beside)

@@ -6,6 +6,9 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from unicodedata import normalize
+
+from pipeline.datasets._lists import posix
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
@@ -130,7 +133,7 @@ def as_told(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wron
     used: set[tuple[str, str]] = set()
     for name, place in places.items():
         path = f"/{place.rpartition('/')[0]}/"
-        hits = [(split, each) for split, listed in splits.items() for each in listed if f"/{each.strip('/')}/" in path]
+        hits = [(split, each) for split, listed in splits.items() for each in listed if f"/{_folder(each)}/" in path]
         used |= set(hits)
         if len({split for split, _ in hits}) > 1:
             text = " and ".join(f"{split} ({folder})" for split, folder in hits)
@@ -148,6 +151,10 @@ def as_told(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wron
     ]
     wrong += [f"splits.{each}: no image of the pattern lies in a folder of this name; correct it" for each in empty]
     return found
+
+
+def _folder(text: str) -> str:
+    return normalize("NFC", posix(text)).strip("/")
 
 
 def drawn(sequence: str, *, shares: Mapping[str, float], seed: int) -> str:

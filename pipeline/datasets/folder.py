@@ -54,7 +54,8 @@ class Folder(PairDataset):
         classes: names in train-id order, at most 255.
         palette: a colour a class, ``[128, 0, 255]`` or ``"#8000ff"``; what colour masks hold, and what overlays show.
         masks_hold: ``ids`` (one channel, or entries of a palette) or ``colours`` (RGB, grey, or those of a palette).
-        ids: class -> ids in the masks; a class may have several. Null: the position in ``classes``.
+        ids: class -> ids in the masks; a class may have several. Null: the position in ``classes``, which the first
+            class also has when it is not named: 0.
         ignore: ids, or colours, of pixels that count nowhere. Null: id 255, unless it is in ``ids``.
         rest: whether any other id or colour is a fault, or ignored too.
         lists: split -> file with one sample a line, as ``_references.py`` reads it; null: by folders or hashes.

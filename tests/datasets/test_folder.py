@@ -170,6 +170,8 @@ def test_colours_may_be_rgb_or_indexed(root: Path, write_image: Write) -> None:
         ({"classes": []}, "classes: empty"),
         ({"palette": [[1, 1, 1]]}, "palette has 1 colours for 2 classes"),
         ({"palette": [[1, 1, 1], [1, 1, 1]]}, "two classes have the same colour"),
+        ({"ids": {"car": [0]}}, r"ids\.car: got 0; allowed"),
+        ({"ids": {"road": [0], "cat": [1]}}, r"ids: names \['cat', 'road'\]; it must give a list"),
         ({"ids": {"road": [0]}}, r"ids: names \['road'\]; it must give a list of ids for each of \['car', 'road'\]"),
         ({"ids": {"road": [0], "car": [0]}}, r"ids\.car: got 0; allowed: ids in 0\.\.65535 that no other class has"),
         ({"ignore": [1]}, "ignore: got 1, which is an id of class 'car'; remove it from ignore or from that class"),

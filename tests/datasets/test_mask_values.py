@@ -50,6 +50,14 @@ def test_255_may_be_a_class_without_a_word_about_ignore(make: Make) -> None:
     assert dataset.labels.to_original()[[0, 1, 255]].tolist() == [0, 255, 1]
 
 
+def test_the_first_class_need_not_be_named(make: Make) -> None:
+    dataset = make([0, 255])
+    assert label(dataset(**CRACK, ids={"crack": [255]})) == [0, 1]
+    assert label(dataset(**CRACK, ids={"crack": [0], "background": [255]})) == [1, 0]
+    with pytest.raises(UserError, match=r"label ids \[0\]; allowed: 1, 255"):
+        label(dataset(**CRACK, ids={"crack": [255], "background": [1]}))
+
+
 def test_255_is_ignored_where_no_class_has_it(make: Make) -> None:
     dataset = make([0, 1, 255])(**CRACK)
     assert label(dataset) == [0, 1, 255] and look(dataset).hint is None
