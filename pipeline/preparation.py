@@ -24,6 +24,7 @@ def prepare(
     name: str,
     options: dict[str, Any],
     progress: Callable[[str, int], object],
+    warn: Callable[[str], object] = lambda warning: None,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Write a data set as an artifact.
@@ -32,6 +33,7 @@ def prepare(
         name: key of the plugin.
         options: its options; recorded, but for paths.
         progress: called with (split, number of samples in it) for each sample.
+        warn: called with each warning, when the data set is sound.
         workers: threads that read and write; they change no byte.
 
     Returns:
@@ -59,6 +61,8 @@ def prepare(
         for fault in found.faults:
             faults.add(fault)
         faults.raise_if_any(advice="nothing was written; mend or remove these samples and run prepare again")
+        for warning in found.warnings:
+            warn(warning)
         facts["splits"] = found.names
         facts |= class_facts(dataset.labels, found.counts)
     return facts

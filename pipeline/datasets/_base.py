@@ -27,6 +27,10 @@ class Dataset(ABC):
         """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
         return ()
 
+    def warnings(self) -> Sequence[str]:
+        """What the files leave open, and how it was taken; ``prepare`` prints it."""
+        return ()
+
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         """One sample; may be called from several threads at once.
