@@ -5,7 +5,6 @@ Files are byte-stable, whatever the number of workers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
 from pipeline.survey import SplitCounts, survey
 
-log = logging.getLogger(__name__)
-
 
 def prepare(
     dataset: Dataset,
@@ -27,6 +24,7 @@ def prepare(
     name: str,
     options: dict[str, Any],
     progress: Callable[[str, int], object],
+    warn: Callable[[str], object] = lambda warning: None,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Write a data set as an artifact.
@@ -35,6 +33,7 @@ def prepare(
         name: key of the plugin.
         options: its options; recorded, but for paths.
         progress: called with (split, number of samples in it) for each sample.
+        warn: called with each warning, when the data set is sound.
         workers: threads that read and write; they change no byte.
 
     Returns:
@@ -61,11 +60,9 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
-        if found.faults and found.hint:
-            faults.add(found.hint)
         faults.raise_if_any(advice="nothing was written; mend or remove these samples and run prepare again")
-        if found.hint:
-            log.warning("warning: %s", found.hint)
+        for warning in found.warnings:
+            warn(warning)
         facts["splits"] = found.names
         facts |= class_facts(dataset.labels, found.counts)
     return facts

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.copies import Thumbnail, copies, thumbnail
 from pipeline.datasets import Dataset
 from pipeline.datasets._lists import safe
 from pipeline.errors import UserError
@@ -66,17 +67,13 @@ class SplitCounts:
 
 @dataclass
 class Survey:
-    """What a data set holds, by split, and all that is wrong with it.
-
-    Args:
-        hint: why no pixel shows some class, in all likelihood, and what to do.
-    """
+    """What a data set holds, by split, all that is wrong with it, and what looks wrong."""
 
     labels: LabelSpec
     names: dict[str, list[str]]
     counts: dict[str, SplitCounts]
     faults: list[str]
-    hint: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def absent(self, split: str) -> list[str]:
         """Classes that no pixel of a split has."""
@@ -88,6 +85,8 @@ class _Sample:
     """What is kept of a sample: not its pixels."""
 
     digest: bytes
+    label_digest: bytes
+    thumbnail: Thumbnail
     size: tuple[int, int]
     histogram: Counts
 
@@ -108,19 +107,21 @@ def survey(
 
     Returns:
         counts of the sound samples, and the faults of all others: unreadable, sizes differ, id out of range, name that
-        is no file name or not unique, image in two splits, empty train or val.
+        is no file name or not unique, image in two splits, empty train or val; warnings of what the data set leaves
+        open, of an image twice with different masks, and of copies in another split.
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
     faults = [*dataset.faults(), *_name_faults(names)]
     counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
-    seen: dict[bytes, str] = {}
+    seen: dict[bytes, tuple[str, bytes]] = {}
+    warnings = list(dataset.warnings())
+    thumbnails: dict[str, list[tuple[str, Thumbnail]]] = {split: [] for split in names}
 
     def read(split: str, name: str) -> _Sample:
         frame, label = dataset.read(split, name)
         histogram = checked(dataset.labels, frame, label)
         keep(split, name, frame, label)
-        digest = hashlib.sha256(repr(frame.shape).encode() + np.ascontiguousarray(frame).data).digest()
-        return _Sample(digest, label.shape, histogram)
+        return _Sample(_digest(frame), _digest(label), thumbnail(frame), label.shape, histogram)
 
     samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
     totals = Counter(split for split, _ in samples)
@@ -131,15 +132,30 @@ def survey(
         except UserError as error:
             faults.append(f"{split}/{name}: {error}")
             continue
-        twin = seen.setdefault(sample.digest, f"{split}/{name}")
+        twin, twin_label = seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
+        differs = "" if twin_label == sample.label_digest else ", with another mask"
         if twin.partition("/")[0] != split:
-            faults.append(f"{split}/{name}: the same image as {twin}; splits must be disjoint")
+            faults.append(f"{split}/{name}: the same image as {twin}{differs}; splits must be disjoint")
+        elif differs:
+            warnings.append(f"{split}/{name}: the same image as {twin}{differs}; keep the one that is right")
+        else:
+            thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
+    warnings += [
+        f"{copy}: looks the same as {original}; copies in another split make its figures too good; remove one of them"
+        for copy, original in copies(thumbnails)
+    ]
     nowhere = [
         label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
     ]
     hint = dataset.absence(nowhere) if nowhere and any(split.ignored for split in counts.values()) else None
-    return Survey(dataset.labels, names, counts, faults, hint)
+    if hint:
+        (faults if faults else warnings).append(hint)
+    return Survey(dataset.labels, names, counts, faults, warnings)
+
+
+def _digest(array: Array) -> bytes:
+    return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).data).digest()
 
 
 def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:

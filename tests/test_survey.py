@@ -79,7 +79,7 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         "train/1-x: broken",
         "train/4-9: label ids [9]; allowed: 0..2 and 255 (ignored)",
         "test/6-1: the same image as val/6-1; splits must be disjoint",
-        "test/5-2: the same image as val/5-1; splits must be disjoint",
+        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint",
     ]
 
 

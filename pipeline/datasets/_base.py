@@ -31,6 +31,10 @@ class Dataset(ABC):
         """Why, in all likelihood, no pixel of any split shows these classes, and what to do; None: no sign of it."""
         return None
 
+    def warnings(self) -> Sequence[str]:
+        """What the files leave open, and how it was taken; ``prepare`` prints it."""
+        return ()
+
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         """One sample; may be called from several threads at once.

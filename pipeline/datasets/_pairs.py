@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.datasets._base import Dataset
+from pipeline.datasets._headers import Headers, read_headers
 from pipeline.datasets._images import SUFFIXES, read_image, read_mask
 from pipeline.datasets._masks import Coding
 from pipeline.errors import UserError
@@ -42,7 +44,16 @@ class PairDataset(Dataset):
         return {split: list(pairs) for split, pairs in self.pairs.items()}
 
     def faults(self) -> Sequence[str]:
-        return tuple(self.wrong)
+        return (*self.wrong, *self.headers.faults)
+
+    def warnings(self) -> Sequence[str]:
+        return self.headers.warnings
+
+    @cached_property
+    def headers(self) -> Headers:
+        """What all files say together; read when it is first needed, after ``pairs`` is filled."""
+        files = [(pair.image, pair.mask) for pairs in self.pairs.values() for pair in pairs.values()]
+        return read_headers(files, ids=self.coding.colours is None)
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.pairs.get(split, {}):
@@ -55,7 +66,8 @@ class PairDataset(Dataset):
         except UserError as error:
             found.append(str(error))
         try:
-            frame = read_image(image, fits=None if label is None else (label.shape[0], label.shape[1]))
+            drawn = None if label is None else (label.shape[0], label.shape[1])
+            frame = read_image(image, fits=drawn, stored=self.headers.stored)
         except UserError as error:
             found.append(str(error))
         if frame is not None and label is not None and frame.shape[:2] != label.shape:
@@ -66,7 +78,11 @@ class PairDataset(Dataset):
 
     def read_label(self, mask: Path) -> Array:
         """Train ids (H, W) of one mask file."""
-        return self.coding.decode(mask, read_mask(mask))
+        return self.decoded(mask, self.coding)
+
+    def decoded(self, mask: Path, coding: Coding) -> Array:
+        """Train ids (H, W) of one mask file by a coding, which must agree with the declared colours."""
+        return coding.decode(mask, read_mask(mask), colours=self.labels.palette, mixed=self.headers.mixed)
 
 
 def size(image: Array) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets._images import read_mask
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, by_stem, root_folder, unpaired
 from pipeline.errors import UserError
@@ -78,11 +77,11 @@ class Cityscapes(PairDataset):
     def read_label(self, mask: Path) -> Array:
         """Train ids of a mask file; where both kinds lie side by side, they must agree."""
         if mask.stem.endswith(TRAIN):
-            return _not_dummy(mask, TRAIN_IDS.decode(mask, read_mask(mask)))
-        label = LABEL_IDS.decode(mask, read_mask(mask))
+            return _not_dummy(mask, self.decoded(mask, TRAIN_IDS))
+        label = self.decoded(mask, LABEL_IDS)
         twin = mask.with_name(mask.stem.removesuffix(FULL) + TRAIN + mask.suffix)
         if twin.is_file():
-            other = TRAIN_IDS.decode(twin, read_mask(twin))
+            other = self.decoded(twin, TRAIN_IDS)
             differing = other.size if other.shape != label.shape else int(np.count_nonzero(other != label))
             if differing:
                 raise UserError(

@@ -223,7 +223,7 @@ def test_colour_masks_are_rgb(tmp_path: Path) -> None:
 def test_masks_that_lose_ids_are_refused(tmp_path: Path, photo: Image.Image) -> None:
     photo.convert("L").save(tmp_path / "m.jpg")
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "m.tif")
-    with pytest.raises(UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because it must be lossless; save"):
+    with pytest.raises(UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because it must be lossless; make"):
         read_mask(tmp_path / "m.jpg")
     with pytest.raises(UserError, match=r"m\.tif: mode F, 32 bits; a mask is one channel of ids"):
         read_mask(tmp_path / "m.tif")
