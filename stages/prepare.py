@@ -15,7 +15,7 @@ from pipeline.errors import command
 from pipeline.inspection import show
 from pipeline.preparation import prepare
 from pipeline.progress import Bars
-from pipeline.survey import cores, survey
+from pipeline.survey import absences, cores, survey
 
 
 @command
@@ -46,6 +46,8 @@ def main() -> int:
         return 1 if found.faults else 0
     with Bars() as bars:
         facts = prepare(dataset, args.out, name=name, options=options, progress=bars.step, workers=cores())
+    for warning in absences(dataset.labels, facts["class_pixels"]):
+        print(f"warning: {warning}", file=sys.stderr)
     sizes = ", ".join(f"{len(names)} {split}" for split, names in facts["splits"].items())
     print(f"{args.out}: {name}, {len(facts['classes'])} classes, {sizes}")
     return 0
