@@ -80,9 +80,9 @@ class Prepared:
         """
         faults = Faults(f"data set {self.artifact.path}")
         for split in ("train", "val"):
-            if split in self.artifact.meta.get("class_pixels", {}):
-                if shortage := self.labels.shortage(split, self.class_pixels(split)):
-                    faults.add(shortage)
+            counted = split in self.artifact.meta.get("class_pixels", {})
+            if counted and (shortage := self.labels.shortage(split, self.class_pixels(split))):
+                faults.add(shortage)
         faults.raise_if_any(advice="correct the labels or the classes, and make it again with: dvc repro -f prepare")
 
     def split(self, name: str) -> Split:

@@ -144,8 +144,8 @@ def _shortages(
     """Why nothing can be learnt; of a split, when all its samples are sound: the others may show more classes."""
     if labels.num_classes == 1:
         yield (
-            f"classes: '{labels.names[0]}' alone; two or more are needed: what is not {labels.names[0]} must be a class "
-            "too, such as background, and not ignored"
+            f"classes: '{labels.names[0]}' alone; two or more are needed: what is not {labels.names[0]} must be a "
+            "class too, such as background, and not ignored"
         )
         return
     for split in LEARNT:
