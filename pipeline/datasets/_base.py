@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
@@ -26,6 +28,19 @@ class Dataset(ABC):
     def faults(self) -> Sequence[str]:
         """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
         return ()
+
+    def raw_files(self) -> Iterable[Path]:
+        """Files that decide what ``read`` returns, whether they are there or not: `prepare` runs again when one changes.
+
+        Here: all below ``root`` that are not hidden, where the plugin has one. A plugin that reads some of them only names those.
+        """
+        seen: set[str] = set()
+        for folder, below, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):
+            place = os.path.realpath(folder)
+            below[:] = [] if place in seen else sorted(name for name in below if not name.startswith("."))
+            shown = [] if place in seen else sorted(name for name in files if not name.startswith("."))
+            yield from (Path(folder, name) for name in shown)
+            seen.add(place)
 
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:

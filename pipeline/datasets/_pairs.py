@@ -43,6 +43,10 @@ class PairDataset(Dataset):
     def faults(self) -> Sequence[str]:
         return tuple(self.wrong)
 
+    def raw_files(self) -> Iterable[Path]:
+        """Images and masks of all pairs; what lists and folders hold shows in the splits and faults."""
+        return (file for pairs in self.pairs.values() for pair in pairs.values() for file in pair)
+
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.pairs.get(split, {}):
             raise UserError(f"{self.title} has no sample {name!r} in {split!r}")
