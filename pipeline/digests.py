@@ -5,6 +5,7 @@ What the last look found lies in the user's cache, so that all checkouts and tem
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -101,7 +102,5 @@ def _recall(memory: Path) -> dict[str, Seen]:
 
 
 def _remember(memory: Path, seen: Mapping[str, Seen]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
         artifact.write_text(memory, json.dumps(seen))
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else

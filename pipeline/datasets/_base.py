@@ -30,9 +30,9 @@ class Dataset(ABC):
         return ()
 
     def raw_files(self) -> Iterable[Path]:
-        """Files that decide what ``read`` returns, whether they are there or not: `prepare` runs again when one changes.
+        """Files that decide what ``read`` returns, missing ones too: `prepare` runs again when one changes.
 
-        Here: all below ``root`` that are not hidden, where the plugin has one. A plugin that reads some of them only names those.
+        By default all files below ``root`` that are not hidden; none without ``root``. Override it to name fewer.
         """
         seen: set[str] = set()
         for folder, below, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):

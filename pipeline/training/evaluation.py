@@ -56,10 +56,10 @@ def metrics_of(
     part = range(accelerator.process_index, len(split), accelerator.num_processes)
     found = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
     counts = total(accelerator, torch.from_numpy(found.counts).to(accelerator.device)).cpu().numpy()
-    found = ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
-    if found["miou"] is None and split.name == "val":
+    summary = ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
+    if summary["miou"] is None and split.name == "val":
         raise UserError(f"{split.root}: {labels.shortage('val', [0] * labels.num_classes)}; correct its labels")
-    return found
+    return summary
 
 
 def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:
