@@ -23,10 +23,7 @@ def show(name: str, found: Survey, console: Console | None = None) -> None:
     console = console or Console()
     console.print(_splits(name, found))
     console.print(_classes(found))
-    for split in found.names:
-        if absent := found.absent(split):
-            console.print(Text(f"{split}: {len(absent)} classes absent: {', '.join(absent)}"), soft_wrap=True)
-    for warning in found.warnings:
+    for warning in (*found.absences(), *found.warnings):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     if found.faults:
         console.print(f"\n[bold red]{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}[/]")

@@ -87,6 +87,25 @@ class LabelSpec:
     def num_classes(self) -> int:
         return len(self.names)
 
+    def shortage(self, split: str, pixels: Sequence[int]) -> str | None:
+        """Why a network cannot learn from a split, or be measured on it; None: it can.
+
+        Args:
+            pixels: (K,) labelled pixels of each class in the split.
+
+        Example:
+            >>> labels = LabelSpec(("road", "car"), ((0, 0, 0), (9, 9, 9)))
+            >>> labels.shortage("val", [5, 0])
+            "split val: every labelled pixel is 'road'; it must show two classes or more"
+            >>> labels.shortage("val", [5, 1])
+        """
+        shown = [name for name, count in zip(self.names, pixels, strict=True) if count]
+        if not shown:
+            return f"split {split}: no pixel of it has a class, all are ignored; it must show two classes or more"
+        if len(shown) == 1:
+            return f"split {split}: every labelled pixel is '{shown[0]}'; it must show two classes or more"
+        return None
+
     def to_meta(self) -> dict[str, Any]:
         meta: dict[str, Any] = {
             "classes": list(self.names),

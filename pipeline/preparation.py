@@ -43,7 +43,8 @@ def prepare(
 
     Raises:
         UserError: a list of every unreadable image, size mismatch, id out of range, missing file, name that is not
-            unique, image in two splits and fault of lists and layout; nothing is written then.
+            unique, image in two splits, fault of lists and layout, and train or val in which nothing can be learnt;
+            nothing is written then.
     """
     facts: dict[str, Any] = {
         **dataset.labels.to_meta(),
@@ -60,7 +61,7 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
-        faults.raise_if_any(advice="nothing was written; mend or remove these samples and run prepare again")
+        faults.raise_if_any(advice="nothing was written; correct or remove these samples and run prepare again")
         for warning in found.warnings:
             warn(warning)
         facts["splits"] = found.names

@@ -23,6 +23,10 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
 Counts = npt.NDArray[np.int64]
+#: Splits that must show classes; others may be without labels.
+LEARNT = ("train", "val")
+#: What it means that a split lacks a class.
+CONSEQUENCES = {"train": "nothing to learn from", "val": "no IoU"}
 
 
 def cores() -> int:
@@ -75,9 +79,9 @@ class Survey:
     faults: list[str]
     warnings: list[str] = field(default_factory=list)
 
-    def absent(self, split: str) -> list[str]:
-        """Classes that no pixel of a split has."""
-        return [name for name, count in zip(self.labels.names, self.counts[split].pixels, strict=True) if not count]
+    def absences(self) -> list[str]:
+        """:func:`absences` of what was counted."""
+        return absences(self.labels, {split: counts.pixels.tolist() for split, counts in self.counts.items()})
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,9 @@ def survey(
 
     Returns:
         counts of the sound samples, and the faults of all others: unreadable, sizes differ, id out of range, name that
-        is no file name or not unique, image in two splits, empty train or val; warnings of what the data set leaves
-        open, of an image twice with different masks, and of copies in another split.
+        is no file name or not unique, image in two splits; one class only; train or val that is empty or shows fewer
+        than two classes. Warnings of what the data set leaves open, of an image twice with different masks, and of
+        copies in another split.
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
     faults = [*dataset.faults(), *_name_faults(names)]
@@ -149,6 +154,7 @@ def survey(
         label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
     ]
     hint = dataset.absence(nowhere) if nowhere and any(split.ignored for split in counts.values()) else None
+    faults += _shortages(dataset.labels, names, counts)
     if hint:
         (faults if faults else warnings).append(hint)
     return Survey(dataset.labels, names, counts, faults, warnings)
@@ -156,6 +162,41 @@ def survey(
 
 def _digest(array: Array) -> bytes:
     return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).data).digest()
+
+
+def _shortages(
+    labels: LabelSpec, names: Mapping[str, Sequence[str]], counts: Mapping[str, SplitCounts]
+) -> Iterator[str]:
+    """Why nothing can be learnt; of a split, when all its samples are sound: the others may show more classes."""
+    if labels.num_classes == 1:
+        yield (
+            f"classes: '{labels.names[0]}' alone; two or more are needed: what is not {labels.names[0]} must be a "
+            "class too, such as background, and not ignored"
+        )
+        return
+    for split in LEARNT:
+        if names.get(split) and counts[split].sizes.total() == len(names[split]):
+            shortage = labels.shortage(split, counts[split].pixels.tolist())
+            if shortage:
+                yield f"{shortage}; check which ids or colours mean which class, what is ignored, and how it was split"
+
+
+def absences(labels: LabelSpec, class_pixels: Mapping[str, Sequence[int]]) -> list[str]:
+    """A warning for each split that lacks classes, by name.
+
+    Args:
+        class_pixels: split -> (K,) pixels of each class.
+    """
+    found = []
+    for split, pixels in class_pixels.items():
+        absent = [name for name, count in zip(labels.names, pixels, strict=True) if not count]
+        if len(absent) == labels.num_classes:
+            found.append(f"{split}: no labelled pixel")
+        elif absent:
+            consequence = f" ({CONSEQUENCES[split]})" if split in CONSEQUENCES else ""
+            number = "1 class is" if len(absent) == 1 else f"{len(absent)} classes are"
+            found.append(f"{split}: {number} absent{consequence}: {', '.join(absent)}")
+    return found
 
 
 def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
@@ -171,7 +212,7 @@ def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
 
 
 def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for split in ("train", "val"):
+    for split in LEARNT:
         if not names.get(split):
             yield f"split {split}: empty; it needs at least one sample"
     first: dict[str, str] = {}

@@ -96,7 +96,10 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
 ) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):
         write_png(tmp_path / f"raw/images/{name}.png", np.full((12, 16, 3), value, np.uint8))
-        write_png(tmp_path / f"raw/masks/{name}.png", np.full((12, 16), value, np.uint8))
+        mask = np.full((12, 16), value, np.uint8)
+        mask[0] = 0
+        mask[1] = 1
+        write_png(tmp_path / f"raw/masks/{name}.png", mask)
     (tmp_path / "raw/train.txt").write_text("a\nc\n")
     (tmp_path / "raw/val.txt").write_text("b\n")
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

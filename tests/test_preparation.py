@@ -83,10 +83,11 @@ def test_what_was_written_is_what_the_data_set_holds(tmp_path: Path) -> None:
 def test_class_share_is_counted_by_hand(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"], test=[])
     dataset.add("b", [[2, 2, 2, 2], [2, 2, 2, 0]])
-    dataset.add("c", [[255] * 4] * 2)
+    dataset.add("c", [[0, 0, 0, 255], [2, 255, 255, 255]])
     share = run(dataset, tmp_path / "out")["class_share"]
     assert share["train"] == {"road": round(4 / 14, 6), "car": round(2 / 14, 6), "sky": round(8 / 14, 6)}
-    assert share["val"] == share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
+    assert share["val"] == {"road": 0.75, "car": 0.0, "sky": 0.25}
+    assert share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
 
 
 def test_progress_is_called_before_every_sample(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: b
     for expected in FAULTS:
         assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
     assert len(faults) == len(FAULTS)
-    assert last.startswith("nothing was written; mend or remove")
+    assert last.startswith("nothing was written; correct or remove")
     assert snapshot(tmp_path / "made") == before
     assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
 

@@ -55,6 +55,10 @@ class PairDataset(Dataset):
         files = [(pair.image, pair.mask) for pairs in self.pairs.values() for pair in pairs.values()]
         return read_headers(files, ids=self.coding.colours is None)
 
+    def raw_files(self) -> Iterable[Path]:
+        """Images and masks of all pairs; what lists and folders hold shows in the splits and faults."""
+        return (file for pairs in self.pairs.values() for pair in pairs.values() for file in pair)
+
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.pairs.get(split, {}):
             raise UserError(f"{self.title} has no sample {name!r} in {split!r}")

@@ -12,13 +12,11 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
 from pipeline.errors import Faults, UserError, closest
-from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
+from pipeline.models._base import IMAGENET_MEAN, IMAGENET_STD, NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models._wrappers import unwrap
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CLASSIFIER = "segmentation_head.0"
 #: Entries of an smp config.json that change nothing here: the classifier's rows are chosen by name, weights are given.
 FREE = ("classes", "encoder_weights", "encoder_name", "activation")
