@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.datasets.folder import Folder
@@ -137,3 +138,29 @@ def test_overlapping_options_are_one_error(make: Make) -> None:
         "  ignore: got 0, which is an id of class 'background'; remove it from ignore or from that class",
         "Correct these values under datasets.folder in params.yaml.",
     ]
+
+
+@pytest.mark.parametrize("form", ["L", "1", "RGB", "P"])
+def test_black_and_white_as_colours_in_any_form(make: Make, tmp_path: Path, form: str) -> None:
+    dataset = make([0, 255])
+    for file in (tmp_path / "masks").iterdir():
+        Image.open(file).convert(form).save(file)
+    found = dataset(**CRACK, masks_hold="colours")
+    assert label(found) == [0, 1] and look(found).faults == [] and look(found).warnings == []
+
+
+def test_greys_are_colours_and_an_unknown_one_is_named(make: Make) -> None:
+    dataset = make([0, 128, 255])
+    three = {"classes": ["a", "b", "c"], "palette": ["#000", "#808080", "#fff"], "masks_hold": "colours"}
+    assert label(dataset(**three)) == [0, 1, 2]
+    assert label(dataset(**CRACK, masks_hold="colours", ignore=["#808080"])) == [0, 255, 1]
+    with pytest.raises(UserError, match=r"unknown colours \[\(128, 128, 128\)\]; allowed: those of palette and ignore"):
+        label(dataset(**CRACK, masks_hold="colours"))
+
+
+def test_one_bit_is_0_and_1_or_0_and_255_as_ids_say(make: Make, tmp_path: Path) -> None:
+    dataset = make([0, 255])
+    for file in (tmp_path / "masks").iterdir():
+        Image.open(file).convert("1").save(file)
+    assert label(dataset(**CRACK)) == [0, 1]
+    assert label(dataset(**CRACK, ids={"crack": [255]})) == [0, 1]
