@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from unicodedata import normalize
 
 from pipeline.datasets._lists import posix
@@ -73,6 +73,12 @@ def by_folders(names: Sequence[str], *, drives: bool, wrong: list[str]) -> dict[
         return None
     wrong.append(_unclear(folders, kinds, found, shared))
     return {}
+
+
+def unlabelled_test(names: Sequence[str], labelled: Container[str]) -> set[str]:
+    """Samples in folders of test, where none of them has a mask: the labels of a benchmark that its owner keeps."""
+    test = {name for name, split in (by_folders(names, drives=False, wrong=[]) or {}).items() if split == "test"}
+    return set() if any(name in labelled for name in test) else test
 
 
 def _kinds(folders: Iterable[str], *, numbered: bool) -> set[str]:

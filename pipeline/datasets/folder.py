@@ -36,6 +36,7 @@ from pipeline.datasets._splits import (
     drawn,
     empty_splits,
     sequence_of,
+    unlabelled_test,
 )
 from pipeline.errors import Faults, UserError
 
@@ -108,6 +109,7 @@ class Folder(PairDataset):
         assert labels is not None
         self.labels = with_original(labels, self.coding)
         self._ignore = ignore
+        self._left_out = ""
         found = [find(self.root, pattern, self.wrong) for pattern in patterns]
         pictures, labelled = found[0].files, found[1].files
         if not pictures:
@@ -118,12 +120,18 @@ class Folder(PairDataset):
         if lists is not None:
             self._by_lists(lists, pictures, labelled)
         else:
+            if without := set() if splits else unlabelled_test(list(pictures), labelled):
+                self._left_out = f"test: its {len(without)} images have no masks; it is left out"
+                pictures = {name: path for name, path in pictures.items() if name not in without}
             self.wrong += unpaired(pictures, labelled)
             if renamed := other_names(patterns, pictures, labelled):
                 self.wrong.append(renamed)
             pairs = {name: Pair(image, labelled[name]) for name, image in pictures.items() if name in labelled}
             told = self._by_folders(pairs, splits, drives=sequence is not None)
             self._draw(pairs, told, regex, shares, seed)
+
+    def warnings(self) -> Sequence[str]:
+        return [*filter(None, [self._left_out]), *super().warnings()]
 
     def absence(self, absent: Sequence[str]) -> str | None:
         seen: set[int] = set()

@@ -177,3 +177,19 @@ def test_nothing_is_said_of_folders_without_names_of_splits() -> None:
     wrong: list[str] = []
     names = ["latest/1", "contest/2", "trains/3", "interval/4", "test_drive/5"]
     assert by_folders(names, drives=False, wrong=wrong) is None and wrong == []
+
+
+def test_a_test_split_without_labels_is_left_out_with_a_warning(
+    make: Callable[..., Callable[..., Folder]], tmp_path: Path
+) -> None:
+    dataset = make("@/train/", "@/val/", "@/test/")
+    masks = sorted((tmp_path / "masks/test").iterdir())
+    masks[0].unlink()
+    assert "images/test/0.jpg: no label" in dataset().faults()[0], "some have labels: this one is missing"
+    for mask in masks[1:]:
+        mask.unlink()
+    assert counts(dataset()) == {"train": 3, "val": 3} and list(dataset().faults()) == []
+    assert list(dataset().warnings()) == ["test: its 3 images have no masks; it is left out"]
+    for mask in (tmp_path / "masks/val").iterdir():
+        mask.unlink()
+    assert len(dataset().faults()) == 4, "val is needed"
