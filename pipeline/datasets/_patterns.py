@@ -14,7 +14,7 @@ from pipeline.errors import Faults
 
 #: Other suffixes of pictures and masks: a file with one is named, and not passed over as a note or a thumbnail is.
 PICTURES = (
-    ".gif", ".jfif", ".jpe", ".jp2", ".j2k", ".jpx", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".gif", ".jp2", ".j2k", ".jpx", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
     ".tga", ".dng", ".exr", ".hdr", ".npy", ".npz", ".mat",
 )  # fmt: skip
 SHOWN = 3  # files that a message names

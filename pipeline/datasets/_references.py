@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.datasets._lists import columns, is_header, lines, posix
 from pipeline.datasets._patterns import nfc
+from pipeline.datasets._splits import FOLDERS
 
 SHOWN = 160  # characters of a line that a message shows
 #: Words of a header by which a column is that of masks.
@@ -94,12 +95,13 @@ class Listed:
         self.root = root
         self.images, self.masks = Names(root, images), Names(root, masks)
 
-    def read(self, listing: Path, wrong: list[str]) -> Iterator[tuple[int, str, str]]:
+    def read(self, listing: Path, wrong: list[str], *, only: str | None = None) -> Iterator[tuple[int, str, str]]:
         """Number of the line, and the names under which image and mask of its sample were found.
 
         Args:
             listing: the list file.
             wrong: gets a line for each line that names no sample, or several, or one again.
+            only: a split; lines whose column ``split`` names another are left out.
         """
         beside = "" if listing.parent == self.root else self._beside(listing)
         first: dict[str, int] = {}
@@ -109,6 +111,8 @@ class Listed:
             found = self._line(line, header, beside)
             if isinstance(found, str) and not first and not header and is_header(line):
                 header = max(columns(line), key=lambda fields: len(fields) if len(fields) > 1 else 0)
+            elif only and _other_split(line, header, only):
+                continue
             elif isinstance(found, str):
                 wrong.append(f"{listing.name}:{number}: {found}")
             elif found[0] in first:
@@ -196,6 +200,13 @@ class Listed:
     def _ambiguous(files: list[Path]) -> str:
         shown = " and ".join(map(str, sorted(files)[:2])) + (" and others" if len(files) > 2 else "")
         return f"ambiguous: it may mean {shown}; write more of the path"
+
+
+def _other_split(line: str, header: list[str], split: str) -> bool:
+    """True when a table with a column ``split`` says another one for this line."""
+    places = [index for index, title in enumerate(header) if title.casefold() in ("split", "subset")]
+    rows = [fields for fields in columns(line) if len(fields) == len(header)]
+    return bool(places and rows) and FOLDERS.get(rows[0][places[0]].casefold(), split) != split
 
 
 def _of_header(fields: list[str], header: list[str]) -> list[str]:

@@ -81,6 +81,20 @@ def unlabelled_test(names: Sequence[str], labelled: Container[str]) -> set[str]:
     return set() if any(name in labelled for name in test) else test
 
 
+def split_words(names: Sequence[str]) -> str | None:
+    """A warning where all samples are named after splits, in their file names or otherwise than folders should be."""
+    words = {name: _kinds(re.split(r"[/\W\d_]+", name), numbered=False) for name in names}
+    found = set[str]().union(*words.values())
+    if "train" not in found or len(found) == 1 or any(len(kinds) != 1 for kinds in words.values()):
+        return None
+    if by_folders(names, drives=True, wrong=[]) is not None:
+        return None
+    return (
+        f"names such as {names[0]} contain {', '.join(sorted(found))}, but samples are drawn into splits by hashes; if "
+        "these are splits, give lists, or splits with the folders of each"
+    )
+
+
 def _kinds(folders: Iterable[str], *, numbered: bool) -> set[str]:
     return {kind for folder in folders if (kind := _kind(folder, numbered=numbered))}
 

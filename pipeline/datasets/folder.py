@@ -36,6 +36,7 @@ from pipeline.datasets._splits import (
     drawn,
     empty_splits,
     sequence_of,
+    split_words,
     unlabelled_test,
 )
 from pipeline.errors import Faults, UserError
@@ -109,29 +110,33 @@ class Folder(PairDataset):
         assert labels is not None
         self.labels = with_original(labels, self.coding)
         self._ignore = ignore
-        self._left_out = ""
+        self._notes: list[str] = []
         found = [find(self.root, pattern, self.wrong) for pattern in patterns]
         pictures, labelled = found[0].files, found[1].files
-        if not pictures:
+        if not pictures and not found[0].unread:
             self.wrong.append(_no_image(self.root, patterns[0], list(found[0].passed.values())))
-        elsewhere = [path for name, path in found[1].passed.items() if name in pictures and name not in labelled]
+        taken = set(pictures.values())
+        passed = {name: path for name, path in found[1].passed.items() if path not in taken}
+        elsewhere = [path for name, path in passed.items() if name in pictures and name not in labelled]
         if elsewhere:
             self.wrong.append(other_suffix(patterns[1], elsewhere))
         if lists is not None:
             self._by_lists(lists, pictures, labelled)
         else:
             if without := set() if splits else unlabelled_test(list(pictures), labelled):
-                self._left_out = f"test: its {len(without)} images have no masks; it is left out"
+                self._notes.append(f"test: its {len(without)} images have no masks; it is left out")
                 pictures = {name: path for name, path in pictures.items() if name not in without}
-            self.wrong += unpaired(pictures, labelled)
             if renamed := other_names(patterns, pictures, labelled):
                 self.wrong.append(renamed)
+            self.wrong += unpaired(pictures, labelled)
+            if words := None if splits else split_words(list(pictures)):
+                self._notes.append(words)
             pairs = {name: Pair(image, labelled[name]) for name, image in pictures.items() if name in labelled}
             told = self._by_folders(pairs, splits, drives=sequence is not None)
             self._draw(pairs, told, regex, shares, seed)
 
     def warnings(self) -> Sequence[str]:
-        return [*filter(None, [self._left_out]), *super().warnings()]
+        return [*self._notes, *super().warnings()]
 
     def absence(self, absent: Sequence[str]) -> str | None:
         seen: set[int] = set()
@@ -148,7 +153,8 @@ class Folder(PairDataset):
         listed = Listed(self.root, images, masks)
         for split in sorted(lists, key=SPLITS.index):
             self.pairs[split] = {}
-            for _, image, mask in listed.read(existing(self.root / lists[split]), self.wrong):
+            only = split if [*lists.values()].count(lists[split]) > 1 else None  # one table for several splits
+            for _, image, mask in listed.read(existing(self.root / lists[split]), self.wrong, only=only):
                 self._add(split, image, Pair(images[image], masks[mask]))
 
     def _add(self, split: str, name: str, pair: Pair) -> None:

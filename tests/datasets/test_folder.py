@@ -282,7 +282,7 @@ def test_names_that_differ_by_a_constant_part_get_patterns_that_pair_them(
     tmp_path: Path, image: str, mask: str, said: str
 ) -> None:
     files = [f"{pattern.format(number)}.png" for number in (100, 101, 110) for pattern in (image, mask)]
-    fault = touched(tmp_path, *files).faults()[-1]
+    fault = touched(tmp_path, *files).faults()[0]
     assert said in fault
     advised = dict(re.findall(r"(images|masks): '(\S+)'", fault))
     assert len(where(folder(tmp_path, sequence=".+", seed=1, **advised))) == (3 if advised else 0)

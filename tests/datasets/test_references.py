@@ -183,3 +183,10 @@ def test_lists_of_voc_and_camvid_take_these_forms_too(tmp_path: Path, camvid_roo
             len(CamVid(root=str(camvid_root)).pairs["train"]) == 3
             and list(CamVid(root=str(camvid_root)).faults()) == []
         )
+
+
+def test_one_table_may_have_a_column_for_the_split(root: Path) -> None:
+    text = "image,mask,split\na.JPG,a.png,Train\nb.JPG,b.png,valid\nd.x.JPG,d.x.png,train\n"
+    found = dataset(root, text, to="all.csv", lists={"train": "all.csv", "val": "all.csv"})
+    assert list(found.faults()) == [] and found.splits() == {"train": ["a", "d.x"], "val": ["b"]}
+    assert dataset(root, text, to="all.csv").splits()["train"] == ["a", "b", "d.x"], "a list of its own is taken whole"

@@ -193,3 +193,20 @@ def test_a_test_split_without_labels_is_left_out_with_a_warning(
     for mask in (tmp_path / "masks/val").iterdir():
         mask.unlink()
     assert len(dataset().faults()) == 4, "val is needed"
+
+
+@pytest.mark.parametrize(
+    "places", [["@/train_1", "@/train_2", "@/val_1"], ["@/ADE_train_1", "@/ADE_val_2", "@/ADE_val_3"]]
+)
+def test_file_names_that_name_splits_are_warned_of(
+    make: Callable[..., Callable[..., Folder]], places: list[str]
+) -> None:
+    dataset = make(*places)
+    (warning,) = dataset(sequence=".+").warnings()
+    assert "contain train, val, but samples are drawn into splits by hashes; if these are splits, give lists" in warning
+    assert list(make("@/train_x/", "@/val_x/")(splits={"train": ["train_x"], "val": ["val_x"]}).warnings()) == []
+
+
+@pytest.mark.parametrize("places", [["@/train/", "@/val/"], ["@/test_1", "@/test_2"], ["@/a/train_1", "@/val/b"]])
+def test_other_names_are_not(make: Callable[..., Callable[..., Folder]], places: list[str]) -> None:
+    assert list(make(*places)(sequence=".+").warnings()) == []
