@@ -134,7 +134,7 @@ def _scans(data: bytes) -> tuple[int, int, int]:
 
 def _blocks(header: bytes, parts: bytes) -> int:
     """Units (MCU) in a scan of some components. Source: ISO 10918-1, A.2."""
-    height, width = struct.unpack_from(">HH", header, 1)
+    height, width = map(int, struct.unpack_from(">HH", header, 1))
     sampling = {part: (factors >> 4, factors & 15) for part, factors in zip(header[6::3], header[7::3], strict=True)}
     across, down = (max(each[place] for each in sampling.values()) for place in (0, 1))
     if len(parts) > 1:  # interleaved
