@@ -164,7 +164,7 @@ def _facts(image: Image.Image, data: bytes) -> _Facts:
         bits=bits,
         orientation=tiff.get(ORIENTATION, 1),
         inverted=tiff.get(PHOTOMETRIC) == WHITE_IS_ZERO,
-        lossy=bool(tiff) and tiff.get(COMPRESSION) not in LOSSLESS,
+        lossy=bool(tiff) and tiff.get(COMPRESSION, 1) not in LOSSLESS,
         packed=packed,
     )
 
