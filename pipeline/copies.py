@@ -1,7 +1,7 @@
 """Images of different splits that look the same: copies that were encoded again, resized or made brighter.
 
 Two images are copies when their grey thumbnails of 32x32 correlate by 0.9992 or more. On CamVid, copies by JPEG of
-quality 15 to 95, WebP, half and double size reach 0.9996; frames of a drive, 1/15 second apart, reach 0.9979.
+quality 15 to 95, WebP, half and double size have 0.9996 or more; frames of a drive, 1/15 second apart, 0.9978 or less.
 Source of these figures: ``benchmarks/copies.py``.
 """
 

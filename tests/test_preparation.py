@@ -171,3 +171,14 @@ def test_prepared_names_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"meta\.json: names no splits"):
         Prepared(tmp_path / "out")
+
+
+def test_warnings_are_given_when_the_data_set_is_sound(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path, train=["a", "b"], val=["c"])
+    write_png(tmp_path / "b.png", read_frame(tmp_path / "a.png"))
+    write_png(tmp_path / "b_label.png", np.zeros((2, 4), np.uint8))
+    said: list[str] = []
+    prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *_: None, warn=said.append)
+    assert said == ["train/b: the same image as train/a, with another mask; keep the one that is right"]
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    assert "warnings" not in meta

@@ -33,6 +33,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", "
 MOST_PIXELS = 89_478_485  # from here on Pillow suspects a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 SUBFILE, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 259, 262, 0  # tags of TIFF, and a value
+BMP_OF_OS2 = 12  # size of that header, in which the bits of a pixel stand 4 bytes earlier
 RESTORE = "restore the file or remove it from its list"
 
 
@@ -158,12 +159,12 @@ def _facts(image: Image.Image, data: bytes) -> _Facts:
     bits = (
         data[PNG_DEPTH] if image.format == "PNG" else max(tiff.get(SAMPLE_BITS, (1 if image.mode == "1" else modes,)))
     )
-    packed = isinstance(image, BmpImageFile) and image.mode == "L" and "P;" in repr(image.tile)
+    packed = isinstance(image, BmpImageFile) and image.mode == "L" and data[28 if data[14] > BMP_OF_OS2 else 24] < 8
     return _Facts(
         bits=bits,
         orientation=tiff.get(ORIENTATION, 1),
         inverted=tiff.get(PHOTOMETRIC) == WHITE_IS_ZERO,
-        lossy=bool(tiff) and tiff.get(COMPRESSION) not in LOSSLESS,
+        lossy=bool(tiff) and tiff.get(COMPRESSION, 1) not in LOSSLESS,
         packed=packed,
     )
 

@@ -13,6 +13,7 @@ from pipeline.datasets._images import Mask, scale
 from pipeline.datasets._palettes import Colour, colour, ids_of, is_grey
 from pipeline.errors import UserError
 from pipeline.frames import Array
+from pipeline.labels import LabelSpec
 
 UNKNOWN = -1
 SHOWN = 8  # unknown values that a message names
@@ -42,11 +43,11 @@ class Coding:
             table[raw] = train
         object.__setattr__(self, "_table", table)
 
-    def decode(self, path: Path, mask: Mask, *, colours: Sequence[Colour] = (), mixed: bool = False) -> Array:
+    def decode(self, path: Path, mask: Mask, *, labels: LabelSpec | None = None, mixed: bool = False) -> Array:
         """Train ids (H, W) uint8 of a mask.
 
         Args:
-            colours: declared colour of each train id; the palette of an indexed mask of ids must not contradict them.
+            labels: classes and their colours, which the palette of an indexed mask of ids must not contradict.
             mixed: the masks of the data set differ in depth, so that one of few bits may come from a PNG optimiser.
 
         Raises:
@@ -60,7 +61,7 @@ class Coding:
         if self.ids is None:
             return self._of_greys(path, mask)
         if mask.palette is not None:
-            return self._of_ids(path, ids_of(path, mask.values, mask.palette, ids=self.ids, colours=colours))
+            return self._of_ids(path, ids_of(path, mask.values, mask.palette, ids=self.ids, labels=labels))
         return self._of_ids(path, self._unscaled(path, mask, mixed) if mask.bits < 8 else mask.values)
 
     def _unscaled(self, path: Path, mask: Mask, mixed: bool) -> npt.NDArray[np.integer]:
@@ -107,7 +108,7 @@ class Coding:
         colours = {int(entry): colour(palette[entry]) for entry in used}
         assert self.colours is not None
         if self.ids is not None and is_grey(palette) and all(shown[0] in self.ids for shown in colours.values()):
-            return self._of_ids(path, ids_of(path, values, palette, ids=self.ids, colours=()))
+            return self._of_ids(path, ids_of(path, values, palette, ids=self.ids))
         wrong = [f"{entry} is {shown}" for entry, shown in colours.items() if shown not in self.colours]
         if wrong and self.rest is None:
             raise UserError(f"{path}: palette entries of unknown colour: {_some(wrong)}; {self.allowed}")

@@ -86,7 +86,7 @@ class PairDataset(Dataset):
 
     def decoded(self, mask: Path, coding: Coding) -> Array:
         """Train ids (H, W) of one mask file by a coding, which must agree with the declared colours."""
-        return coding.decode(mask, read_mask(mask), colours=self.labels.palette, mixed=self.headers.mixed)
+        return coding.decode(mask, read_mask(mask), labels=self.labels, mixed=self.headers.mixed)
 
 
 def size(image: Array) -> str:

@@ -6,14 +6,14 @@ with colours leaves the entries as ids, unless it shows a class in the colour of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.labels import IGNORE_INDEX
+from pipeline.labels import IGNORE_INDEX, LabelSpec
 
 Colour = tuple[int, int, int]
 BLACK, WHITE = (0, 0, 0), 255
@@ -29,24 +29,26 @@ def is_grey(palette: Array) -> bool:
     return bool((palette == palette[:, :1]).all())
 
 
-def ids_of(path: Path, values: Array, palette: Array, *, ids: Mapping[int, int], colours: Sequence[Colour]) -> Array:
+def ids_of(
+    path: Path, values: Array, palette: Array, *, ids: Mapping[int, int], labels: LabelSpec | None = None
+) -> Array:
     """Ids (H, W) of an indexed mask.
 
     Args:
         values: (H, W) uint8 entries.
         palette: (n, 3) uint8 RGB.
         ids: train id of each declared id.
-        colours: declared RGB colour of each train id.
+        labels: classes and their declared colours; None: none are declared.
 
     Raises:
         UserError: the palette contradicts what is declared, or two readings are possible.
     """
     used = {entry: colour(palette[entry]) if entry < len(palette) else None for entry in np.unique(values).tolist()}
     if not is_grey(palette):
-        _check_colours(path, used, ids, colours)
+        _check_colours(path, used, ids, labels)
         return values
     greys = {entry: shown[0] if shown else -1 for entry, shown in used.items()}
-    if all(entry == grey or _agrees(entry, used, ids, colours) for entry, grey in greys.items()):
+    if all(entry == grey or _agrees(used[entry], ids.get(entry), labels) for entry, grey in greys.items()):
         return values
     wrong = [f"{entry} has no colour" for entry, grey in greys.items() if grey < 0]
     firsts = {shown: entry for entry, shown in reversed([*enumerate(palette[:, 0].tolist())])}
@@ -66,23 +68,25 @@ def ids_of(path: Path, values: Array, palette: Array, *, ids: Mapping[int, int],
     return table[values]
 
 
-def _agrees(entry: int, used: Mapping[int, Colour | None], ids: Mapping[int, int], colours: Sequence[Colour]) -> bool:
+def _agrees(shown: Colour | None, train: int | None, labels: LabelSpec | None) -> bool:
     """Whether an entry has the declared colour of its class."""
-    train = ids.get(entry, IGNORE_INDEX)
-    return train < len(colours) and colours[train] == used[entry]
+    return labels is not None and train is not None and train < labels.num_classes and labels.palette[train] == shown
 
 
 def _check_colours(
-    path: Path, used: Mapping[int, Colour | None], ids: Mapping[int, int], colours: Sequence[Colour]
+    path: Path, used: Mapping[int, Colour | None], ids: Mapping[int, int], labels: LabelSpec | None
 ) -> None:
     """Refuse entries that have the colour of a class which they are not. Black may stand for what is ignored."""
-    owners = {shown: train for train, shown in enumerate(colours) if list(colours).count(shown) == 1}
+    palette = labels.palette if labels else ()
+    owners = {shown: train for train, shown in enumerate(palette) if palette.count(shown) == 1}
     wrong = []
     for entry, shown in used.items():
         train = ids.get(entry, IGNORE_INDEX)
         if shown is None or owners.get(shown, train) == train or (shown == BLACK and train == IGNORE_INDEX):
             continue
-        wrong.append(f"{entry} is {shown}, the colour of train id {owners[shown]}, not {train}")
+        assert labels is not None
+        name = repr(labels.names[train]) if train < labels.num_classes else "ignored" if entry in ids else "of no class"
+        wrong.append(f"{entry} is {shown}, the colour of {labels.names[owners[shown]]!r}, but id {entry} is {name}")
     if wrong:
         raise UserError(f"{path}: its palette contradicts the colours of the classes: entry {_some(wrong)}; {REMEDY}")
 

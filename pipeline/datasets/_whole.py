@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -23,6 +24,8 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of PNG
 END_OF_JPEG = b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # one that ends the data of a scan
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+SCAN, RESTART_INTERVAL = 0xDA, 0xDD
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 ARITHMETIC = 0xC9  # from this SOF on; such data may lack their last zeros
 FILLER = bytes(range(254, 0, -1))  # no 0xFF, so that no marker is in it
@@ -92,7 +95,7 @@ def _check_jpeg(data: bytes, pixels: Callable[[], bytes]) -> None:
 
 def _scans(data: bytes) -> tuple[int, int, int]:
     """Kind of a JPEG (its SOF marker), place of its end marker, and coefficients whose last bits are in no scan."""
-    at, kind = 2, 0
+    at, kind, interval, header = 2, 0, 0, b""
     coarse: dict[tuple[int, int], int] = {}  # component, coefficient -> bits that are still missing
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -106,22 +109,38 @@ def _scans(data: bytes) -> tuple[int, int, int]:
         (length,) = struct.unpack_from(">H", data, at + 2)
         segment = data[at + 4 : at + 2 + length]
         if marker in FRAMES:
-            kind = marker
+            kind, header = marker, segment
             coefficients = range(64) if kind in PROGRESSIVE else range(1)
             coarse = {(part, place): 1 for part in segment[6::3][: segment[5]] for place in coefficients}
+        elif marker == RESTART_INTERVAL:
+            (interval,) = struct.unpack(">H", segment)
         at += 2 + length
-        if marker == 0xDA:
-            for part in segment[1::2][: segment[0]]:
+        if marker == SCAN:
+            parts = segment[1::2][: segment[0]]
+            for part in parts:
                 first, last, bits = segment[-3:] if kind in PROGRESSIVE else (0, 0, 0)
                 coarse |= {(part, place): bits & 15 for place in range(first, last + 1)}
             found = MARKER.search(data, at)
             if not found:
                 raise ValueError("truncated: no end marker")
+            if interval and len(RESTART.findall(data, at, found.start())) < (_blocks(header, parts) - 1) // interval:
+                raise ValueError("truncated: restart markers are missing")
             at = found.start()
     else:
         if data[at : at + 2] != END_OF_JPEG:
             raise ValueError("truncated: no end marker")
     return kind, at, sum(1 for bits in coarse.values() if bits)
+
+
+def _blocks(header: bytes, parts: bytes) -> int:
+    """Units (MCU) in a scan of some components. Source: ISO 10918-1, A.2."""
+    height, width = map(int, struct.unpack_from(">HH", header, 1))
+    sampling = {part: (factors >> 4, factors & 15) for part, factors in zip(header[6::3], header[7::3], strict=True)}
+    across, down = (max(each[place] for each in sampling.values()) for place in (0, 1))
+    if len(parts) > 1:  # interleaved
+        return ceil(width / (8 * across)) * ceil(height / (8 * down))
+    own = sampling[parts[0]]
+    return ceil(ceil(width * own[0] / across) / 8) * ceil(ceil(height * own[1] / down) / 8)
 
 
 def _decoded(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -92,6 +93,59 @@ def deepen(dice: random.Random, root: Path, files: list[Path]) -> None:
     Image.fromarray(np.full((12, 16), dice.choice([0, 255, 256, 40000]), np.uint16)).save(file, "PNG")
 
 
+def cut_with_an_end(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """A JPEG that lacks its second half, or half of a PNG's rows, in a file that ends as it must."""
+    file = dice.choice(images(files))
+    stream = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(stream, "JPEG", quality=95, progressive=dice.random() < 0.5)
+    data = stream.getvalue()
+    scan = data.index(b"\xff\xda") + 14
+    put(file, data[: dice.randrange(scan, scan + (len(data) - scan) // 2)].rstrip(b"\xff") + b"\xff\xd9")
+
+
+def add_page(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(images(files))
+    with Image.open(file) as image:
+        made = image.copy()
+    file.unlink()
+    kind = dice.choice(["PNG", "TIFF"])
+    made.save(file, kind, save_all=True, append_images=[Image.new(made.mode, made.size)])
+
+
+def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """An indexed file whose entries are in another order: as a program that makes small files leaves it."""
+    file = dice.choice([file for file in images(files) if file.suffix == ".png"])
+    with Image.open(file) as image:
+        values = np.asarray(image if image.mode in ("L", "P") else image.convert("L"))
+    order = np.array(dice.sample(range(256), 256), np.uint8)
+    made = Image.fromarray(np.argsort(order).astype(np.uint8)[values], mode="P")
+    palette = np.stack([order] * 3, -1) if dice.random() < 0.5 else np.stack([order, order // 2, order // 3], -1)
+    made.putpalette(palette.tobytes())
+    file.unlink()
+    made.save(file)
+
+
+def turn(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """An EXIF orientation in an image or a mask."""
+    file = dice.choice(images(files))
+    exif = Image.Exif()
+    exif[0x0112] = dice.randrange(0, 10)
+    with Image.open(file) as image:
+        image.load()
+    kind = "JPEG" if file.suffix == ".jpg" else "PNG"
+    file.unlink()
+    image.save(file, kind, exif=exif)
+
+
+def shrink(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """Fewer bits a pixel, in one of the formats that have them."""
+    file = dice.choice(images(files))
+    file.unlink()
+    made = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16) % 2 * 255)
+    made.convert("1").save(file, dice.choice(["PNG", "TIFF", "BMP"]))
+
+
 def spoil_list(dice: random.Random, root: Path, files: list[Path]) -> None:
     lists = [file for file in files if file.suffix == ".txt"]
     if not lists:
@@ -148,6 +202,7 @@ def stray(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 DAMAGES: tuple[Damage, ...] = (
     flip, flip, truncate, hole, swap_header, oversize, remode, deepen, spoil_list, leak, remove, replace, rename, stray,
+    cut_with_an_end, add_page, repaint, turn, shrink,
 )  # fmt: skip
 
 
@@ -186,5 +241,5 @@ def test_every_damage_is_a_user_error_or_harmless(
     refused = sum(count for (_, end), count in ended.items() if end == "refused")
     assert sum(ended.values()) == COPIES
     assert refused > COPIES / 2, ended
-    for damage in (truncate, oversize, remove, replace):
+    for damage in (truncate, oversize, remove, replace, cut_with_an_end, add_page):
         assert ended[damage.__name__, "refused"] > ended[damage.__name__, "prepared"], ended
