@@ -22,15 +22,20 @@ def fingerprint(dataset: Dataset, *, progress: Callable[[str, int], object] = la
         number of ``files`` that the data set reads, how many of them are ``missing`` or unreadable, and the ``sha256``
         of their names and contents, of the splits, and of faults of lists and layout.
     """
-    root = os.path.abspath(getattr(dataset, "root", os.curdir))  # noqa: PTH100 - links stay
-    found = digests.of(dict.fromkeys(dataset.raw_files()), remembered=root, progress=progress)
+    root = os.fspath(getattr(dataset, "root", os.curdir))
+    remembered = os.path.abspath(root)  # noqa: PTH100 - links stay
+    found = digests.of(dict.fromkeys(dataset.raw_files()), remembered=remembered, progress=progress)
     whole = {
         "splits": {split: list(names) for split, names in dataset.splits().items()},
         "faults": list(dataset.faults()),
-        "files": sorted((os.path.relpath(file, root), digest) for file, digest in found.items()),
+        "files": sorted((_below(root, os.fspath(file)), digest or "") for file, digest in found.items()),
     }
     return {
         "files": len(found),
         "missing": sum(digest is None for digest in found.values()),
         "sha256": hashlib.sha256(json.dumps(whole).encode()).hexdigest(),
     }
+
+
+def _below(root: str, file: str) -> str:
+    return file[len(root) + 1 :] if file.startswith(f"{root}{os.sep}") else os.path.relpath(file, root)
