@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.datasets._images import SUFFIXES
@@ -37,8 +38,10 @@ def _part(part: str) -> str:
     return "".join("([^/]*)" if piece == "*" else re.escape(piece) for piece in re.split(r"(\*)", part))
 
 
-def find(root: Path, pattern: re.Pattern[str], wrong: list[str]) -> dict[str, Path]:
-    """Image files that match, by what the wildcards stand for (joined with ``/``), in order.
+def find(
+    root: Path, pattern: re.Pattern[str], wrong: list[str], *, suffixes: Collection[str] = SUFFIXES
+) -> dict[str, Path]:
+    """Files of these suffixes that match, by what the wildcards stand for (joined with ``/``), in order.
 
     Hidden files and folders are passed over; links to folders are followed, each folder once.
 
@@ -53,7 +56,7 @@ def find(root: Path, pattern: re.Pattern[str], wrong: list[str]) -> dict[str, Pa
         for file in [] if place in seen else sorted(files):
             path = Path(folder) / file
             match = pattern.fullmatch(path.relative_to(root).as_posix())
-            if match is None or file.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if match is None or file.startswith(".") or path.suffix.lower() not in suffixes:
                 continue
             name = "/".join(part.strip("/") for part in match.groups() if part.strip("/"))
             if name in found:

@@ -11,8 +11,6 @@ sequences moves none that is there.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +20,10 @@ from pipeline.datasets._lists import entries
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, root_folder, unpaired
 from pipeline.datasets._patterns import compiled, find
+from pipeline.datasets._splits import SPLITS, check_splits, compiled_sequence, drawn, sequence_of
 from pipeline.errors import Faults, UserError
 from pipeline.labels import IGNORE_INDEX, LabelSpec
 
-SPLITS = ("train", "val", "test")
-HELD_OUT = ("val", "test")
 HIGHEST_ID = (1 << 16) - 1
 LARGEST_BYTE = 255
 CORRECT = "Correct these values under datasets.folder in params.yaml."
@@ -81,8 +78,8 @@ class Folder(PairDataset):
         if images == masks:
             faults.add(f"masks: {masks!r} is the pattern of the images too; they must differ")
         shares = {"val": 0.2} if shares is None else shares
-        _check_splits(lists, shares, faults)
-        regex = _regex(sequence, faults)
+        check_splits(lists, shares, faults)
+        regex = compiled_sequence(sequence, faults)
         if not classes:
             faults.add("classes: empty; name them in train-id order")
         if len(set(map(tuple, palette))) < len(palette):
@@ -103,7 +100,7 @@ class Folder(PairDataset):
             self._by_lists(lists, pictures, labels)
         else:
             self.wrong += unpaired(pictures, labels)
-            self._by_hash(pictures, labels, lambda name: _sequence(name, regex), shares, seed)
+            self._by_hash(pictures, labels, lambda name: sequence_of(name, regex), shares, seed)
 
     def _by_lists(self, lists: dict[str, str], images: dict[str, Path], masks: dict[str, Path]) -> None:
         by_line = {name: name for name in images}
@@ -147,46 +144,6 @@ class Folder(PairDataset):
             if sequences and split not in sequences.values():
                 few = f"none of {len(sequences)} sequences"
                 self.wrong.append(f"split {split}: {few} fell into it; set sequence, another seed, shares, or lists")
-
-
-def drawn(sequence: str, *, shares: dict[str, float], seed: int) -> str:
-    """The split of a sequence: it depends on nothing but its name, the shares and the seed.
-
-    Example:
-        >>> [drawn(name, shares={"val": 0.5}, seed=0) for name in ("monday", "friday")]
-        ['train', 'val']
-    """
-    digest = hashlib.sha256(f"{seed}:{sequence}".encode("utf-8", "surrogateescape")).digest()
-    place, bound = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for split in HELD_OUT:
-        bound += shares.get(split, 0.0)
-        if place < bound:
-            return split
-    return "train"
-
-
-def _sequence(name: str, regex: re.Pattern[str] | None) -> str | None:
-    if regex is None:
-        return name.rpartition("/")[0]
-    match = regex.search(name)
-    return None if match is None else match.group(1 if regex.groups else 0)
-
-
-def _regex(sequence: str | None, faults: Faults) -> re.Pattern[str] | None:
-    try:
-        return None if sequence is None else re.compile(sequence)
-    except re.error as error:
-        faults.add(f"sequence: {sequence!r} is no regular expression ({error})")
-        return None
-
-
-def _check_splits(lists: dict[str, str] | None, shares: dict[str, float], faults: Faults) -> None:
-    if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-        faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
-    if not set(shares) <= set(HELD_OUT) or not all(0 <= share < 1 for share in shares.values()):
-        faults.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
-    elif sum(shares.values()) >= 1 or not shares.get("val"):
-        faults.add(f"shares: got {shares}; val needs more than 0, and something must be left for train")
 
 
 def _coding(
