@@ -188,7 +188,7 @@ class AnnotatedDataset(Dataset):
             for shape in sample.shapes:
                 used.setdefault(shape.label, Counter())[sample.source] += 1
         self.wrong += self.coding.unknown(
-            {label: (places.total(), next(iter(places))) for label, places in used.items()}
+            {label: f"{places.total()} shapes, the first in {next(iter(places))}" for label, places in used.items()}
         )
         empty = [sample.source for sample in samples if not sample.shapes and sample.mask is None]
         if empty:

@@ -33,9 +33,7 @@ def kind_of(result: dict[str, Any]) -> str | None:
 def labels_of(result: dict[str, Any]) -> list[str]:
     """The labels that a result carries, under the name of its type."""
     value = result.get("value", {})
-    return [str(label) for key in (str(result.get("type")), LABELS) for label in dict.fromkeys(value.get(key) or ())][
-        :2
-    ]
+    return [str(label) for label in value.get(str(result.get("type"))) or value.get(LABELS) or ()]
 
 
 def drawn(kind: str, value: dict[str, Any], size: Size) -> Mask:
@@ -76,7 +74,9 @@ def image_path(value: object) -> PurePosixPath | None:
 
 def common_tail(one: Path, other: PurePosixPath) -> int:
     """How many parts two paths share, counted from their ends."""
-    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
-    return next(
-        (count for count, (left, right) in enumerate(pairs) if left != right), min(len(one.parts), len(other.parts))
-    )
+    count = 0
+    for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
+        if left != right:
+            break
+        count += 1
+    return count

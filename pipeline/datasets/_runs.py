@@ -47,7 +47,7 @@ def expanded(text: str) -> npt.NDArray[np.int64]:
     """
     codes = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise UserError("a damaged run-length string; export it again")
+        raise UserError("damaged run lengths; export it again")
     counts: list[int] = []
     value = shift = 0
     for code in codes.tolist():
@@ -58,7 +58,7 @@ def expanded(text: str) -> npt.NDArray[np.int64]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     if max(map(abs, counts)) >= 1 << 40:
-        raise UserError("a damaged run-length string; export it again")
+        raise UserError("damaged run lengths; export it again")
     return np.array(counts, np.int64)
 
 

@@ -1,4 +1,4 @@
-"""CVAT's exports "CVAT for images 1.1" (annotations.xml) and "Segmentation mask 1.1" (labelmap.txt, SegmentationClass/).
+"""CVAT's exports "CVAT for images 1.1" (annotations.xml) and "Segmentation mask 1.1" (labelmap.txt and folders).
 
 Formats: https://docs.cvat.ai/docs/dataset_management/formats/. In the XML file shapes of a higher ``z_order`` lie on
 top, those of the same in the order of the file; the run lengths of a mask go along the rows of its box. Images lie at

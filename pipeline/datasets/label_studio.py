@@ -127,9 +127,10 @@ class LabelStudio(AnnotatedDataset):
 
     def _sample(self, task: dict[str, Any]) -> Annotated | None:
         """Image and shapes of a task; None when nobody has annotated it."""
-        if "annotations" not in task and "completions" not in task:
+        annotations = task.get("annotations", task.get("completions"))
+        if annotations is None:
             raise UserError("no annotations; export as JSON, not as JSON-MIN")
-        done = [one for one in task.get("annotations", task.get("completions")) if not one.get("was_cancelled")]
+        done = [one for one in annotations if not one.get("was_cancelled")]
         if not done:
             return None
         chosen = next((one for one in done if one.get("ground_truth")), done[-1])

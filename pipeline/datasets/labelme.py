@@ -2,7 +2,8 @@
 
 Format: https://github.com/wkentaro/labelme, labelme/label_file.py and utils/shape.py. A shape is a polygon, a
 rectangle, a circle (centre and a point of its rim), a mask (PNG in base64, with the corners of its place) or, where
-``line_width`` is set, a line, linestrip or point. Coordinates are of the image as it is shown, after its EXIF orientation.
+``line_width`` is set, a line, linestrip or point. Coordinates are of the image as it is shown, after its EXIF
+orientation.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ Damage = Callable[[random.Random, Path, list[Path]], object]
 
 
 def images(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix != ".txt"]
+    return [file for file in files if file.suffix in (".png", ".jpg")]
 
 
 def put(file: Path, data: bytes) -> None:
