@@ -58,6 +58,7 @@ class Annotated:
         size: (height, width) that the annotation gives; None: it gives none.
         shapes: in the order of the file.
         mask: file of a mask, where the tool wrote one; then there are no shapes.
+        segments: labels of the segments of that mask, where the tool lists them.
     """
 
     image: Path
@@ -65,6 +66,7 @@ class Annotated:
     size: Size | None = None
     shapes: Sequence[Shape] = ()
     mask: Path | None = None
+    segments: Sequence[str] = ()
 
 
 class AnnotatedDataset(Dataset):
@@ -171,7 +173,7 @@ class AnnotatedDataset(Dataset):
         check_splits(lists, shares, faults)
         regex = compiled_sequence(sequence, faults)
         faults.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
-        names = {name: _lines(self.root, sample.image) for name, sample in samples.items()}
+        names = {name: _lines(self.root, name, sample.image) for name, sample in samples.items()}
         found = divided(
             names, self.wrong, plugin=self.plugin, root=self.root, lists=lists, shares=shares, sequence=regex, seed=seed
         )
@@ -185,8 +187,8 @@ class AnnotatedDataset(Dataset):
         used: dict[str, Counter[str]] = {}
         samples = [sample for split in self.samples.values() for sample in split.values()]
         for sample in samples:
-            for shape in sample.shapes:
-                used.setdefault(shape.label, Counter())[sample.source] += 1
+            for label in (*(shape.label for shape in sample.shapes), *sample.segments):
+                used.setdefault(label, Counter())[sample.source] += 1
         self.wrong += self.coding.unknown(
             {label: f"{places.total()} shapes, the first in {next(iter(places))}" for label, places in used.items()}
         )
@@ -201,7 +203,7 @@ def labels_used(samples: Iterable[Annotated]) -> list[str]:
     return sorted({shape.label for sample in samples for shape in sample.shapes})
 
 
-def _lines(root: Path, image: Path) -> list[str]:
-    """What a line of a list may call an image besides its name: its path below the root, with and without a suffix."""
+def _lines(root: Path, name: str, image: Path) -> list[str]:
+    """What a line of a list may call a sample besides its name: with a suffix, or the path of its image."""
     below = image.relative_to(root)
-    return [below.as_posix(), below.with_suffix("").as_posix()]
+    return [name + image.suffix, below.as_posix(), below.with_suffix("").as_posix()]

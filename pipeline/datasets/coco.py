@@ -171,6 +171,7 @@ class Coco(AnnotatedDataset):
                 (int(image["height"]), int(image["width"])),
                 shapes.get(key, ()),
                 masks.get(key),
+                list(self.segments[masks[key]].values()) if key in masks else (),
             )
         return samples
 

@@ -149,7 +149,7 @@ def make_coco(root: Path) -> dict[str, Any]:
             {
                 "images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": 12, "width": 16} for n in numbers],
                 "annotations": [
-                    {"id": i, "image_id": n, **one} for n in numbers for i, one in enumerate([*found, packed])
+                    {"id": 3 * n + i, "image_id": n, **one} for n in numbers for i, one in enumerate([*found, packed])
                 ],
                 "categories": categories,
             },
