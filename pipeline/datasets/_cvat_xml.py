@@ -58,7 +58,7 @@ def parsed(file: Path) -> tuple[dict[str, Colour], list[tuple[Attributes, list[t
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except UserError:
         raise
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an encoding
         raise UserError(f"{file}: not CVAT's XML ({error}); export it again") from error
     return labels, images
 

@@ -75,7 +75,7 @@ def brush(data: Any, size: Size) -> Mask:
         UserError: no bytes, cut, or of another size.
     """
     try:
-        bits = Bits(bytes(data))
+        bits = Bits(bytes(list(data)))  # of a list: a number alone would mean that many zeros
     except (TypeError, ValueError):
         raise UserError("a brush's rle must be a list of bytes") from None
     number, word = bits.read(32), bits.read(5) + 1

@@ -28,8 +28,8 @@ def change(root: Path, old: str, new: str, *, file: str = "annotations.xml") -> 
     (root / file).write_text(text.replace(old, new))
 
 
-def pixels(kind: str, width: float | None = None, **values: str) -> list[tuple[int, int]]:
-    return [(int(y), int(x)) for y, x in np.argwhere(drawn(kind, values, SIZE, line_width=width))]
+def pixels(kind: str, line: float | None = None, **values: str) -> list[tuple[int, int]]:
+    return [(int(y), int(x)) for y, x in np.argwhere(drawn(kind, values, SIZE, line_width=line))]
 
 
 def test_a_small_root_to_the_pixel(root: Path) -> None:
@@ -60,7 +60,7 @@ def test_run_lengths_of_a_mask_go_along_the_rows_of_its_box() -> None:
 def test_turned_boxes_and_lines() -> None:
     turned = pixels("box", xtl="2", ytl="4", xbr="8", ybr="6", rotation="90")
     assert turned == [(row, column) for row in range(2, 8) for column in (4, 5)]
-    assert len(pixels("points", width=2, points="4,4;9,9")) == 8
+    assert len(pixels("points", line=2, points="4,4;9,9")) == 8
     with pytest.raises(UserError, match=r"points have no area; set datasets\.cvat\.line_width"):
         pixels("points", points="4,4")
 
@@ -148,5 +148,5 @@ def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Call
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither annotations.xml nor labelmap.txt; export the task as"):
+    with pytest.raises(UserError, match=r"neither annotations\.xml nor labelmap\.txt; export the task as"):
         Cvat(root=str(tmp_path))

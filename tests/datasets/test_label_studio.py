@@ -96,15 +96,14 @@ def test_the_annotation_that_counts(options: dict[str, Any], caplog: pytest.LogC
 )  # fmt: skip
 def test_images_are_found_by_their_names(options: dict[str, Any], write_image: Write, address: str) -> None:
     write_image(Path(options["root"]) / "deep/only.png", np.zeros((*SIZE, 3), np.uint8))
-    change(
-        options,
-        lambda tasks: tasks.append({"id": 7, "data": {"img": address, "n": 3}, "annotations": [{"result": []}]}),
-    )
-    assert "deep__only" in everything(
-        LabelStudio(**options, sequence=".+")
-        if "sequence" not in options
-        else LabelStudio(**{**options, "sequence": ".+"})
-    )
+    task = {"id": 7, "data": {"img": address, "n": 3}, "annotations": [{"result": []}]}
+    change(options, lambda tasks: tasks.append(task))
+    assert "deep__only" in everything(LabelStudio(**{**options, "sequence": ".+"}))
+
+
+def first(tasks: list[Any]) -> Any:
+    """The polygon of the first task."""
+    return tasks[0]["annotations"][0]["result"][0]
 
 
 @pytest.mark.parametrize(
@@ -116,21 +115,21 @@ def test_images_are_found_by_their_names(options: dict[str, Any], write_image: W
         (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is the image of another task too"),
         (lambda tasks: tasks[0].pop("annotations"), "task 0: no annotations; export as JSON, not as JSON-MIN"),
         (lambda tasks: tasks[0]["annotations"].__setitem__(0, {"result": [box("tree")]}), "label 'tree': of no class"),
-        (lambda tasks: tasks[0]["annotations"][0]["result"][0].update(image_rotation=90), "image_rotation 90"),
+        (lambda tasks: first(tasks).update(image_rotation=90), "image_rotation 90"),
         (
-            lambda tasks: tasks[0]["annotations"][0]["result"][0].update(original_width=9),
+            lambda tasks: first(tasks).update(original_width=9),
             "its shapes are for images of",
         ),
         (
-            lambda tasks: tasks[0]["annotations"][0]["result"][0].update(type="keypointlabels"),
+            lambda tasks: first(tasks).update(type="keypointlabels"),
             "a keypoint; known: brush",
         ),
         (
-            lambda tasks: tasks[0]["annotations"][0]["result"][0]["value"].update(polygonlabels=["a", "b"]),
+            lambda tasks: first(tasks)["value"].update(polygonlabels=["a", "b"]),
             "labels ['a', 'b']",
         ),
         (
-            lambda tasks: tasks[0]["annotations"][0]["result"][0]["value"].pop("polygonlabels"),
+            lambda tasks: first(tasks)["value"].pop("polygonlabels"),
             "a polygon with labels []",
         ),
         (lambda tasks: tasks.__setitem__(0, 3), "task 3: not Label Studio's format"),
