@@ -26,6 +26,8 @@ def show(name: str, found: Survey, console: Console | None = None) -> None:
     for split in found.names:
         if absent := found.absent(split):
             console.print(f"[bold]{split}[/]: {len(absent)} classes absent: {', '.join(absent)}", highlight=False)
+    if found.hint:
+        console.print(Text(f"warning: {found.hint}", style="yellow"), soft_wrap=True)
     if found.faults:
         console.print(f"\n[bold red]{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}[/]")
         for fault in found.faults:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,28 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 
 IGNORE_INDEX = 255
+#: Train ids are 8 bits, and one of them is ignored.
+MOST_CLASSES = 255
+HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
+
+
+def rgb(colour: str | Sequence[int]) -> tuple[int, int, int]:
+    """A colour as three integers, from ``[128, 0, 255]``, ``"#8000ff"`` or the short ``"#80f"``.
+
+    Raises:
+        UserError: anything else.
+
+    Example:
+        >>> rgb("#8000ff"), rgb([128, 0, 255])
+        ((128, 0, 255), (128, 0, 255))
+    """
+    if isinstance(colour, str) and HEX.fullmatch(colour):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        return int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16)
+    if isinstance(colour, str) or len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+        raise UserError(f'got {colour!r}; allowed: [red, green, blue] with integers in 0..255, or "#rrggbb" in quotes')
+    red, green, blue = colour
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,11 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names) or not self.names:
             raise UserError(f"class names must be unique and not empty; got {list(self.names)}")
+        if len(self.names) > MOST_CLASSES:
+            raise UserError(
+                f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and "
+                "255 is the ignored one; merge classes: several ids may stand for one"
+            )
         if len(self.palette) != len(self.names):
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.names)} classes; give one each")
         if any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in self.palette):

@@ -5,6 +5,7 @@ Files are byte-stable, whatever the number of workers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.errors import Faults
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
 from pipeline.survey import SplitCounts, survey
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -58,7 +61,11 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
+        if found.faults and found.hint:
+            faults.add(found.hint)
         faults.raise_if_any(advice="nothing was written; mend or remove these samples and run prepare again")
+        if found.hint:
+            log.warning("warning: %s", found.hint)
         facts["splits"] = found.names
         facts |= class_facts(dataset.labels, found.counts)
     return facts

@@ -66,12 +66,17 @@ class SplitCounts:
 
 @dataclass
 class Survey:
-    """What a data set holds, by split, and all that is wrong with it."""
+    """What a data set holds, by split, and all that is wrong with it.
+
+    Args:
+        hint: why no pixel shows some class, in all likelihood, and what to do.
+    """
 
     labels: LabelSpec
     names: dict[str, list[str]]
     counts: dict[str, SplitCounts]
     faults: list[str]
+    hint: str | None = None
 
     def absent(self, split: str) -> list[str]:
         """Classes that no pixel of a split has."""
@@ -130,7 +135,11 @@ def survey(
         if twin.partition("/")[0] != split:
             faults.append(f"{split}/{name}: the same image as {twin}; splits must be disjoint")
         counts[split].add(sample.histogram, sample.size)
-    return Survey(dataset.labels, names, counts, faults)
+    nowhere = [
+        label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
+    ]
+    hint = dataset.absence(nowhere) if nowhere and any(split.ignored for split in counts.values()) else None
+    return Survey(dataset.labels, names, counts, faults, hint)
 
 
 def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:

@@ -19,10 +19,10 @@ import numpy as np
 
 from pipeline.datasets._base import Dataset
 from pipeline.datasets._classes import ClassCoding
+from pipeline.datasets._division import Division, by_lists
 from pipeline.datasets._images import read_image
 from pipeline.datasets._pairs import size as size_of
 from pipeline.datasets._shapes import Mask, Size
-from pipeline.datasets._splits import check_splits, compiled_sequence, divided
 from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
 
@@ -163,20 +163,21 @@ class AnnotatedDataset(Dataset):
         samples: Mapping[str, Annotated],
         *,
         lists: dict[str, str] | None,
+        splits: dict[str, list[str]] | None,
         shares: dict[str, float] | None,
         sequence: str | None,
         seed: int,
     ) -> None:
         """Divide samples of a tool that knows no splits. Raises UserError when the options contradict each other."""
         faults = Faults(f"datasets.{self.plugin}")
-        shares = {"val": 0.2} if shares is None else shares
-        check_splits(lists, shares, faults)
-        regex = compiled_sequence(sequence, faults)
+        division = Division(self.plugin, splits=splits, shares=shares, sequence=sequence, seed=seed)
+        division.check(faults, lists=lists)
         faults.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
-        names = {name: _lines(self.root, name, sample.image) for name, sample in samples.items()}
-        found = divided(
-            names, self.wrong, plugin=self.plugin, root=self.root, lists=lists, shares=shares, sequence=regex, seed=seed
-        )
+        images = {name: sample.image for name, sample in samples.items()}
+        if lists is None:
+            found = division.of(images, self.root, self.wrong)
+        else:
+            found = by_lists(lists, images, self.root, self.wrong)
         for split, members in found.items():
             self.samples.setdefault(split, {})
             for name in members:
@@ -201,9 +202,3 @@ class AnnotatedDataset(Dataset):
 def labels_used(samples: Iterable[Annotated]) -> list[str]:
     """Every label of a shape, sorted."""
     return sorted({shape.label for sample in samples for shape in sample.shapes})
-
-
-def _lines(root: Path, name: str, image: Path) -> list[str]:
-    """What a line of a list may call a sample besides its name: with a suffix, or the path of its image."""
-    below = image.relative_to(root)
-    return [name + image.suffix, below.as_posix(), below.with_suffix("").as_posix()]

@@ -27,6 +27,10 @@ class Dataset(ABC):
         """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
         return ()
 
+    def absence(self, absent: Sequence[str]) -> str | None:
+        """Why, in all likelihood, no pixel of any split shows these classes, and what to do; None: no sign of it."""
+        return None
+
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         """One sample; may be called from several threads at once.

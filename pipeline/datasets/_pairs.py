@@ -5,6 +5,7 @@ A plugin finds the pairs and says what its masks hold; reading, checking and dec
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,9 +82,16 @@ def root_folder(plugin: str, root: str | None, *, holds: str) -> Path:
     """
     if root is None:
         raise UserError(f"datasets.{plugin}.root: not set; set it to the folder that holds {holds}")
-    if not Path(root).is_dir():
+    folder = existing(Path(root))
+    if not folder.is_dir():
         raise UserError(f"datasets.{plugin}.root: {root} is no folder; set it to the one that holds {holds}")
-    return Path(root)
+    return folder
+
+
+def existing(path: Path) -> Path:
+    """The path, in the form of Unicode that is on the disk if only that one is there."""
+    forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
+    return next((each for each in forms if each.exists()), path)
 
 
 def by_stem(folder: Path, wrong: list[str], *, suffixes: Iterable[str] = SUFFIXES, tail: str = "") -> dict[str, Path]:
@@ -102,7 +110,7 @@ def by_stem(folder: Path, wrong: list[str], *, suffixes: Iterable[str] = SUFFIXE
         return {}
     for file in files:
         if file.suffix.lower() in allowed and file.stem.endswith(tail) and not file.name.startswith("."):
-            stem = file.stem.removesuffix(tail)
+            stem = unicodedata.normalize("NFC", file.stem.removesuffix(tail))
             if stem in found:
                 wrong.append(f"{file}: {found[stem].name} has the same stem; keep one of them")
             found.setdefault(stem, file)

@@ -1,25 +1,161 @@
-"""Which split a sample belongs to: by lists, by folders named after splits, or by hashes of sequences."""
+"""Which split a sample is in: by folders that are named after splits, or drawn by the name of its sequence."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-from pipeline.datasets._lists import entries
-from pipeline.errors import Faults
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
-#: What tools call the splits, in lower case.
+#: What folders of a split are called, in any case.
 FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
+    "train": "train", "training": "train", "trainset": "train",
+    "val": "val", "valid": "val", "validation": "val", "valset": "val",
+    "test": "test", "testing": "test", "testset": "test",
 }  # fmt: skip
+SEEDS = 200  # that are tried before one is recommended
+EACH_ITS_OWN = ".+"
+EXAMPLES = 3  # samples that a message names
 
 
-def drawn(sequence: str, *, shares: dict[str, float], seed: int) -> str:
+def _kind(folder: str, *, numbered: bool) -> str | None:
+    """The split that a folder is named after, if any; ``numbered``: also ``train2017`` and ``01_train``."""
+    ends = r"[\W\d_]+" if numbered else r"[\W_]+"
+    return FOLDERS.get(re.sub(rf"^{ends}|{ends}$", "", folder.casefold()))
+
+
+def contradiction(images: str, masks: str) -> tuple[str, str] | None:
+    """Splits that the folders of two patterns are named after, where they are not the same."""
+    found = [_kinds(pattern.split("/")[:-1], numbered=False) for pattern in (images, masks)]
+    return (min(found[0]), min(found[1])) if all(found) and found[0] != found[1] else None
+
+
+def by_folders(
+    names: Sequence[str], *, drives: bool, wrong: list[str], plugin: str = "folder"
+) -> dict[str, str] | None:
+    """The split of each sample, where each lies in a folder that is named after a split, train among them.
+
+    Args:
+        names: of the samples, with ``/`` between folders.
+        drives: the user says how to find sequences, so that a single such folder may be a drive.
+        wrong: gets a line when some folders are named after splits and it is not clear what that means.
+        plugin: whose options that line names.
+
+    Returns:
+        None when folders say nothing.
+
+    Example:
+        >>> by_folders(["train/1", "Valid/2"], drives=False, wrong=[])
+        {'train/1': 'train', 'Valid/2': 'val'}
+    """
+    folders = {name: name.split("/")[:-1] for name in names}
+    shared = _shared(list(folders.values()))
+    kinds: dict[str, set[str]] = {}
+    for numbered in (True, False):
+        kinds = {name: _kinds(parts[shared:], numbered=numbered) for name, parts in folders.items()}
+        found = set[str]().union(*kinds.values())
+        if "train" in found and len(found) > 1 and all(len(kind) == 1 for kind in kinds.values()):
+            return {name: kind.pop() for name, kind in kinds.items()}
+    if not found:
+        above = _kinds(next(iter(folders.values()), [])[:shared], numbered=False)
+        if above <= {"train"} or drives:
+            return None
+        folder = next(part for part in next(iter(folders.values())) if _kind(part, numbered=False))
+        wrong.append(
+            f"all {len(names)} samples lie in a folder {folder!r}, which names a split that is not for training; "
+            f"set splits: {{train: [{folder!r}]}} to train on it all the same, with val drawn from it by shares; or "
+            "give lists"
+        )
+        return {}
+    if drives and len(found) == 1:
+        return None
+    wrong.append(_unclear(folders, kinds, found, shared, plugin))
+    return {}
+
+
+def _kinds(folders: Iterable[str], *, numbered: bool) -> set[str]:
+    return {kind for folder in folders if (kind := _kind(folder, numbered=numbered))}
+
+
+def _shared(folders: Sequence[list[str]]) -> int:
+    """How many of the outermost folders all samples have in common."""
+    levels = zip(*folders, strict=False)
+    return next((level for level, parts in enumerate(levels) if len(set(parts)) > 1), min(map(len, folders), default=0))
+
+
+def _unclear(
+    folders: dict[str, list[str]], kinds: dict[str, set[str]], found: set[str], level: int, plugin: str
+) -> str:
+    """What to say of folders of which some are named after splits."""
+    named = sorted({part for parts in folders.values() for part in parts[level:] if _kind(part, numbered=False)})
+    both = [name for name, kind in kinds.items() if len(kind) > 1]
+    outside = [name for name, kind in kinds.items() if not kind]
+    what = f"folders {', '.join(named)} are named after splits, but "
+    if both:
+        what += f"{_examples(both)} in folders of two splits"
+    elif outside:
+        what += f"{_examples(outside)} in none of them"
+    else:
+        what += "none of them is for training"
+    advice = ["lists"]
+    level = max(next((i for i, part in enumerate(parts) if part in named), level) for parts in folders.values())
+    drives = all(len(parts) > level for parts in folders.values())
+    if not both and drives:
+        said = defaultdict[str, set[str]](set)
+        for name, parts in folders.items():
+            place = next((part for part in parts[level:] if _kind(part, numbered=False)), parts[level])
+            said["train" if len(found) == 1 and not outside else next(iter(kinds[name]), "train")].add(place)
+        if "train" in said:
+            text = ", ".join(f"{split}: [{', '.join(sorted(said[split]))}]" for split in SPLITS if split in said)
+            advice.insert(0, f"splits: {{{text}}}, changed to what you mean")
+        else:
+            advice.insert(0, "splits with a folder for train")
+        if len(found) == 1:
+            advice.insert(0, f'sequence: "^{level * "[^/]+/"}[^/]+" if they are drives or videos, drawn by shares')
+    return f"{what}; set in datasets.{plugin} {'; or '.join(advice)}"
+
+
+def _examples(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return f"{len(names)} samples ({shown}) lie" if len(names) > 1 else f"one sample ({shown}) lies"
+
+
+def as_told(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
+    """The split of each sample by the folders that the option ``splits`` names.
+
+    Args:
+        places: path of each sample's image below the root.
+        splits: split -> folders, each a name or a path: ``train`` or ``images/train``.
+        wrong: gets a line for samples in no such folder, or in folders of two splits, and for folders without images.
+    """
+    found: dict[str, str] = {}
+    outside: list[str] = []
+    used: set[tuple[str, str]] = set()
+    for name, place in places.items():
+        path = f"/{place.rpartition('/')[0]}/"
+        hits = [(split, each) for split, listed in splits.items() for each in listed if f"/{each.strip('/')}/" in path]
+        used |= set(hits)
+        if len({split for split, _ in hits}) > 1:
+            text = " and ".join(f"{split} ({folder})" for split, folder in hits)
+            wrong.append(f"{place}: splits puts it into {text}; name its folder with more of its path")
+        elif hits:
+            found[name] = hits[0][0]
+        else:
+            outside.append(place)
+    if outside:
+        wrong.append(
+            f"splits: {_examples(outside)} in no folder that it names; add their folders, or narrow the pattern"
+        )
+    empty = [
+        f"{split}: {folder}" for split, listed in splits.items() for folder in listed if (split, folder) not in used
+    ]
+    wrong += [f"splits.{each}: no image of the pattern lies in a folder of this name; correct it" for each in empty]
+    return found
+
+
+def drawn(sequence: str, *, shares: Mapping[str, float], seed: int) -> str:
     """The split of a sequence: it depends on nothing but its name, the shares and the seed.
 
     Example:
@@ -36,107 +172,60 @@ def drawn(sequence: str, *, shares: dict[str, float], seed: int) -> str:
 
 
 def sequence_of(name: str, regex: re.Pattern[str] | None) -> str | None:
-    """The sequence in the name of a sample: its folder, or what the expression finds; None: it finds nothing."""
+    """The sequence in a sample's name: what the expression finds (its first group), or the folder; None: nothing."""
     if regex is None:
         return name.rpartition("/")[0]
     match = regex.search(name)
     return None if match is None else match.group(1 if regex.groups else 0)
 
 
-def compiled_sequence(sequence: str | None, faults: Faults) -> re.Pattern[str] | None:
-    try:
-        return None if sequence is None else re.compile(sequence)
-    except re.error as error:
-        faults.add(f"sequence: {sequence!r} is no regular expression ({error})")
-        return None
-
-
-def check_splits(lists: dict[str, str] | None, shares: dict[str, float], faults: Faults) -> None:
-    """Add a fault for lists or shares of other splits, and for shares that leave nothing to train or val."""
-    if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-        faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
-    if not set(shares) <= set(HELD_OUT) or not all(0 <= share < 1 for share in shares.values()):
-        faults.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
-    elif sum(shares.values()) >= 1 or not shares.get("val"):
-        faults.add(f"shares: got {shares}; val needs more than 0, and something must be left for train")
-
-
-def divided(
-    names: Mapping[str, Iterable[str]],
-    wrong: list[str],
-    *,
-    plugin: str,
-    root: Path,
-    lists: dict[str, str] | None,
-    shares: dict[str, float],
-    sequence: re.Pattern[str] | None,
-    seed: int,
-) -> dict[str, list[str]]:
-    """Names of the samples of each split.
-
-    Lists decide where they are given. Else folders named train, val, valid, test ... in the names do, unless an
-    expression for the sequence is given. Else sequences are drawn by the hashes of their names.
+def empty_splits(
+    sequences: Mapping[str, str], *, shares: Mapping[str, float], seed: int, regex: re.Pattern[str] | None
+) -> str | None:
+    """What to do about splits that no sequence was drawn for, so that it works; None: there is none.
 
     Args:
-        names: name -> what a line of a list may say instead of it, such as the file of the image.
-        wrong: gets a line for each name that a list does not find, and for each split that stays empty.
-        plugin: whose options the messages name.
-        root: folder of the lists.
+        sequences: sequence of each sample.
     """
-    if lists is not None:
-        return _by_lists(names, wrong, root=root, lists=lists)
-    folders = {
-        name: {FOLDERS[part.lower()] for part in name.split("/")[:-1] if part.lower() in FOLDERS} for name in names
-    }
-    if sequence is None and any(folders.values()):
-        return _by_folders(folders, wrong, plugin=plugin)
-    found: dict[str, list[str]] = {split: [] for split in SPLITS if split == "train" or shares.get(split)}
-    drives: dict[str, str] = {}
-    for name in names:
-        drive = sequence_of(name, sequence)
-        if drive is None:
-            wrong.append(f"datasets.{plugin}.sequence finds nothing in {name!r}; widen it")
-            continue
-        found[drives.setdefault(drive, drawn(drive, shares=shares, seed=seed))].append(name)
-    if list(drives) == [""]:
-        wrong.append(
-            f"all images lie in one folder, which counts as one sequence; set datasets.{plugin}.sequence to '.+' where "
-            "every image is a scene of its own, or to an expression that finds the drive in its name, or set lists"
-        )
+    wanted = ["train", *(split for split in HELD_OUT if shares.get(split))]
+    different = set(sequences.values())
+    missing = [split for split in wanted if split not in {drawn(each, shares=shares, seed=seed) for each in different}]
+    if not sequences or not missing:
+        return None
+    empty = f"split {' and '.join(missing)}: "
+    if len(different) >= len(wanted):
+        better = _seed(sequences, wanted, shares)
+        remedy = f"set seed: {better}, which fills every split" if better is not None else "set larger shares"
+        return f"{empty}none of {len(different)} sequences was drawn for it; {remedy}; or give lists"
+    if regex is None and len(different) == 1:
+        what = f"all {len(sequences)} samples lie in one folder and so count as one sequence, which goes into one split"
+    elif regex is None:
+        what = f"{len(different)} folders, each one sequence, are too few for {len(wanted)} splits"
     else:
-        wrong += [
-            f"split {split}: none of {len(drives)} sequences fell into it; set datasets.{plugin}.sequence, another "
-            "seed, shares, or lists"
-            for split, members in found.items()
-            if drives and not members
-        ]
-    return found
+        shown = ", ".join(repr(each) for each in sorted(different))
+        what = f"sequence finds no more than {shown} in the names of {len(sequences)} samples"
+    if len(sequences) < len(wanted):
+        return f"{empty}{len(sequences)} samples are too few for {len(wanted)} splits; add images"
+    own = {name: name for name in sequences}
+    now = {drawn(name, shares=shares, seed=seed) for name in own}
+    better = None if now >= set(wanted) else _seed(own, wanted, shares)
+    extra = "" if better is None else f" and seed: {better}"
+    return (
+        f"{empty}{what}; if the images are independent of each other, set sequence: {EACH_ITS_OWN!r}{extra}; if they "
+        "are frames of videos, set it to a regular expression that finds the video in a name such as "
+        f"{next(iter(own))!r}; or give lists"
+    )
 
 
-def _by_lists(
-    names: Mapping[str, Iterable[str]], wrong: list[str], *, root: Path, lists: dict[str, str]
-) -> dict[str, list[str]]:
-    by_line = {line: name for name, others in names.items() for line in others} | {name: name for name in names}
-    found: dict[str, list[str]] = {}
-    for split in sorted(lists, key=SPLITS.index):
-        found[split] = []
-        for number, line in entries(root / lists[split], wrong):
-            if line in by_line:
-                found[split].append(by_line[line])
-            else:
-                wrong.append(f"{lists[split]}:{number}: {line}: no annotated image of this name")
-    return found
-
-
-def _by_folders(folders: Mapping[str, set[str]], wrong: list[str], *, plugin: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"train": [], "val": []}
-    for name, splits in folders.items():
-        if len(splits) == 1:
-            found.setdefault(next(iter(splits)), []).append(name)
-    odd = [name for name, splits in folders.items() if len(splits) != 1]
-    if odd:
-        wrong.append(
-            f"{len(odd)} images lie in no folder of one split, such as {odd[0]}, and others do; move them, "
-            f"or set datasets.{plugin}.lists, or sequence, which looks at no folder of a split"
-        )
-    return found
+def _seed(sequences: Mapping[str, str], wanted: Sequence[str], shares: Mapping[str, float]) -> int | None:
+    """The seed among the first that fills every split, with shares of the samples nearest to those wanted."""
+    best: tuple[float, int] | None = None
+    different = set(sequences.values())
+    for seed in range(SEEDS if len(different) < SEEDS else 1):
+        of = {each: drawn(each, shares=shares, seed=seed) for each in different}
+        if not set(of.values()) >= set(wanted):
+            continue
+        counts = {split: sum(of[each] == split for each in sequences.values()) for split in HELD_OUT}
+        off = sum(abs(counts[split] / len(sequences) - shares.get(split, 0.0)) for split in HELD_OUT)
+        best = min(best, (off, seed)) if best else (off, seed)
+    return None if best is None else best[1]

@@ -41,7 +41,7 @@ class Coco(AnnotatedDataset):
         rest: objects of other categories: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
         order: which object lies on top: the smaller (``area``) or the later in the file (``file``); ``refuse``:
             overlaps of different classes are faults.
-        lists, shares, sequence, seed: as in folder.py; for one file.
+        lists, splits, shares, sequence, seed: as in folder.py; for one file.
 
     Raises:
         UserError: no root, or options that contradict each other.
@@ -60,6 +60,7 @@ class Coco(AnnotatedDataset):
         rest: Rest = "fault",
         order: Order = "area",
         lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
@@ -91,7 +92,7 @@ class Coco(AnnotatedDataset):
                 for name, sample in samples.items():
                     self._keep(split, name, sample)
             else:
-                self._split(samples, lists=lists, shares=shares, sequence=sequence, seed=seed)
+                self._split(samples, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
         self._finish()
 
     def _read(self, file: str, folder: str, categories: dict[int, str]) -> dict[str, Annotated]:

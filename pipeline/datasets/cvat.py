@@ -8,7 +8,7 @@ splits; ``background`` is what nobody labelled. Coordinates are of the image as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.datasets._annotated import Annotated, AnnotatedDataset, Order, Shape
@@ -16,7 +16,7 @@ from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._cvat_xml import Attributes, drawn, parsed
 from pipeline.datasets._exports import inside
 from pipeline.datasets._images import read_mask
-from pipeline.datasets._lists import entries, lines
+from pipeline.datasets._lists import lines, safe
 from pipeline.datasets._masks import Coding, Colour
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
@@ -41,7 +41,7 @@ class Cvat(AnnotatedDataset):
         order: which shape lies on top: the one of higher z_order or later in the file (``file``), the smaller
             (``area``); ``refuse``: overlaps of different classes are faults. Masks are painted by CVAT.
         line_width: of polylines and points in pixels; null: they are faults, because they have no area.
-        lists, shares, sequence, seed: as in folder.py; where the export has no subsets train and validation.
+        lists, splits, shares, sequence, seed: as in folder.py; where the export has no subsets train and validation.
 
     Raises:
         UserError: no root, no export in it, or options that contradict each other.
@@ -59,6 +59,7 @@ class Cvat(AnnotatedDataset):
         order: Order = "file",
         line_width: float | None = None,
         lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
@@ -72,7 +73,7 @@ class Cvat(AnnotatedDataset):
                 "'Segmentation mask 1.1', with images, and unpack it"
             )
         colours: dict[str, Colour] = {}
-        splits = self._of_xml(xml, colours) if xml.is_file() else self._of_masks(colours)
+        subsets = self._of_xml(xml, colours) if xml.is_file() else self._of_masks(colours)
         if not colours:
             raise UserError("; ".join(self.wrong) or f"{self.root}: the export declares no label; export it again")
         there = [label for label in colours if label.lower() != BACKGROUND]
@@ -95,16 +96,16 @@ class Cvat(AnnotatedDataset):
                 colours={colour: self.coding.train_id(label) for label, colour in colours.items()},
                 allowed="allowed: the colours of labelmap.txt; export both again",
             )
-        official = {name: FOLDERS.get(name.lower()) for name in splits}
-        if lists is None and {"train", "val"} <= set(official.values()):
-            odd = [name for name in splits if not official[name]]
+        official = {name: FOLDERS.get(name.lower()) for name in subsets}
+        if lists is None and splits is None and {"train", "val"} <= set(official.values()):
+            odd = [name for name in subsets if not official[name]]
             self.wrong += [f"subset {name!r} is no split; rename it to one of: {', '.join(FOLDERS)}" for name in odd]
-            for name, samples in splits.items():
+            for name, samples in subsets.items():
                 for stem, sample in samples.items():
                     self._keep(official[name] or "train", stem, sample)
         else:
-            together = {stem: sample for samples in splits.values() for stem, sample in samples.items()}
-            self._split(together, lists=lists, shares=shares, sequence=sequence, seed=seed)
+            together = {stem: sample for samples in subsets.values() for stem, sample in samples.items()}
+            self._split(together, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
         self._finish()
 
     def _of_xml(self, file: Path, colours: dict[str, Colour]) -> dict[str, dict[str, Annotated]]:
@@ -152,8 +153,10 @@ class Cvat(AnnotatedDataset):
             if label in colours or (red, green, blue) in colours.values():
                 self.wrong.append(f"labelmap.txt:{number}: label or colour of another line too: {line!r}")
             colours[label] = red, green, blue
-        every = compiled("**/*", Faults("cvat"), key="images")
-        images, masks = (find(self.root / folder, every, self.wrong) for folder in ("JPEGImages", "SegmentationClass"))
+        images, masks = (
+            find(self.root / folder, compiled("**/*", Faults("cvat"), key=folder), self.wrong).files
+            for folder in ("JPEGImages", "SegmentationClass")
+        )
         splits: dict[str, dict[str, Annotated]] = {}
         files = sorted((self.root / "ImageSets" / "Segmentation").glob("*.txt"))
         if not files:
@@ -165,9 +168,19 @@ class Cvat(AnnotatedDataset):
                     f"{file.name}: {name}",
                     mask=masks.get(name, self.root / "SegmentationClass" / f"{name}.png"),
                 )
-                for _, name in entries(file, self.wrong)
+                for name in self._listed(file)
             }
         return splits
+
+    def _listed(self, file: Path) -> Iterator[str]:
+        """Names of images in a list: without a suffix, perhaps with folders."""
+        seen: set[str] = set()
+        for number, name in lines(file, self.wrong):
+            if not safe(name) or name in seen:
+                self.wrong.append(f"{file.name}:{number}: no name of an image, or one again: {name!r}; export it again")
+            else:
+                seen.add(name)
+                yield name
 
     def read_label(self, sample: Annotated, mask: Path) -> Array:
         """Train ids (H, W) uint8 of a mask file."""

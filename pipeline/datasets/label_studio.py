@@ -47,7 +47,7 @@ class LabelStudio(AnnotatedDataset):
         rest: shapes of other labels: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
         order: which shape lies on top: the later in the file (``file``) or the smaller (``area``); ``refuse``: overlaps
             of different classes are faults.
-        lists, shares, sequence, seed: as in folder.py.
+        lists, splits, shares, sequence, seed: as in folder.py.
 
     Raises:
         UserError: no root, or options that contradict each other.
@@ -67,6 +67,7 @@ class LabelStudio(AnnotatedDataset):
         rest: Rest = "fault",
         order: Order = "file",
         lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
@@ -77,7 +78,7 @@ class LabelStudio(AnnotatedDataset):
         every = compiled("**/*", Faults("label_studio"), key="images")
         self.export = annotations
         self.files: dict[str, list[Path]] = {}
-        for path in find(inside(self.root, ".", images), every, []).values():
+        for path in find(inside(self.root, ".", images), every, []).files.values():
             self.files.setdefault(path.name, []).append(path)
         self.brushes = None if masks is None else self._brushes(inside(self.root, ".", masks))
         samples: dict[str, Annotated] = {}
@@ -111,7 +112,7 @@ class LabelStudio(AnnotatedDataset):
             declared=False,
         )
         self.labels = self.coding.labels
-        self._split(samples, lists=lists, shares=shares, sequence=sequence, seed=seed)
+        self._split(samples, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
         self._finish()
 
     def _tasks(self, annotations: str) -> list[Any]:

@@ -43,7 +43,7 @@ class Labelme(AnnotatedDataset):
         order: which shape lies on top: the later in the file (``file``) or the smaller (``area``); ``refuse``: overlaps
             of different classes are faults.
         line_width: of lines and points in pixels; null: they are faults, because they have no area.
-        lists, shares, sequence, seed: as in folder.py.
+        lists, splits, shares, sequence, seed: as in folder.py.
 
     Raises:
         UserError: no root, or options that contradict each other.
@@ -62,6 +62,7 @@ class Labelme(AnnotatedDataset):
         order: Order = "file",
         line_width: float | None = None,
         lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
@@ -71,7 +72,7 @@ class Labelme(AnnotatedDataset):
         pattern = compiled(annotations, faults, key="annotations")
         faults.raise_if_any()
         self.line_width = line_width
-        files = find(self.root, pattern, self.wrong, suffixes=(".json",))
+        files = find(self.root, pattern, self.wrong, suffixes=(".json",)).files
         if not files:
             self.wrong.append(f"{self.root}: no file matches {annotations!r}; correct datasets.labelme.annotations")
         samples: dict[str, Annotated] = {}
@@ -95,7 +96,7 @@ class Labelme(AnnotatedDataset):
             unlabelled=BACKGROUND,
         )
         self.labels = self.coding.labels
-        self._split(samples, lists=lists, shares=shares, sequence=sequence, seed=seed)
+        self._split(samples, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
         self._finish()
 
     def _sample(self, file: Path) -> Annotated:

@@ -113,7 +113,7 @@ def test_without_subsets_the_options_divide(root: Path, write_image: Callable[..
         change(root, f'subset="{subset}" ', "")
     for index, name in enumerate("abc"):
         write_image(root / "images" / f"{name}.jpg", np.full((*SIZE, 3), 50 * index, np.uint8))
-    assert "sequence to '.+'" in Cvat(root=str(root)).faults()[0]
+    assert "set sequence: '.+'" in Cvat(root=str(root)).faults()[0]
     (root / "t.txt").write_text("a.jpg\nimages/b.jpg\n")
     (root / "v.txt").write_text("c\n")
     dataset = Cvat(root=str(root), lists={"train": "t.txt", "val": "v.txt"})

@@ -1,0 +1,132 @@
+"""Masks of 0 and 255, of many ids and of many classes: as the options say, and a hint where they miss a class."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.datasets.folder import Folder
+from pipeline.errors import UserError
+from pipeline.preparation import prepare
+from pipeline.survey import Survey, survey
+
+Write = Callable[..., Path]
+Make = Callable[..., Callable[..., Folder]]
+CRACK: dict[str, Any] = {"classes": ["background", "crack"], "palette": ["#000000", "#ffffff"]}
+
+
+@pytest.fixture
+def make(tmp_path: Path, write_image: Write) -> Make:
+    """``make(values)``: four images with masks in which these values are columns; returns a maker of the data set."""
+
+    def made(values: list[int], dtype: Any = np.uint8) -> Callable[..., Folder]:
+        for number in range(4):
+            image = np.random.default_rng(number).integers(0, 256, (4, len(values), 3), np.uint8)
+            write_image(tmp_path / f"images/{number}.png", image)
+            write_image(tmp_path / f"masks/{number}.png", np.array([values] * 4, dtype))
+        return lambda **options: Folder(**{"root": str(tmp_path), "sequence": ".+", "shares": {"val": 0.5}, **options})
+
+    return made
+
+
+def label(dataset: Folder) -> Any:
+    return dataset.read("train", dataset.splits()["train"][0])[1][0].tolist()
+
+
+def look(dataset: Folder) -> Survey:
+    return survey(dataset, progress=lambda *_: None)
+
+
+def test_255_may_be_a_class_without_a_word_about_ignore(make: Make) -> None:
+    dataset = make([0, 255])(**CRACK, ids={"background": [0], "crack": [255]})
+    assert label(dataset) == [0, 1] and look(dataset).faults == [] and look(dataset).hint is None
+    assert dataset.labels.to_original()[[0, 1, 255]].tolist() == [0, 255, 1]
+
+
+def test_255_is_ignored_where_no_class_has_it(make: Make) -> None:
+    dataset = make([0, 1, 255])(**CRACK)
+    assert label(dataset) == [0, 1, 255] and look(dataset).hint is None
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore": [255]}, {"ignore": [], "rest": "ignore"}])
+def test_a_class_that_is_ignored_by_mistake_is_pointed_out_with_the_line_to_write(
+    make: Make, options: dict[str, Any]
+) -> None:
+    dataset = make([0, 255])
+    hint = look(dataset(**CRACK, **options)).hint
+    assert hint and hint.startswith(
+        "crack is never shown, but masks hold 255, which is ignored; if 255 stands for crack"
+    )
+    line = re.search(r"set datasets\.folder\.ids: (\{.*\})( and remove 255 from datasets\.folder\.ignore)?$", hint)
+    assert line and bool(line[2]) == (options.get("ignore") == [255])
+    followed = dataset(**CRACK, **{**options, "ignore": []}, ids=YAML(typ="safe").load(line[1]))
+    assert label(followed) == [0, 1] and look(followed).hint is None
+
+
+def test_prepare_says_it_beside_its_faults_and_without_any(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    labels = {"classes": ["background", "crack", "spall"], "palette": ["#000000", "#ffffff", "#ff0000"]}
+    arguments: dict[str, Any] = {"name": "folder", "options": {}, "progress": lambda *_: None}
+    prepare(make([0, 1, 255])(**labels), tmp_path / "out", **arguments)
+    assert "warning: spall is never shown, but masks hold 255" in caplog.text
+    with pytest.raises(UserError, match=r"split val: all 4 (.*\n)+  spall is never shown"):
+        prepare(make([0, 1, 255])(**labels, sequence=None), tmp_path / "again", **arguments)
+
+
+def test_several_classes_or_values_get_no_line_that_may_be_wrong(make: Make) -> None:
+    labels = {"classes": ["a", "b", "c: d"], "palette": ["#000", "#fff", "#f00"]}
+    assert "b, c: d are never shown, but masks hold 255, which is ignored; if one of these" in str(
+        look(make([0, 255])(**labels)).hint
+    )
+    assert '"c: d": [255]' in str(look(make([0, 1, 255])(**labels)).hint)
+    assert "masks hold 7, 255, which are ignored; if one" in str(
+        look(make([0, 1, 7, 255])(**labels, rest="ignore")).hint
+    )
+    assert look(make([0, 1])(**labels)).hint is None, "nothing is ignored: the class is only rare"
+
+
+def test_ids_of_16_bits(make: Make) -> None:
+    ids = {"background": [0, 65535], "crack": [256, 4000]}
+    dataset = make([0, 256, 4000, 65535, 255], np.uint16)(**CRACK, ids=ids)
+    assert label(dataset) == [0, 1, 1, 0, 255]
+    with pytest.raises(UserError, match=r"label ids \[4000\]; allowed: 0, 255..256, 65535; give it to a class in ids"):
+        label(make([4000], np.uint16)(**CRACK, ids={"background": [0, 65535], "crack": [256]}))
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_255_classes_fit_and_256_are_refused(make: Make, count: int) -> None:
+    values = list(range(count)) if count < 256 else [0]
+    dataset = make([*values, 255])
+    labels = {
+        "classes": [f"c{i}" for i in range(count)],
+        "palette": [f"#{i:02x}0080" for i in range(255)] + ["#000001"],
+    }
+    labels["palette"] = labels["palette"][:count]
+    if count == 255:
+        assert label(dataset(**labels)) == [*range(255), 255]
+        colours = {**labels, "masks_hold": "colours"}
+        assert dataset(**colours).labels.num_classes == 255
+    else:
+        with pytest.raises(UserError, match="256 classes; at most 255 are possible"):
+            dataset(**labels)
+
+
+def test_overlapping_options_are_one_error(make: Make) -> None:
+    with pytest.raises(UserError) as caught:
+        make([0])(**CRACK, ids={"background": [0, 3], "crack": [255, 3]}, ignore=[255, 0, 9])
+    assert str(caught.value).splitlines() == [
+        "datasets.folder: 3 problems",
+        "  ids.crack: got 3; allowed: ids in 0..65535 that no other class has",
+        "  ignore: got 255, which is an id of class 'crack'; remove it from ignore or from that class",
+        "  ignore: got 0, which is an id of class 'background'; remove it from ignore or from that class",
+        "Correct these values under datasets.folder in params.yaml.",
+    ]
