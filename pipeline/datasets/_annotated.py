@@ -8,7 +8,6 @@ over another in a stated order. Pixels of no shape are of the class ``background
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from pipeline.datasets._pairs import size as size_of
 from pipeline.datasets._shapes import Mask, Size
 from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
-
-log = logging.getLogger(__name__)
 
 Order = Literal["file", "area", "refuse"]
 #: What a value of another type than the format says makes Python raise.
@@ -84,12 +81,16 @@ class AnnotatedDataset(Dataset):
         self.order = order
         self.samples: dict[str, dict[str, Annotated]] = {}
         self.wrong: list[str] = []
+        self.notes: list[str] = []
 
     def splits(self) -> dict[str, Sequence[str]]:
         return {split: list(samples) for split, samples in self.samples.items()}
 
     def faults(self) -> Sequence[str]:
         return tuple(self.wrong)
+
+    def warnings(self) -> Sequence[str]:
+        return (*self.coding.warnings, *self.notes)
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.samples.get(split, {}):
@@ -105,7 +106,7 @@ class AnnotatedDataset(Dataset):
             except UserError as error:
                 found.append(str(error))
         try:
-            frame = read_image(sample.image, fits=size)
+            frame = self.read_frame(sample, size)
         except UserError as error:
             found.append(str(error))
         if frame is not None and size is not None and frame.shape[:2] != size:
@@ -116,6 +117,10 @@ class AnnotatedDataset(Dataset):
         if found or frame is None or label is None:
             raise UserError("; and ".join(found))
         return frame, label
+
+    def read_frame(self, sample: Annotated, size: Size | None) -> Array:
+        """The image (H, W, 3) BGR uint8, turned as its EXIF orientation says unless only the stored one fits."""
+        return read_image(sample.image, fits=size)
 
     def read_label(self, sample: Annotated, mask: Path) -> Array:
         """Train ids (H, W) uint8 of a mask file. A plugin whose tool writes masks has its own."""
@@ -196,7 +201,7 @@ class AnnotatedDataset(Dataset):
         empty = [sample.source for sample in samples if not sample.shapes and sample.mask is None]
         if empty:
             what = self.coding.says(self.coding.unlabelled)
-            log.warning("%s: %d images have no shape, such as %s; they are %s", self.plugin, len(empty), empty[0], what)
+            self.notes.append(f"{len(empty)} images have no shape, such as {empty[0]}; all their pixels are {what}")
 
 
 def labels_used(samples: Iterable[Annotated]) -> list[str]:

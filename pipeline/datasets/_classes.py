@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +9,11 @@ from typing import Literal
 from pipeline.datasets._masks import Colour
 from pipeline.datasets._voc import colour_map
 from pipeline.errors import Faults, UserError, closest
-from pipeline.labels import IGNORE_INDEX, LabelSpec
-
-log = logging.getLogger(__name__)
+from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 
 Classes = dict[str, list[str]] | list[str]
-Palette = list[tuple[int, int, int]]
+Palette = list[str | tuple[int, int, int]]
 Rest = Literal["fault", "ignore", "skip"]
-MOST_CLASSES = 255
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class ClassCoding:
         meaning: label -> train id, or the ignored id.
         unlabelled: train id of the pixels that no shape has.
         rest: what becomes of shapes with other labels.
+        warnings: labels of the options that no shape has.
     """
 
     plugin: str
@@ -37,6 +34,7 @@ class ClassCoding:
     meaning: Mapping[str, int]
     unlabelled: int
     rest: Rest
+    warnings: tuple[str, ...] = ()
 
     def painted(self, label: str) -> bool:
         """Whether shapes of a label are painted."""
@@ -100,24 +98,25 @@ def named_classes(
     if background is not None and background not in wanted:
         wanted = {background: [background], **wanted}
     meaning = _meaning(wanted, ignore, faults, declared=known if declared else [], background=background)
-    for name, labels in wanted.items():
-        for label in labels:
-            if known and not declared and label not in known and name != background:
-                near = closest(label, known)
-                log.warning("datasets.%s.classes.%s: no shape has the label %r; %s", plugin, name, label, near)
-    if not 0 < len(wanted) <= MOST_CLASSES:
-        faults.add(f"classes: {len(wanted)} of them; allowed: 1 to {MOST_CLASSES}")
+    missed = [(name, label) for name, labels in wanted.items() for label in labels if label not in known]
+    warnings = [
+        f"datasets.{plugin}.classes.{name}: no shape has the label {label!r}; {closest(label, known)}"
+        for name, label in missed
+        if known and not declared and name != background
+    ]
+    if not wanted:
+        faults.add("classes: empty; name them in train-id order")
     faults.raise_if_any(advice=f"Correct these values under datasets.{plugin} in params.yaml.")
     voc = dict(zip(wanted, colour_map(len(wanted) + 1)[1:], strict=True))
-    chosen = [tuple(colour) for colour in palette or ()] or [(colours or voc).get(name, voc[name]) for name in wanted]
     try:
-        spec = LabelSpec(names=tuple(wanted), palette=tuple((r, g, b) for r, g, b in chosen))
+        chosen = [rgb(colour) for colour in palette or ()] or [(colours or voc).get(name, voc[name]) for name in wanted]
+        spec = LabelSpec(names=tuple(wanted), palette=tuple(chosen))
     except UserError as error:
         raise UserError(f"datasets.{plugin}: {error}") from error
     uncovered = IGNORE_INDEX if background is None else list(wanted).index(background)
     if unlabelled is not None:
         meaning.setdefault(unlabelled, uncovered)
-    return ClassCoding(plugin, spec, meaning, uncovered, rest)
+    return ClassCoding(plugin, spec, meaning, uncovered, rest, tuple(warnings))
 
 
 def _meaning(

@@ -7,6 +7,7 @@ import posixpath
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from pipeline.datasets._pairs import existing
 from pipeline.errors import UserError
 
 
@@ -35,4 +36,4 @@ def inside(root: Path, folder: str, name: str) -> Path:
     absolute = PureWindowsPath(text).anchor or text.startswith("/")
     if not text.strip() or not text.isprintable() or absolute or PurePosixPath(path).parts[:1] == ("..",):
         raise UserError(f"{name!r} leads out of {root}; file names must be relative and stay below it")
-    return root / path
+    return existing(root / path)

@@ -14,7 +14,9 @@ from pipeline.datasets._shapes import Mask, Size, box, ellipse, points, polygon
 from pipeline.errors import UserError
 
 KINDS = ("brush", "polygon", "rectangle", "ellipse")
-OTHERS = ("keypoint", "vector", "bitmask", "rectanglelabels3d", "cuboid")
+NO_SHAPES = (
+    "labels", "choices", "textarea", "rating", "number", "datetime", "taxonomy", "relation", "pairwise", "ranker",
+)  # fmt: skip
 LABELS = "labels"
 
 
@@ -24,9 +26,10 @@ def kind_of(result: dict[str, Any]) -> str | None:
     Raises:
         UserError: one that is not read.
     """
-    kind = str(result.get("type", "")).removesuffix(LABELS)
-    if kind in OTHERS:
-        raise UserError(f"a {kind}; known: {', '.join(KINDS)}; draw it as one of these")
+    type_ = str(result.get("type"))
+    kind = type_.removesuffix(LABELS)
+    if kind not in KINDS and type_ not in NO_SHAPES:
+        raise UserError(f"a result of type {type_}; known: {', '.join(KINDS)}; draw it as one of these")
     return kind if kind in KINDS else None
 
 

@@ -11,7 +11,6 @@ without one is left out: nobody has looked at it.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +24,6 @@ from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size
 from pipeline.errors import Faults, UserError
-
-log = logging.getLogger(__name__)
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # what Label Studio puts before the name of an uploaded file
 BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+")
@@ -100,7 +97,7 @@ class LabelStudio(AnnotatedDataset):
                 self.wrong.append(f"{annotations}: {_named(task)}: {name} is the image of another task too; remove one")
             samples[name] = sample
         if left_out:
-            log.warning("label_studio: %d tasks without an annotation are left out", left_out)
+            self.notes.append(f"{left_out} tasks without an annotation are left out")
         self.coding = named_classes(
             "label_studio",
             classes,

@@ -3,7 +3,7 @@
 Format: https://github.com/wkentaro/labelme, labelme/label_file.py and utils/shape.py. A shape is a polygon, a
 rectangle, a circle (centre and a point of its rim), a mask (PNG in base64, with the corners of its place) or, where
 ``line_width`` is set, a line, linestrip or point. Coordinates are of the image as it is shown, after its EXIF
-orientation.
+orientation. Where the file of an image is missing, its copy in the JSON file (``imageData``) is read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from PIL import Image
 from pipeline.datasets._annotated import DAMAGES, Annotated, AnnotatedDataset, Order, Shape, labels_used
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._exports import inside, loaded
+from pipeline.datasets._images import read_image
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size, box, ellipse, placed, points, polygon, stroke, union
 from pipeline.errors import Faults, UserError
+from pipeline.frames import Array
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
 STROKES = ("line", "linestrip", "point", "points")
@@ -82,7 +85,7 @@ class Labelme(AnnotatedDataset):
             except UserError as error:
                 self.wrong.append(str(error))
             except DAMAGES as error:
-                self.wrong.append(f"{file}: not labelme's format ({error!r}); save it again")
+                self.wrong.append(f"{file}: not labelme's format ({error!r}); save it again, or narrow annotations")
         used = [label for label in labels_used(samples.values()) if label not in (IGNORED, BACKGROUND)]
         self.coding = named_classes(
             "labelme",
@@ -109,6 +112,19 @@ class Labelme(AnnotatedDataset):
         height, width = data.get("imageHeight"), data.get("imageWidth")
         size = None if height is None or width is None else (int(height), int(width))
         return Annotated(image, str(file), size, [self._shape(shape) for shape in data["shapes"]])
+
+    def read_frame(self, sample: Annotated, size: Size | None) -> Array:
+        """The image; where its file is missing, the copy that the JSON file may hold."""
+        embedded = None if sample.image.exists() else loaded(Path(sample.source)).get("imageData")
+        if not embedded:
+            return super().read_frame(sample, size)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / sample.image.name
+            try:
+                file.write_bytes(base64.b64decode(embedded, validate=True))
+                return read_image(file, fits=size)
+            except (TypeError, ValueError) as error:  # a UserError is a ValueError
+                raise UserError(f"{sample.source}: imageData: {str(error).replace(f'{file}: ', '')}") from error
 
     def _shape(self, shape: dict[str, Any]) -> Shape:
         return Shape(str(shape["label"]), lambda size: drawn(shape, size, line_width=self.line_width))

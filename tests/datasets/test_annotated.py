@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,8 @@ def test_labels_to_ignore_are_painted_as_ignored(tmp_path: Path, write: Any) -> 
         ({"classes": None}, r"classes: not set; the labels that are there: \['sky', 'sun'\]"),
         ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' is of another class too"),
         ({"ignore": ["sun"]}, "ignore: 'sun' is of a class too"),
-        ({"classes": []}, "classes: 0 of them"),
+        ({"classes": []}, "classes: empty"),
+        ({"palette": ["red", "#00f"]}, "got 'red'; allowed: .red, green, blue."),
         ({"palette": [[0, 0, 0]]}, "palette has 1 colours for 2 classes"),
         ({"shares": {"train": 0.5}}, "shares: got"),
         ({"lists": {"train": "train.txt"}}, "lists: names"),
@@ -133,15 +133,13 @@ def test_options_that_contradict_are_refused(tmp_path: Path, write: Any, options
         labelme(tmp_path, **options)
 
 
-def test_a_class_that_no_shape_has_and_images_without_shapes_are_said(
-    tmp_path: Path, write: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_class_that_no_shape_has_and_images_without_shapes_are_said(tmp_path: Path, write: Any) -> None:
     write("a", SKY)
     write("bb")
-    with caplog.at_level(logging.WARNING):
-        dataset = labelme(tmp_path, classes=["skyy"], rest="ignore", background="ground")
-    assert "no shape has the label 'skyy'; did you mean 'sky'?" in caplog.text
-    assert "1 images have no shape, such as " in caplog.text and "they are ground" in caplog.text
+    dataset = labelme(tmp_path, classes=["skyy"], rest="ignore", background="ground")
+    label, image = dataset.warnings()
+    assert "no shape has the label 'skyy'; did you mean 'sky'?" in label
+    assert image.startswith("1 images have no shape, such as ") and image.endswith("all their pixels are ground")
     assert (label_of(dataset, "bb") == 0).all()
 
 

@@ -240,7 +240,7 @@ def test_an_odd_value_in_an_annotation_is_a_user_error_or_harmless(
     source, options = whole[name]
     place = tmp_path / "raw"
     ended: Counter[str] = Counter()
-    for number in range(120):
+    for number in range(80):
         dice = random.Random(number)
         shutil.copytree(source, place, copy_function=os.link)
         file = dice.choice(sorted(file for file in place.rglob("*") if file.suffix in (".json", ".xml", ".csv")))
@@ -258,4 +258,4 @@ def test_an_odd_value_in_an_annotation_is_a_user_error_or_harmless(
         except Exception as error:
             raise AssertionError(f"{name}, copy {number}: {error!r}") from error
         shutil.rmtree(place)
-    assert ended["refused"] > 20 and (ended["read"] or name == "roboflow"), ended
+    assert ended["refused"] > 15 and (ended["read"] or name == "roboflow"), ended

@@ -69,7 +69,7 @@ def test_geometries_are_per_cent_of_the_image() -> None:
     assert len(disc) == 12 and np.mean(disc, axis=0).tolist() == [5.5, 7.5]
 
 
-def test_the_annotation_that_counts(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_annotation_that_counts(options: dict[str, Any]) -> None:
     sky, car = [box("sky")], [box("car")]
 
     def edit(tasks: list[Any]) -> None:
@@ -80,11 +80,13 @@ def test_the_annotation_that_counts(options: dict[str, Any], caplog: pytest.LogC
         tasks[4]["annotations"] = [{"id": 1, "result": []}]
 
     change(options, edit)
-    labels = everything(LabelStudio(**options))
+    dataset = LabelStudio(**options)
+    labels = everything(dataset)
     assert [int(labels[f"images__{name}__1"][0, 0]) for name in "abc"] == [1, 2, 2]
     assert "images__d__1" not in labels and (labels["images__e__1"] == 255).all()
-    assert "1 tasks without an annotation are left out" in caplog.text
-    assert "1 images have no shape, such as annotations.json: task 4" in caplog.text
+    left_out, empty = dataset.warnings()[-2:]
+    assert left_out == "1 tasks without an annotation are left out"
+    assert empty.startswith("1 images have no shape, such as annotations.json: task 4; all their pixels are ignored")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def first(tasks: list[Any]) -> Any:
         ),
         (
             lambda tasks: first(tasks).update(type="keypointlabels"),
-            "a keypoint; known: brush",
+            "of type keypointlabels; known: brush",
         ),
         (
             lambda tasks: first(tasks)["value"].update(polygonlabels=["a", "b"]),

@@ -117,6 +117,20 @@ def test_background_is_a_label_of_labelme(tmp_path: Path, write_image: Callable[
     assert painted[0, 0] == 0 and painted[7, 7] == 1 and painted[11, 11] == 0
 
 
+def test_an_image_that_is_only_in_the_json_file(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    image = np.arange(576, dtype=np.uint16).reshape(*SIZE, 3).astype(np.uint8)
+    data = base64.b64encode(write_image(tmp_path / "x.png", image).read_bytes()).decode()
+    shape = {"label": "car", "points": [[0, 0], [8, 8]], "shape_type": "rectangle"}
+    for name, text in (("a", data), ("b", data[:100]), ("c", "?")):
+        document = {"imagePath": f"{name}.png", "imageData": text, "shapes": [shape]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    dataset = Labelme(root=str(tmp_path), classes=["car"], sequence=".+", shares={"val": 0.999})
+    assert np.array_equal(dataset.read("val", "a")[0][..., ::-1], image)
+    for name in "bc":
+        with pytest.raises(UserError, match=rf"{name}\.json: imageData: (not a readable image|Only base64|Incorrect)"):
+            dataset.read("val", name)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"imagePath": 1, "shapes": []}', '{"imagePath": "a.png", "shapes": [1]}']
 )
