@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -91,7 +91,7 @@ def _part(part: str) -> str:
     return "".join("([^/]*)" if piece == "*" else re.escape(piece) for piece in re.split(r"(\*)", part))
 
 
-def find(root: Path, pattern: Pattern, wrong: list[str]) -> Found:
+def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Found:
     """Files that match a pattern. Names are composed Unicode, whatever the disk has.
 
     Hidden files and folders are passed over; links to folders are followed, each folder once.
@@ -110,7 +110,7 @@ def find(root: Path, pattern: Pattern, wrong: list[str]) -> Found:
             if file.startswith(".") or (match := pattern.stems.fullmatch(below_root)) is None:
                 continue
             name = "/".join(part.strip("/") for part in match.groups() if part.strip("/"))
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in suffixes:
                 if pattern.files.fullmatch(below_root) and path.suffix.lower() in PICTURES:
                     found.unread.append(path)
             elif pattern.files.fullmatch(below_root) is None:

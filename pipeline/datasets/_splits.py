@@ -35,13 +35,16 @@ def contradiction(images: str, masks: str) -> tuple[str, str] | None:
     return (min(found[0]), min(found[1])) if all(found) and found[0] != found[1] else None
 
 
-def by_folders(names: Sequence[str], *, drives: bool, wrong: list[str]) -> dict[str, str] | None:
+def by_folders(
+    names: Sequence[str], *, drives: bool, wrong: list[str], plugin: str = "folder"
+) -> dict[str, str] | None:
     """The split of each sample, where each lies in a folder that is named after a split, train among them.
 
     Args:
         names: of the samples, with ``/`` between folders.
         drives: the user says how to find sequences, so that a single such folder may be a drive.
         wrong: gets a line when some folders are named after splits and it is not clear what that means.
+        plugin: whose options that line names.
 
     Returns:
         None when folders say nothing.
@@ -71,7 +74,7 @@ def by_folders(names: Sequence[str], *, drives: bool, wrong: list[str]) -> dict[
         return {}
     if drives and len(found) == 1:
         return None
-    wrong.append(_unclear(folders, kinds, found, shared))
+    wrong.append(_unclear(folders, kinds, found, shared, plugin))
     return {}
 
 
@@ -105,7 +108,9 @@ def _shared(folders: Sequence[list[str]]) -> int:
     return next((level for level, parts in enumerate(levels) if len(set(parts)) > 1), min(map(len, folders), default=0))
 
 
-def _unclear(folders: dict[str, list[str]], kinds: dict[str, set[str]], found: set[str], level: int) -> str:
+def _unclear(
+    folders: dict[str, list[str]], kinds: dict[str, set[str]], found: set[str], level: int, plugin: str
+) -> str:
     """What to say of folders of which some are named after splits."""
     named = sorted({part for parts in folders.values() for part in parts[level:] if _kind(part, numbered=False)})
     both = [name for name, kind in kinds.items() if len(kind) > 1]
@@ -132,7 +137,7 @@ def _unclear(folders: dict[str, list[str]], kinds: dict[str, set[str]], found: s
             advice.insert(0, "splits with a folder for train")
         if len(found) == 1:
             advice.insert(0, f'sequence: "^{level * "[^/]+/"}[^/]+" if they are drives or videos, drawn by shares')
-    return f"{what}; set in datasets.folder {'; or '.join(advice)}"
+    return f"{what}; set in datasets.{plugin} {'; or '.join(advice)}"
 
 
 def _examples(names: Sequence[str]) -> str:

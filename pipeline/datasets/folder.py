@@ -12,36 +12,21 @@ Where there is no folder of val, it is drawn from train in the same way.
 
 from __future__ import annotations
 
-import logging
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from pipeline.datasets._division import Division
 from pipeline.datasets._images import read_mask
 from pipeline.datasets._mask_values import coding_of, hint, labels_of, with_original
 from pipeline.datasets._pairs import Pair, PairDataset, existing, root_folder, unpaired
 from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_names, other_suffix, some
 from pipeline.datasets._references import Listed
-from pipeline.datasets._splits import (
-    HELD_OUT,
-    SPLITS,
-    as_told,
-    by_folders,
-    contradiction,
-    drawn,
-    empty_splits,
-    sequence_of,
-    split_words,
-    unlabelled_test,
-)
+from pipeline.datasets._splits import SPLITS, contradiction, split_words, unlabelled_test
 from pipeline.errors import Faults, UserError
-
-log = logging.getLogger(__name__)
 
 CORRECT = "Correct these values under datasets.folder in params.yaml."
 LOOKED_AT = 32  # masks that are read again for a hint
@@ -99,9 +84,8 @@ class Folder(PairDataset):
             faults.add(f"masks: {masks!r} is the pattern of the images too; they must differ")
         if two := contradiction(images, masks):
             faults.add(f"images and masks: {images!r} is of {two[0]}, {masks!r} of {two[1]}; both must be of one split")
-        shares = {"val": 0.2} if shares is None else shares
-        _check_splits(lists, splits, shares, faults)
-        regex = _regex(sequence, faults)
+        division = Division("folder", splits=splits, shares=shares, sequence=sequence, seed=seed)
+        division.check(faults, lists=lists)
         labels = labels_of([nfc(name) for name in classes], palette, faults)
         if labels is not None:
             ids = None if ids is None else {nfc(name): raws for name, raws in ids.items()}
@@ -132,8 +116,11 @@ class Folder(PairDataset):
             if words := None if splits else split_words(list(pictures)):
                 self._notes.append(words)
             pairs = {name: Pair(image, labelled[name]) for name, image in pictures.items() if name in labelled}
-            told = self._by_folders(pairs, splits, drives=sequence is not None)
-            self._draw(pairs, told, regex, shares, seed)
+            images_of = {name: pair.image for name, pair in pairs.items()}
+            for split, members in division.of(images_of, self.root, self.wrong).items():
+                self.pairs[split] = {}
+                for name in members:
+                    self._add(split, name, pairs[name])
 
     def warnings(self) -> Sequence[str]:
         return [*self._notes, *super().warnings()]
@@ -163,47 +150,6 @@ class Folder(PairDataset):
             self.wrong.append(f"{pair.image}: {split} has another sample {flat}; rename one, or list it once")
         self.pairs[split][flat] = pair
 
-    def _by_folders(
-        self, pairs: Mapping[str, Pair], splits: dict[str, list[str]] | None, *, drives: bool
-    ) -> dict[str, str] | None:
-        """The split of each sample as folders say it; None: they say nothing. What is unclear is left out."""
-        if splits is None:
-            return by_folders(list(pairs), drives=drives, wrong=self.wrong)
-        places = {name: nfc(pair.image.relative_to(self.root).as_posix()) for name, pair in pairs.items()}
-        return as_told(places, splits, self.wrong)
-
-    def _draw(
-        self,
-        pairs: Mapping[str, Pair],
-        told: dict[str, str] | None,
-        regex: re.Pattern[str] | None,
-        shares: dict[str, float],
-        seed: int,
-    ) -> None:
-        """Fill the splits: as it was told, and what no folder gives from hashes of the sequences of the others."""
-        given = set((told or {}).values()) - {"train"}
-        shares = {split: share for split, share in shares.items() if share and split not in given}
-        split_of = dict(told or {})
-        sequences: dict[str, str] = {}
-        for name in pairs if told is None else [name for name, split in told.items() if split == "train"]:
-            drive = sequence_of(name, regex)
-            if drive is None:
-                self.wrong.append(f"{pairs[name].image}: datasets.folder.sequence finds nothing in {name!r}; widen it")
-                split_of.pop(name, None)
-            else:
-                sequences[name] = drive
-                split_of[name] = drawn(drive, shares=shares, seed=seed)
-        if empty := empty_splits(sequences, shares=shares, seed=seed, regex=regex):
-            self.wrong.append(empty)
-        self.pairs = {split: {} for split in SPLITS if split == "train" or split in given or split in shares}
-        for name, pair in pairs.items():
-            if name in split_of:
-                self._add(split_of[name], name, pair)
-        if told:
-            counts = Counter(split_of.values())
-            drawn_from = dict.fromkeys(shares, " (drawn from train)")
-            log.info("splits by folders: %s", ", ".join(f"{counts[s]} {s}{drawn_from.get(s, '')}" for s in self.pairs))
-
 
 def _no_image(root: Path, pattern: Pattern, passed: list[Path]) -> str:
     if passed:
@@ -211,26 +157,3 @@ def _no_image(root: Path, pattern: Pattern, passed: list[Path]) -> str:
     there = list(find(root, compiled("**/*", Faults(""), key=""), []).files.values())
     seen = f"; images there: {some(there)}" if there else ""
     return f"{root}: no image matches {pattern.text!r}{seen}; correct datasets.folder.images"
-
-
-def _regex(sequence: str | None, faults: Faults) -> re.Pattern[str] | None:
-    try:
-        return None if sequence is None else re.compile(nfc(sequence))
-    except re.error as error:
-        faults.add(f"sequence: {sequence!r} is no regular expression ({error})")
-        return None
-
-
-def _check_splits(
-    lists: dict[str, str] | None, splits: dict[str, list[str]] | None, shares: dict[str, float], faults: Faults
-) -> None:
-    if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-        faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
-    if splits is not None and not {"train"} <= set(splits) <= set(SPLITS):
-        faults.add(f"splits: names {sorted(splits)}; allowed: train, and val and test where they have folders")
-    if splits is not None and lists is not None:
-        faults.add("splits and lists: both say which split a sample is in; set one of them to null")
-    if not set(shares) <= set(HELD_OUT) or not all(0 <= share < 1 for share in shares.values()):
-        faults.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
-    elif sum(shares.values()) >= 1 or not shares.get("val"):
-        faults.add(f"shares: got {shares}; val needs more than 0, and something must be left for train")

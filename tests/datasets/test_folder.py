@@ -14,7 +14,8 @@ import pytest
 
 from pipeline import plugin_options
 from pipeline.datasets._patterns import compiled, find
-from pipeline.datasets.folder import Folder, drawn
+from pipeline.datasets._splits import drawn
+from pipeline.datasets.folder import Folder
 from pipeline.errors import Faults, UserError
 
 Write = Callable[..., Path]

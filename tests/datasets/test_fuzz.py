@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -26,7 +28,7 @@ Damage = Callable[[random.Random, Path, list[Path]], object]
 
 
 def images(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix != ".txt"]
+    return [file for file in files if file.suffix in (".png", ".jpg")]
 
 
 def put(file: Path, data: bytes) -> None:
@@ -243,3 +245,72 @@ def test_every_damage_is_a_user_error_or_harmless(
     assert refused > COPIES / 2, ended
     for damage in (truncate, oversize, remove, replace, cut_with_an_end, add_page):
         assert ended[damage.__name__, "refused"] > ended[damage.__name__, "prepared"], ended
+
+
+ODD = (
+    None, True, -1, 0, 1.5, 1e300, float("nan"), float("inf"), 1 << 40, "", "x", "nan", "../../x.png", "a\x00b", [], {},
+    [[]], [1, 2], {"size": [12, 16], "counts": [5]}, [[1, 2, 3, 4, 5]], {"a": 1},
+)  # fmt: skip
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of a value in JSON."""
+    below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path] * bool(path) + [place for key, value in below for place in places(value, (*path, key))]
+
+
+def spoil_json(dice: random.Random, file: Path) -> None:
+    """One value replaced or left out."""
+    data = json.loads(file.read_text())
+    *above, last = dice.choice(places(data))
+    parent = data
+    for key in above:
+        parent = parent[key]
+    if dice.random() < 0.3:
+        del parent[last]
+    else:
+        parent[last] = dice.choice(ODD)
+    put(file, json.dumps(data).encode())
+
+
+def spoil_text(dice: random.Random, file: Path) -> None:
+    """One attribute of XML, or one character, changed."""
+    text = file.read_text()
+    values = list(re.finditer(r'="([^"]*)"', text))
+    if values and dice.random() < 0.7:
+        start, end = dice.choice(values).span(1)
+    else:
+        start = dice.randrange(len(text))
+        end = start + 1
+    new = dice.choice(
+        ["", "-1", "nan", "1e300", "99999999999", "x", "1,2", "1,2;3", ";", "../../a", "<", "&lt;", "\x00", ","]
+    )
+    put(file, (text[:start] + new + text[end:]).encode())
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "cvat", "label_studio", "roboflow"])
+def test_an_odd_value_in_an_annotation_is_a_user_error_or_harmless(
+    name: str, whole: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    source, options = whole[name]
+    place = tmp_path / "raw"
+    ended: Counter[str] = Counter()
+    for number in range(80):
+        dice = random.Random(number)
+        shutil.copytree(source, place, copy_function=os.link)
+        file = dice.choice(sorted(file for file in place.rglob("*") if file.suffix in (".json", ".xml", ".csv")))
+        (spoil_json if file.suffix == ".json" else spoil_text)(dice, file)
+        try:
+            dataset = datasets.build(name, {**options, "root": str(place)})
+            faults = list(dataset.faults())
+            for split, samples in dataset.splits().items():
+                for sample in samples:
+                    frame, label = dataset.read(split, sample)
+                    assert frame.shape[:2] == label.shape
+            ended["refused" if faults else "read"] += 1
+        except UserError:
+            ended["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"{name}, copy {number}: {error!r}") from error
+        shutil.rmtree(place)
+    assert ended["refused"] > 15 and (ended["read"] or name == "roboflow"), ended
