@@ -71,7 +71,9 @@ def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
     found.warnings.append(f"masks/{name}.png: odd")
     text = printed(found)
     assert (
-        f"■ {name}" in text and f"val: 1 classes absent: {name}" in text and f"warning: masks/{name}.png: odd" in text
+        f"■ {name}" in text
+        and f"val: 1 class is absent (no IoU): {name}" in text
+        and f"warning: masks/{name}.png: odd" in text
     )
     assert contact_sheet.write_sheet(Two(), found, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
 
