@@ -23,6 +23,7 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
 Counts = npt.NDArray[np.int64]
+SHOWN_COPIES = 10  # images like one of another split that are named
 
 
 def cores() -> int:
@@ -141,11 +142,16 @@ def survey(
         else:
             thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
-    warnings += [
-        f"{copy}: looks the same as {original}; copies in another split make its figures too good; remove one of them"
-        for copy, original in copies(thumbnails)
-    ]
-    return Survey(dataset.labels, names, counts, faults, warnings)
+    return Survey(dataset.labels, names, counts, faults, [*warnings, *_copy_warnings(thumbnails)])
+
+
+def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
+    found = list(copies(thumbnails))
+    for copy, original in found[:SHOWN_COPIES]:
+        yield f"{copy}: looks the same as {original}; if it is a copy, remove one: it makes the figures too good"
+    if len(found) > SHOWN_COPIES:
+        more = len(found) - SHOWN_COPIES
+        yield f"{more} more images look the same as one of another split; a camera that stands still gives such too"
 
 
 def _digest(array: Array) -> bytes:
