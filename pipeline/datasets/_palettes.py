@@ -48,7 +48,11 @@ def ids_of(
         _check_colours(path, used, ids, labels)
         return values
     greys = {entry: shown[0] if shown else -1 for entry, shown in used.items()}
-    if all(entry == grey or _agrees(used[entry], ids.get(entry), labels) for entry, grey in greys.items()):
+    moved = {entry: grey for entry, grey in greys.items() if entry != grey}
+    if all(_agrees(used[entry], ids.get(entry), labels) for entry in moved):
+        if moved and all(ids.get(grey, IGNORE_INDEX) != IGNORE_INDEX for grey in moved.values()):
+            both = [f"{entry} is grey {grey}, the colour of id {entry}, but an id too" for entry, grey in moved.items()]
+            raise UserError(f"{path}: grey palette in which entry {_some(both)}; {REMEDY}")
         return values
     wrong = [f"{entry} has no colour" for entry, grey in greys.items() if grey < 0]
     firsts = {shown: entry for entry, shown in reversed([*enumerate(palette[:, 0].tolist())])}

@@ -76,6 +76,13 @@ def test_contradictions_are_refused_with_advice(entries: list[int], palette: Col
     assert "label ids" in said or "as 8-bit grey PNG, without a palette; if its colours are right" in str(caught.value)
 
 
+def test_a_grey_that_is_an_id_and_the_colour_of_another_one_is_refused() -> None:
+    labels = LabelSpec(names=("wall", "food"), palette=((120, 120, 120), (1, 2, 3)))
+    with pytest.raises(UserError, match="entry 1 is grey 120, the colour of id 1, but an id too; if its entries are"):
+        decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0, 120: 1}), labels=labels)
+    assert decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0}), labels=labels) == [255, 0]
+
+
 def test_the_advice_of_a_contradiction_works() -> None:
     palette = [BLACK, GREEN, RED]
     with pytest.raises(UserError, match="declare its colours as those of the classes"):
