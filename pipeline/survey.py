@@ -27,6 +27,7 @@ Counts = npt.NDArray[np.int64]
 LEARNT = ("train", "val")
 #: What it means that a split lacks a class.
 CONSEQUENCES = {"train": "nothing to learn from", "val": "no IoU"}
+SHOWN_COPIES = 10  # images like one of another split that are named
 
 
 def cores() -> int:
@@ -146,10 +147,7 @@ def survey(
         else:
             thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
-    warnings += [
-        f"{copy}: looks the same as {original}; copies in another split make its figures too good; remove one of them"
-        for copy, original in copies(thumbnails)
-    ]
+    warnings += _copy_warnings(thumbnails)
     nowhere = [
         label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
     ]
@@ -158,6 +156,15 @@ def survey(
     if hint:
         (faults if faults else warnings).append(hint)
     return Survey(dataset.labels, names, counts, faults, warnings)
+
+
+def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
+    found = list(copies(thumbnails))
+    for copy, original in found[:SHOWN_COPIES]:
+        yield f"{copy}: looks the same as {original}; if it is a copy, remove one: it makes the figures too good"
+    if len(found) > SHOWN_COPIES:
+        more = len(found) - SHOWN_COPIES
+        yield f"{more} more images look the same as one of another split; a camera that stands still gives such too"
 
 
 def _digest(array: Array) -> bytes:

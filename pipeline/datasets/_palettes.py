@@ -18,10 +18,10 @@ from pipeline.labels import IGNORE_INDEX, LabelSpec
 Colour = tuple[int, int, int]
 BLACK, WHITE = (0, 0, 0), 255
 SHOWN = 4  # entries that a message names
-REMEDY = (
-    "if its entries are the ids, save them as 8-bit grey PNG, without a palette; if its colours are right, save what "
-    "they mean as ids (with the data set 'folder', masks_hold: colours reads the colours)"
+COLOURS_ARE_RIGHT = (
+    "if its colours are right, save what they mean as ids (with the data set 'folder', masks_hold: colours reads them)"
 )
+REMEDY = f"if its entries are the ids, save them as 8-bit grey PNG, without a palette; {COLOURS_ARE_RIGHT}"
 
 
 def is_grey(palette: Array) -> bool:
@@ -48,7 +48,11 @@ def ids_of(
         _check_colours(path, used, ids, labels)
         return values
     greys = {entry: shown[0] if shown else -1 for entry, shown in used.items()}
-    if all(entry == grey or _agrees(used[entry], ids.get(entry), labels) for entry, grey in greys.items()):
+    moved = {entry: grey for entry, grey in greys.items() if entry != grey}
+    if all(_agrees(used[entry], ids.get(entry), labels) for entry in moved):
+        if moved and all(ids.get(grey, IGNORE_INDEX) != IGNORE_INDEX for grey in moved.values()):
+            both = [f"{entry} is grey {grey}, the colour of id {entry}, but an id too" for entry, grey in moved.items()]
+            raise UserError(f"{path}: grey palette in which entry {_some(both)}; {REMEDY}")
         return values
     wrong = [f"{entry} has no colour" for entry, grey in greys.items() if grey < 0]
     firsts = {shown: entry for entry, shown in reversed([*enumerate(palette[:, 0].tolist())])}
@@ -88,7 +92,11 @@ def _check_colours(
         name = repr(labels.names[train]) if train < labels.num_classes else "ignored" if entry in ids else "of no class"
         wrong.append(f"{entry} is {shown}, the colour of {labels.names[owners[shown]]!r}, but id {entry} is {name}")
     if wrong:
-        raise UserError(f"{path}: its palette contradicts the colours of the classes: entry {_some(wrong)}; {REMEDY}")
+        raise UserError(
+            f"{path}: its palette contradicts the colours of the classes: entry {_some(wrong)}; if its entries are the "
+            "ids, declare its colours as those of the classes, or save the entries as 8-bit grey PNG, without a "
+            f"palette; {COLOURS_ARE_RIGHT}"
+        )
 
 
 def colour(entry: Array) -> Colour:

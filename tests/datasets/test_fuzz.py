@@ -117,7 +117,10 @@ def add_page(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
     """An indexed file whose entries are in another order: as a program that makes small files leaves it."""
-    file = dice.choice([file for file in images(files) if file.suffix == ".png"])
+    indexed = [file for file in images(files) if file.suffix == ".png"]
+    if not indexed:
+        return flip(dice, root, files)
+    file = dice.choice(indexed)
     with Image.open(file) as image:
         values = np.asarray(image if image.mode in ("L", "P") else image.convert("L"))
     order = np.array(dice.sample(range(256), 256), np.uint8)
@@ -125,7 +128,7 @@ def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
     palette = np.stack([order] * 3, -1) if dice.random() < 0.5 else np.stack([order, order // 2, order // 3], -1)
     made.putpalette(palette.tobytes())
     file.unlink()
-    made.save(file)
+    return made.save(file)
 
 
 def turn(dice: random.Random, root: Path, files: list[Path]) -> None:

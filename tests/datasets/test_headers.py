@@ -102,6 +102,16 @@ def test_an_orientation_in_the_text_of_a_png_counts(tmp_path: Path) -> None:
     assert read_headers(files, ids=True).stored
 
 
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+    write(tmp_path, "a", orientation=6, suffix=".png")
+    path = tmp_path / "images/a.png"
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert read_headers([(path, tmp_path / "masks/a.png")], ids=True).stored
+
+
 def test_files_that_cannot_be_read_decide_nothing(tmp_path: Path) -> None:
     write(tmp_path, "a", orientation=3)
     (tmp_path / "images/b.jpg").write_bytes(b"no image")

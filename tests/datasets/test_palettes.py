@@ -73,7 +73,25 @@ def test_entries_with_the_declared_colours_or_with_others_are_ids() -> None:
 def test_contradictions_are_refused_with_advice(entries: list[int], palette: Colours, said: str) -> None:
     with pytest.raises(UserError, match=rf"^m\.png: .*{said}") as caught:
         decoded(entries, palette)
-    assert "label ids" in said or "save them as 8-bit grey PNG" in str(caught.value)
+    assert "label ids" in said or "as 8-bit grey PNG, without a palette; if its colours are right" in str(caught.value)
+
+
+def test_a_grey_that_is_an_id_and_the_colour_of_another_one_is_refused() -> None:
+    labels = LabelSpec(names=("wall", "food"), palette=((120, 120, 120), (1, 2, 3)))
+    with pytest.raises(UserError, match="entry 1 is grey 120, the colour of id 1, but an id too; if its entries are"):
+        decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0, 120: 1}), labels=labels)
+    assert decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0}), labels=labels) == [255, 0]
+
+
+def test_the_advice_of_a_contradiction_works() -> None:
+    palette = [BLACK, GREEN, RED]
+    with pytest.raises(UserError, match="declare its colours as those of the classes"):
+        decoded([0, 1, 2], palette)
+    declared = LabelSpec(names=LABELS.names, palette=(BLACK, GREEN, RED))
+    assert decoded([0, 1, 2], palette, labels=declared) == [0, 1, 2]
+    assert list(IDS.decode(FILE, Mask(np.array([[0, 1, 2]], np.uint8)), labels=LABELS)[0]) == [0, 1, 2]
+    colours = Coding(colours={shown: train for train, shown in enumerate(LABELS.palette)})
+    assert decoded([0, 1, 2], palette, coding=colours) == [0, 2, 1]
 
 
 def test_the_greys_of_a_colour_coding_with_ids_are_ids_if_they_are_allowed() -> None:
