@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,13 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models._normalisation import differ, fault, in_opencv_order
 
 log = logging.getLogger(__name__)
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-NEAR = 0.005  # distance of two means that are the same but for rounding
-BYTE = 255  # the highest value of a pixel
 
 
 @dataclass(frozen=True)
@@ -96,11 +91,11 @@ class SegNetwork(nn.Module, ABC):
         """Set ``mean`` and ``std``, of RGB in 0..1.
 
         Raises:
-            UserError: see :func:`normalisation_fault`.
+            UserError: :func:`pipeline.models._normalisation.fault`.
         """
-        if fault := normalisation_fault(mean, std):
-            raise UserError(f"model.{fault}")
-        if math.dist(mean[::-1], IMAGENET_MEAN) < NEAR:
+        if wrong := fault(mean, std):
+            raise UserError(f"model.{wrong}")
+        if in_opencv_order(mean):
             log.warning(
                 "model.mean: got %s, ImageNet's in the order blue, green, red; red comes first here", list(mean)
             )
@@ -109,8 +104,23 @@ class SegNetwork(nn.Module, ABC):
     @classmethod
     def option_faults(cls, options: Mapping[str, Any]) -> Sequence[str]:
         """Faults of options whose types are right, each as ``key: got ...``: found when params.yaml is read."""
-        fault = normalisation_fault(options.get("mean"), options.get("std"))
-        return [fault] if fault else []
+        wrong = fault(options.get("mean"), options.get("std"))
+        return [wrong] if wrong else []
+
+    def compare_normalisation(self, source: str, stated: Mapping[str, Sequence[float]]) -> None:
+        """Warn when a checkpoint says that it was trained with another ``mean`` or ``std``.
+
+        Args:
+            stated: what it says: ``mean`` and ``std``, empty where it says nothing.
+        """
+        own = {"mean": self.mean, "std": self.std}
+        if stated and differ(own, stated):
+            log.warning(
+                "%s was trained with another normalisation than %s; use %s",
+                source,
+                ", ".join(f"model.{key}: {list(values)}" for key, values in own.items()),
+                ", ".join(f"model.{key}: {list(values)}" for key, values in stated.items()),
+            )
 
     @property
     def encoder(self) -> nn.Module | None:
@@ -120,40 +130,6 @@ class SegNetwork(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> SegOutput:
         """(N, 3, H, W) normalised RGB -> SegOutput."""
-
-
-def normalisation_fault(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
-    """What is wrong with a mean and a standard deviation of RGB in 0..1; None: nothing, or they are not given.
-
-    Numbers of pixels in 0..255 are refused with the numbers to use instead.
-
-    Example:
-        >>> normalisation_fault(None, [51.0, 102.0, 255.0])
-        'std: got [51.0, 102.0, 255.0]; allowed: 0..1, and these are of pixels in 0..255; use std: [0.2, 0.4, 1.0]'
-    """
-    given = {key: list(map(float, values)) for key, values in (("mean", mean), ("std", std)) if values is not None}
-    got = ", ".join(f"{key}: got {values}" for key, values in given.items())
-    numbers = [value for values in given.values() for value in values]
-    if any(len(values) != 3 for values in given.values()) or not all(map(math.isfinite, numbers)):
-        return f"{got}; allowed: three numbers each, for red, green and blue in 0..1"
-    if min(given.get("mean", [0.0])) < 0 or min(given.get("std", [1.0])) <= 0:
-        return f"{got}; allowed: 0..1, std above 0"
-    if max(numbers, default=0.0) <= 1:
-        return None
-    if max(numbers) > BYTE:
-        return f"{got}; allowed: 0..1"
-    large = max(given.get("mean", [0.0])) > 1
-    for key, values in given.items():
-        if max(values) > 1 or (
-            large and values == [1.0] * 3
-        ):  # a deviation of 1 beside a mean of bytes is one of bytes
-            given[key] = [round(value / BYTE, 6) for value in values]
-    order = ""
-    if "mean" in given and math.dist(given["mean"][::-1], IMAGENET_MEAN) < NEAR:
-        given = {key: values[::-1] for key, values in given.items()}
-        order = " in the order blue, green, red"
-    use = ", ".join(f"{key}: {values}" for key, values in given.items())
-    return f"{got}; allowed: 0..1, and these are of pixels in 0..255{order}; use {use}"
 
 
 PLUGIN = SegNetwork

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shlex
 import warnings
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,17 @@ from torch import Tensor, nn
 
 from pipeline import artifact
 from pipeline.errors import Faults, UserError, closest
+from pipeline.models._conversion import AVERAGES, CONTAINERS, FOLDER_FILES, conversion
+from pipeline.models._normalisation import stated
 
 log = logging.getLogger(__name__)
 
-#: Keys under which training code keeps a state dict, the first that is there is taken.
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights")
-#: Keys of averaged weights; they are taken where there are no others, or when ``weights_key`` names one.
-AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "module_ema", "ema")
 #: Containers inside containers, e.g. ``{"checkpoint": {"model": {...}}}``, as deep as they are looked for.
 DEPTH = 4
 #: Where files and configurations keep their class names, in id order or by id.
 CLASS_KEYS = ("id2label", "classes", "CLASSES", "class_names", "categories")
 #: Sections of a torch file that may have them, inside one another: OpenMMLab's and Lightning's.
 CLASS_SECTIONS = (("meta",), ("meta", "dataset_meta"), ("hyper_parameters",))
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-#: Turns a torch file into safetensors; it opens containers and modules as :func:`read` does, and arrays of NumPy too.
-CONVERT = (
-    "import sys, torch; from safetensors.torch import save_file; keys = '{keys}'.split(); "
-    "find = lambda c: c.state_dict() if hasattr(c, 'state_dict') else next((find(c[k]) for k in keys if k in c "
-    "and (hasattr(c[k], 'items') or hasattr(c[k], 'state_dict'))), c); "
-    "found = find(torch.load(sys.argv[1], map_location='cpu', weights_only=False){inner}); "
-    "save_file({{str(k): torch.as_tensor(v).detach().clone().contiguous() for k, v in found.items() "
-    "if isinstance(v, torch.Tensor) or getattr(v, 'ndim', 0)}}, sys.argv[2])"
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,7 @@ class Checkpoint:
         sha256: of the file with the tensors.
         tensors: dense tensors on the CPU, by the names in the file.
         classes: class names in id order, where the file says them.
+        normalisation: ``mean`` and ``std`` in 0..1 of its training, where the file or folder says them.
         names: of the tensors in the file, where they were renamed.
         config: config.json of a folder that ``save_pretrained`` wrote; empty elsewhere.
     """
@@ -66,6 +54,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     classes: tuple[str, ...] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    normalisation: Mapping[str, Sequence[float]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,11 +77,17 @@ def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
     if _is_safetensors(path):
         if key is not None:
             raise UserError(f"model.weights_key: {path} is a safetensors file, which has no keys; leave it out")
-        tensors, classes = _read_safetensors(path, where)
+        tensors, facts = _read_safetensors(path, where)
     else:
-        tensors, classes = _read_torch(path, where, key)
+        tensors, facts = _read_torch(path, where, key)
     _check_plain(tensors, f"{where}: {path}")
-    return Checkpoint(source=path.name, sha256=artifact.sha256(path), tensors=tensors, classes=classes)
+    return Checkpoint(
+        source=path.name,
+        sha256=artifact.sha256(path),
+        tensors=tensors,
+        classes=class_names(facts),
+        normalisation=stated(facts),
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -127,11 +122,15 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
         )
     facts = artifact.read_json(config, advice=f"{where} needs the folder as save_pretrained wrote it")
     loaded = read(file, where=where, key=key)
-    classes = loaded.classes or class_names(facts)
-    return Checkpoint(f"{path.name}/{file.name}", loaded.sha256, loaded.tensors, classes, config=facts)
+    classes, said = loaded.classes or class_names(facts), loaded.normalisation
+    if (beside := path / "preprocessor_config.json").is_file():
+        said = said or stated(artifact.read_json(beside, advice="restore or remove it"))
+    return replace(
+        loaded, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=said or stated(facts)
+    )
 
 
-def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -148,10 +147,10 @@ def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], tuple[
             except (ValueError, RecursionError):
                 log.info("%s: '%s' in its header is not JSON and not used", path.name, key)
     ours = facts.pop("segpress", None)
-    return tensors, class_names(ours if isinstance(ours, dict) else facts)
+    return tensors, ours if isinstance(ours, dict) else facts
 
 
-def _read_torch(path: Path, where: str, key: str | None) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+def _read_torch(path: Path, where: str, key: str | None) -> tuple[dict[str, Tensor], Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -185,7 +184,7 @@ def _read_torch(path: Path, where: str, key: str | None) -> tuple[dict[str, Tens
         log.info("%s: read %s; not used: %s", path.name, ".".join(unwrapped), ", ".join(beside[:8]) or "nothing else")
     if ignored := [str(name) for name, value in found.items() if not isinstance(value, Tensor)]:
         log.info("%s: %d entries are no tensors and not used: %s", path.name, len(ignored), ", ".join(ignored[:3]))
-    return tensors, class_names(content)
+    return tensors, content
 
 
 def _named(content: Any, key: str | None, path: Path) -> Any:
@@ -197,16 +196,6 @@ def _named(content: Any, key: str | None, path: Path) -> Any:
             raise UserError(f"model.weights_key: {path} has no tensors by name under '{key}'; {closest(part, keys)}")
         found = found[part]
     return found
-
-
-def conversion(path: Path, key: str | None = None) -> str:
-    """What to run where unpickling is needed: a line for the shell, which its user must trust the file for."""
-    inner = "".join(f"['{part}']" for part in (key or "").split(".") if part)
-    program = CONVERT.format(keys=" ".join((*CONTAINERS, *AVERAGES)), inner=inner)
-    named = FOLDER_FILES[0] if path.name == FOLDER_FILES[1] else f"{path.stem}.safetensors"
-    target = path.with_name(named if named != path.name else f"{path.stem}.converted.safetensors")
-    files = shlex.join([str(path), str(target)])
-    return f'convert it where you trust it: python -c "{program}" {files}'
 
 
 def _is_dict(value: Any) -> bool:

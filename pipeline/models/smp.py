@@ -12,8 +12,9 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
 from pipeline.errors import Faults, UserError, closest
-from pipeline.models._base import IMAGENET_MEAN, IMAGENET_STD, NetworkFacts, SegNetwork, SegOutput
+from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
+from pipeline.models._normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models._wrappers import unwrap
 
@@ -107,6 +108,7 @@ class Smp(SegNetwork):
         around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
         allow = Allowed(allow_missing, allow_unexpected)
         if checkpoint is not None:
+            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             self.initial_weights = load_network(
                 self.net,
                 unwrap(checkpoint, self.net.state_dict().keys()),

@@ -127,6 +127,7 @@ class TorchVision(SegNetwork):
         else:
             checkpoint = None
         if checkpoint is not None:
+            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             unused = [] if aux_loss else [AUX]
             checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import models, plugins
 from pipeline.errors import UserError
-from pipeline.models._base import normalisation_fault
+from pipeline.models._normalisation import fault
 from pipeline.models.torchvision import NETWORKS
 
 MATRIX = [
@@ -145,9 +145,9 @@ USE = "use mean: [0.485, 0.456, 0.406], std: "
 def test_a_normalisation_of_bytes_gets_the_numbers_to_use(
     mean: list[float] | None, std: list[float] | None, said: str | None
 ) -> None:
-    fault = normalisation_fault(mean, std)
-    assert (fault is None) == (said is None) and (said is None or (fault or "").endswith(said) or said in (fault or ""))
-    assert said is None or "use " in said or "use " not in (fault or "")
+    found = fault(mean, std)
+    assert (found is None) == (said is None) and (said is None or (found or "").endswith(said) or said in (found or ""))
+    assert said is None or "use " in said or "use " not in (found or "")
 
 
 def test_imagenets_mean_in_the_order_of_opencv_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -243,6 +243,33 @@ def test_tensors_are_allowed_by_their_names_in_the_file_or_here(tmp_path: Path) 
         models.build("smp", {**options, "allow_missing": ["layer4"]}, num_classes=2)
 
 
+def test_a_checkpoint_that_states_another_normalisation(
+    tmp_path: Path, foreign: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    half, numbers = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "model.mean: [0.5, 0.5, 0.5], model.std: [0.5"
+    donor = build(write(tmp_path, foreign), classes=THEIRS, weights_classes=THEIRS, **half)
+    labels = LabelSpec(names=THEIRS, palette=((0, 0, 0),) * 4)
+    network_artifact.save(
+        tmp_path / "teacher",
+        donor,
+        name="smp",
+        options={**OPTIONS, **half},
+        labels=labels,
+        input_size=(64, 96),
+        facts={},
+    )
+    foreign.save_pretrained(tmp_path / "hub")  # type: ignore[operator]
+    config = {"image_mean": [127.5] * 3, "image_std": [127.5] * 3}
+    (tmp_path / "hub/preprocessor_config.json").write_text(json.dumps(config))
+    for folder, source in (("teacher", "weights.safetensors"), ("hub", "hub/model.safetensors")):
+        caplog.clear()
+        build(tmp_path / folder, weights_classes=THEIRS, **half)
+        assert "another normalisation" not in caplog.text
+        build(tmp_path / folder, weights_classes=THEIRS)
+        assert f"{source} was trained with another normalisation than model.mean: [0.485" in caplog.text
+        assert numbers in caplog.text
+
+
 def test_averaged_weights_are_taken_by_their_key(tmp_path: Path, foreign: nn.Module) -> None:
     state = foreign.state_dict()
     average = {f"module.{name}": value + 1 for name, value in state.items()}
