@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ class LabelSpec:
     """What the train ids ``0 .. len(names) - 1`` mean.
 
     Args:
-        names: class names in train-id order.
+        names: class names in train-id order; kept in composed Unicode, so that the same name is the same string.
         palette: one RGB colour a class.
         ignore_index: id of pixels that count nowhere.
         original_ids: id of each class in the data set's own masks, as test servers want it; None: it has none, or
@@ -60,6 +61,7 @@ class LabelSpec:
     original_ignored: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(normalize("NFC", name) for name in self.names))
         if len(set(self.names)) != len(self.names) or not self.names:
             raise UserError(f"class names must be unique and not empty; got {list(self.names)}")
         if len(self.names) > MOST_CLASSES:

@@ -70,6 +70,12 @@ def test_anything_else_is_no_colour(colour: Any) -> None:
         rgb(colour)
 
 
+def test_names_are_kept_in_composed_unicode() -> None:
+    assert LabelSpec(("cafe\u0301", "road"), GOOD["palette"]).names == ("caf\u00e9", "road")
+    with pytest.raises(UserError, match="class names must be unique"):
+        LabelSpec(("cafe\u0301", "caf\u00e9"), GOOD["palette"])
+
+
 def test_meta_round_trip() -> None:
     spec = LabelSpec(**GOOD, ignore_index=200)
     assert spec.to_meta() == {"classes": ["road", "car"], "palette": [[128, 64, 32], [0, 0, 255]], "ignore_index": 200}
