@@ -23,6 +23,7 @@ from typing import Any
 
 import onnx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -137,7 +138,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             row["name"],
             f"{row['miou']:.2f}",
             f"{base['miou'] - row['miou']:+.2f}",
-            f"{row['worst_class']} {row['class_drop']:+.2f}",
+            escape(f"{row['worst_class']} {row['class_drop']:+.2f}"),
             f"{row['size_bytes'] / 1e6:.2f}",
             f"{timing['p50']:.2f}" if timing else "-",
             f"{base['latency_ms']['p50'] / timing['p50']:.2f}x" if timing else "-",

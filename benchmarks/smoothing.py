@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import artifact, runtimes
@@ -261,7 +262,9 @@ def show(source: str, labels: LabelSpec, rows: dict[str, dict[str, Any]], *, fra
         pairs = zip(labels.names, row["per_class_iou"], first["per_class_iou"], strict=True)
         moves = sorted((after - before, label) for label, after, before in pairs if before is not None)
         better = sum(after > before for after, before in zip(row["videos"], first["videos"], strict=True))
-        ends = [f"{label} {move:+.1f}" for move, label in (moves[0], moves[-1])] if row is not first else ["", ""]
+        ends = (
+            [escape(f"{label} {move:+.1f}") for move, label in (moves[0], moves[-1])] if row is not first else ["", ""]
+        )
         count = f"{better} of {len(row['videos'])}" if row is not first else ""
         table.add_row(name, f"{row['miou']:.2f}", f"{row['flicker']:.2f}", *ends, count, f"{row['ms']:.2f}")
     Console(width=140).print(table)

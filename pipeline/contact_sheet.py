@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ CELL = (300, 480)  # height, width in pixels that a picture has at most
 OPACITY = 0.55
 DPI = 100
 INK, FAINT, PAPER = "#1f2328", "#6e7781", "#ffffff"
+PLAIN: dict[str, Any] = {"parse_math": False}  # a class may be called "$x$"
 LEGEND = 40  # classes that the legend names at most
 
 
@@ -122,12 +124,13 @@ def _sheet(title: str, shots: Sequence[Shot], labels: LabelSpec) -> Figure:
     legend = -(-len(entries) // across) * line
     tall = margin + 30 + rows * (height + caption + gap) + gap + legend + margin
     figure = Figure(figsize=(page / DPI, tall / DPI), dpi=DPI, facecolor=PAPER)
-    figure.text(margin / page, 1 - margin / tall, title, size=13, weight="bold", color=INK, va="top")
+    figure.text(margin / page, 1 - margin / tall, title, size=13, weight="bold", color=INK, va="top", **PLAIN)
     for place, shot in enumerate(shots):
         row, column = divmod(place, columns)
         left = margin + column * (2 * width + gap + margin)
         top = margin + 30 + row * (height + caption + gap)
-        figure.text(left / page, 1 - (top + 6) / tall, shot.title, size=8, color=FAINT, va="top", family="monospace")
+        at = (left / page, 1 - (top + 6) / tall)
+        figure.text(*at, shot.title, size=8, color=FAINT, va="top", family="monospace", **PLAIN)
         for image, at in ((shot.picture, left), (shot.overlay, left + shot.picture.shape[1] + gap)):
             h, w = image.shape[:2]
             axes = figure.add_axes((at / page, 1 - (top + caption + h) / tall, w / page, h / tall))
@@ -141,7 +144,7 @@ def _sheet(title: str, shots: Sequence[Shot], labels: LabelSpec) -> Figure:
         figure.text(x / page, y / tall, "■", size=13, color=colour, va="center", family="DejaVu Sans").set_path_effects(
             [patheffects.withStroke(linewidth=0.6, foreground=FAINT)]
         )
-        figure.text((x + 20) / page, y / tall, text, size=9, color=INK, va="center")
+        figure.text((x + 20) / page, y / tall, text, size=9, color=INK, va="center", **PLAIN)
     return figure
 
 

@@ -14,7 +14,7 @@ SIZES = 4  # image sizes that are named
 
 
 def show(name: str, found: Survey, console: Console | None = None) -> None:
-    """Print splits, sizes, the histogram of classes and every fault.
+    """Print splits, sizes, the histogram of classes, every warning and every fault.
 
     Args:
         name: key of the data set.
@@ -23,9 +23,8 @@ def show(name: str, found: Survey, console: Console | None = None) -> None:
     console = console or Console()
     console.print(_splits(name, found))
     console.print(_classes(found))
-    for split in found.names:
-        if absent := found.absent(split):
-            console.print(f"[bold]{split}[/]: {len(absent)} classes absent: {', '.join(absent)}", highlight=False)
+    for warning in (*found.absences(), *found.warnings):
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     if found.faults:
         console.print(f"\n[bold red]{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}[/]")
         for fault in found.faults:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,28 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 
 IGNORE_INDEX = 255
+#: Train ids are 8 bits, and one of them is ignored.
+MOST_CLASSES = 255
+HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
+
+
+def rgb(colour: str | Sequence[int]) -> tuple[int, int, int]:
+    """A colour as three integers, from ``[128, 0, 255]``, ``"#8000ff"`` or the short ``"#80f"``.
+
+    Raises:
+        UserError: anything else.
+
+    Example:
+        >>> rgb("#8000ff"), rgb([128, 0, 255])
+        ((128, 0, 255), (128, 0, 255))
+    """
+    if isinstance(colour, str) and HEX.fullmatch(colour):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        return int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16)
+    if isinstance(colour, str) or len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+        raise UserError(f'got {colour!r}; allowed: [red, green, blue] with integers in 0..255, or "#rrggbb" in quotes')
+    red, green, blue = colour
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -19,7 +43,7 @@ class LabelSpec:
     """What the train ids ``0 .. len(names) - 1`` mean.
 
     Args:
-        names: class names in train-id order.
+        names: class names in train-id order; kept in composed Unicode, so that the same name is the same string.
         palette: one RGB colour a class.
         ignore_index: id of pixels that count nowhere.
         original_ids: id of each class in the data set's own masks, as test servers want it; None: it has none, or
@@ -37,8 +61,14 @@ class LabelSpec:
     original_ignored: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(normalize("NFC", name) for name in self.names))
         if len(set(self.names)) != len(self.names) or not self.names:
             raise UserError(f"class names must be unique and not empty; got {list(self.names)}")
+        if len(self.names) > MOST_CLASSES:
+            raise UserError(
+                f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and "
+                "255 is the ignored one; merge classes: several ids may stand for one"
+            )
         if len(self.palette) != len(self.names):
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.names)} classes; give one each")
         if any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in self.palette):
@@ -58,6 +88,25 @@ class LabelSpec:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    def shortage(self, split: str, pixels: Sequence[int]) -> str | None:
+        """Why a network cannot learn from a split, or be measured on it; None: it can.
+
+        Args:
+            pixels: (K,) labelled pixels of each class in the split.
+
+        Example:
+            >>> labels = LabelSpec(("road", "car"), ((0, 0, 0), (9, 9, 9)))
+            >>> labels.shortage("val", [5, 0])
+            "split val: every labelled pixel is 'road'; it must show two classes or more"
+            >>> labels.shortage("val", [5, 1])
+        """
+        shown = [name for name, count in zip(self.names, pixels, strict=True) if count]
+        if not shown:
+            return f"split {split}: no pixel of it has a class, all are ignored; it must show two classes or more"
+        if len(shown) == 1:
+            return f"split {split}: every labelled pixel is '{shown[0]}'; it must show two classes or more"
+        return None
 
     def to_meta(self) -> dict[str, Any]:
         meta: dict[str, Any] = {

@@ -123,7 +123,7 @@ def _option_faults(
         yield f"{where}: {error}"
         return
     allowed = {key: p for key, p in plugins.signature(plugin).items() if key not in OFFERED.get(kind, ())}
-    hints = get_type_hints(plugin.__init__)
+    hints, wrong = get_type_hints(plugin.__init__), False
     for key, value in options.items():
         if key not in allowed:
             yield f"{where}.{key}: unknown key; {closest(str(key), allowed)}"
@@ -131,7 +131,10 @@ def _option_faults(
         try:  # as JSON, because a tuple is a list there, and nothing else is taken for another type
             TypeAdapter(hints[key], config=OPTION).validate_json(json.dumps(value, default=str))
         except ValidationError as error:
+            wrong = True
             yield f"{where}.{key}: got {value!r}; {' or '.join(dict.fromkeys(map(allowed_by, error.errors())))}"
+    if kind == "models" and not wrong:
+        yield from (f"{where}.{fault}" for fault in plugin.option_faults(options))
     for key, parameter in allowed.items():
         if key not in options and key not in inherited and parameter.default is inspect.Parameter.empty:
             yield f"{where}.{key}: missing; it has no default"

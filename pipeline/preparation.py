@@ -24,6 +24,7 @@ def prepare(
     name: str,
     options: dict[str, Any],
     progress: Callable[[str, int], object],
+    warn: Callable[[str], object] = lambda warning: None,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Write a data set as an artifact.
@@ -32,6 +33,7 @@ def prepare(
         name: key of the plugin.
         options: its options; recorded, but for paths.
         progress: called with (split, number of samples in it) for each sample.
+        warn: called with each warning, when the data set is sound.
         workers: threads that read and write; they change no byte.
 
     Returns:
@@ -41,7 +43,8 @@ def prepare(
 
     Raises:
         UserError: a list of every unreadable image, size mismatch, id out of range, missing file, name that is not
-            unique, image in two splits and fault of lists and layout; nothing is written then.
+            unique, image in two splits, fault of lists and layout, and train or val in which nothing can be learnt;
+            nothing is written then.
     """
     facts: dict[str, Any] = {
         **dataset.labels.to_meta(),
@@ -58,7 +61,9 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
-        faults.raise_if_any(advice="nothing was written; mend or remove these samples and run prepare again")
+        faults.raise_if_any(advice="nothing was written; correct or remove these samples and run prepare again")
+        for warning in found.warnings:
+            warn(warning)
         facts["splits"] = found.names
         facts |= class_facts(dataset.labels, found.counts)
     return facts

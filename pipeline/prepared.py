@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import artifact
-from pipeline.errors import UserError, closest
+from pipeline.errors import Faults, UserError, closest
 from pipeline.frames import Array, read_frame, read_label_map
 from pipeline.labels import LabelSpec
 
@@ -71,6 +71,19 @@ class Prepared:
         if counted is None:
             raise UserError(f"{self.artifact.path / artifact.META}: counts no classes of {split}; {artifact.AGAIN}")
         return [int(count) for count in counted]
+
+    def require_classes(self) -> None:
+        """Refuse a data set that nothing can be learnt from, by the counts of meta.json as far as it has them.
+
+        Raises:
+            UserError: train or val shows fewer than two classes.
+        """
+        faults = Faults(f"data set {self.artifact.path}")
+        for split in ("train", "val"):
+            counted = split in self.artifact.meta.get("class_pixels", {})
+            if counted and (shortage := self.labels.shortage(split, self.class_pixels(split))):
+                faults.add(shortage)
+        faults.raise_if_any(advice="correct the labels or the classes, and make it again with: dvc repro -f prepare")
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

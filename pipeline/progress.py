@@ -20,7 +20,7 @@ from rich.progress import (
 
 def make(*, disable: bool = False) -> Progress:
     """Description, bar, count, elapsed time and ETA; nothing at all, printed lines included, when disabled."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(quiet=disable), disable=disable)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.copies import Thumbnail, copies, thumbnail
 from pipeline.datasets import Dataset
 from pipeline.datasets._lists import safe
 from pipeline.errors import UserError
@@ -22,6 +23,11 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
 Counts = npt.NDArray[np.int64]
+#: Splits that must show classes; others may be without labels.
+LEARNT = ("train", "val")
+#: What it means that a split lacks a class.
+CONSEQUENCES = {"train": "nothing to learn from", "val": "no IoU"}
+SHOWN_COPIES = 10  # images like one of another split that are named
 
 
 def cores() -> int:
@@ -66,16 +72,17 @@ class SplitCounts:
 
 @dataclass
 class Survey:
-    """What a data set holds, by split, and all that is wrong with it."""
+    """What a data set holds, by split, all that is wrong with it, and what looks wrong."""
 
     labels: LabelSpec
     names: dict[str, list[str]]
     counts: dict[str, SplitCounts]
     faults: list[str]
+    warnings: list[str] = field(default_factory=list)
 
-    def absent(self, split: str) -> list[str]:
-        """Classes that no pixel of a split has."""
-        return [name for name, count in zip(self.labels.names, self.counts[split].pixels, strict=True) if not count]
+    def absences(self) -> list[str]:
+        """:func:`absences` of what was counted."""
+        return absences(self.labels, {split: counts.pixels.tolist() for split, counts in self.counts.items()})
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class _Sample:
     """What is kept of a sample: not its pixels."""
 
     digest: bytes
+    label_digest: bytes
+    thumbnail: Thumbnail
     size: tuple[int, int]
     histogram: Counts
 
@@ -103,19 +112,22 @@ def survey(
 
     Returns:
         counts of the sound samples, and the faults of all others: unreadable, sizes differ, id out of range, name that
-        is no file name or not unique, image in two splits, empty train or val.
+        is no file name or not unique, image in two splits; one class only; train or val that is empty or shows fewer
+        than two classes. Warnings of what the data set leaves open, of an image twice with different masks, and of
+        copies in another split.
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
     faults = [*dataset.faults(), *_name_faults(names)]
     counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
-    seen: dict[bytes, str] = {}
+    seen: dict[bytes, tuple[str, bytes]] = {}
+    warnings = list(dataset.warnings())
+    thumbnails: dict[str, list[tuple[str, Thumbnail]]] = {split: [] for split in names}
 
     def read(split: str, name: str) -> _Sample:
         frame, label = dataset.read(split, name)
         histogram = checked(dataset.labels, frame, label)
         keep(split, name, frame, label)
-        digest = hashlib.sha256(repr(frame.shape).encode() + np.ascontiguousarray(frame).data).digest()
-        return _Sample(digest, label.shape, histogram)
+        return _Sample(_digest(frame), _digest(label), thumbnail(frame), label.shape, histogram)
 
     samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
     totals = Counter(split for split, _ in samples)
@@ -126,11 +138,72 @@ def survey(
         except UserError as error:
             faults.append(f"{split}/{name}: {error}")
             continue
-        twin = seen.setdefault(sample.digest, f"{split}/{name}")
+        twin, twin_label = seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
+        differs = "" if twin_label == sample.label_digest else ", with another mask"
         if twin.partition("/")[0] != split:
-            faults.append(f"{split}/{name}: the same image as {twin}; splits must be disjoint")
+            faults.append(f"{split}/{name}: the same image as {twin}{differs}; splits must be disjoint")
+        elif differs:
+            warnings.append(f"{split}/{name}: the same image as {twin}{differs}; keep the one that is right")
+        else:
+            thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
-    return Survey(dataset.labels, names, counts, faults)
+    warnings += _copy_warnings(thumbnails)
+    nowhere = [
+        label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
+    ]
+    hint = dataset.absence(nowhere) if nowhere and any(split.ignored for split in counts.values()) else None
+    faults += _shortages(dataset.labels, names, counts)
+    if hint:
+        (faults if faults else warnings).append(hint)
+    return Survey(dataset.labels, names, counts, faults, warnings)
+
+
+def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
+    found = list(copies(thumbnails))
+    for copy, original in found[:SHOWN_COPIES]:
+        yield f"{copy}: looks the same as {original}; if it is a copy, remove one: it makes the figures too good"
+    if len(found) > SHOWN_COPIES:
+        more = len(found) - SHOWN_COPIES
+        yield f"{more} more images look the same as one of another split; a camera that stands still gives such too"
+
+
+def _digest(array: Array) -> bytes:
+    return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).data).digest()
+
+
+def _shortages(
+    labels: LabelSpec, names: Mapping[str, Sequence[str]], counts: Mapping[str, SplitCounts]
+) -> Iterator[str]:
+    """Why nothing can be learnt; of a split, when all its samples are sound: the others may show more classes."""
+    if labels.num_classes == 1:
+        yield (
+            f"classes: '{labels.names[0]}' alone; two or more are needed: what is not {labels.names[0]} must be a "
+            "class too, such as background, and not ignored"
+        )
+        return
+    for split in LEARNT:
+        if names.get(split) and counts[split].sizes.total() == len(names[split]):
+            shortage = labels.shortage(split, counts[split].pixels.tolist())
+            if shortage:
+                yield f"{shortage}; check which ids or colours mean which class, what is ignored, and how it was split"
+
+
+def absences(labels: LabelSpec, class_pixels: Mapping[str, Sequence[int]]) -> list[str]:
+    """A warning for each split that lacks classes, by name.
+
+    Args:
+        class_pixels: split -> (K,) pixels of each class.
+    """
+    found = []
+    for split, pixels in class_pixels.items():
+        absent = [name for name, count in zip(labels.names, pixels, strict=True) if not count]
+        if len(absent) == labels.num_classes:
+            found.append(f"{split}: no labelled pixel")
+        elif absent:
+            consequence = f" ({CONSEQUENCES[split]})" if split in CONSEQUENCES else ""
+            number = "1 class is" if len(absent) == 1 else f"{len(absent)} classes are"
+            found.append(f"{split}: {number} absent{consequence}: {', '.join(absent)}")
+    return found
 
 
 def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
@@ -146,7 +219,7 @@ def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
 
 
 def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for split in ("train", "val"):
+    for split in LEARNT:
         if not names.get(split):
             yield f"split {split}: empty; it needs at least one sample"
     first: dict[str, str] = {}

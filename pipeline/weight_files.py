@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, digests
 
 #: Options of network plugins whose value may be a path.
 OPTIONS = ("encoder_weights", "weights")
@@ -32,9 +32,8 @@ def fingerprint(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _digest(path: Path) -> str | None:
-    if path.is_file():
-        return artifact.sha256(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        return artifact.files_hash({file.relative_to(path).as_posix(): artifact.sha256(file) for file in files})
-    return None
+        found = digests.of(files, remembered="weights")
+        return artifact.files_hash({file.relative_to(path).as_posix(): found[file] or "" for file in files})
+    return digests.of([path], remembered="weights")[path]

@@ -15,7 +15,7 @@ from pipeline.errors import command
 from pipeline.inspection import show
 from pipeline.preparation import prepare
 from pipeline.progress import Bars
-from pipeline.survey import cores, survey
+from pipeline.survey import absences, cores, survey
 
 
 @command
@@ -44,8 +44,13 @@ def main() -> int:
             drawn = write_sheet(dataset, found, args.sheet, name=name, count=args.samples, seed=args.seed)
             print(f"{args.sheet}: {drawn} samples")
         return 1 if found.faults else 0
+    warnings: list[str] = []
     with Bars() as bars:
-        facts = prepare(dataset, args.out, name=name, options=options, progress=bars.step, workers=cores())
+        facts = prepare(
+            dataset, args.out, name=name, options=options, progress=bars.step, warn=warnings.append, workers=cores()
+        )
+    for warning in (*absences(dataset.labels, facts["class_pixels"]), *warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     sizes = ", ".join(f"{len(names)} {split}" for split, names in facts["splits"].items())
     print(f"{args.out}: {name}, {len(facts['classes'])} classes, {sizes}")
     return 0

@@ -81,6 +81,7 @@ def as_file(module: str) -> str:
 #: Which kinds of plugin a stage makes: it depends on the chosen one, and on the private modules of the kind.
 USES = {
     "device": {"runtimes"},
+    "raw_data": {"datasets"},
     "prepare": {"datasets"},
     "weights": set(),
     "train_teacher": {"models"},

@@ -55,6 +55,29 @@ def test_every_fault_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None
     assert "70 faults" in lines and all(f"  {fault}" in lines for fault in faults)
 
 
+@pytest.mark.parametrize("name", ["[void]", "[/bg]", "[red]", "a[0]", "$x$", "<b>", "\\[x]"])
+def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
+    labels = LabelSpec(names=("road", name), palette=((1, 2, 3), (200, 0, 0)))
+
+    class Two(datasets.Dataset):
+        def splits(self) -> dict[str, Any]:
+            return {"train": ["a"], "val": ["b"]}
+
+        def read(self, split: str, sample: str) -> Any:
+            return np.full((8, 9, 3), 1 + (sample == "a"), np.uint8), np.full((8, 9), sample == "a", np.uint8)
+
+    Two.labels = labels
+    found = survey(Two(), progress=lambda *_: None)
+    found.warnings.append(f"masks/{name}.png: odd")
+    text = printed(found)
+    assert (
+        f"■ {name}" in text
+        and f"val: 1 class is absent (no IoU): {name}" in text
+        and f"warning: masks/{name}.png: odd" in text
+    )
+    assert contact_sheet.write_sheet(Two(), found, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
+
+
 def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
     dataset, found = streets
     sizes = {}
@@ -96,7 +119,10 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
 ) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):
         write_png(tmp_path / f"raw/images/{name}.png", np.full((12, 16, 3), value, np.uint8))
-        write_png(tmp_path / f"raw/masks/{name}.png", np.full((12, 16), value, np.uint8))
+        mask = np.full((12, 16), value, np.uint8)
+        mask[0] = 0
+        mask[1] = 1
+        write_png(tmp_path / f"raw/masks/{name}.png", mask)
     (tmp_path / "raw/train.txt").write_text("a\nc\n")
     (tmp_path / "raw/val.txt").write_text("b\n")
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

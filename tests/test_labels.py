@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.labels import LabelSpec
+from pipeline.labels import LabelSpec, rgb
 
 GOOD: dict[str, Any] = {"names": ("road", "car"), "palette": ((128, 64, 32), (0, 0, 255))}
 
@@ -44,6 +44,36 @@ def test_counts_its_classes_and_ignores_255() -> None:
 def test_refuses(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         LabelSpec(**{**GOOD, **change})
+
+
+def test_there_is_room_for_255_classes_and_no_more() -> None:
+    def spec(classes: int) -> LabelSpec:
+        return LabelSpec(
+            tuple(map(str, range(classes))), tuple((index % 256, index // 256, 9) for index in range(classes))
+        )
+
+    assert spec(255).lookup_bgr()[[254, 255], 0].tolist() == [[9, 0, 254], [0, 0, 0]]
+    with pytest.raises(UserError, match=r"256 classes; at most 255 are possible, because .*; merge classes"):
+        spec(256)
+
+
+@pytest.mark.parametrize("colour", ["#8000ff", "#8000FF", "#80F", [128, 0, 255], (128, 0, 255)])
+def test_a_colour_may_be_three_numbers_or_hexadecimal(colour: Any) -> None:
+    assert rgb(colour) == ((136, 0, 255) if colour == "#80F" else (128, 0, 255))
+
+
+@pytest.mark.parametrize(
+    "colour", ["8000ff", "#8000f", "#8000fg", "red", "", [1, 2], [1, 2, 3, 4], [0, 0, 256], [-1, 0, 0]]
+)
+def test_anything_else_is_no_colour(colour: Any) -> None:
+    with pytest.raises(UserError, match=r'allowed: \[red, green, blue\] with integers in 0\.\.255, or "#rrggbb"'):
+        rgb(colour)
+
+
+def test_names_are_kept_in_composed_unicode() -> None:
+    assert LabelSpec(("cafe\u0301", "road"), GOOD["palette"]).names == ("caf\u00e9", "road")
+    with pytest.raises(UserError, match="class names must be unique"):
+        LabelSpec(("cafe\u0301", "caf\u00e9"), GOOD["palette"])
 
 
 def test_meta_round_trip() -> None:

@@ -190,6 +190,12 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         ),
         (put("teacher", "model", "class_map", ["a"]), "teacher.model.class_map: got ['a']; allowed: a section"),
         (put("teacher", "model", "weights", 3), "teacher.model.weights: got 3; allowed: a valid string"),
+        (
+            put("students", "kd", "model", "std", [58.395, 57.12, 57.375]),
+            "students.kd.model.std: got [58.395, 57.12, 57.375]; allowed: 0..1, and these are of pixels in 0..255; "
+            "use std: [0.229, 0.224, 0.225]",
+        ),
+        (put("teacher", "model", "mean", [0.5, 0.5]), "teacher.model.mean: got [0.5, 0.5]; allowed: three numbers"),
         (put("students", "kd", "model", "name", "spm"), "students.kd.model.name: got 'spm'; pipeline/models has no"),
         (put("students", "kd", "model", None), "students.kd.model: got None; allowed: a section"),
         (put("students", "kd", "model", "encoder", 3), "students.kd.model.encoder: got 3; allowed: a valid string"),

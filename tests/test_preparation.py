@@ -119,10 +119,11 @@ def test_what_was_written_is_what_the_data_set_holds(tmp_path: Path) -> None:
 def test_class_share_is_counted_by_hand(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"], test=[])
     dataset.add("b", [[2, 2, 2, 2], [2, 2, 2, 0]])
-    dataset.add("c", [[255] * 4] * 2)
+    dataset.add("c", [[0, 0, 0, 255], [2, 255, 255, 255]])
     share = run(dataset, tmp_path / "out")["class_share"]
     assert share["train"] == {"road": round(4 / 14, 6), "car": round(2 / 14, 6), "sky": round(8 / 14, 6)}
-    assert share["val"] == share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
+    assert share["val"] == {"road": 0.75, "car": 0.0, "sky": 0.25}
+    assert share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
 
 
 def test_progress_is_called_before_every_sample(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: b
     for expected in FAULTS:
         assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
     assert len(faults) == len(FAULTS)
-    assert last.startswith("nothing was written; mend or remove")
+    assert last.startswith("nothing was written; correct or remove")
     assert snapshot(tmp_path / "made") == before
     assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
 
@@ -206,3 +207,14 @@ def test_prepared_names_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"meta\.json: names no splits"):
         Prepared(tmp_path / "out")
+
+
+def test_warnings_are_given_when_the_data_set_is_sound(tmp_path: Path) -> None:
+    dataset = folder_of(tmp_path, train=["a", "b"], val=["c"])
+    write_png(tmp_path / "b.png", read_frame(tmp_path / "a.png"))
+    write_png(tmp_path / "b_label.png", np.zeros((2, 4), np.uint8))
+    said: list[str] = []
+    prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *_: None, warn=said.append)
+    assert said == ["train/b: the same image as train/a, with another mask; keep the one that is right"]
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    assert "warnings" not in meta

@@ -50,6 +50,25 @@ class Numbers(Dataset):
         return np.full((2, 4, 3), int(picture), np.uint8), label
 
 
+class Rows(Dataset):
+    """Samples whose labels are one row each: ``Rows(train=[[0, 1], [2, 255]])`` has train_0 and train_1."""
+
+    labels = Numbers.labels
+
+    def __init__(self, **splits: list[list[int]]) -> None:
+        self.rows = {f"{split}_{i}": row for split, rows in splits.items() for i, row in enumerate(rows)}
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.rows:
+            found.setdefault(name.partition("_")[0], []).append(name)
+        return dict(found)
+
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        place, row = list(self.rows).index(name), self.rows[name]
+        return np.full((1, len(row), 3), place, np.uint8), np.array([row], np.uint8)
+
+
 def run(dataset: Dataset, workers: int = 3) -> Any:
     calls: list[tuple[str, int]] = []
     found = survey(dataset, progress=lambda *call: calls.append(call), workers=workers)
@@ -63,7 +82,7 @@ def test_counts_are_those_counted_by_hand() -> None:
     train, val, test = (found.counts[split] for split in ("train", "val", "test"))
     assert train.pixels.tolist() == [3, 12, 6] and train.images.tolist() == [3, 2, 1]
     assert train.ignored == 3 and dict(train.sizes) == {(2, 4): 3}
-    assert val.pixels.tolist() == [1, 6, 0] and found.absent("val") == ["sky"]
+    assert val.pixels.tolist() == [1, 6, 0] and val.shares().tolist() == [1 / 7, 6 / 7, 0]
     assert test.pixels.tolist() == [0, 0, 0] and test.shares().tolist() == [0, 0, 0]
     assert train.shares() == pytest.approx([3 / 21, 12 / 21, 6 / 21]) and found.faults == []
 
@@ -79,8 +98,43 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         "train/1-x: broken",
         "train/4-9: label ids [9]; allowed: 0..2 and 255 (ignored)",
         "test/6-1: the same image as val/6-1; splits must be disjoint",
-        "test/5-2: the same image as val/5-1; splits must be disjoint",
+        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint",
     ]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ([[0, 1]], [[255, 255]], ["split val: no pixel of it has a class"]),
+        (
+            [[255, 255]],
+            [[0, 255], [0, 0]],
+            ["split train: no pixel of it has", "split val: every labelled pixel is 'r"],
+        ),
+        ([[1, 255], [1, 1]], [[1, 2]], ["split train: every labelled pixel is 'car'; it must show two classes"]),
+        ([[1, 255], [255, 2]], [[1, 2]], []),
+        ([[1, 1], [1, 9]], [[1, 2]], ["train/train_1: label ids [9]"]),  # an unsound sample may show another class
+    ],
+)
+def test_nothing_to_learn_is_a_fault(train: list[list[int]], val: list[list[int]], said: list[str]) -> None:
+    faults = run(Rows(train=train, val=val, test=[[255, 255]])).faults
+    assert len(faults) == len(said) and all(fault.startswith(start) for fault, start in zip(faults, said, strict=True))
+
+
+def test_one_class_alone_is_a_fault() -> None:
+    dataset = Rows(train=[[0, 255]], val=[[255, 255]])
+    dataset.labels = LabelSpec(names=("crack",), palette=((1, 1, 1),))
+    (fault,) = run(dataset).faults
+    assert fault.startswith("classes: 'crack' alone; two or more are needed: what is not crack must be a class too")
+
+
+def test_absent_classes_are_named() -> None:
+    assert run(Rows(train=[[0, 1]], val=[[1, 2]], test=[[255, 255]])).absences() == [
+        "train: 1 class is absent (nothing to learn from): sky",
+        "val: 1 class is absent (no IoU): road",
+        "test: no labelled pixel",
+    ]
+    assert run(Rows(train=[[0, 1, 2]], val=[[2, 1, 0]])).absences() == []
 
 
 def test_an_empty_val_is_a_fault() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
@@ -26,6 +28,27 @@ class Dataset(ABC):
     def faults(self) -> Sequence[str]:
         """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
         return ()
+
+    def absence(self, absent: Sequence[str]) -> str | None:
+        """Why, in all likelihood, no pixel of any split shows these classes, and what to do; None: no sign of it."""
+        return None
+
+    def warnings(self) -> Sequence[str]:
+        """What the files leave open, and how it was taken; ``prepare`` prints it."""
+        return ()
+
+    def raw_files(self) -> Iterable[Path]:
+        """Files that decide what ``read`` returns, missing ones too: `prepare` runs again when one changes.
+
+        By default all files below ``root`` that are not hidden; none without ``root``. Override it to name fewer.
+        """
+        seen: set[str] = set()
+        for folder, below, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):
+            place = os.path.realpath(folder)
+            below[:] = [] if place in seen else sorted(name for name in below if not name.startswith("."))
+            shown = [] if place in seen else sorted(name for name in files if not name.startswith("."))
+            yield from (Path(folder, name) for name in shown)
+            seen.add(place)
 
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:

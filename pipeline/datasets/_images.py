@@ -1,15 +1,13 @@
 """Reading one image or one mask of a raw data set: whole and unambiguous, or a fault with its remedy.
 
 Pillow decodes, because it stops at the end of a truncated file where OpenCV returns half a picture, and gives the
-entries of a palette where OpenCV gives colours. Checksums of PNG and the end marker of JPEG are checked besides. A bit
-that flips inside the data of a JPEG can go unseen: that format has no checksum.
+entries of a palette where OpenCV gives colours; ``_whole`` checks what Pillow does not. A bit that flips inside the
+data of a JPEG can go unseen: that format has no checksum.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +16,24 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.datasets._whole import check_file
 from pipeline.errors import UserError
-from pipeline.frames import PNG_DEPTH, PNG_SIGNATURE, Array
+from pipeline.frames import PNG_DEPTH, Array
 
 Values = npt.NDArray[Any]
 Decoded = TypeVar("Decoded")
 IMAGES = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # MPO: what some cameras write as .jpg
 MASKS = ("PNG", "BMP", "TIFF")  # lossless
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "WEBP")
+LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # TIFF: none, CCITT, LZW, Deflate, PackBits, LZMA, Zstandard
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 89_478_485  # from here on Pillow suspects a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+SUBFILE, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 259, 262, 0  # tags of TIFF, and a value
+BMP_OF_OS2 = 12  # size of that header, in which the bits of a pixel stand 4 bytes earlier
 RESTORE = "restore the file or remove it from its list"
 
 
@@ -39,13 +44,34 @@ class Mask:
     Args:
         values: (H, W) uint8 or uint16 ids or palette entries, or (H, W, 3) uint8 RGB.
         palette: (n, 3) uint8 RGB of the palette entries; None when there is no palette.
+        bits: of a sample in the file.
     """
 
     values: Values
     palette: Array | None = None
+    bits: int = 8
 
 
-def read_image(path: Path, *, fits: tuple[int, int] | None = None) -> Array:
+@dataclass(frozen=True)
+class _Facts:
+    """What the header says and decoded pixels do not.
+
+    Args:
+        bits: of a sample.
+        orientation: of a TIFF; Pillow applies it itself.
+        inverted: 0 is white.
+        lossy: the compression inside a TIFF alters values.
+        packed: a grey BMP of fewer than 8 bits.
+    """
+
+    bits: int
+    orientation: int
+    inverted: bool
+    lossy: bool
+    packed: bool
+
+
+def read_image(path: Path, *, fits: tuple[int, int] | None = None, stored: bool = False) -> Array:
     """An image as (H, W, 3) BGR uint8.
 
     Grey becomes three equal channels, an opaque alpha channel is dropped. An EXIF orientation is applied, as viewers
@@ -53,23 +79,25 @@ def read_image(path: Path, *, fits: tuple[int, int] | None = None) -> Array:
 
     Args:
         fits: (height, width) of its mask.
+        stored: masks are known to be drawn on stored pixels; no orientation is applied.
 
     Raises:
-        UserError: missing, damaged or truncated; CMYK, transparent, 16 bits a channel.
+        UserError: missing, damaged or truncated; CMYK, transparent, 16 bits a channel; several pages or frames.
     """
-    return _read(path, IMAGES, lambda image, data: _frame(path, image, data, fits))
+    return _read(path, IMAGES, lambda image, facts: _frame(path, image, facts, fits, stored))
 
 
 def read_mask(path: Path) -> Mask:
-    """A mask as ids, palette entries or colours; 1, 2 and 4 bits are ids too, 16 bits stay 16.
+    """A mask as its samples (grey of 1, 2, 4, 8 or 16 bits, not scaled), palette entries or colours.
 
     Raises:
-        UserError: missing, damaged or truncated; JPEG (it alters ids), transparent, not integers.
+        UserError: missing, damaged or truncated; compressed with loss, which alters ids; transparent; not integers;
+            several pages or frames; to be turned, or with 0 for white.
     """
-    return _read(path, MASKS, lambda image, data: _mask(path, image, data))
+    return _read(path, MASKS, lambda image, facts: _mask(path, image, facts))
 
 
-def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, bytes], Decoded]) -> Decoded:
+def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, _Facts], Decoded]) -> Decoded:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -81,12 +109,14 @@ def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, 
     try:
         image = Image.open(io.BytesIO(data))
         if image.format not in formats:
-            raise UserError(f"{path}: {image.format}; allowed: {', '.join(formats)}{_lossy(image.format, formats)}")
+            raise UserError(f"{path}: {image.format}; allowed: {', '.join(formats)}{_instead(image.format, formats)}")
         if image.width * image.height > MOST_PIXELS:
             raise UserError(f"{path}: {image.height}x{image.width}; more than {MOST_PIXELS} pixels; cut it in tiles")
-        _check_whole(image.format, data)
+        _check_one_picture(path, image)
+        facts = _facts(image, data)
+        check_file(image, data)
         image.load()
-        return convert(image, data)
+        return convert(image, facts)
     except UserError:
         raise
     except Exception as error:  # Pillow has no closed list of what it raises on damaged bytes
@@ -98,82 +128,95 @@ def _reason(error: Exception) -> str:
     return "no format that is known" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
 
 
-def _lossy(got: str | None, formats: tuple[str, ...]) -> str:
-    return ", because it must be lossless; save class ids as PNG" if formats is MASKS and got in IMAGES else ""
+def _instead(got: str | None, formats: tuple[str, ...]) -> str:
+    if formats is IMAGES:
+        return "; save it as PNG"
+    again = "make it again from its source" if got in LOSSY else "save it again"
+    return f", because it must be lossless; {again}, as 8-bit grey PNG of class ids"
 
 
-def _check_whole(kind: str | None, data: bytes) -> None:
-    """Raise ValueError when a PNG or a JPEG is cut or a checksum is wrong."""
-    if kind == "PNG":
-        _check_png(data)
-    elif kind in ("JPEG", "MPO"):
-        _check_jpeg(data)
-
-
-def _check_png(data: bytes) -> None:
-    at, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        if at + 12 > len(data):
-            raise ValueError("truncated: it ends before its last chunk")
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = data[at + 4 : at + 8], at + 8 + length
-        if end + 4 > len(data):
-            raise ValueError(f"truncated: chunk {kind.decode('latin-1')!r} is longer than the file")
-        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise ValueError(f"damaged: checksum of chunk {kind.decode('latin-1')!r}")
-        at = end + 4
-
-
-def _check_jpeg(data: bytes) -> None:
-    """Find the end marker behind the start of the first scan; one inside a thumbnail stands before it."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            raise ValueError("damaged: no marker where one must be")
-        marker = data[at + 1]
-        if marker == 0xDA:
-            break
-        at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    if data.find(b"\xff\xd9", at) < 0:
-        raise ValueError("truncated: no end marker")
-
-
-def _frame(path: Path, image: Image.Image, data: bytes, fits: tuple[int, int] | None) -> Array:
-    if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
-        raise UserError(f"{path}: {image.mode} colours need a profile to be shown; convert it to RGB")
-    if _bits(image, data) > 8:
+def _check_one_picture(path: Path, image: Image.Image) -> None:
+    """Refuse pages and frames; reduced copies of the first page, and what a camera appends to its JPEG, are none."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if isinstance(image, TiffImageFile) and count > 1:
+        count = 1 + sum(1 for page in range(1, count) if not _is_reduced(image, page))
+        image.seek(0)
+    if count > 1:
         raise UserError(
-            f"{path}: more than 8 bits a channel ({image.mode}); scale it to 8 bits in the way that you want"
+            f"{path}: {count} pages or frames; which one counts is unknown: save that one as a file of its own"
         )
-    opaque = _opaque(path, _upright(image, fits))
-    return np.ascontiguousarray(np.asarray(opaque.convert("RGB"))[..., ::-1])
 
 
-def _mask(path: Path, image: Image.Image, data: bytes) -> Mask:
-    if image.mode == "1":
-        return Mask(np.asarray(image).astype(np.uint8))
-    if image.mode == "P":
-        palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        return Mask(np.array(image), palette)
-    if image.mode.startswith("I;16"):
-        return Mask(np.array(image).astype(np.uint16))
-    if image.mode == "L":
-        stretch = {2: 85, 4: 17}.get(_bits(image, data), 1)  # Pillow stretches 2 and 4 bits to 0..255
-        return Mask(np.asarray(image) // np.uint8(stretch))
-    if image.mode in ("LA", "RGB", "RGBA") and _bits(image, data) <= 8:
-        opaque = _opaque(path, image)
-        return Mask(np.array(opaque.getchannel("R") if image.mode == "LA" else opaque.convert("RGB")))
-    raise UserError(
-        f"{path}: mode {image.mode}, {_bits(image, data)} bits; a mask is one channel of ids, a palette or RGB; "
-        "save it as 8-bit PNG"
+def _is_reduced(image: TiffImageFile, page: int) -> bool:
+    image.seek(page)
+    return bool(image.tag_v2.get(SUBFILE, 0) & 1)
+
+
+def _facts(image: Image.Image, data: bytes) -> _Facts:
+    """Read before the pixels: Pillow removes some of it then."""
+    tiff = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    modes = 32 if image.mode in ("I", "F") else 16 if image.mode.startswith("I;16") else 8
+    bits = (
+        data[PNG_DEPTH] if image.format == "PNG" else max(tiff.get(SAMPLE_BITS, (1 if image.mode == "1" else modes,)))
+    )
+    packed = isinstance(image, BmpImageFile) and image.mode == "L" and data[28 if data[14] > BMP_OF_OS2 else 24] < 8
+    return _Facts(
+        bits=bits,
+        orientation=tiff.get(ORIENTATION, 1),
+        inverted=tiff.get(PHOTOMETRIC) == WHITE_IS_ZERO,
+        lossy=bool(tiff) and tiff.get(COMPRESSION, 1) not in LOSSLESS,
+        packed=packed,
     )
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits of a sample: of a PNG as its header says, of others as Pillow's mode implies."""
-    if image.format == "PNG":
-        return data[PNG_DEPTH]
-    return 32 if image.mode in ("I", "F") else 16 if image.mode.startswith("I;16") else 8
+def _frame(path: Path, image: Image.Image, facts: _Facts, fits: tuple[int, int] | None, stored: bool) -> Array:
+    if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
+        raise UserError(f"{path}: {image.mode} colours need a profile to be shown; convert it to RGB")
+    if facts.bits > 8:
+        raise UserError(
+            f"{path}: more than 8 bits a channel ({image.mode}); scale it to 8 bits in the way that you want"
+        )
+    _check_packing(path, facts)
+    if stored and facts.orientation != 1:
+        raise UserError(f"{path}: TIFF with an orientation; save it as PNG as its mask was drawn, without orientation")
+    opaque = _opaque(path, image if stored else _upright(image, fits))
+    return np.ascontiguousarray(np.asarray(opaque.convert("RGB"))[..., ::-1])
+
+
+def _mask(path: Path, image: Image.Image, facts: _Facts) -> Mask:
+    again = "save it as 8-bit grey PNG"
+    _check_packing(path, facts)
+    if facts.lossy:
+        raise UserError(f"{path}: TIFF compressed with loss; it must be lossless: make the mask again, and {again}")
+    if facts.inverted:
+        raise UserError(f"{path}: TIFF in which 0 is white; programs disagree on its ids; {again}")
+    if facts.orientation != 1 or image.getexif().get(ORIENTATION, 1) != 1:
+        raise UserError(f"{path}: a mask with an EXIF orientation; {again}, as its image is stored, without the tag")
+    if image.mode == "P":
+        palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        return Mask(np.array(image), palette, bits=facts.bits)
+    if image.mode == "1":
+        return Mask(np.asarray(image).astype(np.uint8), bits=1)
+    if image.mode.startswith("I;16"):
+        return Mask(np.array(image).astype(np.uint16), bits=16)
+    if image.mode == "L":  # Pillow scales 2 and 4 bits to 0..255
+        return Mask(np.asarray(image) // np.uint8(scale(facts.bits)), bits=facts.bits)
+    if image.mode in ("LA", "RGB", "RGBA") and facts.bits <= 8:
+        opaque = _opaque(path, image)
+        return Mask(np.array(opaque.getchannel("R") if image.mode == "LA" else opaque.convert("RGB")))
+    raise UserError(
+        f"{path}: mode {image.mode}, {facts.bits} bits; a mask is one channel of ids, a palette or RGB; {again}"
+    )
+
+
+def scale(bits: int) -> int:
+    """White of 8 bits over white of 1, 2, 4 or 8 bits."""
+    return 255 // ((1 << bits) - 1)
+
+
+def _check_packing(path: Path, facts: _Facts) -> None:
+    if facts.packed:
+        raise UserError(f"{path}: grey BMP of fewer than 8 bits, which Pillow decodes wrongly; save it as 8-bit PNG")
 
 
 def _opaque(path: Path, image: Image.Image) -> Image.Image:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets._images import Mask
+from pipeline.datasets._images import Mask, scale
+from pipeline.datasets._palettes import Colour, colour, ids_of, is_grey
 from pipeline.errors import UserError
 from pipeline.frames import Array
+from pipeline.labels import LabelSpec
 
-Colour = tuple[int, int, int]
 UNKNOWN = -1
 SHOWN = 8  # unknown values that a message names
 
@@ -24,8 +25,8 @@ class Coding:
 
     Args:
         ids: train id of each id that a mask of one channel may hold; None: such masks are refused.
-        colours: train id of each RGB colour that a mask may hold; None: colour masks are refused, and the palette of
-            an indexed mask is not looked at.
+        colours: train id of each RGB colour that a mask may hold; None: colour masks are refused, and an indexed mask
+            holds ids.
         rest: train id of everything else; None: that is a fault.
         allowed: end of the message on an unknown value.
     """
@@ -42,20 +43,53 @@ class Coding:
             table[raw] = train
         object.__setattr__(self, "_table", table)
 
-    def decode(self, path: Path, mask: Mask) -> Array:
+    def decode(self, path: Path, mask: Mask, *, labels: LabelSpec | None = None, mixed: bool = False) -> Array:
         """Train ids (H, W) uint8 of a mask.
 
+        Args:
+            labels: classes and their colours, which the palette of an indexed mask of ids must not contradict.
+            mixed: the masks of the data set differ in depth, so that one of few bits may come from a PNG optimiser.
+
         Raises:
-            UserError: an id or a colour that stands for nothing, or masks of another kind; the message begins with
-                ``path``.
+            UserError: an id or a colour that stands for nothing, masks of another kind, or two possible readings; the
+                message begins with ``path``.
         """
         if mask.values.ndim == 3:
             return self._of_colours(path, mask.values)
         if mask.palette is not None and self.colours is not None:
             return self._of_palette(path, mask.values, mask.palette)
         if self.ids is None:
-            raise UserError(f"{path}: one channel without a palette; colours are needed: RGB or indexed")
-        return self._of_ids(path, mask.values)
+            return self._of_greys(path, mask)
+        if mask.palette is not None:
+            return self._of_ids(path, ids_of(path, mask.values, mask.palette, ids=self.ids, labels=labels))
+        return self._of_ids(path, self._unscaled(path, mask, mixed) if mask.bits < 8 else mask.values)
+
+    def _unscaled(self, path: Path, mask: Mask, mixed: bool) -> npt.NDArray[np.integer]:
+        """Ids of a grey mask of 1, 2 or 4 bits: its samples, or what they are in 8 bits if only that is declared.
+
+        PNG defines white of 1 bit as white of 8 bits, so an optimiser may store 0 and 255 as 0 and 1.
+        """
+        assert self.ids is not None
+        used = np.unique(mask.values).tolist()
+        grown = [value * scale(mask.bits) for value in used]
+        if used == grown or not set(grown) <= set(self.ids):
+            return mask.values
+        if mixed and set(used) <= set(self.ids):
+            raise UserError(
+                f"{path}: {mask.bits} bits a pixel, while other masks have more: {_some(used)} may stand for "
+                f"{_some(grown)}, as PNG optimisers store them, and all of these are ids; save it with 8 bits"
+            )
+        return mask.values if set(used) <= set(self.ids) else mask.values * np.uint8(scale(mask.bits))
+
+    def _of_greys(self, path: Path, mask: Mask) -> Array:
+        """By colours, which may be greys: black and white most of all."""
+        if mask.bits > 8:
+            raise UserError(f"{path}: {mask.bits} bits a pixel; colours of 8 bits are needed: RGB, grey or indexed")
+        greys = mask.values * np.uint8(scale(mask.bits))
+        try:
+            return self._of_colours(path, np.stack([greys] * 3, -1))
+        except UserError as error:
+            raise UserError(f"{error}; if they are class ids, set masks_hold: ids") from error
 
     def _of_ids(self, path: Path, values: npt.NDArray[np.integer]) -> Array:
         label = self._table[values]
@@ -65,22 +99,22 @@ class Coding:
         return np.asarray(label, np.uint8)
 
     def _of_palette(self, path: Path, values: Array, palette: Array) -> Array:
-        """By the colours of the entries; a grey ramp is no palette but ids."""
+        """By the colours of the entries; in a palette of greys that are ids, by these."""
         used = np.unique(values)
         if used.max(initial=0) >= len(palette):
             raise UserError(
                 f"{path}: palette entries up to {used.max()}; its palette has {len(palette)}; save it again"
             )
-        colours = {int(entry): _colour(palette[entry]) for entry in used}
+        colours = {int(entry): colour(palette[entry]) for entry in used}
         assert self.colours is not None
-        if self.ids is not None and all(colour == (entry,) * 3 for entry, colour in colours.items()):
-            return self._of_ids(path, values)
-        wrong = [f"{entry} is {colour}" for entry, colour in colours.items() if colour not in self.colours]
+        if self.ids is not None and is_grey(palette) and all(shown[0] in self.ids for shown in colours.values()):
+            return self._of_ids(path, ids_of(path, values, palette, ids=self.ids))
+        wrong = [f"{entry} is {shown}" for entry, shown in colours.items() if shown not in self.colours]
         if wrong and self.rest is None:
             raise UserError(f"{path}: palette entries of unknown colour: {_some(wrong)}; {self.allowed}")
         table = np.zeros(256, np.uint8)
-        for entry, colour in colours.items():
-            table[entry] = self.colours.get(colour, self.rest or 0)
+        for entry, shown in colours.items():
+            table[entry] = self.colours.get(shown, self.rest or 0)
         return np.asarray(table[values], np.uint8)
 
     def _of_colours(self, path: Path, values: Array) -> Array:
@@ -101,11 +135,6 @@ class Coding:
         return label
 
 
-def _colour(entry: Array) -> Colour:
-    red, green, blue = entry.tolist()
-    return red, green, blue
-
-
-def _some(values: list[object] | list[str] | list[Colour]) -> str:
+def _some(values: Sequence[object]) -> str:
     shown = ", ".join(map(str, values[:SHOWN]))
     return f"[{shown}]" if len(values) <= SHOWN else f"[{shown}, ... {len(values) - SHOWN} more]"

@@ -5,11 +5,14 @@ A plugin finds the pairs and says what its masks hold; reading, checking and dec
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.datasets._base import Dataset
+from pipeline.datasets._headers import Headers, read_headers
 from pipeline.datasets._images import SUFFIXES, read_image, read_mask
 from pipeline.datasets._masks import Coding
 from pipeline.errors import UserError
@@ -41,7 +44,20 @@ class PairDataset(Dataset):
         return {split: list(pairs) for split, pairs in self.pairs.items()}
 
     def faults(self) -> Sequence[str]:
-        return tuple(self.wrong)
+        return (*self.wrong, *self.headers.faults)
+
+    def warnings(self) -> Sequence[str]:
+        return self.headers.warnings
+
+    @cached_property
+    def headers(self) -> Headers:
+        """What all files say together; read when it is first needed, after ``pairs`` is filled."""
+        files = [(pair.image, pair.mask) for pairs in self.pairs.values() for pair in pairs.values()]
+        return read_headers(files, ids=self.coding.colours is None)
+
+    def raw_files(self) -> Iterable[Path]:
+        """Images and masks of all pairs; what lists and folders hold shows in the splits and faults."""
+        return (file for pairs in self.pairs.values() for pair in pairs.values() for file in pair)
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.pairs.get(split, {}):
@@ -54,7 +70,8 @@ class PairDataset(Dataset):
         except UserError as error:
             found.append(str(error))
         try:
-            frame = read_image(image, fits=None if label is None else (label.shape[0], label.shape[1]))
+            drawn = None if label is None else (label.shape[0], label.shape[1])
+            frame = read_image(image, fits=drawn, stored=self.headers.stored)
         except UserError as error:
             found.append(str(error))
         if frame is not None and label is not None and frame.shape[:2] != label.shape:
@@ -65,7 +82,11 @@ class PairDataset(Dataset):
 
     def read_label(self, mask: Path) -> Array:
         """Train ids (H, W) of one mask file."""
-        return self.coding.decode(mask, read_mask(mask))
+        return self.decoded(mask, self.coding)
+
+    def decoded(self, mask: Path, coding: Coding) -> Array:
+        """Train ids (H, W) of one mask file by a coding, which must agree with the declared colours."""
+        return coding.decode(mask, read_mask(mask), labels=self.labels, mixed=self.headers.mixed)
 
 
 def size(image: Array) -> str:
@@ -81,9 +102,16 @@ def root_folder(plugin: str, root: str | None, *, holds: str) -> Path:
     """
     if root is None:
         raise UserError(f"datasets.{plugin}.root: not set; set it to the folder that holds {holds}")
-    if not Path(root).is_dir():
+    folder = existing(Path(root))
+    if not folder.is_dir():
         raise UserError(f"datasets.{plugin}.root: {root} is no folder; set it to the one that holds {holds}")
-    return Path(root)
+    return folder
+
+
+def existing(path: Path) -> Path:
+    """The path, in the form of Unicode that is on the disk if only that one is there."""
+    forms = (path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")))
+    return next((each for each in forms if each.exists()), path)
 
 
 def by_stem(folder: Path, wrong: list[str], *, suffixes: Iterable[str] = SUFFIXES, tail: str = "") -> dict[str, Path]:
@@ -102,7 +130,7 @@ def by_stem(folder: Path, wrong: list[str], *, suffixes: Iterable[str] = SUFFIXE
         return {}
     for file in files:
         if file.suffix.lower() in allowed and file.stem.endswith(tail) and not file.name.startswith("."):
-            stem = file.stem.removesuffix(tail)
+            stem = unicodedata.normalize("NFC", file.stem.removesuffix(tail))
             if stem in found:
                 wrong.append(f"{file}: {found[stem].name} has the same stem; keep one of them")
             found.setdefault(stem, file)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.datasets._masks import Colour
 from pipeline.datasets._pairs import root_folder
+from pipeline.datasets._palettes import Colour
 
 
 def colour_map(count: int) -> tuple[Colour, ...]:

@@ -1,20 +1,21 @@
 """CamVid, SegNet edition: 11 classes, 360x480, every frame of a driving video labelled (Brostow et al. 2009).
 
 Layout below the root: ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) with ``train.txt val.txt
-test.txt``; the lists name pairs by paths with a prefix of their author, so what follows ``CamVid/`` counts. Masks are
-ids 0..11, of which 11 is void.
+test.txt``; the lists name pairs by paths with a prefix of their author, so what follows ``CamVid/``, or begins with one
+of these folders, counts. Masks are ids 0..11, of which 11 is void.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import artifact
 from pipeline.datasets._download import fetch, unpack
-from pipeline.datasets._lists import lines, safe
+from pipeline.datasets._lists import lines, posix, safe
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, root_folder
 from pipeline.errors import UserError
@@ -78,7 +79,7 @@ def _pairs(listing: Path, faults: list[str]) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
     before = len(faults)
     for number, line in lines(listing, faults):
-        paths = [part.rpartition("CamVid/")[2] for part in line.split()]
+        paths = [_below(part) for part in re.split(r"[\s,;]+", line)]
         if len(paths) != 2 or not all(map(safe, paths)):
             faults.append(f"{listing.name}:{number}: not '<image> <mask>' below CamVid/: {line!r}")
             continue
@@ -89,6 +90,13 @@ def _pairs(listing: Path, faults: list[str]) -> dict[str, Pair]:
     if not pairs and len(faults) == before:
         faults.append(f"{listing.name}: lists no pair")
     return pairs
+
+
+def _below(reference: str) -> str:
+    """A path below the root: what follows ``CamVid/``, or what begins with a folder of the layout."""
+    path = posix(reference.replace("\\", "/").rpartition("CamVid/")[2])
+    known = re.search(r"(?:^|/)((?:train|val|test)(?:annot)?/[^/]+)$", path)
+    return known.group(1) if known else path
 
 
 def content(root: Path) -> Mapping[str, str]:

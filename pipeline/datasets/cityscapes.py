@@ -7,11 +7,11 @@ cityscapesscripts/helpers/labels.py. The test split is left out: its labels are 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets._images import read_mask
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, by_stem, root_folder, unpaired
 from pipeline.errors import UserError
@@ -75,14 +75,21 @@ class Cityscapes(PairDataset):
             found |= by_stem(city, self.wrong, suffixes=[".png"], tail=tail)
         return found
 
+    def raw_files(self) -> Iterable[Path]:
+        """The pairs, and the second mask that may lie beside the first."""
+        for file in super().raw_files():
+            yield file
+            if file.stem.endswith(FULL):
+                yield _twin(file)
+
     def read_label(self, mask: Path) -> Array:
         """Train ids of a mask file; where both kinds lie side by side, they must agree."""
         if mask.stem.endswith(TRAIN):
-            return _not_dummy(mask, TRAIN_IDS.decode(mask, read_mask(mask)))
-        label = LABEL_IDS.decode(mask, read_mask(mask))
-        twin = mask.with_name(mask.stem.removesuffix(FULL) + TRAIN + mask.suffix)
+            return _not_dummy(mask, self.decoded(mask, TRAIN_IDS))
+        label = self.decoded(mask, LABEL_IDS)
+        twin = _twin(mask)
         if twin.is_file():
-            other = TRAIN_IDS.decode(twin, read_mask(twin))
+            other = self.decoded(twin, TRAIN_IDS)
             differing = other.size if other.shape != label.shape else int(np.count_nonzero(other != label))
             if differing:
                 raise UserError(
@@ -90,6 +97,11 @@ class Cityscapes(PairDataset):
                     "make it again with cityscapesscripts, or remove one of the two"
                 )
         return _not_dummy(mask, label)
+
+
+def _twin(mask: Path) -> Path:
+    """Where the mask of train ids lies beside that of all ids."""
+    return mask.with_name(mask.stem.removesuffix(FULL) + TRAIN + mask.suffix)
 
 
 def _not_dummy(mask: Path, label: Array) -> Array:

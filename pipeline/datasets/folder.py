@@ -5,32 +5,31 @@ it takes every image. Image and mask belong together when the wildcards stand fo
 ``drive/*/left/*.jpg`` and ``drive/*/label/*_id.png`` pair ``drive/a/left/7.jpg`` with ``drive/a/label/7_id.png``, the
 sample ``a/7``. Its name in the prepared data set has ``__`` where there is ``/``.
 
-Splits come from lists, or from hashes of *sequences*: all frames of a drive go into one split, and adding frames or
-sequences moves none that is there.
+Splits come from lists; or from folders that are named ``train``, ``val`` and ``test`` (or as ``splits`` says); or from
+hashes of *sequences*: all frames of a drive go into one split, and adding frames or sequences moves none that is there.
+Where there is no folder of val, it is drawn from train in the same way.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from pipeline.datasets._lists import entries
-from pipeline.datasets._masks import Coding
-from pipeline.datasets._pairs import Pair, PairDataset, root_folder, unpaired
-from pipeline.datasets._patterns import compiled, find
-from pipeline.errors import Faults, UserError
-from pipeline.labels import IGNORE_INDEX, LabelSpec
+import numpy as np
 
-SPLITS = ("train", "val", "test")
-HELD_OUT = ("val", "test")
-HIGHEST_ID = (1 << 16) - 1
-LARGEST_BYTE = 255
+from pipeline.datasets._division import Division
+from pipeline.datasets._images import read_mask
+from pipeline.datasets._mask_values import coding_of, hint, labels_of, with_original
+from pipeline.datasets._pairs import Pair, PairDataset, existing, root_folder, unpaired
+from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_names, other_suffix, some
+from pipeline.datasets._references import Listed
+from pipeline.datasets._splits import SPLITS, contradiction, split_words, unlabelled_test
+from pipeline.errors import Faults, UserError
+
 CORRECT = "Correct these values under datasets.folder in params.yaml."
-OR_ELSE = "add it to ignore, or set rest: ignore, where it counts nowhere"
+LOOKED_AT = 32  # masks that are read again for a hint
 
 
 class Folder(PairDataset):
@@ -39,14 +38,16 @@ class Folder(PairDataset):
     Args:
         root: folder that the patterns and lists count from.
         images, masks: patterns; see the top of this file.
-        classes: names in train-id order.
-        palette: one RGB colour a class; what colour masks hold, and what overlays show.
-        masks_hold: ``ids`` (one channel, or entries of a palette) or ``colours`` (RGB, or an indexed image's palette).
-        ids: class -> ids in the masks; a class may have several. Null: the position in ``classes``.
-        ignore: ids, or RGB colours, of pixels that count nowhere.
+        classes: names in train-id order, at most 255.
+        palette: a colour a class, ``[128, 0, 255]`` or ``"#8000ff"``; what colour masks hold, and what overlays show.
+        masks_hold: ``ids`` (one channel, or entries of a palette) or ``colours`` (RGB, grey, or those of a palette).
+        ids: class -> ids in the masks; a class may have several. Null: the position in ``classes``, which the first
+            class also has when it is not named: 0.
+        ignore: ids, or colours, of pixels that count nowhere. Null: id 255, unless it is in ``ids``.
         rest: whether any other id or colour is a fault, or ignored too.
-        lists: split -> file below the root with one sample a line; null: by hashes.
-        shares: share of the sequences that go to val and test; the others are train. Used without lists.
+        lists: split -> file with one sample a line, as ``_references.py`` reads it; null: by folders or hashes.
+        splits: split -> folders of its images; null: those that are named ``train``, ``val``, ``test`` or alike.
+        shares: share of the sequences that go to val and test, where no list or folder gives them.
         sequence: regular expression that finds the sequence in the name of a sample (its first group, if it has one);
             null: the folder, that is all before the last ``/``. ``.+`` makes every frame its own.
         seed: another one draws other sequences.
@@ -64,12 +65,13 @@ class Folder(PairDataset):
         images: str = "images/**/*",
         masks: str = "masks/**/*.png",
         classes: list[str],
-        palette: list[tuple[int, int, int]],
+        palette: list[str | tuple[int, int, int]],
         masks_hold: Literal["ids", "colours"] = "ids",
         ids: dict[str, list[int]] | None = None,
-        ignore: list[int | tuple[int, int, int]] | None = None,
+        ignore: list[int | str | tuple[int, int, int]] | None = None,
         rest: Literal["fault", "ignore"] = "fault",
         lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
@@ -80,43 +82,67 @@ class Folder(PairDataset):
         patterns = [compiled(pattern, faults, key=key) for key, pattern in (("images", images), ("masks", masks))]
         if images == masks:
             faults.add(f"masks: {masks!r} is the pattern of the images too; they must differ")
-        shares = {"val": 0.2} if shares is None else shares
-        _check_splits(lists, shares, faults)
-        regex = _regex(sequence, faults)
-        if not classes:
-            faults.add("classes: empty; name them in train-id order")
-        if len(set(map(tuple, palette))) < len(palette):
-            faults.add("palette: two classes have the same colour; each needs its own")
-        if ids is not None and set(ids) != set(classes):
-            faults.add(f"ids: names {sorted(ids)}; it must give a list of ids for each of {sorted(classes)}")
+        if two := contradiction(images, masks):
+            faults.add(f"images and masks: {images!r} is of {two[0]}, {masks!r} of {two[1]}; both must be of one split")
+        division = Division("folder", splits=splits, shares=shares, sequence=sequence, seed=seed)
+        division.check(faults, lists=lists)
+        labels = labels_of([nfc(name) for name in classes], palette, faults)
+        if labels is not None:
+            ids = None if ids is None else {nfc(name): raws for name, raws in ids.items()}
+            self.coding = coding_of(labels, masks_hold=masks_hold, ids=ids, ignore=ignore, rest=rest, faults=faults)
         faults.raise_if_any(advice=CORRECT)
-        try:
-            self.labels = LabelSpec(names=tuple(classes), palette=tuple((r, g, b) for r, g, b in palette))
-        except UserError as error:
-            raise UserError(f"datasets.folder: {error}") from error
-        self.coding = _coding(self.labels, masks_hold, ids, ignore, rest)
-        self.labels = _with_original(self.labels, self.coding)
-        pictures, labels = (find(self.root, pattern, self.wrong) for pattern in patterns)
-        if not pictures:
-            self.wrong.append(f"{self.root}: no image matches {images!r}; correct datasets.folder.images")
+        assert labels is not None
+        self.labels = with_original(labels, self.coding)
+        self._ignore = ignore
+        self._notes: list[str] = []
+        found = [find(self.root, pattern, self.wrong) for pattern in patterns]
+        pictures, labelled = found[0].files, found[1].files
+        if not pictures and not found[0].unread:
+            self.wrong.append(_no_image(self.root, patterns[0], list(found[0].passed.values())))
+        taken = set(pictures.values())
+        passed = {name: path for name, path in found[1].passed.items() if path not in taken}
+        elsewhere = [path for name, path in passed.items() if name in pictures and name not in labelled]
+        if elsewhere:
+            self.wrong.append(other_suffix(patterns[1], elsewhere))
         if lists is not None:
-            self._by_lists(lists, pictures, labels)
+            self._by_lists(lists, pictures, labelled)
         else:
-            self.wrong += unpaired(pictures, labels)
-            self._by_hash(pictures, labels, lambda name: _sequence(name, regex), shares, seed)
+            if without := set() if splits else unlabelled_test(list(pictures), labelled):
+                self._notes.append(f"test: its {len(without)} images have no masks; it is left out")
+                pictures = {name: path for name, path in pictures.items() if name not in without}
+            if renamed := other_names(patterns, pictures, labelled):
+                self.wrong.append(renamed)
+            self.wrong += unpaired(pictures, labelled)
+            if words := None if splits else split_words(list(pictures)):
+                self._notes.append(words)
+            pairs = {name: Pair(image, labelled[name]) for name, image in pictures.items() if name in labelled}
+            images_of = {name: pair.image for name, pair in pairs.items()}
+            for split, members in division.of(images_of, self.root, self.wrong).items():
+                self.pairs[split] = {}
+                for name in members:
+                    self._add(split, name, pairs[name])
+
+    def warnings(self) -> Sequence[str]:
+        return [*self._notes, *super().warnings()]
+
+    def absence(self, absent: Sequence[str]) -> str | None:
+        seen: set[int] = set()
+        for pair in islice(chain.from_iterable(pairs.values() for pairs in self.pairs.values()), LOOKED_AT):
+            try:
+                values = read_mask(pair.mask).values
+            except UserError:
+                continue
+            if values.ndim == 2:
+                seen.update(np.unique(values).tolist())
+        return hint(self.labels, self.coding, absent=absent, values=seen, ignore=self._ignore)
 
     def _by_lists(self, lists: dict[str, str], images: dict[str, Path], masks: dict[str, Path]) -> None:
-        by_line = {name: name for name in images}
-        by_line |= {path.relative_to(self.root).as_posix(): name for name, path in images.items()}
+        listed = Listed(self.root, images, masks)
         for split in sorted(lists, key=SPLITS.index):
             self.pairs[split] = {}
-            for number, line in entries(self.root / lists[split], self.wrong):
-                name = by_line.get(line, line)
-                absent = [kind for kind, files in (("image", images), ("mask", masks)) if name not in files]
-                if absent:
-                    self.wrong.append(f"{lists[split]}:{number}: {line}: no {' and no '.join(absent)} of this name")
-                else:
-                    self._add(split, name, Pair(images[name], masks[name]))
+            only = split if [*lists.values()].count(lists[split]) > 1 else None  # one table for several splits
+            for _, image, mask in listed.read(existing(self.root / lists[split]), self.wrong, only=only):
+                self._add(split, image, Pair(images[image], masks[mask]))
 
     def _add(self, split: str, name: str, pair: Pair) -> None:
         flat = name.replace("/", "__")
@@ -124,135 +150,10 @@ class Folder(PairDataset):
             self.wrong.append(f"{pair.image}: {split} has another sample {flat}; rename one, or list it once")
         self.pairs[split][flat] = pair
 
-    def _by_hash(
-        self,
-        images: dict[str, Path],
-        masks: dict[str, Path],
-        sequence: Callable[[str], str | None],
-        shares: dict[str, float],
-        seed: int,
-    ) -> None:
-        self.pairs = {split: {} for split in SPLITS if split == "train" or shares.get(split)}
-        sequences: dict[str, str] = {}
-        for name, image in images.items():
-            if name not in masks:
-                continue
-            drive = sequence(name)
-            if drive is None:
-                self.wrong.append(f"{image}: datasets.folder.sequence finds nothing in {name!r}; widen it")
-                continue
-            split = sequences.setdefault(drive, drawn(drive, shares=shares, seed=seed))
-            self._add(split, name, Pair(image, masks[name]))
-        for split in self.pairs:
-            if sequences and split not in sequences.values():
-                few = f"none of {len(sequences)} sequences"
-                self.wrong.append(f"split {split}: {few} fell into it; set sequence, another seed, shares, or lists")
 
-
-def drawn(sequence: str, *, shares: dict[str, float], seed: int) -> str:
-    """The split of a sequence: it depends on nothing but its name, the shares and the seed.
-
-    Example:
-        >>> [drawn(name, shares={"val": 0.5}, seed=0) for name in ("monday", "friday")]
-        ['train', 'val']
-    """
-    digest = hashlib.sha256(f"{seed}:{sequence}".encode("utf-8", "surrogateescape")).digest()
-    place, bound = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for split in HELD_OUT:
-        bound += shares.get(split, 0.0)
-        if place < bound:
-            return split
-    return "train"
-
-
-def _sequence(name: str, regex: re.Pattern[str] | None) -> str | None:
-    if regex is None:
-        return name.rpartition("/")[0]
-    match = regex.search(name)
-    return None if match is None else match.group(1 if regex.groups else 0)
-
-
-def _regex(sequence: str | None, faults: Faults) -> re.Pattern[str] | None:
-    try:
-        return None if sequence is None else re.compile(sequence)
-    except re.error as error:
-        faults.add(f"sequence: {sequence!r} is no regular expression ({error})")
-        return None
-
-
-def _check_splits(lists: dict[str, str] | None, shares: dict[str, float], faults: Faults) -> None:
-    if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-        faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
-    if not set(shares) <= set(HELD_OUT) or not all(0 <= share < 1 for share in shares.values()):
-        faults.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
-    elif sum(shares.values()) >= 1 or not shares.get("val"):
-        faults.add(f"shares: got {shares}; val needs more than 0, and something must be left for train")
-
-
-def _coding(
-    labels: LabelSpec,
-    masks_hold: str,
-    ids: dict[str, list[int]] | None,
-    ignore: list[int | tuple[int, int, int]] | None,
-    rest: str,
-) -> Coding:
-    """What the masks hold, as the options say it."""
-    faults = Faults("datasets.folder")
-    other = IGNORE_INDEX if rest == "ignore" else None
-    if masks_hold == "ids":
-        meaning = _meaning(labels, ids, faults)
-        for value in [IGNORE_INDEX] if ignore is None else ignore:
-            if not isinstance(value, int) or value in meaning or not 0 <= value <= HIGHEST_ID:
-                faults.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that are of no class")
-            else:
-                meaning[value] = IGNORE_INDEX
-        coding = Coding(ids=meaning, rest=other, allowed=f"allowed: {_listed(sorted(meaning))}; {OR_ELSE}")
-    else:
-        colours = {colour: train for train, colour in enumerate(labels.palette)}
-        for value in ignore or []:
-            if isinstance(value, int) or (colour := (value[0], value[1], value[2])) in colours:
-                faults.add(f"ignore: got {value}; allowed: RGB colours that are of no class")
-            else:
-                colours[colour] = IGNORE_INDEX
-        coding = Coding(colours=colours, rest=other, allowed=f"allowed: those of palette and ignore; {OR_ELSE}")
-    faults.raise_if_any(advice=CORRECT)
-    return coding
-
-
-def _meaning(labels: LabelSpec, ids: dict[str, list[int]] | None, faults: Faults) -> dict[int, int]:
-    """Train id of each id in the masks."""
-    meaning: dict[int, int] = {}
-    for train, name in enumerate(labels.names):
-        for raw in [train] if ids is None else ids[name]:
-            if raw in meaning or not 0 <= raw <= HIGHEST_ID:
-                faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that no other class has")
-            else:
-                meaning[raw] = train
-    return meaning
-
-
-def _with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
-    """The labels with the first id of each class in the masks, where 8 bits hold one for every class."""
-    if coding.ids is None:
-        return labels
-    first: dict[int, int] = {}
-    for raw, train in coding.ids.items():
-        if raw <= LARGEST_BYTE:
-            first.setdefault(train, raw)
-    free = (value for value in (IGNORE_INDEX, *range(LARGEST_BYTE)) if value not in coding.ids)
-    ignored = first.get(IGNORE_INDEX, next(free, None))
-    if ignored is None or not set(range(labels.num_classes)) <= set(first):
-        return labels
-    ids = tuple(first[train] for train in range(labels.num_classes))
-    return replace(labels, original_ids=ids, original_ignored=ignored)
-
-
-def _listed(ids: list[int]) -> str:
-    """Ids with runs shortened: ``0..18, 255``."""
-    runs: list[list[int]] = []
-    for index in ids:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in runs)
+def _no_image(root: Path, pattern: Pattern, passed: list[Path]) -> str:
+    if passed:
+        return other_suffix(pattern, passed)
+    there = list(find(root, compiled("**/*", Faults(""), key=""), []).files.values())
+    seen = f"; images there: {some(there)}" if there else ""
+    return f"{root}: no image matches {pattern.text!r}{seen}; correct datasets.folder.images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models._normalisation import differ, fault, in_opencv_order
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,39 @@ class SegNetwork(nn.Module, ABC):
     std: tuple[float, float, float]
 
     def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set ``mean`` and ``std``.
+        """Set ``mean`` and ``std``, of RGB in 0..1.
 
         Raises:
-            UserError: not three numbers each, or a deviation that is not above zero.
+            UserError: :func:`pipeline.models._normalisation.fault`.
         """
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(
-                f"model.mean, model.std: got {list(mean)}, {list(std)}; allowed: three numbers each, for red, green "
-                "and blue in 0..1, std above zero"
+        if wrong := fault(mean, std):
+            raise UserError(f"model.{wrong}")
+        if in_opencv_order(mean):
+            log.warning(
+                "model.mean: got %s, ImageNet's in the order blue, green, red; red comes first here", list(mean)
             )
         self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+    @classmethod
+    def option_faults(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Faults of options whose types are right, each as ``key: got ...``: found when params.yaml is read."""
+        wrong = fault(options.get("mean"), options.get("std"))
+        return [wrong] if wrong else []
+
+    def compare_normalisation(self, source: str, stated: Mapping[str, Sequence[float]]) -> None:
+        """Warn when a checkpoint says that it was trained with another ``mean`` or ``std``.
+
+        Args:
+            stated: what it says: ``mean`` and ``std``, empty where it says nothing.
+        """
+        own = {"mean": self.mean, "std": self.std}
+        if stated and differ(own, stated):
+            log.warning(
+                "%s was trained with another normalisation than %s; use %s",
+                source,
+                ", ".join(f"model.{key}: {list(values)}" for key, values in own.items()),
+                ", ".join(f"model.{key}: {list(values)}" for key, values in stated.items()),
+            )
 
     @property
     def encoder(self) -> nn.Module | None:

@@ -10,8 +10,9 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline import artifact
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Faults, UserError, closest
+from pipeline.models._conversion import AVERAGES, CONTAINERS, FOLDER_FILES, conversion
+from pipeline.models._normalisation import stated
 
 log = logging.getLogger(__name__)
 
-#: Keys under which training code keeps a state dict, the first that is there is taken.
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights")
 #: Containers inside containers, e.g. ``{"checkpoint": {"model": {...}}}``, as deep as they are looked for.
 DEPTH = 4
 #: Where files and configurations keep their class names, in id order or by id.
 CLASS_KEYS = ("id2label", "classes", "CLASSES", "class_names", "categories")
 #: Sections of a torch file that may have them, inside one another: OpenMMLab's and Lightning's.
 CLASS_SECTIONS = (("meta",), ("meta", "dataset_meta"), ("hyper_parameters",))
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-CONVERT = (
-    'convert it where you trust it: python -c "import torch, sys; from safetensors.torch import save_file; '
-    "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], map_location='cpu', weights_only=False)"
-    "['state_dict'].items()}, sys.argv[2])\" IN.pth OUT.safetensors"
-)
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class Checkpoint:
         sha256: of the file with the tensors.
         tensors: dense tensors on the CPU, by the names in the file.
         classes: class names in id order, where the file says them.
+        normalisation: ``mean`` and ``std`` in 0..1 of its training, where the file or folder says them.
+        names: of the tensors in the file, where they were renamed.
         config: config.json of a folder that ``save_pretrained`` wrote; empty elsewhere.
     """
 
@@ -56,36 +53,66 @@ class Checkpoint:
     sha256: str
     tensors: Mapping[str, Tensor]
     classes: tuple[str, ...] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    normalisation: Mapping[str, Sequence[float]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(path: Path, *, where: str) -> Checkpoint:
-    """Read a checkpoint.
+def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint. What a file is shows in its first bytes; its suffix decides where they do not.
 
     Args:
         path: a file, or a folder that ``save_pretrained`` or segpress wrote.
         where: the option that named it, for messages.
+        key: of the container in a torch file to take, such as ``model_ema``, or ``a.b`` for one in another; None: the
+            first of ``CONTAINERS`` and ``AVERAGES`` that is there.
 
     Raises:
         UserError: nothing there, damaged, something else than a checkpoint, or one that only unpickling could read.
     """
     if path.is_dir():
-        return _read_folder(path, where=where)
+        return _read_folder(path, where=where, key=key)
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file; a relative path counts from the project's root")
-    reader = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-    tensors, classes = reader(path, where)
+    if _is_safetensors(path):
+        if key is not None:
+            raise UserError(f"model.weights_key: {path} is a safetensors file, which has no keys; leave it out")
+        tensors, facts = _read_safetensors(path, where)
+    else:
+        tensors, facts = _read_torch(path, where, key)
     _check_plain(tensors, f"{where}: {path}")
-    return Checkpoint(source=path.name, sha256=artifact.sha256(path), tensors=tensors, classes=classes)
+    return Checkpoint(
+        source=path.name,
+        sha256=artifact.sha256(path),
+        tensors=tensors,
+        classes=class_names(facts),
+        normalisation=stated(facts),
+    )
 
 
-def _read_folder(path: Path, *, where: str) -> Checkpoint:
+def _is_safetensors(path: Path) -> bool:
+    start = _start(path)
+    if start[4:9] == b"\0\0\0\0{":  # the length of a header in JSON, and the header
+        return True
+    return path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))  # torch's: zip, or old pickle
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(200)
+    except OSError:
+        return b""
+
+
+def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
     if (path / artifact.META).is_file():
         found = artifact.load(path, kind="network")
         files = [name for name in found.meta["files"] if name.endswith(".safetensors")]
         if len(files) != 1:
             raise UserError(f"{where}: {path} holds {len(files)} safetensors files; a network has one")
-        return read(found.file(files[0]), where=where)
+        return read(found.file(files[0]), where=where, key=key)
     config = path / "config.json"
     file = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
     if not config.is_file() or file is None:
@@ -94,18 +121,24 @@ def _read_folder(path: Path, *, where: str) -> Checkpoint:
             "save_pretrained writes them, in one piece) is needed, or a network artifact of segpress"
         )
     facts = artifact.read_json(config, advice=f"{where} needs the folder as save_pretrained wrote it")
-    loaded = read(file, where=where)
-    classes = loaded.classes or class_names(facts)
-    return Checkpoint(f"{path.name}/{file.name}", loaded.sha256, loaded.tensors, classes, config=facts)
+    loaded = read(file, where=where, key=key)
+    classes, said = loaded.classes or class_names(facts), loaded.normalisation
+    if (beside := path / "preprocessor_config.json").is_file():
+        said = said or stated(artifact.read_json(beside, advice="restore or remove it"))
+    return replace(
+        loaded, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=said or stated(facts)
+    )
 
 
-def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{where}: {path} is not a readable safetensors file ({error}){_looks(path)}") from error
+        raise UserError(
+            f"{where}: {path} is not a readable safetensors file ({error}){_looks(path)}{_cut(path, str(error))}"
+        ) from error
     facts: dict[str, Any] = {}
     for key, text in header.items():
         if key in (*CLASS_KEYS, "segpress"):
@@ -114,36 +147,55 @@ def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], tuple[
             except (ValueError, RecursionError):
                 log.info("%s: '%s' in its header is not JSON and not used", path.name, key)
     ours = facts.pop("segpress", None)
-    return tensors, class_names(ours if isinstance(ours, dict) else facts)
+    return tensors, ours if isinstance(ours, dict) else facts
 
 
-def _read_torch(path: Path, where: str) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+def _read_torch(path: Path, where: str, key: str | None) -> tuple[dict[str, Tensor], Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:  # of a path, torch looks at the suffix
+                content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in any way
-        raise UserError(f"{where}: {path}: {_why_unreadable(path, error)}") from error
-    found, unwrapped = content, []
+        raise UserError(f"{where}: {path}: {_why_unreadable(path, error, key)}") from error
+    found, unwrapped = _named(content, key, path), [key] if key else []
     for _ in range(DEPTH):
-        inner = next((key for key in CONTAINERS if isinstance(found, dict) and isinstance(found.get(key), dict)), None)
-        if inner is None:
+        there = [name for name in (*CONTAINERS, *AVERAGES) if _is_dict(found) and _is_dict(found.get(name))]
+        if not there:
             break
-        found = found[inner]
-        unwrapped.append(inner)
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)} if _is_dict(found) else {}
+        if others := there[1:]:
+            log.warning(
+                "%s holds several sets of weights; %s is taken, not %s: choose with model.weights_key",
+                path.name, ".".join([*unwrapped, there[0]]), ", ".join(others),
+            )  # fmt: skip
+        found = found[there[0]]
+        unwrapped.append(there[0])
+    tensors = (
+        {str(name): value for name, value in found.items() if isinstance(value, Tensor)} if _is_dict(found) else {}
+    )
     if not tensors:
         holds = f"a mapping of {', '.join(map(str, list(found)[:8]))}" if _is_dict(found) else f"a {_kind(found)}"
         raise UserError(
             f"{where}: {path} holds {holds}; tensors by name are needed (a state dict), by themselves or under "
-            f"{', '.join(CONTAINERS)}"
+            f"{', '.join((*CONTAINERS, *AVERAGES))}; model.weights_key names another key"
         )
     if unwrapped:
-        beside = [str(key) for key in content if key != unwrapped[0]]
+        beside = [str(name) for name in content if name != unwrapped[0].split(".")[0]]
         log.info("%s: read %s; not used: %s", path.name, ".".join(unwrapped), ", ".join(beside[:8]) or "nothing else")
-    if ignored := [str(key) for key, value in found.items() if not isinstance(value, Tensor)]:
+    if ignored := [str(name) for name, value in found.items() if not isinstance(value, Tensor)]:
         log.info("%s: %d entries are no tensors and not used: %s", path.name, len(ignored), ", ".join(ignored[:3]))
-    return tensors, class_names(content)
+    return tensors, content
+
+
+def _named(content: Any, key: str | None, path: Path) -> Any:
+    """What lies under a key of a torch file."""
+    found = content
+    for part in [] if key is None else key.split("."):
+        if not _is_dict(found) or not _is_dict(found.get(part)):
+            keys = [str(name) for name, value in found.items() if _is_dict(value)] if _is_dict(found) else []
+            raise UserError(f"model.weights_key: {path} has no tensors by name under '{key}'; {closest(part, keys)}")
+        found = found[part]
+    return found
 
 
 def _is_dict(value: Any) -> bool:
@@ -154,28 +206,36 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
     """What torch.load's refusal means to a user, and what to do."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
+    text, convert = str(error), conversion(path, key)
+    if isinstance(error, OSError) and error.strerror and not _start(path):
         return f"cannot be read ({error.strerror})"
     if "TorchScript" in text:
-        return f"is a TorchScript archive, which holds code; save the state_dict of its module instead: {CONVERT}"
+        return f"is a TorchScript archive, which holds code; save the state_dict of its module: {convert}"
     if named := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"only unpickling could read it (it asks for {named[1]}): that runs code and is never done; {CONVERT}"
+        return f"only unpickling could read it (it asks for {named[1]}): that runs code and is never done; {convert}"
     if looks := _looks(path):
         return f"not a checkpoint{looks}"
     first = text.strip().splitlines()[0][:200] if text.strip() else _kind(error)
-    return f"not a readable torch file ({first}); it is damaged or something else: fetch it again, compare its sha256"
+    what = _cut(path, first) or "; it is damaged or something else: fetch it again, compare its sha256"
+    return f"not a readable torch file ({first}){what}"
+
+
+def _cut(path: Path, reason: str) -> str:
+    """Says that a file is cut short, as far as its bytes and what its reader said tell; empty otherwise."""
+    start = _start(path)
+    archive_without_end = start.startswith(b"PK") and not zipfile.is_zipfile(path)
+    header = int.from_bytes(start[:8], "little") if start[4:9] == b"\0\0\0\0{" else 0
+    ended = any(word in reason.lower() for word in ("eof", "truncated", "ran out of input", "incomplete metadata"))
+    if not start or not (archive_without_end or ended or header + 8 > path.stat().st_size):
+        return ""
+    return f"; it is cut short, at {path.stat().st_size} bytes: fetch or copy it again, compare its sha256"
 
 
 def _looks(path: Path) -> str:
     """What a file is that was mistaken for a checkpoint, as far as its first bytes tell; empty otherwise."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(200).lstrip().lower()
-    except OSError:
-        return ""
+    start = _start(path).lstrip().lower()
     if not start:
         return "; it is empty"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):

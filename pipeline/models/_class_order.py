@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from unicodedata import normalize
 
 from pipeline.errors import Faults, closest
 
@@ -12,13 +13,13 @@ SHOWN = 30  # names of a long list in a message
 
 
 def plain(name: str) -> str:
-    """A class name as names are compared: without case, spaces, underscores and hyphens.
+    """A class name as names are compared: without case, spaces, underscores, hyphens and forms of Unicode.
 
     Example:
         >>> plain("Traffic_Light") == plain("traffic light")
         True
     """
-    return re.sub(r"[\s_-]+", "", name).casefold()
+    return re.sub(r"[\s_-]+", "", normalize("NFC", name)).casefold()
 
 
 def rows(
@@ -32,7 +33,7 @@ def rows(
     """For every class of the data set, the id that the checkpoint has for it; None for a class that is new to it.
 
     Args:
-        ours: classes of the data set in train-id order.
+        ours: classes of the data set in train-id order, in composed Unicode.
         theirs: classes of the checkpoint in the order of its classifier.
         class_map: data set class -> checkpoint class, where their names differ.
         allow_new: let the checkpoint lack classes.
@@ -48,6 +49,7 @@ def rows(
     """
     faults = Faults(subject)
     chosen: dict[str, str] = {}
+    class_map = {normalize("NFC", name): other for name, other in class_map.items()}
     for ours_name, theirs_name in class_map.items():
         if ours_name not in ours:
             faults.add(f"class_map.{ours_name}: the data set has no such class; {closest(ours_name, ours)}")

@@ -9,7 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from pipeline.errors import UserError
-from pipeline.models._checkpoint import FOLDER_FILES
+from pipeline.models._conversion import FOLDER_FILES
 
 SCHEME = "hf://"
 NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

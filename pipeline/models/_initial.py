@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,31 +15,45 @@ from pipeline.errors import Faults, UserError, closest
 from pipeline.models import _hub
 from pipeline.models._checkpoint import Checkpoint, read
 from pipeline.models._class_order import rows
-from pipeline.models._wrappers import AROUND_ENCODERS, unwrap
+from pipeline.models._wrappers import AROUND_ENCODERS, WITHIN, unwrap
 
 log = logging.getLogger(__name__)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # whose values mean what they are
 COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, inference does not use it
+AVERAGED = "n_averaged"  # counter of torch's AveragedModel
+#: What classifiers have after the features of an encoder, in timm and torchvision: never used.
+AFTER_ENCODERS = (
+    "fc", "classifier", "head", "head_dist", "last_linear", "conv_head", "norm_head", "bn2", "norm", "pre_logits",
+    "final_conv", "final_layer", "downsamp_modules",
+)  # fmt: skip
 SHOWN = 3  # names of each group in a message
 
 NewClasses = Literal["none", "some", "all"]
 #: Options of plugins that only choose the initial weights.
 WEIGHT_OPTIONS = frozenset(
-    ["encoder_weights", "weights", "weights_classes", "class_map", "new_classes", "allow_missing", "allow_unexpected"]
+    [
+        "encoder_weights",
+        "weights",
+        "weights_key",
+        "weights_classes",
+        "class_map",
+        "new_classes",
+        "allow_missing",
+        "allow_unexpected",
+    ]
 )
 
 
-def open_checkpoint(weights: str, *, where: str) -> Checkpoint:
-    """The checkpoint that an option names: a file, a folder, or ``hf://owner/name[@revision]``."""
+def open_checkpoint(weights: str, *, where: str, key: str | None = None) -> Checkpoint:
+    """The checkpoint that an option names: a file, a folder, or ``hf://owner/name[@revision]``; ``key``: of `read`."""
     if not weights.startswith(_hub.SCHEME):
-        return read(Path(weights), where=where)
-    found = read(_hub.fetch(weights, where=where), where=where)
-    return Checkpoint(weights, found.sha256, found.tensors, found.classes, found.config)
+        return read(Path(weights), where=where, key=key)
+    return replace(read(_hub.fetch(weights, where=where), where=where, key=key), source=weights)
 
 
 def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, *, allow: Allowed) -> dict[str, Any]:
-    """Load an encoder alone, from its own checkpoint or out of that of a whole network.
+    """Load an encoder alone, from its own checkpoint or out of that of a whole network or classifier.
 
     Returns:
         ``initial_weights`` for meta.json, without what is random around the encoder.
@@ -46,8 +61,9 @@ def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, *, allow: Allowed) 
     Raises:
         UserError: see :func:`assign`.
     """
-    tensors = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
-    absent = assign(encoder, tensors, where="model.encoder_weights", source=checkpoint.source, allow=allow)
+    found = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
+    allow = Allowed(allow.missing, [*allow.unexpected, *AFTER_ENCODERS])
+    absent = assign(encoder, found, where="model.encoder_weights", allow=allow)
     return {"source": checkpoint.source, "sha256": checkpoint.sha256, "random": absent}
 
 
@@ -55,7 +71,6 @@ def load_network(
     network: nn.Module,
     checkpoint: Checkpoint,
     *,
-    tensors: Mapping[str, Tensor],
     classifiers: Sequence[str],
     classes: Sequence[str],
     weights_classes: Sequence[str] | None,
@@ -66,7 +81,7 @@ def load_network(
     """Load a whole network, its classifiers' rows in the order of the data set's classes.
 
     Args:
-        tensors: of the checkpoint, by the network's names (see :func:`pipeline.models._wrappers.unwrap`).
+        checkpoint: with the network's names (see :func:`pipeline.models._wrappers.unwrap`).
         classifiers: names of the layers with one output a class.
         classes: of the data set, in train-id order.
         weights_classes: of the checkpoint, in the order of its classifier; None: as the checkpoint says itself.
@@ -83,7 +98,7 @@ def load_network(
     """
     assert len(classes) == network.state_dict()[f"{classifiers[0]}.weight"].shape[0], "the caller offers class names"
     where, source = "model.weights", checkpoint.source
-    tensors, wanted = dict(tensors), network.state_dict()
+    tensors, wanted = dict(checkpoint.tensors), network.state_dict()
     names = [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias") if f"{layer}.{kind}" in wanted]
     given = [name for name in names if name in tensors]
     mapped: dict[str, str] = {}
@@ -114,7 +129,7 @@ def load_network(
             tensors[name] = _selected(tensors[name], wanted[name], order)
         unused = [name for name in theirs if name not in mapped.values()]
         log.info("%s: %d of its %d classes are used; not: %s", source, len(mapped), count, ", ".join(unused) or "none")
-    absent += assign(network, tensors, where=where, source=source, allow=allow)
+    absent += assign(network, replace(checkpoint, tensors=tensors), where=where, allow=allow)
     return {"source": source, "sha256": checkpoint.sha256, "classes": mapped, "random": absent}
 
 
@@ -130,7 +145,7 @@ def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor
 
 
 class Allowed:
-    """Which tensors may be missing or left over, as prefixes of their names.
+    """Which tensors may be missing or left over, as prefixes of their names: ours, those in the file, or timm's.
 
     Args:
         missing: of tensors of the network that the checkpoint may lack: they start random.
@@ -142,12 +157,18 @@ class Allowed:
         self.unexpected = tuple(unexpected or ())
 
 
-def _under(name: str, prefixes: Iterable[str]) -> bool:
-    return any(name == prefix or name.startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
+def _under(name: str, prefixes: Iterable[str], *, in_file: str = "") -> bool:
+    forms = {name, name.removeprefix(WITHIN), in_file}
+    return any(form == prefix or form.startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes for form in forms)
 
 
-def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, source: str, allow: Allowed) -> list[str]:
-    """Copy tensors into a module by name, all or none.
+def _shown(name: str, in_file: str | None) -> str:
+    """A name as messages show it: as in the file where only smp's module around a timm network is added."""
+    return in_file if in_file is not None and name == WITHIN + in_file else name
+
+
+def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allowed) -> list[str]:
+    """Copy the tensors of a checkpoint into a module by name, all or none.
 
     Returns:
         the prefixes in ``allow.missing`` for which tensors started random.
@@ -156,6 +177,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
         UserError: tensors that are missing or left over and not allowed, shapes and kinds of number that differ,
             values that are not finite: all at once, grouped by prefix.
     """
+    tensors, source, in_file = checkpoint.tensors, checkpoint.source, checkpoint.names
     own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
     faults = Faults(f"{where}: {source} does not fit the network")
     for prefix in allow.missing:
@@ -165,7 +187,11 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
                 f"model.allow_missing: no tensor of the network is under '{prefix}'; {closest(prefix, children)}"
             )
     missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
-    unexpected = [name for name in tensors if name not in own and not name.endswith(COUNTER)]
+    unexpected = {
+        _shown(name, in_file.get(name)): _under(name, allow.unexpected, in_file=in_file.get(name, ""))
+        for name in tensors
+        if name not in own and not name.endswith((COUNTER, AVERAGED))
+    }
     shapes, kinds, infinite = [], [], []
     for name in own.keys() & tensors.keys():
         ours, given = own[name], tensors[name]
@@ -177,7 +203,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
             infinite.append(name)
     for what, names in (
         ("missing in the file", [name for name in missing if not _under(name, allow.missing)]),
-        ("unexpected in the file", [name for name in unexpected if not _under(name, allow.unexpected)]),
+        ("unexpected in the file", [name for name, allowed in unexpected.items() if not allowed]),
         ("of another shape (file for network)", shapes),
         ("of another kind of number (file for network)", kinds),
         ("not finite", infinite),
@@ -194,7 +220,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str, sour
     if missing:
         log.info("%s: %d tensors are not in it and start random: %s", source, len(missing), grouped(missing))
     if unexpected:
-        log.info("%s: %d tensors of it are not used: %s", source, len(unexpected), grouped(unexpected))
+        log.info("%s: %d tensors of it are not used: %s", source, len(unexpected), grouped(list(unexpected)))
     return [prefix for prefix in allow.missing if any(_under(name, [prefix]) for name in missing)]
 
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from pipeline.errors import Faults, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
+from pipeline.models._normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models._wrappers import unwrap
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CLASSIFIER = "segmentation_head.0"
 #: Entries of an smp config.json that change nothing here: the classifier's rows are chosen by name, weights are given.
 FREE = ("classes", "encoder_weights", "encoder_name", "activation")
@@ -37,12 +36,15 @@ class Smp(SegNetwork):
             tensors: as in ``weights``.
         weights: null, or the whole network: a checkpoint file, a folder as ``save_pretrained`` or segpress writes it,
             or ``hf://owner/name[@revision]``, which is downloaded. Instead of ``encoder_weights``.
+        weights_key: key of the tensors in a torch file that holds several sets, such as ``model_ema``; null: the usual
+            ones, and averages only where there are no others. Of ``encoder_weights`` too.
         weights_classes: the classes of ``weights`` in the order of its classifier, where it does not say them.
         class_map: data set class -> class of ``weights``, where their names differ.
         new_classes: ``none``: every class must be among those of ``weights``; ``some``: those that it lacks start
             random; ``all``: the classifier starts random.
         allow_missing: prefixes of tensors that the checkpoint may lack, e.g. ``[layer4]``; they start random.
-        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[fc]``; they are not used.
+        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[decoder]``; they are not used. The
+            classifier behind an encoder (``fc``, ``head``, ...) needs no mention in ``encoder_weights``.
         options: further keyword arguments of the smp architecture, e.g. ``{encoder_output_stride: 8}``.
 
     Raises:
@@ -62,6 +64,7 @@ class Smp(SegNetwork):
         std: list[float] | None = None,
         encoder_weights: str | None = None,
         weights: str | None = None,
+        weights_key: str | None = None,
         weights_classes: list[str] | None = None,
         class_map: dict[str, str] | None = None,
         new_classes: NewClasses = "none",
@@ -86,7 +89,7 @@ class Smp(SegNetwork):
         from_hub = encoder_weights == "imagenet"
         if weights is not None and encoder_weights is not None:
             raise UserError("model.weights holds the encoder too: leave model.encoder_weights out")
-        checkpoint = open_checkpoint(weights, where="model.weights") if weights is not None else None
+        checkpoint = open_checkpoint(weights, where="model.weights", key=weights_key) if weights is not None else None
         if checkpoint is not None and checkpoint.config:
             _check_config(checkpoint.config, architecture=architecture, encoder=encoder, options=options or {})
         try:
@@ -105,10 +108,10 @@ class Smp(SegNetwork):
         around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
         allow = Allowed(allow_missing, allow_unexpected)
         if checkpoint is not None:
+            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             self.initial_weights = load_network(
                 self.net,
-                checkpoint,
-                tensors=unwrap(checkpoint, self.net.state_dict().keys()),
+                unwrap(checkpoint, self.net.state_dict().keys()),
                 classifiers=[CLASSIFIER],
                 classes=classes,
                 weights_classes=weights_classes,
@@ -119,9 +122,8 @@ class Smp(SegNetwork):
         elif from_hub:
             self.initial_weights = {"source": "imagenet", "random": around}
         elif encoder_weights is not None:
-            found = load_encoder(
-                self.net.encoder, open_checkpoint(encoder_weights, where="model.encoder_weights"), allow=allow
-            )
+            given = open_checkpoint(encoder_weights, where="model.encoder_weights", key=weights_key)
+            found = load_encoder(self.net.encoder, given, allow=allow)
             self.initial_weights = {**found, "random": [*found["random"], *around]}
         replace_adaptive_pooling(self.net)
         self.facts = _facts(self.net)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,12 +55,15 @@ class TorchVision(SegNetwork):
         weights: null; ``default``: torchvision's own, trained on COCO with the classes of Pascal VOC, which are
             downloaded; or the whole network as a checkpoint file, a network artifact of segpress, or
             ``hf://owner/name[@revision]``. Instead of ``encoder_weights``.
+        weights_key: key of the tensors in a torch file that holds several sets, such as ``model_ema``; null: the usual
+            ones, and averages only where there are no others. Of ``encoder_weights`` too.
         weights_classes: the classes of ``weights`` in the order of its classifier, where it does not say them.
         class_map: data set class -> class of ``weights``, where their names differ.
         new_classes: ``none``: every class must be among those of ``weights``; ``some``: those that it lacks start
             random; ``all``: the classifier starts random.
         allow_missing: prefixes of tensors that the checkpoint may lack; they start random.
-        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[fc]``; they are not used.
+        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[decoder]``; they are not used. The
+            classifier behind an encoder (``fc``, ``head``, ...) needs no mention in ``encoder_weights``.
 
     Raises:
         UserError: a network that torchvision lacks; weights that are missing or do not fit.
@@ -79,6 +83,7 @@ class TorchVision(SegNetwork):
         std: list[float] | None = None,
         encoder_weights: str | None = None,
         weights: str | None = None,
+        weights_key: str | None = None,
         weights_classes: list[str] | None = None,
         class_map: dict[str, str] | None = None,
         new_classes: NewClasses = "none",
@@ -116,15 +121,18 @@ class TorchVision(SegNetwork):
         if weights == "default":
             checkpoint: Checkpoint | None = _published.fetch(published, where="model.weights")
         elif weights is not None:
-            checkpoint = _published.recognised(open_checkpoint(weights, where="model.weights"), published)
+            checkpoint = _published.recognised(
+                open_checkpoint(weights, where="model.weights", key=weights_key), published
+            )
         else:
             checkpoint = None
         if checkpoint is not None:
+            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             unused = [] if aux_loss else [AUX]
+            checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(
                 self.net,
-                checkpoint,
-                tensors=_joined(unwrap(checkpoint, {*self.net.state_dict(), *_parts()})),
+                replace(checkpoint, tensors=_joined(checkpoint.tensors)),
                 classifiers=[_JOINED] if architecture == "lraspp" else CLASSIFIERS[: 1 + aux_loss],
                 classes=classes,
                 weights_classes=weights_classes,
@@ -134,14 +142,11 @@ class TorchVision(SegNetwork):
             )
         elif encoder_weights is not None:
             where = "model.encoder_weights"
-            heads: list[str] = []
             if encoder_weights == "imagenet":
                 checkpoint = _published.fetch(library.get_model_weights(encoder).IMAGENET1K_V1, where=where)
-                heads = ["fc", "classifier"]  # of ImageNet's classes
             else:
-                checkpoint = open_checkpoint(encoder_weights, where=where)
-            allow = Allowed(allow_missing, [*(allow_unexpected or []), *heads])
-            found = load_encoder(self.net.backbone, checkpoint, allow=allow)
+                checkpoint = open_checkpoint(encoder_weights, where=where, key=weights_key)
+            found = load_encoder(self.net.backbone, checkpoint, allow=Allowed(allow_missing, allow_unexpected))
             around = [part for part, _ in self.net.named_children() if part != "backbone"]
             self.initial_weights = {**found, "random": [*found["random"], *around]}
         replace_adaptive_pooling(self.net)
@@ -204,7 +209,7 @@ def _parts() -> list[str]:
     return [f"classifier.{side}_classifier.{kind}" for kind in ("weight", "bias") for side in ("low", "high")]
 
 
-def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _joined(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors of a network as torchvision has it -> as it is here; others as they are."""
     low, high, low_bias, high_bias = (tensors.get(name) for name in _parts())
     if low is None or high is None or low_bias is None or high_bias is None:

@@ -81,10 +81,14 @@ def violations_table(results: Sequence[Result]) -> Table:
     for result in results:
         for violation in result.violations:
             limit, got = fixed(violation.limit), fixed(violation.got)
-            table.add_row(result.label, violation.budget, limit, got, violation.what)
+            table.add_row(*map(Text, (result.label, violation.budget, limit, got, violation.what)))
         if not result.violations:
             table.add_row(
-                result.label, NOT_MEASURED, "", "", "there is no results file for this student; run dvc repro check"
+                Text(result.label),
+                NOT_MEASURED,
+                "",
+                "",
+                "there is no results file for this student; run dvc repro check",
             )
     return table
 

@@ -128,6 +128,7 @@ def class_weights(prepared: Prepared, *, balance: float) -> Tensor | None:
     """
     if balance == 0:
         return None
+    prepared.require_classes()
     counts: npt.NDArray[np.float64] = np.array(prepared.class_pixels("train"), np.float64)
     share = counts / counts.sum()
     weights = np.where(share > 0, np.power(np.maximum(share, 1e-12), -balance), 0.0)

@@ -31,8 +31,9 @@ def measure(
         by split: ``ConfusionMatrix.summary()``, IoU in percent.
 
     Raises:
-        UserError: the network cannot take that size.
+        UserError: the network cannot take that size, or val has no labelled pixel.
     """
+    prepared.require_classes()
     check_size("input_size", input_size, network)
     return {
         name: metrics_of(
@@ -55,7 +56,10 @@ def metrics_of(
     part = range(accelerator.process_index, len(split), accelerator.num_processes)
     found = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
     counts = total(accelerator, torch.from_numpy(found.counts).to(accelerator.device)).cpu().numpy()
-    return ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
+    summary = ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
+    if summary["miou"] is None and split.name == "val":
+        raise UserError(f"{split.root}: {labels.shortage('val', [0] * labels.num_classes)}; correct its labels")
+    return summary
 
 
 def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:

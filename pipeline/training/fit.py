@@ -98,7 +98,7 @@ def fit(
             if step % validate_every == 0 or step == steps:
                 metrics = validate(learner.network)
                 curve.log(step, {"val/miou": metrics["miou"]})
-                progress.console.print(f"{title}: step {step}/{steps}, val mIoU {metrics['miou']:.2f}")
+                progress.console.print(f"{title}: step {step}/{steps}, val mIoU {metrics['miou']:.2f}", markup=False)
                 if metrics["miou"] > best.metrics["miou"]:
                     best = Best.of(step, metrics, learner.network)
             if checkpoints is not None and main and (step == steps or checkpoints.due()):

@@ -88,9 +88,10 @@ def train(
         settings: of the :class:`pipeline.training.learner.Learner`.
 
     Raises:
-        UserError: sizes that the network cannot take, a batch that cannot be divided, memory that does not
-            suffice, and what training raises.
+        UserError: a data set in which nothing can be learnt, sizes that the network cannot take, a batch that cannot
+            be divided, memory that does not suffice, and what training raises.
     """
+    prepared.require_classes()
     seed_everything(seed)
     network, labels = task.network, prepared.labels
     check_size("input_size", input_size, network)

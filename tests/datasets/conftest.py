@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from pipeline.frames import write_png
 
@@ -122,6 +127,150 @@ def make_folder(root: Path) -> dict[str, Any]:
     }
 
 
+def make_coco(root: Path) -> dict[str, Any]:
+    """Instances: polygons, run lengths as numbers and compressed, a crowd."""
+    categories = [{"id": 7, "name": "road"}, {"id": 3, "name": "car"}, {"id": 90, "name": "sky"}]
+    rle = {"size": [12, 16], "counts": [0, 24, 168]}  # the two left columns
+    top = np.zeros((12, 16), np.uint8)
+    top[:2] = 1
+    compressed = coco.encode(np.asfortranarray(top))["counts"].decode()
+    for split, numbers in (("train", (1, 2)), ("val", (3,))):
+        for number in numbers:
+            save(root / f"{split}2017" / f"{number:012d}.jpg", noise(number, 12, 16, 3))
+        polygons = {
+            "segmentation": [[2, 2, 10, 2, 10, 6, 2, 6], [0, 8, 4, 8, 4, 12, 0, 12]],
+            "category_id": 3,
+            "iscrowd": 0,
+        }
+        found = [polygons, {"segmentation": rle, "category_id": 7, "iscrowd": 1}]
+        packed = {"segmentation": {"size": [12, 16], "counts": compressed}, "category_id": 90, "iscrowd": 0}
+        write_json(
+            root / f"annotations/instances_{split}2017.json",
+            {
+                "images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": 12, "width": 16} for n in numbers],
+                "annotations": [
+                    {"id": 3 * n + i, "image_id": n, **one} for n in numbers for i, one in enumerate([*found, packed])
+                ],
+                "categories": categories,
+            },
+        )
+    return {"root": str(root)}
+
+
+def make_labelme(root: Path) -> dict[str, Any]:
+    """Every kind of shape; images beside the JSON files and in a folder next to theirs."""
+    polygon = {"label": "road", "points": [[0, 6], [16, 6], [16, 12], [0, 12]], "shape_type": "polygon"}
+    box = {"label": "car", "points": [[9, 8], [3, 4]], "shape_type": "rectangle"}
+    circle = {"label": "car", "points": [[12, 4], [12, 7]], "shape_type": "circle"}
+    mask = {"label": "sky", "points": [[1, 0], [4, 1]], "shape_type": "mask", "mask": png(np.eye(2, 4, dtype=bool))}
+    ignored = {"label": "__ignore__", "points": [[0, 11], [3, 12]], "shape_type": "rectangle"}
+    for index, drive in enumerate("abcdef"):
+        folder = "frames" if index % 2 else "."
+        save(root / drive / folder / "1.jpg", noise(index, 12, 16, 3))
+        data = {"imagePath": f"{folder}\\1.jpg", "imageData": None, "imageHeight": 12, "imageWidth": 16}
+        write_json(
+            root / drive / "1.json", {"version": "5.5.0", "shapes": [polygon, box, circle, mask, ignored], **data}
+        )
+    return {"root": str(root), "classes": ["road", "car", "sky"], "shares": {"val": 0.4}}
+
+
+def png(mask: Array) -> str:
+    """A mask as labelme stores it."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><labels>
+<label><name>road</name><color>#804080</color></label><label><name>car</name><color>#00008e</color></label>
+</labels></task></meta>{images}</annotations>
+"""
+CVAT_IMAGE = """<image id="{index}" name="{name}" subset="{subset}" width="16" height="12">
+<box label="car" occluded="0" xtl="2" ytl="2" xbr="6" ybr="6" z_order="1"></box>
+<polygon label="road" occluded="0" points="0,0;16,0;16,12;0,12" z_order="0">
+<attribute name="wet">no</attribute></polygon>
+<ellipse label="car" cx="10" cy="8" rx="3" ry="2" z_order="1"/><tag label="rain"/>
+<mask label="car" rle="1, 2, 1" left="14" top="0" width="2" height="2" z_order="2"/></image>
+"""
+
+
+def make_cvat(root: Path) -> dict[str, Any]:
+    frames = [("Train", "a.jpg"), ("Train", "b.jpg"), ("Validation", "c.jpg")]
+    for index, (subset, name) in enumerate(frames):
+        save(root / "images" / subset / name, noise(index, 12, 16, 3))
+    images = [CVAT_IMAGE.format(index=i, subset=subset, name=name) for i, (subset, name) in enumerate(frames)]
+    (root / "annotations.xml").write_text(CVAT.format(images="".join(images)))
+    return {"root": str(root)}
+
+
+def make_cvat_masks(root: Path) -> dict[str, Any]:
+    """CVAT's "Segmentation mask 1.1"."""
+    colours = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
+    for index, name in enumerate("abc"):
+        save(root / "JPEGImages" / f"{name}.jpg", noise(index, 12, 16, 3))
+        save(root / "SegmentationClass" / f"{name}.png", colours[ids(index, [0, 1, 2])])
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "Train.txt").write_text("a\nb\n")
+    (lists / "Validation.txt").write_text("c\n")
+    text = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\ncar:0,0,142::\n"
+    (root / "labelmap.txt").write_text(text)
+    return {"root": str(root)}
+
+
+def packed(mask: Array) -> list[int]:
+    """Label Studio's run lengths of a mask: blocks of equal RGBA values, counts of 3, 4, 8 or 16 bits."""
+    values = np.repeat(mask.astype(np.uint8).ravel() * 255, 4)
+    bits = f"{values.size:032b}" + f"{8 - 1:05b}" + "".join(f"{length - 1:04b}" for length in (3, 4, 8, 16))
+    starts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), values.size]
+    for start, end in pairwise(starts):
+        which = next(i for i, length in enumerate((3, 4, 8, 16)) if end - start <= 1 << length)
+        count = f"{end - start - 1:0{(3, 4, 8, 16)[which]}b}"
+        if end - start <= 8:  # values as they are
+            bits += f"0{which:02b}{count}" + "".join(f"{value:08b}" for value in values[start:end].tolist())
+        else:
+            bits += f"1{which:02b}{count}{values[start]:08b}"
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)]
+
+
+def make_label_studio(root: Path) -> dict[str, Any]:
+    mask = np.zeros((12, 16), bool)
+    mask[2:5, 3:11] = True
+    size = {"original_width": 16, "original_height": 12, "image_rotation": 0}
+    polygon = {"points": [[0, 50], [100, 50], [100, 100], [0, 100]], "polygonlabels": ["road"]}
+    box = {"x": 25, "y": 50, "width": 25, "height": 25, "rotation": 0, "rectanglelabels": ["car"]}
+    tasks = []
+    for index, name in enumerate("abcdef"):
+        save(root / "images" / name / "1.jpg", noise(index, 12, 16, 3))
+        result = [
+            {"id": "p", "type": "polygonlabels", **size, "value": polygon},
+            {"id": "r", "type": "rectanglelabels", **size, "value": box},
+            {"id": "b", "type": "brush", **size, "value": {"format": "rle", "rle": packed(mask)}},
+            {"id": "b", "type": "labels", **size, "value": {"labels": ["sky"]}},
+            {"id": "c", "type": "choices", "value": {"choices": ["sunny"]}},
+        ]
+        address = f"/data/local-files/?d=images/{name}/1.jpg"
+        tasks.append({"id": index, "data": {"image": address}, "annotations": [{"id": 9, "result": result}]})
+    write_json(root / "annotations.json", tasks)
+    return {"root": str(root), "classes": ["road", "car", "sky"], "sequence": "^images/[^/]+", "shares": {"val": 0.4}}
+
+
+def make_roboflow(root: Path) -> dict[str, Any]:
+    for index, (split, name) in enumerate((("train", "a_jpg.rf.0"), ("train", "b_jpg.rf.1"), ("valid", "c_jpg.rf.2"))):
+        save(root / split / f"{name}.jpg", noise(index, 12, 16, 3))
+        save(root / split / f"{name}_mask.png", ids(index, [0, 1, 2]))
+        (root / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, road\n2, car\n")
+    return {"root": str(root)}
+
+
+def write_json(path: Path, data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+    return path
+
+
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "camvid": make_camvid,
     "cityscapes": make_cityscapes,
@@ -129,6 +278,11 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ade20k": make_ade20k,
     "pascal_context": make_pascal_context,
     "folder": make_folder,
+    "coco": make_coco,
+    "labelme": make_labelme,
+    "cvat": make_cvat,
+    "label_studio": make_label_studio,
+    "roboflow": make_roboflow,
 }
 
 
@@ -143,6 +297,18 @@ def camvid_root(tmp_path: Path) -> Path:
 def makers() -> dict[str, Callable[[Path], dict[str, Any]]]:
     """Makers of small roots in the official layouts, by plugin; each returns the plugin's options."""
     return MAKERS
+
+
+@pytest.fixture(scope="session")
+def pack_brush() -> Callable[[Array], list[int]]:
+    """Encodes a mask (H, W) as Label Studio does."""
+    return packed
+
+
+@pytest.fixture
+def cvat_masks(tmp_path: Path) -> dict[str, Any]:
+    """Options of a small export "Segmentation mask 1.1"."""
+    return make_cvat_masks(tmp_path / "raw")
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline import plugin_options
 from pipeline.datasets._patterns import compiled, find
-from pipeline.datasets.folder import Folder, drawn
+from pipeline.datasets._splits import drawn
+from pipeline.datasets.folder import Folder
 from pipeline.errors import Faults, UserError
 
 Write = Callable[..., Path]
@@ -61,7 +63,7 @@ def test_a_name_is_what_the_wildcards_stand_for(
         (tmp_path / file).touch()
     wrong: list[str] = []
     found = find(tmp_path, compiled(pattern, Faults("x"), key="images"), wrong)
-    assert found == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
+    assert found.files == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
 
 
 def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) ->
         (tmp_path / name).touch()
     (tmp_path / "again").symlink_to(tmp_path)
     wrong: list[str] = []
-    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong) == {"a": tmp_path / "a.jpg"}
+    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong).files == {"a": tmp_path / "a.jpg"}
     assert len(wrong) == 1 and "a.png: the same sample as" in wrong[0]
 
 
@@ -112,7 +114,7 @@ def test_a_regular_expression_gives_the_sequence(tmp_path: Path, write_image: Wr
     assert all(len({found[f"{drive}_{frame}"] for frame in range(3)}) == 1 for drive in range(12))
     assert set(found.values()) == {"train", "val"}
     (fault,) = folder(tmp_path).faults()
-    assert "none of 1 sequences fell into it; set sequence, another seed, shares, or lists" in fault
+    assert "all 36 samples lie in one folder and so count as one sequence" in fault
     assert "sequence finds nothing in '0_0'" in folder(tmp_path, sequence="x").faults()[0]
 
 
@@ -127,7 +129,7 @@ def test_lists_name_samples_or_files(root: Path) -> None:
     assert [fault.replace(str(root), "") for fault in said] == [
         "val.txt:1: d01/0: no mask of this name",
         "val.txt:2: d99/0: no image and no mask of this name",
-        "/images/d00/1.png: val has another sample d00__1; rename one, or list it once",
+        "val.txt:4: /images/d00/1.png is listed twice, first in line 3; remove one",
     ]
 
 
@@ -143,7 +145,10 @@ def test_ids_may_be_mapped_and_others_ignored(root: Path, write_image: Write) ->
     assert read(root, write_image, [[0, 1, 255]]) == [[0, 1, 255]]
     ids = {"road": [7, 9], "car": [26]}
     assert read(root, write_image, [[7, 9, 26, 0]], ids=ids, ignore=[0]) == [[0, 0, 1, 255]]
-    with pytest.raises(UserError, match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; add it to ignore, or set rest"):
+    with pytest.raises(
+        UserError,
+        match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; give it to a class in ids, add it to ignore, or set rest",
+    ):
         read(root, write_image, [[7, 4, 255]], ids=ids, ignore=[0])
     assert read(root, write_image, [[7, 4, 255]], ids=ids, rest="ignore") == [[0, 255, 255]]
 
@@ -166,9 +171,20 @@ def test_colours_may_be_rgb_or_indexed(root: Path, write_image: Write) -> None:
         ({"classes": []}, "classes: empty"),
         ({"palette": [[1, 1, 1]]}, "palette has 1 colours for 2 classes"),
         ({"palette": [[1, 1, 1], [1, 1, 1]]}, "two classes have the same colour"),
+        ({"ids": {"car": [0]}}, r"ids\.car: got 0; allowed"),
+        ({"ids": {"road": [0], "cat": [1]}}, r"ids: names \['cat', 'road'\]; it must give a list"),
         ({"ids": {"road": [0]}}, r"ids: names \['road'\]; it must give a list of ids for each of \['car', 'road'\]"),
         ({"ids": {"road": [0], "car": [0]}}, r"ids\.car: got 0; allowed: ids in 0\.\.65535 that no other class has"),
-        ({"ignore": [1]}, "ignore: got 1; allowed: ids"),
+        ({"ignore": [1]}, "ignore: got 1, which is an id of class 'car'; remove it from ignore or from that class"),
+        ({"ignore": [70000]}, "ignore: got 70000; allowed: ids in 0..65535"),
+        ({"ids": {"road": [0], "car": [255]}, "ignore": [255]}, "got 255, which is an id of class 'car'"),
+        ({"palette": ["#80f", "8000ff"]}, r"palette\[1\] \(car\): got '8000ff'; allowed: .* \"#rrggbb\" in quotes"),
+        ({"palette": ["#8000ff", [128, 0, 255]]}, r"two classes have the same colour \[128, 0, 255\]: road, car"),
+        ({"masks_hold": "colours", "ignore": ["#00008e"]}, "got #00008e, which is the colour of class 'car'"),
+        ({"masks_hold": "colours", "ignore": ["blue"]}, 'ignore: got blue; allowed: RGB colours, .*"#000000"'),
+        ({"splits": {"val": ["b"]}}, r"splits: names \['val'\]; allowed: train, and val and test where"),
+        ({"splits": {"train": ["b"]}, "lists": {"train": "a", "val": "b"}}, "splits and lists: both say"),
+        ({"images": "train/images/*", "masks": "val/masks/*"}, "is of train, .* of val; both must be of one split"),
         ({"ignore": [[0, 0, 0]]}, "ignore: got .*; allowed: ids"),
         ({"masks_hold": "colours", "ignore": [0]}, "ignore: got 0; allowed: RGB colours"),
         ({"masks_hold": "colours", "ignore": [[0, 0, 142]]}, "allowed: RGB colours that are of no class"),
@@ -193,20 +209,8 @@ def test_the_section_in_params_is_checked_by_type() -> None:
     raw = {"datasets": {"folder": {**LABELS, "ids": {"road": "7"}, "masks_hold": "id", "glob": "*"}}}
     said = list(plugin_options.faults(raw, ["datasets"]))
     assert len(said) == 3 and "datasets.folder.glob: unknown key" in "\n".join(said)
-    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, "ignore": [0, [1, 2, 3]]}}}, ["datasets"]))
-
-
-def test_the_example_of_the_readme_works(tmp_path: Path, write_image: Write) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = (block for block in text.split("```yaml\n")[1:] if block.startswith("dataset: folder"))
-    options = YAML(typ="safe").load(block.split("```")[0])["datasets"]["folder"]
-    assert not list(plugin_options.faults({"datasets": {"folder": options}}, ["datasets"]))
-    for drive in range(12):
-        write_image(tmp_path / f"{drive}/left/x/7.jpg", IMAGE)
-        write_image(tmp_path / f"{drive}/label/x/7_id.png", np.full((12, 16), (7, 26)[drive % 2], np.uint8))
-    dataset = Folder(**{**options, "root": str(tmp_path)})
-    assert len(where(dataset)) == 12 and list(dataset.faults()) == []
-    assert {int(dataset.read(split, name)[1].max()) for name, split in where(dataset).items()} == {0, 1}
+    hexadecimal = {"palette": ["#8000ff", [0, 0, 1]], "ignore": [0, [1, 2, 3], "#000000"], "splits": {"train": ["a"]}}
+    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, **hexadecimal}}}, ["datasets"]))
 
 
 @pytest.mark.parametrize(
@@ -228,3 +232,63 @@ def test_original_ids_are_the_first_of_each_class(
 ) -> None:
     labels = folder(root, **options).labels
     assert (labels.original_ids, labels.original_ignored) == (original, ignored)
+
+
+def touched(root: Path, *files: str) -> Folder:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return folder(root, sequence=".+", shares={"val": 0.5})
+
+
+def test_files_with_a_suffix_that_is_not_read_are_named(tmp_path: Path) -> None:
+    said = touched(
+        tmp_path, "images/a.png", "images/b.GIF", "images/c.heic", "images/Thumbs.db", "masks/a.png"
+    ).faults()
+    (fault,) = (line for line in said if "is not read" in line)
+    assert f"images: 2 files ({tmp_path}/images/b.GIF, {tmp_path}/images/c.heic) of 'images/**/*'" in fault
+    assert ".GIF, .heic is not read; allowed: .png, " in fault
+    assert fault.endswith("convert them to .png, or set images: images/**/*.png to leave them out")
+    assert not [line for line in folder(tmp_path, images="images/**/*.png").faults() if "is not read" in line]
+
+
+def test_masks_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path) -> None:
+    files = [f"{kind}/{name}.{suffix}" for name in "ab" for kind, suffix in (("images", "JPG"), ("masks", "tif"))]
+    said = touched(tmp_path, *files).faults()
+    assert f"masks: 2 files ({tmp_path}/masks/a.tif, " in said[0]
+    assert said[0].endswith("match 'masks/**/*.png' but for their suffix; set masks: masks/**/*.tif")
+    assert not [line for line in folder(tmp_path, masks="masks/**/*.tif").faults() if "label" in line]
+    said = folder(tmp_path, images="images/*.png", masks="masks/**/*.tif").faults()
+    assert "match 'images/*.png' but for their suffix; set images: images/*.JPG" in said[0]
+    assert (
+        f"no image matches 'img/*'; images there: 4 files ({tmp_path}/images/a.JPG"
+        in folder(tmp_path, images="img/*").faults()[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "said"),
+    [
+        ("images/{}", "masks/{}_mask", "set masks: 'masks/**/*_mask.png'"),
+        ("images/x/{}_rgb", "masks/x/{}_gt", "set images: 'images/**/*_rgb' and masks: 'masks/**/*_gt.png'"),
+        ("images/img_{}", "masks/mask_{}", "set images: 'images/**/img_*' and masks: 'masks/**/mask_*.png'"),
+        (
+            "images/train/{}",
+            "masks/{}",
+            "wildcards of images stand for names such as 'train/100', those of masks for '100'",
+        ),
+    ],
+)
+def test_names_that_differ_by_a_constant_part_get_patterns_that_pair_them(
+    tmp_path: Path, image: str, mask: str, said: str
+) -> None:
+    files = [f"{pattern.format(number)}.png" for number in (100, 101, 110) for pattern in (image, mask)]
+    fault = touched(tmp_path, *files).faults()[0]
+    assert said in fault
+    advised = dict(re.findall(r"(images|masks): '(\S+)'", fault))
+    assert len(where(folder(tmp_path, sequence=".+", seed=1, **advised))) == (3 if advised else 0)
+
+
+def test_the_root_may_be_written_in_another_form_of_unicode(tmp_path: Path) -> None:
+    touched(tmp_path / unicodedata.normalize("NFD", "Über"), "images/a.png", "masks/a.png")
+    assert folder(tmp_path / "Über", sequence=".+").pairs["train"].keys() | {"a"} == {"a"}

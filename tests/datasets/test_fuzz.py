@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -25,7 +28,7 @@ Damage = Callable[[random.Random, Path, list[Path]], object]
 
 
 def images(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix != ".txt"]
+    return [file for file in files if file.suffix in (".png", ".jpg")]
 
 
 def put(file: Path, data: bytes) -> None:
@@ -92,6 +95,62 @@ def deepen(dice: random.Random, root: Path, files: list[Path]) -> None:
     Image.fromarray(np.full((12, 16), dice.choice([0, 255, 256, 40000]), np.uint16)).save(file, "PNG")
 
 
+def cut_with_an_end(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """A JPEG that lacks its second half, or half of a PNG's rows, in a file that ends as it must."""
+    file = dice.choice(images(files))
+    stream = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").save(stream, "JPEG", quality=95, progressive=dice.random() < 0.5)
+    data = stream.getvalue()
+    scan = data.index(b"\xff\xda") + 14
+    put(file, data[: dice.randrange(scan, scan + (len(data) - scan) // 2)].rstrip(b"\xff") + b"\xff\xd9")
+
+
+def add_page(dice: random.Random, root: Path, files: list[Path]) -> None:
+    file = dice.choice(images(files))
+    with Image.open(file) as image:
+        made = image.copy()
+    file.unlink()
+    kind = dice.choice(["PNG", "TIFF"])
+    made.save(file, kind, save_all=True, append_images=[Image.new(made.mode, made.size)])
+
+
+def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """An indexed file whose entries are in another order: as a program that makes small files leaves it."""
+    indexed = [file for file in images(files) if file.suffix == ".png"]
+    if not indexed:
+        return flip(dice, root, files)
+    file = dice.choice(indexed)
+    with Image.open(file) as image:
+        values = np.asarray(image if image.mode in ("L", "P") else image.convert("L"))
+    order = np.array(dice.sample(range(256), 256), np.uint8)
+    made = Image.fromarray(np.argsort(order).astype(np.uint8)[values], mode="P")
+    palette = np.stack([order] * 3, -1) if dice.random() < 0.5 else np.stack([order, order // 2, order // 3], -1)
+    made.putpalette(palette.tobytes())
+    file.unlink()
+    return made.save(file)
+
+
+def turn(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """An EXIF orientation in an image or a mask."""
+    file = dice.choice(images(files))
+    exif = Image.Exif()
+    exif[0x0112] = dice.randrange(0, 10)
+    with Image.open(file) as image:
+        image.load()
+    kind = "JPEG" if file.suffix == ".jpg" else "PNG"
+    file.unlink()
+    image.save(file, kind, exif=exif)
+
+
+def shrink(dice: random.Random, root: Path, files: list[Path]) -> None:
+    """Fewer bits a pixel, in one of the formats that have them."""
+    file = dice.choice(images(files))
+    file.unlink()
+    made = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16) % 2 * 255)
+    made.convert("1").save(file, dice.choice(["PNG", "TIFF", "BMP"]))
+
+
 def spoil_list(dice: random.Random, root: Path, files: list[Path]) -> None:
     lists = [file for file in files if file.suffix == ".txt"]
     if not lists:
@@ -148,6 +207,7 @@ def stray(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 DAMAGES: tuple[Damage, ...] = (
     flip, flip, truncate, hole, swap_header, oversize, remode, deepen, spoil_list, leak, remove, replace, rename, stray,
+    cut_with_an_end, add_page, repaint, turn, shrink,
 )  # fmt: skip
 
 
@@ -186,5 +246,74 @@ def test_every_damage_is_a_user_error_or_harmless(
     refused = sum(count for (_, end), count in ended.items() if end == "refused")
     assert sum(ended.values()) == COPIES
     assert refused > COPIES / 2, ended
-    for damage in (truncate, oversize, remove, replace):
+    for damage in (truncate, oversize, remove, replace, cut_with_an_end, add_page):
         assert ended[damage.__name__, "refused"] > ended[damage.__name__, "prepared"], ended
+
+
+ODD = (
+    None, True, -1, 0, 1.5, 1e300, float("nan"), float("inf"), 1 << 40, "", "x", "nan", "../../x.png", "a\x00b", [], {},
+    [[]], [1, 2], {"size": [12, 16], "counts": [5]}, [[1, 2, 3, 4, 5]], {"a": 1},
+)  # fmt: skip
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of a value in JSON."""
+    below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path] * bool(path) + [place for key, value in below for place in places(value, (*path, key))]
+
+
+def spoil_json(dice: random.Random, file: Path) -> None:
+    """One value replaced or left out."""
+    data = json.loads(file.read_text())
+    *above, last = dice.choice(places(data))
+    parent = data
+    for key in above:
+        parent = parent[key]
+    if dice.random() < 0.3:
+        del parent[last]
+    else:
+        parent[last] = dice.choice(ODD)
+    put(file, json.dumps(data).encode())
+
+
+def spoil_text(dice: random.Random, file: Path) -> None:
+    """One attribute of XML, or one character, changed."""
+    text = file.read_text()
+    values = list(re.finditer(r'="([^"]*)"', text))
+    if values and dice.random() < 0.7:
+        start, end = dice.choice(values).span(1)
+    else:
+        start = dice.randrange(len(text))
+        end = start + 1
+    new = dice.choice(
+        ["", "-1", "nan", "1e300", "99999999999", "x", "1,2", "1,2;3", ";", "../../a", "<", "&lt;", "\x00", ","]
+    )
+    put(file, (text[:start] + new + text[end:]).encode())
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "cvat", "label_studio", "roboflow"])
+def test_an_odd_value_in_an_annotation_is_a_user_error_or_harmless(
+    name: str, whole: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    source, options = whole[name]
+    place = tmp_path / "raw"
+    ended: Counter[str] = Counter()
+    for number in range(80):
+        dice = random.Random(number)
+        shutil.copytree(source, place, copy_function=os.link)
+        file = dice.choice(sorted(file for file in place.rglob("*") if file.suffix in (".json", ".xml", ".csv")))
+        (spoil_json if file.suffix == ".json" else spoil_text)(dice, file)
+        try:
+            dataset = datasets.build(name, {**options, "root": str(place)})
+            faults = list(dataset.faults())
+            for split, samples in dataset.splits().items():
+                for sample in samples:
+                    frame, label = dataset.read(split, sample)
+                    assert frame.shape[:2] == label.shape
+            ended["refused" if faults else "read"] += 1
+        except UserError:
+            ended["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"{name}, copy {number}: {error!r}") from error
+        shutil.rmtree(place)
+    assert ended["refused"] > 15 and (ended["read"] or name == "roboflow"), ended

@@ -223,7 +223,116 @@ def test_colour_masks_are_rgb(tmp_path: Path) -> None:
 def test_masks_that_lose_ids_are_refused(tmp_path: Path, photo: Image.Image) -> None:
     photo.convert("L").save(tmp_path / "m.jpg")
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "m.tif")
-    with pytest.raises(UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because it must be lossless; save"):
+    with pytest.raises(UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because it must be lossless; make"):
         read_mask(tmp_path / "m.jpg")
     with pytest.raises(UserError, match=r"m\.tif: mode F, 32 bits; a mask is one channel of ids"):
         read_mask(tmp_path / "m.tif")
+
+
+def tiff(path: Path, *, bits: int, row: bytes, photometric: int = 1, samples: int = 1, **tags: int) -> Path:
+    """A TIFF of one row of four pixels, of any bit depth, without compression."""
+    number = {"orientation": 274}
+    entries = [(256, 3, [4]), (257, 3, [1]), (258, 3, [bits] * samples), (259, 3, [1]), (262, 3, [photometric])]
+    entries += [(273, 4, [0]), (277, 3, [samples]), (278, 3, [1]), (279, 4, [len(row)])]
+    entries = sorted([*entries, *((number[name], 3, [value]) for name, value in tags.items())])
+    more = 8 + 2 + 12 * len(entries) + 4
+    extra = struct.pack(f"<{samples}H", *[bits] * samples) if samples > 2 else b""
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, kind, values in entries:
+        value = struct.pack(f"<{len(values)}{'H' if kind == 3 else 'I'}", *values).ljust(4, b"\0")
+        if tag == 273:
+            value = struct.pack("<I", more + len(extra))
+        data += struct.pack("<HHI", tag, kind, len(values)) + (value if len(value) == 4 else struct.pack("<I", more))
+    path.write_bytes(data + bytes(4) + extra + row)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "expected"),
+    [
+        (1, b"\xa0", [1, 0, 1, 0]),
+        (2, b"\x1b", [0, 1, 2, 3]),
+        (4, b"\x0f\x27", [0, 15, 2, 7]),
+        (8, b"\x00\x01\xfe\xff", [0, 1, 254, 255]),
+        (16, b"\x00\x00\x01\x00\x00\x01\xff\xff", [0, 1, 256, 65535]),
+    ],
+)
+def test_tiff_masks_of_every_depth_hold_ids(tmp_path: Path, bits: int, row: bytes, expected: list[int]) -> None:
+    mask = read_mask(tiff(tmp_path / "m.tif", bits=bits, row=row))
+    assert mask.values.tolist() == [expected] and mask.bits == bits
+    with pytest.raises(UserError, match=r"m\.tif: TIFF in which 0 is white; .*save it as 8-bit grey PNG"):
+        read_mask(tiff(tmp_path / "m.tif", bits=bits, row=row, photometric=0))
+
+
+def test_tiff_of_16_bits_a_channel_is_refused(tmp_path: Path) -> None:
+    tiff(tmp_path / "a.tif", bits=16, row=bytes(24), photometric=2, samples=3)
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode == "RGB", "Pillow drops 8 of the 16 bits"
+    with pytest.raises(UserError, match="more than 8 bits a channel"):
+        read_image(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="mode RGB, 16 bits; a mask is one channel"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_masks_with_an_orientation_are_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (6, 4)).save(tmp_path / "m.png", exif=exif)
+    tiff(tmp_path / "m.tif", bits=8, row=bytes(4), orientation=3)
+    for name in ("m.png", "m.tif"):
+        with pytest.raises(UserError, match="a mask with an EXIF orientation; save it as 8-bit grey PNG"):
+            read_mask(tmp_path / name)
+    with pytest.raises(UserError, match="TIFF with an orientation; save it as PNG"):
+        read_image(tmp_path / "m.tif", stored=True)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_pages_and_frames_are_refused(tmp_path: Path, kind: str) -> None:
+    noisy().save(tmp_path / "a", kind, save_all=True, append_images=[noisy(1), noisy(2)])
+    for read in READERS[: 1 if kind == "WEBP" else 2]:
+        with pytest.raises(UserError, match=r"a: 3 pages or frames; .* save that one as a file of its own"):
+            read(tmp_path / "a")
+    noisy().save(tmp_path / "a", kind, save_all=True, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(read_image(tmp_path / "a"), bgr(noisy())), "one page is an image"
+
+
+def test_a_reduced_copy_inside_a_tiff_is_no_page(tmp_path: Path) -> None:
+    first, second = noisy(), noisy(1).resize((30, 20))
+    second.encoderinfo = {"tiffinfo": {254: 1}}
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.tif") as image:
+        image.seek(1)
+        assert image.tag_v2.get(254) == 1  # type: ignore[attr-defined]
+    assert np.array_equal(read_image(tmp_path / "a.tif"), bgr(first))
+
+
+def test_compression_with_loss_inside_a_tiff_is_refused_for_masks(tmp_path: Path, photo: Image.Image) -> None:
+    for compression in ("raw", "packbits", "tiff_lzw", "tiff_deflate", "zstd", "lzma"):
+        photo.convert("L").save(tmp_path / "m.tif", compression=compression)
+        assert np.array_equal(read_mask(tmp_path / "m.tif").values, np.asarray(photo.convert("L")))
+    noisy().save(tmp_path / "m.tif", compression="jpeg")
+    with pytest.raises(UserError, match="TIFF compressed with loss; it must be lossless: make the mask again"):
+        read_mask(tmp_path / "m.tif")
+    assert read_image(tmp_path / "m.tif").shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_grey_bmp_of_4_bits_is_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    palette = b"".join(bytes([grey, grey, grey, 0]) for grey in range(16))
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 4, 0, 0, 0, 0, 16, 0)
+    data = header + palette + b"\x01\x23\x00\x00"
+    (tmp_path / "m.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + 40 + 64) + data)
+    with pytest.raises(UserError, match=r"m\.bmp: grey BMP of fewer than 8 bits, .*save it as 8-bit PNG"):
+        read(tmp_path / "m.bmp")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "JPEG2000", "AVIF", "PPM", "ICO"])
+def test_other_formats_have_one_clear_refusal(tmp_path: Path, kind: str) -> None:
+    noisy().save(tmp_path / "m.png", kind)
+    with pytest.raises(UserError, match=rf"m\.png: {kind}; allowed: PNG, BMP, TIFF, .* 8-bit grey PNG of class ids"):
+        read_mask(tmp_path / "m.png")
+    if kind == "WEBP":
+        assert read_image(tmp_path / "m.png").shape == (40, 60, 3)
+    else:
+        with pytest.raises(UserError, match=rf"m\.png: {kind}; allowed: PNG, JPEG, .*; save it as PNG"):
+            read_image(tmp_path / "m.png")

@@ -56,7 +56,8 @@ def test_a_grey_ramp_is_ids() -> None:
         (BY_COLOUR, Mask(np.array([[RED, (1, 2, 3)]], np.uint8)), r"unknown colours \[\(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[0, 1]], np.uint8), TWO), r"entries of unknown colour: \[1 is \(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4; its palette has 2"),
-        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint8)), "one channel without a palette; colours are needed"),
+        (BY_COLOUR, Mask(np.ones((1, 1), np.uint8)), r"unknown colours \[\(1, 1, 1\)\]; .*set masks_hold: ids"),
+        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint16), bits=16), "16 bits a pixel; colours of 8 bits are needed"),
     ],
 )
 def test_what_stands_for_nothing_is_named(coding: Coding, mask: Mask, said: str) -> None:

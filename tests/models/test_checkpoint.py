@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import logging
 import os
 import shlex
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,8 @@ from torch import nn
 
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.models._checkpoint import CONVERT, read
+from pipeline.models._checkpoint import read
+from pipeline.models._conversion import conversion
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3, 1, 1), "conv.bias": torch.tensor([1.0, 2.0])}
 
@@ -98,7 +102,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path, name: str, zipped: bool) 
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match=r"only unpickling could read it \(it asks for (posix|nt)\.system\)") as caught:
         read(tmp_path / name, where="model.weights")
-    assert CONVERT in str(caught.value) and not proof.exists()
+    assert conversion(tmp_path / name) in str(caught.value) and not proof.exists()
     torch.load(tmp_path / name, weights_only=False)  # the file does what it is meant to do
     assert proof.exists()
 
@@ -175,11 +179,103 @@ def test_a_section_in_itself_names_no_classes(tmp_path: Path) -> None:
     assert read(save(tmp_path / "x.pth", content), where="model.weights").classes is None
 
 
-def test_the_conversion_that_is_advised_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program in the message, run on a file that it is meant for, gives one that is read."""
-    save(tmp_path / "IN.pth", {"state_dict": STATE, "miou": np.float64(3)})
-    _, _, program, *files = shlex.split(CONVERT[CONVERT.index("python -c") :])
-    monkeypatch.setattr("sys.argv", ["-c", *(str(tmp_path / file) for file in files)])
+EMA = {**{f"module.{name}": value + 1 for name, value in STATE.items()}, "n_averaged": torch.tensor(3)}
+
+
+def advised(file: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """What the program in the message about a file makes of it, read again."""
+    with pytest.raises(UserError) as caught:
+        read(file, where="model.weights", **options)
+    _, _, program, *files = shlex.split(str(caught.value)[str(caught.value).index("python -c") :])
+    assert files[0] == str(file) and not Path(files[1]).exists()
+    monkeypatch.setattr("sys.argv", ["-c", *files])
     exec(program, {})
-    found = read(tmp_path / "OUT.safetensors", where="model.weights")
-    assert all(torch.equal(found.tensors[name], value) for name, value in STATE.items())
+    return read(Path(files[1]), where="model.weights").tensors
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {
+            "model": STATE,
+            "optimizer": {"state": {}},
+            "args": argparse.Namespace(lr=1),
+            "model_ema": EMA,
+        },  # torchvision's
+        {"state_dict": STATE, "miou": np.float64(3)},
+        {**STATE, "miou": np.float64(3)},
+        {"checkpoint": 1, "model": {"state_dict": STATE}, "args": argparse.Namespace()},
+        {"model": {name: value.numpy() for name, value in STATE.items()}},  # Detectron2's
+        {"state_dict": {**STATE, "conv.bias": nn.Parameter(STATE["conv.bias"])}, "x": np.float32(1)},
+    ],
+    ids=["model", "state_dict", "bare", "nested", "numpy", "parameter"],
+)
+def test_the_conversion_that_is_advised_works(tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = advised(save(tmp_path / "a file's.pth", content), monkeypatch)
+    assert found.keys() == STATE.keys() and all(torch.equal(found[name], value) for name, value in STATE.items())
+
+
+def test_the_conversion_opens_modules_and_takes_the_named_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Conv2d(1, 1, 1)
+    for number, content in enumerate((module, {"model": module, "epoch": 3})):
+        assert torch.equal(advised(save(tmp_path / f"{number}.pth", content), monkeypatch)["bias"], module.bias)
+    file = save(tmp_path / "x.pth", {"model": STATE, "model_ema": EMA, "args": argparse.Namespace()})
+    assert torch.equal(advised(file, monkeypatch, key="model_ema")["module.conv.bias"], EMA["module.conv.bias"])
+    shared = torch.ones(2)
+    file = save(tmp_path / "pytorch_model.bin", {"a": shared, "b": shared, "c": argparse.Namespace()})
+    assert advised(file, monkeypatch).keys() == {"a", "b"} and (tmp_path / "model.safetensors").is_file()
+
+
+def test_the_conversion_runs_in_a_shell(tmp_path: Path) -> None:
+    file = save(tmp_path / "a $file.pth", {"model": STATE, "args": argparse.Namespace()})
+    line = conversion(file)[len("convert it where you trust it: python") :]
+    done = subprocess.run(f"'{sys.executable}'{line}", shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "a $file.safetensors", where="model.weights").tensors.keys() == STATE.keys()
+
+
+def test_averages_are_named_and_taken_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = save(tmp_path / "x.pth", {"model": STATE, "model_ema": EMA, "outer": {"inner": {"w": torch.ones(1)}}})
+    assert read(file, where="model.weights").tensors.keys() == STATE.keys()
+    assert (
+        "x.pth holds several sets of weights; model is taken, not model_ema: choose with model.weights_key"
+        in caplog.text
+    )
+    assert read(file, where="model.weights", key="model_ema").tensors.keys() == EMA.keys()
+    assert read(file, where="model.weights", key="outer.inner").tensors.keys() == {"w"}
+    with pytest.raises(
+        UserError, match=r"weights_key: .* no tensors by name under 'model_emma'; did you mean 'model_ema'"
+    ):
+        read(file, where="model.weights", key="model_emma")
+    alone = save(tmp_path / "y.pth", {"state_dict_ema": STATE, "epoch": 3})
+    assert read(alone, where="model.weights").tensors.keys() == STATE.keys()
+    save_file(STATE, tmp_path / "z.safetensors")
+    with pytest.raises(UserError, match=r"weights_key: .* is a safetensors file"):
+        read(tmp_path / "z.safetensors", where="model.weights", key="model_ema")
+
+
+def test_a_name_that_says_something_else_than_the_file_holds(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "x.pth", metadata={"classes": json.dumps(["a", "b"])})
+    save(tmp_path / "y.safetensors", {"state_dict": STATE})
+    torch.save(STATE, tmp_path / "z.safetensors", _use_new_zipfile_serialization=False)
+    for name in ("x.pth", "y.safetensors", "z.safetensors"):
+        found = read(tmp_path / name, where="model.weights")
+        assert all(torch.equal(found.tensors[key], value) for key, value in STATE.items()), name
+        assert found.classes == (("a", "b") if name == "x.pth" else None)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
+def test_a_file_that_was_cut_short_is_called_so(tmp_path: Path, kind: str, part: float) -> None:
+    file = tmp_path / "x.pth"
+    state = {"w": torch.arange(1000.0), "v": torch.ones(100)}
+    if kind == "safetensors":
+        save_file(state, file)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=kind == "zip")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(UserError, match=r"it is cut short, at [0-9]+ bytes: fetch or copy it again"):
+        read(file, where="model.weights")

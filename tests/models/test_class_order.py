@@ -54,3 +54,9 @@ def test_a_name_that_fits_two_is_refused() -> None:
 def test_a_long_list_is_cut() -> None:
     with pytest.raises(UserError, match=r"it has c0, .*, c29 and 120 more"):
         mapped(["zebra"], [f"c{i}" for i in range(150)])
+
+
+def test_forms_of_unicode_do_not_matter() -> None:
+    composed, apart = "stra\u00dfe caf\u00e9", "stra\u00dfe cafe\u0301"
+    assert mapped([composed, "car"], ["car", apart]) == [1, 0]
+    assert mapped([composed, "car"], ["car", "road"], **{apart: "road"}) == [1, 0]

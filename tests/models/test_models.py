@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import models, plugins
 from pipeline.errors import UserError
+from pipeline.models._normalisation import fault
 from pipeline.models.torchvision import NETWORKS
 
 MATRIX = [
@@ -111,8 +112,48 @@ def test_another_normalisation(plugin: str) -> None:
     assert (network.mean, network.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 1.0))
     assert not {"mean", "std"} & network.initial_weight_options, "a trained network is built again with them"
     for wrong in ({"mean": []}, {"mean": [0.5]}, {"std": [0.5, 0.5]}, {"std": [0.5, 0.0, 0.5]}):
-        with pytest.raises(UserError, match=r"model\.mean, model\.std: .*allowed: three numbers each"):
+        with pytest.raises(
+            UserError, match=r"model\.mean: got .*, std: got .*allowed: (three numbers each|0..1, std ab)"
+        ):
             models.build(plugin, {**options, **wrong}, num_classes=2)
+
+
+BYTES = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+USE = "use mean: [0.485, 0.456, 0.406], std: "
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        (*BYTES.values(), USE + "[0.229, 0.224, 0.225]"),
+        (BYTES["mean"], [0.229, 0.224, 0.225], USE + "[0.229, 0.224, 0.225]"),
+        (BYTES["mean"][::-1], [1.0, 1.0, 1.0], "blue, green, red; " + USE + "[0.003922, 0.003922, 0.003922]"),
+        ([127.5] * 3, [127.5] * 3, "use mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"),
+        ([0.485, 0.456, 0.406], BYTES["std"], USE + "[0.229, 0.224, 0.225]"),
+        ([0.0, 0.0, 0.0], [255.0] * 3, "use mean: [0.0, 0.0, 0.0], std: [1.0, 1.0, 1.0]"),
+        (BYTES["mean"], None, "use mean: [0.485, 0.456, 0.406]"),
+        ([-0.1, 0.5, 0.5], None, "mean: got [-0.1, 0.5, 0.5]; allowed: 0..1"),
+        ([31000.0, 31000.0, 31000.0], None, "allowed: 0..1"),
+        ([0.5, float("nan"), 0.5], None, "three numbers each"),
+        (None, [0.2, 0.2, float("inf")], "three numbers each"),
+        (None, [0.2, -0.2, 0.2], "std above 0"),
+        ([0.5] * 4, None, "three numbers each"),
+        ([0.0] * 3, [1.0] * 3, None),
+        (None, None, None),
+    ],
+)
+def test_a_normalisation_of_bytes_gets_the_numbers_to_use(
+    mean: list[float] | None, std: list[float] | None, said: str | None
+) -> None:
+    found = fault(mean, std)
+    assert (found is None) == (said is None) and (said is None or (found or "").endswith(said) or said in (found or ""))
+    assert said is None or "use " in said or "use " not in (found or "")
+
+
+def test_imagenets_mean_in_the_order_of_opencv_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"architecture": "fpn", "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
+    models.build("smp", {**options, "mean": [0.406, 0.456, 0.485]}, num_classes=2)
+    assert "in the order blue, green, red; red comes first here" in caplog.text
 
 
 @pytest.mark.parametrize(

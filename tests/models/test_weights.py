@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
@@ -207,6 +208,75 @@ def test_an_encoder_out_of_a_whole_network_or_with_timms_names(tmp_path: Path, f
         assert network.initial_weights["random"] == around
     with pytest.raises(UserError, match=r"unexpected in the file: decoder \("):
         models.build("smp", {**OPTIONS, "encoder_weights": str(whole)}, num_classes=2)
+
+
+@pytest.mark.parametrize("encoder", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "regnetx_002"])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_classifier_of_timm_is_an_encoder(
+    tmp_path: Path, encoder: str, wrapper: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    donor = timm.create_model(encoder, pretrained=False).state_dict()
+    torch.save({"state_dict": {wrapper + name: value for name, value in donor.items()}}, tmp_path / "x.pth")
+    options = {"architecture": "unet", "encoder": f"tu-{encoder}", "encoder_weights": str(tmp_path / "x.pth")}
+    network = models.build("smp", options, num_classes=2)
+    assert network.encoder is not None
+    own = network.encoder.state_dict()
+    for name, value in own.items():
+        short = name.removeprefix("model.")
+        assert torch.equal(value, donor[short] if short in donor else donor[short.replace("_", ".", 1)]), name
+    assert f"{len(donor) - len(own)} tensors of it are not used: " in caplog.text
+
+
+def test_tensors_are_allowed_by_their_names_in_the_file_or_here(tmp_path: Path) -> None:
+    donor = timm.create_model("resnet10t", pretrained=False).state_dict()
+    tensors = {f"backbone.{name}": value for name, value in donor.items() if not name.startswith("layer4")}
+    torch.save({**tensors, "backbone.extra.weight": torch.ones(1)}, tmp_path / "x.pth")
+    options = {"architecture": "unet", "encoder": "tu-resnet10t", "encoder_weights": str(tmp_path / "x.pth")}
+    for extra in ("extra", "model.extra", "backbone.extra"):
+        for missing in ("layer4", "model.layer4"):
+            allowed = {"allow_unexpected": [extra], "allow_missing": [missing]}
+            assert missing in models.build("smp", {**options, **allowed}, num_classes=2).initial_weights["random"]
+    with pytest.raises(
+        UserError, match=r"1 tensors unexpected in the file: \w+ \(1: (backbone\.|model\.)?extra.weight"
+    ):
+        models.build("smp", {**options, "allow_missing": ["layer4"]}, num_classes=2)
+
+
+def test_a_checkpoint_that_states_another_normalisation(
+    tmp_path: Path, foreign: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    half, numbers = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "model.mean: [0.5, 0.5, 0.5], model.std: [0.5"
+    donor = build(write(tmp_path, foreign), classes=THEIRS, weights_classes=THEIRS, **half)
+    labels = LabelSpec(names=THEIRS, palette=((0, 0, 0),) * 4)
+    network_artifact.save(
+        tmp_path / "teacher",
+        donor,
+        name="smp",
+        options={**OPTIONS, **half},
+        labels=labels,
+        input_size=(64, 96),
+        facts={},
+    )
+    foreign.save_pretrained(tmp_path / "hub")  # type: ignore[operator]
+    config = {"image_mean": [127.5] * 3, "image_std": [127.5] * 3}
+    (tmp_path / "hub/preprocessor_config.json").write_text(json.dumps(config))
+    for folder, source in (("teacher", "weights.safetensors"), ("hub", "hub/model.safetensors")):
+        caplog.clear()
+        build(tmp_path / folder, weights_classes=THEIRS, **half)
+        assert "another normalisation" not in caplog.text
+        build(tmp_path / folder, weights_classes=THEIRS)
+        assert f"{source} was trained with another normalisation than model.mean: [0.485" in caplog.text
+        assert numbers in caplog.text
+
+
+def test_averaged_weights_are_taken_by_their_key(tmp_path: Path, foreign: nn.Module) -> None:
+    state = foreign.state_dict()
+    average = {f"module.{name}": value + 1 for name, value in state.items()}
+    torch.save({"model": state, "model_ema": {**average, "n_averaged": torch.tensor(5)}}, tmp_path / "x.pth")
+    for key, expected in (("model_ema", average["module.decoder.p5.bias"]), (None, state["decoder.p5.bias"])):
+        network = build(tmp_path / "x.pth", weights_classes=THEIRS, weights_key=key)
+        assert torch.equal(network.net.state_dict()["decoder.p5.bias"], expected)  # type: ignore[union-attr,operator]
 
 
 def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn.Module) -> None:

@@ -19,7 +19,7 @@ from pipeline import artifact, models
 from pipeline.errors import UserError
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.models import SegNetwork
-from pipeline.models.smp import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.models._normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
 from pipeline.training.evaluation import check_complete, measure

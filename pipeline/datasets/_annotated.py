@@ -1,0 +1,209 @@
+"""Data sets of images with labelled shapes: what the plugins of annotation tools share.
+
+A plugin finds the images and their shapes; classes, splits, painting and the checks of labels are here.
+
+A shape has a *label*, the name that the annotator chose; ``_classes.py`` says what it means. Shapes are painted one
+over another in a stated order. Pixels of no shape are of the class ``background``, or ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.datasets._base import Dataset
+from pipeline.datasets._classes import ClassCoding
+from pipeline.datasets._division import Division, by_lists
+from pipeline.datasets._images import read_image
+from pipeline.datasets._pairs import size as size_of
+from pipeline.datasets._shapes import Mask, Size
+from pipeline.errors import Faults, UserError
+from pipeline.frames import Array
+
+Order = Literal["file", "area", "refuse"]
+#: What a value of another type than the format says makes Python raise.
+DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One labelled shape.
+
+    Args:
+        label: name that the annotator chose.
+        draw: (height, width) of the image -> its pixels; raises UserError, or one of ``DAMAGES``.
+        level: shapes of a higher level lie over those of a lower one, in the order ``file``.
+    """
+
+    label: str
+    draw: Callable[[Size], Mask]
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with its annotation.
+
+    Args:
+        image: its file.
+        source: where the annotation stands, for messages.
+        size: (height, width) that the annotation gives; None: it gives none.
+        shapes: in the order of the file.
+        mask: file of a mask, where the tool wrote one; then there are no shapes.
+        segments: labels of the segments of that mask, where the tool lists them.
+    """
+
+    image: Path
+    source: str
+    size: Size | None = None
+    shapes: Sequence[Shape] = ()
+    mask: Path | None = None
+    segments: Sequence[str] = ()
+
+
+class AnnotatedDataset(Dataset):
+    """Base of the plugins that read what annotation tools export.
+
+    A subclass appends what is wrong with its files to ``wrong``, sets ``labels`` and ``coding``, fills ``samples`` by
+    :meth:`_keep` or :meth:`_split`, and calls :meth:`_finish`.
+    """
+
+    coding: ClassCoding
+
+    def __init__(self, plugin: str, root: Path, *, order: Order = "file") -> None:
+        self.plugin = plugin
+        self.root = root
+        self.order = order
+        self.samples: dict[str, dict[str, Annotated]] = {}
+        self.wrong: list[str] = []
+        self.notes: list[str] = []
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {split: list(samples) for split, samples in self.samples.items()}
+
+    def faults(self) -> Sequence[str]:
+        return tuple(self.wrong)
+
+    def warnings(self) -> Sequence[str]:
+        return (*self.coding.warnings, *self.notes)
+
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        if name not in self.samples.get(split, {}):
+            raise UserError(f"{self.plugin} has no sample {name!r} in {split!r}")
+        sample = self.samples[split][name]
+        found: list[str] = []
+        label = frame = None
+        size = sample.size
+        if sample.mask is not None:
+            try:
+                label = self.read_label(sample, sample.mask)
+                size = label.shape[0], label.shape[1]
+            except UserError as error:
+                found.append(str(error))
+        try:
+            frame = self.read_frame(sample, size)
+        except UserError as error:
+            found.append(str(error))
+        if frame is not None and size is not None and frame.shape[:2] != size:
+            where = sample.mask or sample.source
+            found.append(f"{where}: made for an image of {size[0]}x{size[1]}; {sample.image.name} is {size_of(frame)}")
+        if not found and frame is not None:
+            label = self._painted(sample, (frame.shape[0], frame.shape[1]), found) if label is None else label
+        if found or frame is None or label is None:
+            raise UserError("; and ".join(found))
+        return frame, label
+
+    def read_frame(self, sample: Annotated, size: Size | None) -> Array:
+        """The image (H, W, 3) BGR uint8, turned as its EXIF orientation says unless only the stored one fits."""
+        return read_image(sample.image, fits=size)
+
+    def read_label(self, sample: Annotated, mask: Path) -> Array:
+        """Train ids (H, W) uint8 of a mask file. A plugin whose tool writes masks has its own."""
+        raise NotImplementedError
+
+    def _painted(self, sample: Annotated, size: Size, found: list[str]) -> Array:
+        """Train ids (H, W) uint8 of the shapes; what is wrong with them is added to ``found``."""
+        label = np.full(size, self.coding.unlabelled, np.uint8)
+        covered = np.zeros(size, bool)
+        for shape in self._in_order(sample, size, found):
+            mask, train = shape.draw(size), self.coding.train_id(shape.label)
+            clash = mask & covered & (label != train)
+            if self.order == "refuse" and clash.any():
+                found.append(
+                    f"{sample.source}: {int(clash.sum())} pixels of a shape ({shape.label}) are of another class too; "
+                    f"correct them, or set datasets.{self.plugin}.order to file or area"
+                )
+            label[mask] = train
+            covered |= mask
+        return label
+
+    def _in_order(self, sample: Annotated, size: Size, found: list[str]) -> list[Shape]:
+        """The shapes that are painted and can be drawn, lowest first. One mask at a time is in memory."""
+        areas: list[tuple[int, Shape]] = []
+        for number, shape in enumerate(sample.shapes, start=1):
+            if not self.coding.painted(shape.label):
+                continue
+            try:
+                areas.append((int(shape.draw(size).sum()), shape))
+            except DAMAGES as error:  # a UserError is a ValueError
+                what = error if isinstance(error, UserError) else f"damaged ({error!r}); export it again"
+                found.append(f"{sample.source}: shape {number} ({shape.label}): {what}")
+        areas.sort(key=lambda one: -one[0] if self.order == "area" else one[1].level)
+        return [shape for _, shape in areas]
+
+    def _keep(self, split: str, name: str, sample: Annotated) -> None:
+        """Add a sample to a split; its name gets ``__`` where there is ``/``."""
+        flat = name.replace("/", "__")
+        if flat in self.samples.setdefault(split, {}):
+            self.wrong.append(f"{sample.source}: {split} has another sample {flat}; rename one of the images")
+        self.samples[split].setdefault(flat, sample)
+
+    def _split(
+        self,
+        samples: Mapping[str, Annotated],
+        *,
+        lists: dict[str, str] | None,
+        splits: dict[str, list[str]] | None,
+        shares: dict[str, float] | None,
+        sequence: str | None,
+        seed: int,
+    ) -> None:
+        """Divide samples of a tool that knows no splits. Raises UserError when the options contradict each other."""
+        faults = Faults(f"datasets.{self.plugin}")
+        division = Division(self.plugin, splits=splits, shares=shares, sequence=sequence, seed=seed)
+        division.check(faults, lists=lists)
+        faults.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
+        images = {name: sample.image for name, sample in samples.items()}
+        if lists is None:
+            found = division.of(images, self.root, self.wrong)
+        else:
+            found = by_lists(lists, images, self.root, self.wrong)
+        for split, members in found.items():
+            self.samples.setdefault(split, {})
+            for name in members:
+                self._keep(split, name, samples[name])
+
+    def _finish(self) -> None:
+        """Check the labels of all samples, and say how many images have no shape."""
+        used: dict[str, Counter[str]] = {}
+        samples = [sample for split in self.samples.values() for sample in split.values()]
+        for sample in samples:
+            for label in (*(shape.label for shape in sample.shapes), *sample.segments):
+                used.setdefault(label, Counter())[sample.source] += 1
+        self.wrong += self.coding.unknown(
+            {label: f"{places.total()} shapes, the first in {next(iter(places))}" for label, places in used.items()}
+        )
+        empty = [sample.source for sample in samples if not sample.shapes and sample.mask is None]
+        if empty:
+            what = self.coding.says(self.coding.unlabelled)
+            self.notes.append(f"{len(empty)} images have no shape, such as {empty[0]}; all their pixels are {what}")
+
+
+def labels_used(samples: Iterable[Annotated]) -> list[str]:
+    """Every label of a shape, sorted."""
+    return sorted({shape.label for sample in samples for shape in sample.shapes})

@@ -1,0 +1,171 @@
+"""Options that say what masks hold (ids, colours, what is ignored), as a :class:`Coding`, and hints at wrong ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from pipeline.datasets._masks import Coding
+from pipeline.errors import Faults, UserError
+from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
+
+HIGHEST_ID = (1 << 16) - 1
+LARGEST_BYTE = 255
+OR_ELSE = "give it to a class in ids, add it to ignore, or set rest: ignore, where it counts nowhere"
+OR_IGNORE = "add it to ignore, or set rest: ignore, where it counts nowhere"
+
+Palette = Sequence[str | Sequence[int]]
+Ignore = Sequence[int | str | Sequence[int]] | None
+
+
+def labels_of(classes: Sequence[str], palette: Palette, faults: Faults) -> LabelSpec | None:
+    """Classes and their colours; None, and lines in ``faults``, when they are none."""
+    if not classes:
+        faults.add("classes: empty; name them in train-id order")
+    colours = []
+    for index, colour in enumerate(palette):
+        try:
+            colours.append(rgb(colour))
+        except UserError as error:
+            name = f" ({classes[index]})" if index < len(classes) else ""
+            faults.add(f"palette[{index}]{name}: {error}")
+    twice = sorted({colour for colour in colours if colours.count(colour) > 1})
+    for colour in twice:
+        of = [str(classes[i]) if i < len(classes) else f"entry {i}" for i, each in enumerate(colours) if each == colour]
+        faults.add(f"palette: two classes have the same colour {list(colour)}: {', '.join(of)}; each needs its own")
+    if not classes or len(colours) < len(palette):
+        return None
+    try:
+        return LabelSpec(names=tuple(classes), palette=tuple(colours))
+    except UserError as error:
+        faults.add(str(error))
+        return None
+
+
+def coding_of(
+    labels: LabelSpec,
+    *,
+    masks_hold: str,
+    ids: Mapping[str, Sequence[int]] | None,
+    ignore: Ignore,
+    rest: str,
+    faults: Faults,
+) -> Coding:
+    """What masks hold, as the options say it.
+
+    Args:
+        ignore: None: 255, unless a class has that id.
+        faults: gets a line for each id or colour that cannot be.
+    """
+    other = IGNORE_INDEX if rest == "ignore" else None
+    if masks_hold == "ids":
+        meaning = _meaning(labels, ids, faults)
+        if ignore is None:
+            meaning.setdefault(IGNORE_INDEX, IGNORE_INDEX)
+        for value in ignore or ():
+            if not isinstance(value, int) or not 0 <= value <= HIGHEST_ID:
+                faults.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that are of no class")
+            elif (train := meaning.setdefault(value, IGNORE_INDEX)) != IGNORE_INDEX:
+                name = labels.names[train]
+                faults.add(
+                    f"ignore: got {value}, which is an id of class {name!r}; remove it from ignore or from that class"
+                )
+        return Coding(ids=meaning, rest=other, allowed=f"allowed: {listed(sorted(meaning))}; {OR_ELSE}")
+    colours = {colour: train for train, colour in enumerate(labels.palette)}
+    for value in ignore or ():
+        try:
+            colour = rgb("" if isinstance(value, int) else value)
+        except UserError:
+            faults.add(f'ignore: got {value}; allowed: RGB colours, [0, 0, 0] or "#000000", that are of no class')
+            continue
+        if (train := colours.setdefault(colour, IGNORE_INDEX)) != IGNORE_INDEX:
+            faults.add(
+                f"ignore: got {value}, which is the colour of class {labels.names[train]!r}; allowed: RGB colours that "
+                "are of no class"
+            )
+    return Coding(colours=colours, rest=other, allowed=f"allowed: those of palette and ignore; {OR_IGNORE}")
+
+
+def _meaning(labels: LabelSpec, ids: Mapping[str, Sequence[int]] | None, faults: Faults) -> dict[int, int]:
+    """Train id of each id in the masks."""
+    meaning: dict[int, int] = {}
+    if ids is not None and not set(labels.names[1:]) <= set(ids) <= set(labels.names):
+        faults.add(f"ids: names {sorted(ids)}; it must give a list of ids for each of {sorted(labels.names)}")
+        return meaning
+    for train, name in enumerate(labels.names):
+        for raw in [train] if ids is None or name not in ids else ids[name]:
+            if raw in meaning or not 0 <= raw <= HIGHEST_ID:
+                faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that no other class has")
+            else:
+                meaning[raw] = train
+    return meaning
+
+
+def with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
+    """The labels with the first id of each class in the masks, where 8 bits hold one for every class."""
+    if coding.ids is None:
+        return labels
+    first: dict[int, int] = {}
+    for raw, train in coding.ids.items():
+        if raw <= LARGEST_BYTE:
+            first.setdefault(train, raw)
+    free = (value for value in (IGNORE_INDEX, *range(LARGEST_BYTE)) if value not in coding.ids)
+    ignored = first.get(IGNORE_INDEX, next(free, None))
+    if ignored is None or not set(range(labels.num_classes)) <= set(first):
+        return labels
+    ids = tuple(first[train] for train in range(labels.num_classes))
+    return replace(labels, original_ids=ids, original_ignored=ignored)
+
+
+def hint(
+    labels: LabelSpec, coding: Coding, *, absent: Sequence[str], values: Iterable[int], ignore: Ignore
+) -> str | None:
+    """A likely reason why no pixel shows some classes: an ignored id stands for them. None: there is no sign of it.
+
+    Args:
+        absent: names of classes that no pixel shows.
+        values: ids that masks hold.
+        ignore: the option.
+    """
+    if coding.ids is None or not absent:
+        return None
+    ignored = sorted(value for value in values if coding.ids.get(value, coding.rest) == IGNORE_INDEX)
+    if not ignored:
+        return None
+    shown = listed(ignored)
+    names, number = ", ".join(absent), "is" if len(absent) == 1 else "are"
+    said = f"{names} {number} never shown, but masks hold {shown}, which {'is' if len(ignored) == 1 else 'are'} ignored"
+    if len(absent) > 1 or len(ignored) > 1:
+        return f"{said}; if one of these values stands for a class, give it to that class in datasets.folder.ids"
+    have = {train: [raw for raw, other in coding.ids.items() if other == train] for train in range(labels.num_classes)}
+    ids = {name: ignored if name in absent else have[train] for train, name in enumerate(labels.names)}
+    line = ", ".join(f"{_key(name)}: [{', '.join(map(str, raws))}]" for name, raws in ids.items())
+    also = f" and remove {shown} from datasets.folder.ignore" if ignored[0] in (ignore or ()) else ""
+    return f"{said}; if {shown} stands for {names}, set datasets.folder.ids: {{{line}}}{also}"
+
+
+def _key(name: str) -> str:
+    """A class name as a key of YAML."""
+    plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and name.lower() not in (
+        "true",
+        "false",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "null",
+    )
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def listed(ids: Sequence[int]) -> str:
+    """Ids with runs shortened: ``0..18, 255``."""
+    runs: list[list[int]] = []
+    for index in ids:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in runs)

@@ -1,0 +1,218 @@
+"""COCO annotations: instances (polygons and run lengths) or panoptic ("things and stuff") as semantic labels.
+
+Format: https://cocodataset.org/#format-data. A file of instances has polygons ``[[x, y, ...], ...]`` (several are one
+object: their union), run lengths as numbers or compressed, and crowds (``iscrowd``), which are painted as their class.
+A panoptic file has ``segments_info`` and a folder of PNGs of its own name, whose pixels are R + 256 G + 65536 B.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets._annotated import DAMAGES, Annotated, AnnotatedDataset, Order, Shape
+from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
+from pipeline.datasets._exports import inside, loaded
+from pipeline.datasets._images import read_mask
+from pipeline.datasets._pairs import root_folder
+from pipeline.datasets._runs import expanded, runs
+from pipeline.datasets._shapes import Mask, Size, points, polygon, union
+from pipeline.datasets._splits import SPLITS
+from pipeline.errors import Faults, UserError
+from pipeline.frames import Array
+
+OFFICIAL = {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}
+OFFICIAL_IMAGES = {"train": "train2017", "val": "val2017"}
+
+
+class Coco(AnnotatedDataset):
+    """Images with COCO annotations.
+
+    Args:
+        root: folder that all paths count from.
+        annotations: split -> JSON file, of instances or panoptic; or one file, which the options below divide.
+        images: split -> folder that ``file_name`` counts from; or one folder.
+        classes: class -> categories, or a list of categories; null: all of them, by their ids.
+        palette: one RGB colour a class; null: VOC's colours.
+        ignore: categories that count nowhere.
+        background: class of the pixels that no object covers; a new name comes first. Null: they are ignored.
+        rest: objects of other categories: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
+        order: which object lies on top: the smaller (``area``) or the later in the file (``file``); ``refuse``:
+            overlaps of different classes are faults.
+        lists, splits, shares, sequence, seed: as in folder.py; for one file.
+
+    Raises:
+        UserError: no root, or options that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        annotations: dict[str, str] | str | None = None,
+        images: dict[str, str] | str | None = None,
+        classes: Classes | None = None,
+        palette: Palette | None = None,
+        ignore: list[str] | None = None,
+        background: str | None = None,
+        rest: Rest = "fault",
+        order: Order = "area",
+        lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
+        shares: dict[str, float] | None = None,
+        sequence: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("coco", root_folder("coco", root, holds="annotations and images"), order=order)
+        annotations = OFFICIAL if annotations is None else annotations
+        images = (OFFICIAL_IMAGES if annotations == OFFICIAL else ".") if images is None else images
+        files = {"": annotations} if isinstance(annotations, str) else annotations
+        folders = dict.fromkeys(files, images) if isinstance(images, str) else images
+        _check(files, folders)
+        self.segments: dict[Path, dict[int, str]] = {}
+        categories: dict[int, str] = {}
+        found = {split: self._read(files[split], folders[split], categories) for split in files}
+        if not categories:
+            raise UserError("datasets.coco: " + ("; ".join(self.wrong) or "the annotations have no category"))
+        self.coding = named_classes(
+            "coco",
+            classes,
+            palette=palette,
+            ignore=ignore,
+            background=background,
+            rest=rest,
+            there=[categories[key] for key in sorted(categories)],
+            declared=True,
+        )
+        self.labels = self.coding.labels
+        for split, samples in found.items():
+            if split:
+                for name, sample in samples.items():
+                    self._keep(split, name, sample)
+            else:
+                self._split(samples, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
+        self._finish()
+
+    def _read(self, file: str, folder: str, categories: dict[int, str]) -> dict[str, Annotated]:
+        """Samples of one file by name; its categories are added to ``categories``."""
+        try:
+            data = loaded(inside(self.root, ".", file))
+            for category in data["categories"]:
+                known = categories.setdefault(int(category["id"]), str(category["name"]))
+                if known != category["name"]:
+                    self.wrong.append(
+                        f"{file}: category {category['id']} is {category['name']!r}; elsewhere it is {known!r}"
+                    )
+            images = {image["id"]: image for image in data["images"]}
+            shapes: dict[Any, list[Shape]] = {}
+            masks: dict[Any, Path] = {}
+            for annotation in data["annotations"]:
+                self._add(annotation, file, categories, shapes, masks)
+            unknown = [key for key in (*shapes, *masks) if key not in images]
+            if unknown:
+                self.wrong.append(f"{file}: annotations of images {unknown[:8]}, which it does not list")
+            return self._samples(file, folder, images, shapes, masks)
+        except UserError as error:
+            self.wrong.append(str(error))
+        except DAMAGES as error:
+            self.wrong.append(f"{file}: not COCO's format ({error!r}); export it again")
+        return {}
+
+    def _add(
+        self,
+        annotation: dict[str, Any],
+        file: str,
+        categories: dict[int, str],
+        shapes: dict[Any, list[Shape]],
+        masks: dict[Any, Path],
+    ) -> None:
+        key = annotation["image_id"]
+        if "segments_info" in annotation:
+            mask = inside(self.root, file.removesuffix(".json"), annotation["file_name"])
+            segments = {int(one["id"]): int(one["category_id"]) for one in annotation["segments_info"]}
+            unknown = sorted(set(segments.values()) - set(categories))
+            self.segments[mask] = {one: categories[kind] for one, kind in segments.items() if kind in categories}
+            masks[key] = mask
+        else:
+            kind = int(annotation["category_id"])
+            unknown = [kind] if kind not in categories else []
+            found = annotation.get("segmentation")
+            if kind in categories:
+                shapes.setdefault(key, []).append(Shape(categories[kind], lambda size: drawn(found, size)))
+        if unknown:
+            self.wrong.append(
+                f"{file}: annotation of image {key}: category ids {unknown}, which categories does not list"
+            )
+
+    def _samples(
+        self,
+        file: str,
+        folder: str,
+        images: dict[Any, Any],
+        shapes: dict[Any, list[Shape]],
+        masks: dict[Any, Path],
+    ) -> dict[str, Annotated]:
+        samples: dict[str, Annotated] = {}
+        for key, image in images.items():
+            try:
+                path = inside(self.root, folder, image["file_name"])
+            except UserError as error:
+                self.wrong.append(f"{file}: image {key}: {error}")
+                continue
+            name = str(Path(image["file_name"].replace("\\", "/")).with_suffix(""))
+            if name in samples:
+                self.wrong.append(f"{file}: images {key} and another are both {name}; keep one of them")
+            if masks and key not in masks:
+                self.wrong.append(f"{file}: image {key} ({image['file_name']}) has no panoptic annotation; remove it")
+            samples[name] = Annotated(
+                path,
+                f"{file}: {image['file_name']}",
+                (int(image["height"]), int(image["width"])),
+                shapes.get(key, ()),
+                masks.get(key),
+                list(self.segments[masks[key]].values()) if key in masks else (),
+            )
+        return samples
+
+    def read_label(self, sample: Annotated, mask: Path) -> Array:
+        """Train ids (H, W) uint8 of a panoptic PNG."""
+        values = read_mask(mask).values
+        if values.ndim != 3:
+            raise UserError(f"{mask}: one channel; a panoptic PNG is RGB, with ids as R + 256 G + 65536 B")
+        packed = values.astype(np.int64) @ np.array([1, 256, 65536])
+        ids, place = np.unique(packed, return_inverse=True)
+        segments = {0: None, **self.segments[mask]}
+        unknown = [int(one) for one in ids if int(one) not in segments]
+        if unknown:
+            raise UserError(f"{mask}: ids {unknown[:8]}, which segments_info does not list; export both again")
+        table = [self.coding.train_id(segments[int(one)]) for one in ids]
+        return np.array(table, np.uint8)[place.reshape(packed.shape)]
+
+
+def _check(files: dict[str, str], folders: dict[str, str]) -> None:
+    faults = Faults("datasets.coco")
+    if set(files) != {""} and not {"train", "val"} <= set(files) <= set(SPLITS):
+        faults.add(
+            f"annotations: names {sorted(files)}; allowed: train and val, and test where you have it; or one file"
+        )
+    if not set(files) <= set(folders):
+        faults.add(f"images: names {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
+    faults.raise_if_any(advice="Correct these values under datasets.coco in params.yaml.")
+
+
+def drawn(found: Any, size: Size) -> Mask:
+    """(H, W) pixels of a ``segmentation``: polygons, or run lengths as numbers or compressed.
+
+    Raises:
+        UserError: a box without a mask, or of another size.
+    """
+    if isinstance(found, dict):
+        counts, given = found["counts"], found["size"]
+        if list(given) != list(size):
+            raise UserError(f"run lengths for {list(given)}, height and width, in an image of {list(size)}")
+        return runs(expanded(counts) if isinstance(counts, str) else counts, size, by_column=True)
+    if not isinstance(found, list) or not found:
+        raise UserError("no segmentation, only a box; draw its outline, or remove it")
+    return union((polygon(points(one, least=3), size) for one in found), size)

@@ -1,0 +1,188 @@
+"""CVAT's exports "CVAT for images 1.1" (annotations.xml) and "Segmentation mask 1.1" (labelmap.txt and folders).
+
+Formats: https://docs.cvat.ai/docs/dataset_management/formats/. In the XML file shapes of a higher ``z_order`` lie on
+top, those of the same in the order of the file; the run lengths of a mask go along the rows of its box. Images lie at
+``images/NAME`` or ``NAME`` below the root. Of masks, ``labelmap.txt`` says the colours and ImageSets/Segmentation the
+splits; ``background`` is what nobody labelled. Coordinates are of the image as it is shown, after its EXIF orientation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.datasets._annotated import Annotated, AnnotatedDataset, Order, Shape
+from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
+from pipeline.datasets._cvat_xml import Attributes, drawn, parsed
+from pipeline.datasets._exports import inside
+from pipeline.datasets._images import read_mask
+from pipeline.datasets._lists import lines, safe
+from pipeline.datasets._masks import Coding
+from pipeline.datasets._pairs import root_folder
+from pipeline.datasets._palettes import Colour
+from pipeline.datasets._patterns import compiled, find
+from pipeline.datasets._shapes import Mask, Size
+from pipeline.datasets._splits import FOLDERS
+from pipeline.errors import Faults, UserError
+from pipeline.frames import Array
+
+BACKGROUND = "background"
+
+
+class Cvat(AnnotatedDataset):
+    """Images annotated with CVAT.
+
+    Args:
+        root: the unpacked export.
+        classes: class -> labels, or a list of labels; null: all that the export declares, in its order.
+        palette: one RGB colour a class; null: CVAT's.
+        ignore: labels that count nowhere.
+        background: class of the pixels that no shape covers; a new name comes first. Null: they are ignored.
+        rest: shapes of other labels: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
+        order: which shape lies on top: the one of higher z_order or later in the file (``file``), the smaller
+            (``area``); ``refuse``: overlaps of different classes are faults. Masks are painted by CVAT.
+        line_width: of polylines and points in pixels; null: they are faults, because they have no area.
+        lists, splits, shares, sequence, seed: as in folder.py; where the export has no subsets train and validation.
+
+    Raises:
+        UserError: no root, no export in it, or options that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        classes: Classes | None = None,
+        palette: Palette | None = None,
+        ignore: list[str] | None = None,
+        background: str | None = None,
+        rest: Rest = "fault",
+        order: Order = "file",
+        line_width: float | None = None,
+        lists: dict[str, str] | None = None,
+        splits: dict[str, list[str]] | None = None,
+        shares: dict[str, float] | None = None,
+        sequence: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("cvat", root_folder("cvat", root, holds="annotations.xml, or labelmap.txt"), order=order)
+        self.line_width = line_width
+        xml = self.root / "annotations.xml"
+        if not xml.is_file() and not (self.root / "labelmap.txt").is_file():
+            raise UserError(
+                f"{self.root}: neither annotations.xml nor labelmap.txt; export the task as 'CVAT for images 1.1' or "
+                "'Segmentation mask 1.1', with images, and unpack it"
+            )
+        colours: dict[str, Colour] = {}
+        subsets = self._of_xml(xml, colours) if xml.is_file() else self._of_masks(colours)
+        if not colours:
+            raise UserError("; ".join(self.wrong) or f"{self.root}: the export declares no label; export it again")
+        there = [label for label in colours if label.lower() != BACKGROUND]
+        self.coding = named_classes(
+            "cvat",
+            classes,
+            palette=palette,
+            ignore=ignore,
+            background=background,
+            rest=rest,
+            there=[*there, *(colours.keys() - set(there) if classes else ())],
+            declared=True,
+            colours=colours if len(set(colours.values())) == len(colours) else None,
+            unlabelled=next((label for label in colours if label.lower() == BACKGROUND), None),
+        )
+        self.labels = self.coding.labels
+        if not xml.is_file():
+            self.wrong += self.coding.unknown(dict.fromkeys(colours, "in labelmap.txt"))
+            self.masks = Coding(
+                colours={colour: self.coding.train_id(label) for label, colour in colours.items()},
+                allowed="allowed: the colours of labelmap.txt; export both again",
+            )
+        official = {name: FOLDERS.get(name.lower()) for name in subsets}
+        if lists is None and splits is None and {"train", "val"} <= set(official.values()):
+            odd = [name for name in subsets if not official[name]]
+            self.wrong += [f"subset {name!r} is no split; rename it to one of: {', '.join(FOLDERS)}" for name in odd]
+            for name, samples in subsets.items():
+                for stem, sample in samples.items():
+                    self._keep(official[name] or "train", stem, sample)
+        else:
+            together = {stem: sample for samples in subsets.values() for stem, sample in samples.items()}
+            self._split(together, lists=lists, splits=splits, shares=shares, sequence=sequence, seed=seed)
+        self._finish()
+
+    def _of_xml(self, file: Path, colours: dict[str, Colour]) -> dict[str, dict[str, Annotated]]:
+        """Samples by subset and name; the labels and their colours are added to ``colours``."""
+        splits: dict[str, dict[str, Annotated]] = {}
+        try:
+            labels, images = parsed(file)
+        except UserError as error:
+            self.wrong.append(str(error))
+            return splits
+        colours.update(labels)
+        for image, shapes in images:
+            name, subset = image.get("name", ""), image.get("subset", "")
+            try:
+                places = [inside(self.root, folder, name) for folder in ("images", f"images/{subset}", ".")]
+                path = next((place for place in places if place.is_file()), places[0])
+                size = int(image["height"]), int(image["width"])
+                found = [
+                    Shape(values["label"], self._drawing(kind, values), int(values.get("z_order") or 0))
+                    for kind, values in shapes
+                ]
+            except (KeyError, ValueError) as error:  # a UserError is a ValueError
+                self.wrong.append(f"{file.name}: image {name!r}: {error}")
+                continue
+            stem = str(Path(name.replace("\\", "/")).with_suffix(""))
+            if stem in splits.setdefault(subset, {}):
+                self.wrong.append(f"{file.name}: image {name!r}: another has this name; rename one")
+            splits[subset][stem] = Annotated(path, f"{file.name}: {name}", size, found)
+        return splits
+
+    def _drawing(self, kind: str, values: Attributes) -> Callable[[Size], Mask]:
+        return lambda size: drawn(kind, values, size, line_width=self.line_width)
+
+    def _of_masks(self, colours: dict[str, Colour]) -> dict[str, dict[str, Annotated]]:
+        """Samples by list and name; the labels and their colours are added to ``colours``."""
+        for number, line in lines(self.root / "labelmap.txt", self.wrong):
+            if line.startswith("#"):
+                continue
+            label, _, rest = line.partition(":")
+            parts = rest.split(":")[0].split(",")
+            if not label or len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
+                self.wrong.append(f"labelmap.txt:{number}: not 'label:r,g,b:parts:actions': {line!r}; export it again")
+                continue
+            red, green, blue = (int(part) for part in parts)
+            if label in colours or (red, green, blue) in colours.values():
+                self.wrong.append(f"labelmap.txt:{number}: label or colour of another line too: {line!r}")
+            colours[label] = red, green, blue
+        images, masks = (
+            find(self.root / folder, compiled("**/*", Faults("cvat"), key=folder), self.wrong).files
+            for folder in ("JPEGImages", "SegmentationClass")
+        )
+        splits: dict[str, dict[str, Annotated]] = {}
+        files = sorted((self.root / "ImageSets" / "Segmentation").glob("*.txt"))
+        if not files:
+            self.wrong.append(f"{self.root}/ImageSets/Segmentation: no list; export it again")
+        for file in files:
+            splits[file.stem] = {
+                name: Annotated(
+                    images.get(name, self.root / "JPEGImages" / f"{name}.jpg"),
+                    f"{file.name}: {name}",
+                    mask=masks.get(name, self.root / "SegmentationClass" / f"{name}.png"),
+                )
+                for name in self._listed(file)
+            }
+        return splits
+
+    def _listed(self, file: Path) -> Iterator[str]:
+        """Names of images in a list: without a suffix, perhaps with folders."""
+        seen: set[str] = set()
+        for number, name in lines(file, self.wrong):
+            if not safe(name) or name in seen:
+                self.wrong.append(f"{file.name}:{number}: no name of an image, or one again: {name!r}; export it again")
+            else:
+                seen.add(name)
+                yield name
+
+    def read_label(self, sample: Annotated, mask: Path) -> Array:
+        """Train ids (H, W) uint8 of a mask file."""
+        return self.masks.decode(mask, read_mask(mask))

@@ -1,0 +1,77 @@
+"""Mean and standard deviation of RGB in 0..1: what is wrong with them, and what checkpoints say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+NEAR = 0.005  # distance of two that are the same but for rounding
+BYTE = 255  # the highest value of a pixel
+
+
+def fault(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
+    """What is wrong with a mean and a standard deviation of RGB in 0..1; None: nothing, or they are not given.
+
+    Numbers of pixels in 0..255 are refused with the numbers to use instead.
+
+    Example:
+        >>> fault(None, [51.0, 102.0, 255.0])
+        'std: got [51.0, 102.0, 255.0]; allowed: 0..1, and these are of pixels in 0..255; use std: [0.2, 0.4, 1.0]'
+    """
+    given = {key: list(map(float, values)) for key, values in (("mean", mean), ("std", std)) if values is not None}
+    got = ", ".join(f"{key}: got {values}" for key, values in given.items())
+    numbers = [value for values in given.values() for value in values]
+    if any(len(values) != 3 for values in given.values()) or not all(map(math.isfinite, numbers)):
+        return f"{got}; allowed: three numbers each, for red, green and blue in 0..1"
+    if min(given.get("mean", [0.0])) < 0 or min(given.get("std", [1.0])) <= 0:
+        return f"{got}; allowed: 0..1, std above 0"
+    if max(numbers, default=0.0) <= 1:
+        return None
+    if max(numbers) > BYTE:
+        return f"{got}; allowed: 0..1"
+    given = in_unit(given)
+    order = ""
+    if in_opencv_order(given.get("mean", [])):
+        given = {key: values[::-1] for key, values in given.items()}
+        order = " in the order blue, green, red"
+    use = ", ".join(f"{key}: {values}" for key, values in given.items())
+    return f"{got}; allowed: 0..1, and these are of pixels in 0..255{order}; use {use}"
+
+
+def in_unit(given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """``mean`` and ``std`` of pixels in 0..255 as those of pixels in 0..1; others as they are."""
+    bytes_too = max(given.get("mean", [0.0])) > 1  # beside such a mean, 1 is a deviation of bytes, too
+    return {
+        key: [round(value / BYTE, 6) for value in values]
+        if max(values) > 1 or (bytes_too and set(values) == {1.0})
+        else list(values)
+        for key, values in given.items()
+    }
+
+
+def in_opencv_order(mean: Sequence[float]) -> bool:
+    """True for ImageNet's mean in the order blue, green, red."""
+    return len(mean) == 3 and math.dist(mean[::-1], IMAGENET_MEAN) < NEAR
+
+
+def differ(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:
+    return any(math.dist(one[key], other[key]) >= NEAR for key in one.keys() & other.keys())
+
+
+def stated(facts: Any) -> dict[str, list[float]]:
+    """``mean`` and ``std`` in 0..1 that a configuration states as segpress or transformers does; empty: it does not.
+
+    Example:
+        >>> stated({"image_mean": [0.5, 0.5, 0.5], "image_std": [127.5, 127.5, 127.5], "size": 512})
+        {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
+    """
+    found: dict[str, list[float]] = {}
+    for key in ("mean", "std"):
+        values = facts.get(key, facts.get(f"image_{key}")) if isinstance(facts, dict) else None
+        if not isinstance(values, (list, tuple)) or not all(isinstance(value, (int, float)) for value in values):
+            return {}
+        found[key] = [float(value) for value in values]
+    return in_unit(found) if fault(**in_unit(found)) is None else {}

@@ -1,0 +1,121 @@
+"""EXIF orientations are taken alike in a whole data set: as one image proves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from pipeline.datasets._headers import read_headers
+from pipeline.datasets._pairs import size
+from pipeline.datasets.folder import Folder
+from pipeline.survey import survey
+
+LABELS: dict[str, Any] = {"classes": ["bg", "road"], "palette": [[0, 0, 0], [128, 0, 0]], "sequence": ".+"}
+Shape = tuple[int, int]
+
+
+def write(
+    root: Path, name: str, *, orientation: int, turned: bool = False, suffix: str = ".jpg", side: int = 48
+) -> None:
+    """An image 32x48 that is bright where its mask has class 1, if read as the mask was drawn."""
+    drawn = np.zeros((side, 32) if turned else (32, side), np.uint8)
+    drawn[: drawn.shape[0] // 3, : drawn.shape[1] // 4] = 1
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that the orientation undoes
+    image = Image.fromarray(np.stack([drawn * 255] * 3, -1))
+    if turned and orientation > 1:
+        image = image.transpose(Image.Transpose(undo[orientation]))
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    image.save(root / f"images/{name}{suffix}", exif=exif, **({"quality": 98} if suffix == ".jpg" else {}))
+    Image.fromarray(drawn).save(root / f"masks/{name}.png")
+
+
+def dataset(root: Path) -> Folder:
+    return Folder(root=str(root), shares={"val": 0.5}, **LABELS)
+
+
+def agreement(found: Folder) -> dict[str, float]:
+    """Share of the pixels, by sample, where the brightness says what the mask says."""
+    pairs = {name: found.read(split, name) for split, names in found.splits().items() for name in names}
+    return {name: float(((frame[..., 0] > 127) == (label == 1)).mean()) for name, (frame, label) in pairs.items()}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("sideways", [5, 6, 7, 8])
+def test_one_image_proves_that_masks_are_on_stored_pixels(tmp_path: Path, sideways: int, suffix: str) -> None:
+    for orientation in (1, 2, 3, 4, sideways):
+        write(tmp_path, str(orientation), orientation=orientation, suffix=suffix)
+    write(tmp_path, "square", orientation=6, side=32)
+    found = dataset(tmp_path)
+    assert min(agreement(found).values()) > 0.97
+    assert list(found.faults()) == [] and list(found.warnings()) == []
+
+
+@pytest.mark.parametrize("sideways", [5, 6, 7, 8])
+def test_one_image_proves_that_masks_are_on_turned_pixels(tmp_path: Path, sideways: int) -> None:
+    for orientation in (1, 2, 3, 4, sideways):
+        write(tmp_path, str(orientation), orientation=orientation, turned=True)
+    found = dataset(tmp_path)
+    assert min(agreement(found).values()) > 0.97
+    assert list(found.faults()) == [] and list(found.warnings()) == []
+
+
+def test_both_proofs_in_one_set_are_a_fault_that_names_both(tmp_path: Path) -> None:
+    for name, orientation, turned in (("a", 6, False), ("b", 6, True), ("c", 3, False), ("d", 1, False)):
+        write(tmp_path, name, orientation=orientation, turned=turned)
+    (fault,) = dataset(tmp_path).faults()
+    assert "images/a.jpg: its mask fits the stored pixels, but the mask of" in fault and "images/b.jpg fits" in fault
+    assert "exiftool -Orientation= FILE" in fault
+
+
+def test_the_advice_of_that_fault_works(tmp_path: Path) -> None:
+    for name, orientation, turned in (("a", 1, False), ("b", 6, True), ("c", 1, False), ("d", 8, True)):
+        write(tmp_path, name, orientation=orientation, turned=turned)
+    found = dataset(tmp_path)
+    assert list(found.faults()) == [] and min(agreement(found).values()) > 0.97
+
+
+def test_what_no_image_proves_is_warned_of(tmp_path: Path) -> None:
+    for name, orientation in (("a", 3), ("b", 1), ("c", 2), ("d", 1)):
+        write(tmp_path, name, orientation=orientation, turned=True)
+    found = dataset(tmp_path)
+    assert min(agreement(found).values()) > 0.97
+    (warning,) = survey(found, progress=lambda *_: None).warnings[:1]
+    assert "images/a.jpg: 2 images have an EXIF orientation, and no size shows" in warning
+    assert "they are turned, as viewers do. If masks were drawn on stored pixels, remove it: exiftool" in warning
+
+
+def test_an_orientation_in_the_text_of_a_png_counts(tmp_path: Path) -> None:
+    write(tmp_path, "a", orientation=1, suffix=".png")
+    text = PngImagePlugin.PngInfo()
+    xmp = '<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    text.add_itxt("XML:com.adobe.xmp", xmp)
+    with Image.open(tmp_path / "images/a.png") as image:
+        image.save(tmp_path / "images/a.png", pnginfo=text)
+    files = [(tmp_path / "images/a.png", tmp_path / "masks/a.png")]
+    assert read_headers(files, ids=True).stored
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+    write(tmp_path, "a", orientation=6, suffix=".png")
+    path = tmp_path / "images/a.png"
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert read_headers([(path, tmp_path / "masks/a.png")], ids=True).stored
+
+
+def test_files_that_cannot_be_read_decide_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "a", orientation=3)
+    (tmp_path / "images/b.jpg").write_bytes(b"no image")
+    files = [(tmp_path / f"images/{name}.jpg", tmp_path / f"masks/{name}.png") for name in ("a", "b", "c")]
+    headers = read_headers(files, ids=True)
+    assert not headers.stored and not headers.faults and len(headers.warnings) == 1
+    assert size(np.zeros((2, 3), np.uint8)) == "2x3"

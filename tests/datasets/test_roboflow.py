@@ -1,0 +1,69 @@
+"""Roboflow's semantic masks: _classes.csv, splits by folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.roboflow import Roboflow
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path, makers: dict[str, Callable[[Path], dict[str, Any]]]) -> Path:
+    makers["roboflow"](tmp_path)
+    return tmp_path
+
+
+def test_classes_and_splits_are_those_of_the_export(root: Path) -> None:
+    dataset = Roboflow(root=str(root))
+    assert dataset.faults() == () and dataset.labels.names == ("background", "road", "car")
+    assert dataset.splits() == {"train": ["a_jpg.rf.0", "b_jpg.rf.1"], "val": ["c_jpg.rf.2"]}
+    assert dataset.read("val", "c_jpg.rf.2")[1][0, :3].tolist() == [0, 1, 2]
+
+
+def test_classes_are_merged_and_ignored(root: Path) -> None:
+    dataset = Roboflow(root=str(root), classes={"all": ["road", "car"]}, ignore=["background"])
+    assert dataset.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 0, 0]
+    assert (
+        "label 'background': of no class (in _classes.csv)"
+        in Roboflow(root=str(root), classes=["car", "road"]).faults()[0]
+    )
+    left = Roboflow(root=str(root), classes=["car"], rest="ignore")
+    assert left.faults() == () and left.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 255, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "Pixel Value, Class\n0, background\n0, car\n",
+            "_classes.csv:3: not 'pixel value, class' with an id",
+        ),
+        ("Pixel Value, Class\nx, car\n", "_classes.csv:2: not 'pixel value, class'"),
+        ("Pixel Value, Class\n1, tree\n", "1 is 'tree'; in another split it is 'road'"),
+        ('Pixel Value, Class\n0, background\n1, road\n2, car\n3, "a, b"\n', ""),
+        ("0,background\n1,road\n2,car\n", ""),
+    ],
+)
+def test_the_table_of_classes_is_checked(root: Path, text: str, message: str) -> None:
+    (root / "valid/_classes.csv").write_text(text)
+    found = "; ".join(Roboflow(root=str(root)).faults())
+    assert message in found if message else not found, found
+
+
+def test_unknown_ids_and_lone_files_are_faults(root: Path, write_image: Callable[..., Path]) -> None:
+    write_image(root / "train/a_jpg.rf.0_mask.png", np.full((12, 16), 7, np.uint8))
+    with pytest.raises(UserError, match=r"label ids \[7\]; allowed: \[0, 1, 2\], as _classes\.csv says"):
+        Roboflow(root=str(root)).read("train", "a_jpg.rf.0")
+    (root / "train/b_jpg.rf.1_mask.png").unlink()
+    assert "b_jpg.rf.1.jpg: no label" in Roboflow(root=str(root)).faults()[0]
+
+
+def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder train or valid"):
+        Roboflow(root=str(tmp_path))

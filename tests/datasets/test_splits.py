@@ -1,0 +1,212 @@
+"""Folders that are named after splits are the splits; what is unclear is refused, and every advice works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.datasets._splits import by_folders
+from pipeline.datasets.folder import Folder
+
+Write = Callable[..., Path]
+Splits = dict[str, list[str]]
+LABELS: dict[str, Any] = {"classes": ["road", "car"], "palette": ["#804080", "#00008e"]}
+ROOTED = {"images": "images/**/*", "masks": "masks/**/*.png"}
+BY_SPLIT = {"images": "*/images/*", "masks": "*/masks/*.png"}
+
+
+@pytest.fixture
+def make(tmp_path: Path, write_image: Write) -> Callable[..., Callable[..., Folder]]:
+    """``make(*places)``: a pair at each place (``images`` and ``masks`` for ``@``), 3 in each that ends with ``/``."""
+
+    def made(*places: str) -> Callable[..., Folder]:
+        for place in places:
+            for name in [f"{place}{number}" for number in range(3)] if place.endswith("/") else [place]:
+                image, mask = (tmp_path / name.replace("@", kind) for kind in ("images", "masks"))
+                write_image(image.with_name(f"{image.name}.jpg"), np.zeros((4, 4, 3), np.uint8))
+                write_image(mask.with_name(f"{mask.name}.png"), np.zeros((4, 4), np.uint8))
+        return lambda **options: Folder(**{"root": str(tmp_path), **LABELS, **options})
+
+    return made
+
+
+def counts(dataset: Folder) -> dict[str, int]:
+    return {split: len(names) for split, names in dataset.splits().items()}
+
+
+@pytest.mark.parametrize(
+    ("places", "options"),
+    [
+        (["@/train/", "@/val/", "@/test/"], ROOTED),
+        (["@/Train/", "@/VALID/", "@/Testing/"], ROOTED),
+        (["@/training/", "@/validation/", "@/test/"], ROOTED),
+        (["@/train2017/", "@/val2017/", "@/test2017/"], ROOTED),
+        (["@/01_train/", "@/02_val/", "@/03_test/"], ROOTED),
+        (["train/@/", "val/@/", "test/@/"], BY_SPLIT),
+        (["train/@/", "val/@/", "test/@/"], {**BY_SPLIT, "sequence": ".+", "shares": {"val": 0.5}}),
+        (["@/data/train/aachen/", "@/data/val/bonn/", "@/data/test/bonn/"], ROOTED),
+        (["@/aachen/train/", "@/bonn/val/", "@/bonn/test/"], ROOTED),
+        (["train_@/", "val_@/", "test_@/"], {"images": "*_images/*", "masks": "*_masks/*"}),
+        (["@_train/", "@_val/", "@_test/"], {"images": "images_*/*", "masks": "masks_*/*"}),
+        (["@/test/train/", "@/test/val/", "@/test/test/"], ROOTED),  # a root that is called test says nothing
+    ],
+)
+def test_each_folder_is_its_split(
+    make: Callable[..., Callable[..., Folder]], places: list[str], options: dict[str, Any]
+) -> None:
+    dataset = make(*places)(**options)
+    assert list(dataset.faults()) == [] and list(dataset.splits()) == ["train", "val", "test"]
+    for place, names in zip(places, dataset.splits().values(), strict=True):
+        word = re.findall(r"train|val|test", place.lower())[-1]
+        assert len(names) == 3 and all(word in name.lower() for name in names)
+
+
+def test_folders_of_train_and_val_leave_no_test(make: Callable[..., Callable[..., Folder]]) -> None:
+    assert counts(make("@/train/", "@/val/")()) == {"train": 3, "val": 3}
+
+
+def test_val_is_drawn_from_train_where_only_test_has_a_folder(make: Callable[..., Callable[..., Folder]]) -> None:
+    dataset = make(*(f"@/train/drive{number}/" for number in range(8)), "@/test/drive0/")(shares={"val": 0.3})
+    found = dataset.splits()
+    assert list(dataset.faults()) == [] and list(found) == ["train", "val", "test"]
+    assert found["test"] == [f"test__drive0__{number}" for number in range(3)]
+    assert len(found["train"]) + len(found["val"]) == 24 and len(found["val"]) % 3 == 0 < len(found["val"])
+    assert not {name[:13] for name in found["val"]} & {name[:13] for name in found["train"]}, "a drive is in one split"
+
+
+def test_a_folder_of_train_alone_is_split_as_if_it_had_no_name(make: Callable[..., Callable[..., Folder]]) -> None:
+    dataset = make(*(f"@/train/drive{number}/" for number in range(8)))
+    assert counts(dataset()).keys() == {"train", "val"} and list(dataset().faults()) == []
+    drawn = counts(dataset(shares={"val": 0.3, "test": 0.2}, sequence=".+"))
+    assert drawn.keys() == {"train", "val", "test"} and sum(drawn.values()) == 24
+
+
+@pytest.mark.parametrize(
+    ("places", "said", "remedies"),
+    [
+        (["@/a/", "@/b/", "@/c/", "@/test/"], "folders test are named after splits, but 9 samples", 2),
+        (
+            ["@/train/", "@/val/", "@/extra/"],
+            r"folders train, val are named .*, but 3 samples \(extra/0, .* in none",
+            1,
+        ),
+        (["@/val/", "@/test/"], "folders test, val are named after splits, but none of them is for training", 0),
+        (["@/trainval/", "@/test/"], r"3 samples \(trainval/0", 2),
+        (["@/a/x/", "@/a/y/", "@/b/x/", "@/b/test/"], r"9 samples \(a/x/0", 2),
+        (["@/test/"], "all 3 samples lie in a folder 'test', which names a split", 1),
+        (["@/train/", "@/"], r"3 samples \(0, 1, 2\) lie in none of them", 0),
+        (["@/train/test/", "@/val/x/"], r"3 samples \(train/test/0, .*\) lie in folders of two splits", 0),
+    ],
+)
+def test_what_is_unclear_is_refused_with_advice_that_works(
+    make: Callable[..., Callable[..., Folder]], places: list[str], said: str, remedies: int
+) -> None:
+    dataset = make(*places)
+    (fault, *others) = dataset().faults()
+    assert re.search(said, fault) and "lists" in fault and others[1:] == []
+    advised = [*re.findall(r"(splits): (\{train: .*?\})", fault), *re.findall(r'(sequence): (".*?")', fault)]
+    assert len(advised) == remedies
+    for key, value in advised:
+        followed = dataset(**{key: YAML(typ="safe").load(value)})
+        text = "\n".join(followed.faults())
+        assert "named after splits" not in text and "names a split" not in text
+        for _ in range(3):
+            if not (again := re.search(r"set (sequence|seed): '?(.+?)'?( and seed: (\d+))?[;,]", text)):
+                break
+            more: dict[str, Any] = {again[1]: int(again[2]) if again[1] == "seed" else again[2]}
+            more |= {"seed": int(again[4])} if again[4] else {}
+            followed = dataset(**{key: YAML(typ="safe").load(value)} | more)
+            text = "\n".join(followed.faults())
+        assert text == "" and counts(followed)["train"] and counts(followed)["val"]
+
+
+def test_a_drive_named_test_is_a_drive_where_sequence_says_so(make: Callable[..., Callable[..., Folder]]) -> None:
+    dataset = make("@/a/", "@/b/", "@/test/")(sequence="^[^/]+", seed=1)
+    assert counts(dataset).keys() == {"train", "val"}
+    unclear = make("@/train/", "@/val/", "@/test/", "@/extra/")(sequence="^[^/]+")
+    assert "named after splits" in unclear.faults()[0], "three of them are no drives"
+
+
+def test_splits_name_folders(make: Callable[..., Callable[..., Folder]]) -> None:
+    dataset = make("@/train/", "@/extra/", "@/dev/", "@/x/train/")
+    splits = {"train": ["train", "extra"], "val": ["dev"]}
+    assert counts(dataset(splits=splits)) == {"train": 9, "val": 3}
+    assert dataset(splits={"train": ["images/train", "x"], "val": ["dev", "extra"]}).splits()["val"][0] == "dev__0"
+    said = "\n".join(dataset(splits={"train": ["train", "gone"], "val": ["x", "dev"]}).faults())
+    assert "images/x/train/0.jpg: splits puts it into train (train) and val (x); name its folder with more" in said
+    assert "3 samples (images/extra/0.jpg, " in said and "in no folder that it names" in said
+    assert "splits.train: gone: no image of the pattern lies in a folder of this name" in said
+
+
+@pytest.mark.parametrize("samples", [2, 4, 40])
+def test_flat_folders_get_the_advice_that_works(make: Callable[..., Callable[..., Folder]], samples: int) -> None:
+    dataset = make(*(f"@/{number}" for number in range(samples)))
+    (fault,) = dataset().faults()
+    assert fault.startswith(f"split val: all {samples} samples lie in one folder and so count as one sequence")
+    advice = re.search(r"set sequence: '(\.\+)'( and seed: (\d+))?; if they are frames of videos, set it to a", fault)
+    assert advice
+    followed = dataset(sequence=advice[1], seed=int(advice[3] or 0))
+    assert list(followed.faults()) == [] and counts(followed)["train"] and counts(followed)["val"]
+
+
+def test_one_image_is_not_enough(make: Callable[..., Callable[..., Folder]]) -> None:
+    assert "1 samples are too few for 2 splits; add images" in make("@/a")().faults()[0]
+
+
+def test_a_seed_is_recommended_that_fills_every_split(make: Callable[..., Callable[..., Folder]]) -> None:
+    dataset = make("@/a/", "@/b/", "@/c/", "@/d/")
+    wanted = {"val": 0.2, "test": 0.2}
+    said = [dataset(seed=seed, shares=wanted).faults() for seed in range(6)]
+    fault = next(faults[0] for faults in said if faults)
+    advice = re.search(r"none of 4 sequences was drawn for it; set seed: (\d+), which fills every split", fault)
+    assert advice and counts(dataset(seed=int(advice[1]), shares=wanted)) == {"train": 6, "val": 3, "test": 3}
+
+
+def test_an_expression_that_finds_the_same_everywhere_is_said(make: Callable[..., Callable[..., Folder]]) -> None:
+    (fault,) = make("@/all/a/", "@/all/b/")(sequence="^[^/]+").faults()
+    assert "sequence finds no more than 'all' in the names of 6 samples" in fault
+
+
+def test_nothing_is_said_of_folders_without_names_of_splits() -> None:
+    wrong: list[str] = []
+    names = ["latest/1", "contest/2", "trains/3", "interval/4", "test_drive/5"]
+    assert by_folders(names, drives=False, wrong=wrong) is None and wrong == []
+
+
+def test_a_test_split_without_labels_is_left_out_with_a_warning(
+    make: Callable[..., Callable[..., Folder]], tmp_path: Path
+) -> None:
+    dataset = make("@/train/", "@/val/", "@/test/")
+    masks = sorted((tmp_path / "masks/test").iterdir())
+    masks[0].unlink()
+    assert "images/test/0.jpg: no label" in dataset().faults()[0], "some have labels: this one is missing"
+    for mask in masks[1:]:
+        mask.unlink()
+    assert counts(dataset()) == {"train": 3, "val": 3} and list(dataset().faults()) == []
+    assert list(dataset().warnings()) == ["test: its 3 images have no masks; it is left out"]
+    for mask in (tmp_path / "masks/val").iterdir():
+        mask.unlink()
+    assert len(dataset().faults()) == 4, "val is needed"
+
+
+@pytest.mark.parametrize(
+    "places", [["@/train_1", "@/train_2", "@/val_1"], ["@/ADE_train_1", "@/ADE_val_2", "@/ADE_val_3"]]
+)
+def test_file_names_that_name_splits_are_warned_of(
+    make: Callable[..., Callable[..., Folder]], places: list[str]
+) -> None:
+    dataset = make(*places)
+    (warning,) = dataset(sequence=".+").warnings()
+    assert "contain train, val, but samples are drawn into splits by hashes; if these are splits, give lists" in warning
+    assert list(make("@/train_x/", "@/val_x/")(splits={"train": ["train_x"], "val": ["val_x"]}).warnings()) == []
+
+
+@pytest.mark.parametrize("places", [["@/train/", "@/val/"], ["@/test_1", "@/test_2"], ["@/a/x", "@/val/b"]])
+def test_other_names_are_not(make: Callable[..., Callable[..., Folder]], places: list[str]) -> None:
+    assert list(make(*places)(sequence=".+").warnings()) == []
