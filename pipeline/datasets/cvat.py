@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.datasets._annotated import Annotated, AnnotatedDataset, Order, Shape
+from pipeline.datasets._annotated import Annotated, AnnotatedDataset, Order, Shape, labels_used
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._cvat_xml import Attributes, drawn, parsed
 from pipeline.datasets._exports import inside
@@ -75,9 +75,10 @@ class Cvat(AnnotatedDataset):
             )
         colours: dict[str, Colour] = {}
         subsets = self._of_xml(xml, colours) if xml.is_file() else self._of_masks(colours)
-        if not colours:
-            raise UserError("; ".join(self.wrong) or f"{self.root}: the export declares no label; export it again")
-        there = [label for label in colours if label.lower() != BACKGROUND]
+        used = labels_used(sample for samples in subsets.values() for sample in samples.values())
+        if not colours and not used:
+            raise UserError("; ".join(self.wrong) or f"{self.root}: the export has no label; export it again")
+        there = [label for label in colours or used if label.lower() != BACKGROUND]
         self.coding = named_classes(
             "cvat",
             classes,
@@ -86,7 +87,7 @@ class Cvat(AnnotatedDataset):
             background=background,
             rest=rest,
             there=[*there, *(colours.keys() - set(there) if classes else ())],
-            declared=True,
+            declared=bool(colours),
             colours=colours if len(set(colours.values())) == len(colours) else None,
             unlabelled=next((label for label in colours if label.lower() == BACKGROUND), None),
         )

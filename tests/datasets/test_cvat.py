@@ -120,6 +120,15 @@ def test_without_subsets_the_options_divide(root: Path, write_image: Callable[..
     assert dataset.faults() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
 
 
+def test_labels_may_be_declared_or_only_used(root: Path) -> None:
+    text = (root / "annotations.xml").read_text()
+    start, end = text.index("<meta>"), text.index("</meta>")
+    (root / "annotations.xml").write_text(text[:start] + "<meta>" + text[end:])
+    with pytest.raises(UserError, match=r"classes: not set; the labels that are there: \['car', 'road'\]"):
+        Cvat(root=str(root))
+    assert Cvat(root=str(root), classes=["road", "car"]).faults() == ()
+
+
 def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, Any]) -> None:
     dataset = Cvat(**cvat_masks)
     assert dataset.faults() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
