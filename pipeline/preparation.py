@@ -59,7 +59,7 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
-        faults.raise_if_any(advice="nothing was written; correct or remove these samples and run prepare again")
+        faults.raise_if_any(advice="nothing was written; correct or remove what is named here and run prepare again")
         facts["splits"] = found.names
         facts |= class_facts(dataset.labels, found.counts)
     return facts
