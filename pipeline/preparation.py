@@ -61,7 +61,7 @@ def prepare(
         faults = Faults(f"data set {name}")
         for fault in found.faults:
             faults.add(fault)
-        faults.raise_if_any(advice="nothing was written; correct or remove these samples and run prepare again")
+        faults.raise_if_any(advice="nothing was written; correct or remove what is named here and run prepare again")
         for warning in found.warnings:
             warn(warning)
         facts["splits"] = found.names
