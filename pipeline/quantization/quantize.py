@@ -23,6 +23,7 @@ from pipeline.quantization.bias_correction import correct
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.ranges import Ranges, choose_all
+from pipeline.quantization.scales import ScaleType
 from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Outcome, Trial
 
@@ -71,7 +72,7 @@ class Family:
 
     files: Mapping[str, Placement]
     simulated: Placement
-    scale_type: tensorrt.ScaleType = np.float32
+    scale_type: ScaleType = np.float32
     symmetric: bool = False
 
 
@@ -79,7 +80,7 @@ FAMILIES = {
     "cpu": Family({"int8_cpu.onnx": cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place),
     "tensorrt": Family(
         {"int8_tensorrt.onnx": tensorrt.place},
-        partial(tensorrt.place, float16=False, scale_type=np.float16),
+        tensorrt.simulate,
         np.float16,
         symmetric=True,
     ),
