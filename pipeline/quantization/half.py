@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from functools import lru_cache
+from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,15 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 LARGEST = float(np.finfo(np.float16).max)
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 #: What is put behind the name of a tensor for its copy in the other type.
-ENDS = {FLOAT: "_float32", FLOAT16: "_float16"}
+ENDS: dict[int, str] = {FLOAT: "_float32", FLOAT16: "_float16"}
 
 
 def to_float16(model: onnx.ModelProto, *, float32: Collection[str] = ()) -> None:
     """Turn the float32 tensors and constants of a graph into float16, in place.
 
-    ONNX's schemas say what a node may read in float16; the scales of Resize, say, stay in float32. A Cast stands where a
-    tensor is read in the other type; the nodes that read it so share the Cast. A constant that a float16 node reads is
-    clipped to the largest float16 (the upper bound of a Clip, say); infinity stays infinite.
+    ONNX's schemas say what a node may read in float16: the scales of Resize, for example, stay in float32. A Cast
+    stands where a tensor is read in the other type; the nodes that read it so share the Cast. A constant that a float16
+    node reads is clipped to the largest float16, for example the upper bound of a Clip; infinity stays infinite.
 
     Args:
         model: the frame enters as uint8, the label map leaves as uint8.
@@ -89,7 +89,7 @@ def takes_float16(node: onnx.NodeProto, index: int, model: onnx.ModelProto, *, o
     return bool(allowed) and allowed[min(index, len(allowed) - 1)]  # the last may stand for any number
 
 
-@lru_cache(maxsize=None)
+@cache
 def _allowed(operator: str, domain: str, opset: int, output: bool) -> tuple[bool, ...]:
     schema = onnx.defs.get_schema(operator, max_inclusive_version=opset, domain=domain)
     return tuple("tensor(float16)" in formal.types for formal in (schema.outputs if output else schema.inputs))

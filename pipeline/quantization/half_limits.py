@@ -1,7 +1,7 @@
 """Which nodes of a network must stay in float32: what float16 cannot hold, found on real frames.
 
-float16 ends at 65504 and has steps of 6e-8 near zero. ONNX Runtime computes a float16 file in float32 on x86 CPUs, so an
-overflow shows on GPUs only. Therefore the limits are checked on the values of the float32 graph.
+float16 ends at 65504 and has steps of 6e-8 near zero. ONNX Runtime computes a float16 file in float32 on x86 CPUs, so
+an overflow shows on GPUs only. Therefore the limits are checked on the values of the float32 graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.frames import Array
 from pipeline.quantization import calibration
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.half import LARGEST, element_types, inline_constants, takes_float16
+from pipeline.quantization.half import LARGEST, element_types, inline_constants, takes_float16, to_float16
 
 #: Other frames than those measured may reach so many times as much.
 MARGIN = 2.0
@@ -41,6 +41,28 @@ DIVISORS = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}
 MAGNITUDES, TERMS = "|magnitudes", "|terms"
 
 Constants = Mapping[str, npt.NDArray[Any]]
+
+
+def in_float16(model: onnx.ModelProto, frames: Sequence[Array]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A float16 copy of a float32 deploy graph that does not overflow.
+
+    Returns:
+        the copy, and the nodes that stay in float32 with the reason of each.
+    """
+    kept = float32_nodes(model, measure(model, frames))
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    to_float16(half, float32=kept)
+    return half, kept
+
+
+def summary(kept: Mapping[str, str], *, limit: int = 5) -> str:
+    """The nodes that stay in float32, in one line; empty when there are none."""
+    if not kept:
+        return ""
+    told = [f"{name} ({reason})" for name, reason in list(kept.items())[:limit]]
+    more = f" and {len(kept) - limit} more" if len(kept) > limit else ""
+    return f"in float32, as float16 would spoil {'them' if len(kept) > 1 else 'it'}: {', '.join(told)}{more}"
 
 
 @dataclass

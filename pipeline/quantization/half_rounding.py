@@ -1,9 +1,8 @@
 """What real float16 computes, on a CPU: a float32 graph that rounds every float16 tensor to float16.
 
-ONNX Runtime runs float16 files in float32 on x86 and removes the casts that it has put in between. The casts that stand
-here it must keep: they round, overflow to infinity beyond 65504 and lose what is below 6e-8, as storing in float16 does.
-Sums inside a node stay in float32; a node whose sum may overflow is none of float16, see
-:mod:`pipeline.quantization.half_limits`.
+ONNX Runtime runs float16 files in float32 on x86 CPUs, without rounding in between. It keeps the Casts that stand here:
+they round, overflow to infinity beyond 65504 and lose what is below 6e-8, as storing in float16 does. Sums inside a
+node are float32 here; a node whose sum may overflow stays in float32, see :mod:`pipeline.quantization.half_limits`.
 """
 
 from __future__ import annotations
