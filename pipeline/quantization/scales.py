@@ -44,7 +44,8 @@ def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArra
     does not hold them they are float32; so is the layer then, see :func:`with_pairs`.
     """
     limits = np.finfo(scale_type if holds(amax, scale_type) else np.float32)
-    scales = np.clip(amax / INT8_MAX, max(1e-8 / INT8_MAX, float(limits.tiny)), float(limits.max))
+    wanted = np.where(amax > 0, amax, 1e-8) / INT8_MAX
+    scales = np.clip(wanted, float(limits.tiny), float(limits.max))
     return np.asarray(scales.astype(limits.dtype), np.float32)
 
 

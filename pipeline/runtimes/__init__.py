@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.errors import UserError
 from pipeline.runtimes._base import Engine, Release, Runtime
 
 __all__ = ["Engine", "Release", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
+
+_log = logging.getLogger(__name__)
 
 
 def available() -> list[str]:
@@ -74,6 +77,15 @@ def build_engines(
         "fp16": (floats, "fp16.onnx"),
         "int8": (int8, f"{runtime.int8_variant}.onnx"),
     }
+    known = floats.facts.get("float16", {})
+    if runtime.real_float16 and not known.get("reliable", True):
+        share = floats.facts["parity"]["agreement"]["fp16"]
+        _log.warning(
+            "%s: warning: in float16 this network gives the labels of float32 on %.2f %% of pixels only; "
+            "use the fp32 or int8 engine, not this one",
+            out / "fp16",
+            100 * share,
+        )
     for precision, (source, file) in sources.items():
         meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
         build_engine(

@@ -74,6 +74,7 @@ class OnnxRuntime(Runtime):
             raise UserError("onnxruntime is not installed; pip install onnxruntime-gpu (or onnxruntime)") from error
         on_cpu = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
         self.int8_variant = "int8_tensorrt" if provider == "tensorrt" else on_cpu
+        self.real_float16 = provider != "cpu" or on_cpu == "int8_arm"
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning
