@@ -80,6 +80,8 @@ def export_network(
         onnx.save(half, folder / "fp16.onnx")
         for precision in ("fp32", "fp16"):
             facts = deploy_facts(parent.meta, output_size=output_size, precision=precision)
+            if precision == "fp16":
+                facts["float16"] = {"float32_nodes": kept}
             write_metadata(folder / f"{precision}.onnx", facts)
         meta["parity"] = parity.check(network, folder, frames, label_stride=label_stride)
         meta["float16"] = parity.float16_facts(meta["parity"], kept)

@@ -58,7 +58,10 @@ def import_network(
         for precision, graph in graphs.items():
             file = folder / f"{precision}.onnx"
             onnx.save(graph, file)
-            write_metadata(file, deploy_facts(facts, output_size=size, precision=precision))
+            about = deploy_facts(facts, output_size=size, precision=precision)
+            if precision == "fp16":
+                about["float16"] = {"float32_nodes": kept}
+            write_metadata(file, about)
     return dict(meta["parity"])
 
 

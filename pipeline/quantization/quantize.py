@@ -22,7 +22,7 @@ from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.half import element_types
+from pipeline.quantization.half import LARGEST, element_types
 from pipeline.quantization.half_limits import Extremes
 from pipeline.quantization.ranges import Ranges, choose_all
 from pipeline.quantization.scales import ScaleType
@@ -184,6 +184,8 @@ def quantize(
             files[file] = given.placing(family, placement)(floats)
             if family.half:
                 meta["float16"] = {"float32_nodes": in_float32(files[file], plain, given.float32)}
+                if late := overflowing(source, statistics):
+                    meta["float16"]["fp16_overflows"] = late
     with artifact.create(out, kind="int8", meta=meta) as folder:
         ranges = {name: given.ranges(family) for name, family in FAMILIES.items()}
         artifact.write_text(folder / RANGES, artifact.dump_json(ranges))
@@ -194,10 +196,25 @@ def quantize(
 
 def spoiled(source: Artifact, plain: Graph, statistics: Statistics) -> dict[str, str]:
     """Nodes that float16 would spoil, by the frames of the export and by those of the calibration."""
-    counted = statistics.histograms.items()
-    largest = {name: max(abs(found.minimum), abs(found.maximum)) for name, found in counted}
     known = source.facts.get("float16", {}).get("float32_nodes", {})
-    return {**half_limits.float32_nodes(plain.model, Extremes(largest)), **known}
+    return {**half_limits.float32_nodes(plain.model, Extremes(peaks(statistics))), **known}
+
+
+def overflowing(source: Artifact, statistics: Statistics) -> dict[str, str]:
+    """Float16 tensors of fp16.onnx that overflow on calibration frames, with what they reach."""
+    kinds = element_types(onnx.load(source.file("fp16.onnx")))
+    reached = peaks(statistics)
+    return {
+        name: f"{most:.3g}"
+        for name, most in sorted(reached.items())
+        if most > LARGEST and kinds.get(name) == onnx.TensorProto.FLOAT16
+    }
+
+
+def peaks(statistics: Statistics) -> dict[str, float]:
+    """The largest magnitude of every tensor that was counted."""
+    counted = statistics.histograms.items()
+    return {name: max(abs(found.minimum), abs(found.maximum)) for name, found in counted}
 
 
 def in_float32(placed: onnx.ModelProto, plain: Graph, reasons: Mapping[str, str]) -> dict[str, str]:

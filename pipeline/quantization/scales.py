@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 INT8_MAX = 127
-#: A channel counts when its largest weight is at least this share of the layer's: less is lost in 8 bits anyway.
-COUNTS = 1 / 256
+#: A channel counts when its largest weight is at least this share of the layer's. A weaker one fills few levels of its
+#: activations anyway, which have one scale a tensor.
+COUNTS = 1 / 16
 #: How much larger a scale may be than it should: one bit of eight.
 RAISED = 2.0
 
@@ -29,7 +30,7 @@ def holds(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> bool:
     """Whether normal numbers of a type hold the scales that map these magnitudes to 127, those of weak channels aside.
 
     Example:
-        >>> holds(np.float32([1, 1e-3]), np.float16), holds(np.float32([0.1, 1e-3]), np.float16)
+        >>> holds(np.float32([1, 1e-3]), np.float16), holds(np.float32([0.01, 1e-3]), np.float16)
         (True, False)
     """
     limits = np.finfo(scale_type)

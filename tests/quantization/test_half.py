@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.quantization import calibration, half_limits, tensorrt
+from pipeline import artifact
+from pipeline.quantization import calibration, half_limits, quantize, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.half import element_types, to_float16
 from pipeline.quantization.half_rounding import rounded
@@ -232,6 +233,22 @@ def placed(make: Any, frames: Any, tmp_path: Path, calibrated: Any) -> Callable[
         return model, tensorrt.place(graph, ranges, **options), tensorrt.simulate(graph, ranges, **options)
 
     return build
+
+
+def test_calibration_frames_that_reach_more_than_those_of_the_export(make: Any, frames: Any, tmp_path: Path) -> None:
+    """The INT8 file keeps the nodes in float32. fp16.onnx is written already: that it overflows is recorded."""
+    model = make(None, scaled_up_and_down)
+    onnx.save(model, tmp_path / "fp32.onnx")
+    half = unprotected(model)  # as if the frames of the export had been dark
+    onnx.save(onnx.shape_inference.infer_shapes(half), tmp_path / "fp16.onnx")
+    files = dict.fromkeys(("fp32.onnx", "fp16.onnx"), "")
+    source = artifact.Artifact(path=tmp_path, meta={"files": files, "float16": {"float32_nodes": {"c": "another reason"}}})
+    statistics = calibration.collect(tmp_path / "fp32.onnx", frames)
+    assert list(quantize.overflowing(source, statistics)) == ["b", "b_relu", "large"]
+    assert set(quantize.spoiled(source, graphs.Graph(model), statistics)) == {"large", "b", "b_relu", "small", "c"}
+    protected, _ = half_limits.in_float16(model, frames)
+    onnx.save(protected, tmp_path / "fp16.onnx")
+    assert quantize.overflowing(source, statistics) == {}
 
 
 def read_types(model: onnx.ModelProto, node: str) -> list[str]:
