@@ -44,9 +44,7 @@ def main() -> None:
         print(f"{args.out / 'int8_tensorrt.onnx'}: {line}")
     if late := meta["float16"].get("fp16_overflows"):
         reached = ", ".join(f"'{name}' reaches {most}" for name, most in late.items())
-        print(
-            f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); use fp32 or INT8 on GPUs"
-        )
+        print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
     for file, found in meta["fallback"].items():
         floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
         floats += "; sums in float" if found.get("sums_in_float") else ""

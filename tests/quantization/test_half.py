@@ -242,7 +242,8 @@ def test_calibration_frames_that_reach_more_than_those_of_the_export(make: Any, 
     half = unprotected(model)  # as if the frames of the export had been dark
     onnx.save(onnx.shape_inference.infer_shapes(half), tmp_path / "fp16.onnx")
     files = dict.fromkeys(("fp32.onnx", "fp16.onnx"), "")
-    source = artifact.Artifact(path=tmp_path, meta={"files": files, "float16": {"float32_nodes": {"c": "another reason"}}})
+    meta = {"files": files, "float16": {"float32_nodes": {"c": "another reason"}}}
+    source = artifact.Artifact(path=tmp_path, meta=meta)
     statistics = calibration.collect(tmp_path / "fp32.onnx", frames)
     assert list(quantize.overflowing(source, statistics)) == ["b", "b_relu", "large"]
     assert set(quantize.spoiled(source, graphs.Graph(model), statistics)) == {"large", "b", "b_relu", "small", "c"}
