@@ -33,6 +33,8 @@ SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ReduceSum", "CumSu
 MEANS = ("ReduceMean", "GlobalAveragePool", "AveragePool")
 #: Operators that add squares.
 SQUARES = ("ReduceL2", "ReduceSumSquare")
+#: Operators that may make a small value large.
+FACTORS = ("Mul", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 #: Operators for which a large constant is a bound: the largest float16 does as well.
 BOUNDED = ("Clip", "Min", "Max")
 #: Which input makes the result infinite when float16 rounds it to zero.
@@ -123,7 +125,8 @@ def float32_nodes(model: onnx.ModelProto, extremes: Extremes) -> dict[str, str]:
     """
     graph = Graph(_copy(model))
     kinds, constants = element_types(graph.model), _constants(graph)
-    unfit = dict(_unfit_tensors(extremes))
+    small = _Small(graph, extremes.largest, constants)
+    unfit = {name: reason for name, reason in _unfit_tensors(extremes) if not small.is_lost(name)}
     found = {}
     for node in graph.nodes:
         slots = [
@@ -133,7 +136,12 @@ def float32_nodes(model: onnx.ModelProto, extremes: Extremes) -> dict[str, str]:
         names = [name for name, half in slots if half and kinds.get(name) == TensorProto.FLOAT]
         reasons = [
             *(unfit[name] for name in names if name in unfit),
-            *(reason for name in names if name in constants for reason in _unfit_constant(node, name, constants)),
+            *(
+                reason
+                for name in names
+                if name in constants
+                for reason in _unfit_constant(node, name, constants, small)
+            ),
         ]
         if names and not extremes.terms.get(node.name, 0.0) <= LARGEST:
             reasons.append(f"its terms add up to {extremes.terms[node.name]:.3g}")
@@ -153,14 +161,14 @@ def _unfit_tensors(extremes: Extremes) -> Iterator[tuple[str, str]]:
             yield name, f"'{name}' reaches only {most:.2g}"
 
 
-def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants) -> Iterator[str]:
+def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants, small: _Small) -> Iterator[str]:
     """Why float16 cannot hold a constant that a node reads. Infinity it can."""
     magnitudes = np.abs(constants[name][np.isfinite(constants[name])])
     most = float(magnitudes.max(initial=0.0))
     least = float(magnitudes[magnitudes > 0].min(initial=math.inf))
     if most > LARGEST and node.op_type not in BOUNDED:
         yield f"constant '{name}' holds {most:.3g}"
-    elif 0 < most < SMALLEST:
+    elif 0 < most < SMALLEST and small.counts_in(node, name):
         yield f"constant '{name}' holds at most {most:.2g}"
     elif name == _divisor(node, constants) and least < SMALLEST:
         yield f"constant '{name}' is a divisor and holds {least:.2g}"
@@ -168,6 +176,41 @@ def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants) -> It
         epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
         if (variance := float(magnitudes.min(initial=math.inf)) + epsilon) < SMALLEST_VARIANCE:
             yield f"variance '{name}' is as small as {variance:.2g}"
+
+
+class _Small:
+    """Which small values make a difference: those that something multiplies, normalises or compares later on.
+
+    Weight decay leaves 1e-20 and less of weights that a network does not use, and float16 may lose these.
+    """
+
+    def __init__(self, graph: Graph, largest: Mapping[str, float], constants: Constants) -> None:
+        self.graph = graph
+        self.largest = largest
+        self.constants = constants
+        self.known: dict[str, bool] = {}
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a tensor is small and it makes no difference when float16 loses it."""
+        return 0 < self.largest.get(name, 0.0) < SMALLEST and not self.counts(name)
+
+    def counts(self, name: str) -> bool:
+        """Whether a small tensor makes a difference to any node that reads it."""
+        if name not in self.known:
+            self.known[name] = any(self.counts_in(node, name) for node in self.graph.consumers.get(name, ()))
+        return self.known[name]
+
+    def counts_in(self, node: onnx.NodeProto, name: str) -> bool:
+        """Whether a small tensor or constant makes a difference to what a node gives."""
+        given = node.output[0]
+        if given not in self.largest:  # integers: an argmax or a comparison
+            return node.op_type not in ("Shape", "Size")
+        if self.largest[given] < SMALLEST:
+            return self.largest[given] > 0 and self.counts(given)
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in self.constants:
+            gain = float(np.abs(self.constants[node.input[1]]).sum())
+            return name in node.input[:2] and self.largest.get(node.input[0], 0.0) * gain >= SMALLEST
+        return node.op_type in FACTORS or node.op_type.endswith("Normalization")
 
 
 def _divisor(node: onnx.NodeProto, constants: Constants) -> str | None:

@@ -9,6 +9,8 @@ INT8_MAX = 127
 #: A channel counts when its largest weight is at least this share of the layer's. A weaker one fills few levels of its
 #: activations anyway, which have one scale a tensor.
 COUNTS = 1 / 16
+#: What weight decay leaves of weights that a network does not use is smaller.
+UNUSED = 1e-15
 #: How much larger a scale may be than it should: one bit of eight.
 RAISED = 2.0
 
@@ -34,7 +36,7 @@ def holds(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> bool:
         (True, False)
     """
     limits = np.finfo(scale_type)
-    scales = amax[(amax > 0) & (amax >= COUNTS * amax.max(initial=0.0))] / INT8_MAX
+    scales = amax[(amax > UNUSED) & (amax >= COUNTS * amax.max(initial=0.0))] / INT8_MAX
     return bool((scales * RAISED >= float(limits.tiny)).all() and (scales <= float(limits.max)).all())
 
 

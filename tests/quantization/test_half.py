@@ -194,6 +194,24 @@ def test_constants_that_float16_cannot_hold(make: Any, frames: Any) -> None:
     assert stored["no_bound"] == np.finfo(np.float16).max and stored["no_bound"].dtype == np.float16
 
 
+def test_small_values_that_make_no_difference_may_be_lost(make: Any, frames: Any, placed: Any) -> None:
+    """A branch whose weights have decayed to 1e-20, added to one that is alive."""
+
+    def fill(net: Any, factor: float, gain: float) -> None:
+        net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
+        net.conv("a_relu", "dead", 8, 8)
+        for name in ("dead.w", "dead.b"):
+            net.weights[name] *= np.float32(factor)
+        net.add("Mul", ["dead", net.constant("gain", np.float32(gain))], "amplified")
+        net.add("Add", ["a_relu", "amplified"], "sum")
+        net.conv("sum", "logits", 8, 16)
+
+    assert kept_in(make, frames, lambda net: fill(net, 1e-20, 1.0)) == {}
+    assert {"dead", "amplified"} <= kept_in(make, frames, lambda net: fill(net, 1e-10, 1e10)).keys()
+    _, int8, _ = placed(lambda net: fill(net, 1e-20, 1.0))
+    assert read_types(int8, "dead")[:2] == ["FLOAT16 dq", "FLOAT16 dq"]
+
+
 def test_what_onnx_wants_in_float32_and_what_is_read_in_both_types(make: Any, frames: Any) -> None:
     """Scales of Resize, Range (which has no float16), Constant nodes, and one constant for two nodes of two types."""
 
