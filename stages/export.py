@@ -7,9 +7,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import params
+from pipeline import artifact, params
 from pipeline.errors import command
 from pipeline.export.export import export_network
+from pipeline.export.parity import float16_report
 from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact
@@ -41,6 +42,8 @@ def main() -> None:
     )
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
     print(f"{args.out}: logits within {parity['core_max_difference']} sd of torch; label maps agree: {agreement}")
+    for line in float16_report(artifact.load(args.out, kind="onnx").meta):
+        print(f"{args.out / 'fp16.onnx'}: {line}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline import artifact
 from pipeline.errors import command
+from pipeline.export.parity import float16_report
 from pipeline.foreign import description
 from pipeline.foreign.imported import import_network
 from pipeline.frames import Array, resize_frame
@@ -38,6 +40,8 @@ def main() -> None:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in parity["class_share"].items())
     print(f"{args.out}: label maps agree with {found.model.name}: {agreement}")
     print(f"it finds on {parity['frames']} train frames: {shares}; if that cannot be, mend the description")
+    for line in float16_report(artifact.load(args.out, kind="onnx").meta):
+        print(f"{args.out / 'fp16.onnx'}: {line}")
 
 
 if __name__ == "__main__":

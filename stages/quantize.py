@@ -10,6 +10,7 @@ from pipeline import artifact, params
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.quantization.half_limits import summary
 from pipeline.quantization.quantize import Settings, quantize
 from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.trial import Trial
@@ -38,7 +39,13 @@ def main() -> None:
         quantize(
             source, calibration, args.out, settings=Settings(**chosen, budget=budget), trial=trial, progress=bars.step
         )
-    for file, found in artifact.load(args.out, kind="int8").meta["fallback"].items():
+    meta = artifact.load(args.out, kind="int8").meta
+    if line := summary(meta["float16"]["float32_nodes"]):
+        print(f"{args.out / 'int8_tensorrt.onnx'}: {line}")
+    if late := meta["float16"].get("fp16_overflows"):
+        reached = ", ".join(f"'{name}' reaches {most}" for name, most in late.items())
+        print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
+    for file, found in meta["fallback"].items():
         floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
         floats += "; sums in float" if found.get("sums_in_float") else ""
         held = "" if found["held"] else "; quantize.budget does not hold"

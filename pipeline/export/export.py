@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from pipeline import artifact
@@ -17,6 +17,7 @@ from pipeline.export.graphs import CoreGraph, DeployGraph
 from pipeline.export.onnx_file import AWARE, export, write_metadata
 from pipeline.frames import Array
 from pipeline.models import SegNetwork
+from pipeline.quantization import half_limits
 
 #: Facts of a network that its ONNX files carry on.
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
@@ -55,7 +56,7 @@ def export_network(
 
     Args:
         network: in eval mode; ``parent`` is the artifact it came from.
-        frames: real frames of the input size, for the parity check.
+        frames: real frames of the input size, for the parity check and for what float16 must hold.
         label_stride: input size / label-map size.
 
     Returns:
@@ -73,12 +74,15 @@ def export_network(
     }
     with artifact.create(out, kind="onnx", meta=meta) as folder:
         export(CoreGraph(network), torch.zeros(1, 3, height, width), folder / "core.onnx", inputs="x", outputs="logits")
-        for precision, weights in (("fp32", network), ("fp16", copy.deepcopy(network).half())):
-            graph = DeployGraph(weights, input_size=(height, width), label_stride=label_stride)
-            if precision == "fp16":
-                graph.half()
-            export(graph, image, folder / f"{precision}.onnx", inputs="frames", outputs="labels")
+        graph = DeployGraph(network, input_size=(height, width), label_stride=label_stride)
+        export(graph, image, folder / "fp32.onnx", inputs="frames", outputs="labels")
+        half, kept = half_limits.in_float16(onnx.load(folder / "fp32.onnx"), frames)
+        onnx.save(half, folder / "fp16.onnx")
+        for precision in ("fp32", "fp16"):
             facts = deploy_facts(parent.meta, output_size=output_size, precision=precision)
+            if precision == "fp16":
+                facts["float16"] = {"float32_nodes": kept}
             write_metadata(folder / f"{precision}.onnx", facts)
         meta["parity"] = parity.check(network, folder, frames, label_stride=label_stride)
+        meta["float16"] = parity.float16_facts(meta["parity"], kept)
     return dict(meta["parity"])

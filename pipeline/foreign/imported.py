@@ -13,10 +13,11 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.export.export import deploy_facts
 from pipeline.export.onnx_file import write_metadata
+from pipeline.export.parity import float16_facts
 from pipeline.foreign import deploy, network, parity
 from pipeline.foreign.description import Description
 from pipeline.frames import Array
-from pipeline.quantization.half import to_float16
+from pipeline.quantization import half_limits
 
 
 def import_network(
@@ -35,7 +36,9 @@ def import_network(
     """
     found = network.load(description)
     fp32, size = deploy.build(found, description)
-    graphs = {"fp32": fp32, "fp16": _in_float16(fp32, description)}
+    images = frames(found.input_size)
+    fp16, kept = _in_float16(fp32, description, images)
+    graphs = {"fp32": fp32, "fp16": fp16}
     facts = {
         **description.labels.to_meta(),
         "mean": list(description.mean),
@@ -48,23 +51,27 @@ def import_network(
         **deploy_facts(facts, output_size=size, precision="fp32"),
         "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         "parents": {"file": artifact.sha256(description.model)},
-        "parity": parity.check(description, graphs, frames(found.input_size), size=size),
+        "parity": parity.check(description, graphs, images, size=size),
     }
+    meta["float16"] = float16_facts(meta["parity"], kept)
     with artifact.create(out, kind="onnx", meta=meta) as folder:
         for precision, graph in graphs.items():
             file = folder / f"{precision}.onnx"
             onnx.save(graph, file)
-            write_metadata(file, deploy_facts(facts, output_size=size, precision=precision))
+            about = deploy_facts(facts, output_size=size, precision=precision)
+            if precision == "fp16":
+                about["float16"] = {"float32_nodes": kept}
+            write_metadata(file, about)
     return dict(meta["parity"])
 
 
-def _in_float16(fp32: onnx.ModelProto, description: Description) -> onnx.ModelProto:
-    graph = onnx.ModelProto()
-    graph.CopyFrom(fp32)
+def _in_float16(
+    fp32: onnx.ModelProto, description: Description, frames: Sequence[Array]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     try:
-        to_float16(graph)
+        graph, kept = half_limits.in_float16(fp32, frames)
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         told = " ".join(str(error).split())[:300]
         raise UserError(f"{description.model}: cannot be turned into float16: {told}") from error
-    return graph
+    return graph, kept

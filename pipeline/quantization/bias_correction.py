@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.tensorrt import ScaleType, quantize_per_channel
+from pipeline.quantization.scales import ScaleType, quantize_per_channel
 
 Floats = npt.NDArray[np.float64]
 

@@ -149,10 +149,10 @@ def collect(
     if free := [name for name in names if name not in graph.shapes]:
         raise UserError(f"{onnx_file}: tensor '{free[0]}' has no fixed shape; export with a fixed height and width")
     layers = {node.input[0]: _channel_axis(node) for node in graph.layers}
-    pieces = [_session(piece) for piece in _pieces(graph, names)]
+    sessions = [session(piece) for piece in pieces(graph, names)]
     saved = time.monotonic()
     for index in range(found.frames, len(frames)):
-        for name, value in _activations(pieces, frames[index]):
+        for name, value in activations(sessions, frames[index]):
             if not np.isfinite(value).all():
                 raise UserError(
                     f"{onnx_file}: tensor '{name}' is not finite on a calibration frame; the network is broken"
@@ -209,7 +209,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
 
 
-def _pieces(graph: Graph, names: Sequence[str]) -> Iterator[onnx.ModelProto]:
+def pieces(graph: Graph, names: Sequence[str]) -> Iterator[onnx.ModelProto]:
     """Graphs that hand out a part of the activations each, in order, no more than FETCHED bytes at a time."""
     piece: list[str] = []
     held = 0
@@ -228,7 +228,7 @@ def _handing_out(graph: Graph, names: Sequence[str]) -> onnx.ModelProto:
     return onnx.utils.Extractor(graph.model).extract_model([graph.model.graph.input[0].name], list(names))
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
@@ -236,9 +236,9 @@ def _session(model: onnx.ModelProto) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _activations(pieces: Sequence[Any], frame: Array) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def activations(sessions: Sequence[Any], frame: Array) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Name and value of every activation for a frame; the values of a piece are freed before the next runs."""
-    for session in pieces:
+    for session in sessions:
         names = [output.name for output in session.get_outputs()]
         values = session.run(names, {session.get_inputs()[0].name: frame[np.newaxis]})
         for name in names:

@@ -1,39 +1,128 @@
-"""float32 -> float16 inside an ONNX graph whose inputs and outputs are integers."""
+"""float32 -> float16 inside an ONNX graph, but for the nodes that would overflow or lose small values there."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-#: Inputs that ONNX wants in float32 whatever the data type: Resize takes its scales so.
-FLOAT32_INPUTS = {"Resize": (2,)}
 LARGEST = float(np.finfo(np.float16).max)
+FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
+#: What is put behind the name of a tensor for its copy in the other type.
+ENDS: dict[int, str] = {FLOAT: "_float32", FLOAT16: "_float16"}
 
 
-def to_float16(model: onnx.ModelProto) -> None:
-    """Turn every float32 constant, cast and tensor of the graph into float16, in place.
+def to_float16(model: onnx.ModelProto, *, float32: Collection[str] = ()) -> None:
+    """Turn the float32 tensors and constants of a graph into float16, in place.
 
-    The frame enters as uint8 and is cast, the label map leaves as uint8: no further casts are needed. Weights beyond
-    the largest float16 are clipped to it.
+    ONNX's schemas say what a node may read in float16: the scales of Resize, for example, stay in float32. A Cast
+    stands where a tensor is read in the other type; the nodes that read it so share the Cast. A constant that a float16
+    node reads is clipped to the largest float16, for example the upper bound of a Clip; infinity stays infinite.
+
+    Args:
+        model: the frame enters as uint8, the label map leaves as uint8.
+        float32: names of nodes that stay in float32, see :func:`pipeline.quantization.half_limits.float32_nodes`.
     """
-    kept = {
-        node.input[index]
-        for node in model.graph.node
-        for index in FLOAT32_INPUTS.get(node.op_type, ())
-        if len(node.input) > index
-    }
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
-            value = np.clip(numpy_helper.to_array(tensor), -LARGEST, LARGEST)
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), tensor.name))
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-            is_float = attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT
-            if is_float and kept.isdisjoint(node.output):
-                value = np.clip(numpy_helper.to_array(attribute.t), -LARGEST, LARGEST).astype(np.float16)
-                attribute.CopyFrom(helper.make_attribute(attribute.name, numpy_helper.from_array(value)))
-    del model.graph.value_info[:]
+    inline_constants(model)
     model.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    graph, kinds = model.graph, element_types(model)
+    types = dict.fromkeys((name for name, kind in kinds.items() if kind == FLOAT), FLOAT)
+    reads: list[dict[int, int]] = []  # for each node: index of an input -> in which type it is read
+    for node in graph.node:
+        wide = node.name in float32
+        slots = {index: name for index, name in enumerate(node.input) if name in types}
+        reads.append({index: FLOAT if wide or not takes_float16(node, index, model) else FLOAT16 for index in slots})
+        for index, name in enumerate(node.output):
+            if name in types and not wide and takes_float16(node, index, model, output=True):
+                types[name] = FLOAT16
+                _give_float16(node)
+    used = {(node.input[i], kind) for node, read in zip(graph.node, reads, strict=True) for i, kind in read.items()}
+    copies: dict[tuple[str, int], str] = {}
+
+    def copy_of(name: str, kind: int) -> str:
+        copy = name + ENDS[kind]
+        while copy in kinds:
+            copy += "_"
+        kinds[copy] = kind
+        copies[name, kind] = copy
+        return copy
+
+    for tensor in list(graph.initializer):
+        if (tensor.name, FLOAT16) in used:
+            half = numpy_helper.from_array(as_float16(numpy_helper.to_array(tensor)), tensor.name)
+            if (tensor.name, FLOAT) in used:
+                half.name = copy_of(tensor.name, FLOAT16)
+                graph.initializer.append(half)
+            else:
+                tensor.CopyFrom(half)
+                types[tensor.name] = FLOAT16
+    nodes: list[onnx.NodeProto] = []
+    for node, read in zip(graph.node, reads, strict=True):
+        for index, kind in read.items():
+            name = node.input[index]
+            if types[name] != kind:
+                if (name, kind) not in copies:
+                    cast = copy_of(name, kind)
+                    nodes.append(helper.make_node("Cast", [name], [cast], name=cast, to=kind))
+                node.input[index] = copies[name, kind]
+        nodes.append(node)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    model.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+
+
+def as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Finite values clipped to the largest float16, infinite ones as they are."""
+    clipped = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
+    return np.asarray(clipped.astype(np.float16))
+
+
+def takes_float16(node: onnx.NodeProto, index: int, model: onnx.ModelProto, *, output: bool = False) -> bool:
+    """Whether ONNX allows an input (or output) of a node to be float16 in the model's opset."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 0)
+    allowed = _allowed(node.op_type, node.domain, opset, output)
+    return bool(allowed) and allowed[min(index, len(allowed) - 1)]  # the last may stand for any number
+
+
+@cache
+def _allowed(operator: str, domain: str, opset: int, output: bool) -> tuple[bool, ...]:
+    schema = onnx.defs.get_schema(operator, max_inclusive_version=opset, domain=domain)
+    return tuple("tensor(float16)" in formal.types for formal in (schema.outputs if output else schema.inputs))
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Type of every tensor whose type is known; shapes must be inferred."""
+    graph = model.graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def inline_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers, in place: then constants have one form."""
+    graph = model.graph
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        (attribute,) = node.attribute
+        value = helper.get_attribute_value(attribute)
+        if attribute.type == AttributeProto.TENSOR:
+            value = numpy_helper.to_array(value)
+        kind = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        if attribute.name != "value" and attribute.name not in kind:
+            continue
+        array = np.asarray(value, kind.get(attribute.name))
+        graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        graph.node.remove(node)
+
+
+def _give_float16(node: onnx.NodeProto) -> None:
+    """Change the attributes by which a node gives float32."""
+    for attribute in node.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i == FLOAT:
+            attribute.i = FLOAT16
+        elif attribute.type == AttributeProto.TENSOR and attribute.t.data_type == FLOAT:
+            attribute.t.CopyFrom(numpy_helper.from_array(as_float16(numpy_helper.to_array(attribute.t))))

@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.tensorrt import quantize_per_channel
+from pipeline.quantization.scales import quantize_per_channel
 
 Floats = npt.NDArray[np.floating]
 

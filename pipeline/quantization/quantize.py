@@ -17,12 +17,15 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, closest
 from pipeline.export.onnx_file import AWARE, write_metadata
-from pipeline.quantization import calibrate, cpu, sensitivity, tensorrt
+from pipeline.quantization import calibrate, cpu, half_limits, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
+from pipeline.quantization.half import LARGEST, element_types
+from pipeline.quantization.half_limits import Extremes
 from pipeline.quantization.ranges import Ranges, choose_all
+from pipeline.quantization.scales import ScaleType
 from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Outcome, Trial
 
@@ -71,15 +74,20 @@ class Family:
 
     files: Mapping[str, Placement]
     simulated: Placement
-    scale_type: tensorrt.ScaleType = np.float32
+    scale_type: ScaleType = np.float32
     symmetric: bool = False
+
+    @property
+    def half(self) -> bool:
+        """Whether its files are float16 where they are not INT8."""
+        return self.scale_type is np.float16
 
 
 FAMILIES = {
     "cpu": Family({"int8_cpu.onnx": cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place),
     "tensorrt": Family(
         {"int8_tensorrt.onnx": tensorrt.place},
-        partial(tensorrt.place, float16=False, scale_type=np.float16),
+        tensorrt.simulate,
         np.float16,
         symmetric=True,
     ),
@@ -88,11 +96,16 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A float graph and what is known of its activations."""
+    """A float graph and what is known of its activations.
+
+    Attributes:
+        float32: names of the nodes that float16 would spoil, with the reason of each.
+    """
 
     graph: Graph
     statistics: Statistics
     settings: Settings
+    float32: Mapping[str, str] = field(default_factory=dict)
 
     def ranges(self, family: Family) -> Ranges:
         chosen = self.settings
@@ -106,12 +119,13 @@ class Source:
     def placing(self, family: Family, placement: Placement) -> Place:
         """From the nodes that stay in float to the INT8 graph, biases corrected where that is asked for."""
         ranges = self.ranges(family)
+        options = {"float32": self.float32} if family.half else {}
 
         def place(float_nodes: Collection[str]) -> onnx.ModelProto:
             graph = self.graph
             if self.settings.bias_correction:
                 graph = correct(graph, self.statistics, float_nodes=float_nodes, scale_type=family.scale_type)
-            return placement(graph, ranges, float_nodes=float_nodes)
+            return placement(graph, ranges, float_nodes=float_nodes, **options)
 
         return place
 
@@ -142,7 +156,8 @@ def quantize(
     plain = graphs.load(str(source.file("fp32.onnx")))
     if AWARE in source.facts:  # its weights were trained as they are rounded: there is no shift to take back
         settings = replace(settings, bias_correction=False)
-    given = Source(plain, calibrate.load(calibration), settings)
+    statistics = calibrate.load(calibration)
+    given = Source(plain, statistics, settings, float32=spoiled(source, plain, statistics))
     kept = settings.kept(plain)
     ranking: list[tuple[str, Outcome]] = []
     if trial is not None:
@@ -167,12 +182,48 @@ def quantize(
             meta["fallback"].update(dict.fromkeys(family.files, told))
         for file, placement in family.files.items():
             files[file] = given.placing(family, placement)(floats)
+            if family.half:
+                meta["float16"] = {"float32_nodes": in_float32(files[file], plain, given.float32)}
+                if late := overflowing(source, statistics):
+                    meta["float16"]["fp16_overflows"] = late
     with artifact.create(out, kind="int8", meta=meta) as folder:
         ranges = {name: given.ranges(family) for name, family in FAMILIES.items()}
         artifact.write_text(folder / RANGES, artifact.dump_json(ranges))
         for file, model in files.items():
             onnx.save(model, folder / file)
             write_metadata(folder / file, meta)
+
+
+def spoiled(source: Artifact, plain: Graph, statistics: Statistics) -> dict[str, str]:
+    """Nodes that float16 would spoil, by the frames of the export and by those of the calibration."""
+    known = source.facts.get("float16", {}).get("float32_nodes", {})
+    return {**half_limits.float32_nodes(plain.model, Extremes(peaks(statistics))), **known}
+
+
+def overflowing(source: Artifact, statistics: Statistics) -> dict[str, str]:
+    """Float16 tensors of fp16.onnx that overflow on calibration frames, with what they reach."""
+    kinds = element_types(onnx.load(source.file("fp16.onnx")))
+    reached = peaks(statistics)
+    return {
+        name: f"{most:.3g}"
+        for name, most in sorted(reached.items())
+        if most > LARGEST and kinds.get(name) == onnx.TensorProto.FLOAT16
+    }
+
+
+def peaks(statistics: Statistics) -> dict[str, float]:
+    """The largest magnitude of every tensor that was counted."""
+    counted = statistics.histograms.items()
+    return {name: max(abs(found.minimum), abs(found.maximum)) for name, found in counted}
+
+
+def in_float32(placed: onnx.ModelProto, plain: Graph, reasons: Mapping[str, str]) -> dict[str, str]:
+    """The nodes of the float graph that a placed one has in float32, with the reason of each."""
+    kinds = element_types(placed)
+    names = {node.name for node in plain.nodes}
+    readers = [node for node in placed.graph.node if node.name in names and any(n.endswith("_dq") for n in node.input)]
+    wide = [node.name for node in readers if kinds.get(node.output[0]) == onnx.TensorProto.FLOAT]
+    return {**dict.fromkeys(wide, "it shares Q/DQ whose scales or readers need float32"), **reasons}
 
 
 def named(plain: Graph, patterns: Collection[str]) -> set[str]:
@@ -190,7 +241,7 @@ def named(plain: Graph, patterns: Collection[str]) -> set[str]:
 
 def describe(source: Artifact, calibration: Artifact, settings: Settings) -> dict[str, Any]:
     """meta.json of the INT8 artifact: what the float graph's says, and how it was quantised."""
-    carried = {key: value for key, value in source.facts.items() if key != "parity"}
+    carried = {key: value for key, value in source.facts.items() if key not in ("parity", "float16")}
     libraries = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     chosen: dict[str, Any] = {
         "method": settings.method,

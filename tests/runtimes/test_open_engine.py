@@ -73,6 +73,26 @@ def test_engines_know_the_labels_of_the_network_and_their_original_ids(student: 
     assert found == dict.fromkeys(("fp32", "fp16", "int8"), student.labels)
 
 
+@pytest.mark.parametrize(("real", "reliable"), [(True, False), (False, False), (True, True)])
+def test_a_float16_file_that_disagrees_is_warned_of(
+    student: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, real: bool, reliable: bool
+) -> None:
+    """Where the runtime computes in float16; a CPU computes the same file in float32."""
+    options = {"threads": 1}
+    runtime = runtimes.build("onnxruntime", options)
+    runtime.real_float16 = real
+    meta = {**student.onnx.meta, "float16": {"reliable": reliable, "float32_nodes": {}}}
+    meta["parity"] = {**meta["parity"], "agreement": {"fp32": 1.0, "fp16": 0.4912}}
+    source = artifact.Artifact(path=student.onnx.path, meta=meta)
+    late = {} if reliable else {"float16": {"float32_nodes": {}, "fp16_overflows": {"x": "7e+04"}}}
+    int8 = artifact.Artifact(path=student.int8.path, meta={**student.int8.meta, **late})
+    runtimes.build_engines(runtime, source, int8, tmp_path, name="onnxruntime", options=options)
+    said = "fp16: warning: in float16 this network gives the labels of float32 on 49.12% of pixels only"
+    assert (said in caplog.text) == (real and not reliable)
+    said = "fp16: warning: in float16 it overflows on calibration frames, at x; use the fp32 or int8 engine"
+    assert (said in caplog.text) == (real and not reliable)
+
+
 @pytest.mark.parametrize("name", ["engine.onnx", "meta.json"])
 def test_a_missing_file_is_named(engine: Path, name: str) -> None:
     (engine / name).unlink()

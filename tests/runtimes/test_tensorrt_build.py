@@ -18,7 +18,9 @@ from pipeline import artifact, models, runtimes
 from pipeline.errors import UserError
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
-from pipeline.quantization import calibration, tensorrt
+from pipeline.quantization import calibrate, calibration, tensorrt
+from pipeline.quantization import graph as graphs
+from pipeline.quantization.half import to_float16
 from pipeline.quantization.ranges import choose_all
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._tensorrt_errors import node_of
@@ -101,6 +103,28 @@ def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, write_
     weights = sum(p.numel() for p in network.parameters())
     assert size["fp32"] > 4 * weights
     assert size["int8"] < 0.5 * size["fp32"]
+
+
+def test_graphs_of_float16_float32_and_int8_build(rtx: Any, student: Any, tmp_path: Path) -> None:
+    """Strongly typed: what must stay in float32 does, and INT8 layers with float32 scales are INT8."""
+    graph = graphs.load(str(student.onnx.file("fp32.onnx")))
+    layers = [layer.name for layer in graph.layers]
+    output = graph.layers[6].output[0]
+    wide = [*layers[4:9], *(reader.name for reader in graph.consumers[output])]
+    half = onnx.ModelProto()
+    half.CopyFrom(graph.model)
+    to_float16(half, float32=wide)
+    onnx.save(half, tmp_path / "fp16.onnx")
+    found = rtx.build(tmp_path / "fp16.onnx", tmp_path / "fp16.plan")["precisions"]["convolution"]
+    assert found["float32"] == 5 and found["float16"] == len(layers) + 1 - 5  # and the normaliser
+    ranges = choose_all(calibrate.load(student.calibration).histograms, method="minmax", percentile=99)
+    kept = {graph.classifier.name}
+    plain = tensorrt.place(graph, ranges, float_nodes=kept)
+    onnx.save(tensorrt.place(graph, ranges, float_nodes=kept, float32=wide), tmp_path / "int8.onnx")
+    found = rtx.build(tmp_path / "int8.onnx", tmp_path / "int8.plan")["precisions"]["convolution"]
+    made = {name: node.op_type for node in plain.graph.node for name in node.output}
+    int8 = sum(node.op_type == "Conv" and made.get(node.input[1]) == "DequantizeLinear" for node in plain.graph.node)
+    assert found["int8"] == int8
 
 
 def test_a_node_that_does_not_parse_is_named(rtx: Any, tmp_path: Path) -> None:
