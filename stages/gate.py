@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline import params
 from pipeline.errors import UserError, command
-from pipeline.reporting import results
+from pipeline.reporting import results, wording
 from pipeline.reporting.table import violations_table
 
 
@@ -32,7 +32,8 @@ def main() -> None:
         if names:
             what.append(f"{names} broke a budget of params.yaml; change the student, its quantisation, or the budget")
         raise UserError(f"{'. '.join(what)}. The results and the report were written all the same")
-    print(f"every budget holds for {', '.join(result.student for result in found)}")
+    noted = [f"{result.label}: {what}" for result in found for what in wording.notes(result)]
+    print("\n".join([*noted, f"every budget holds for {', '.join(result.student for result in found)}"]))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,12 @@ def test_an_outcome_is_counted_by_hand(student: Any, trial: Trial, make: Any) ->
     broken = trial.run(shifted(model))  # every pixel becomes the next class
     assert broken.disagreement == 100
     assert broken.drops.miou.got == 100 and broken.drops.worst[1].got == 100
-    assert broken.facts() == {"disagreement": 100, "miou_drop": 100, "class_drop": 100, "worst_class": broken.drops.worst[0]}
+    assert broken.facts() == {
+        "disagreement": 100,
+        "miou_drop": 100,
+        "class_drop": 100,
+        "worst_class": broken.drops.worst[0],
+    }
 
 
 def shifted(model: onnx.ModelProto) -> onnx.ModelProto:
