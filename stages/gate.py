@@ -32,8 +32,14 @@ def main() -> None:
         if names:
             what.append(f"{names} broke a budget of params.yaml; change the student, its quantisation, or the budget")
         raise UserError(f"{'. '.join(what)}. The results and the report were written all the same")
-    noted = [f"{result.label}: {what}" for result in found for what in wording.notes(result)]
-    print("\n".join([*noted, f"every budget holds for {', '.join(result.student for result in found)}"]))
+    for result in found:
+        for what in wording.notes(result):
+            print(f"{result.label}: {what}")
+    names = ", ".join(result.student for result in found)
+    undecided = any(result.undecided for result in found)
+    print(
+        f"no budget is broken by {names}; not all could be decided" if undecided else f"every budget holds for {names}"
+    )
 
 
 if __name__ == "__main__":

@@ -67,10 +67,8 @@ def markdown(results: Sequence[Result]) -> str:
     rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
     lines = [COLUMNS, tuple(rule), *(tuple(plain(cell) for cell in row(result)) for result in results)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    warnings = [
-        f"- {plain(result.label)}: {plain(warning.what)}\n" for result in results for warning in result.warnings
-    ]
-    return table + ("\n" + "".join(warnings) if warnings else "")
+    warnings = [f"{result.label}: {warning.what}" for result in results for warning in result.warnings]
+    return table + ("\n" + "".join(f"- {plain(warning)}\n" for warning in warnings) if warnings else "")
 
 
 def rich_table(results: Sequence[Result]) -> Table:
