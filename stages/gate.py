@@ -36,10 +36,8 @@ def main() -> None:
         for what in wording.notes(result):
             print(f"{result.label}: {what}")
     names = ", ".join(result.student for result in found)
-    undecided = any(result.undecided for result in found)
-    print(
-        f"no budget is broken by {names}; not all could be decided" if undecided else f"every budget holds for {names}"
-    )
+    decided = not any(result.undecided for result in found)
+    print(f"every budget holds for {names}" if decided else f"no budget is broken by {names}; not all could be decided")
 
 
 if __name__ == "__main__":

@@ -107,9 +107,11 @@ def verdict(result: Result) -> str:
 
 def undecided(result: Result) -> str:
     """``undecided: pole, sign``; empty where every budget could be decided."""
-    names = [note.class_name or "mIoU" for note in result.undecided]
-    shown = ", ".join(names) if len(names) <= SHOWN else f"{len(names)} of {len(result.classes)} classes"
-    return f"undecided: {shown}" if names else ""
+    classes = [note.class_name for note in result.undecided if note.class_name]
+    names = classes if len(classes) <= SHOWN else [f"{len(classes)} classes"]
+    if len(classes) < len(result.undecided):
+        names = [*names, "mIoU"]
+    return f"undecided: {', '.join(names)}" if names else ""
 
 
 def notes(result: Result) -> list[str]:
