@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
 SMALLEST_MATRIX = 16
-#: Operators that have 8-bit kernels, or pass 8 bits through; activations are fused into what comes before them.
-INTEGER = (*WEIGHTED, "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+#: Operators without weights that have 8-bit kernels or pass 8 bits through, and those that fuse with the one before.
+INTEGER = ("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
 FUSED = ("Relu", "Clip")
 #: Operators that only move values: their time depends on no data type worth naming.
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Shape", "Constant")
@@ -219,9 +219,13 @@ def in_float(plain: Graph, placed: onnx.ModelProto, *, float_nodes: Collection[s
     integer: set[str] = set()  # outputs of what runs in 8 bits
     found: Counter[str] = Counter()
     for node in placed.graph.node:
-        if (node.op_type in INTEGER and not dequantised.isdisjoint(node.input)) or (
-            node.op_type in FUSED and not (dequantised | integer).isdisjoint(node.input)
-        ):
+        if node.op_type in WEIGHTED:
+            whole = dequantised.issuperset(node.input[:2])  # the activation and the weight
+        elif node.op_type in FUSED:
+            whole = node.input[0] in dequantised | integer
+        else:
+            whole = node.op_type in INTEGER and not dequantised.isdisjoint(node.input)
+        if whole:
             integer.update(node.output)
         elif node.name in inside and node.op_type not in MOVES:
             found[node.op_type] += 1

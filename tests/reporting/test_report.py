@@ -182,7 +182,8 @@ def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> 
     pole = section[section.index('<th scope="row">pole') :].split("</tr>")[0]
     shown = [cell.strip() for cell in re.findall(r">([^<>]+)<", pole) if cell.strip()]
     assert shown == [
-        "pole", "undecided", "2", "2.2", f"{wording.MINUS}0.9 to 3.6", "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
+        "pole", "undecided", "2", "2.2", f"{wording.MINUS}0.9 to 3.6",
+        "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
     ]  # fmt: skip
     assert "interval (95 %)" in section
 
