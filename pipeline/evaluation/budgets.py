@@ -98,7 +98,7 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
             assert drops.confidence is not None
             needed = frames_needed(drops.confidence)
             shown = f"{lost.frames} of {drops.frames} frames show it" if name else f"there are {lost.frames}"
-            why = f"{shown}, and {drops.confidence:.0%} confidence needs {needed}"
+            why = f"{shown}, and {100 * drops.confidence:g}% confidence needs {needed}"
         entry = {"budget": budget, "limit": limit, "got": lost.got, "what": f"{lacks}: {why}", **_about(name, lost)}
         found.append(entry)
     return found
@@ -143,7 +143,7 @@ def reason_of_slowness(quantization: Mapping[str, Any]) -> str:
         total = _counted(sum(operators.values()), "operator")
         parts.append(f"{total} without 8 bits ({_listed([f'{count} {name}' for name, count in most])})")
     if parts:
-        return f"In float stay {' and '.join(parts)}; each change between float and 8 bits costs time too"
+        return f"Left in float: {' and '.join(parts)}; each change between float and 8 bits takes time"
     if "float_operators" in quantization:
         return "Every layer runs in 8 bits: this runtime's INT8 kernels are no faster for these layers on this machine"
     return "What stayed in float is not known"
@@ -176,10 +176,10 @@ def _miou(lost: Drop, drops: Drops) -> str:
 
 
 def _points(lost: Drop, drops: Drops) -> str:
-    """``6.2 (0.5 to 12.0 with 95 % confidence)``."""
+    """``6.2 (0.5 to 12.0 with 95% confidence)``."""
     if drops.confidence is None:
         return f"{lost.got:.2f}"
-    return f"{lost.got:.2f} ({lost.low:.2f} to {lost.high:.2f} with {drops.confidence:.0%} confidence)"
+    return f"{lost.got:.2f} ({lost.low:.2f} to {lost.high:.2f} with {100 * drops.confidence:g}% confidence)"
 
 
 def _about(name: str, lost: Drop) -> dict[str, Any]:

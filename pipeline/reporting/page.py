@@ -111,7 +111,7 @@ def render(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.globals.update(fixed=fixed, signed=signed, ms=milliseconds, mb=megabytes, count=wording.count)
-    environment.globals.update(interval=wording.interval, confidence=wording.confidence, undecided=wording.undecided)
+    environment.globals.update(interval=wording.interval, confidence=wording.confidence)
     environment.filters["hex"] = lambda colour: "#{:02x}{:02x}{:02x}".format(*colour)
     template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     best = wording.best(results)

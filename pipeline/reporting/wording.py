@@ -83,7 +83,7 @@ def worst(result: Result) -> str:
 
 
 def worst_with_confidence(result: Result) -> str:
-    """``pole: 0.9 to 3.6 lost, with 95 % confidence``."""
+    """``pole: 0.9 to 3.6 lost, with 95% confidence``."""
     name, bounds = result.drop.worst_class or NOT_MEASURED, _worst_interval(result)
     return f"{name}: {interval(bounds)} lost, with {confidence(result.drop.confidence)} confidence" if bounds else name
 
@@ -97,7 +97,7 @@ def interval(bounds: tuple[float, float]) -> str:
 
 
 def confidence(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{100 * value:g} %"
+    return NOT_MEASURED if value is None else f"{100 * value:g}%"
 
 
 def verdict(result: Result) -> str:

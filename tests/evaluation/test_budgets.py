@@ -106,10 +106,10 @@ def test_unstable_latency_is_said_with_the_speed() -> None:
     [
         ({}, "What stayed in float is not known"),
         ({"in_float": [], "float_operators": {}}, "Every layer runs in 8 bits: this runtime's INT8 kernels are no"),
-        ({"in_float": ["head"], "float_operators": {}}, "In float stay 1 layer (head); each change"),
+        ({"in_float": ["head"], "float_operators": {}}, "Left in float: 1 layer (head); each change"),
         (
             {"in_float": list("abcdef"), "float_operators": {"PRelu": 1, "ConvTranspose": 5}},
-            "In float stay 6 layers (a, b, c, d and 2 more) and 6 operators without 8 bits (5 ConvTranspose, 1 PRelu)",
+            "Left in float: 6 layers (a, b, c, d and 2 more) and 6 operators without 8 bits (5 ConvTranspose, 1 PRelu)",
         ),
     ],
 )

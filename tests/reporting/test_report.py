@@ -175,8 +175,8 @@ def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> 
     assert row["worst class drop"] == f"pole 2.2 ({wording.MINUS}0.9 to 3.6)"
     assert row["verdict"] == "pass (undecided: pole)"
     text = project.page()
-    assert "not enough pixels of pole: why." in text
-    assert f"pole: {wording.MINUS}0.9 to 3.6 lost, with 95 % confidence" in text
+    assert "Not enough pixels of pole: why." in text
+    assert f"pole: {wording.MINUS}0.9 to 3.6 lost, with 95% confidence" in text
     section = text[text.index("What each class loses") : text.index("Which layers hurt")]
     assert re.findall(r'<tr><th scope="row">(\w+)', section) == ["pole", "road"], "largest loss first, none absent"
     pole = section[section.index('<th scope="row">pole') :].split("</tr>")[0]
@@ -185,7 +185,7 @@ def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> 
         "pole", "undecided", "2", "2.2", f"{wording.MINUS}0.9 to 3.6",
         "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
     ]  # fmt: skip
-    assert "interval (95 %)" in section
+    assert "interval (95%)" in section
 
 
 def test_many_undecided_classes_are_one_sentence(project: Project) -> None:
