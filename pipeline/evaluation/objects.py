@@ -5,7 +5,8 @@ separate; an object at the border or beside ignored pixels is as large as what i
 least half of its pixels get its class.
 
 Sizes are shares of the image, so that they mean the same at every resolution: COCO's 32 x 32 and 96 x 96 pixels in its
-usual image of 480 x 640. Nothing below Cityscapes' smallest region (100 pixels of 1024 x 2048) counts as an object.
+usual image of 480 x 640. What is smaller than Cityscapes' smallest region (100 pixels of 1024 x 2048) or than ten
+pixels is no object: it is a fragment of one, or the edge of another.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pipeline.frames import Array
 SIZES = ("small", "medium", "large")
 #: Share of the image from which an object is medium, and large.
 BOUNDS = (32 * 32 / (480 * 640), 96 * 96 / (480 * 640))
-#: Share of the image below which a component is no object.
-SPECK = 100 / (1024 * 2048)
+#: Share of the image, and number of pixels (ours), below which a component is no object.
+SPECK, FEWEST = 100 / (1024 * 2048), 10
 
 Ints = npt.NDArray[np.int64]
 
@@ -105,7 +106,7 @@ class ObjectCounts:
         components = Components.of(label)
         hits = components.hits(label == prediction)
         shares = components.areas / label.size
-        counted = (components.classes < len(self.there)) & (shares >= SPECK)
+        counted = (components.classes < len(self.there)) & (components.areas >= max(SPECK * label.size, FEWEST))
         sizes, found = np.digitize(shares, BOUNDS), 2 * hits >= components.areas
         np.add.at(self.there, (components.classes[counted], sizes[counted]), 1)
         np.add.at(self.found, (components.classes[counted & found], sizes[counted & found]), 1)

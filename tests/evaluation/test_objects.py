@@ -95,21 +95,21 @@ def test_recall_by_hand() -> None:
     label[30:34, 10:18] = 1  # 32 pixels, small: one pixel less
     label[40:45, 10:18] = 1  # 40 pixels, medium: found
     label[60:80, 10:25] = 1  # 300 pixels, large: found
-    label[99, 50] = 1  # one pixel alone counts: 1 / 10,000 is above the smallest region
+    label[99, 41:50] = 1  # nine pixels are no object
     prediction = np.where(label == 255, 0, label).astype(np.uint8)
     prediction[10:12, 10:18] = 0
     prediction[30:32, 10:18] = 2
     prediction[32, 10] = 2
     counts = ObjectCounts(num_classes=3)
     counts.add(label, prediction)
-    assert counts.there.tolist() == [[0, 0, 2], [3, 1, 1], [0, 0, 0]]
-    assert counts.found.tolist() == [[0, 0, 2], [2, 1, 1], [0, 0, 0]]
-    assert counts.recall() == [[None, None, 100.0], [66.6667, 100.0, 100.0], [None, None, None]]
+    assert counts.there.tolist() == [[0, 0, 2], [2, 1, 1], [0, 0, 0]]
+    assert counts.found.tolist() == [[0, 0, 2], [1, 1, 1], [0, 0, 0]]
+    assert counts.recall() == [[None, None, 100.0], [50.0, 100.0, 100.0], [None, None, None]]
     counts.add(label, np.zeros_like(label))
-    assert counts.recall()[1] == [33.3333, 50.0, 50.0]
+    assert counts.recall()[1] == [25.0, 50.0, 50.0]
     facts = objects.facts(counts, counts)
-    assert facts["counts"] == [[0, 0, 4], [6, 2, 2], [0, 0, 0]] and facts["recall_float"] == facts["recall_int8"]
-    assert facts["small"] == {"count": 6, "float": 33.3333, "int8": 33.3333}
+    assert facts["counts"] == [[0, 0, 4], [4, 2, 2], [0, 0, 0]] and facts["recall_float"] == facts["recall_int8"]
+    assert facts["small"] == {"count": 4, "float": 25.0, "int8": 25.0}
 
 
 def test_specks_are_no_objects() -> None:
