@@ -125,6 +125,7 @@ def describe_quantization(engine: Artifact) -> dict[str, Any]:
         "in_float": [*stays.get("layers", found.get("float_layers", [])), *meta.get("build", {}).get("released", [])],
         **({"float_operators": stays["operators"]} if stays else {}),
         "budget_held": found.get("held"),
+        "budget_undecided": found.get("undecided", []),
         "sensitivity": meta.get("sensitivity", []),
     }
 

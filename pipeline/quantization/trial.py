@@ -51,6 +51,9 @@ class Trial:
         frames: (H, W, 3) BGR uint8 of its input size; not those of calibration.
         targets: (H', W') train ids of each.
         confidence: of the intervals of what is lost; None: there are none.
+
+    Raises:
+        UserError: the targets label no class.
     """
 
     def __init__(
@@ -68,6 +71,11 @@ class Trial:
         self.reference = self._maps(onnx.load(float_graph))
         self.confidence = confidence
         self.reference_counts = self._counts(self.reference)
+        if not self.reference_counts.labelled.any():
+            raise UserError(
+                f"quantize.trial_images: no pixel of the {len(self.targets)} train frames is labelled with "
+                f"{', '.join(labels.names)}; correct the labels, or set quantize.trial_images: 0"
+            )
 
     @classmethod
     def on_train(

@@ -100,6 +100,12 @@ def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
     np.testing.assert_array_equal(score.kept["b"], Frames.label)
 
 
+def test_a_split_without_frames_has_no_iou() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    score = evaluate(Fixed(), Noise(0), labels=labels)  # type: ignore[arg-type]
+    assert score.summary == {"miou": None, "per_class_iou": [None, None]} and len(score.frames.hits) == 0
+
+
 def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
     labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
     parts = [confusion(Fixed(), Frames(), labels=labels, indices=[index]).counts for index in (0, 1)]  # type: ignore[arg-type]

@@ -111,6 +111,28 @@ def test_a_trial_takes_train_frames_that_did_not_calibrate(student: Any, prepare
         Trial.on_train(prepared, student.onnx, used=["a", "b", "c", "d"], count=5, seed=0)
 
 
+def test_a_trial_without_labelled_pixels_is_refused(student: Any) -> None:
+    ignored = [np.full_like(target, 255) for target in targets(student)[:1]]
+    with pytest.raises(
+        UserError, match=r"quantize\.trial_images: no pixel of the 1 train frames is labelled with a, b"
+    ):
+        Trial(student.onnx.file("fp32.onnx"), student.frames[:1], ignored, student.labels)
+
+
+def test_a_trial_gives_intervals_of_its_frames(student: Any) -> None:
+    frames, labels = [student.frames[index % 4] for index in range(8)], targets(student)
+    trial = Trial(
+        student.onnx.file("fp32.onnx"),
+        frames,
+        [labels[index % 4] for index in range(8)],
+        student.labels,
+        confidence=0.9,
+    )
+    broken = trial.run(shifted(onnx.load(student.onnx.file("fp32.onnx")))).drops
+    assert (broken.frames, broken.confidence) == (8, 0.9)
+    assert all((lost.low, lost.high) == (100, 100) and lost.exceeds(99) for lost in broken.classes.values())
+
+
 def test_an_outcome_is_counted_by_hand(student: Any, trial: Trial, make: Any) -> None:
     same = trial.run(onnx.load(student.onnx.file("fp32.onnx")))
     assert (same.disagreement, same.drops.miou.got, same.drops.worst[1].got) == (0, 0, 0)
