@@ -22,7 +22,8 @@ class ConfusionMatrix:
 
     Example:
         >>> matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
-        >>> matrix.add(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8))
+        >>> matrix.add(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8)).tolist()
+        [[1, 1], [0, 1]]
         >>> matrix.iou().tolist()
         [0.5, 0.5]
     """
