@@ -32,7 +32,7 @@ from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.evaluation import budgets, latency
-from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.scoring import evaluate
 from pipeline.prepared import Prepared
 from pipeline.quantization import calibrate, graph, sensitivity
 from pipeline.quantization.quantize import FAMILIES, Family, Settings, Source
@@ -116,7 +116,7 @@ def measure(files: dict[str, Path], prepared: Prepared, *, runs: int, threads: i
         built = file.with_suffix(".engine")
         runtime.build(file, built)
         engines[title] = runtime.load(built)
-        measured, _ = evaluate(engines[title], split, labels=prepared.labels)
+        measured = evaluate(engines[title], split, labels=prepared.labels).summary
         rows.append({"name": title, "size_bytes": built.stat().st_size, **measured})
     for row in rows:
         lost = budgets.drop(rows[0], row, names, teacher_miou=None)

@@ -13,8 +13,8 @@ from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import assembly, environment, latency
-from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.matching import require_same_classes
+from pipeline.evaluation.scoring import Score, evaluate
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
@@ -50,6 +50,7 @@ def check_student(
             fp32 engine is the reference, and the engines' folder names it.
         engines: folder with the engine artifacts fp32, fp16 and int8.
         device: what ``evaluation.device.describe`` says of this machine.
+        budgets: section ``budgets`` of params.yaml.
         split, warmup, runs, seconds, unstable_cov, unstable_drift, samples: section ``check`` of params.yaml.
         progress: called with (title, total) after every frame.
 
@@ -65,7 +66,7 @@ def check_student(
     keep = spread(frames, samples)
     variants: dict[str, dict[str, Any]] = {}
     opened: dict[str, Engine] = {}
-    predictions: Predictions = {}
+    scores: dict[str, Score] = {}
     for precision in ("fp32", "fp16", "int8"):
         opened[precision], facts = runtimes.open_engine(engines / precision)
         variants[precision] = assembly.describe_engine(facts)
@@ -76,14 +77,15 @@ def check_student(
         opened, variants = {"torch": reference, **opened}, {"torch": variant, **variants}
     for name, engine in opened.items():
         advance = partial(progress, f"{about['student']} {name}", len(frames))
-        measured, predictions[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
-        variants[name].update(measured)
+        scores[name] = evaluate(engine, frames, labels=prepared.labels, keep=keep, progress=advance)
+        assembly.require_labels(prepared, split, scores[name])
     conditions = [environment.conditions()]
     for name, timing in _latencies(opened, frames, warmup=warmup, runs=runs, seconds=seconds).items():
         variants[name]["latency_ms"] = timing
     conditions.append(environment.conditions())
     results = assembly.assemble(
         variants,
+        scores=scores,
         about=about,
         prepared=prepared,
         dataset_sha256=prepared.artifact.hash,
@@ -96,7 +98,7 @@ def check_student(
         unstable_cov=unstable_cov,
         unstable_drift=unstable_drift,
     )
-    return results, predictions
+    return results, {name: found.kept for name, found in scores.items()}
 
 
 def _by_torch(student: Path, like: Engine) -> tuple[Engine, dict[str, Any], dict[str, Any]]:

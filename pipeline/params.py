@@ -9,76 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import core_schema
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
-from pipeline import plugin_options, plugins, recipes, yaml_file
+from pipeline import plugin_options, plugins, yaml_file
 from pipeline.errors import Faults, UserError, closest
+from pipeline.param_types import (
+    STRICT,
+    Loss,
+    Name,
+    Options,
+    OrFalse,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Share,
+    Size,
+)
 
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-#: No network of segpress takes sides that 8 does not divide; most need 32, which training checks.
-DIVISOR = 8
 #: Names that no student may have, with the path that it would write to.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
-
-
-def _from_list(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # YAML has lists only
-
-
-def _divisible(size: tuple[int, int]) -> tuple[int, int]:
-    if any(side % DIVISOR for side in size):
-        use = [-(-side // DIVISOR) * DIVISOR for side in size]
-        raise ValueError(f"height and width must be multiples of {DIVISOR}; use {use}")
-    return size
-
-
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError("it must be [low, high] with 0 < low <= high")
-    return bounds
-
-
-def _formed(loss: Any) -> Any:
-    if fault := recipes.form_fault(loss):
-        raise ValueError(fault)
-    return loss
 
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("a seed stands there twice; each counts once")
     return seeds
-
-
-Options = dict[str, Any]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0)]
-Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
-Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidator(_ordered)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
-#: A loss, a mixture, or losses with options: see :mod:`pipeline.recipes`.
-Loss = Annotated[Any, AfterValidator(_formed)]
-#: Part of paths and commands in dvc.yaml.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class Section(BaseModel):
-    """Strict: no unknown keys, no coercion of strings to numbers."""
-
-    model_config = STRICT
 
 
 class Model(BaseModel):
@@ -156,23 +114,9 @@ class Distill(Recipe):
     seed: Seed | None = None  # null: the run's seed
 
 
-class _OrFalse:
-    """A section, or ``false``; faults of the section are said as if it were the only thing allowed."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def validate(value: Any, section: core_schema.ValidatorFunctionWrapHandler) -> Any:
-            if value is False:
-                return False
-            if not isinstance(value, dict):
-                raise ValueError("allowed: a section, or false: the network is evaluated as it is")
-            return section(value)
-
-        return core_schema.no_info_wrap_validator_function(validate, handler.generate_schema(get_args(source)[0]))
-
-
 class Teacher(Section):
     model: Model
-    train: Annotated[Recipe | Literal[False], _OrFalse()]  # false: the network is taken and evaluated as it is
+    train: Annotated[Recipe | Literal[False], OrFalse()]  # false: the network is taken and evaluated as it is
 
 
 class QuantizationAware(Section):
@@ -243,12 +187,14 @@ class Check(Section):
 
 
 class Budgets(Section):
-    """Limits on the INT8 engine; null switches one off."""
+    """Limits on the INT8 engine; null switches one off, but for ``min_speedup``."""
 
     miou_drop: Share | None  # points of mIoU below the float student
     class_drop: Share | None  # points of IoU that any one class may lose
+    confidence: Annotated[float, Field(ge=0.5, le=0.99)] | None = 0.95  # of the intervals that decide both
     latency_p99_ms: Share | None
     size_mb: Share | None
+    min_speedup: Share | None = None  # over float32 at p50; null: below 1 is a warning
 
 
 class Params(Section):

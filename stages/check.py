@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import artifact, params
 from pipeline.checking import check_student, write_predictions
 from pipeline.errors import command
+from pipeline.evaluation.budgets import conclusion
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.reporting.class_table import class_table
@@ -50,7 +51,12 @@ def main() -> None:
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
     artifact.write_text(args.out, artifact.dump_json(results))
     int8 = results["variants"]["int8"]
-    print(f"{args.out}: INT8 mIoU {int8['miou']:.2f}, p50 {int8['latency_ms']['p50']} ms, passed: {results['passed']}")
+    for violation in results["violations"]:
+        print(f"budget broken: {violation['what']}")
+    print(
+        f"{args.out}: INT8 mIoU {int8['miou']:.2f}, p50 {int8['latency_ms']['p50']} ms, "
+        f"{results['speedup_int8_vs_fp32']:.2f}x of float32, {conclusion(results)}"
+    )
 
 
 if __name__ == "__main__":

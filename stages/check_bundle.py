@@ -11,6 +11,7 @@ from typing import Any
 from pipeline import artifact
 from pipeline.errors import UserError, command
 from pipeline.evaluation import on_device
+from pipeline.evaluation.budgets import conclusion
 
 
 @command
@@ -40,7 +41,7 @@ def main() -> int:
     artifact.write_text(out, artifact.dump_json(results))
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
-    print(f"{out}: passed: {results['passed']}")
+    print(f"{out}: {conclusion(results)}")
     return 0 if results["passed"] else 1
 
 

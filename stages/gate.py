@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline import params
 from pipeline.errors import UserError, command
-from pipeline.reporting import results
+from pipeline.reporting import results, wording
 from pipeline.reporting.table import violations_table
 
 
@@ -32,7 +32,12 @@ def main() -> None:
         if names:
             what.append(f"{names} broke a budget of params.yaml; change the student, its quantisation, or the budget")
         raise UserError(f"{'. '.join(what)}. The results and the report were written all the same")
-    print(f"every budget holds for {', '.join(result.student for result in found)}")
+    for result in found:
+        for what in wording.notes(result):
+            print(f"{result.label}: {what}")
+    names = ", ".join(result.student for result in found)
+    decided = not any(result.undecided for result in found)
+    print(f"every budget holds for {names}" if decided else f"no budget is broken by {names}; not all could be decided")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,14 @@ def main() -> None:
     trial = None
     if images:
         used = calibration.meta["calibration_frames"]["names"]
-        trial = Trial.on_train(Prepared(args.dataset), source, used=used, count=images, seed=settings.seed)
+        trial = Trial.on_train(
+            Prepared(args.dataset),
+            source,
+            used=used,
+            count=images,
+            seed=settings.seed,
+            confidence=settings.budgets.confidence,
+        )
     with Bars() as bars:
         quantize(
             source, calibration, args.out, settings=Settings(**chosen, budget=budget), trial=trial, progress=bars.step
@@ -46,12 +53,21 @@ def main() -> None:
         reached = ", ".join(f"'{name}' reaches {most}" for name, most in late.items())
         print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
     for file, found in meta["fallback"].items():
-        floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
+        layers = meta["in_float"][file]["layers"]
+        floats = f"; in float: {', '.join(layers)}" if layers else ""
         floats += "; sums in float" if found.get("sums_in_float") else ""
         held = "" if found["held"] else "; quantize.budget does not hold"
+        low, high = found.get("class_interval", [None, None])
+        interval = "" if low is None else f" ({low:.2f} to {high:.2f} with {found['confidence']:.0%} confidence)"
         print(
             f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
-            f"{found['class_drop']:.2f} IoU in {found['worst_class']}, the most of a class{floats}{held}"
+            f"{found['class_drop']:.2f}{interval} IoU in {found['worst_class']}, the most of a class{floats}{held}"
+        )
+    unknown = dict.fromkeys(name for found in meta["fallback"].values() for name in found.get("undecided", ()))
+    if unknown:
+        print(
+            f"not enough pixels in {images} train frames to hold {', '.join(unknown)} against quantize.budget: nothing "
+            "was left in float for them; raise quantize.trial_images, and see what check says"
         )
 
 

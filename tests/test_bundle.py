@@ -82,7 +82,12 @@ def test_it_runs_with_nothing_else_installed(bare_python: Path, unpacked: Path, 
         engine = unpacked / "engines" / name / "engine.onnx"
         assert variant["size_bytes"] == engine.stat().st_size and variant["sha256"] == artifact.sha256(engine)
         assert variant["latency_ms"]["p50"] > 0 and variant["latency_ms"]["n"] == 10
-    assert len(found["conditions"]) == 2 and found["passed"] is True
+    assert len(found["conditions"]) == 2 and found["passed"] is True and found["undecided"] == []
+    counts = np.array(found["objects"]["counts"])
+    assert counts.shape == (5, 3) and counts.sum() > 0 and np.array(found["objects"]["recall_int8"]).shape == (5, 3)
+    assert found["drop"]["class_frames"] == [3] * 5 and "class_intervals" not in found["drop"], (
+        "no confidence, no intervals"
+    )
     (tmp_path / "results").mkdir()
     shutil.copy(unpacked / "results.json", tmp_path / "results/tiny.json")
     (read,) = reporting.load(tmp_path / "results")  # the report takes it as it is
@@ -91,11 +96,15 @@ def test_it_runs_with_nothing_else_installed(bare_python: Path, unpacked: Path, 
 
 def test_a_broken_budget_is_an_exit_status(bare_python: Path, unpacked: Path) -> None:
     facts = json.loads((unpacked / "bundle.json").read_text())
-    facts["budgets"]["size_mb"] = 0.001
+    facts["budgets"] |= {"size_mb": 0.001, "min_speedup": 1000.0, "class_drop": 5.0, "confidence": 0.95}
     (unpacked / "bundle.json").write_text(json.dumps(facts))
     done = run(bare_python, unpacked, "--options", '{"threads": 2}', "--out", str(unpacked / "other.json"))
     assert done.returncode == 1
     assert "budget broken: the INT8 engine has" in done.stdout
+    assert "x: " in done.stdout or "x as fast as float32 (" in done.stdout
+    assert "; the budget asks for 1000x. Left in float: 1 layer (segmentation_head.0) " in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"{unpacked / 'other.json'}: passed: False; undecided: not enough pixels of ")
     assert json.loads((unpacked / "other.json").read_text())["runtime_options"] == {"threads": 2}
 
 

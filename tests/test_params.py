@@ -68,6 +68,14 @@ def test_the_committed_file_is_valid() -> None:
     assert not {"class_balance", "seed", "epochs"} & set(loop) and loop["steps"] == settings.distill.steps
 
 
+def test_budgets_of_an_earlier_params_file_are_complete(tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load(COMMITTED.read_text())
+    del raw["budgets"]["confidence"], raw["budgets"]["min_speedup"]
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(raw, stream)
+    assert params.load(tmp_path / "params.yaml", kinds=()).budgets == params.load(COMMITTED, kinds=()).budgets
+
+
 def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
     raw = YAML(typ="safe").load(COMMITTED.read_text())
     raw["teacher"]["train"] = False
@@ -203,6 +211,9 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("export", "label_stride", 3), "export.label_stride: got 3; allowed: 1, 2 or 4"),
         (put("quantize", "percentile", 50), "quantize.percentile: got 50; allowed: greater than 50"),
         (put("budgets", "latency", 3), "budgets.latency: unknown key; did you mean 'latency_p99_ms'?"),
+        (put("budgets", "confidence", 95), "budgets.confidence: got 95; allowed: less than or equal to 0.99"),
+        (put("budgets", "confidence", 0.3), "budgets.confidence: got 0.3; allowed: greater than or equal to 0.5"),
+        (put("budgets", "min_speedup", -1.0), "budgets.min_speedup: got -1.0; allowed: greater than or equal to 0"),
         (
             put("dataset", "street"),
             "dataset: got 'street'; pipeline/datasets has no such file; did you mean 'streets'?",

@@ -1,11 +1,10 @@
-"""Accuracy of an engine on a split, at the labels' original size."""
+"""An engine over a split, at the labels' original size."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -19,33 +18,6 @@ from pipeline.runtimes import Engine
 AHEAD = 4
 
 
-def evaluate(
-    engine: Engine,
-    split: Split,
-    *,
-    labels: LabelSpec,
-    keep: Collection[str] = (),
-    progress: Callable[[], object] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Run a split through an engine as the device would: resize, run, resize the label map back.
-
-    Args:
-        keep: names of frames whose predictions are returned.
-        progress: called after every frame.
-
-    Returns:
-        ``ConfusionMatrix.summary()``, and the kept predictions (H, W) by name.
-    """
-    kept: dict[str, Array] = {}
-
-    def look(index: int, prediction: Array) -> None:
-        if split.names[index] in keep:
-            kept[split.names[index]] = prediction
-        progress()
-
-    return confusion(engine, split, labels=labels, look=look).summary(), kept
-
-
 def confusion(
     engine: Engine,
     split: Split,
@@ -54,7 +26,7 @@ def confusion(
     indices: Sequence[int] | None = None,
     look: Callable[[int, Array], object] = lambda index, prediction: None,
 ) -> ConfusionMatrix:
-    """The counts behind :func:`evaluate`. Those of disjoint parts of a split add up to those of the whole:
+    """The counts of classes alone. Those of disjoint parts of a split add up to those of the whole:
     ``ConfusionMatrix.of(first.counts + second.counts, ignore_index=labels.ignore_index)``.
 
     Args:
@@ -65,12 +37,21 @@ def confusion(
         UserError: a frame or label cannot be read, or an id is neither a class nor ignored.
     """
     matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
-    for index, frame, label in _read_ahead(split, range(len(split)) if indices is None else indices, engine.input_size):
-        prediction = engine.run(frame[np.newaxis])[0]
-        prediction = resize_label_map(prediction, (label.shape[0], label.shape[1]))
+    for index, label, prediction in predicted(engine, split, range(len(split)) if indices is None else indices):
         matrix.add(label, prediction)
         look(index, prediction)
     return matrix
+
+
+def predicted(engine: Engine, split: Split, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
+    """Run frames of a split through an engine as the device would: resize, run, resize the label map back.
+
+    Yields:
+        index, label and prediction at the label's size, in order.
+    """
+    for index, frame, label in _read_ahead(split, indices, engine.input_size):
+        prediction = engine.run(frame[np.newaxis])[0]
+        yield index, label, resize_label_map(prediction, (label.shape[0], label.shape[1]))
 
 
 def _read_ahead(

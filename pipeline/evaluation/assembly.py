@@ -9,7 +9,8 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets as limits
-from pipeline.evaluation import latency
+from pipeline.evaluation import drops, latency, objects
+from pipeline.evaluation.scoring import Score
 from pipeline.prepared import Prepared
 
 #: What stands for the loss of a network that was not trained here.
@@ -19,6 +20,7 @@ IMPORTED = "imported"
 def assemble(
     variants: Mapping[str, dict[str, Any]],
     *,
+    scores: Mapping[str, Score],
     about: Mapping[str, Any],
     prepared: Prepared,
     dataset_sha256: str,
@@ -34,30 +36,32 @@ def assemble(
     """What ``results/<student>.json`` holds (IoU in percent, latency in ms).
 
     Args:
-        variants: by name, each with size, hash, accuracy and latency; ``torch`` is the float reference, or ``fp32``
-            where there is none.
+        variants: by name, each with size, hash and latency; ``torch`` is the float reference, or ``fp32`` where there
+            is none.
+        scores: of each variant.
         about: ``student``, ``loss``, ``model``, ``parameters``.
         dataset_sha256: of the data set that the frames are from.
         device: what ``device.describe`` says of this machine.
         engine: artifact of the INT8 engine.
         teacher: ``miou``, ``per_class_iou`` and what it is; None: there is none.
+        budgets: section ``budgets`` of params.yaml.
         conditions: before and after the timing.
         unstable_cov, unstable_drift: limits of ``latency.unstable``.
-
-    Raises:
-        UserError: the frames label no class of the network.
     """
     names = prepared.labels.names
-    reference, int8 = variants.get("torch", variants["fp32"]), variants["int8"]
-    if reference["miou"] is None:
-        raise UserError(
-            f"{prepared.artifact.path}: no pixel of split '{split}' is labelled with {', '.join(names)}; choose "
-            "another check.split, or mend the labels"
-        )
-    lost = limits.drop(reference, int8, names, teacher_miou=teacher["miou"] if teacher else None)
-    broken = limits.violations(budgets, lost, int8)
+    variants = {name: {**variant, **scores[name].summary} for name, variant in variants.items()}
+    float_name = "torch" if "torch" in variants else "fp32"
+    reference, int8 = variants[float_name], variants["int8"]
+    lost = drops.measure(
+        scores[float_name].frames, scores["int8"].frames, names=names, confidence=budgets.get("confidence")
+    )
     timings = {name: variant["latency_ms"] for name, variant in variants.items()}
-    ratio = float(timings["fp32"]["p50"]) / float(timings["int8"]["p50"])
+    unstable = latency.unstable(timings, cov=unstable_cov, drift=unstable_drift)
+    quantization = describe_quantization(engine)
+    speed = limits.speed(
+        timings["fp32"], timings["int8"], unstable=unstable, reason=limits.reason_of_slowness(quantization)
+    )
+    broken = limits.violations(budgets, lost, int8, speed)
     return {
         **about,
         "dataset": prepared.name,
@@ -70,15 +74,30 @@ def assemble(
         "device": dict(device),
         "runtime_options": engine.meta["runtime_options"],
         **({"teacher": dict(teacher)} if teacher else {}),
-        "variants": dict(variants),
-        "drop": lost,
-        "speedup_int8_vs_fp32": round(ratio, 3),
-        "quantization": describe_quantization(engine),
+        "variants": variants,
+        "drop": {
+            **limits.drop(reference, int8, names, teacher_miou=teacher["miou"] if teacher else None),
+            **lost.facts(names),
+        },
+        "objects": objects.facts(scores[float_name].objects, scores["int8"].objects),
+        "speedup_int8_vs_fp32": speed["ratio"],
+        "quantization": quantization,
         "conditions": list(conditions),
-        "unstable": latency.unstable(timings, cov=unstable_cov, drift=unstable_drift),
+        "unstable": unstable,
         "passed": not broken,
         "violations": broken,
+        "undecided": limits.undecided(budgets, lost),
+        "warnings": limits.warnings(budgets, speed),
     }
+
+
+def require_labels(prepared: Prepared, split: str, found: Score) -> None:
+    """Raise UserError when the frames label no class of the network."""
+    if found.summary["miou"] is None:
+        raise UserError(
+            f"{prepared.artifact.path}: no pixel of split '{split}' is labelled with "
+            f"{', '.join(prepared.labels.names)}; choose another check.split, or correct the labels"
+        )
 
 
 def describe_engine(engine: Artifact) -> dict[str, Any]:
@@ -98,12 +117,15 @@ def describe_quantization(engine: Artifact) -> dict[str, Any]:
     if "calibration" not in meta:
         return {}
     found = meta.get("fallback", {}).get(meta["source"], {})
+    stays = meta.get("in_float", {}).get(meta["source"], {})
     aware = {key: meta[key] for key in ("quantization_aware",) if key in meta}
     return {
         **meta["calibration"],
         **aware,
-        "in_float": found.get("float_layers", []),
+        "in_float": [*stays.get("layers", found.get("float_layers", [])), *meta.get("build", {}).get("released", [])],
+        **({"float_operators": stays["operators"]} if stays else {}),
         "budget_held": found.get("held"),
+        "budget_undecided": found.get("undecided", []),
         "sensitivity": meta.get("sensitivity", []),
     }
 

@@ -22,7 +22,8 @@ class ConfusionMatrix:
 
     Example:
         >>> matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
-        >>> matrix.add(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8))
+        >>> matrix.add(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 0]], np.uint8)).tolist()
+        [[1, 1], [0, 1]]
         >>> matrix.iou().tolist()
         [0.5, 0.5]
     """
@@ -49,8 +50,11 @@ class ConfusionMatrix:
         matrix.counts = counts.astype(np.int64)
         return matrix
 
-    def add(self, label: Array, prediction: Array) -> None:
+    def add(self, label: Array, prediction: Array) -> npt.NDArray[np.int64]:
         """Count one image: label map and prediction, both (H, W) uint8.
+
+        Returns:
+            the counts of this image alone, (K, K) [true, predicted].
 
         Raises:
             UserError: shapes differ, or an id is neither a class nor ignored.
@@ -61,7 +65,7 @@ class ConfusionMatrix:
             )
         assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
         joint = label.astype(np.uint16) << 8 | prediction  # a third of the time of counting the pixels that are left
-        pairs = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)  # [true, predicted]
+        pairs: npt.NDArray[np.int64] = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)
         pairs[self.ignore_index] = 0
         classes = slice(self.num_classes)
         found = pairs[classes, classes]
@@ -69,6 +73,7 @@ class ConfusionMatrix:
             worst = int(max(ids.max() for ids in pairs.nonzero()))
             raise UserError(f"id {worst} among labels or predictions; allowed: 0..{self.num_classes - 1}")
         self.counts += found
+        return found
 
     def iou(self) -> npt.NDArray[np.float64]:
         """IoU of each class in 0..1; NaN for a class that no label holds."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline import artifact, runtimes
 from pipeline.evaluation import environment, latency
-from pipeline.evaluation.accuracy import evaluate
-from pipeline.evaluation.assembly import assemble, describe_engine
+from pipeline.evaluation.assembly import assemble, describe_engine, require_labels
 from pipeline.evaluation.device import describe
+from pipeline.evaluation.scoring import Score, evaluate
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine
 
@@ -38,7 +38,8 @@ def check_bundle(
         what ``results/<student>.json`` holds, with the fp32 engine as the float reference.
 
     Raises:
-        UserError: the bundle is damaged, or the runtime is not there or cannot build an engine.
+        UserError: the bundle is damaged, its frames label no class of the network, or the runtime is not there or
+            cannot build an engine.
     """
     facts = artifact.read_json(folder / FACTS, advice="unpack the bundle again")
     floats, int8 = artifact.load(folder / ONNX, kind="onnx"), artifact.load(folder / INT8, kind="int8")
@@ -49,12 +50,14 @@ def check_bundle(
     say(f"{device['name']}: {len(frames)} frames of {prepared.name} {facts['split']}")
     built = runtimes.build_engines(plugin, floats, int8, folder / ENGINES, name=runtime, options=dict(options))
     variants: dict[str, dict[str, Any]] = {}
+    scores: dict[str, Score] = {}
     opened: dict[str, Engine] = {}
     for precision, place in built.items():
         opened[precision], found = runtimes.open_engine(place)
-        measured, _ = evaluate(opened[precision], frames, labels=prepared.labels)
-        variants[precision] = {**describe_engine(found), **measured}
-        say(f"{precision}: mIoU {measured['miou']:.2f}")
+        scores[precision] = evaluate(opened[precision], frames, labels=prepared.labels)
+        require_labels(prepared, facts["split"], scores[precision])
+        variants[precision] = describe_engine(found)
+        say(f"{precision}: mIoU {scores[precision].summary['miou']:.2f}")
     images = latency.frames_of(frames, opened["int8"].input_size)
     chosen = facts["check"]
     conditions = [environment.conditions()]
@@ -65,6 +68,7 @@ def check_bundle(
         say(f"{precision}: p50 {summary['p50']} ms, p99 {summary['p99']} ms")
     return assemble(
         variants,
+        scores=scores,
         about=facts["student"],
         prepared=prepared,
         dataset_sha256=facts["dataset_sha256"],

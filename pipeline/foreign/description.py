@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pipeline import yaml_file
 from pipeline.errors import Faults, UserError, closest
 from pipeline.labels import IGNORE_INDEX, LabelSpec
-from pipeline.params import Positive, Section
+from pipeline.param_types import Positive, Section
 
 #: Values of `rest` beside the names of classes.
 IGNORED = "ignore"

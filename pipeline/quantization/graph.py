@@ -18,6 +18,11 @@ from pipeline.errors import UserError
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
 SMALLEST_MATRIX = 16
+#: Operators without weights that have 8-bit kernels or pass 8 bits through, and those that fuse with the one before.
+INTEGER = ("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+FUSED = ("Relu", "Clip")
+#: Operators that only move values: their time depends on no data type worth naming.
+MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Shape", "Constant")
 #: Pooling over the whole image. (Adaptive pooling into bins is a pair of matrix products, and has a shape of its own.)
 POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 #: Weight of the 1x1 convolution that normalises the frame (``export.graphs.normaliser``).
@@ -205,6 +210,26 @@ class Graph:
         for name, tensor in self.initializers.items():
             if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
                 raise UserError(f"weight '{name}' holds NaN or infinity; train the network again before quantising it")
+
+
+def in_float(plain: Graph, placed: onnx.ModelProto, *, float_nodes: Collection[str]) -> dict[str, int]:
+    """How many operators of each type a placement left in float inside the network, beside ``float_nodes``."""
+    inside = {node.name for node in plain.body}.difference(float_nodes)
+    dequantised = {name for node in placed.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    integer: set[str] = set()  # outputs of what runs in 8 bits
+    found: Counter[str] = Counter()
+    for node in placed.graph.node:
+        if node.op_type in WEIGHTED:
+            whole = dequantised.issuperset(node.input[:2])  # the activation and the weight
+        elif node.op_type in FUSED:
+            whole = node.input[0] in dequantised | integer
+        else:
+            whole = node.op_type in INTEGER and not dequantised.isdisjoint(node.input)
+        if whole:
+            integer.update(node.output)
+        elif node.name in inside and node.op_type not in MOVES:
+            found[node.op_type] += 1
+    return dict(sorted(found.items()))
 
 
 def load(path: str) -> Graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline.quantization.half import LARGEST, element_types
 from pipeline.quantization.half_limits import Extremes
 from pipeline.quantization.ranges import Ranges, choose_all
 from pipeline.quantization.scales import ScaleType
-from pipeline.quantization.sensitivity import Budget, Place
+from pipeline.quantization.sensitivity import Budget, Fallback, Place
 from pipeline.quantization.trial import Outcome, Trial
 
 RANGES = "ranges.json"
@@ -165,8 +165,8 @@ def quantize(
         place = given.placing(FAMILIES["cpu"], FAMILIES["cpu"].simulated)
         ranking = sensitivity.rank(plain, place, trial, progress=step)
     meta = describe(source, calibration, settings)
-    meta["sensitivity"] = [{"layer": plain.titles[name], **asdict(outcome)} for name, outcome in ranking]
-    meta["fallback"] = {}
+    meta["sensitivity"] = [{"layer": plain.titles[name], **outcome.facts()} for name, outcome in ranking]
+    meta["fallback"], meta["in_float"] = {}, {}
     files: dict[str, onnx.ModelProto] = {}
     for family in FAMILIES.values():
         floats = kept
@@ -175,13 +175,12 @@ def quantize(
             sums = {node.name for node in plain.sums}
             found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept, sums=sums)
             floats = kept.union(found.layers, found.sums)
-            titles = [title for name, title in plain.titles.items() if name in floats]
-            told = {**asdict(found.outcome), "float_layers": titles, "held": found.held}
-            if found.sums:
-                told["sums_in_float"] = True
-            meta["fallback"].update(dict.fromkeys(family.files, told))
+            meta["fallback"].update(dict.fromkeys(family.files, _describe_fallback(found, settings.budget)))
+        titles = [title for name, title in plain.titles.items() if name in floats]
         for file, placement in family.files.items():
             files[file] = given.placing(family, placement)(floats)
+            operators = graphs.in_float(plain, files[file], float_nodes=floats)
+            meta["in_float"][file] = {"layers": titles, "operators": operators}
             if family.half:
                 meta["float16"] = {"float32_nodes": in_float32(files[file], plain, given.float32)}
                 if late := overflowing(source, statistics):
@@ -237,6 +236,16 @@ def named(plain: Graph, patterns: Collection[str]) -> set[str]:
             )
         found |= matching
     return found
+
+
+def _describe_fallback(found: Fallback, budget: Budget) -> dict[str, Any]:
+    """What a trial cost, and whether the budget holds; ``undecided`` names what its frames cannot judge."""
+    lost, facts = found.outcome.drops, {**found.outcome.facts(), "held": found.held}
+    if lost.confidence is not None:
+        (_, worst), undecided = lost.worst, budget.undecided(found.outcome)
+        facts["confidence"], facts["frames"], facts["undecided"] = lost.confidence, lost.frames, undecided
+        facts["miou_interval"], facts["class_interval"] = [lost.miou.low, lost.miou.high], [worst.low, worst.high]
+    return {**facts, "sums_in_float": True} if found.sums else facts
 
 
 def describe(source: Artifact, calibration: Artifact, settings: Settings) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
 
+from pipeline.evaluation.drops import Drop
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.trial import Outcome, Trial
 
 #: From the names of the nodes that stay in float to a quantised graph.
 Place = Callable[[Collection[str]], onnx.ModelProto]
+#: Stands among the names of classes for the mean over all of them.
+MIOU = "mIoU"
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,25 @@ class Budget:
     miou_drop: float | None = None
     class_drop: float | None = None
 
-    def holds(self, outcome: Outcome) -> bool:
-        limits = ((self.miou_drop, outcome.miou_drop), (self.class_drop, outcome.class_drop))
-        return all(limit is None or got <= limit for limit, got in limits)
+    def exceeded(self, outcome: Outcome) -> set[str]:
+        """Names of what loses more than allowed by its whole interval: classes, and :data:`MIOU`."""
+        return {name for name, lost, limit in self._limited(outcome) if lost.exceeds(limit)}
+
+    def undecided(self, outcome: Outcome) -> list[str]:
+        """Names of what the frames cannot judge."""
+        return [name for name, lost, limit in self._limited(outcome) if lost.undecided(limit)]
+
+    def holds(self, outcome: Outcome, *, hurt: Collection[str] = ()) -> bool:
+        """Whether nothing exceeds the budget, and what is ``hurt`` keeps it by the best estimate too."""
+        kept = all(lost.got <= limit for name, lost, limit in self._limited(outcome) if name in hurt)
+        return kept and not self.exceeded(outcome)
+
+    def _limited(self, outcome: Outcome) -> Iterator[tuple[str, Drop, float]]:
+        if self.miou_drop is not None:
+            yield MIOU, outcome.drops.miou, self.miou_drop
+        if self.class_drop is not None:
+            for name, lost in outcome.drops.classes.items():
+                yield name, lost, self.class_drop
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Fallback:
     Attributes:
         layers: their names, the most sensitive first.
         outcome: of the graph with these in float.
-        held: whether the budget holds then.
+        held: whether the budget holds then, as far as the frames can tell.
         sums: the additions of activations that were left in float as well; empty, or all of them.
     """
 
@@ -66,6 +85,11 @@ def fall_back(
 ) -> Fallback:
     """The fewest of the most sensitive layers that must stay in float for the budget to hold, by bisection.
 
+    A layer leaves INT8 only where a loss exceeds the budget by its whole interval: the noise of a rare class costs no
+    speed. What was shown to be hurt in that way then has to keep the budget by its best estimate: to stop as soon as
+    the loss is no longer proven would leave nearly all of it in place. What the frames cannot judge is neither; it is
+    named (``Budget.undecided``).
+
     More float is taken to never hurt; where it does, more layers than needed may be found, never too few: what is
     returned was tried.
 
@@ -76,12 +100,14 @@ def fall_back(
             sums without normalisation between them needs more than 8 bits, and no layer in float would mend that.
     """
     order = [name for name in ranking if name not in kept]
+    hurt: set[str] = set()
 
     def attempt(count: int, sums: Collection[str]) -> Fallback:
         outcome = trial.run(place({*kept, *sums, *order[:count]}))
-        return Fallback(tuple(order[:count]), outcome, held=budget.holds(outcome), sums=tuple(sums))
+        return Fallback(tuple(order[:count]), outcome, held=budget.holds(outcome, hurt=hurt), sums=tuple(sums))
 
     best = attempt(0, ())
+    hurt |= budget.exceeded(best.outcome)
     if sums and not best.held:
         summed = attempt(0, sums)
         if summed.held or summed.outcome.disagreement < best.outcome.disagreement:

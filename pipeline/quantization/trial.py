@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.evaluation import drops
 from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.evaluation.drops import Drops, FrameCounts
 from pipeline.evaluation.matching import require_same_classes
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
@@ -24,19 +26,21 @@ from pipeline.quantization.calibration_frames import Frames, choose, class_share
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one candidate, in percent or points.
+    """Of one candidate.
 
     Attributes:
-        disagreement: share of pixels whose label is not that of the float graph.
-        miou_drop: mIoU of the float graph minus that of the candidate.
-        class_drop: the most that one class lost in IoU, and which.
-        worst_class: its name.
+        disagreement: share of pixels in percent whose label is not that of the float graph.
+        drops: points of mIoU and of IoU of each class that it loses against the float graph.
     """
 
     disagreement: float
-    miou_drop: float
-    class_drop: float
-    worst_class: str
+    drops: Drops
+
+    def facts(self) -> dict[str, Any]:
+        """For meta.json: the loss of mIoU, and that of the class that loses most."""
+        worst, lost = self.drops.worst
+        found = {"miou_drop": self.drops.miou.got, "class_drop": lost.got, "worst_class": worst}
+        return {"disagreement": self.disagreement, **found}
 
 
 class Trial:
@@ -46,23 +50,51 @@ class Trial:
         float_graph: file of the deploy graph in float32.
         frames: (H, W, 3) BGR uint8 of its input size; not those of calibration.
         targets: (H', W') train ids of each.
+        confidence: of the intervals of what is lost; None: there are none.
+
+    Raises:
+        UserError: the targets label no class.
     """
 
-    def __init__(self, float_graph: Path, frames: FrameSource, targets: Sequence[Array], labels: LabelSpec) -> None:
+    def __init__(
+        self,
+        float_graph: Path,
+        frames: FrameSource,
+        targets: Sequence[Array],
+        labels: LabelSpec,
+        *,
+        confidence: float | None = None,
+    ) -> None:
         self.frames = [frames[index] for index in range(len(frames))]
         self.targets = list(targets)
         self.labels = labels
         self.reference = self._maps(onnx.load(float_graph))
-        self.reference_iou = self._iou(self.reference)
+        self.confidence = confidence
+        self.reference_counts = self._counts(self.reference)
+        if not self.reference_counts.labelled.any():
+            raise UserError(
+                f"quantize.trial_images: no pixel of the {len(self.targets)} train frames is labelled with "
+                f"{', '.join(labels.names)}; correct the labels, or set quantize.trial_images: 0"
+            )
 
     @classmethod
-    def on_train(cls, prepared: Prepared, source: Artifact, *, used: Collection[str], count: int, seed: int) -> Trial:
+    def on_train(
+        cls,
+        prepared: Prepared,
+        source: Artifact,
+        *,
+        used: Collection[str],
+        count: int,
+        seed: int,
+        confidence: float | None = None,
+    ) -> Trial:
         """On labelled train frames that calibration did not see, every class among them as far as there are frames.
 
         Args:
             source: ONNX artifact; its fp32.onnx is the float graph.
             used: names of the frames that calibrated.
             count, seed: how many are drawn, and from which chance.
+            confidence: see :class:`Trial`.
 
         Raises:
             UserError: calibration took all frames, or the data set has other classes than the network.
@@ -79,19 +111,16 @@ class Trial:
         chosen = [left[index] for index in choose(shares, count=count, seed=seed)]
         size: tuple[int, int] = tuple(source.meta["input_size"])
         targets = [split.label(index) for index in chosen]
-        return cls(source.file("fp32.onnx"), Frames(split, chosen, size), targets, prepared.labels)
+        frames = Frames(split, chosen, size)
+        return cls(source.file("fp32.onnx"), frames, targets, prepared.labels, confidence=confidence)
 
     def run(self, candidate: onnx.ModelProto) -> Outcome:
         maps = self._maps(candidate)
         different = sum(int((a != b).sum()) for a, b in zip(maps, self.reference, strict=True))
-        lost = self.reference_iou - self._iou(maps)  # NaN: no target holds the class
-        worst = int(np.nanargmax(lost))
-        return Outcome(
-            disagreement=round(100 * different / sum(a.size for a in maps), 4),
-            miou_drop=round(float(np.nanmean(lost)), 4),
-            class_drop=round(float(lost[worst]), 4),
-            worst_class=self.labels.names[worst],
+        lost = drops.measure(
+            self.reference_counts, self._counts(maps), names=self.labels.names, confidence=self.confidence
         )
+        return Outcome(disagreement=round(100 * different / sum(a.size for a in maps), 4), drops=lost)
 
     def _maps(self, model: onnx.ModelProto) -> list[Array]:
         options = onnxruntime.SessionOptions()
@@ -101,9 +130,9 @@ class Trial:
         name = session.get_inputs()[0].name
         return [session.run(None, {name: frame[np.newaxis]})[0][0] for frame in self.frames]
 
-    def _iou(self, maps: Sequence[Array]) -> npt.NDArray[np.float64]:
-        """IoU of each class in percent."""
+    def _counts(self, maps: Sequence[Array]) -> FrameCounts:
         matrix = ConfusionMatrix(num_classes=self.labels.num_classes, ignore_index=self.labels.ignore_index)
-        for found, target in zip(maps, self.targets, strict=True):
+        return FrameCounts.of(
             matrix.add(target, resize_label_map(found, (target.shape[0], target.shape[1])))
-        return 100 * matrix.iou()
+            for found, target in zip(maps, self.targets, strict=True)
+        )

@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline.errors import Faults
 
+Rows = tuple[tuple[float | None, ...] | None, ...]
+
 
 class Fields:
     """The fields of one JSON object.
@@ -55,11 +57,33 @@ class Fields:
 
     def percents(self, key: str, count: int) -> tuple[float | None, ...]:
         """``count`` percentages, null among them allowed; empty when the key is missing."""
+        return self.numbers(key, count, low=0, high=100)
+
+    def numbers(
+        self, key: str, count: int, *, low: float = -math.inf, high: float = math.inf
+    ) -> tuple[float | None, ...]:
+        """``count`` numbers, null among them allowed; empty when the key is missing."""
         values = self._list(key)
         if values and len(values) != count:
             self.fault(key, f"has {len(values)} entries for {count} classes; allowed: one a class, null where absent")
             return ()
-        return tuple(self._number(f"{key}[{index}]", value, 0, 100) for index, value in enumerate(values))
+        return tuple(self._number(f"{key}[{index}]", value, low, high) for index, value in enumerate(values))
+
+    def rows(self, key: str, count: int, width: int, *, low: float = -math.inf, high: float = math.inf) -> Rows:
+        """``count`` lists of ``width`` numbers, null among both allowed; empty when the key is missing."""
+        found: list[tuple[float | None, ...] | None] = []
+        values = self._list(key)
+        for index, value in enumerate(values):
+            if value is None:
+                found.append(None)
+            elif isinstance(value, list) and len(value) == width:
+                found.append(tuple(self._number(f"{key}[{index}]", each, low, high) for each in value))
+            else:
+                self._wrong(f"{key}[{index}]", value, f"null or {width} numbers")
+        if values and len(values) != count:
+            self.fault(key, f"has {len(values)} entries for {count} classes; allowed: one a class, null where absent")
+            return ()
+        return tuple(found)
 
     def integer(self, key: str) -> int | None:
         value = self.data.get(key)

@@ -109,12 +109,12 @@ def _labels(
     for result in results:
         for point in series[result.label][-1:]:
             variant = "INT8" if point.variant == "int8" else point.variant
-            text = marked(f"{result.label} {variant}", point.variant in result.unstable)
+            text = marked(f"{result.label} {variant}", "unstable" if point.variant in result.unstable else "")
             style = {"color": palette[result.label], "weight": "bold", "size": 11.5}
             placer.label(point.x, point.y, _radius(point), text, **style)
     for result in results:
         for point in series[result.label][:-1]:
-            text = marked(point.variant, point.variant in result.unstable)
+            text = marked(point.variant, "unstable" if point.variant in result.unstable else "")
             placer.label(point.x, point.y, _radius(point), text, color=palette[result.label], size=10)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+SIZES = ("small", "medium", "large")
 VARIANTS = ("torch", "fp32", "fp16", "int8")
 Verdict = Literal["pass", "fail", "not measured"]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,53 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Violation:
-    """A budget that was not kept; ``what`` says it in words."""
+    """A budget that was not kept; ``what`` says it in words, ``class_name`` of which class, if of one."""
 
     budget: str
     variant: str
     limit: float | None
     got: float | None
     what: str
+    class_name: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is no broken budget and must be seen: a warning, or a class that the frames could not judge.
+
+    ``what`` says it in words; ``class_name`` is empty where it is about the whole network.
+    """
+
+    budget: str
+    what: str
+    class_name: str = ""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """What INT8 costs, in mIoU or IoU points, as `check` recorded it."""
+    """What INT8 costs, in mIoU or IoU points, as `check` recorded it.
+
+    ``confidence`` is that of the intervals, 0..1; lists are in the order of the classes, and empty where an earlier
+    version measured.
+    """
 
     versus_float: float | None = None
     versus_teacher: float | None = None
     worst_class: str = ""
     worst_class_drop: float | None = None
+    confidence: float | None = None
+    classes: tuple[float | None, ...] = ()
+    class_intervals: tuple[Interval | None, ...] = ()
+    class_frames: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objects:
+    """How many objects the labels hold, and the percentage of them that was found; by class small, medium, large."""
+
+    counts: tuple[tuple[float | None, ...], ...] = ()
+    recall_float: tuple[tuple[float | None, ...], ...] = ()
+    recall_int8: tuple[tuple[float | None, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +137,9 @@ class Result:
     aware: bool = False  # fine-tuned with 8 bits simulated
     passed: bool | None = None
     violations: tuple[Violation, ...] = ()
+    undecided: tuple[Note, ...] = ()
+    warnings: tuple[Note, ...] = ()
+    objects: Objects = Objects()
 
     def variant(self, name: str) -> Variant:
         """The variant, or one in which nothing is measured."""

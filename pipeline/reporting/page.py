@@ -18,9 +18,19 @@ from markupsafe import Markup
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
-from pipeline.reporting import comparison_figure, comparison_table, figures, rare, samples, sensitivity_figure, wording
+from pipeline.reporting import (
+    class_losses,
+    comparison_figure,
+    comparison_table,
+    figures,
+    rare,
+    samples,
+    sensitivity_figure,
+    wording,
+)
+from pipeline.reporting.class_losses import Row
 from pipeline.reporting.comparison import Comparison
-from pipeline.reporting.measured import Result
+from pipeline.reporting.measured import SIZES, Result
 from pipeline.reporting.samples import Strip
 from pipeline.reporting.svg import THEME
 from pipeline.reporting.table import COLUMNS, TEXT_COLUMNS, row
@@ -33,12 +43,12 @@ LATENCY_SCOPE = "uint8 frame in host memory \N{RIGHTWARDS ARROW} label map in ho
 
 @dataclass(frozen=True)
 class Tile:
-    """A key number: what it is, its value, and the two numbers behind it."""
+    """A key number: what it is, its value, the two numbers behind it, and words of warning."""
 
     title: str
     value: str
     note: str
-    unstable: bool = False
+    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Student:
     result: Result
     colour: str
     summary: str
+    notes: Sequence[str]
+    classes: Sequence[Row]
     bars: Markup | None
     layers: Markup | None
     strips: Sequence[Strip]
@@ -99,6 +111,7 @@ def render(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.globals.update(fixed=fixed, signed=signed, ms=milliseconds, mb=megabytes, count=wording.count)
+    environment.globals.update(interval=wording.interval, confidence=wording.confidence)
     environment.filters["hex"] = lambda colour: "#{:02x}{:02x}{:02x}".format(*colour)
     template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     best = wording.best(results)
@@ -114,6 +127,7 @@ def render(
         columns=[(name, name in TEXT_COLUMNS) for name in COLUMNS],
         rows=[(result, row(result)) for result in results],
         rare=rare.rare(shares),
+        sizes=SIZES,
         compared=_compared(compared, results),
         labels=labels,
         devices=_distinct([result.device for result in results if result.device]),
@@ -134,6 +148,8 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
             result=result,
             colour=variables[palette[result.label]],
             summary=wording.summary(result),
+            notes=wording.notes(result),
+            classes=class_losses.rows(result),
             bars=figures.class_bars(result, name=f"bars-{index}", colour=palette[result.label]),
             layers=sensitivity_figure.bars(result, name=f"layers-{index}"),
             strips=strips.get(result.label, ()),
@@ -166,14 +182,14 @@ def _tiles(best: Result, base: Result | None) -> list[Tile]:
             "Speed-up",
             factor(best.speedup),
             f"{_from_to(milliseconds(fp32.latency.p50), milliseconds(int8.latency.p50), 'ms')}, median",
-            best.speed_is_unstable() and best.speedup is not None,
+            wording.speed_marks(best),
         ),
         Tile(
             "Size reduction",
             factor(best.shrink),
             _from_to(megabytes(fp32.size_bytes), megabytes(int8.size_bytes), "MB"),
         ),
-        Tile("Worst class", _change(drop.worst_class_drop), f"IoU points, {drop.worst_class or NOT_MEASURED}"),
+        Tile("Worst class", _change(drop.worst_class_drop), f"IoU points, {wording.worst_with_confidence(best)}"),
     ]
     if base is not None and base is not best and base.int8.miou is not None and int8.miou is not None:
         gain = signed(int8.miou - base.int8.miou)

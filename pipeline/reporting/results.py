@@ -15,7 +15,19 @@ from typing import Any
 from pipeline.errors import Faults, UserError
 from pipeline.reporting import comparison
 from pipeline.reporting.fields import Fields
-from pipeline.reporting.measured import VARIANTS, Drop, Latency, Layer, Result, Teacher, Variant, Violation
+from pipeline.reporting.measured import (
+    SIZES,
+    VARIANTS,
+    Drop,
+    Latency,
+    Layer,
+    Note,
+    Objects,
+    Result,
+    Teacher,
+    Variant,
+    Violation,
+)
 
 
 def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
@@ -118,9 +130,13 @@ def _result(top: Fields) -> Result:
                 limit=item.number("limit"),
                 got=item.number("got"),
                 what=item.text("what") or f"budget {item.text('budget')} is not kept",
+                class_name=item.text("class"),
             )
             for item in top.items("violations")
         ),
+        undecided=_notes(top, "undecided"),
+        warnings=_notes(top, "warnings"),
+        objects=_objects(top.section("objects"), len(classes)),
     )
     return _with_comparisons(result, top.section("drop"))
 
@@ -158,6 +174,20 @@ def _layers(item: Fields) -> tuple[Layer, ...]:
     )
 
 
+def _notes(top: Fields, key: str) -> tuple[Note, ...]:
+    return tuple(
+        Note(budget=item.text("budget"), what=item.text("what"), class_name=item.text("class"))
+        for item in top.items(key)
+    )
+
+
+def _objects(item: Fields, num_classes: int) -> Objects:
+    width = len(SIZES)
+    counts = item.rows("counts", num_classes, width, low=0)
+    recall = [item.rows(key, num_classes, width, low=0, high=100) for key in ("recall_float", "recall_int8")]
+    return Objects(*(tuple(row or (None,) * width for row in rows) for rows in (counts, *recall)))
+
+
 def _in_order(variants: Mapping[str, Any]) -> list[str]:
     """Variants that hold something: the known ones in the order of the pipeline, then the others by name."""
     known = [name for name in VARIANTS if variants.get(name)]
@@ -180,8 +210,20 @@ def _with_comparisons(result: Result, recorded: Fields) -> Result:
             versus_teacher=_first(recorded.number("miou_int8_vs_teacher"), _minus(result.teacher.miou, int8.miou)),
             worst_class=worst,
             worst_class_drop=worst_drop,
+            confidence=recorded.number("confidence", low=0, high=1),
+            classes=recorded.numbers("classes", len(result.classes)),
+            class_intervals=_intervals(recorded, len(result.classes)),
+            class_frames=recorded.numbers("class_frames", len(result.classes), low=0),
         ),
         speedup=_first(result.speedup, before / after if before and after else None),
+    )
+
+
+def _intervals(recorded: Fields, num_classes: int) -> tuple[tuple[float, float] | None, ...]:
+    rows = recorded.rows("class_intervals", num_classes, 2)
+    return tuple(
+        (row[0], row[1]) if row and row[0] is not None and row[1] is not None else None  # the two bounds
+        for row in rows
     )
 
 

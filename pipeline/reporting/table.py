@@ -9,7 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.reporting.measured import Result
-from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, marked, megabytes, milliseconds, worst
+from pipeline.reporting.wording import (
+    NOT_MEASURED,
+    fixed,
+    marked,
+    megabytes,
+    milliseconds,
+    notes,
+    speed_up,
+    verdict,
+    worst,
+)
 
 #: mIoU and drops in percent points, latency in ms, sizes in MB of 10^6 bytes.
 COLUMNS = (
@@ -41,12 +51,12 @@ def row(result: Result) -> tuple[str, ...]:
         fixed(result.int8.miou),
         fixed(result.drop.versus_float),
         worst(result),
-        marked(milliseconds(result.fp32.latency.p50), "fp32" in unstable),
-        marked(milliseconds(result.int8.latency.p50), "int8" in unstable),
-        marked(factor(result.speedup), result.speed_is_unstable()),
+        marked(milliseconds(result.fp32.latency.p50), "unstable" if "fp32" in unstable else ""),
+        marked(milliseconds(result.int8.latency.p50), "unstable" if "int8" in unstable else ""),
+        speed_up(result),
         megabytes(result.fp32.size_bytes),
         megabytes(result.int8.size_bytes),
-        result.verdict,
+        verdict(result),
     )
 
 
@@ -56,7 +66,9 @@ def markdown(results: Sequence[Result]) -> str:
         return f"No student is measured yet: {NOT_MEASURED}.\n"
     rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
     lines = [COLUMNS, tuple(rule), *(tuple(plain(cell) for cell in row(result)) for result in results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    warnings = [f"{result.label}: {warning.what}" for result in results for warning in result.warnings]
+    return table + ("\n" + "".join(f"- {plain(warning)}\n" for warning in warnings) if warnings else "")
 
 
 def rich_table(results: Sequence[Result]) -> Table:
@@ -67,9 +79,14 @@ def rich_table(results: Sequence[Result]) -> Table:
     styles = {"pass": "bold green", "fail": "bold red", NOT_MEASURED: "dim"}
     for result in results:
         cells = row(result)
-        table.add_row(Text(cells[0], style="bold"), *(Text(cell, style=styles.get(cell, "")) for cell in cells[1:]))
-    broken = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
-    table.caption = Text("\n".join(broken) if broken else "mIoU in percent, sizes in MB of 10^6 bytes")
+        table.add_row(
+            Text(cells[0], style="bold"),
+            *(Text(cell, style=styles.get(cell, "")) for cell in cells[1:-1]),
+            Text(cells[-1], style=styles[result.verdict]),
+        )
+    said = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
+    said += [f"{result.label}: {what}" for result in results for what in notes(result)]
+    table.caption = Text("\n".join(said) if said else "mIoU in percent, sizes in MB of 10^6 bytes")
     return table
 
 

@@ -12,6 +12,8 @@ from pipeline.reporting.measured import Result
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+#: At most so many undecided classes are explained one by one.
+SHOWN = 3
 
 
 def fixed(value: float | None, digits: int = 1) -> str:
@@ -31,7 +33,8 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def factor(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{value:.1f}{TIMES}"
+    """``2.1×``; below 1 with a digit more, so that what is slower does not read as 1."""
+    return NOT_MEASURED if value is None else f"{value:.{1 if value >= 1 else 2}f}{TIMES}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -52,14 +55,74 @@ def count(value: int | None) -> str:
     return NOT_MEASURED if value is None else f"{value:,}"
 
 
-def marked(text: str, unstable: bool) -> str:
-    return f"{text} (unstable)" if unstable and text != NOT_MEASURED else text
+def marked(text: str, *marks: str) -> str:
+    """``5.70 (unstable)``; empty marks are none."""
+    words = ", ".join(mark for mark in marks if mark)
+    return f"{text} ({words})" if words and text != NOT_MEASURED else text
+
+
+def speed_up(result: Result) -> str:
+    """``2.1×``, ``0.67× (slower)``, ``1.1× (unstable)``."""
+    return marked(factor(result.speedup), *speed_marks(result))
+
+
+def speed_marks(result: Result) -> list[str]:
+    """What must be said beside the speed-up: slower, unstable."""
+    if result.speedup is None:
+        return []
+    found = (("slower", result.speedup < 1), ("unstable", result.speed_is_unstable()))
+    return [word for word, holds in found if holds]
 
 
 def worst(result: Result) -> str:
-    """``pole 2.2``: the class that INT8 hurts most."""
-    drop = result.drop
-    return f"{drop.worst_class} {fixed(drop.worst_class_drop)}" if drop.worst_class_drop is not None else NOT_MEASURED
+    """``pole 2.2 (0.9 to 3.6)``: the class that INT8 hurts most, and the interval of its loss."""
+    drop, bounds = result.drop, _worst_interval(result)
+    if drop.worst_class_drop is None:
+        return NOT_MEASURED
+    return f"{drop.worst_class} {fixed(drop.worst_class_drop)}" + (f" ({interval(bounds)})" if bounds else "")
+
+
+def worst_with_confidence(result: Result) -> str:
+    """``pole: 0.9 to 3.6 lost, with 95% confidence``."""
+    name, bounds = result.drop.worst_class or NOT_MEASURED, _worst_interval(result)
+    return f"{name}: {interval(bounds)} lost, with {confidence(result.drop.confidence)} confidence" if bounds else name
+
+
+def _worst_interval(result: Result) -> tuple[float, float] | None:
+    return dict(zip(result.classes, result.drop.class_intervals, strict=False)).get(result.drop.worst_class)
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{fixed(bounds[0])} to {fixed(bounds[1])}"
+
+
+def confidence(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{100 * value:g}%"
+
+
+def verdict(result: Result) -> str:
+    """``pass``, ``pass (undecided: pole, sign)``, ``fail``."""
+    return marked(result.verdict, undecided(result))
+
+
+def undecided(result: Result) -> str:
+    """``undecided: pole, sign``; empty where every budget could be decided."""
+    classes = [note.class_name for note in result.undecided if note.class_name]
+    names = classes if len(classes) <= SHOWN else [f"{len(classes)} classes"]
+    if len(classes) < len(result.undecided):
+        names = [*names, "mIoU"]
+    return f"undecided: {', '.join(names)}" if names else ""
+
+
+def notes(result: Result) -> list[str]:
+    """What must be seen beside broken budgets; many undecided classes in one sentence."""
+    found = [note.what for note in result.warnings]
+    whole = [note for note in result.undecided if not note.class_name]
+    classes = [note for note in result.undecided if note.class_name]
+    if len(classes) > SHOWN:
+        names = ", ".join(note.class_name for note in classes)
+        return [*found, *(note.what for note in whole), f"not enough pixels of {len(classes)} classes: {names}"]
+    return [*found, *(note.what for note in (*whole, *classes))]
 
 
 def summary(result: Result) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.evaluation import budgets, latency
-from pipeline.evaluation.accuracy import confusion, evaluate
+from pipeline.evaluation import latency
+from pipeline.evaluation.accuracy import confusion
 from pipeline.evaluation.confusion import ConfusionMatrix
+from pipeline.evaluation.scoring import evaluate
 from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
@@ -86,10 +87,23 @@ class Frames:
 def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
     labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
     seen: list[int] = []
-    metrics, kept = evaluate(Fixed(), Frames(), labels=labels, keep=["b"], progress=lambda: seen.append(1))  # type: ignore[arg-type]
-    assert metrics == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
-    assert list(kept) == ["b"] and len(seen) == 2
-    np.testing.assert_array_equal(kept["b"], Frames.label)
+    score = evaluate(Fixed(), Frames(), labels=labels, keep=["b"], progress=lambda: seen.append(1))  # type: ignore[arg-type]
+    assert score.summary == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
+    assert (
+        score.frames.hits.tolist()
+        == score.frames.labelled.tolist()
+        == score.frames.predicted.tolist()
+        == [[64, 64]] * 2
+    )
+    assert score.objects.found.tolist() == score.objects.there.tolist() == [[0, 0, 2], [0, 0, 2]]
+    assert list(score.kept) == ["b"] and len(seen) == 2
+    np.testing.assert_array_equal(score.kept["b"], Frames.label)
+
+
+def test_a_split_without_frames_has_no_iou() -> None:
+    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
+    score = evaluate(Fixed(), Noise(0), labels=labels)  # type: ignore[arg-type]
+    assert score.summary == {"miou": None, "per_class_iou": [None, None]} and len(score.frames.hits) == 0
 
 
 def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
@@ -205,30 +219,3 @@ def test_the_gpu_has_the_limit_of_trtexec(spread: float, found: list[str]) -> No
     whole = latency.summary(np.ones(100))
     timings = {"cpu": whole, "gpu": {**whole, "device": device}}
     assert latency.unstable(timings, cov=0.3, drift=0.05) == found
-
-
-TORCH = {"miou": 60.0, "per_class_iou": [80.0, 40.0, None]}
-ALL_BUDGETS = ["miou_drop", "class_drop", "latency_p99_ms", "size_mb"]
-INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_000, "latency_ms": {"p99": 7.0}}
-
-
-def test_drop_by_hand() -> None:
-    lost = budgets.drop(TORCH, INT8, ["road", "pole", "tram"], teacher_miou=70.0)
-    assert lost == {
-        "miou_int8_vs_float": 2.0, "miou_int8_vs_teacher": 12.0, "worst_class": "pole", "worst_class_drop": 3.5,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("limits", "broken"),
-    [
-        ({"miou_drop": 2.0, "class_drop": 3.5, "latency_p99_ms": 7.0, "size_mb": 2.5}, []),
-        ({"miou_drop": 1.9, "class_drop": 3.4, "latency_p99_ms": 6.9, "size_mb": 2.4}, ALL_BUDGETS),
-        ({"miou_drop": None, "class_drop": 1.0, "latency_p99_ms": None, "size_mb": None}, ["class_drop"]),
-    ],
-)  # fmt: skip
-def test_budgets(limits: dict[str, float | None], broken: list[str]) -> None:
-    lost = budgets.drop(TORCH, INT8, ["road", "pole", "tram"], teacher_miou=70.0)
-    found = budgets.violations(limits, lost, INT8)
-    assert [entry["budget"] for entry in found] == broken
-    assert all(str(entry["limit"]) in entry["what"] for entry in found)

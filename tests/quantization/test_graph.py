@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import UserError
-from pipeline.quantization.graph import Graph, load
+from pipeline.quantization import cpu
+from pipeline.quantization.graph import Graph, in_float, load
 
 BEFORE = ["pixels", "planes", "scaled", "x"]
 AFTER = ["up", "ids", "labels"]
@@ -37,6 +38,31 @@ def test_the_normaliser_is_preprocessing(make: Callable[..., onnx.ModelProto]) -
     assert (found.name, found.op_type) == ("x", "Conv")
     assert not Graph(make("normalised")).is_weighted(found)
     assert Graph(make("depthwise")).normaliser is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("residual", {}),
+        ("clipped", {}),
+        ("squeeze", {"Sigmoid": 1}),
+        ("squeeze_mean", {"ReduceMean": 1, "Sigmoid": 1}),
+        ("other_layers", {"ConvTranspose": 1}),  # reads 8 bits, and ONNX Runtime has no kernel for them
+        ("pooled", {"MatMul": 2}),
+    ],
+)
+def test_operators_that_a_cpu_file_leaves_in_float(
+    make: Callable[..., onnx.ModelProto], name: str, expected: dict[str, int]
+) -> None:
+    graph = Graph(onnx.shape_inference.infer_shapes(make(name)))
+    ranges = dict.fromkeys(graph.float_activations(), (-3.0, 3.0))
+    head = {graph.classifier.name}
+    assert in_float(graph, cpu.place(graph, ranges), float_nodes=()) == expected
+    assert in_float(graph, cpu.place(graph, ranges, float_nodes=head), float_nodes=head) == expected, "named as a layer"
+    everything = {layer.name for layer in graph.layers}
+    placed = cpu.place(graph, ranges, float_nodes=everything)
+    kinds = {node.op_type for node in graph.body} - {"Conv", "ConvTranspose", "Gemm", "MatMul", "Flatten", "Reshape"}
+    assert set(in_float(graph, placed, float_nodes=everything)) - {"MatMul"} == kinds
 
 
 def longest(model: onnx.ModelProto, tensor: str) -> int:

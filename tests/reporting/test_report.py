@@ -141,6 +141,91 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
     }
 
 
+INTERVALS = {
+    "miou_int8_vs_float": 0.4,
+    "worst_class": "pole",
+    "worst_class_drop": 2.2,
+    "classes": [0.4, 2.2, None],
+    "class_frames": [4, 2, 0],
+    "confidence": 0.95,
+    "miou_interval": [0.2, 0.6],
+    "class_intervals": [[0.1, 0.7], [-0.9, 3.6], None],
+}
+OBJECTS = {
+    "counts": [[0, 0, 4], [12, 3, 0], [0, 0, 0]],
+    "recall_float": [[None, None, 100.0], [75.0, 66.6667, None], [None, None, None]],
+    "recall_int8": [[None, None, 100.0], [58.3333, 66.6667, None], [None, None, None]],
+    "small": {"count": 12, "float": 75.0, "int8": 58.3333},
+}
+SLOW = {
+    "budget": "min_speedup",
+    "variant": "int8",
+    "got": 0.97,
+    "what": "INT8 is not faster than float32 (0.97x). Few_.",
+}
+
+
+def undecided(*names: str) -> list[dict[str, Any]]:
+    return [{"budget": "class_drop", "class": name, "what": f"not enough pixels of {name}: why"} for name in names]
+
+
+def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> None:
+    project.add("kd", drop=INTERVALS, objects=OBJECTS, undecided=undecided("pole"))
+    row = cells(table.markdown(project.load()), "kd")
+    assert row["worst class drop"] == f"pole 2.2 ({wording.MINUS}0.9 to 3.6)"
+    assert row["verdict"] == "pass (undecided: pole)"
+    text = project.page()
+    assert "Not enough pixels of pole: why." in text
+    assert f"pole: {wording.MINUS}0.9 to 3.6 lost, with 95% confidence" in text
+    section = text[text.index("What each class loses") : text.index("Which layers hurt")]
+    assert re.findall(r'<tr><th scope="row">(\w+)', section) == ["pole", "road"], "largest loss first, none absent"
+    pole = section[section.index('<th scope="row">pole') :].split("</tr>")[0]
+    shown = [cell.strip() for cell in re.findall(r">([^<>]+)<", pole) if cell.strip()]
+    assert shown == [
+        "pole", "undecided", "2", "2.2", f"{wording.MINUS}0.9 to 3.6",
+        "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
+    ]  # fmt: skip
+    assert "interval (95%)" in section
+
+
+def test_many_undecided_classes_are_one_sentence(project: Project) -> None:
+    names = [f"c{index}" for index in range(5)]
+    project.add("kd", undecided=[{"budget": "miou_drop", "what": "not enough frames: why"}, *undecided(*names)])
+    (result,) = project.load()
+    assert wording.notes(result) == ["not enough frames: why", "not enough pixels of 5 classes: c0, c1, c2, c3, c4"]
+    assert wording.verdict(result) == "pass (undecided: 5 classes, mIoU)"
+
+
+def test_int8_that_is_slower_is_named_everywhere(project: Project) -> None:
+    project.add("kd", speedup_int8_vs_fp32=0.97, unstable=["fp32"], warnings=[SLOW])
+    markdown = table.markdown(project.load())
+    assert cells(markdown, "kd")["speed-up"] == f"0.97{X} (slower, unstable)"
+    assert markdown.endswith("|\n\n- kd: INT8 is not faster than float32 (0.97x). Few\\_.\n")
+    assert "INT8 is not faster" in str(table.rich_table(project.load()).caption)
+    text = project.page()
+    assert (
+        "INT8 is not faster than float32 (0.97x). Few_" in text and '<span class="badge slower">slower</span>' in text
+    )
+
+
+def test_a_class_that_broke_its_budget_is_marked(project: Project) -> None:
+    what = "class pole loses 2.20 (2.00 to 3.60 with 95% confidence) IoU in INT8; the budget allows 1.5"
+    broken = {"budget": "class_drop", "class": "pole", "limit": 1.5, "got": 2.2, "what": what}
+    project.add("kd", drop=INTERVALS, passed=False, violations=[broken])
+    text = project.page()
+    assert what in text and '<span class="lost">2.2</span>' in text[text.index("What each class loses") :]
+
+
+def test_results_of_an_earlier_version_are_shown_without_intervals(project: Project) -> None:
+    project.add("kd")
+    text = project.page()
+    assert "What each class loses" not in text and "undecided" not in re.sub(
+        r"<style>.*?</style>", "", text, flags=re.S
+    )
+    committed = load(ROOT / "results")
+    assert {result.verdict for result in committed} == {"pass"} and len(committed) == 2
+
+
 def test_the_time_on_a_gpu_changes_nothing_that_is_shown(project: Project) -> None:
     project.add("kd")
     before = table.markdown(project.load()), project.page()
@@ -221,6 +306,12 @@ def test_comparisons_that_are_not_recorded_are_worked_out(project: Project) -> N
         ('{"student": "kd", "variants": {"int8": {"miou": 710}}}', r"variants\.int8\.miou: got 710"),
         ('{"student": "kd", "classes": ["a", "b"], "teacher": {"per_class_iou": [1]}}', "1 entries for 2 classes"),
         ('{"student": "kd", "passed": "yes"}', "passed: got 'yes'; allowed: true or false"),
+        (
+            '{"student": "kd", "classes": ["a"], "drop": {"class_intervals": [[1]]}}',
+            r"\[0\]: got \[1\]; allowed: null or 2",
+        ),
+        ('{"student": "kd", "classes": ["a"], "drop": {"class_intervals": [null, null]}}', "2 entries for 1 classes"),
+        ('{"student": "kd", "classes": ["a"], "objects": {"recall_int8": [[1, 2, 101]]}}', r"got 101; .* 0\.\.100"),
     ],
 )
 def test_a_damaged_file_is_named(project: Project, text: str, message: str) -> None:

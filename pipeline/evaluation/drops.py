@@ -1,0 +1,194 @@
+"""What a network loses against another one on the same frames, with the interval that these frames leave open.
+
+The interval is a percentile bootstrap over frames (Efron 1979), paired: each resample draws frames with replacement,
+and both networks are counted on the same ones, so what makes a frame hard for both cancels out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Resamples of the frames. A bound at 95 % rests on the 50 that lie outside of it.
+RESAMPLES = 2000
+#: Weights of frames that are in memory at once.
+BLOCK = 4_000_000
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FrameCounts:
+    """Pixels of every class in every frame, each (frames, K): all that IoU over any choice of frames needs.
+
+    Attributes:
+        hits: labelled and predicted as the class.
+        labelled: labelled as it.
+        predicted: predicted as it, where the label is not ignored.
+    """
+
+    hits: Counts
+    labelled: Counts
+    predicted: Counts
+
+    @classmethod
+    def of(cls, matrices: Iterable[Counts]) -> FrameCounts:
+        """From the confusion matrix (K, K) [true, predicted] of every frame; one is read at a time."""
+        rows = [(np.diag(each), each.sum(axis=1), each.sum(axis=0)) for each in matrices]
+        counts = np.array(rows, np.int64).reshape(len(rows), 3, -1 if rows else 0)
+        return cls(*counts.transpose(1, 0, 2))
+
+    @property
+    def union(self) -> Counts:
+        union: Counts = self.labelled + self.predicted - self.hits
+        return union
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Points of IoU or mIoU that were lost; negative ones were won.
+
+    Attributes:
+        got: on all frames.
+        low, high: bounds of the interval; both are ``got`` where no confidence was asked for.
+        frames: how many show the class.
+        enough: whether that many frames can bound a loss at all.
+    """
+
+    got: float
+    low: float
+    high: float
+    frames: int
+    enough: bool = True
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether more than ``limit`` points are lost, by the whole interval."""
+        return self.enough and self.low > limit
+
+    def undecided(self, limit: float) -> bool:
+        """Whether the frames cannot say: too few, or an interval that holds the limit and is wider than it."""
+        wide = self.low <= limit < self.high and self.high - self.low > limit
+        return not self.enough or wide
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Losses of mIoU and of each class that the labels show, by name.
+
+    Attributes:
+        frames: that were measured.
+        confidence: of the intervals; None: there are none.
+    """
+
+    miou: Drop
+    classes: Mapping[str, Drop]
+    frames: int
+    confidence: float | None
+
+    @property
+    def worst(self) -> tuple[str, Drop]:
+        """The class that loses most on all frames."""
+        return max(self.classes.items(), key=lambda item: (item[1].got, item[0]))
+
+    def facts(self, names: Sequence[str]) -> dict[str, Any]:
+        """For a results file: lists in the order of ``names``, null for a class that no label shows."""
+        found = [self.classes.get(name) for name in names]
+        facts: dict[str, Any] = {
+            "classes": [drop and drop.got for drop in found],
+            "class_frames": [drop.frames if drop else 0 for drop in found],
+        }
+        if self.confidence is not None:
+            facts["confidence"] = self.confidence
+            facts["miou_interval"] = [self.miou.low, self.miou.high]
+            facts["class_intervals"] = [drop and [drop.low, drop.high] for drop in found]
+        return facts
+
+
+def frames_needed(confidence: float) -> int:
+    """The fewest frames that can bound the loss of a class.
+
+    The range of n values holds the median of what they are drawn from with probability 1 - 2 ** (1 - n) (as in the
+    sign test): below that even the worst and the best frame are no interval, and resampling few frames gives one that
+    is far too narrow; one frame gives one of width 0.
+
+    Example:
+        >>> [frames_needed(confidence) for confidence in (0.9, 0.95, 0.99)]
+        [5, 6, 8]
+    """
+    return math.ceil(1 - math.log2(1 - confidence))
+
+
+def measure(
+    before: FrameCounts, after: FrameCounts, *, names: Sequence[str], confidence: float | None, seed: int = 0
+) -> Drops:
+    """What ``after`` loses against ``before``, in points.
+
+    Args:
+        before, after: of the same frames, in the same order; at least one pixel is labelled.
+        names: of the K classes.
+        confidence: of the intervals, such as 0.95; None: none are made.
+        seed: of the resamples.
+    """
+    assert (before.labelled == after.labelled).all(), "both networks are judged by the same labels"
+    frames, showing = len(before.labelled), (before.labelled > 0).sum(axis=0)
+    there = np.flatnonzero(showing)
+    everything = np.ones((1, frames))
+    got = _lost(everything, before, after, there)[0]
+    if confidence is None:
+        low = high = got
+        miou_low = miou_high = float(got.mean())
+        needed = 0
+    else:
+        resampled = _resampled(before, after, there, seed=seed)
+        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+        low, high = np.nanquantile(resampled, tails, axis=0)
+        shown = ~np.isnan(resampled)
+        means = np.nansum(resampled, axis=1)[shown.any(axis=1)] / shown.sum(axis=1)[shown.any(axis=1)]
+        miou_low, miou_high = (float(bound) for bound in np.quantile(means, tails))
+        needed = frames_needed(confidence)
+
+    def drop(values: Sequence[float], shown: int) -> Drop:
+        points = [round(float(value), 4) for value in values]
+        return Drop(points[0], points[1], points[2], frames=shown, enough=shown >= needed)
+
+    bounds = np.stack([got, low, high], axis=1).tolist()
+    classes = {names[k]: drop(values, int(showing[k])) for k, values in zip(there.tolist(), bounds, strict=True)}
+    return Drops(drop([float(got.mean()), miou_low, miou_high], frames), classes, frames, confidence)
+
+
+def _resampled(before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.intp], *, seed: int) -> Floats:
+    """Points lost in every resample, (RESAMPLES, classes that are there); NaN where it does not show the class."""
+    rng, frames = np.random.default_rng(seed), len(before.labelled)
+    block = max(1, min(RESAMPLES, BLOCK // frames))
+    found = []
+    for start in range(0, RESAMPLES, block):
+        count = min(block, RESAMPLES - start)
+        drawn = rng.integers(0, frames, (count, frames)) + frames * np.arange(count)[:, np.newaxis]
+        weights = np.bincount(drawn.ravel(), minlength=count * frames).reshape(count, frames)
+        found.append(_lost(weights.astype(np.float64), before, after, there))
+    return np.concatenate(found)
+
+
+def _lost(weights: Floats, before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.intp]) -> Floats:
+    """Points of IoU lost with every frame counted ``weights`` (n, frames) times, (n, classes that are there).
+
+    Sums of pixels are exact in float64, so the order in which a processor adds them changes nothing.
+    """
+
+    def total(counts: Counts) -> Floats:
+        summed: Floats = weights @ counts[:, there].astype(np.float64)
+        return summed
+
+    def iou(found: FrameCounts) -> Floats:
+        ratio: Floats = total(found.hits) / np.maximum(total(found.union), 1)
+        return ratio
+
+    shown = total(before.labelled) > 0
+    lost: Floats = np.where(shown, 100 * (iou(before) - iou(after)), np.nan)
+    return lost

@@ -1,0 +1,69 @@
+"""Types of values in params.yaml, and of the sections that hold them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from pipeline import recipes
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+#: No network of segpress takes sides that 8 does not divide; most need 32, which training checks.
+DIVISOR = 8
+
+
+def _from_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # YAML has lists only
+
+
+def _divisible(size: tuple[int, int]) -> tuple[int, int]:
+    if any(side % DIVISOR for side in size):
+        use = [-(-side // DIVISOR) * DIVISOR for side in size]
+        raise ValueError(f"height and width must be multiples of {DIVISOR}; use {use}")
+    return size
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < bounds[0] <= bounds[1]:
+        raise ValueError("it must be [low, high] with 0 < low <= high")
+    return bounds
+
+
+def _formed(loss: Any) -> Any:
+    if fault := recipes.form_fault(loss):
+        raise ValueError(fault)
+    return loss
+
+
+Options = dict[str, Any]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
+Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidator(_ordered)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+#: A loss, a mixture, or losses with options: see :mod:`pipeline.recipes`.
+Loss = Annotated[Any, AfterValidator(_formed)]
+#: Part of paths and commands in dvc.yaml.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """Strict: no unknown keys, no coercion of strings to numbers."""
+
+    model_config = STRICT
+
+
+class OrFalse:
+    """A section, or ``false``; faults of the section are said as if it were the only thing allowed."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: Any, section: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if value is False:
+                return False
+            if not isinstance(value, dict):
+                raise ValueError("allowed: a section, or false: the network is evaluated as it is")
+            return section(value)
+
+        return core_schema.no_info_wrap_validator_function(validate, handler.generate_schema(get_args(source)[0]))
