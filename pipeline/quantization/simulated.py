@@ -219,12 +219,12 @@ def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None, pa
     """A weight as symmetric int8 with one scale a channel of ``axis``, back in float.
 
     Args:
-        factors: what it is divided by while it is rounded.
+        factors: what it is divided by while it is rounded, of a weight that reads pixels; those come as BGR.
         paired: with scales that keep pairs of weights from saturating, as ``saturation.scales_of`` chooses them.
     """
     if factors is not None:
         factors = factors.to(weight.device)
-        return round_weight(weight / factors, axis, paired=paired) * factors
+        return round_weight((weight / factors).flip(1), axis, paired=paired).flip(1) * factors
     others = [index for index in range(weight.ndim) if index != axis]
     scales = weight.detach().abs().amax(dim=others).clamp_min(1e-8) / INT8_MAX
     if paired:
