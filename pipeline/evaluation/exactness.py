@@ -57,7 +57,8 @@ def compare(
     opened: Engine,
     frames: Sequence[Array],
 ) -> None:
-    """Compare an INT8 engine with its file's exact arithmetic; adds ``int8_exact_agreement`` and ``warnings``.
+    """Compare an INT8 engine with its file's exact arithmetic; adds ``int8_exact_agreement`` (percent; None:
+    not measured) and ``warnings``.
 
     Args:
         results: contents of a results file, with ``device``.
@@ -72,11 +73,9 @@ def compare(
     if int8 is not None and engine.meta["parents"].get("int8") != int8.hash:
         raise UserError(f"{engine.path} was built from other INT8 files than {int8.path}; run dvc repro convert")
     exact = runtime.exact(int8.file(engine.meta["source"])) if int8 is not None else None
-    found = None
-    if exact is not None:
-        found = results["int8_exact_agreement"] = agreement(opened, exact, frames)
-        exact.close()
+    found = agreement(opened, exact, frames) if exact is not None else None
     said = warnings(found, engine=engine.meta, device=results["device"])
+    results["int8_exact_agreement"] = found
     results["warnings"] = [*results.get("warnings", []), *said]
 
 
