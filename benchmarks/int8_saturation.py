@@ -1,8 +1,8 @@
 """Labels of the CPU's INT8 file as its kernels compute them, against exact arithmetic: with 8 bits everywhere, and as
 `quantize` writes it; on this CPU, and on one without VNNI that an emulator stands for.
 
-python benchmarks/int8_saturation.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset --name "default student" \
-    --emulator "qemu-x86_64 -cpu Haswell" --out docs/results/int8_saturation.json
+    python benchmarks/int8_saturation.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset \
+        --name "default student" --emulator "qemu-x86_64 -cpu Haswell" --out docs/results/int8_saturation.json
 
 The emulator (Debian: apt-get install qemu-user) runs the very kernels that ONNX Runtime chooses on such a CPU, some
 hundred times slower: a few frames take minutes.
@@ -126,8 +126,8 @@ def main() -> None:
         found["speed"] = speed(Path(scratch))
         found["here"] = agreements(Path(scratch))
         if args.emulator:
-            told = [*shlex.split(args.emulator), sys.executable, __file__, scratch]
-            ran = subprocess.run(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
+            command = [*shlex.split(args.emulator), sys.executable, __file__, scratch]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True)
             found["emulated"] = json.loads(ran.stdout)
     kernels = int8_kernels("x86_64", instructions())
     print(json.dumps(found, indent=2))

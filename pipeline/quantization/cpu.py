@@ -1,8 +1,8 @@
 """Q/DQ for CPUs: 8-bit activations on both sides of what ONNX Runtime fuses, int8 weights per channel.
 
 Placement is ONNX Runtime's own (QDQQuantizer), fed with our ranges: its CPU kernels fuse exactly the patterns that it
-writes. Activations are uint8 for x86, where they run 2.3x faster than int8 ones with VNNI, and int8 for ARM. Weights have
-the scales of :mod:`pipeline.quantization.saturation`, so that x86 kernels without VNNI give the same labels.
+writes. Activations are uint8 for x86, where they run 2.3x faster than int8 ones with VNNI, and int8 for ARM. Weights
+have the scales of :mod:`pipeline.quantization.saturation`, so that x86 kernels without VNNI give the same labels.
 """
 
 from __future__ import annotations

@@ -116,9 +116,7 @@ class Source:
         def place(float_nodes: Collection[str]) -> onnx.ModelProto:
             graph = self.graph
             if self.settings.bias_correction:
-                graph = correct(
-                    graph, self.statistics, float_nodes=float_nodes, round_weight=family.round_weight
-                )
+                graph = correct(graph, self.statistics, float_nodes=float_nodes, round_weight=family.round_weight)
             return placement(graph, ranges, float_nodes=float_nodes)
 
         return place

@@ -3,13 +3,13 @@
 Without VNNI, ONNX Runtime multiplies with VPMADDUBSW: it adds the products of two uint8 activations with two int8
 weights and *saturates* the sum at int16. 255 * (w0 + w1) must stay within -32768..32767, so the weights of a pair that
 have the same sign may sum to 128 at most, where 8 bits allow 254. A larger sum gives wrong labels on one CPU and right
-ones on another (`ONNX Runtime on overflow <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.
-html>`_; its own answers are 7 bits for every weight, or slower kernels).
+ones on another. ONNX Runtime's own answers are 7 bits for every weight (``reduce_range``), or slower kernels
+(``session.x64quantprecision``).
 
-Here each output channel gets the smallest scale that keeps its pairs within the limit. Most of the weights of a network
-are small beside the largest of their channel, so many channels keep the scale that 8 bits give, and the others lose one
-bit at most. The pairs are those that the kernels form: weights of one output channel, in the order of kernel row, kernel
-column, input channel, two by two from the first. Depthwise kernels multiply in 32 bits and form no pairs.
+Here each output channel gets a scale that is just large enough to keep its pairs within the limit. Large weights are
+rare, and seldom two of one sign stand in a pair: a channel loses half a bit on average and one bit at most. The pairs
+are those that the kernels form: weights of one output channel, in the order of kernel row, kernel column, input
+channel, two by two from the first. Depthwise kernels multiply in 32 bits and form no pairs, so they keep 8 bits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnx import numpy_helper
 
 from pipeline.quantization.tensorrt import INT8_MAX, channel_axis
 
-#: Two weights of one sign whose quotients by the scale sum to less than 128 have rounded values that sum to 128 at most.
+#: Two weights of one sign whose quotients by the scale sum to less than 128 sum to 128 at most once they are rounded.
 PAIR_MAX = 127.99
 #: Operators whose CPU kernels multiply in pairs.
 PAIRED = ("Conv", "MatMul", "Gemm")

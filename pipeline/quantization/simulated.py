@@ -239,5 +239,5 @@ def _largest_sums(weight: Tensor, axis: int) -> Tensor:
     if by_channel.ndim > 2:
         by_channel = by_channel.movedim(1, -1)
     flat = by_channel.flatten(1)
-    pairs = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2)).unflatten(1, (-1, 2))
+    pairs = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2)).reshape(len(flat), -1, 2)
     return torch.maximum(*(sign.clamp_min(0).sum(dim=2).amax(dim=1) for sign in (pairs, -pairs)))

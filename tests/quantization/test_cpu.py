@@ -247,7 +247,9 @@ def test_values_that_a_clip_cut_off_do_not_come_back(
         expected, exact = (evaluate(m, frame, ["logits"])["logits"] for m in (source, model))
         assert np.abs(expected - exact).max() < 0.2
         fused = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
-        assert (fused.run(None, {"frames": frame[None]})[0] == evaluate(model, frame, ["labels"])["labels"]).mean() > 0.98
+        assert (
+            fused.run(None, {"frames": frame[None]})[0] == evaluate(model, frame, ["labels"])["labels"]
+        ).mean() > 0.98
 
 
 def test_limits_of_a_clip_are_found_wherever_they_stand(make: Any) -> None:

@@ -21,8 +21,8 @@ from pipeline.quantization import calibration, cpu, sensitivity
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct, shift
 from pipeline.quantization.quantize import Settings, quantize
-from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.saturation import quantize as round_weight
+from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.tensorrt import quantize_per_channel
 from pipeline.quantization.trial import Outcome, Trial
 
@@ -71,7 +71,10 @@ def test_layers_in_float_keep_their_bias(student: Any) -> None:
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
     found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames[:1])
     first, kept = graph.layers[0].name, graph.layers[3].name  # the first: its weights will change with the normaliser
-    corrected = {layer.name: layer.input[2] for layer in correct(graph, found, round_weight=round_weight, float_nodes={kept}).layers}
+    corrected = {
+        layer.name: layer.input[2]
+        for layer in correct(graph, found, round_weight=round_weight, float_nodes={kept}).layers
+    }
     assert [name for name, bias in corrected.items() if not bias.endswith(".corrected_bias")] == [first, kept]
 
 

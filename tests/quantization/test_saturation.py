@@ -45,7 +45,9 @@ def worst_activations(weights: npt.NDArray[np.int8]) -> list[npt.NDArray[np.uint
 
 def saturates(layer: onnx.NodeProto, values: npt.NDArray[np.int8], axis: int) -> bool:
     channels = kernel_order(values, axis)
-    return any((vpmaddubsw(x, w) != (x.astype(np.int64) * w).sum()).any() for w in channels for x in worst_activations(w))
+    return any(
+        (vpmaddubsw(x, w) != (x.astype(np.int64) * w).sum()).any() for w in channels for x in worst_activations(w)
+    )
 
 
 LAYERS = {
@@ -65,8 +67,8 @@ LAYERS = {
 def test_no_pair_of_any_layer_saturates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, shape, axis = LAYERS[name]
     rng = np.random.default_rng(0)
-    for weight in (rng.normal(size=shape), rng.uniform(-1, 1, size=shape), np.ones(shape), -np.ones(shape)):
-        weight = weight.astype(np.float32)
+    drawn = (rng.normal(size=shape), rng.uniform(-1, 1, size=shape), np.ones(shape), -np.ones(shape))
+    for weight in (values.astype(np.float32) for values in drawn):
         values, scales = saturation.quantize(layer, weight)
         assert not saturates(layer, values, axis)
         by_channel = scales.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
