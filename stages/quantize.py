@@ -38,7 +38,10 @@ def main() -> None:
         quantize(
             source, calibration, args.out, settings=Settings(**chosen, budget=budget), trial=trial, progress=bars.step
         )
-    for file, found in artifact.load(args.out, kind="int8").meta["fallback"].items():
+    meta = artifact.load(args.out, kind="int8").meta
+    for file, share in meta.get("exact_agreement", {}).items():
+        print(f"{args.out / file}: the kernels of this CPU agree with exact arithmetic on {share:.2f} % of the labels")
+    for file, found in meta["fallback"].items():
         floats = f"; in float: {', '.join(found['float_layers'])}" if found["float_layers"] else ""
         floats += "; sums in float" if found.get("sums_in_float") else ""
         held = "" if found["held"] else "; quantize.budget does not hold"
