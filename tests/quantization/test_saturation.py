@@ -14,6 +14,8 @@ from onnx.helper import make_node
 
 from pipeline.quantization import cpu, saturation
 from pipeline.quantization import graph as graphs
+from pipeline.quantization.quantize import FAMILIES
+from pipeline.quantization.trial import Trial
 
 Ints = npt.NDArray[np.int64]
 
@@ -136,3 +138,14 @@ def test_the_artifact_says_so(student: Any) -> None:
     for count in meta["narrowed_channels"].values():
         narrowed, channels = map(int, count.split(" of "))
         assert 0 < narrowed <= channels
+
+
+def test_a_trial_compares_kernels_with_exact_arithmetic(student: Any) -> None:
+    """And judges TensorRT's file in exact arithmetic: its weights may saturate on this CPU, and not on a GPU."""
+    targets = [np.zeros((128, 192), np.uint8) for _ in student.frames]
+    trial = Trial(student.onnx.file("fp32.onnx"), student.frames, targets, student.labels)
+    model = onnx.load(student.int8.file("int8_cpu.onnx"))
+    assert 98 < trial.exact_agreement(model) < 100
+    assert trial.exactly().exact and not trial.exact
+    assert trial.exactly().exact_agreement(model) == 100, "both are exact"
+    assert [name for name, family in FAMILIES.items() if not family.on_cpu] == ["tensorrt"]
