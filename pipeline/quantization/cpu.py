@@ -114,11 +114,23 @@ def clip_limits(graph: Graph, clip: onnx.NodeProto) -> tuple[float, float] | Non
     given = {attribute.name: attribute.f for attribute in clip.attribute}
     limits = [given.get("min", -np.inf), given.get("max", np.inf)]
     for index, name in enumerate(clip.input[1:3]):
-        if name and name not in graph.initializers:
-            return None
         if name:
-            limits[index] = numpy_helper.to_array(graph.initializers[name]).item()
+            value = _constant(graph, name)
+            if value is None:
+                return None
+            limits[index] = value
     return limits[0], limits[1]
+
+
+def _constant(graph: Graph, name: str) -> float | None:
+    """Value of a tensor of one number: of an initializer, or of a Constant node as exporters for opset 11 write it."""
+    if name in graph.initializers:
+        return float(numpy_helper.to_array(graph.initializers[name]).item())
+    maker = graph.producers.get(name)
+    if maker is None or maker.op_type != "Constant":
+        return None
+    given = maker.attribute[0]
+    return float(numpy_helper.to_array(given.t).item() if given.name == "value" else given.f)
 
 
 def feed_pixels(model: onnx.ModelProto, pixels: str) -> None:

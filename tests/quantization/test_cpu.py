@@ -259,6 +259,11 @@ def test_limits_of_a_clip_are_found_wherever_they_stand(make: Any) -> None:
     assert cpu.clip_limits(graph, node) == (0.5, 2.0)
     assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a", "", "limit1"], ["y"])) == (-np.inf, 2.0)
     assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a"], ["y"], min=1.0, max=3.0)) == (1.0, 3.0)
+    for given in ({"value_float": 0.25}, {"value": numpy_helper.from_array(np.float32(0.25))}):
+        constant = onnx.helper.make_node("Constant", [], ["quarter"], **given)
+        other = graph.copy()
+        other.model.graph.node.append(constant)
+        assert cpu.clip_limits(other, onnx.helper.make_node("Clip", ["a", "quarter"], ["y"])) == (0.25, np.inf)
     unknown = onnx.helper.make_node("Clip", ["a", "computed"], ["y"])
     assert cpu.clip_limits(graph, unknown) is None
     assert cpu.cuts_range(graph, unknown, {"y": (0.0, 1.0)})
