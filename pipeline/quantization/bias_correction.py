@@ -18,7 +18,7 @@ from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
 
 Floats = npt.NDArray[np.float64]
-#: From a layer and its weight to int8 values and one scale an output channel, as a placement rounds them.
+#: From a convolution and its weight to int8 values and one scale an output channel, as a placement rounds them.
 RoundWeight = Callable[[onnx.NodeProto, npt.NDArray[np.float32]], tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]]
 
 

@@ -66,7 +66,7 @@ class Family:
     Attributes:
         files: what it runs, by name.
         simulated: the same numbers as a graph that ONNX Runtime runs fast on this machine, for trials.
-        round_weight: how its placements round weights.
+        round_weight: how its placements round the weight of a convolution.
         symmetric: whether activations have their zero-point at 0.
         on_cpu: whether a CPU runs its files, so that a trial may use the CPU's INT8 kernels.
     """
@@ -85,7 +85,7 @@ FAMILIES = {
     "tensorrt": Family(
         {"int8_tensorrt.onnx": tensorrt.place},
         partial(tensorrt.place, float16=False, scale_type=np.float16),
-        partial(tensorrt.quantize_layer, scale_type=np.float16),
+        lambda layer, weight: tensorrt.quantize_per_channel(weight, 0, scale_type=np.float16),
         symmetric=True,
         on_cpu=False,
     ),

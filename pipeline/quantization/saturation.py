@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from pipeline.quantization.tensorrt import INT8_MAX, channel_axis
+from pipeline.quantization.tensorrt import INT8_MAX
 
 #: Two weights of one sign whose quotients by the scale sum to less than 128 sum to 128 at most once they are rounded.
 PAIR_MAX = 127.99
@@ -31,6 +31,12 @@ PAIRED = ("Conv", "MatMul", "Gemm")
 
 Floats = npt.NDArray[np.float32]
 Rounded = tuple[npt.NDArray[np.int8], Floats]
+
+
+def channel_axis(layer: onnx.NodeProto) -> int:
+    """Axis of the output channels in the weight of a Conv, MatMul or Gemm."""
+    transposed = layer.op_type == "Gemm" and any(a.name == "transB" and a.i for a in layer.attribute)
+    return 0 if layer.op_type == "Conv" or transposed else 1
 
 
 def forms_pairs(layer: onnx.NodeProto, shape: Iterable[int]) -> bool:
@@ -79,7 +85,7 @@ def scales_of(weight: Floats, axis: int, *, paired: bool) -> Floats:
 
 def quantize(layer: onnx.NodeProto, weight: Floats) -> Rounded:
     """Int8 values and scales of a layer's weight, as the CPU files have them."""
-    axis = channel_axis(layer, weight.ndim)
+    axis = channel_axis(layer)
     scales = scales_of(weight, axis, paired=forms_pairs(layer, weight.shape))
     shape = [1] * weight.ndim
     shape[axis] = -1
@@ -92,7 +98,7 @@ def overrides(layers: Iterable[onnx.NodeProto], constants: dict[str, onnx.Tensor
     for layer in layers:
         name = layer.input[1]
         weight = numpy_helper.to_array(constants[name]).astype(np.float32)
-        axis, (_, scales) = channel_axis(layer, weight.ndim), quantize(layer, weight)
+        axis, (_, scales) = channel_axis(layer), quantize(layer, weight)
         if name in found and found[name][0] == axis:  # several layers share it
             scales = np.maximum(scales, found[name][1])
         found[name] = axis, scales
@@ -129,7 +135,7 @@ def describe(model: onnx.ModelProto, *, titles: dict[str, str]) -> dict[str, Any
     """
     free, narrowed = True, {}
     for node, weight in quantised_layers(model):
-        axis = channel_axis(node, weight.ndim)
+        axis = channel_axis(node)
         others = tuple(index for index in range(weight.ndim) if index != axis)
         largest = np.abs(weight.astype(np.int32)).max(axis=others)
         free &= bool((largest_sums(in_pairs(weight.astype(np.int32), axis)) <= 128).all())

@@ -160,8 +160,10 @@ class Placement:
         name = node.input[1]
         if name not in self.weights:
             weight = numpy_helper.to_array(self.graph.initializers[name]).astype(np.float32)
-            axis = channel_axis(node, weight.ndim)
-            values, scales = quantize_layer(node, weight, scale_type=self.scale_type)
+            axis = CHANNEL_AXIS.get(node.op_type, weight.ndim - 1)
+            if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+                axis = 0
+            values, scales = quantize_per_channel(weight, axis, scale_type=self.scale_type)
             inputs = [
                 self._constant(f"{name}_int8", values),
                 self._constant(f"{name}_scale", scales),
@@ -203,20 +205,6 @@ def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArra
     limits = np.finfo(scale_type)
     scales = np.clip(amax / INT8_MAX, max(1e-8 / INT8_MAX, float(limits.tiny)), float(limits.max))
     return np.asarray(scales.astype(scale_type), np.float32)
-
-
-def channel_axis(layer: onnx.NodeProto, rank: int) -> int:
-    """Axis of the output channels in a layer's weight."""
-    if layer.op_type == "Gemm" and any(a.name == "transB" and a.i for a in layer.attribute):
-        return 0
-    return CHANNEL_AXIS.get(layer.op_type, rank - 1)
-
-
-def quantize_layer(
-    layer: onnx.NodeProto, weight: npt.NDArray[np.float32], *, scale_type: ScaleType = np.float32
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """:func:`quantize_per_channel` along the output channels of a layer."""
-    return quantize_per_channel(weight, channel_axis(layer, weight.ndim), scale_type=scale_type)
 
 
 def quantize_per_channel(
