@@ -12,7 +12,7 @@ import torch
 from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.evaluation import assembly, environment, latency
+from pipeline.evaluation import assembly, environment, exactness, latency
 from pipeline.evaluation.matching import require_same_classes
 from pipeline.evaluation.scoring import Score, evaluate
 from pipeline.export.torch_engine import TorchEngine
@@ -31,6 +31,7 @@ def check_student(
     teacher: Artifact | None,
     student: Path | None,
     engines: Path,
+    int8: Artifact | None,
     device: Mapping[str, Any],
     budgets: Mapping[str, float | None],
     split: str,
@@ -49,6 +50,7 @@ def check_student(
         student: network artifact folder, the float reference ``torch``. None: a network that was not trained here; its
             fp32 engine is the reference, and the engines' folder names it.
         engines: folder with the engine artifacts fp32, fp16 and int8.
+        int8: artifact that the INT8 engine was built from, to compare it with exact arithmetic; None: not compared.
         device: what ``evaluation.device.describe`` says of this machine.
         budgets: section ``budgets`` of params.yaml.
         split, warmup, runs, seconds, unstable_cov, unstable_drift, samples: section ``check`` of params.yaml.
@@ -98,6 +100,9 @@ def check_student(
         unstable_cov=unstable_cov,
         unstable_drift=unstable_drift,
     )
+    runtime = runtimes.build(facts.meta["runtime"], facts.meta["runtime_options"])
+    images = latency.frames_of(frames, opened["int8"].input_size)
+    exactness.compare(results, runtime, int8, engine=facts, opened=opened["int8"], frames=images)
     return results, {name: found.kept for name, found in scores.items()}
 
 

@@ -26,6 +26,7 @@ def main() -> None:
         "--student", type=Path, help="float reference; none: a network of stages/import_onnx.py, named by --engines"
     )
     parser.add_argument("--engines", type=Path, required=True)
+    parser.add_argument("--int8", type=Path, help="what the INT8 engine was built from; its exact labels are compared")
     parser.add_argument(
         "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"
     )
@@ -42,6 +43,7 @@ def main() -> None:
             teacher=artifact.load(args.teacher, kind="network") if args.teacher else None,
             student=args.student,
             engines=args.engines,
+            int8=artifact.load(args.int8, kind="int8") if args.int8 else None,
             device=artifact.read_json(args.device, advice="write it with: dvc repro device"),
             budgets=settings.budgets.model_dump(),
             progress=bars.step,
@@ -50,6 +52,8 @@ def main() -> None:
     write_predictions(args.predictions, predictions, results, labels=prepared.labels)
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
     artifact.write_text(args.out, artifact.dump_json(results))
+    for warning in results["warnings"]:
+        print(f"warning: {warning['what']}")
     int8 = results["variants"]["int8"]
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")

@@ -21,7 +21,10 @@ def main() -> None:
     settings = params.load(args.params)
     name = settings.convert.runtime
     runtime = runtimes.build(name, settings.runtime_options)
-    artifact.write_text(args.out, artifact.dump_json(describe(runtime, name=name)))
+    device = describe(runtime, name=name)
+    artifact.write_text(args.out, artifact.dump_json(device))
+    kernels = f"; INT8 kernels: {device['int8_kernels']}" if "int8_kernels" in device else ""
+    print(f"{args.out}: {device['name']}{kernels}")
 
 
 if __name__ == "__main__":

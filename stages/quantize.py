@@ -52,6 +52,8 @@ def main() -> None:
     if late := meta["float16"].get("fp16_overflows"):
         reached = ", ".join(f"'{name}' reaches {most}" for name, most in late.items())
         print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
+    for file, share in meta.get("exact_agreement", {}).items():
+        print(f"{args.out / file}: the kernels of this CPU agree with exact arithmetic on {share:.2f} % of the labels")
     for file, found in meta["fallback"].items():
         layers = meta["in_float"][file]["layers"]
         floats = f"; in float: {', '.join(layers)}" if layers else ""

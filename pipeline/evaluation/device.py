@@ -7,6 +7,7 @@ import platform
 import re
 from typing import Any
 
+from pipeline.evaluation.exactness import int8_kernels
 from pipeline.runtimes import Runtime
 
 
@@ -17,6 +18,8 @@ def describe(runtime: Runtime, *, name: str) -> dict[str, Any]:
         name: key of the runtime plugin.
     """
     bound = runtime.fingerprint()
+    on_cpu = "instructions" in bound and "gpu" not in bound
+    kernels = {"int8_kernels": int8_kernels(bound["machine"], bound["instructions"])} if on_cpu else {}
     processor = str(bound.get("gpu") or bound.get("cpu") or platform.machine())
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", f"{processor} {name}".lower()).strip("-"),
@@ -25,5 +28,6 @@ def describe(runtime: Runtime, *, name: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
         "runtime": name,
+        **kernels,
         **bound,
     }

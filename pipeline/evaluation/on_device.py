@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, runtimes
-from pipeline.evaluation import environment, latency
+from pipeline.evaluation import environment, exactness, latency
 from pipeline.evaluation.assembly import assemble, describe_engine, require_labels
 from pipeline.evaluation.device import describe
 from pipeline.evaluation.scoring import Score, evaluate
@@ -66,7 +66,7 @@ def check_bundle(
     for precision, summary in timing.items():
         variants[precision]["latency_ms"] = summary
         say(f"{precision}: p50 {summary['p50']} ms, p99 {summary['p99']} ms")
-    return assemble(
+    results = assemble(
         variants,
         scores=scores,
         about=facts["student"],
@@ -81,3 +81,5 @@ def check_bundle(
         unstable_cov=chosen["unstable_cov"],
         unstable_drift=chosen["unstable_drift"],
     )
+    exactness.compare(results, plugin, int8, engine=found, opened=opened["int8"], frames=images)
+    return results

@@ -7,21 +7,23 @@ section 4.2; there the means come from batch norm). Padding at the border is neg
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import numpy_helper
 
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.scales import ScaleType, quantize_per_channel
 
 Floats = npt.NDArray[np.float64]
+#: From a convolution and its weight to int8 values and one scale an output channel, as a placement rounds them.
+RoundWeight = Callable[[onnx.NodeProto, npt.NDArray[np.float32]], tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]]
 
 
 def correct(
-    source: Graph, statistics: Statistics, *, float_nodes: Collection[str] = (), scale_type: ScaleType = np.float32
+    source: Graph, statistics: Statistics, *, round_weight: RoundWeight, float_nodes: Collection[str] = ()
 ) -> Graph:
     """A copy of the graph whose convolutions have the biases that their rounded weights need.
 
@@ -29,7 +31,7 @@ def correct(
         statistics: of a calibration pass over this graph.
         float_nodes: layers that are not quantised, and so not touched. Neither is the first layer, into whose weights a
             placement may fold the normalisation.
-        scale_type: of the weights' scales, as the placement will round them.
+        round_weight: how the placement will round them.
     """
     graph = source.copy()
     skipped = {*float_nodes, *(node.name for node in graph.normalised)}
@@ -37,7 +39,9 @@ def correct(
         if node.op_type != "Conv" or node.name in skipped or node.input[0] not in statistics.channel_sums:
             continue
         weight = numpy_helper.to_array(graph.initializers[node.input[1]]).astype(np.float32)
-        moved = shift(weight, statistics.channel_mean(node.input[0]), scale_type=scale_type)
+        values, scales = round_weight(node, weight)
+        error = values.astype(np.float64) * scales.reshape([-1] + [1] * (weight.ndim - 1)) - weight
+        moved = shift(error, statistics.channel_mean(node.input[0]))
         bias = np.zeros(len(weight), np.float32)
         if len(node.input) > 2 and node.input[2]:
             bias = numpy_helper.to_array(graph.initializers[node.input[2]])
@@ -48,17 +52,15 @@ def correct(
     return Graph(graph.model)
 
 
-def shift(weight: npt.NDArray[np.float32], means: Floats, *, scale_type: ScaleType = np.float32) -> Floats:
+def shift(error: Floats, means: Floats) -> Floats:
     """How far rounding a convolution's weight moves the mean of each output channel, (O,).
 
     Args:
-        weight: (O, I / groups, kh, kw).
+        error: rounded weight minus weight, (O, I / groups, kh, kw).
         means: (I,) of the input channels.
     """
-    values, scales = quantize_per_channel(weight, 0, scale_type=scale_type)
-    error = values.astype(np.float64) * scales.reshape(-1, 1, 1, 1) - weight
-    made, given = weight.shape[:2]
+    made, given = error.shape[:2]
     groups = len(means) // given
-    by_channel = error.sum(axis=(2, 3)).reshape(groups, made // groups, given)
+    by_channel = error.reshape(groups, made // groups, given, -1).sum(axis=3)
     moved: Floats = np.einsum("goi,gi->go", by_channel, means.reshape(groups, given)).reshape(made)
     return moved

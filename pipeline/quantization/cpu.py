@@ -1,7 +1,8 @@
 """Q/DQ for CPUs: 8-bit activations on both sides of what ONNX Runtime fuses, int8 weights per channel.
 
 Placement is ONNX Runtime's own (QDQQuantizer), fed with our ranges: its CPU kernels fuse exactly the patterns that it
-writes. Activations are uint8 for x86, where they run 2.3x faster than int8 ones with VNNI, and int8 for ARM.
+writes. Activations are uint8 for x86, where they run 2.3x faster than int8 ones with VNNI, and int8 for ARM. Weights
+have the scales of :mod:`pipeline.quantization.saturation`, so that x86 kernels without VNNI give the same labels.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from pipeline.quantization import graph as graphs
+from pipeline.quantization import saturation
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.pixels import fold_normaliser
 from pipeline.quantization.ranges import Ranges
 
 #: Range of the frame: scale 1, zero-point 0, so pixels are their own quantised values.
 PIXELS = (0.0, 255.0)
-#: Operators with an INT8 CPU kernel (or that pass INT8 through).
-OPERATORS = [
-    "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool",
-    "AveragePool", "GlobalAveragePool", "Resize",
-]  # fmt: skip
+#: Share of a range by which it may exceed the limits of a Clip: ranges are rounded to 9 digits.
+TOLERANCE = 1e-6
+#: Operators with an INT8 CPU kernel (or that pass INT8 through). Those of average pooling are no faster than float, and
+#: round a mean over the whole image in a way of their own, which changed 0.4 percent of the labels of a small network.
+OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool", "Resize"]
 
 
 def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), signed: bool = False) -> onnx.ModelProto:
@@ -46,10 +49,12 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
             pixels = graph.normaliser.input[0]
             ranges = {**ranges, pixels: PIXELS}
             graph = folded
-    kept = {node.name for node in graph.body if not is_slow_product(graph, node)}
+    integer = [n for n in graph.body if not is_slow_product(graph, n) and not cuts_range(graph, n, ranges)]
     if pixels and graph.normaliser is not None:
-        kept.add(graph.normaliser.name)
-    excluded = [node.name for node in graph.nodes if node.name not in kept.difference(float_nodes)]
+        integer.append(graph.normaliser)
+    integer = [node for node in integer if node.name not in float_nodes]
+    kept = {node.name for node in integer}
+    layers = [n for n in integer if n.op_type in saturation.PAIRED and n.input[1] in graph.initializers]
     data = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         graph.model,
@@ -59,9 +64,13 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
         activation_qType=QuantType.QInt8 if signed else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[],
-        nodes_to_exclude=excluded,
+        nodes_to_exclude=[node.name for node in graph.nodes if node.name not in kept],
         op_types_to_quantize=OPERATORS,
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+        extra_options={
+            "ActivationSymmetric": False,
+            "WeightSymmetric": True,
+            "TensorQuantOverrides": saturation.overrides(layers, graph.initializers),
+        },
     )
     quantizer.quantize_model()
     model: onnx.ModelProto = quantizer.model.model
@@ -73,15 +82,55 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
 
 
 def is_slow_product(graph: Graph, node: onnx.NodeProto) -> bool:
-    """A matrix product that 8 bits make slower: with a small constant (pooling), or of two activations (attention).
+    """A matrix product that 8 bits make slower, or that no INT8 kernel computes.
 
-    Attention over 3,600 places took TwinLiteNet 23 of 84 ms longer in INT8 than in float, and its probabilities are
-    far below a 255th.
+    Slower: with a small constant (pooling), or of two activations (attention). Attention over 3,600 places took
+    TwinLiteNet 23 of 84 ms longer in INT8 than in float, and its probabilities are far below a 255th. No kernel: the
+    constant is on the left, or is a stack of matrices; its output channels cannot have scales of their own.
     """
     if node.op_type not in ("MatMul", "Gemm"):
         return False
-    constants = [graph.initializers[name] for name in node.input[:2] if name in graph.initializers]
-    return not constants or any(min(constant.dims) < graphs.SMALLEST_MATRIX for constant in constants)
+    weight = graph.initializers.get(node.input[1])
+    return weight is None or len(weight.dims) != 2 or min(weight.dims) < graphs.SMALLEST_MATRIX
+
+
+def cuts_range(graph: Graph, node: onnx.NodeProto, ranges: Ranges) -> bool:
+    """Whether a Clip or ReLU cuts values off that the 8-bit range of its output would let through.
+
+    ONNX Runtime's quantiser removes every Clip and ReLU behind a quantised layer and leaves clipping to the range. That
+    is right where the range is within the limits. It is wrong for Clip(0.5, 2): ranges hold 0, so 0 to 0.5 came back.
+    A limit that is no constant is unknown, and such a Clip stays too.
+    """
+    if node.op_type not in ("Clip", "Relu") or node.output[0] not in ranges:
+        return False
+    low, high = ranges[node.output[0]]
+    limits = (0.0, np.inf) if node.op_type == "Relu" else clip_limits(graph, node)
+    room = TOLERANCE * (high - low)
+    return limits is None or low < limits[0] - room or high > limits[1] + room
+
+
+def clip_limits(graph: Graph, clip: onnx.NodeProto) -> tuple[float, float] | None:
+    """Minimum and maximum of a Clip, from its inputs or, before opset 11, its attributes; None: not constants."""
+    given = {attribute.name: attribute.f for attribute in clip.attribute}
+    limits = [given.get("min", -np.inf), given.get("max", np.inf)]
+    for index, name in enumerate(clip.input[1:3]):
+        if name:
+            value = _constant(graph, name)
+            if value is None:
+                return None
+            limits[index] = value
+    return limits[0], limits[1]
+
+
+def _constant(graph: Graph, name: str) -> float | None:
+    """Value of a tensor of one number: of an initializer, or of a Constant node as exporters for opset 11 write it."""
+    if name in graph.initializers:
+        return float(numpy_helper.to_array(graph.initializers[name]).item())
+    maker = graph.producers.get(name)
+    if maker is None or maker.op_type != "Constant":
+        return None
+    given = maker.attribute[0]
+    return float(numpy_helper.to_array(given.t).item() if given.name == "value" else given.f)
 
 
 def feed_pixels(model: onnx.ModelProto, pixels: str) -> None:

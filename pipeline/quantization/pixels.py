@@ -17,8 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.quantization import saturation
 from pipeline.quantization.graph import Graph
-from pipeline.quantization.scales import quantize_per_channel
 
 Floats = npt.NDArray[np.floating]
 
@@ -45,7 +45,7 @@ def fold_normaliser(graph: Graph) -> Graph:
         bias = numpy_helper.to_array(graph.initializers[layer.input[2]])
     on_pixels = np.einsum("oikl,ip->opkl", weight.astype(np.float64), matrix)
     mean = np.linalg.solve(matrix, -shift)
-    values, scales = quantize_per_channel(on_pixels.astype(np.float32), 0)
+    values, scales = saturation.quantize(layer, on_pixels.astype(np.float32))
     rounded = values * scales.reshape(-1, 1, 1, 1).astype(np.float64)
     moved = bias - np.einsum("opkl,p->o", rounded, mean)
     mean_colour = np.clip(np.rint(mean), 0, 255).astype(np.uint8)

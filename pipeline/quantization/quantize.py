@@ -17,19 +17,20 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, closest
 from pipeline.export.onnx_file import AWARE, write_metadata
-from pipeline.quantization import calibrate, cpu, half_limits, sensitivity, tensorrt
+from pipeline.quantization import calibrate, cpu, half_limits, saturation, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs
-from pipeline.quantization.bias_correction import correct
+from pipeline.quantization.bias_correction import RoundWeight, correct
 from pipeline.quantization.calibration import Statistics
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.half import LARGEST, element_types
 from pipeline.quantization.half_limits import Extremes
 from pipeline.quantization.ranges import Ranges, choose_all
-from pipeline.quantization.scales import ScaleType
+from pipeline.quantization.scales import quantize_per_channel
 from pipeline.quantization.sensitivity import Budget, Fallback, Place
 from pipeline.quantization.trial import Outcome, Trial
 
 RANGES = "ranges.json"
+CPU_FILE = "int8_cpu.onnx"
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,31 @@ class Family:
     Attributes:
         files: what it runs, by name.
         simulated: the same numbers as a graph that ONNX Runtime runs fast on this machine, for trials.
-        scale_type: of its weights' scales.
+        round_weight: how its placements round the weight of a convolution.
+        half: whether its files are float16 where they are not INT8.
         symmetric: whether activations have their zero-point at 0.
+        on_cpu: whether a CPU runs its files, so that a trial may use the CPU's INT8 kernels.
     """
 
     files: Mapping[str, Placement]
     simulated: Placement
-    scale_type: ScaleType = np.float32
+    round_weight: RoundWeight
+    half: bool = False
     symmetric: bool = False
-
-    @property
-    def half(self) -> bool:
-        """Whether its files are float16 where they are not INT8."""
-        return self.scale_type is np.float16
+    on_cpu: bool = True
 
 
 FAMILIES = {
-    "cpu": Family({"int8_cpu.onnx": cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place),
+    "cpu": Family(
+        {CPU_FILE: cpu.place, "int8_arm.onnx": partial(cpu.place, signed=True)}, cpu.place, saturation.quantize
+    ),
     "tensorrt": Family(
         {"int8_tensorrt.onnx": tensorrt.place},
         tensorrt.simulate,
-        np.float16,
+        lambda layer, weight: quantize_per_channel(weight, 0, scale_type=np.float16),
+        half=True,
         symmetric=True,
+        on_cpu=False,
     ),
 }
 
@@ -124,7 +128,7 @@ class Source:
         def place(float_nodes: Collection[str]) -> onnx.ModelProto:
             graph = self.graph
             if self.settings.bias_correction:
-                graph = correct(graph, self.statistics, float_nodes=float_nodes, scale_type=family.scale_type)
+                graph = correct(graph, self.statistics, float_nodes=float_nodes, round_weight=family.round_weight)
             return placement(graph, ranges, float_nodes=float_nodes, **options)
 
         return place
@@ -173,7 +177,8 @@ def quantize(
         if trial is not None:
             place, order = given.placing(family, family.simulated), [name for name, _ in ranking]
             sums = {node.name for node in plain.sums}
-            found = sensitivity.fall_back(order, place, trial, settings.budget, kept=kept, sums=sums)
+            fair = trial if family.on_cpu else trial.exactly()
+            found = sensitivity.fall_back(order, place, fair, settings.budget, kept=kept, sums=sums)
             floats = kept.union(found.layers, found.sums)
             meta["fallback"].update(dict.fromkeys(family.files, _describe_fallback(found, settings.budget)))
         titles = [title for name, title in plain.titles.items() if name in floats]
@@ -185,6 +190,9 @@ def quantize(
                 meta["float16"] = {"float32_nodes": in_float32(files[file], plain, given.float32)}
                 if late := overflowing(source, statistics):
                     meta["float16"]["fp16_overflows"] = late
+    meta |= saturation.describe(files[CPU_FILE], titles=plain.titles)
+    if trial is not None:
+        meta["exact_agreement"] = {CPU_FILE: trial.exact_agreement(files[CPU_FILE])}
     with artifact.create(out, kind="int8", meta=meta) as folder:
         ranges = {name: given.ranges(family) for name, family in FAMILIES.items()}
         artifact.write_text(folder / RANGES, artifact.dump_json(ranges))

@@ -11,7 +11,7 @@ scales in float16, which are those of the folded weights).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.quantization.graph import OURS, Graph
 from pipeline.quantization.pixels import on_pixels_name
+from pipeline.quantization.saturation import PAIR_MAX, quantised_layers
 from pipeline.quantization.scales import INT8_MAX
 from pipeline.quantization.tensorrt import CHANNEL_AXIS
 
@@ -74,11 +75,14 @@ class Roundings:
         layers: by the name of a weight: how the layer's input is rounded, None when only the weight is.
         additions: of two feature maps of equal shape, in the order in which they run.
         on_pixels: names of the weights that normalisation is folded into before they are rounded.
+        paired: names of the weights that uint8 activations are multiplied with in pairs, see
+            :mod:`pipeline.quantization.saturation`.
     """
 
     layers: Mapping[str, Rounding | None]
     additions: Sequence[Addition]
     on_pixels: frozenset[str] = frozenset()
+    paired: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, placed: onnx.ModelProto, source: Graph) -> Roundings:
@@ -89,7 +93,8 @@ class Roundings:
         """
         graph = Graph(placed)
         nodes = {node.name: node for node in graph.nodes}
-        layers, on_pixels = {}, set()
+        layers, on_pixels, paired = {}, set(), set()
+        forming_pairs = {node.name for node, _ in quantised_layers(placed)}
         for layer in source.layers:
             found, name = nodes[layer.name], layer.input[1].removeprefix(NETWORK)
             weight = _dequantiser(graph, found.input[1])
@@ -97,13 +102,15 @@ class Roundings:
                 layers[name] = _rounding(graph, found.input[0])
                 if weight.input[0].startswith(on_pixels_name(layer.input[1])):
                     on_pixels.add(name)
+                if layer.name in forming_pairs:
+                    paired.add(name)
         additions = []
         for node in source.body:
             shapes = [source.shapes.get(name, ()) for name in node.input]
             if node.op_type == "Add" and len(set(shapes)) == 1 and len(shapes[0]) == 4:
                 first, second = (_rounding(graph, name) for name in nodes[node.name].input)
                 additions.append(Addition(channels=shapes[0][1], inputs=(first, second)))
-        return cls(layers=layers, additions=additions, on_pixels=frozenset(on_pixels))
+        return cls(layers=layers, additions=additions, on_pixels=frozenset(on_pixels), paired=frozenset(paired))
 
 
 def _dequantiser(graph: Graph, name: str) -> onnx.NodeProto | None:
@@ -148,13 +155,14 @@ class SimulatedNetwork(SegNetwork):
         self._layers = {parameters[name]: rounding for name, rounding in roundings.layers.items()}
         factors = torch.tensor(network.std).reshape(1, 3, 1, 1)  # the others are the same for all channels
         self._factors = {parameters[name]: factors for name in roundings.on_pixels}
+        self._paired = {parameters[name] for name in roundings.paired}
 
     @property
     def encoder(self) -> nn.Module | None:
         return self.network.encoder
 
     def forward(self, x: Tensor) -> SegOutput:
-        with _Rounded(self._layers, self._factors, self._roundings.additions):
+        with _Rounded(self._layers, self._factors, self._paired, self._roundings.additions):
             output: SegOutput = self.network(x)
         return output
 
@@ -173,11 +181,13 @@ class _Rounded(TorchFunctionMode):
         self,
         layers: Mapping[nn.Parameter, Rounding | None],
         factors: Mapping[nn.Parameter, Tensor],
+        paired: Collection[nn.Parameter],
         additions: Sequence[Addition],
     ) -> None:
         super().__init__()
         self.layers = layers
         self.factors = factors
+        self.paired = paired
         self.additions: Iterator[Addition] = iter(additions)
 
     def __torch_function__(
@@ -186,7 +196,8 @@ class _Rounded(TorchFunctionMode):
         if func in LAYERS and isinstance(args[1], nn.Parameter) and args[1] in self.layers:
             x, weight, *rest = args
             rounding = self.layers[weight]
-            rounded = round_weight(weight, LAYERS[func], factors=self.factors.get(weight))
+            factors, paired = self.factors.get(weight), weight in self.paired
+            rounded = round_weight(weight, LAYERS[func], factors=factors, paired=paired)
             args = (x if rounding is None else rounding(x), rounded, *rest)
         elif func in ADDITIONS and _are_maps(*args[:2]) and (addition := next(self.additions, None)) is not None:
             if args[0].shape[1] != addition.channels:
@@ -205,16 +216,29 @@ def _are_maps(first: Any, second: Any) -> bool:
     return both and first.ndim == 4 and first.shape == second.shape
 
 
-def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None) -> Tensor:
+def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None, paired: bool = False) -> Tensor:
     """A weight as symmetric int8 with one scale a channel of ``axis``, back in float.
 
     Args:
-        factors: what it is divided by while it is rounded.
+        factors: what it is divided by while it is rounded, of a weight that reads pixels; those come as BGR.
+        paired: with scales that keep pairs of weights from saturating, as ``saturation.scales_of`` chooses them.
     """
     if factors is not None:
         factors = factors.to(weight.device)
-        return round_weight(weight / factors, axis) * factors
+        return round_weight((weight / factors).flip(1), axis, paired=paired).flip(1) * factors
     others = [index for index in range(weight.ndim) if index != axis]
     scales = weight.detach().abs().amax(dim=others).clamp_min(1e-8) / INT8_MAX
+    if paired:
+        scales = torch.maximum(scales, _largest_sums(weight.detach(), axis) / PAIR_MAX)
     zeros = torch.zeros(len(scales), dtype=torch.int32, device=weight.device)
     return torch.fake_quantize_per_channel_affine(weight, scales, zeros, axis, -INT8_MAX, INT8_MAX)
+
+
+def _largest_sums(weight: Tensor, axis: int) -> Tensor:
+    """``saturation.largest_sums`` of a weight's pairs, (C,)."""
+    by_channel = weight.movedim(axis, 0)
+    if by_channel.ndim > 2:
+        by_channel = by_channel.movedim(1, -1)
+    flat = by_channel.flatten(1)
+    pairs = torch.nn.functional.pad(flat, (0, flat.shape[1] % 2)).reshape(len(flat), -1, 2)
+    return torch.maximum(*(sign.clamp_min(0).sum(dim=2).amax(dim=1) for sign in (pairs, -pairs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class Trial:
     Raises:
         UserError: the targets label no class.
     """
+
+    exact = False  # whether candidates run in exact arithmetic
 
     def __init__(
         self,
@@ -114,6 +117,17 @@ class Trial:
         frames = Frames(split, chosen, size)
         return cls(source.file("fp32.onnx"), frames, targets, prepared.labels, confidence=confidence)
 
+    def exactly(self) -> Trial:
+        """The same trial without this machine's INT8 kernels, for a file that other kernels will run."""
+        other = copy.copy(self)
+        other.exact = True
+        return other
+
+    def exact_agreement(self, candidate: onnx.ModelProto) -> float:
+        """Percent of the pixels whose label is the same with this machine's INT8 kernels and in exact arithmetic."""
+        pairs = zip(self._maps(candidate), self.exactly()._maps(candidate), strict=True)
+        return round(100 * float(np.mean([(fused == exact).mean() for fused, exact in pairs])), 4)
+
     def run(self, candidate: onnx.ModelProto) -> Outcome:
         maps = self._maps(candidate)
         different = sum(int((a != b).sum()) for a, b in zip(maps, self.reference, strict=True))
@@ -126,6 +140,8 @@ class Trial:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
         options.log_severity_level = 3
+        if self.exact:  # Q/DQ pairs round, and what lies between them is computed in float
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return [session.run(None, {name: frame[np.newaxis]})[0][0] for frame in self.frames]

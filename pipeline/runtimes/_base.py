@@ -91,6 +91,13 @@ class Runtime(ABC):
         """
         return self.build(onnx_file, engine_file)
 
+    def exact(self, onnx_file: Path) -> Engine | None:
+        """An INT8 file as an engine that rounds where the file says and computes in float between: no INT8 kernels.
+
+        None for a runtime that cannot run a file so.
+        """
+        return None
+
     @abstractmethod
     def load(self, engine_file: Path) -> Engine:
         """Load an engine that :meth:`build` wrote on this machine."""

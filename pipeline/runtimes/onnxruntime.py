@@ -103,6 +103,13 @@ class OnnxRuntime(Runtime):
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         return OnnxRuntimeEngine(self._session(engine_file, options))
 
+    def exact(self, onnx_file: Path) -> Engine | None:
+        if self.provider != "CPUExecutionProvider":
+            return None
+        options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        return OnnxRuntimeEngine(self._session(onnx_file, options))
+
     def _options(self, level: Any) -> Any:
         options = self.ort.SessionOptions()
         options.graph_optimization_level = level

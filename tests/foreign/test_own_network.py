@@ -78,7 +78,7 @@ def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
     engines = folder / "engines/twin"
     stage("convert", *values, "--device", folder / "device.json", "--onnx", onnx, "--int8", int8, "--out", engines)
     told["check"] = stage(
-        "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines,
+        "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines, "--int8", int8,
         "--predictions", folder / "predictions/twin", "--out", folder / "results/twin.json",
     )  # fmt: skip
     results = json.loads((folder / "results/twin.json").read_text())

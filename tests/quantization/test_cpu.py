@@ -13,8 +13,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from pipeline.quantization import cpu
+from pipeline.quantization import calibration, cpu
 from pipeline.quantization import graph as graphs
+from pipeline.quantization.ranges import choose_all
 
 
 def written(
@@ -211,3 +212,74 @@ def test_a_layer_alone_in_int8_behind_a_normaliser_that_cannot_be_folded(make: A
     expected, got = (evaluate(m, frames[0], ["b", "a"]) for m in (source, model))
     np.testing.assert_allclose(expected["a"], got["a"], atol=0.2)
     assert not np.array_equal(expected["a"], got["a"])
+
+
+def clipping(operator: str, *limits: float) -> Any:
+    """A convolution whose result passes ``operator`` before the classifier reads it."""
+
+    def fill(net: Any) -> None:
+        constants = [net.constant(f"limit{i}", np.float32(limit)) for i, limit in enumerate(limits)]
+        net.add(operator, [net.conv("x", "a", 3, 8), *constants], "cut")
+        net.conv("cut", "logits", 8, 16, kernel=1)
+
+    return fill
+
+
+@pytest.mark.parametrize("limits", [(0.5, 2.0), (-3.0, -1.0), (0.0, 6.0), (-0.5, 1.5)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_that_a_clip_cut_off_do_not_come_back(
+    make: Any, evaluate: Any, frames: Any, tmp_path: Path, limits: tuple[float, float], signed: bool
+) -> None:
+    """Also fused, and where the limits do not hold 0: ranges always do, and ONNX Runtime leaves clipping to them."""
+    source = make(None, clipping("Clip", *limits))
+    onnx.save(source, tmp_path / "fp32.onnx")
+    found = calibration.collect(tmp_path / "fp32.onnx", frames)
+    graph = graphs.load(str(tmp_path / "fp32.onnx"))
+    ranges = choose_all(found.histograms, method="minmax", percentile=99.0)
+    model = cpu.place(graph, ranges, signed=signed)
+    assert ("Clip" in {node.op_type for node in model.graph.node}) == (limits[0] > 0 or limits[1] < 0)
+    reader = next(node for node in model.graph.node if node.name == "logits").input[0]
+    scale = (max(limits[1], 0) - min(limits[0], 0)) / 255
+    onnx.save(model, tmp_path / "int8.onnx")
+    for frame in frames:
+        cut = evaluate(model, frame, [reader])[reader]
+        assert cut.min() >= limits[0] - scale and cut.max() <= limits[1] + scale
+        expected, exact = (evaluate(m, frame, ["logits"])["logits"] for m in (source, model))
+        assert np.abs(expected - exact).max() < 0.2
+        fused = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
+        assert (
+            fused.run(None, {"frames": frame[None]})[0] == evaluate(model, frame, ["labels"])["labels"]
+        ).mean() > 0.98
+
+
+def test_limits_of_a_clip_are_found_wherever_they_stand(make: Any) -> None:
+    """As inputs, as attributes before opset 11, one of them missing, or unknown."""
+    graph = graphs.Graph(make(None, clipping("Clip", 0.5, 2.0)))
+    node = next(node for node in graph.nodes if node.op_type == "Clip")
+    assert cpu.clip_limits(graph, node) == (0.5, 2.0)
+    assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a", "", "limit1"], ["y"])) == (-np.inf, 2.0)
+    assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a"], ["y"], min=1.0, max=3.0)) == (1.0, 3.0)
+    for given in ({"value_float": 0.25}, {"value": numpy_helper.from_array(np.float32(0.25))}):
+        constant = onnx.helper.make_node("Constant", [], ["quarter"], **given)
+        other = graph.copy()
+        other.model.graph.node.append(constant)
+        assert cpu.clip_limits(other, onnx.helper.make_node("Clip", ["a", "quarter"], ["y"])) == (0.25, np.inf)
+    unknown = onnx.helper.make_node("Clip", ["a", "computed"], ["y"])
+    assert cpu.clip_limits(graph, unknown) is None
+    assert cpu.cuts_range(graph, unknown, {"y": (0.0, 1.0)})
+
+
+def test_products_that_no_int8_kernel_computes_stay_in_float(make: Any, tmp_path: Path) -> None:
+    """A constant on the left, or a stack of matrices: their output channels cannot have scales of their own."""
+
+    def fill(net: Any) -> None:
+        net.add("Relu", [net.conv("x", "a", 3, 16)], "a_relu")
+        net.add("MatMul", [net.weight("left", 16, 16), "a_relu"], "turned")
+        net.add("MatMul", ["turned", net.weight("stack", 1, 16, 16, 16)], "stacked")
+        net.conv("stacked", "logits", 16, 16, kernel=1)
+
+    graph = graphs.Graph(onnx.shape_inference.infer_shapes(make(None, fill)))
+    model = cpu.place(graph, dict.fromkeys(graph.float_activations(), (-4.0, 4.0)))
+    nodes = {node.name: node for node in model.graph.node}
+    assert nodes["turned"].input[0] == "left" and nodes["stacked"].input[1] == "stack"
+    assert {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"} >= {"a", "stacked"}

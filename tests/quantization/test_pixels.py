@@ -13,6 +13,7 @@ import pytest
 from pipeline.quantization import cpu
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.pixels import fold_normaliser
+from pipeline.quantization.saturation import scales_of
 
 
 def loaded(model: onnx.ModelProto) -> graphs.Graph:
@@ -60,7 +61,7 @@ def test_rounded_weights_give_the_mean_colour_what_the_float_network_gives(make:
     graph = loaded(make(None, first_layer(**PADS[pads])))
     folded = fold_normaliser(graph)
     on_pixels = onnx.numpy_helper.to_array(folded.initializers["a.w_on_pixels"])
-    scale = np.abs(on_pixels).max(axis=(1, 2, 3), keepdims=True) / 127
+    scale = scales_of(on_pixels, 0, paired=True).reshape(-1, 1, 1, 1)
     set_weight(folded, "a.w_on_pixels", np.rint(on_pixels / scale) * scale)
     frame = np.full((16, 16, 3), (100, 75, 128), np.uint8)  # 0 behind the normaliser, see below
     before, after = (evaluate(g.model, frame, ["a"])["a"] for g in (graph, folded))
@@ -68,11 +69,14 @@ def test_rounded_weights_give_the_mean_colour_what_the_float_network_gives(make:
 
 
 def rounded_on_pixels(graph: graphs.Graph) -> Any:
-    """The first layer's weight, rounded to 127 levels behind the normaliser's factors."""
+    """The first layer's weight, rounded behind the normaliser's factors, so that 8 bits hold it exactly."""
     factors = np.float64([1 / 64, 1 / 50, 1 / 40]).reshape(1, 3, 1, 1)
     weight = graph_weight(graph) * factors
-    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
-    return np.rint(weight / scale) * scale / factors
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 60
+    levels = np.rint(weight / scale)
+    levels[:, 1, 0, 0] = 127  # behind blue, which its pair has: the one weight of its channel that has 8 bits
+    levels[:, 0, 0, 0], levels[:, 2, 0, 0] = 0, 0
+    return levels * scale / factors
 
 
 def set_weight(graph: graphs.Graph, name: str, value: Any) -> None:

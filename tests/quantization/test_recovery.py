@@ -22,6 +22,7 @@ from pipeline.quantization import calibration, cpu, sensitivity
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import correct, shift
 from pipeline.quantization.quantize import Settings, quantize
+from pipeline.quantization.saturation import quantize as round_weight
 from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.tensorrt import quantize_per_channel
 from pipeline.quantization.trial import Outcome, Trial
@@ -40,7 +41,7 @@ def test_shift_is_that_of_a_constant_image(groups: int) -> None:
         first = o // (12 // groups) * (6 // groups)
         for i in range(6 // groups):
             expected[o] += (rounded[o, i] - weight[o, i]).sum() * means[first + i]
-    np.testing.assert_allclose(shift(weight, means), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(shift(rounded - weight, means), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> None:
@@ -49,11 +50,11 @@ def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> N
     graph = graphs.load(str(file))
     found = calibration.collect(file, student.frames)
     logits = graph.classifier.output[0]
-    corrected = correct(graph, found)
+    corrected = correct(graph, found, round_weight=round_weight)
     for layer in graph.layers:  # what is left of a weight after rounding, in float
         for one in (graph, corrected):
             tensor = one.initializers[layer.input[1]]
-            values, scales = quantize_per_channel(numpy_helper.to_array(tensor), 0)
+            values, scales = round_weight(layer, numpy_helper.to_array(tensor))
             rounded = (values * scales.reshape(-1, 1, 1, 1)).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
     before = onnx.load(file)
@@ -71,7 +72,10 @@ def test_layers_in_float_keep_their_bias(student: Any) -> None:
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
     found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames[:1])
     first, kept = graph.layers[0].name, graph.layers[3].name  # the first: its weights will change with the normaliser
-    corrected = {layer.name: layer.input[2] for layer in correct(graph, found, float_nodes={kept}).layers}
+    corrected = {
+        layer.name: layer.input[2]
+        for layer in correct(graph, found, round_weight=round_weight, float_nodes={kept}).layers
+    }
     assert [name for name, bias in corrected.items() if not bias.endswith(".corrected_bias")] == [first, kept]
 
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from pipeline import models
@@ -200,3 +201,29 @@ def test_training_brings_back_what_rounding_lost(student: Any, tmp_path: Path) -
         return float(np.mean((logits_of(model, plain.classifier.output[0], frames) - wanted.numpy()) ** 2))
 
     assert lost(network, "after") < 0.95 * lost(student.network, "before")
+
+
+def test_weights_are_rounded_as_the_cpu_file_has_them(student: Any) -> None:
+    """All of them, the first layer's behind its normaliser and depthwise ones included, with batch norm unfolded."""
+    model, plain = placed(student, "cpu")
+    roundings = Roundings.of(model, plain)
+    parameters = dict(student.network.named_parameters())
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    made = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    nodes = {node.name: node for node in model.graph.node}
+    assert 0 < len(roundings.paired) < len(roundings.layers), "depthwise layers form no pairs"
+    for layer in plain.layers:
+        name = layer.input[1].removeprefix("network.")
+        if name not in roundings.layers or name in roundings.on_pixels:
+            continue
+        weight = parameters[name].detach()
+        rounded = round_weight(weight, 0, paired=name in roundings.paired)
+        others = tuple(range(1, weight.ndim))
+        levels = constants[made[nodes[layer.name].input[1]].input[0]].astype(np.float32)
+        scale = np.abs(weight.numpy()).max(axis=others, keepdims=True)
+        got = rounded.numpy() / np.maximum(scale, 1e-9)
+        sign = np.sign((levels * weight.numpy()).sum(axis=others, keepdims=True))  # a batch norm may have turned it
+        expected = sign * levels / np.abs(levels).max(axis=others, keepdims=True).clip(1)
+        expected *= np.abs(got).max(axis=others, keepdims=True)
+        wrong = np.abs(got - expected) > 0.5 / 127
+        assert wrong.mean() < 2e-3, name
