@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.export.export import deploy_facts
 from pipeline.export.onnx_file import write_metadata
-from pipeline.foreign import deploy, network, parity
+from pipeline.foreign import deploy, network, output, parity, reading
 from pipeline.foreign.description import Description
+from pipeline.foreign.network import Network
+from pipeline.foreign.reference import Reference
 from pipeline.frames import Array
 from pipeline.quantization.half import to_float16
 
@@ -34,6 +37,8 @@ def import_network(
         UserError: the file or its description cannot be used, or a graph does not compute what the file computes.
     """
     found = network.load(description)
+    samples = frames(found.input_size)
+    description = _with_threshold(found, samples)
     fp32, size = deploy.build(found, description)
     graphs = {"fp32": fp32, "fp16": _in_float16(fp32, description)}
     facts = {
@@ -41,14 +46,14 @@ def import_network(
         "mean": list(description.mean),
         "std": list(description.std),
         "input_size": list(found.input_size),
-        "model": {"name": "onnx", "options": {"file": description.model.name, "head": description.head}},
+        "model": {"name": "onnx", "options": _options(description)},
         "parameters": found.parameters,
     }
     meta: dict[str, Any] = {
         **deploy_facts(facts, output_size=size, precision="fp32"),
         "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-        "parents": {"file": artifact.sha256(description.model)},
-        "parity": parity.check(description, graphs, frames(found.input_size), size=size),
+        "parents": reading.hashes(description.model),
+        "parity": parity.check(description, graphs, samples, size=size),
     }
     with artifact.create(out, kind="onnx", meta=meta) as folder:
         for precision, graph in graphs.items():
@@ -56,6 +61,26 @@ def import_network(
             onnx.save(graph, file)
             write_metadata(file, deploy_facts(facts, output_size=size, precision=precision))
     return dict(meta["parity"])
+
+
+def _with_threshold(found: Network, frames: Sequence[Array]) -> Description:
+    """The description with a threshold where the network has one channel and nothing is said."""
+    description = found.description
+    if found.form.channels != 1 or description.threshold is not None:
+        return description
+    if found.probabilities:
+        return replace(description, threshold=output.PROBABILITY)
+    return replace(description, threshold=output.threshold(Reference(description, frames).range(), description))
+
+
+def _options(description: Description) -> dict[str, Any]:
+    """What the description chose of the file, for meta.json."""
+    options: dict[str, Any] = {"file": description.model.name, "head": description.head}
+    if description.threshold is not None:
+        options["threshold"] = description.threshold
+    if description.ids is not None:
+        options["ids"] = dict(description.ids)
+    return options
 
 
 def _in_float16(fp32: onnx.ModelProto, description: Description) -> onnx.ModelProto:
