@@ -104,9 +104,10 @@ def take_float(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     image, kind = graph.input[0], graph.input[0].type.tensor_type.elem_type
-    image.type.tensor_type.elem_type = TensorProto.FLOAT
     if kind == TensorProto.FLOAT:
         return
+    image.type.tensor_type.elem_type = TensorProto.FLOAT
+    del graph.value_info[:]
     moved = {image.name}
     for node in graph.node:
         if node.input and node.input[0] in moved and node.op_type in MOVES:

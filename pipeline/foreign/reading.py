@@ -56,7 +56,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def whole(path: Path) -> onnx.ModelProto:
-    """The file as it is, external data inside it. Raises UserError as :func:`read` does."""
+    """The file as it is, external data inside it, no two nodes of one name. Raises UserError as :func:`read` does."""
     try:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
@@ -78,6 +78,11 @@ def whole(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         raise UserError(f"{path}: its external data cannot be read ({line(error)}); fetch or {AGAIN}") from error
+    used: set[str] = set()
+    for index, node in enumerate(model.graph.node):  # ONNX Runtime wants names of nodes that differ; ONNX does not
+        if node.name in used:
+            node.name = f"{node.name}_{index}"
+        used.update([node.name] if node.name else [])
     return model
 
 

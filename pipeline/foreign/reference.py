@@ -130,7 +130,9 @@ class Reference:
         """Class of each pixel of a map; the ignored id, and a count, where a value is no class."""
         classes, ignored = self.description.classes_of, self.description.labels.ignore_index
         values, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
-        found = [classes.get(round(value), -1) if abs(value - round(value)) <= WHOLE else -1 for value in values.tolist()]
+        found = [
+            classes.get(round(value), -1) if abs(value - round(value)) <= WHOLE else -1 for value in values.tolist()
+        ]
         for value, count, index in zip(values.tolist(), counts.tolist(), found, strict=True):
             if index < 0:
                 self.strange[float(value)] += count
