@@ -73,7 +73,7 @@ class File(Section):
     model: str
     head: str | None = None
     output: Literal["logits", "labels"]
-    threshold: float | None = None
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     ids: dict[str, list[Annotated[int, Field(ge=0, le=LARGEST_ID)]]] | None = None
     layout: Layout = "NCHW"
     output_layout: Layout | None = None

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
-from pipeline.artifact import sha256
+from pipeline.artifact import files_hash, sha256
 from pipeline.errors import Faults, UserError, closest
 
 AGAIN = "export the network again"
@@ -105,9 +105,13 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """sha256 of the file, and of each file of external data by its name."""
+    """sha256 of the file as ``file``, and where it has external data, of all that as ``data``."""
     data = external_files(onnx.load(path, load_external_data=False), path)
-    return {"file": sha256(path), **{file.name: sha256(file) for file in data}}
+    found = {"file": sha256(path)}
+    if data:
+        folder = path.parent.resolve()
+        found["data"] = files_hash({file.relative_to(folder).as_posix(): sha256(file) for file in data})
+    return found
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

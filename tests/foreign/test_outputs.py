@@ -19,6 +19,7 @@ from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
 from pipeline.quantization import cpu, tensorrt
 from pipeline.quantization import graph as graphs
+from stages import import_onnx
 from tests.foreign.conftest import network
 
 TWO = {"classes": ["background", "road"], "palette": [[0, 0, 0], [128, 64, 128]]}
@@ -262,3 +263,16 @@ def test_a_sequence_is_no_map(make: Any, described: Any, frames: Any) -> None:
     model.graph.output[0].CopyFrom(kind)
     with pytest.raises(UserError, match=r"output 'scores' is a sequence; needed: one tensor; export the network again"):
         require_labels(described(model), frames, np.argmax)
+
+
+def test_the_stage_says_what_it_chose_and_warns_of_one_class_everywhere(
+    single: Any, described: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for threshold, warns in ((None, False), (1e6, True)):
+        described(single(), threshold=threshold, **TWO)
+        arguments = ["--description", tmp_path / "own.yaml", "--dataset", dataset, "--out", tmp_path / "onnx"]
+        monkeypatch.setattr("sys.argv", ["import_onnx.py", *map(str, arguments)])
+        assert import_onnx.main() == 0
+        out, error = capsys.readouterr()
+        assert f"road is where its one channel is above {threshold or 0:g}" in out
+        assert ("warning: nearly everything is background; where the frames show more, look at mean" in error) == warns
