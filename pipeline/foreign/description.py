@@ -39,6 +39,12 @@ def _positive(values: tuple[float, float, float]) -> tuple[float, float, float]:
     return values
 
 
+def _several(values: list[str]) -> list[str]:
+    if len(values) <= 1:
+        raise ValueError("two or more; where the network tells one thing from all others, name these first: background")
+    return values
+
+
 Triple = Annotated[tuple[float, float, float], BeforeValidator(_triple)]
 Colour = Annotated[tuple[int, int, int], BeforeValidator(_triple)]
 Layout = Literal["NCHW", "NHWC"]
@@ -81,7 +87,7 @@ class File(Section):
     mean: Annotated[Triple, AfterValidator(_unit)] = (0.0, 0.0, 0.0)
     std: Annotated[Triple, AfterValidator(_positive)] = (1.0, 1.0, 1.0)
     input_size: Annotated[tuple[Positive, Positive], BeforeValidator(_triple)] | None = None
-    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    classes: Annotated[list[str], Field(max_length=255), AfterValidator(_several)]
     palette: list[Colour]
     ignore_index: int = IGNORE_INDEX
     original_ids: list[int] | None = None

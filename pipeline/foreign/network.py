@@ -91,7 +91,7 @@ def _fix_size(image: onnx.ValueInfoProto, description: Description) -> tuple[int
     """Give the image its fixed size: one frame, three channels, height and width of the file or the description."""
     nchw = description.layout == "NCHW"
     kind = image.type.tensor_type
-    sizes = reading.dims(image) if kind.HasField("shape") else (0, 0, 0, 0)
+    sizes = reading.dims(image) or (0, 0, 0, 0)
     batch = sizes[0] if len(sizes) == 4 else 1
     channels, height, width = sizes[-3:] if nchw else (sizes[-1], *sizes[-3:-1])
     path, given = description.model, description.input_size

@@ -21,8 +21,6 @@ NEWEST = 20
 OLDEST = 7
 #: The last whose Resize has no attribute for where it measures from.
 CORNERS = 10
-#: The oldest IR version that the converter takes; up to 3, weights were listed among the inputs.
-IR_VERSION = 4
 
 
 def version(model: onnx.ModelProto) -> int:
@@ -43,7 +41,6 @@ def current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = version(model)
     target = min(max(opset, OPSET), NEWEST)
     if opset != target:
-        model.ir_version = max(model.ir_version, IR_VERSION)
         try:
             model = onnx.version_converter.convert_version(model, target)
         except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:

@@ -28,6 +28,8 @@ IMAGES = (
     *(*FLOATS, TensorProto.DOUBLE),
     *(TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
 )
+#: The first IR version that need not list weights among the inputs, and the oldest that ONNX's converter takes.
+IR_VERSION = 4
 #: Bytes that one protobuf message can hold.
 LARGEST_FILE = 2**31 - 1
 
@@ -39,7 +41,7 @@ def read(path: Path) -> onnx.ModelProto:
         UserError: missing, damaged, without its weights, or with more of them than one file can hold.
     """
     model = whole(path)
-    for value in model.graph.output:  # the checker wants a shape, and some exporters write none
+    for value in (*model.graph.input, *model.graph.output):  # the checker wants shapes, and some exporters write none
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
     try:
@@ -78,6 +80,7 @@ def whole(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         raise UserError(f"{path}: its external data cannot be read ({line(error)}); fetch or {AGAIN}") from error
+    model.ir_version = max(model.ir_version, IR_VERSION)
     used: set[str] = set()
     for index, node in enumerate(model.graph.node):  # ONNX Runtime wants names of nodes that differ; ONNX does not
         if node.name in used:
@@ -167,11 +170,13 @@ def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) ->
             "with the others as constants"
         )
     kind = inputs[0].type.tensor_type
-    if kind.elem_type not in IMAGES or (kind.HasField("shape") and len(kind.shape.dim) not in (3, 4)):
+    if kind.elem_type not in IMAGES or len(kind.shape.dim) not in (0, 3, 4):
         raise UserError(
             f"{path}: input {_described(inputs[0])}; needed: an image, three or four dimensions of float32, float16 or "
             f"uint8; {AGAIN} so"
         )
+    if not nodes:
+        raise UserError(f"{path}: the output '{head.name}' is the image itself; name another `head`, or {AGAIN}")
     output = onnx.ValueInfoProto(name=head.name)
     output.type.tensor_type.elem_type = head.type.tensor_type.elem_type  # no shape: it may be of another size now
     kept = [tensor for tensor in graph.initializer if tensor.name in needed]

@@ -36,6 +36,7 @@ class Reference:
     Attributes:
         half: whether the file computes in float16, so that its results are only that exact.
         strange: values in label maps that stand for no class, and how many pixels have them.
+        seen: those that stand for one.
 
     Raises:
         UserError: ONNX Runtime cannot run the file.
@@ -51,6 +52,7 @@ class Reference:
         self.head = description.head or model.graph.output[0].name
         self.half = floats.holds_float16(model)
         self.strange: Counter[float] = Counter()
+        self.seen: set[int] = set()
         self.description = description
         self.frames = frames
         options = onnxruntime.SessionOptions()
@@ -73,7 +75,7 @@ class Reference:
         for index, frame in enumerate(self.frames):
             image = to_input(frame, self.description)
             image = np.rint(image) if dtype.kind in "iu" else image
-            image = image[0] if kind.HasField("shape") and len(kind.shape.dim) == 3 else image
+            image = image[0] if len(kind.shape.dim) == 3 else image
             try:
                 result = np.asarray(self.session.run([self.head], {self.image.name: image.astype(dtype)})[0])
             except Exception as error:  # see above
@@ -118,12 +120,13 @@ class Reference:
                 f"{model}: gives {len(values)} values that are no class ({shown}); where they are degrees and not ids, "
                 "say `output: logits` with the `threshold` above which the second class is"
             )
-        unseen = [name for name in names if (self.description.ids or {}).get(name) is None][-1:] or [names[-1]]
         known = self.description.classes_of
+        binary = len(names) == output.BINARY and len(values) == 1 and 1 not in self.seen  # 0 and something else
+        example = f"{names[1]}: [{values[0]:.0f}]" if binary else f"{names[0]}: [...], {names[1]}: [...]"
         raise UserError(
             f"{model}: gives ids {shown}, which are no class; the {len(names)} classes have the ids "
             f"{', '.join(str(value) for value in sorted(known))}. Name all classes of the network, or say in "
-            f"{self.description.file} what an id stands for: `ids: {{{unseen[0]}: [{values[0]:.0f}]}}`"
+            f"{self.description.file} which ids stand for them: `ids: {{{example}}}`"
         )
 
     def _classes(self, ids: npt.NDArray[Any]) -> Array:
@@ -136,6 +139,8 @@ class Reference:
         for value, count, index in zip(values.tolist(), counts.tolist(), found, strict=True):
             if index < 0:
                 self.strange[float(value)] += count
+            else:
+                self.seen.add(round(value))
         table = np.array([ignored if index < 0 else index for index in found], np.uint8)
         return np.asarray(table[places].reshape(ids.shape), np.uint8)
 

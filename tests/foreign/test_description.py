@@ -53,6 +53,7 @@ def test_all_faults_come_at_once(described: Any) -> None:
         ({"original_ids": [23, 7], "original_ignored": 0}, "original_ids has 2 ids for 3 classes"),
         ({"merge": {"raod": ["road"]}}, "merge.raod: no class of the network; did you mean 'road'?"),
         ({"merge": {"sky": ["x"], "car": ["x"]}}, "merge.car: 'x' stands under sky already"),
+        ({"classes": ["car"], "palette": [[1, 2, 3]]}, "name these first: background"),
         ({"threshold": 0.3, "output": "labels"}, "threshold: it is for `output: logits` of one channel"),
         ({"ids": {"road": [255]}}, "ids: they are for `output: labels`"),
         ({"ids": {"raod": [255]}, "output": "labels"}, "ids.raod: no class; did you mean 'road'?"),

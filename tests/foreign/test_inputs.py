@@ -176,9 +176,7 @@ def test_bfloat16_is_refused(make: Any, described: Any, frames: Any) -> None:
 
 def test_an_image_of_unknown_shape(make: Any, described: Any, frames: Any) -> None:
     model = make()
-    model.graph.input[0].type.tensor_type.shape.SetInParent()
-    for side in model.graph.input[0].type.tensor_type.shape.dim:
-        side.Clear()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(UserError, match=r"leaves height or width open.*add `input_size"):
         labels(described(model), frames)
     found = described(model, input_size=[48, 64])

@@ -68,6 +68,7 @@ def test_ir_version_3_with_weights_among_the_inputs(make: Any, described: Any, f
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "None"
+    del model.graph.input[-1]  # not all of them, in some files
     made = require_same(described(model), frames)
     operators = [each.op_type for each in onnx.load(made.file("fp32.onnx")).graph.node]
     assert "BatchNormalization" not in operators  # weights are constants, so it folds

@@ -198,6 +198,15 @@ def test_values_of_a_map_stand_for_classes(single: Any, described: Any, frames: 
     require_labels(turned, frames, lambda logits: logits[0] <= 0)
 
 
+def test_ids_that_begin_at_one(make: Any, described: Any, frames: Any) -> None:
+    nodes = [node("ArgMax", ["deep"], ["zero_based"], axis=1), node("Add", ["zero_based", "one"], ["scores"])]
+    model = ending(make(), nodes, TensorProto.INT64, one=np.array(1))
+    with pytest.raises(UserError, match=r"gives ids 3, which are no class; .* `ids: {sky: \[...\], road: \[...\]}`"):
+        require_labels(described(model, output="labels"), frames, np.argmax)
+    ids = {"sky": [1], "road": [2], "car": [3]}
+    require_labels(described(model, output="labels", ids=ids), frames, lambda logits: logits.argmax(axis=0))
+
+
 def test_a_value_that_no_class_has_is_ignored_on_the_device(single: Any, described: Any, frames: Any) -> None:
     model = scaled_mask(single(), TensorProto.INT32, value=255)
     found = described(model, output="labels", ids={"road": [255]}, **TWO)

@@ -55,6 +55,12 @@ def test_several_heads_and_none_named(make: Any, refused: Any) -> None:
     assert "2 outputs ('scores' float 1x3x48x64; 'head1' float 1x3x48x64)" in said and "`head: ...`" in said
 
 
+def test_a_head_that_is_the_image(make: Any, refused: Any) -> None:
+    model = make(heads=2)
+    model.graph.output[1].name = "input"
+    assert "the output 'input' is the image itself; name another `head`" in refused(model, head="input")
+
+
 def test_an_unknown_head(make: Any, refused: Any) -> None:
     assert "head: no output 'score'; did you mean 'scores'?" in refused(make(heads=2), head="score")
 
