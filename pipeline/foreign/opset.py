@@ -41,6 +41,7 @@ def current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = version(model)
     target = min(max(opset, OPSET), NEWEST)
     if opset != target:
+        model.ir_version = max(model.ir_version, reading.IR_VERSION)
         try:
             model = onnx.version_converter.convert_version(model, target)
         except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
