@@ -21,19 +21,21 @@ def rename(model: onnx.ModelProto) -> None:
     graph = model.graph
     new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
     names = dict.fromkeys(name for node in graph.node for name in (*node.input, *node.output) if name)
+    taken = set(new.values())
     for name in sorted(names.keys() - new.keys()):
         plain = next((name.removeprefix(prefix) for prefix in FOLDED if name.startswith(prefix)), name)
         plain = OURS + plain.removeprefix(OURS)
-        while plain in new.values():
+        while plain in taken:
             plain += "_"
         new[name] = plain
-    taken = set(new.values())
+        taken.add(plain)
     for name, plain in new.items():
         parts = plain.split("_")
         if not taken.isdisjoint("_".join(parts[:count]) for count in range(1, len(parts))):
             while (plain := f"{plain}.") in taken:
                 pass
             new[name] = plain
+            taken.add(plain)
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         value.name = new.get(value.name, value.name)
     used: set[str] = set()
