@@ -18,6 +18,12 @@ from pipeline.frames import Array, resize_frame
 from pipeline.prepared import Prepared
 
 PARITY_FRAMES = 8
+#: A class with this share of all pixels says more about the description than about the frames.
+NEARLY_ALL = 0.99
+CAUSES = (
+    "where the frames show more, look at mean and std (values in 0..255 are divided by 255), channel_order, threshold "
+    "and the order of the classes"
+)
 
 
 @command
@@ -39,9 +45,14 @@ def main() -> None:
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
     shares = ", ".join(f"{name} {share:.1%}" for name, share in parity["class_share"].items())
     print(f"{args.out}: label maps agree with {found.model.name}: {agreement}")
-    print(f"it finds on {parity['frames']} train frames: {shares}; if that cannot be, mend the description")
+    print(f"it finds on {parity['frames']} train frames: {shares}; if that cannot be, correct the description")
     for line in float16_report(artifact.load(args.out, kind="onnx").meta):
         print(f"{args.out / 'fp16.onnx'}: {line}")
+    if "threshold" in parity:
+        print(f"{found.labels.names[1]} is where its one channel is above {parity['threshold']:g}")
+    for name, share in parity["class_share"].items():
+        if share >= NEARLY_ALL:
+            print(f"warning: nearly everything is {name}; {CAUSES}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.export import graphs
 from pipeline.foreign.description import Description
-from pipeline.foreign.network import IMAGE, RESULT, Network
+from pipeline.foreign.names import IMAGE, RESULT
+from pipeline.foreign.network import Network
 from pipeline.quantization.graph import NORMALISER
 
 #: Bias of the normaliser; its weight has the name by which quantisation knows it.
@@ -27,8 +28,11 @@ def normaliser(description: Description) -> tuple[npt.NDArray[np.float32], npt.N
 def build(network: Network, description: Description) -> tuple[onnx.ModelProto, tuple[int, int]]:
     """Normalisation, the network, and what makes a label map of its result.
 
-    Logits are brought to the size of the frame (bilinear, half-pixel centres) before the argmax; a label map keeps its
-    size.
+    Logits are brought to the size of the frame (bilinear, half-pixel centres) before the argmax, or before one channel
+    is compared with the threshold; a label map keeps its size. Values that no class has become the ignored id.
+
+    Args:
+        description: ``network.description``, with a threshold where the result has one channel.
 
     Returns:
         the graph, and (height, width) of its label maps.
@@ -42,22 +46,32 @@ def build(network: Network, description: Description) -> tuple[onnx.ModelProto, 
         _node("Conv", ["planes", NORMALISER, BIAS], IMAGE),
     ]
     after: list[onnx.NodeProto] = []
-    last = RESULT
-    if description.output == "logits":
+
+    def then(operator: str, inputs: list[str], result: str, **settings: Any) -> None:
+        after.append(_node(operator, [after[-1].output[0] if after else RESULT, *inputs], result, **settings))
+
+    size = network.form.size
+    if network.form.channels and size != (height, width):
         size = (height, width)
-        if network.shape[2:] != size:
-            constants["size"] = np.array([*network.shape[:2], *size], np.int64)
-            after.append(_node("Resize", [last, "", "", "size"], "bigger", mode="linear"))
-            last = "bigger"
-        after.append(_node("ArgMax", [last], "ids", axis=1, keepdims=0))
-        last = "ids"
-    else:
-        size = _map_size(network.shape)
-        if network.shape != (1, *size):
-            constants["shape"] = np.array([1, *size], np.int64)
-            after.append(_node("Reshape", [last, "shape"], "ids"))
-            last = "ids"
-    after.append(_node("Cast", [last], "labels", to=TensorProto.UINT8))
+        constants["size"] = np.array([1, network.form.channels, *size], np.int64)
+        then("Resize", ["", "", "size"], "bigger", mode="linear")
+    if network.form.channels > 1:
+        then("ArgMax", [], "ids", axis=1, keepdims=0)
+    elif network.form.channels == 1:
+        assert description.threshold is not None
+        constants["channel"] = np.array([1], np.int64)
+        constants["threshold"] = np.array(description.threshold, np.float32)
+        then("Squeeze", ["channel"], "scores")
+        then("Greater", ["threshold"], "ids")
+    elif description.ids is not None:
+        classes = description.classes_of
+        table = [classes.get(value, description.labels.ignore_index) for value in range(max(classes) + 2)]
+        integer = _integer(network.model)
+        constants["lowest"], constants["highest"] = np.array(-1, integer), np.array(len(table) - 1, integer)
+        constants["table"] = np.array(table, np.int32)  # its last stands for all that is above, and, as -1, below
+        then("Clip", ["lowest", "highest"], "values")
+        after.append(_node("Gather", ["table", "values"], "ids"))
+    then("Cast", [], "labels", to=TensorProto.UINT8)
     graph = helper.make_graph(
         [*before, *network.model.graph.node, *after],
         "deploy",
@@ -78,11 +92,10 @@ def build(network: Network, description: Description) -> tuple[onnx.ModelProto, 
     return model, size
 
 
-def _map_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of a label map (1, h, w), (1, 1, h, w), (1, h, w, 1) or (h, w)."""
-    trailing = len(shape) == 4 and shape[3] == 1 and shape[1] != 1
-    height, width = shape[1:3] if trailing else shape[-2:]
-    return height, width
+def _integer(model: onnx.ModelProto) -> type[np.int32] | type[np.int64]:
+    """In which integers a network gives its label map."""
+    wide = model.graph.output[0].type.tensor_type.elem_type == TensorProto.INT64
+    return np.int64 if wide else np.int32
 
 
 def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:

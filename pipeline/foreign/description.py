@@ -16,6 +16,8 @@ from pipeline.param_types import Positive, Section
 
 #: Values of `rest` beside the names of classes.
 IGNORED = "ignore"
+#: Of a value in a label map.
+LARGEST_ID = 65535
 
 
 def _triple(value: Any) -> Any:
@@ -27,7 +29,7 @@ def _triple(value: Any) -> Any:
 
 def _unit(values: tuple[float, float, float]) -> tuple[float, float, float]:
     if not all(0 <= value <= 1 for value in values):
-        raise ValueError("pixels count from 0 to 1 here; divide a value in 0..255 by 255")
+        raise ValueError("pixels count from 0 to 1 here; divide values in 0..255 by 255, those of std too")
     return values
 
 
@@ -37,7 +39,13 @@ def _positive(values: tuple[float, float, float]) -> tuple[float, float, float]:
     return values
 
 
-Triple = Annotated[tuple[float, float, float], BeforeValidator(_triple), AfterValidator(_unit)]
+def _several(values: list[str]) -> list[str]:
+    if len(values) <= 1:
+        raise ValueError("two or more; where the network tells one thing from all others, name these first: background")
+    return values
+
+
+Triple = Annotated[tuple[float, float, float], BeforeValidator(_triple)]
 Colour = Annotated[tuple[int, int, int], BeforeValidator(_triple)]
 Layout = Literal["NCHW", "NHWC"]
 
@@ -48,10 +56,17 @@ class File(Section):
     Attributes:
         model: the ONNX file, relative to the YAML file.
         head: name of the output to use; needed when there are several.
-        output: ``logits`` (or probabilities), one channel a class, or ``labels``, a map of class ids.
-        layout: of the image, and of logits unless ``output_layout`` says otherwise.
+        output: ``logits`` (or probabilities), one channel a class or one channel for two classes, or ``labels``, a map
+            of class ids.
+        threshold: of one channel for two classes: the second class is where the value is above it; null: 0.5 for
+            probabilities, 0 for other scores.
+        ids: which values of a label map stand for a class, as in ``{road: [255]}``; other classes have their place in
+            ``classes``.
+        layout: of the image.
+        output_layout: of logits; null: what goes with the number of classes.
         channel_order: of the image that the network takes.
-        mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one.
+        mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one. A
+            network that takes integers sees pixels as they are when both are left out.
         input_size: height, width; for a file that leaves them open.
         classes, palette: names in the order of their ids, and a colour (RGB) for each.
         ignore_index: id that counts nowhere.
@@ -64,13 +79,15 @@ class File(Section):
     model: str
     head: str | None = None
     output: Literal["logits", "labels"]
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    ids: dict[str, list[Annotated[int, Field(ge=0, le=LARGEST_ID)]]] | None = None
     layout: Layout = "NCHW"
     output_layout: Layout | None = None
     channel_order: Literal["RGB", "BGR"]
-    mean: Triple = (0.0, 0.0, 0.0)
+    mean: Annotated[Triple, AfterValidator(_unit)] = (0.0, 0.0, 0.0)
     std: Annotated[Triple, AfterValidator(_positive)] = (1.0, 1.0, 1.0)
     input_size: Annotated[tuple[Positive, Positive], BeforeValidator(_triple)] | None = None
-    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    classes: Annotated[list[str], Field(max_length=255), AfterValidator(_several)]
     palette: list[Colour]
     ignore_index: int = IGNORE_INDEX
     original_ids: list[int] | None = None
@@ -88,14 +105,22 @@ class Description:
     labels: LabelSpec
     head: str | None
     output: str
+    threshold: float | None
+    ids: Mapping[str, list[int]] | None
     layout: str
-    output_layout: str
+    output_layout: str | None
     channel_order: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_size: tuple[int, int] | None
     merge: Mapping[str, list[str]] | None
     rest: str
+
+    @property
+    def classes_of(self) -> dict[int, int]:
+        """Class of each value of a label map that stands for one."""
+        names = self.labels.names
+        return {value: index for index, name in enumerate(names) for value in (self.ids or {}).get(name, [index])}
 
 
 def load(path: Path) -> Description:
@@ -125,20 +150,40 @@ def load(path: Path) -> Description:
             )
         except UserError as error:
             faults.add(str(error))
-        for message in _merge_faults(found):
+        for message in (*_output_faults(found), *_merge_faults(found)):
             faults.add(message)
     faults.raise_if_any()
     assert found is not None
     assert labels is not None
-    elsewhere = {"model", "output_layout", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
+    elsewhere = {"model", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
     values = found.model_dump(exclude=elsewhere)
     return Description(
         file=path,
         model=path.parent / found.model,
         labels=labels,
-        output_layout=found.output_layout or found.layout,
         **values,
     )
+
+
+def _output_faults(found: File) -> list[str]:
+    faults = []
+    if found.threshold is not None and found.output == "labels":
+        faults.append("threshold: it is for `output: logits` of one channel; leave it out, or say `output: logits`")
+    if found.ids is None:
+        return faults
+    if found.output == "logits":
+        faults.append("ids: they are for `output: labels`; the order of `classes` is that of the channels")
+    faults += [
+        f"ids.{name}: no class; {closest(name, found.classes)}" for name in found.ids if name not in found.classes
+    ]
+    owners: dict[int, str] = {}
+    for index, name in enumerate(found.classes):
+        for value in found.ids.get(name, [index]):
+            if value in owners:
+                advice = f"name the ids of {owners[value] if name in found.ids else name} too"
+                faults.append(f"ids: {value} stands for {owners[value]} and for {name}; {advice}")
+            owners[value] = name
+    return faults
 
 
 def _merge_faults(found: File) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from pipeline.errors import UserError
 from pipeline.export.export import deploy_facts
 from pipeline.export.onnx_file import write_metadata
 from pipeline.export.parity import float16_facts
-from pipeline.foreign import deploy, network, parity
+from pipeline.foreign import deploy, network, output, parity, reading
 from pipeline.foreign.description import Description
+from pipeline.foreign.network import Network
+from pipeline.foreign.reference import Reference
 from pipeline.frames import Array
 from pipeline.quantization import half_limits
 
@@ -35,23 +38,24 @@ def import_network(
         UserError: the file or its description cannot be used, or a graph does not compute what the file computes.
     """
     found = network.load(description)
+    samples = frames(found.input_size)
+    description = _with_threshold(found, samples)
     fp32, size = deploy.build(found, description)
-    images = frames(found.input_size)
-    fp16, kept = _in_float16(fp32, description, images)
+    fp16, kept = _in_float16(fp32, description, samples)
     graphs = {"fp32": fp32, "fp16": fp16}
     facts = {
         **description.labels.to_meta(),
         "mean": list(description.mean),
         "std": list(description.std),
         "input_size": list(found.input_size),
-        "model": {"name": "onnx", "options": {"file": description.model.name, "head": description.head}},
+        "model": {"name": "onnx", "options": _options(description)},
         "parameters": found.parameters,
     }
     meta: dict[str, Any] = {
         **deploy_facts(facts, output_size=size, precision="fp32"),
         "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-        "parents": {"file": artifact.sha256(description.model)},
-        "parity": parity.check(description, graphs, images, size=size),
+        "parents": reading.hashes(description.model),
+        "parity": parity.check(description, graphs, samples, size=size),
     }
     meta["float16"] = float16_facts(meta["parity"], kept)
     with artifact.create(out, kind="onnx", meta=meta) as folder:
@@ -63,6 +67,26 @@ def import_network(
                 about["float16"] = {"float32_nodes": kept}
             write_metadata(file, about)
     return dict(meta["parity"])
+
+
+def _with_threshold(found: Network, frames: Sequence[Array]) -> Description:
+    """The description with a threshold where the network has one channel and nothing is said."""
+    description = found.description
+    if found.form.channels != 1 or description.threshold is not None:
+        return description
+    if found.probabilities:
+        return replace(description, threshold=output.PROBABILITY)
+    return replace(description, threshold=output.threshold(Reference(description, frames).range(), description))
+
+
+def _options(description: Description) -> dict[str, Any]:
+    """What the description chose of the file, for meta.json."""
+    options: dict[str, Any] = {"file": description.model.name, "head": description.head}
+    if description.threshold is not None:
+        options["threshold"] = description.threshold
+    if description.ids is not None:
+        options["ids"] = dict(description.ids)
+    return options
 
 
 def _in_float16(

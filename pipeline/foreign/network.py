@@ -1,9 +1,9 @@
 """The network inside a foreign file: one head, fixed sizes, a current opset, constants folded, names of its own.
 
-ONNX's converter brings old operators up to date, and ONNX Runtime's basic optimisation, which knows standard operators
-only, folds what depends on the size alone and batch normalisation into the convolution before it. So exporters' detours
-are gone before anything is quantised. That the result still computes the same is measured, not assumed: see
-:mod:`pipeline.foreign.parity`.
+ONNX Runtime's basic optimisation, which knows standard operators only, folds what depends on the size alone, branches
+that a constant decides, and batch normalisation into the convolution before it. ONNX's converter brings old operators
+up to date. So exporters' detours are gone before anything is quantised. That the result still computes the same is
+measured, not assumed: see :mod:`pipeline.foreign.parity`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import UserError
-from pipeline.export.onnx_file import OPSET, strip_traces
-from pipeline.foreign import reading
+from pipeline.export.onnx_file import strip_traces
+from pipeline.foreign import floats, opset, output, reading
 from pipeline.foreign.description import Description
+from pipeline.foreign.names import free, rename
+from pipeline.foreign.output import Form
 
-#: The newest opset that stays as it is; the TensorRT file is of this one.
-NEWEST = 20
-#: The oldest that ONNX Runtime promises to run.
-OLDEST = 7
 #: Axes of an NCHW tensor in the order NHWC, and back.
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
-#: Tensors of the deploy graph around the network; the network gets other names.
-IMAGE, RESULT = "image", "result"
-#: What ONNX Runtime puts before the name of a weight into which it folds something; reports go by that name.
-FOLDED = ("ConvBnFusion_W_", "ConvMulFusion_W_")
-#: Ends of the names that quantisation gives to tensors.
-TAKEN_ENDS = ("_scale", "_zero_point", "_q", "_dq", "_quantized", "_int8", "_on_pixels", "_on_pixels_bias")
-TAKEN = ("frames", "pixels", "planes", "normalise.weight", "normalise.bias", "size", "bigger", "ids", "shape", "labels")
 
 
 @dataclass(frozen=True)
@@ -43,15 +36,24 @@ class Network:
 
     Attributes:
         model: opset 18 to 20.
+        description: what it was read by, with the mean and std that its image has.
         input_size: (height, width).
-        shape: of the result: (1, K, h, w) for logits, whatever the file has for labels.
+        form: of the result; it has the shape that this says, logits as float32 and ids in a type of their own.
+        probabilities: whether a sigmoid gives the result.
         parameters: how many weights it has.
     """
 
     model: onnx.ModelProto
+    description: Description
     input_size: tuple[int, int]
-    shape: tuple[int, ...]
+    form: Form
+    probabilities: bool
     parameters: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result: (1, K, h, w) for logits, (1, h, w) for a label map."""
+        return self.form.shape
 
 
 def load(description: Description) -> Network:
@@ -59,37 +61,45 @@ def load(description: Description) -> Network:
 
     Raises:
         UserError: see :mod:`pipeline.foreign.reading`; sizes that are open or contradict the description, an opset that
-            cannot be brought up to date, a number of channels that is not that of the classes.
+            cannot be brought up to date, an output that is not what the description says.
     """
     path = description.model
     model = reading.read(path)
-    image = reading.image_input(model, path)
-    head = reading.head(model, path, name=description.head)
-    size = _fix_size(image, description)
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")  # it may be of another size now
-    del model.graph.value_info[:]
-    model = onnx.utils.Extractor(model).extract_model([image.name], [head.name])
+    image = reading.extract(model, path, head=reading.head(model, path, name=description.head))
     reading.require_plain(model, path)
-    model = _current(model, path)
-    _with_layouts(model, image.name, head.name, description)
+    opset.require_known(model, path)
+    size = _fix_size(image, description)
+    description = floats.scaled(description, image.type.tensor_type.elem_type)
+    floats.in_float32(model)
     model = _folded(model, description, size)
-    _rename(model)
-    shape = _result_shape(model, description)
-    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
-    return Network(model, size, shape, sum(int(np.prod(tensor.dims)) for tensor in floats))
+    reading.require_fixed(model, path)
+    model = opset.current(model, path)
+    floats.take_float(model)
+    floats.give_int32(model)
+    given = _run(model, description)
+    form = output.form(given.shape, given.dtype, description, image=size)
+    probabilities = form.channels == 1 and output.gives_probabilities(model)
+    _with_layouts(model, description, form, given)
+    model = _folded(model, description, size)
+    rename(model)
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    parameters = sum(int(np.prod(tensor.dims)) for tensor in weights)
+    return Network(model, description, size, form, probabilities, parameters)
 
 
 def _fix_size(image: onnx.ValueInfoProto, description: Description) -> tuple[int, int]:
     """Give the image its fixed size: one frame, three channels, height and width of the file or the description."""
     nchw = description.layout == "NCHW"
-    sizes = reading.dims(image)
-    batch, channels, height, width = sizes if nchw else (sizes[0], sizes[3], sizes[1], sizes[2])
+    kind = image.type.tensor_type
+    sizes = reading.dims(image) or (0, 0, 0, 0)
+    batch = sizes[0] if len(sizes) == 4 else 1
+    channels, height, width = sizes[-3:] if nchw else (sizes[-1], *sizes[-3:-1])
     path, given = description.model, description.input_size
     if channels not in (0, 3) or batch not in (0, 1):
         raise UserError(
             f"{path}: input '{image.name}' is {'x'.join(map(str, sizes))}; needed: one frame of three channels, "
-            f"{'1x3xHxW' if nchw else '1xHxWx3'} for layout {description.layout}; mend `layout`, or {reading.AGAIN} so"
+            f"{'1x3xHxW' if nchw else '1xHxWx3'} for layout {description.layout}; correct `layout`, or {reading.AGAIN} "
+            "so"
         )
     if given is None and not (height and width):
         raise UserError(
@@ -104,52 +114,78 @@ def _fix_size(image: onnx.ValueInfoProto, description: Description) -> tuple[int
             "that, or leave input_size out"
         )
     height, width = given or (height, width)
-    for dim, value in zip(
-        image.type.tensor_type.shape.dim, (1, 3, height, width) if nchw else (1, height, width, 3), strict=True
-    ):
-        dim.dim_value = value
+    fixed = (1, 3, height, width) if nchw else (1, height, width, 3)
+    del kind.shape.dim[:]
+    kind.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=side) for side in fixed[-len(sizes) :])
     return height, width
 
 
-def _current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model in opset 18, or as it is up to 20."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in reading.STANDARD), 0)
-    if opset < OLDEST:
-        raise UserError(f"{path}: opset {opset}; needed: {OLDEST} or newer; {reading.AGAIN} with opset {OPSET}")
-    target = min(max(opset, OPSET), NEWEST)
-    if opset != target:
-        try:
-            model = onnx.version_converter.convert_version(model, target)
-        except (RuntimeError, ValueError) as error:  # it has no type of its own
-            told = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{path}: opset {opset} cannot be brought to {target}: {told}; {reading.AGAIN} with opset {OPSET}"
-            ) from error
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", target))
-    return model
+def _with_layouts(model: onnx.ModelProto, description: Description, form: Form, given: npt.NDArray[np.generic]) -> None:
+    """Let the network take and give four axes in the order NCHW, logits as float32 and ids as (1, h, w).
 
-
-def _with_layouts(model: onnx.ModelProto, image: str, head: str, description: Description) -> None:
-    """Let the network take NCHW and give NCHW; ONNX Runtime then cancels these transposes against the network's own."""
+    ONNX Runtime then cancels these transposes against the network's own.
+    """
     graph = model.graph
+    image, last = graph.input[0], graph.output[0].name
+    before: list[onnx.NodeProto] = []
+    name, sizes = image.name, reading.dims(image)
+    inside = free(graph, f"{name}_inside")
     if description.layout == "NHWC":
+        before.append(_node("Transpose", [name], free(graph, f"{name}_NHWC"), perm=TO_NHWC))
+        name = before[-1].output[0]
+    if len(sizes) == 3:
+        before.append(_node("Reshape", [name, _constant(graph, sizes)], free(graph, f"{name}_frame")))
+    if before:
+        before[-1].output[0] = inside
         for node in graph.node:
-            for index, name in enumerate(node.input):
-                if name == image:
-                    node.input[index] = f"{image}_NHWC"
-        graph.node.insert(0, helper.make_node("Transpose", [image], [f"{image}_NHWC"], name="to_NHWC", perm=TO_NHWC))
-        sizes = reading.dims(graph.input[0])
-        for dim, axis in zip(graph.input[0].type.tensor_type.shape.dim, TO_NCHW, strict=True):
-            dim.dim_value = sizes[axis]
-    if description.output == "logits" and description.output_layout == "NHWC":
-        graph.node.append(helper.make_node("Transpose", [head], [f"{head}_NCHW"], name="to_NCHW", perm=TO_NCHW))
-        graph.output[0].name = f"{head}_NCHW"
+            node.input[:] = [inside if each == image.name else each for each in node.input]
+        height, width = sizes[-3:-1] if description.layout == "NHWC" else sizes[-2:]
+        del image.type.tensor_type.shape.dim[:]
+        image.type.tensor_type.shape.dim.extend(
+            onnx.TensorShapeProto.Dimension(dim_value=side) for side in (1, 3, height, width)
+        )
+    after: list[onnx.NodeProto] = []
+
+    def then(operator: str, *more: str, **settings: Any) -> None:
+        source = after[-1].output[0] if after else last
+        after.append(_node(operator, [source, *more], free(graph, f"{last}_{len(after)}"), **settings))
+
+    if form.channels and given.dtype != np.float32:
+        given = given.astype(np.float32)
+        then("Cast", to=TensorProto.FLOAT)
+    elif not form.channels:
+        if given.dtype.kind == "f":
+            then("Round")
+        if given.dtype not in (np.int32, np.int64):
+            then("Cast", to=TensorProto.INT32)  # TensorRT has no bytes and no bools between its layers
+    if given.shape != form.as_given:
+        then("Reshape", _constant(graph, form.as_given))
+    if form.last:
+        then("Transpose", perm=TO_NCHW)
+    graph.node.extend(after)
+    if after:
+        graph.output[0].name = after[-1].output[0]
+    kind = TensorProto.FLOAT if form.channels else TensorProto.INT32
+    graph.output[0].type.tensor_type.elem_type = TensorProto.INT64 if given.dtype == np.int64 else kind
+    nodes = [*before, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _constant(graph: onnx.GraphProto, sizes: tuple[int, ...]) -> str:
+    name = free(graph, f"sizes_{len(graph.initializer)}")
+    graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
+    return name
+
+
+def _node(operator: str, inputs: list[str], result: str, **settings: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [result], name=result, **settings)
 
 
 def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, int]) -> onnx.ModelProto:
     """The model as ONNX Runtime's basic optimisation leaves it: standard operators, constants folded."""
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
+    standard = [entry for entry in model.opset_import if entry.domain in reading.STANDARD]
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(standard))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -159,14 +195,12 @@ def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, i
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
-            told = " ".join(str(error).split())[:300]
-            advice = f"; choose another input_size in {description.file}" if description.input_size else ""
+            advice = f"choose another input_size in {description.file}, or " if description.input_size else ""
             raise UserError(
                 f"{description.model}: ONNX Runtime {onnxruntime.__version__} cannot run it at {size[0]}x{size[1]}: "
-                f"{told}{advice}"
+                f"{reading.line(error)}; {advice}{reading.AGAIN} in float32 with standard operators"
             ) from error
         folded = onnx.load(file)
-    standard = [entry for entry in folded.opset_import if entry.domain in reading.STANDARD]
     del folded.opset_import[:]
     folded.opset_import.extend(standard)
     folded.ir_version = helper.find_min_ir_version_for(standard)
@@ -176,57 +210,14 @@ def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, i
     return folded
 
 
-def _rename(model: onnx.ModelProto) -> None:
-    """Image and result get our names, other tensors none that we or quantisation use; every node gets one name."""
-    graph = model.graph
-    new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
-    names = {name for node in graph.node for name in (*node.input, *node.output) if name}
-    for name in sorted(names - new.keys()):
-        plain = next((name.removeprefix(prefix) for prefix in FOLDED if name.startswith(prefix)), name)
-        if plain in (*TAKEN, IMAGE, RESULT) or plain.endswith(TAKEN_ENDS):
-            plain = f"{plain}_of_network"
-        if plain != name:
-            while plain in names or plain in new.values():
-                plain += "_"
-            new[name] = plain
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = new.get(value.name, value.name)
-    used = {*TAKEN, IMAGE, RESULT}  # the nodes around the network are called like what they give
-    for index, node in enumerate(graph.node):
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-        if not node.name or node.name in used:
-            node.name = f"{node.name or node.op_type}_{index}"
-        used.add(node.name)
-
-
-def _result_shape(model: onnx.ModelProto, description: Description) -> tuple[int, ...]:
-    """Shape that the network gives for one image; runs it."""
+def _run(model: onnx.ModelProto, description: Description) -> npt.NDArray[Any]:
+    """What the network gives for a black image."""
     image = np.zeros(reading.dims(model.graph.input[0]), np.float32)
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        result = session.run(None, {IMAGE: image})[0]
+        return np.asarray(session.run(None, {model.graph.input[0].name: image})[0])
     except Exception as error:  # see above
-        told = " ".join(str(error).split())[:300]
-        raise UserError(f"{description.model}: does not run at {image.shape[2]}x{image.shape[3]}: {told}") from error
-    shape = tuple(int(side) for side in result.shape)
-    names = description.labels.names
-    where = f"{description.model}: output{f' {description.head!r}' if description.head else ''}"
-    told = "x".join(map(str, shape))
-    if description.output == "labels":
-        if np.issubdtype(result.dtype, np.bool_) or len([side for side in shape if side != 1]) > 2:
-            raise UserError(
-                f"{where} is {result.dtype} {told}; a label map is one id for each pixel; for a channel a class say "
-                "`output: logits`"
-            )
-    elif len(shape) != 4 or result.dtype != np.float32:
         raise UserError(
-            f"{where} is {result.dtype} {told}; logits have four dimensions of float32; for a map of class ids say "
-            "`output: labels`"
-        )
-    elif shape[1] != len(names):
-        raise UserError(
-            f"{where} has {shape[1]} channels (as NCHW: {told}) and the description names {len(names)} classes "
-            f"({', '.join(names)}); name one class a channel, or mend `output_layout`"
-        )
-    return shape
+            f"{description.model}: does not run at {'x'.join(map(str, image.shape))}: {reading.line(error)}; "
+            f"{reading.AGAIN}"
+        ) from error

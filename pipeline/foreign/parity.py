@@ -1,8 +1,8 @@
 """Do the deploy graphs compute what the foreign file computes? Asked on real frames.
 
-The reference shares nothing with the graphs: the file as it came, run by ONNX Runtime, with preprocessing, upsampling
-and argmax in NumPy and OpenCV. A wrong description (another mean, another channel order) is wrong on both sides and is
-not found here; what the network sees on the frames, the share of each class, is recorded so that a reader can tell.
+The reference is the file itself, see :mod:`pipeline.foreign.reference`. A wrong description (another mean, another
+channel order) is wrong on both sides and is not found here; what the network sees on the frames, the share of each
+class, is recorded so that a reader can tell.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 
 from pipeline.errors import UserError
+from pipeline.export.onnx_file import OPSET
 from pipeline.export.parity import AGREEMENT, LOGITS_TOLERANCE
 from pipeline.foreign.description import Description
-from pipeline.foreign.network import RESULT
+from pipeline.foreign.names import RESULT
+from pipeline.foreign.reference import Reference
 from pipeline.frames import Array
 from pipeline.quantization.half_rounding import rounded
 
 Floats = npt.NDArray[np.float32]
+#: The same for a file in float16, which rounds every result of a layer and is compared with one in float32.
+LOGITS_TOLERANCE_HALF = 0.1
 
 
 def check(
@@ -41,29 +44,26 @@ def check(
 
     Returns:
         ``agreement`` by precision (share of pixels), ``core_max_difference`` of fp32 (standard deviations of the
-        logits; logits only), ``frames``, and ``class_share`` that the file finds on them.
+        logits; logits only), ``threshold`` (one channel only), ``frames``, and ``class_share`` that the file finds on
+        them.
 
     Raises:
         UserError: the fp32 graph differs by more than rounding explains, or the file gives ids that are no class.
     """
-    original = _session(str(description.model))
+    reference = Reference(description, frames)
     opened = {name: _session(rounded(graph).SerializeToString()) for name, graph in graphs.items()}
     inner = _session(_with_result(graphs["fp32"]).SerializeToString()) if description.output == "logits" else None
-    head = description.head or original.get_outputs()[0].name
     counts: npt.NDArray[np.int64] = np.zeros(256, np.int64)
     same = dict.fromkeys(graphs, 0.0)
     differences: list[float] = []
-    for frame in frames:
-        result = original.run([head], {original.get_inputs()[0].name: to_input(frame, description)})[0]
-        expected = to_labels(result, description, size=size)
+    for frame, result in reference.results():
+        expected = reference.labels(result, size=size)
         counts += np.bincount(expected.ravel(), minlength=256)
         for name, session in opened.items():
             same[name] += float((session.run(None, {"frames": frame[np.newaxis]})[0][0] == expected).mean())
         if inner is not None:
-            logits = _planes(result, description)
-            got = inner.run([RESULT], {"frames": frame[np.newaxis]})[0][0]
-            differences.append(float(np.abs(got - logits).max() / max(float(logits.std()), 1e-12)))
-    _refuse_unknown(counts, description)
+            differences.append(_difference(inner.run([RESULT], {"frames": frame[np.newaxis]})[0][0], result))
+    reference.require_classes()
     found: dict[str, Any] = {
         "agreement": {name: round(total / len(frames), 6) for name, total in same.items()},
         "frames": len(frames),
@@ -72,15 +72,18 @@ def check(
             for name, count in zip(description.labels.names, counts, strict=False)
         },
     }
+    if description.threshold is not None:
+        found["threshold"] = description.threshold
     if differences:
         difference = float(np.max(differences))  # np.max, because Python's max passes over NaN
-        if not difference <= LOGITS_TOLERANCE:
+        allowed = LOGITS_TOLERANCE_HALF if reference.half else LOGITS_TOLERANCE
+        if not difference <= allowed:
             raise UserError(
                 f"{description.model}: the deploy graph's logits differ from the file's by {difference:.2g} standard "
-                f"deviations; allowed: {LOGITS_TOLERANCE}; export the network again with opset 18"
+                f"deviations; allowed: {allowed}; export the network again with opset {OPSET}"
             )
         found["core_max_difference"] = float(f"{difference:.3g}")
-    share, needed = found["agreement"]["fp32"], AGREEMENT["fp32"]
+    share, needed = found["agreement"]["fp32"], AGREEMENT["fp16" if reference.half else "fp32"]
     if share < needed:
         raise UserError(
             f"{description.model}: the fp32 deploy graph agrees with the file on {share:.2%} of pixels; needed: "
@@ -89,37 +92,11 @@ def check(
     return found
 
 
-def to_input(frame: Array, description: Description) -> Floats:
-    """(H, W, 3) BGR uint8 -> what the file takes, by its description."""
-    pixels = frame[..., ::-1] if description.channel_order == "RGB" else frame
-    image = (pixels.astype(np.float64) / 255 - description.mean) / description.std
-    if description.layout == "NCHW":
-        image = image.transpose(2, 0, 1)
-    return np.ascontiguousarray(image[np.newaxis], np.float32)
-
-
-def to_labels(result: npt.NDArray[Any], description: Description, *, size: tuple[int, int]) -> Array:
-    """What the file gives -> label map (height, width) of ``size``."""
-    if description.output == "labels":
-        ids = result.reshape(size)
-        return np.asarray(np.clip(ids, 0, 255), np.uint8)
-    planes = [cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in _planes(result, description)]
-    return np.asarray(np.argmax(planes, axis=0), np.uint8)
-
-
-def _planes(result: npt.NDArray[Any], description: Description) -> Floats:
-    """Logits of one frame as (K, h, w)."""
-    planes: Floats = result[0].transpose(2, 0, 1) if description.output_layout == "NHWC" else result[0]
-    return np.ascontiguousarray(planes)
-
-
-def _refuse_unknown(counts: npt.NDArray[np.int64], description: Description) -> None:
-    known = {*range(description.labels.num_classes), description.labels.ignore_index}
-    if unknown := sorted(set(np.flatnonzero(counts).tolist()) - known):
-        raise UserError(
-            f"{description.model}: gives ids {unknown}; the description names {description.labels.num_classes} "
-            f"classes, 0..{description.labels.num_classes - 1}; name them all"
-        )
+def _difference(got: Floats, logits: Floats) -> float:
+    """The largest difference, in standard deviations of the logits. Infinities that are alike do not differ."""
+    finite = logits[np.isfinite(logits)]
+    differences = np.abs(np.subtract(got, logits, where=got != logits, out=np.zeros_like(logits)))
+    return float(differences.max() / max(float(finite.std()), 1e-12))
 
 
 def _with_result(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Opening a foreign ONNX file: whole, float32, one image in, and only what can be quantised and converted.
+"""Opening a foreign ONNX file: whole, one image in, one head, and only what can be quantised and converted.
 
 What a file may not hold is refused here with what to do about it, before anything is computed with it.
 """
@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, inliner, numpy_helper
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
+from pipeline.artifact import files_hash, sha256
 from pipeline.errors import Faults, UserError, closest
 
 AGAIN = "export the network again"
@@ -21,10 +22,43 @@ NESTED = ("If", "Loop", "Scan", "SequenceMap")
 #: Operators of a network that was quantised already.
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 STANDARD = ("", "ai.onnx")
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+#: Types of an image: floats, and integers that hold pixels.
+IMAGES = (
+    *(*FLOATS, TensorProto.DOUBLE),
+    *(TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
+)
+#: The first IR version that need not list weights among the inputs, and the oldest that ONNX's converter takes.
+IR_VERSION = 4
+#: Bytes that one protobuf message can hold.
+LARGEST_FILE = 2**31 - 1
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """A valid file with all its weights in memory. Raises UserError: missing, damaged, or without its weights."""
+    """A valid file with all its weights in memory, and none of them among its inputs.
+
+    Raises:
+        UserError: missing, damaged, without its weights, or with more of them than one file can hold.
+    """
+    model = whole(path)
+    for value in (*model.graph.input, *model.graph.output):  # the checker wants shapes, and some exporters write none
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise UserError(f"{path}: not valid ONNX: {line(error)}; {AGAIN}") from error
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]  # files of IR 3 list weights there
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
+
+
+def whole(path: Path) -> onnx.ModelProto:
+    """The file as it is, external data inside it, no two nodes of one name. Raises UserError as :func:`read` does."""
     try:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
@@ -35,14 +69,125 @@ def read(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX file, or a damaged one ({error}); fetch or {AGAIN}") from error
     if not model.graph.node:
         raise UserError(f"{path}: holds no network; fetch or {AGAIN}")
-    _load_external(model, path)
+    data = external_files(model, path)
+    size = sum(file.stat().st_size for file in (path, *data))
+    if size > LARGEST_FILE:
+        raise UserError(
+            f"{path}: {size / 2**30:.1f} GiB with its external data; a file of ours holds 2 GiB at most; choose a "
+            "smaller network, or export it without weights that no output needs"
+        )
     try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise UserError(f"{path}: not valid ONNX: {_line(error)}; {AGAIN}") from error
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise UserError(f"{path}: its external data cannot be read ({line(error)}); fetch or {AGAIN}") from error
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    used: set[str] = set()
+    for index, node in enumerate(model.graph.node):  # ONNX Runtime wants names of nodes that differ; ONNX does not
+        if node.name in used:
+            node.name = f"{node.name}_{index}"
+        used.update([node.name] if node.name else [])
     return model
+
+
+def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """The files beside the model that hold weights, sorted. Raises UserError where one is missing or not beside it."""
+    faults, found = Faults(str(path)), set[Path]()
+    for tensor in tensors(model.graph):
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        location = external_data_helper.ExternalDataInfo(tensor).location
+        place = (path.parent / location).resolve()
+        if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
+            faults.add(f"weight '{tensor.name}' lies outside the model's folder ({location}); it is not read")
+        elif not place.is_file():
+            faults.add(f"weight '{tensor.name}' lies in '{location}', which is not there")
+        else:
+            found.add(place)
+    faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")
+    return sorted(found)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """sha256 of the file as ``file``, and where it has external data, of all that as ``data``."""
+    data = external_files(onnx.load(path, load_external_data=False), path)
+    found = {"file": sha256(path)}
+    if data:
+        folder = path.parent.resolve()
+        found["data"] = files_hash({file.relative_to(folder).as_posix(): sha256(file) for file in data})
+    return found
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All constants of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from tensors(inner)
+
+
+def head(model: onnx.ModelProto, path: Path, *, name: str | None) -> onnx.ValueInfoProto:
+    """The output that the description names, or the only one. Raises UserError when there is none of that name."""
+    outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in model.graph.output}
+    if name is None:
+        if len(outputs) > 1:
+            listed = "; ".join(_described(value) for value in outputs.values())
+            raise UserError(
+                f"{path}: {len(outputs)} outputs ({listed}); name the one to use in the description: `head: ...`"
+            )
+        name = next(iter(outputs))
+    if name not in outputs:
+        raise UserError(f"{path}: head: no output '{name}'; {closest(name, outputs)}")
+    kind = outputs[name].type.WhichOneof("value")
+    if kind not in ("tensor_type", None):
+        raise UserError(
+            f"{path}: output '{name}' is a {str(kind).removesuffix('_type')}; needed: one tensor; {AGAIN} with the "
+            "tensor itself as output"
+        )
+    return outputs[name]
+
+
+def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """Leave in the model what the head needs, and return the one input that it needs: the image.
+
+    Raises:
+        UserError: several inputs or none, or one that cannot be an image.
+    """
+    graph = model.graph
+    needed, nodes = {head.name}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            nodes.append(node)
+            needed.update(_read(node))
+    inputs = [value for value in graph.input if value.name in needed]
+    if len(inputs) != 1:
+        names = f" ({', '.join(value.name for value in inputs)})" if inputs else ""
+        raise UserError(
+            f"{path}: the output '{head.name}' needs {len(inputs)} inputs{names}; needed: one, the image; {AGAIN} "
+            "with the others as constants"
+        )
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type not in IMAGES or len(kind.shape.dim) not in (0, 3, 4):
+        raise UserError(
+            f"{path}: input {_described(inputs[0])}; needed: an image, three or four dimensions of float32, float16 or "
+            f"uint8; {AGAIN} so"
+        )
+    if not nodes:
+        raise UserError(f"{path}: the output '{head.name}' is the image itself; name another `head`, or {AGAIN}")
+    output = onnx.ValueInfoProto(name=head.name)
+    output.type.tensor_type.elem_type = head.type.tensor_type.elem_type  # no shape: it may be of another size now
+    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
+    image = inputs[0]
+    del graph.node[:], graph.initializer[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(kept)
+    graph.input.append(image)
+    graph.output.append(output)
+    extracted: onnx.ValueInfoProto = graph.input[0]
+    return extracted
 
 
 def require_plain(model: onnx.ModelProto, path: Path) -> None:
@@ -53,41 +198,16 @@ def require_plain(model: onnx.ModelProto, path: Path) -> None:
     faults.raise_if_any()
 
 
-def image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
-    """The one input of the network; weights that old files list among the inputs are none.
-
-    Raises:
-        UserError: several, or not four dimensions of float32.
-    """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise UserError(
-            f"{path}: {len(inputs)} inputs ({_names(inputs)}); needed: one image; {AGAIN} without the others"
+def require_fixed(model: onnx.ModelProto, path: Path) -> None:
+    """Raise UserError where operators are left, after folding, that choose at run time what to compute."""
+    faults = Faults(str(path))
+    kinds = {node.op_type: node for node in model.graph.node if node.domain in STANDARD}
+    for name in sorted(set(NESTED).intersection(kinds)):
+        faults.add(
+            f"operator {name} (node '{kinds[name].name}') decides at run time what to compute, even at a fixed input "
+            f"size; {AGAIN} without it: trace the network in eval mode, with its options as constants"
         )
-    image: onnx.ValueInfoProto = inputs[0]
-    kind = image.type.tensor_type.elem_type
-    if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        raise UserError(
-            f"{path}: input '{image.name}' is {_type(kind)}; {AGAIN} in float32: ranges and INT8 weights need it, and "
-            "the float16 file is made here"
-        )
-    if kind != TensorProto.FLOAT or len(image.type.tensor_type.shape.dim) != 4:
-        raise UserError(f"{path}: input {_described(image)}; needed: float32 with four dimensions; {AGAIN} so")
-    return image
-
-
-def head(model: onnx.ModelProto, path: Path, *, name: str | None) -> onnx.ValueInfoProto:
-    """The output that the description names, or the only one. Raises UserError when there is none of that name."""
-    outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in model.graph.output}
-    if name is None:
-        if len(outputs) == 1:
-            return next(iter(outputs.values()))
-        told = "; ".join(_described(value) for value in outputs.values())
-        raise UserError(f"{path}: {len(outputs)} outputs ({told}); name the one to use in the description: `head: ...`")
-    if name not in outputs:
-        raise UserError(f"{path}: head: no output '{name}'; {closest(name, outputs)}")
-    return outputs[name]
+    faults.raise_if_any()
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -95,24 +215,19 @@ def dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
-def _load_external(model: onnx.ModelProto, path: Path) -> None:
-    """Weights that lie in files beside the model; those must be there, and beside it."""
-    faults = Faults(str(path))
-    constants = (attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t"))
-    for tensor in (*model.graph.initializer, *constants):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        location = onnx.external_data_helper.ExternalDataInfo(tensor).location
-        place = (path.parent / location).resolve()
-        if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
-            faults.add(f"weight '{tensor.name}' lies outside the model's folder ({location}); it is not read")
-        elif not place.is_file():
-            faults.add(f"weight '{tensor.name}' lies in '{location}', which is not there")
-    faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise UserError(f"{path}: its external data cannot be read ({_line(error)}); fetch or {AGAIN}") from error
+def line(error: Exception) -> str:
+    """What a library says, in one line of no more than 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, and those that graphs inside it read from around them."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from (value.name for value in inner.output)
+            for inside in inner.node:
+                yield from _read(inside)
 
 
 def _operator_faults(model: onnx.ModelProto) -> Iterator[str]:
@@ -125,18 +240,13 @@ def _operator_faults(model: onnx.ModelProto) -> Iterator[str]:
     kinds = {node.op_type: node for node in model.graph.node if node.domain in STANDARD}
     for name in sorted(set(QUANTISED).intersection(kinds)):
         yield f"operator {name} (node '{kinds[name].name}'): the network is quantised already; give the float one"
-    for name in sorted(set(NESTED).intersection(kinds)):
-        yield (
-            f"operator {name} (node '{kinds[name].name}') decides at run time what to compute; {AGAIN} with a fixed "
-            "input size"
-        )
 
 
 def _weight_faults(model: onnx.ModelProto) -> Iterator[str]:
     for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        if tensor.data_type == TensorProto.BFLOAT16:
             yield f"weight '{tensor.name}' is {_type(tensor.data_type)}; {AGAIN} in float32"
-        elif tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+        elif tensor.data_type in FLOATS and not np.isfinite(numpy_helper.to_array(tensor)).all():
             yield f"weight '{tensor.name}' holds NaN or infinity; {AGAIN} from a checkpoint that works"
 
 
@@ -148,11 +258,3 @@ def _described(value: onnx.ValueInfoProto) -> str:
 
 def _type(kind: int) -> str:
     return str(TensorProto.DataType.Name(kind)).lower()
-
-
-def _names(values: list[onnx.ValueInfoProto]) -> str:
-    return ", ".join(value.name for value in values)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

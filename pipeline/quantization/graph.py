@@ -123,7 +123,8 @@ class Graph:
         for layer in self.layers:
             weight = layer.input[1]
             module = weight.removeprefix(OURS).removesuffix(".weight")
-            found[layer.name] = module if weight.endswith(".weight") and uses[weight] == 1 else layer.name
+            named = weight.endswith(".weight") and uses[weight] == 1
+            found[layer.name] = module if named else layer.name.removeprefix(OURS)
         return found
 
     @property

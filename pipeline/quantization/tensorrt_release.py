@@ -56,7 +56,7 @@ def _free(graph: Graph, node: onnx.NodeProto, weights: dict[str, onnx.TensorProt
         dequantize = graph.producers.get(name)
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
             continue
-        title = title or node.name
+        title = title or node.name.removeprefix(OURS)
         values = dequantize.input[0]
         if values in graph.initializers:
             plain = name.removesuffix("_dq")

@@ -162,9 +162,10 @@ class TensorRTBase(Runtime):
         if quantised:
             advice.append(f"quantize.float_layers: [{', '.join(quantised)}]")
         where = f" at {', '.join(sorted(nodes))}" if nodes else ""
+        asked = {precision for counts in precisions(self.trt, network).values() for precision in counts}
+        other = "another convert.runtime" if asked == {"float32"} else "another precision"
         return BuildError(
-            f"{self.version} could not build it{where}: {what}; try {', '.join(advice)}, or another precision",
-            nodes=nodes,
+            f"{self.version} could not build it{where}: {what}; try {', '.join(advice)}, or {other}", nodes=nodes
         )
 
     @contextmanager

@@ -17,6 +17,12 @@ DUMPED = re.compile(r'^(?:Node )?name: "?([^"\n]+?)"?\s*$', re.MULTILINE)
 #: Layers that are compiled as one, by the names of the first and the last.
 REGION = re.compile(r"ForeignNode\[(.+?)\.\.\.(.+?)\]")
 QUANTISING = ("QuantizeLinear", "DequantizeLinear")
+#: Codes for what the parser has in no precision.
+UNSUPPORTED = re.compile(r"\.UNSUPPORTED_NODE(_ATTR|_INPUT|_SHAPE|_DYNAMIC)?$")
+#: Words for types that another file of the same network has not.
+SMALL_TYPES = re.compile(r"\b(half|float16|fp16|bfloat16|int8|fp8)\b", re.IGNORECASE)
+#: Words by which a message is about types, or scales and zero-points.
+TYPES = re.compile(r"\b(types?|precision|half|float16|fp16|int8|scales?|zero.?point|quanti\w+)\b", re.IGNORECASE)
 
 
 class BuildError(UserError):
@@ -59,20 +65,24 @@ def parser_failure(parser: Any, lines: Collection[str], *, library: str) -> User
         code, operator = str(error.code()), error.node_operator() if hasattr(error, "node_operator") else ""
         if code.endswith("MODEL_DESERIALIZE_FAILED"):
             return UserError(f"{library} cannot parse it: it is no ONNX file, or is cut off; make it again ({what})")
-        unknown = "Plugin not found" in error.desc() or code.endswith(".UNSUPPORTED_NODE")
-        if unknown and operator not in QUANTISING:
+        unknown = "Plugin not found" in error.desc() or UNSUPPORTED.search(code)
+        if unknown and operator not in QUANTISING and not SMALL_TYPES.search(error.desc()):
+            lacking = "a form of the operator" if re.search(r"_NODE_\w+$", code) else "an operator"
             return UserError(
-                f"{library} cannot parse it: {node_of(error)}: an operator that it does not have; "
+                f"{library} cannot parse it: {node_of(error)}: {lacking} that it does not have, in any precision; "
                 f"take a network without it, or another convert.runtime ({what})"
             )
     nodes = {error.node_name() for error in errors if hasattr(error, "node_name")} - {""}
     logged = {name for text in lines for name in DUMPED.findall(text)} - nodes
     at = f" at {', '.join(sorted(logged))}" if logged else ""
-    return BuildError(
-        f"{library} cannot parse it{at}: {what}; try another precision or, for INT8, the layer there among "
-        "quantize.float_layers",
-        nodes=nodes | logged,
-    )
+    advice = "for INT8, the layer there among quantize.float_layers"
+    if TYPES.search(what):
+        advice = f"try another precision or, {advice}"
+    else:
+        advice = (
+            f"try, {advice}; where the float files fail too, a network without that layer, or another convert.runtime"
+        )
+    return BuildError(f"{library} cannot parse it{at}: {what}; {advice}", nodes=nodes | logged)
 
 
 def node_of(error: Any) -> str:

@@ -14,17 +14,12 @@ from pipeline.foreign import description
 def test_the_defaults(described: Any, tmp_path: Path) -> None:
     found = described(None)
     assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    assert (found.layout, found.output_layout, found.head, found.input_size) == ("NCHW", "NCHW", None, None)
+    assert (found.layout, found.output_layout, found.head, found.input_size) == ("NCHW", None, None, None)
     assert found.model == tmp_path / "model.onnx" and found.labels.ignore_index == 255 and found.rest == "ignore"
 
 
 def test_one_number_stands_for_three_channels(described: Any) -> None:
     assert described(None, mean=0.5, std=[0.1, 0.2, 0.3]).mean == (0.5, 0.5, 0.5)
-
-
-def test_logits_have_the_layout_of_the_image_unless_told(described: Any) -> None:
-    assert described(None, layout="NHWC").output_layout == "NHWC"
-    assert described(None, layout="NHWC", output_layout="NCHW").output_layout == "NCHW"
 
 
 def test_all_faults_come_at_once(described: Any) -> None:
@@ -39,7 +34,8 @@ def test_all_faults_come_at_once(described: Any) -> None:
         "chanel_order: unknown key; did you mean 'channel_order'?",
         "channel_order: missing",
         "output: got 'scores'; allowed: 'logits' or 'labels'",
-        "mean: got [123.7, 116.3, 103.5]; pixels count from 0 to 1 here; divide a value in 0..255 by 255",
+        "mean: got [123.7, 116.3, 103.5]; pixels count from 0 to 1 here; divide values in 0..255 by 255, "
+        "those of std too",
         "std: got 0.0; it divides",
         "input_size.0: got 0",
         "classes: got 'road'; allowed: a list",
@@ -57,6 +53,12 @@ def test_all_faults_come_at_once(described: Any) -> None:
         ({"original_ids": [23, 7], "original_ignored": 0}, "original_ids has 2 ids for 3 classes"),
         ({"merge": {"raod": ["road"]}}, "merge.raod: no class of the network; did you mean 'road'?"),
         ({"merge": {"sky": ["x"], "car": ["x"]}}, "merge.car: 'x' stands under sky already"),
+        ({"classes": ["car"], "palette": [[1, 2, 3]]}, "name these first: background"),
+        ({"threshold": 0.3, "output": "labels"}, "threshold: it is for `output: logits` of one channel"),
+        ({"ids": {"road": [255]}}, "ids: they are for `output: labels`"),
+        ({"ids": {"raod": [255]}, "output": "labels"}, "ids.raod: no class; did you mean 'road'?"),
+        ({"ids": {"sky": [1]}, "output": "labels"}, "ids: 1 stands for sky and for road; name the ids of road too"),
+        ({"ids": {"sky": [-1]}, "output": "labels"}, "ids.sky.0: got -1"),
         ({"rest": "skyy"}, "rest: got 'skyy'; did you mean 'sky'?"),
     ],
 )

@@ -138,7 +138,7 @@ def test_the_graph_holds_the_network_and_no_more(make: Any, described: Any, fram
     # batch normalisation is folded, the other heads are gone, and transposes of NHWC cancel
     assert operators == ["Cast", "Transpose", "Conv", "Conv", "PRelu", "Conv", "ArgMax", "Cast"]
     assert len({node.name for node in model.graph.node}) == len(operators)
-    assert "unused" not in {tensor.name for tensor in model.graph.initializer}
+    assert not [tensor.name for tensor in model.graph.initializer if "unused" in tensor.name]
     assert [entry.version for entry in model.opset_import] == [18]
     graph = graphs.load(str(made.file("fp32.onnx")))
     assert graph.normaliser is not None and len(graph.normalised) == 1
@@ -180,7 +180,7 @@ def test_open_sizes_are_fixed_by_the_description(make: Any, described: Any, fram
 def test_a_graph_that_computes_something_else_is_refused(make: Any, described: Any, frames: Any) -> None:
     found = described(make())
     graph, size = deploy.build(network.load(found), found)
-    last = next(tensor for tensor in graph.graph.initializer if tensor.name == "last.weight")
+    last = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("last.weight"))
     last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * np.float32(1.01), last.name))
     with pytest.raises(UserError, match=r"logits differ from the file's by .* allowed: 0.001"):
         parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
@@ -230,6 +230,6 @@ def test_networks_that_float16_spoils_are_imported_with_a_warning(make: Any, des
 
 def test_ids_that_are_no_class_are_refused(make: Any, described: Any, frames: Any) -> None:
     found = described(make(output="labels"), output="labels", classes=["sky", "road"], palette=[[0, 0, 0], [1, 1, 1]])
-    with pytest.raises(UserError, match=r"gives ids \[2\]; the description names 2 classes, 0..1"):
+    with pytest.raises(UserError, match=r"gives ids 2, which are no class; the 2 classes have the ids 0, 1"):
         imported(found, frames)
     assert not (found.file.parent / "onnx").exists()

@@ -48,7 +48,17 @@ def refused(runtime: Any, file: Path, tmp_path: Path) -> str:
 def test_an_operator_that_it_does_not_have(rtx: Any, tmp_path: Path, operator: str) -> None:
     file = graph_file(tmp_path, [helper.make_node(operator, ["x"], ["y"], name="the_node")], [4])
     told = refused(rtx(), file, tmp_path)
-    assert f"node 0 (the_node, {operator}): an operator that it does not have; take a network without it" in told
+    assert f"node 0 (the_node, {operator}): an operator that it does not have, in any precision; take a network" in told
+
+
+def test_what_it_has_in_no_precision_is_not_blamed_on_the_precision(rtx: Any, tmp_path: Path) -> None:
+    resize = helper.make_node("Resize", ["x", "", "", "n"], ["y"], name="the_resize", mode="linear", antialias=1)
+    told = refused(rtx(), graph_file(tmp_path, [resize], [1, 1, 8, 8], n=np.array([1, 1, 8, 8])), tmp_path)
+    assert "node 0 (the_resize, Resize): a form of the operator that it does not have, in any precision; take" in told
+    padded = helper.make_node("MaxPool", ["x"], ["y"], name="the_pool", kernel_shape=[1, 1], pads=[-1, 0, 0, 0])
+    told = refused(rtx(), graph_file(tmp_path, [padded], [1, 1, 8, 8]), tmp_path)
+    assert "(the_pool, MaxPool)" in told and "another precision" not in told
+    assert "where the float files fail too, a network without that layer, or another convert.runtime" in told
 
 
 @pytest.mark.parametrize("content", [b"not onnx", b"", None])
@@ -67,7 +77,7 @@ def test_types_that_do_not_fit_are_told_with_the_layer(rtx: Any, tmp_path: Path)
     file = graph_file(tmp_path, nodes, [1, 8, 4, 4], w=np.ones((8, 8, 1, 1), np.float32))
     told = refused(rtx(), file, tmp_path)
     assert "node 1 (the_conv, Conv): " in told
-    assert "`input` type is Half but `kernel` is of type Float" in told
+    assert "`input` type is Half but `kernel` is of type Float" in told and "try another precision" in told
     assert "cudaError" not in told  # that this machine may have no driver is not the reason
 
 
