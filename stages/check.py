@@ -52,14 +52,14 @@ def main() -> None:
     write_predictions(args.predictions, predictions, results, labels=prepared.labels)
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
     artifact.write_text(args.out, artifact.dump_json(results))
-    for warning in results["warnings"]:
-        print(f"warning: {warning['what']}")
     int8 = results["variants"]["int8"]
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
+    exact = results["int8_exact_agreement"]
+    agrees = "" if exact is None else f"{exact:.2f} % of the labels as in exact arithmetic, "
     print(
         f"{args.out}: INT8 mIoU {int8['miou']:.2f}, p50 {int8['latency_ms']['p50']} ms, "
-        f"{results['speedup_int8_vs_fp32']:.2f}x of float32, {conclusion(results)}"
+        f"{results['speedup_int8_vs_fp32']:.2f}x of float32, {agrees}{conclusion(results)}"
     )
 
 

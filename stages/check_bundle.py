@@ -39,8 +39,6 @@ def main() -> int:
     )
     out = args.out or args.bundle / "results.json"
     artifact.write_text(out, artifact.dump_json(results))
-    for warning in results["warnings"]:
-        print(f"warning: {warning['what']}")
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
     print(f"{out}: {conclusion(results)}")
