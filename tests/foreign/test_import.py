@@ -214,7 +214,7 @@ def test_networks_that_overflow_in_float16_are_protected(make: Any, described: A
     made = imported(found, frames)
     float16 = made.meta["float16"]
     assert float16["reliable"] and made.meta["parity"]["agreement"]["fp16"] > 0.98
-    assert list(float16["float32_nodes"])[-1] == "ids"  # as far as the argmax
+    assert "ids" in float16["float32_nodes"]  # as far as the argmax
     assert next(iter(float16["float32_nodes"].values())).startswith("'result' reaches ")
 
 

@@ -195,7 +195,7 @@ def test_large_activations_are_handed_out_in_pieces(student: Any, monkeypatch: A
     whole = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
     monkeypatch.setattr(calibration, "FETCHED", 200_000)
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
-    pieces = list(calibration._pieces(graph, graph.float_activations()))
+    pieces = list(calibration.pieces(graph, graph.float_activations()))
     assert len(pieces) > 10
     assert [o.name for piece in pieces for o in piece.graph.output] == graph.float_activations()
     for piece in pieces:
