@@ -47,7 +47,7 @@ class Division:
         """Add what is wrong with the options themselves."""
         splits, shares = self.splits, self.shares
         if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-            faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
+            faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test if you have it")
         if splits is not None and not {"train"} <= set(splits) <= set(SPLITS):
             faults.add(f"splits: names {sorted(splits)}; allowed: train, and val and test where they have folders")
         if splits is not None and lists is not None:
@@ -81,7 +81,7 @@ class Division:
         for name in images if told is None else [name for name, split in told.items() if split == "train"]:
             drive = sequence_of(name, regex)
             if drive is None:
-                wrong.append(f"{images[name]}: datasets.{self.plugin}.sequence finds nothing in {name!r}; widen it")
+                wrong.append(f"{images[name]}: datasets.{self.plugin}.sequence matches nothing in {name!r}; correct it")
                 split_of.pop(name, None)
             else:
                 sequences[name] = drive

@@ -142,9 +142,7 @@ def _check_one_picture(path: Path, image: Image.Image) -> None:
         count = 1 + sum(1 for page in range(1, count) if not _is_reduced(image, page))
         image.seek(0)
     if count > 1:
-        raise UserError(
-            f"{path}: {count} pages or frames; which one counts is unknown: save that one as a file of its own"
-        )
+        raise UserError(f"{path}: {count} pages or frames; allowed: one; save the right one as a file of its own")
 
 
 def _is_reduced(image: TiffImageFile, page: int) -> bool:

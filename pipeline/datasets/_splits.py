@@ -68,7 +68,7 @@ def by_folders(
         folder = next(part for part in next(iter(folders.values())) if _kind(part, numbered=False))
         wrong.append(
             f"all {len(names)} samples lie in a folder {folder!r}, which names a split that is not for training; "
-            f"set splits: {{train: [{folder!r}]}} to train on it all the same, with val drawn from it by shares; or "
+            f"set splits: {{train: [{folder!r}]}} to train on it anyway, with val drawn from it by shares; or "
             "give lists"
         )
         return {}

@@ -52,7 +52,10 @@ def test_all_faults_come_at_once(described: Any) -> None:
     ("keys", "said"),
     [
         ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 3 classes"),
-        ({"palette": ["red", *3 * ["#000"]]}, "palette.0: got 'red'; allowed: [red, green, blue] with integers in 0..255"),
+        (
+            {"palette": ["red", *3 * ["#000"]]},
+            "palette.0: got 'red'; allowed: [red, green, blue] with integers in 0..255",
+        ),
         ({"palette": [[0, 0, 256], [0, 0, 0], [1, 1, 1]]}, "palette.0: got [0, 0, 256]; allowed: [red, green, blue]"),
         ({"palette": [7, [0, 0, 0], [1, 1, 1]]}, "palette.0: got 7"),
         ({"ignore_index": 2}, "ignore_index 2 must lie in 3..255"),
