@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.datasets._whole import check_file
+from pipeline.datasets._whole import COMPRESSION, check_file
 from pipeline.errors import UserError
 from pipeline.frames import PNG_DEPTH, Array
 
@@ -32,7 +32,7 @@ LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # TIFF: none, CCITT, 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 89_478_485  # from here on Pillow suspects a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
-SUBFILE, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 259, 262, 0  # tags of TIFF, and a value
+SUBFILE, SAMPLE_BITS, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 262, 0  # tags of TIFF, and a value
 BMP_OF_OS2 = 12  # size of that header, in which the bits of a pixel stand 4 bytes earlier
 RESTORE = "restore the file or remove it from its list"
 

@@ -145,7 +145,7 @@ def _examples(names: Sequence[str]) -> str:
     return f"{len(names)} samples ({shown}) lie" if len(names) > 1 else f"one sample ({shown}) lies"
 
 
-def as_told(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
+def by_option(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
     """The split of each sample by the folders that the option ``splits`` names.
 
     Args:

@@ -277,5 +277,5 @@ def test_a_file_that_was_cut_short_is_called_so(tmp_path: Path, kind: str, part:
         torch.save(state, file, _use_new_zipfile_serialization=kind == "zip")
     whole = file.read_bytes()
     file.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(UserError, match=r"it is cut short, at [0-9]+ bytes: fetch or copy it again"):
+    with pytest.raises(UserError, match=r"it is cut short, at [0-9]+ bytes: download or copy it again"):
         read(file, where="model.weights")
