@@ -24,7 +24,7 @@ Thumbnail = npt.NDArray[np.float32]
 
 def thumbnail(frame: Array) -> Thumbnail:
     """Grey thumbnail (1024,) of a BGR frame with mean 0 and length 1, so that a dot product is the correlation; zeros
-    when it is flat, which is like no other."""
+    when it is flat, which no image matches."""
     grey = cv2.cvtColor(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
     centred = grey.astype(np.float32).ravel() - np.float32(grey.mean())
     if centred.std() < FLAT:
@@ -43,14 +43,14 @@ def copies(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterato
         for start in range(0, len(images) if earlier else 0, BLOCK):
             block = images[start : start + BLOCK]
             best = np.full(len(block), ALIKE, np.float32)
-            likest = np.full(len(block), -1)
+            nearest = np.full(len(block), -1)
             for first in range(0, len(earlier), BLOCK):
                 others = np.stack([each for _, each in earlier[first : first + BLOCK]])
-                likeness = np.stack([each for _, each in block]) @ others.T
-                higher = likeness.max(1) > best
-                likest[higher] = first + likeness.argmax(1)[higher]
-                best[higher] = likeness.max(1)[higher]
-            for (name, _), original in zip(block, likest.tolist(), strict=True):
+                similarity = np.stack([each for _, each in block]) @ others.T
+                higher = similarity.max(1) > best
+                nearest[higher] = first + similarity.argmax(1)[higher]
+                best[higher] = similarity.max(1)[higher]
+            for (name, _), original in zip(block, nearest.tolist(), strict=True):
                 if original >= 0:
                     yield f"{split}/{name}", earlier[original][0]
         earlier += [(f"{split}/{name}", each) for name, each in images]

@@ -1,6 +1,6 @@
-"""sha256 of files outside the graph. A file whose size and times are those of the last look is not read again.
+"""sha256 of files outside the graph. A file with the size and times of the last run is not read again.
 
-What the last look found lies in the user's cache, so that all checkouts and temporary folders of experiments share it.
+The hashes lie in the user's cache folder, so that all checkouts and temporary folders of experiments share it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import NamedTuple
 from pipeline import artifact
 
 WORKERS = 8  # threads: they wait for the disk or the network, and hashing leaves Python's lock
-CHUNK = 256  # files that a thread looks at in one go
-#: A file that was written so shortly before the look may be written again within the same tick of its clock.
+CHUNK = 256  # files that a thread checks at once
+#: A file that was written so shortly before the run may be written again within the same tick of its clock.
 SETTLED_NS = 2_000_000_000
 
 
 class Seen(NamedTuple):
-    """A file at the last look."""
+    """A file at the last run."""
 
     size: int
     mtime_ns: int
@@ -60,7 +60,7 @@ def of(
 
 
 def _known(files: Sequence[Path], before: Mapping[str, Seen]) -> list[Seen | None]:
-    """What the last look found of each file, as far as it is as it was then."""
+    """What the last run found of each file; None where size or times changed."""
     found: list[Seen | None] = []
     for file in files:
         seen = before.get(os.path.abspath(file))  # noqa: PTH100

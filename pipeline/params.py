@@ -116,7 +116,7 @@ class Distill(Recipe):
 
 class Teacher(Section):
     model: Model
-    train: Annotated[Recipe | Literal[False], OrFalse()]  # false: the network is taken and evaluated as it is
+    train: Annotated[Recipe | Literal[False], OrFalse()]  # false: the network is only evaluated
 
 
 class QuantizationAware(Section):
@@ -187,7 +187,7 @@ class Check(Section):
 
 
 class Budgets(Section):
-    """Limits on the INT8 engine; null switches one off, but for ``min_speedup``."""
+    """Limits on the INT8 engine; null switches a budget off, except ``min_speedup``."""
 
     miou_drop: Share | None  # points of mIoU below the float student
     class_drop: Share | None  # points of IoU that any one class may lose

@@ -1,4 +1,4 @@
-"""What the raw data of a data set are: files outside the graph, told apart by their names and bytes."""
+"""What the raw data of a data set are: files outside the graph, recognised by their names and bytes."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def survey(
         if twin.partition("/")[0] != split:
             faults.append(f"{split}/{name}: the same image as {twin}{differs}; splits must be disjoint")
         elif differs:
-            warnings.append(f"{split}/{name}: the same image as {twin}{differs}; keep the one that is right")
+            warnings.append(f"{split}/{name}: the same image as {twin}{differs}; keep the correct one")
         else:
             thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
@@ -161,10 +161,10 @@ def survey(
 def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
     found = list(copies(thumbnails))
     for copy, original in found[:SHOWN_COPIES]:
-        yield f"{copy}: looks the same as {original}; if it is a copy, remove one: it makes the figures too good"
+        yield f"{copy}: looks the same as {original}; if it is a copy, remove one: copies make mIoU too high"
     if len(found) > SHOWN_COPIES:
         more = len(found) - SHOWN_COPIES
-        yield f"{more} more images look the same as one of another split; a camera that stands still gives such too"
+        yield f"{more} more images look the same as one of another split; a camera that does not move causes this too"
 
 
 def _digest(array: Array) -> bytes:

@@ -26,7 +26,9 @@ def main() -> None:
         "--student", type=Path, help="float reference; none: a network of stages/import_onnx.py, named by --engines"
     )
     parser.add_argument("--engines", type=Path, required=True)
-    parser.add_argument("--int8", type=Path, help="what the INT8 engine was built from; its exact labels are compared")
+    parser.add_argument(
+        "--int8", type=Path, help="what the INT8 engine was built from; its labels in exact arithmetic are compared"
+    )
     parser.add_argument(
         "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"
     )

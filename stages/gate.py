@@ -37,7 +37,7 @@ def main() -> None:
             print(f"{result.label}: {what}")
     names = ", ".join(result.student for result in found)
     decided = not any(result.undecided for result in found)
-    print(f"every budget holds for {names}" if decided else f"no budget is broken by {names}; not all could be decided")
+    print(f"every budget holds for {names}" if decided else f"no budget is broken by {names}; some are undecided")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,10 @@ def main() -> None:
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
     shares = ", ".join(f"{name} {share:.1%}" for name, share in parity["class_share"].items())
     print(f"{args.out}: label maps agree with {found.model.name}: {agreement}")
-    print(f"it finds on {parity['frames']} train frames: {shares}; if that cannot be, correct the description")
+    print(
+        f"share of each class on {parity['frames']} train frames: {shares}; if this cannot be right, correct the "
+        "description"
+    )
     for line in float16_report(artifact.load(args.out, kind="onnx").meta):
         print(f"{args.out / 'fp16.onnx'}: {line}")
     if "threshold" in parity:

@@ -15,7 +15,7 @@ from pipeline.progress import Bars
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; kept as it is where the raw data are not")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; not changed when the raw data are missing")
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("datasets",))
@@ -24,7 +24,7 @@ def main() -> None:
     except UserError as error:
         if not args.out.is_file():
             raise
-        print(f"warning: {error}\nUntil then the raw data count as unchanged.", file=sys.stderr)
+        print(f"warning: {error}\nUntil then the raw data are treated as unchanged.", file=sys.stderr)
         return
     with Bars() as bars:
         found = raw_files.fingerprint(dataset, progress=bars.step)

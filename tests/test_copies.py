@@ -57,7 +57,7 @@ def test_other_scenes_and_the_next_frame_of_a_drive_are_no_copies(frames: dict[s
     assert found(train=drive[0::2], val=drive[1::2]) == []
 
 
-def test_flat_images_are_like_no_other() -> None:
+def test_flat_images_are_never_copies() -> None:
     flat = [np.full((40, 60, 3), value, np.uint8) for value in (0, 9, 9)]
     assert found(train=flat, val=flat) == [] and found(train=[], val=flat) == []
 
@@ -103,8 +103,8 @@ def test_a_survey_warns_of_copies_and_of_contradicting_masks(frames: dict[str, l
         found = survey(dataset, progress=lambda *_: None, workers=workers)
         assert found.warnings == [
             "something is open",
-            "train/train1: the same image as train/train0, with another mask; keep the one that is right",
-            "val/val1: looks the same as train/train2; if it is a copy, remove one: it makes the figures too good",
+            "train/train1: the same image as train/train0, with another mask; keep the correct one",
+            "val/val1: looks the same as train/train2; if it is a copy, remove one: copies make mIoU too high",
         ]
         assert found.faults == ["test/test0: the same image as val/val0, with another mask; splits must be disjoint"]
 

@@ -215,6 +215,6 @@ def test_warnings_are_given_when_the_data_set_is_sound(tmp_path: Path) -> None:
     write_png(tmp_path / "b_label.png", np.zeros((2, 4), np.uint8))
     said: list[str] = []
     prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *_: None, warn=said.append)
-    assert said == ["train/b: the same image as train/a, with another mask; keep the one that is right"]
+    assert said == ["train/b: the same image as train/a, with another mask; keep the correct one"]
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert "warnings" not in meta

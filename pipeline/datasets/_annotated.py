@@ -111,7 +111,10 @@ class AnnotatedDataset(Dataset):
             found.append(str(error))
         if frame is not None and size is not None and frame.shape[:2] != size:
             where = sample.mask or sample.source
-            found.append(f"{where}: made for an image of {size[0]}x{size[1]}; {sample.image.name} is {size_of(frame)}")
+            found.append(
+                f"{where}: the annotation is for an image of {size[0]}x{size[1]}; "
+                f"{sample.image.name} is {size_of(frame)}"
+            )
         if not found and frame is not None:
             label = self._painted(sample, (frame.shape[0], frame.shape[1]), found) if label is None else label
         if found or frame is None or label is None:

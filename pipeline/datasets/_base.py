@@ -30,11 +30,11 @@ class Dataset(ABC):
         return ()
 
     def absence(self, absent: Sequence[str]) -> str | None:
-        """Why, in all likelihood, no pixel of any split shows these classes, and what to do; None: no sign of it."""
+        """The likely reason why no pixel of any split shows these classes, and what to do; None: not known."""
         return None
 
     def warnings(self) -> Sequence[str]:
-        """What the files leave open, and how it was taken; ``prepare`` prints it."""
+        """What the files do not decide, and how it was read; ``prepare`` prints it."""
         return ()
 
     def raw_files(self) -> Iterable[Path]:

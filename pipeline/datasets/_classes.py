@@ -53,8 +53,8 @@ class ClassCoding:
     def unknown(self, places: Mapping[str, str]) -> list[str]:
         """A fault for each label of no class. ``places``: label -> where it stands."""
         return [
-            f"label {label!r}: of no class ({place}); name it in datasets.{self.plugin}.classes or ignore, or set "
-            "rest: skip (as if it was not drawn) or ignore"
+            f"label {label!r} belongs to no class ({place}); add it to datasets.{self.plugin}.classes or ignore, or "
+            "set rest: skip (its shapes are not drawn) or rest: ignore"
             for label, place in places.items()
             if self.rest == "fault" and label not in self.meaning
         ]
@@ -92,7 +92,7 @@ def named_classes(
     faults = Faults(f"datasets.{plugin}")
     known, ignore = list(dict.fromkeys(there)), ignore or []
     if classes is None and not declared:
-        faults.add(f"classes: not set; the labels that are there: {known}; name the ones that you want")
+        faults.add(f"classes: not set; labels in the files: {known}; list those to use")
     given = [label for label in known if label not in (*ignore, background)] if classes is None else classes
     wanted = dict(given) if isinstance(given, dict) else {label: [label] for label in given}
     if background is not None and background not in wanted:
@@ -127,12 +127,12 @@ def _meaning(
     for train, (name, labels) in enumerate(wanted.items()):
         for label in labels:
             if label in meaning:
-                faults.add(f"classes.{name}: {label!r} is of another class too; name it once")
+                faults.add(f"classes.{name}: {label!r} belongs to another class too; list it once")
             elif declared and label not in declared and name != background:
-                faults.add(f"classes.{name}: no label {label!r} is declared; {closest(label, declared)}")
+                faults.add(f"classes.{name}: label {label!r} is not declared; {closest(label, declared)}")
             meaning[label] = train
     for label in ignore:
         if label in meaning:
-            faults.add(f"ignore: {label!r} is of a class too; name it once")
+            faults.add(f"ignore: {label!r} belongs to a class too; list it in one place")
         meaning[label] = IGNORE_INDEX
     return meaning

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.datasets._pairs import existing
 from pipeline.datasets._patterns import nfc
 from pipeline.datasets._references import Listed
-from pipeline.datasets._splits import HELD_OUT, SPLITS, as_told, by_folders, drawn, empty_splits, sequence_of
+from pipeline.datasets._splits import HELD_OUT, SPLITS, by_folders, by_option, drawn, empty_splits, sequence_of
 from pipeline.errors import Faults
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Division:
         """Add what is wrong with the options themselves."""
         splits, shares = self.splits, self.shares
         if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-            faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test where you have it")
+            faults.add(f"lists: names {sorted(lists)}; allowed: train and val, and test if you have it")
         if splits is not None and not {"train"} <= set(splits) <= set(SPLITS):
             faults.add(f"splits: names {sorted(splits)}; allowed: train, and val and test where they have folders")
         if splits is not None and lists is not None:
@@ -72,16 +72,16 @@ class Division:
             root: folder that the folders count from.
             wrong: gets a line for what is unclear; such samples are left out.
         """
-        told = self._by_folders(images, root, wrong)
-        given = set((told or {}).values()) - {"train"}
+        known = self._by_folders(images, root, wrong)
+        given = set((known or {}).values()) - {"train"}
         shares = {split: share for split, share in self.shares.items() if share and split not in given}
-        split_of = dict(told or {})
+        split_of = dict(known or {})
         sequences: dict[str, str] = {}
         regex = self._regex()
-        for name in images if told is None else [name for name, split in told.items() if split == "train"]:
+        for name in images if known is None else [name for name, split in known.items() if split == "train"]:
             drive = sequence_of(name, regex)
             if drive is None:
-                wrong.append(f"{images[name]}: datasets.{self.plugin}.sequence finds nothing in {name!r}; widen it")
+                wrong.append(f"{images[name]}: datasets.{self.plugin}.sequence matches nothing in {name!r}; correct it")
                 split_of.pop(name, None)
             else:
                 sequences[name] = drive
@@ -93,7 +93,7 @@ class Division:
             for split in SPLITS
             if split == "train" or split in given or split in shares
         }
-        if told:
+        if known:
             counts = Counter(split_of.values())
             drawn_from = dict.fromkeys(shares, " (drawn from train)")
             log.info("splits by folders: %s", ", ".join(f"{counts[s]} {s}{drawn_from.get(s, '')}" for s in found))
@@ -104,7 +104,7 @@ class Division:
         if self.splits is None:
             return by_folders(list(images), drives=self.sequence is not None, wrong=wrong, plugin=self.plugin)
         places = {name: nfc(path.relative_to(root).as_posix()) for name, path in images.items()}
-        return as_told(places, self.splits, wrong)
+        return by_option(places, self.splits, wrong)
 
 
 def by_lists(

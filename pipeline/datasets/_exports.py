@@ -29,11 +29,11 @@ def inside(root: Path, folder: str, name: str) -> Path:
         name: relative; Windows' separators are taken too.
 
     Raises:
-        UserError: the name is empty, absolute, or leads out of the root.
+        UserError: the name is empty, absolute, or points outside the root.
     """
     text = name.replace("\\", "/")
     path = posixpath.normpath(posixpath.join(folder, text))
     absolute = PureWindowsPath(text).anchor or text.startswith("/")
     if not text.strip() or not text.isprintable() or absolute or PurePosixPath(path).parts[:1] == ("..",):
-        raise UserError(f"{name!r} leads out of {root}; file names must be relative and stay below it")
+        raise UserError(f"{name!r} points outside {root}; file names must be relative and stay below it")
     return existing(root / path)

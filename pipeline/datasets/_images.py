@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.datasets._whole import check_file
+from pipeline.datasets._whole import COMPRESSION, check_file
 from pipeline.errors import UserError
 from pipeline.frames import PNG_DEPTH, Array
 
@@ -32,7 +32,7 @@ LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # TIFF: none, CCITT, 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 89_478_485  # from here on Pillow suspects a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
-SUBFILE, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 259, 262, 0  # tags of TIFF, and a value
+SUBFILE, SAMPLE_BITS, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 262, 0  # tags of TIFF, and a value
 BMP_OF_OS2 = 12  # size of that header, in which the bits of a pixel stand 4 bytes earlier
 RESTORE = "restore the file or remove it from its list"
 
@@ -142,9 +142,7 @@ def _check_one_picture(path: Path, image: Image.Image) -> None:
         count = 1 + sum(1 for page in range(1, count) if not _is_reduced(image, page))
         image.seek(0)
     if count > 1:
-        raise UserError(
-            f"{path}: {count} pages or frames; which one counts is unknown: save that one as a file of its own"
-        )
+        raise UserError(f"{path}: {count} pages or frames; allowed: one; save the right one as a file of its own")
 
 
 def _is_reduced(image: TiffImageFile, page: int) -> bool:

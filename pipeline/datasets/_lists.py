@@ -56,7 +56,7 @@ def columns(line: str) -> Iterator[list[str]]:
         if delimiter in line:
             try:
                 fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-            except csv.Error:  # a zero byte, or a field beyond all measure
+            except csv.Error:  # a zero byte, or a field that is too long
                 fields = line.split(delimiter)
             while fields and not fields[-1].strip():
                 del fields[-1]

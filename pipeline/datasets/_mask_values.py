@@ -13,8 +13,8 @@ from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 
 HIGHEST_ID = (1 << 16) - 1
 LARGEST_BYTE = 255
-OR_ELSE = "give it to a class in ids, add it to ignore, or set rest: ignore, where it counts nowhere"
-OR_IGNORE = "add it to ignore, or set rest: ignore, where it counts nowhere"
+OR_ELSE = "add it to a class in ids, add it to ignore, or set rest: ignore, which ignores such pixels"
+OR_IGNORE = "add it to ignore, or set rest: ignore, which ignores such pixels"
 
 Palette = Sequence[str | Sequence[int]]
 Ignore = Sequence[int | str | Sequence[int]] | None
@@ -122,7 +122,7 @@ def with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
 def hint(
     labels: LabelSpec, coding: Coding, *, absent: Sequence[str], values: Iterable[int], ignore: Ignore
 ) -> str | None:
-    """A likely reason why no pixel shows some classes: an ignored id stands for them. None: there is no sign of it.
+    """A likely reason why no pixel shows some classes: an ignored id stands for them. None: nothing points to it.
 
     Args:
         absent: names of classes that no pixel shows.

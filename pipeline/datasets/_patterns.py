@@ -43,7 +43,7 @@ class Found:
 
     Args:
         files: by what the wildcards stand for (joined with ``/``), in order.
-        passed: image files that match but for their suffix.
+        passed: image files that match except for their suffix.
         unread: files that match and have a suffix of pictures that are not read.
     """
 
@@ -143,7 +143,7 @@ def other_suffix(pattern: Pattern, passed: list[Path]) -> str:
     """The line about files that a pattern misses by their suffix alone, with the pattern that takes them."""
     suffixes = sorted({path.suffix for path in passed})
     wider = _with_suffix(pattern.text, suffixes[0] if len(suffixes) == 1 else "")
-    return f"{pattern.key}: {some(passed)} match {pattern.text!r} but for their suffix; set {pattern.key}: {wider}"
+    return f"{pattern.key}: {some(passed)} match {pattern.text!r} except for their suffix; set {pattern.key}: {wider}"
 
 
 def other_names(patterns: Sequence[Pattern], images: Mapping[str, Path], masks: Mapping[str, Path]) -> str | None:

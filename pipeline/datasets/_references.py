@@ -199,7 +199,7 @@ class Listed:
     @staticmethod
     def _ambiguous(files: list[Path]) -> str:
         shown = " and ".join(map(str, sorted(files)[:2])) + (" and others" if len(files) > 2 else "")
-        return f"ambiguous: it may mean {shown}; write more of the path"
+        return f"ambiguous: it may mean {shown}; give a longer part of the path"
 
 
 def _other_split(line: str, header: list[str], split: str) -> bool:

@@ -68,7 +68,7 @@ def by_folders(
         folder = next(part for part in next(iter(folders.values())) if _kind(part, numbered=False))
         wrong.append(
             f"all {len(names)} samples lie in a folder {folder!r}, which names a split that is not for training; "
-            f"set splits: {{train: [{folder!r}]}} to train on it all the same, with val drawn from it by shares; or "
+            f"set splits: {{train: [{folder!r}]}} to train on it anyway, with val drawn from it by shares; or "
             "give lists"
         )
         return {}
@@ -145,7 +145,7 @@ def _examples(names: Sequence[str]) -> str:
     return f"{len(names)} samples ({shown}) lie" if len(names) > 1 else f"one sample ({shown}) lies"
 
 
-def as_told(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
+def by_option(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
     """The split of each sample by the folders that the option ``splits`` names.
 
     Args:

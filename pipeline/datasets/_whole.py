@@ -1,5 +1,5 @@
 """Whether an image file is whole. Pillow fills what is missing from some damaged files with grey or black, without a
-word; these checks find that.
+warning; these checks find that.
 """
 
 from __future__ import annotations

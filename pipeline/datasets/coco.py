@@ -194,9 +194,7 @@ class Coco(AnnotatedDataset):
 def _check(files: dict[str, str], folders: dict[str, str]) -> None:
     faults = Faults("datasets.coco")
     if set(files) != {""} and not {"train", "val"} <= set(files) <= set(SPLITS):
-        faults.add(
-            f"annotations: names {sorted(files)}; allowed: train and val, and test where you have it; or one file"
-        )
+        faults.add(f"annotations: names {sorted(files)}; allowed: train and val, and test if you have it; or one file")
     if not set(files) <= set(folders):
         faults.add(f"images: names {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
     faults.raise_if_any(advice="Correct these values under datasets.coco in params.yaml.")

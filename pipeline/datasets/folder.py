@@ -6,7 +6,7 @@ it takes every image. Image and mask belong together when the wildcards stand fo
 sample ``a/7``. Its name in the prepared data set has ``__`` where there is ``/``.
 
 Splits come from lists; or from folders that are named ``train``, ``val`` and ``test`` (or as ``splits`` says); or from
-hashes of *sequences*: all frames of a drive go into one split, and adding frames or sequences moves none that is there.
+hashes of *sequences*: all frames of a drive go into one split, and adding frames or sequences moves no existing sample.
 Where there is no folder of val, it is drawn from train in the same way.
 """
 

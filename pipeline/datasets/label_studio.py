@@ -6,7 +6,7 @@ export "Brush labels to PNG", in ``task-1-annotation-2-by-user-tag-Car-0.png``; 
 belongs to a task, so the JSON file is needed beside it.
 
 Of several annotations of a task the one marked as ground truth counts, else the last; cancelled ones do not. A task
-without one is left out: nobody has looked at it.
+without one is left out: nobody has annotated it.
 """
 
 from __future__ import annotations

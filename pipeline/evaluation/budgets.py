@@ -75,7 +75,7 @@ def violations(
             add(budget, got, f"{what}; the budget allows {limit:g}")
     least = budgets.get("min_speedup")
     if least is not None and speed["ratio"] < least:
-        add("min_speedup", speed["ratio"], f"{speed['what']}; the budget asks for {least:g}x. {speed['why']}")
+        add("min_speedup", speed["ratio"], f"{speed['what']}; the budget requires {least:g}x. {speed['why']}")
     return broken
 
 
@@ -93,7 +93,9 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
         lacks = f"not enough pixels of {name}" if name else "not enough frames"
         if lost.enough:
             unit = "IoU" if name else "mIoU"
-            why = f"it loses {_points(lost, drops)} {unit} in INT8, and the budget of {limit:g} lies in between"
+            why = (
+                f"it loses {_points(lost, drops)} {unit} in INT8, and the budget of {limit:g} lies inside this interval"
+            )
         else:
             assert drops.confidence is not None
             needed = frames_needed(drops.confidence)
@@ -125,7 +127,7 @@ def speed(fp32: Mapping[str, Any], int8: Mapping[str, Any], *, unstable: Sequenc
 
 
 def warnings(budgets: Mapping[str, float | None], speed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What no budget forbids and is worth a word: INT8 that is slower than float32 where ``min_speedup`` is null."""
+    """What breaks no budget but must be reported: INT8 that is slower than float32 where ``min_speedup`` is null."""
     if budgets.get("min_speedup") is not None or speed["ratio"] >= EXPECTED_SPEEDUP:
         return []
     what = f"{speed['what']}. {speed['why']}"
@@ -150,7 +152,7 @@ def reason_of_slowness(quantization: Mapping[str, Any]) -> str:
 
 
 def conclusion(results: Mapping[str, Any]) -> str:
-    """The verdict of a results file on one line, with all that is not as it should be."""
+    """The verdict of a results file on one line, with warnings and undecided budgets."""
     words = [f"passed: {results['passed']}"]
     words += [f"warning: {warning['what']}" for warning in results["warnings"]]
     if results["undecided"]:

@@ -113,5 +113,6 @@ def warnings(agrees: float | None, *, engine: Mapping[str, Any], device: Mapping
         what += f"; {AGAIN}"
     else:
         maybe = " (or of saturation: the CPU's kernels are unknown)" if unsafe and kernels == "unknown" else ""
-        what = f"{measured}; the cause is rounding between layers, not saturation{maybe}; keep layers or sums in float"
+        cause = f"the cause is rounding between layers, not saturation{maybe}"
+        what = f"{measured}; {cause}; keep layers or additions in float"
     return [{"budget": "int8_exact_agreement", "variant": "int8", "limit": LIMIT, "got": agrees, "what": what}]

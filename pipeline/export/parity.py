@@ -81,7 +81,7 @@ def float16_report(facts: Mapping[str, Any]) -> list[str]:
     if not facts["float16"]["reliable"]:
         share = facts["parity"]["agreement"]["fp16"]
         lines.append(
-            f"warning: fp16.onnx agrees on {share:.2%} of pixels only when it is computed in float16, as a GPU does "
+            f"warning: fp16.onnx agrees on only {share:.2%} of pixels when it is computed in float16, as a GPU does "
             f"(needed: {AGREEMENT['fp16']:.1%}); use fp32 or INT8 there, not fp16"
         )
     return lines

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from pipeline import yaml_file
 from pipeline.errors import Faults, UserError, closest
-from pipeline.labels import IGNORE_INDEX, LabelSpec
+from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 from pipeline.param_types import Positive, Section
 
 #: Values of `rest` beside the names of classes.
@@ -25,6 +25,16 @@ def _triple(value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (value, value, value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _colour(value: Any) -> Any:
+    """A colour in any form that :func:`pipeline.labels.rgb` reads; other types are left to pydantic."""
+    if not isinstance(value, str) and not (isinstance(value, list) and all(type(each) is int for each in value)):
+        return value
+    try:
+        return rgb(value)
+    except UserError as error:
+        raise ValueError(str(error).partition("; ")[2]) from error  # what was given is said already
 
 
 def _unit(values: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -46,7 +56,7 @@ def _several(values: list[str]) -> list[str]:
 
 
 Triple = Annotated[tuple[float, float, float], BeforeValidator(_triple)]
-Colour = Annotated[tuple[int, int, int], BeforeValidator(_triple)]
+Colour = Annotated[tuple[int, int, int], BeforeValidator(_colour)]
 Layout = Literal["NCHW", "NHWC"]
 
 
@@ -68,7 +78,7 @@ class File(Section):
         mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one. A
             network that takes integers sees pixels as they are when both are left out.
         input_size: height, width; for a file that leaves them open.
-        classes, palette: names in the order of their ids, and a colour (RGB) for each.
+        classes, palette: names in the order of their ids, and a colour for each: ``[128, 0, 255]`` or ``"#8000ff"``.
         ignore_index: id that counts nowhere.
         original_ids, original_ignored: ids of the classes, and of ignored pixels, in the masks of the data set that the
             network was trained on; for label maps that a test server takes.

@@ -13,7 +13,7 @@ FOLDED = ("ConvBnFusion_W_", "ConvMulFusion_W_")
 
 
 def rename(model: onnx.ModelProto) -> None:
-    """Image and result get our names, everything else one that begins with ``network.net.``, in place.
+    """Image and result get our names, everything else a name that begins with ``network.net.``, in place.
 
     Our graph around the network has no name that begins so. Quantisation puts ``_`` and a word behind the name of a
     tensor; a name that is another one with ``_`` and a word gets a dot at its end, which no word of ours has.

@@ -46,7 +46,7 @@ def current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             model = onnx.version_converter.convert_version(model, target)
         except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
             raise UserError(
-                f"{path}: opset {opset} cannot be brought to {target}: {reading.line(error)}; {reading.AGAIN} with "
+                f"{path}: opset {opset} cannot be converted to {target}: {reading.line(error)}; {reading.AGAIN} with "
                 f"opset {OPSET}"
             ) from error
     if opset <= CORNERS:

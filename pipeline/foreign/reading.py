@@ -100,7 +100,7 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
         if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
             faults.add(f"weight '{tensor.name}' lies outside the model's folder ({location}); it is not read")
         elif not place.is_file():
-            faults.add(f"weight '{tensor.name}' lies in '{location}', which is not there")
+            faults.add(f"weight '{tensor.name}' lies in '{location}', which is missing")
         else:
             found.add(place)
     faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")

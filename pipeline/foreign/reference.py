@@ -1,6 +1,6 @@
 """What a foreign file computes by itself: the measure of every graph that is made from it.
 
-It shares nothing with those graphs: the file as it came, run by ONNX Runtime, with preprocessing, upsampling, threshold
+It shares nothing with those graphs: the unchanged file, run by ONNX Runtime, with preprocessing, upsampling, threshold
 and argmax in NumPy and OpenCV.
 """
 
@@ -117,7 +117,7 @@ class Reference:
             )
         if len(values) > max(MANY, len(names)):
             raise UserError(
-                f"{model}: gives {len(values)} values that are no class ({shown}); where they are degrees and not ids, "
+                f"{model}: gives {len(values)} values that are no class ({shown}); if they are scores and not ids, "
                 "say `output: logits` with the `threshold` above which the second class is"
             )
         known = self.description.classes_of
@@ -148,7 +148,7 @@ class Reference:
         where = f"values of output '{self.head}' on frame {index + 1} of {len(self.frames)}"
         if broken := int(np.isnan(result).sum()):
             raise UserError(
-                f"{self.description.model}: the file itself gives NaN, before anything was made of it: {broken} of "
+                f"{self.description.model}: the file itself gives NaN, before any conversion: {broken} of "
                 f"{result.size} {where}; look for a logarithm, root or division at the network's end, and whether mean "
                 f"and std in {self.description.file} are those of its training; else {reading.AGAIN} from a checkpoint "
                 "that works"

@@ -165,7 +165,7 @@ def _read_torch(path: Path, where: str, key: str | None) -> tuple[dict[str, Tens
             break
         if others := there[1:]:
             log.warning(
-                "%s holds several sets of weights; %s is taken, not %s: choose with model.weights_key",
+                "%s holds several sets of weights; %s is used, not %s: choose with model.weights_key",
                 path.name, ".".join([*unwrapped, there[0]]), ", ".join(others),
             )  # fmt: skip
         found = found[there[0]]
@@ -218,7 +218,7 @@ def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
     if looks := _looks(path):
         return f"not a checkpoint{looks}"
     first = text.strip().splitlines()[0][:200] if text.strip() else _kind(error)
-    what = _cut(path, first) or "; it is damaged or something else: fetch it again, compare its sha256"
+    what = _cut(path, first) or "; it is damaged or has another format: download it again and compare its sha256"
     return f"not a readable torch file ({first}){what}"
 
 
@@ -230,7 +230,7 @@ def _cut(path: Path, reason: str) -> str:
     ended = any(word in reason.lower() for word in ("eof", "truncated", "ran out of input", "incomplete metadata"))
     if not start or not (archive_without_end or ended or header + 8 > path.stat().st_size):
         return ""
-    return f"; it is cut short, at {path.stat().st_size} bytes: fetch or copy it again, compare its sha256"
+    return f"; it is cut short, at {path.stat().st_size} bytes: download or copy it again and compare its sha256"
 
 
 def _looks(path: Path) -> str:

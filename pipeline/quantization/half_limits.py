@@ -62,9 +62,9 @@ def summary(kept: Mapping[str, str], *, limit: int = 5) -> str:
     """The nodes that stay in float32, in one line; empty when there are none."""
     if not kept:
         return ""
-    told = [f"{name} ({reason})" for name, reason in list(kept.items())[:limit]]
+    shown = [f"{name} ({reason})" for name, reason in list(kept.items())[:limit]]
     more = f" and {len(kept) - limit} more" if len(kept) > limit else ""
-    return f"in float32, as float16 would spoil {'them' if len(kept) > 1 else 'it'}: {', '.join(told)}{more}"
+    return f"in float32, because float16 cannot hold the values: {', '.join(shown)}{more}"
 
 
 @dataclass

@@ -96,7 +96,7 @@ class Trial:
         Args:
             source: ONNX artifact; its fp32.onnx is the float graph.
             used: names of the frames that calibrated.
-            count, seed: how many are drawn, and from which chance.
+            count, seed: how many are drawn, and the seed of the draw.
             confidence: see :class:`Trial`.
 
         Raises:

@@ -20,7 +20,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Row:
-    """One class. ``state`` is what became of its budget; ``found`` is in the order of sizes, empty if not counted."""
+    """One class.
+
+    ``state`` says whether its budget is broken or undecided; ``found`` is in the order of sizes, empty if not counted.
+    """
 
     name: str
     frames: int

@@ -92,7 +92,7 @@ def _float16_doubts(floats: Artifact, int8: Artifact) -> Iterator[str]:
     """Why labels of the float16 engine may be wrong; artifacts of older versions say nothing of it."""
     if not floats.facts.get("float16", {}).get("reliable", True):
         share = floats.facts["parity"]["agreement"]["fp16"]
-        yield f"in float16 this network gives the labels of float32 on {share:.2%} of pixels only"
+        yield f"in float16 only {share:.2%} of pixels get the label of float32"
     if late := int8.facts.get("float16", {}).get("fp16_overflows"):
         yield f"in float16 it overflows on calibration frames, at {', '.join(late)}"
 

@@ -95,12 +95,12 @@ def test_every_unknown_label_is_named_once(tmp_path: Path, write: Any) -> None:
     write("a", SKY, rectangle("tree", 0, 6, 3, 9), rectangle("tree", 3, 6, 6, 9), rectangle("Sun", 0, 0, 2, 2))
     write("bb", rectangle("tree", 0, 0, 4, 4))
     tree, sun = sorted((fault for fault in labelme(tmp_path).faults() if fault.startswith("label ")), reverse=True)
-    assert tree.startswith("label 'tree': of no class (3 shapes, the first in ") and "rest: skip" in tree
-    assert sun.startswith("label 'Sun': of no class (1 shapes")
+    assert tree.startswith("label 'tree' belongs to no class (3 shapes, the first in ") and "rest: skip" in tree
+    assert sun.startswith("label 'Sun' belongs to no class (1 shapes")
 
 
 @pytest.mark.parametrize(("rest", "expected"), [("ignore", IGNORED), ("skip", 1)])
-def test_other_labels_are_ignored_or_passed_over(tmp_path: Path, write: Any, rest: str, expected: int) -> None:
+def test_other_labels_are_ignored_or_skipped(tmp_path: Path, write: Any, rest: str, expected: int) -> None:
     write("a", SKY, rectangle("tree", 0, 0, 2, 2))
     dataset = labelme(tmp_path, rest=rest, background="ground")
     assert not any("label " in fault for fault in dataset.faults())
@@ -115,9 +115,9 @@ def test_labels_to_ignore_are_painted_as_ignored(tmp_path: Path, write: Any) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": None}, r"classes: not set; the labels that are there: \['sky', 'sun'\]"),
-        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' is of another class too"),
-        ({"ignore": ["sun"]}, "ignore: 'sun' is of a class too"),
+        ({"classes": None}, r"classes: not set; labels in the files: \['sky', 'sun'\]"),
+        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' belongs to another class too"),
+        ({"ignore": ["sun"]}, "ignore: 'sun' belongs to a class too"),
         ({"classes": []}, "classes: empty"),
         ({"palette": ["red", "#00f"]}, "got 'red'; allowed: .red, green, blue."),
         ({"palette": [[0, 0, 0]]}, "palette has 1 colours for 2 classes"),
@@ -149,12 +149,12 @@ def test_a_class_that_no_shape_has_and_images_without_shapes_are_said(tmp_path: 
 def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path, write: Any, name: str) -> None:
     file = write("a", SKY, imagePath=name)
     (fault,) = (fault for fault in labelme(tmp_path).faults() if "imagePath" in fault)
-    assert fault.startswith(f"{file}: imagePath: ") and "leads out of" in fault
+    assert fault.startswith(f"{file}: imagePath: ") and "points outside" in fault
 
 
 def test_an_image_of_another_size_is_a_fault(tmp_path: Path, write: Any) -> None:
     write("a", SKY, imageHeight=24, imageWidth=32)
-    with pytest.raises(UserError, match=r"a\.json: made for an image of 24x32; a\.png is 12x16"):
+    with pytest.raises(UserError, match=r"a\.json: the annotation is for an image of 24x32; a\.png is 12x16"):
         label_of(labelme(tmp_path), "a")
 
 

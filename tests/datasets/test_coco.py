@@ -63,7 +63,7 @@ def test_categories_are_merged_by_name(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["cra"]}, "no label 'cra' is declared; did you mean 'car'?"),
+        ({"classes": ["cra"]}, "label 'cra' is not declared; did you mean 'car'?"),
         ({"annotations": {"train": TRAIN}}, r"annotations: names \['train'\]"),
         ({"images": {"train": "train2017"}}, r"images: names \['train'\]"),
     ],
@@ -78,7 +78,7 @@ def test_options_that_contradict_are_refused(root: Path, options: dict[str, Any]
     [
         (lambda data: data["annotations"][0].update(category_id=4), "category ids [4], which categories does not list"),
         (lambda data: data["annotations"][0].update(image_id=9), "annotations of images [9], which it does not list"),
-        (lambda data: data["images"][0].update(file_name="../../x.jpg"), "'../../x.jpg' leads out of"),
+        (lambda data: data["images"][0].update(file_name="../../x.jpg"), "'../../x.jpg' points outside"),
         (lambda data: data["images"].append(data["images"][0] | {"id": 8}), "are both 000000000001"),
         (lambda data: data["categories"][0].update(name="car"), "category 7 is 'road'; elsewhere it is 'car'"),
         (lambda data: data.pop("images"), "not COCO's format (KeyError('images'))"),
@@ -174,5 +174,5 @@ def test_ids_without_a_segment_and_masks_of_one_channel(panoptic: dict[str, Any]
 
 def test_other_categories_of_a_panoptic_file_are_faults(panoptic: dict[str, Any]) -> None:
     (fault,) = Coco(**panoptic, classes=["car"]).faults()
-    assert fault.startswith("label 'sky': of no class (") and "rest: skip" in fault
+    assert fault.startswith("label 'sky' belongs to no class (") and "rest: skip" in fault
     assert np.unique(Coco(**panoptic, classes=["car"], rest="ignore").read("train", "a__train")[1]).tolist() == [0, 255]

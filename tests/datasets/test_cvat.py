@@ -91,12 +91,12 @@ def test_shapes_that_cannot_be_drawn(root: Path, old: str, new: str, message: st
         ("<annotations>", '<!DOCTYPE x [<!ENTITY a "b">]><annotations>', "has a document type"),
         ("<annotations>", '<annotations><track id="0" label="car"></track>', "tracks of a video; export"),
         ("</annotations>", "", "not CVAT's XML"),
-        ('name="a.jpg"', 'name="../../a.jpg"', "leads out of"),
+        ('name="a.jpg"', 'name="../../a.jpg"', "points outside"),
         ('name="b.jpg"', 'name="a.jpg"', "another has this name"),
         ('label="road" ', "", "image 'a.jpg': 'label'"),
         (' width="16" height="12"', "", "image 'a.jpg': 'height'"),
         ('z_order="2"', 'z_order="x"', "image 'a.jpg': invalid literal"),
-        ('label="road"', 'label="mud"', "label 'mud': of no class (3 shapes"),
+        ('label="road"', 'label="mud"', "label 'mud' belongs to no class (3 shapes"),
     ],
 )
 def test_faults_of_the_file_are_named(root: Path, old: str, new: str, message: str) -> None:
@@ -124,7 +124,7 @@ def test_labels_may_be_declared_or_only_used(root: Path) -> None:
     text = (root / "annotations.xml").read_text()
     start, end = text.index("<meta>"), text.index("</meta>")
     (root / "annotations.xml").write_text(text[:start] + "<meta>" + text[end:])
-    with pytest.raises(UserError, match=r"classes: not set; the labels that are there: \['car', 'road'\]"):
+    with pytest.raises(UserError, match=r"classes: not set; labels in the files: \['car', 'road'\]"):
         Cvat(root=str(root))
     assert Cvat(root=str(root), classes=["road", "car"]).faults() == ()
 
@@ -143,7 +143,9 @@ def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, An
 
 def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
     root = Path(cvat_masks["root"])
-    assert Cvat(**cvat_masks, classes=["road"]).faults()[0].startswith("label 'car': of no class (in labelmap.txt)")
+    assert (
+        Cvat(**cvat_masks, classes=["road"]).faults()[0].startswith("label 'car' belongs to no class (in labelmap.txt)")
+    )
     write_image(root / "SegmentationClass/a.png", np.full((*SIZE, 3), 9, np.uint8))
     with pytest.raises(UserError, match=r"a\.png: unknown colours \[\(9, 9, 9\)\]; allowed: the colours of labelmap"):
         Cvat(**cvat_masks).read("train", "a")

@@ -115,7 +115,7 @@ def test_a_regular_expression_gives_the_sequence(tmp_path: Path, write_image: Wr
     assert set(found.values()) == {"train", "val"}
     (fault,) = folder(tmp_path).faults()
     assert "all 36 samples lie in one folder and so count as one sequence" in fault
-    assert "sequence finds nothing in '0_0'" in folder(tmp_path, sequence="x").faults()[0]
+    assert "sequence matches nothing in '0_0'" in folder(tmp_path, sequence="x").faults()[0]
 
 
 def test_lists_name_samples_or_files(root: Path) -> None:
@@ -147,7 +147,7 @@ def test_ids_may_be_mapped_and_others_ignored(root: Path, write_image: Write) ->
     assert read(root, write_image, [[7, 9, 26, 0]], ids=ids, ignore=[0]) == [[0, 0, 1, 255]]
     with pytest.raises(
         UserError,
-        match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; give it to a class in ids, add it to ignore, or set rest",
+        match=r"label ids \[4, 255\]; allowed: 0, 7, 9, 26; add it to a class in ids, add it to ignore, or set rest",
     ):
         read(root, write_image, [[7, 4, 255]], ids=ids, ignore=[0])
     assert read(root, write_image, [[7, 4, 255]], ids=ids, rest="ignore") == [[0, 255, 255]]
@@ -256,10 +256,10 @@ def test_masks_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path) -
     files = [f"{kind}/{name}.{suffix}" for name in "ab" for kind, suffix in (("images", "JPG"), ("masks", "tif"))]
     said = touched(tmp_path, *files).faults()
     assert f"masks: 2 files ({tmp_path}/masks/a.tif, " in said[0]
-    assert said[0].endswith("match 'masks/**/*.png' but for their suffix; set masks: masks/**/*.tif")
+    assert said[0].endswith("match 'masks/**/*.png' except for their suffix; set masks: masks/**/*.tif")
     assert not [line for line in folder(tmp_path, masks="masks/**/*.tif").faults() if "label" in line]
     said = folder(tmp_path, images="images/*.png", masks="masks/**/*.tif").faults()
-    assert "match 'images/*.png' but for their suffix; set images: images/*.JPG" in said[0]
+    assert "match 'images/*.png' except for their suffix; set images: images/*.JPG" in said[0]
     assert (
         f"no image matches 'img/*'; images there: 4 files ({tmp_path}/images/a.JPG"
         in folder(tmp_path, images="img/*").faults()[0]

@@ -81,7 +81,7 @@ def test_the_advice_of_that_fault_works(tmp_path: Path) -> None:
     assert list(found.faults()) == [] and min(agreement(found).values()) > 0.97
 
 
-def test_what_no_image_proves_is_warned_of(tmp_path: Path) -> None:
+def test_orientations_without_proof_give_a_warning(tmp_path: Path) -> None:
     for name, orientation in (("a", 3), ("b", 1), ("c", 2), ("d", 1)):
         write(tmp_path, name, orientation=orientation, turned=True)
     found = dataset(tmp_path)

@@ -116,7 +116,10 @@ def first(tasks: list[Any]) -> Any:
         (lambda tasks: tasks[0]["data"].update(image="text"), "task 0: data names 0 images"),
         (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is the image of another task too"),
         (lambda tasks: tasks[0].pop("annotations"), "task 0: no annotations; export as JSON, not as JSON-MIN"),
-        (lambda tasks: tasks[0]["annotations"].__setitem__(0, {"result": [box("tree")]}), "label 'tree': of no class"),
+        (
+            lambda tasks: tasks[0]["annotations"].__setitem__(0, {"result": [box("tree")]}),
+            "label 'tree' belongs to no class",
+        ),
         (lambda tasks: first(tasks).update(image_rotation=90), "image_rotation 90"),
         (
             lambda tasks: first(tasks).update(original_width=9),

@@ -50,7 +50,7 @@ def hint(dataset: Folder) -> str:
     return "".join(line for line in (*found.warnings, *found.faults) if "never shown" in line)
 
 
-def test_255_may_be_a_class_without_a_word_about_ignore(make: Make) -> None:
+def test_255_may_be_a_class_without_the_option_ignore(make: Make) -> None:
     dataset = make([0, 255])(**CRACK, ids={"background": [0], "crack": [255]})
     assert label(dataset) == [0, 1] and look(dataset).faults == [] and hint(dataset) == ""
     assert dataset.labels.to_original()[[0, 1, 255]].tolist() == [0, 255, 1]
@@ -106,7 +106,7 @@ def test_ids_of_16_bits(make: Make) -> None:
     ids = {"background": [0, 65535], "crack": [256, 4000]}
     dataset = make([0, 256, 4000, 65535, 255], np.uint16)(**CRACK, ids=ids)
     assert label(dataset) == [0, 1, 1, 0, 255]
-    with pytest.raises(UserError, match=r"label ids \[4000\]; allowed: 0, 255..256, 65535; give it to a class in ids"):
+    with pytest.raises(UserError, match=r"label ids \[4000\]; allowed: 0, 255..256, 65535; add it to a class in ids"):
         label(make([4000], np.uint16)(**CRACK, ids={"background": [0, 65535], "crack": [256]}))
 
 

@@ -127,14 +127,14 @@ def test_a_file_written_just_now_is_read_again(tmp_path: Path, monkeypatch: pyte
     assert digests.of([file], remembered="x")[file] != before
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
     (tmp_path / "a.png").write_bytes(b"one")
     monkeypatch.setattr(digests, "SETTLED_NS", 0)
     assert digests.of([tmp_path / "a.png"], remembered="x")[tmp_path / "a.png"]
 
 
-def test_where_the_raw_data_are_not_the_listing_stays(
+def test_without_raw_data_the_last_list_stays(
     tmp_path: Path, makers: Makers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -152,6 +152,6 @@ def test_where_the_raw_data_are_not_the_listing_stays(
     before = out.read_bytes()
     (tmp_path / "raw").rename(tmp_path / "away")
     assert run() == 0 and out.read_bytes() == before
-    assert "raw is no folder; set it to" in (said := capsys.readouterr().err) and "count as unchanged" in said
+    assert "raw is no folder; set it to" in (said := capsys.readouterr().err) and "treated as unchanged" in said
     out.unlink()
     assert run() == 1 and not out.exists() and "raw is no folder" in capsys.readouterr().err

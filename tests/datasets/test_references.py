@@ -80,7 +80,7 @@ def test_paths_may_count_from_the_folder_of_the_list(root: Path) -> None:
     assert dataset(root, "c 1.JPG\n", to="images/sub dir/train.txt").splits()["train"] == ["sub dir__c 1"]
 
 
-def test_a_comment_is_none_where_a_file_has_its_name(root: Path, write_image: Write) -> None:
+def test_a_line_with_a_hash_is_a_name_where_a_file_has_it(root: Path, write_image: Write) -> None:
     write_image(root / "images/#1.jpg", np.zeros((4, 4, 3), np.uint8))
     write_image(root / "masks/#1.png", np.zeros((4, 4), np.uint8))
     assert dataset(root, "#1.jpg\n# a\n#b\n").splits()["train"] == ["#1"]
@@ -98,13 +98,14 @@ def drives(root: Path, write_image: Write) -> Path:
 def test_a_name_of_two_samples_is_ambiguous(drives: Path, line: str) -> None:
     (fault,) = dataset(drives, f"a\n{line}\n").faults()
     assert (
-        fault.startswith(f"train.txt:2: {line}: ambiguous: it may mean {drives}/") and "write more of the path" in fault
+        fault.startswith(f"train.txt:2: {line}: ambiguous: it may mean {drives}/")
+        and "give a longer part of the path" in fault
     )
     assert "e1/7" in fault and "e2/7" in fault
 
 
 @pytest.mark.parametrize("line", ["e1/7", "e1/7.jpg", "images/e1/7.jpg", "/x/set/e1/7.jpg", "/x/images/e1/7.jpg"])
-def test_more_of_the_path_says_which(drives: Path, line: str) -> None:
+def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
     found = dataset(drives, line)
     if line == "/x/set/e1/7.jpg":  # a folder of another set may have drives of the same name
         assert "no image and no mask of this name" in found.faults()[0]
@@ -135,7 +136,7 @@ def test_more_of_the_path_says_which(drives: Path, line: str) -> None:
         ("./images/a.JPG", r"images/a\.JPG is listed twice, first in line 1; remove one"),
     ],
 )
-def test_a_line_that_cannot_be_is_named(drives: Path, line: str, said: str) -> None:
+def test_an_invalid_line_is_named(drives: Path, line: str, said: str) -> None:
     (fault,) = dataset(drives, f"a\n{line}\n").faults()
     assert fault.startswith("train.txt:2: ")
     with pytest.raises(UserError, match=said):

@@ -30,7 +30,7 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
     dataset = Roboflow(root=str(root), classes={"all": ["road", "car"]}, ignore=["background"])
     assert dataset.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 0, 0]
     assert (
-        "label 'background': of no class (in _classes.csv)"
+        "label 'background' belongs to no class (in _classes.csv)"
         in Roboflow(root=str(root), classes=["car", "road"]).faults()[0]
     )
     left = Roboflow(root=str(root), classes=["car"], rest="ignore")

@@ -88,7 +88,7 @@ def test_strokes_have_a_width_and_round_ends() -> None:
         [[0, 0], [1e30, 0], [2, 2]], [[0, 0], [100, 0], [2, 2]], "abc", None, [[0, 1], [2]], [],
     ],
 )  # fmt: skip
-def test_polygons_that_are_none_are_refused(wrong: object) -> None:
+def test_invalid_polygons_are_refused(wrong: object) -> None:
     with pytest.raises(UserError, match="point"):
         polygon(points(wrong, least=3), SIZE)
 

@@ -67,7 +67,7 @@ def test_every_class_that_breaks_the_budget_is_named_and_noise_breaks_none() -> 
     assert [entry["what"] for entry in budgets.undecided(limits, drops)] == [
         "not enough pixels of sign: 2 of 50 frames show it, and 95% confidence needs 6",
         "not enough pixels of pole: it loses 9.00 (0.50 to 17.00 with 95% confidence) IoU in INT8, and the budget of 5 "
-        "lies in between",
+        "lies inside this interval",
     ]
     assert budgets.undecided({"class_drop": None, "miou_drop": None}, drops) == []
 
@@ -89,7 +89,7 @@ def test_int8_that_is_slower_is_a_warning_and_a_number_makes_it_a_gate() -> None
     assert [entry["got"] for entry in budgets.violations(gate, lost(), INT8, slow)] == [0.67]
     (entry,) = budgets.violations(gate, lost(), INT8, fast)
     assert entry["what"].startswith(
-        "INT8 is only 1.20x as fast as float32 (50 ms against 60 ms at p50); the budget asks"
+        "INT8 is only 1.20x as fast as float32 (50 ms against 60 ms at p50); the budget requires"
     )
     off = {"min_speedup": 0.0}
     assert budgets.warnings(off, slow) == [] == budgets.violations(off, lost(), INT8, slow)
@@ -117,7 +117,7 @@ def test_the_reason_is_what_stayed_in_float(quantization: dict[str, Any], reason
     assert budgets.reason_of_slowness(quantization).startswith(reason)
 
 
-def test_the_last_line_tells_all() -> None:
+def test_the_last_line_names_all_problems() -> None:
     results: dict[str, Any] = {"passed": True, "warnings": [], "undecided": []}
     assert budgets.conclusion(results) == "passed: True"
     results["warnings"] = [{"what": "INT8 is not faster than float32 (0.67x)"}]

@@ -136,8 +136,8 @@ def test_one_rare_class_alone_may_be_missing_in_a_resample() -> None:
         (4.2, 5.8, "kept"),  # the budget lies inside, but this is as close as it gets: narrower than the budget
         (5.0, 6.0, "kept"),
         (5.1, 5.9, "exceeded"),
-        (6.0, 40.0, "exceeded"),  # wide, and above it all the same
-        (-20.0, 5.0, "kept"),  # wide, and below it all the same
+        (6.0, 40.0, "exceeded"),  # wide, but all of it above
+        (-20.0, 5.0, "kept"),  # wide, but all of it below
         (-1.0, 12.0, "undecided"),
         (1.0, 6.1, "undecided"),
     ],

@@ -91,7 +91,7 @@ def test_other_causes_are_told_apart() -> None:
     assert "or of saturation: the CPU's kernels are unknown" in said(98.0, UNMARKED, "unknown")
 
 
-def test_nothing_is_said_where_all_is_well() -> None:
+def test_exact_labels_give_no_warning() -> None:
     for kernels in ("avx2", "vnni", "unknown", "dotprod"):
         assert not said(99.9, MARKED, kernels) and not said(None, MARKED, kernels)
     assert not said(None, UNMARKED, "vnni") and not said(99.6, UNMARKED, "unknown")

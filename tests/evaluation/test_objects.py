@@ -52,7 +52,7 @@ def test_components_are_those_of_a_plain_search(size: tuple[int, int], ids: int)
         assert Counter(of_runs(label)) == Counter(searched(label))
 
 
-def test_long_ways_round_are_one_component() -> None:
+def test_a_long_winding_object_is_one_component() -> None:
     """A spiral and a comb: runs that only meet at the end."""
     spiral = np.zeros((31, 31), np.uint8)
     y, x, (dy, dx) = 0, 0, (0, 1)

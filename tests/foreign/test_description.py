@@ -22,6 +22,11 @@ def test_one_number_stands_for_three_channels(described: Any) -> None:
     assert described(None, mean=0.5, std=[0.1, 0.2, 0.3]).mean == (0.5, 0.5, 0.5)
 
 
+def test_a_colour_may_be_hexadecimal(described: Any) -> None:
+    found = described(None, palette=["#8000ff", "#fff", [1, 2, 3]])
+    assert found.labels.palette == ((128, 0, 255), (255, 255, 255), (1, 2, 3))
+
+
 def test_all_faults_come_at_once(described: Any) -> None:
     with pytest.raises(UserError) as caught:
         described(
@@ -47,6 +52,12 @@ def test_all_faults_come_at_once(described: Any) -> None:
     ("keys", "said"),
     [
         ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 3 classes"),
+        (
+            {"palette": ["red", *3 * ["#000"]]},
+            "palette.0: got 'red'; allowed: [red, green, blue] with integers in 0..255",
+        ),
+        ({"palette": [[0, 0, 256], [0, 0, 0], [1, 1, 1]]}, "palette.0: got [0, 0, 256]; allowed: [red, green, blue]"),
+        ({"palette": [7, [0, 0, 0], [1, 1, 1]]}, "palette.0: got 7"),
         ({"ignore_index": 2}, "ignore_index 2 must lie in 3..255"),
         ({"classes": ["a", "a", "b"]}, "class names must be unique"),
         ({"original_ids": [23, 7, 26]}, "original_ids and original_ignored are given together"),

@@ -78,14 +78,16 @@ def test_ir_version_3_with_weights_among_the_inputs(make: Any, described: Any, f
     assert made.file("fp32.onnx").read_bytes() == before
 
 
-def test_what_the_converter_cannot_do_is_said(
+def test_an_operator_that_the_converter_lacks_is_named(
     make: Any, described: Any, frames: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         raise onnx.version_converter.ConvertError("No adapter for Wobble")
 
     monkeypatch.setattr(onnx.version_converter, "convert_version", refuse)
-    with pytest.raises(UserError, match="opset 12 cannot be brought to 18: No adapter for Wobble; export the network"):
+    with pytest.raises(
+        UserError, match="opset 12 cannot be converted to 18: No adapter for Wobble; export the network"
+    ):
         require_same(described(make()), frames)
 
 

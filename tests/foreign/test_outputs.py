@@ -256,7 +256,7 @@ def test_a_file_that_gives_nan_is_named_as_such(make: Any, described: Any, frame
     with pytest.raises(UserError) as caught:
         require_labels(found, frames, np.argmax)
     said = str(caught.value)
-    assert f"the file itself gives NaN, before anything was made of it: {broken} of 9216 values" in said
+    assert f"the file itself gives NaN, before any conversion: {broken} of 9216 values" in said
     assert "output 'scores' on frame 1 of 4" in said and "opset" not in said
 
 

@@ -141,7 +141,7 @@ def test_external_data(make: Any, described: Any, refused: Any, tmp_path: Path) 
     assert "its external data cannot be read" in refused(None)
     (tmp_path / "weights.bin").unlink()
     said = refused(None)
-    assert "weight 'bn_scale' lies in 'weights.bin', which is not there" in said
+    assert "weight 'bn_scale' lies in 'weights.bin', which is missing" in said
     assert "put the data file beside the .onnx file" in said
 
 
@@ -195,7 +195,7 @@ def test_an_opset_that_cannot_be_brought_to_ours(make: Any, refused: Any) -> Non
     model.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "gain"))
     model.graph.node[-1].CopyFrom(helper.make_node("RMSNormalization", ["deep", "gain"], ["scores"], "rms"))
     said = refused(model)
-    assert "opset 23 cannot be brought to 20: " in said and "export the network again with opset 18" in said
+    assert "opset 23 cannot be converted to 20: " in said and "export the network again with opset 18" in said
 
 
 def test_an_operator_that_the_runtime_cannot_run(make: Any, refused: Any) -> None:

@@ -240,7 +240,7 @@ def test_averages_are_named_and_taken_when_asked_for(tmp_path: Path, caplog: pyt
     file = save(tmp_path / "x.pth", {"model": STATE, "model_ema": EMA, "outer": {"inner": {"w": torch.ones(1)}}})
     assert read(file, where="model.weights").tensors.keys() == STATE.keys()
     assert (
-        "x.pth holds several sets of weights; model is taken, not model_ema: choose with model.weights_key"
+        "x.pth holds several sets of weights; model is used, not model_ema: choose with model.weights_key"
         in caplog.text
     )
     assert read(file, where="model.weights", key="model_ema").tensors.keys() == EMA.keys()
@@ -256,7 +256,7 @@ def test_averages_are_named_and_taken_when_asked_for(tmp_path: Path, caplog: pyt
         read(tmp_path / "z.safetensors", where="model.weights", key="model_ema")
 
 
-def test_a_name_that_says_something_else_than_the_file_holds(tmp_path: Path) -> None:
+def test_the_content_of_a_checkpoint_counts_and_not_its_suffix(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "x.pth", metadata={"classes": json.dumps(["a", "b"])})
     save(tmp_path / "y.safetensors", {"state_dict": STATE})
     torch.save(STATE, tmp_path / "z.safetensors", _use_new_zipfile_serialization=False)
@@ -277,5 +277,5 @@ def test_a_file_that_was_cut_short_is_called_so(tmp_path: Path, kind: str, part:
         torch.save(state, file, _use_new_zipfile_serialization=kind == "zip")
     whole = file.read_bytes()
     file.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(UserError, match=r"it is cut short, at [0-9]+ bytes: fetch or copy it again"):
+    with pytest.raises(UserError, match=r"it is cut short, at [0-9]+ bytes: download or copy it again"):
         read(file, where="model.weights")

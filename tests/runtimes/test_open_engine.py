@@ -87,7 +87,7 @@ def test_a_float16_file_that_disagrees_is_warned_of(
     late = {} if reliable else {"float16": {"float32_nodes": {}, "fp16_overflows": {"x": "7e+04"}}}
     int8 = artifact.Artifact(path=student.int8.path, meta={**student.int8.meta, **late})
     runtimes.build_engines(runtime, source, int8, tmp_path, name="onnxruntime", options=options)
-    said = "fp16: warning: in float16 this network gives the labels of float32 on 49.12% of pixels only"
+    said = "fp16: warning: in float16 only 49.12% of pixels get the label of float32"
     assert (said in caplog.text) == (real and not reliable)
     said = "fp16: warning: in float16 it overflows on calibration frames, at x; use the fp32 or int8 engine"
     assert (said in caplog.text) == (real and not reliable)

@@ -51,7 +51,7 @@ def test_an_operator_that_it_does_not_have(rtx: Any, tmp_path: Path, operator: s
     assert f"node 0 (the_node, {operator}): an operator that it does not have, in any precision; take a network" in told
 
 
-def test_what_it_has_in_no_precision_is_not_blamed_on_the_precision(rtx: Any, tmp_path: Path) -> None:
+def test_an_operator_without_any_precision_is_not_blamed_on_the_precision(rtx: Any, tmp_path: Path) -> None:
     resize = helper.make_node("Resize", ["x", "", "", "n"], ["y"], name="the_resize", mode="linear", antialias=1)
     told = refused(rtx(), graph_file(tmp_path, [resize], [1, 1, 8, 8], n=np.array([1, 1, 8, 8])), tmp_path)
     assert "node 0 (the_resize, Resize): a form of the operator that it does not have, in any precision; take" in told
