@@ -218,6 +218,9 @@ def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
     if looks := _looks(path):
         return f"not a checkpoint{looks}"
     first = text.strip().splitlines()[0][:200] if text.strip() else _kind(error)
+    first = (
+        "no format of torch" if first.startswith("Weights only load failed") else first
+    )  # and advice to run its code
     what = _cut(path, first) or "; it is damaged or something else: fetch it again, compare its sha256"
     return f"not a readable torch file ({first}){what}"
 
