@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 IGNORE_INDEX = 255
 #: Train ids are 8 bits, and one of them is ignored.
 MOST_CLASSES = 255
+CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 
 
@@ -64,6 +65,8 @@ class LabelSpec:
         object.__setattr__(self, "names", tuple(normalize("NFC", name) for name in self.names))
         if len(set(self.names)) != len(self.names) or not self.names:
             raise UserError(f"class names must be unique and not empty; got {list(self.names)}")
+        if unclear := [name for name in self.names if not name.strip() or set(name) & CONTROLS]:
+            raise UserError(f"class names must not be blank or hold control characters; got {unclear}")
         if len(self.names) > MOST_CLASSES:
             raise UserError(
                 f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and "

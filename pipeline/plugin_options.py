@@ -142,6 +142,8 @@ def _option_faults(
 
 def allowed_by(problem: Mapping[str, Any]) -> str:
     """The second half of a message: what one pydantic error says is allowed."""
+    if problem["type"] == "tuple_type" and "tuple[int, int, int]" in problem["loc"]:  # a colour
+        return "allowed: [red, green, blue]"
     if problem["type"] in TYPES:
         return f"allowed: {TYPES[problem['type']]}"
     if problem["type"] == "value_error":

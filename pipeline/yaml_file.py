@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -13,6 +14,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import plugin_options
 from pipeline.errors import UserError, closest
+
+#: A colour without quotes, which YAML takes for a comment.
+COLOUR = re.compile(r"[\[,\s](#[0-9a-fA-F]{6})\b")
 
 
 def read(path: Path, *, sections: Iterable[str], absent: str = "run from the project's root") -> dict[Any, Any]:
@@ -36,11 +40,19 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
     except YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {' '.join(str(problem or error).split())}") from error
+        reason = " ".join(str(problem or error).split())
+        raise UserError(f"{path}{where}: not valid YAML: {reason}{_comment(path, mark)}") from error
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise UserError(f"{path}: holds {got}; a mapping of {', '.join(sections)} is needed")
     return raw
+
+
+def _comment(path: Path, mark: Any) -> str:
+    """A hint where a colour without quotes has made the end of a line a comment."""
+    before = path.read_text(encoding="utf-8").splitlines()[: mark.line + 1] if mark else []
+    colour = next((found for line in reversed(before) if (found := COLOUR.search(line))), None)
+    return f'; # begins a comment: write colours in quotes, "{colour[1]}"' if colour else ""
 
 
 def explain(problem: Mapping[str, Any], root: type[BaseModel]) -> str:

@@ -1,6 +1,6 @@
 """Raw data set -> prepared data set: every image and label checked, train ids, disjoint splits.
 
-With --inspect it only looks: counts, sizes, faults and a picture.
+With --inspect it only looks, at the data set alone: counts, sizes, faults and a picture.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pipeline import datasets, params
 from pipeline.contact_sheet import write_sheet
 from pipeline.errors import command
 from pipeline.inspection import show
+from pipeline.plugins import KINDS
 from pipeline.preparation import prepare
 from pipeline.progress import Bars
 from pipeline.survey import absences, cores, survey
@@ -32,7 +33,8 @@ def main() -> int:
     if args.sheet and not args.inspect:
         parser.error("--sheet goes with --inspect")
 
-    settings = params.load(args.params)
+    kinds = ("datasets",) if args.inspect else KINDS  # the first stage of a run checks what all stages need
+    settings = params.load(args.params, kinds=kinds)
     name = settings.dataset
     options = settings.datasets.get(name, {})
     dataset = datasets.build(name, options)

@@ -133,6 +133,7 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
         "palette": [[128, 64, 128], [0, 0, 142]],
         "lists": {"train": "train.txt", "val": "val.txt"},
     }
+    params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not looked at
     YAML().dump(params, tmp_path / "params.yaml")
     arguments = ["--params", str(tmp_path / "params.yaml"), "--inspect", "--sheet", str(tmp_path / "sheet.png")]
     monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])

@@ -25,6 +25,8 @@ def test_counts_its_classes_and_ignores_255() -> None:
     [
         ({"names": ()}, "must be unique and not empty"),
         ({"names": ("road", "road")}, r"must be unique.*\['road', 'road'\]"),
+        ({"names": ("road", " ")}, r"must not be blank or hold control characters; got \[' '\]"),
+        ({"names": ("road", "c\nar")}, r"got \['c\\nar'\]"),
         ({"palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
         ({"palette": ((0, 0), (1, 1, 1))}, "three integers in 0..255"),
         ({"palette": ((0, 0, 256), (1, 1, 1))}, "three integers in 0..255"),

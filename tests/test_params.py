@@ -250,6 +250,11 @@ def test_options_of_a_chosen_plugin_may_be_left_out_where_all_have_defaults(tmp_
 
 BROKEN = [
     ("a: [1\nb: 2\n", ":2:2: not valid YAML: expected ',' or ']'"),
+    (
+        "a: [#8000ff]\nb: 2\n",
+        """:3:1: not valid YAML: expected ',' or ']', but got '<stream end>'; # begins a comment: write colours in """
+        'quotes, "#8000ff"',
+    ),
     ("a:\n\tb: 1\n", ":2:1: not valid YAML: found character"),
     ("seed: 1\nseed: 2\n", ':2:1: not valid YAML: found duplicate key "seed"'),
     ("a:\n  b: 1\n  b: 2\n", ':3:3: not valid YAML: found duplicate key "b"'),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.datasets._palettes import Colour
+from pipeline.datasets._patterns import nfc
 from pipeline.datasets._voc import colour_map
 from pipeline.errors import Faults, UserError, closest
 from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
@@ -23,7 +24,7 @@ class ClassCoding:
     Args:
         plugin: whose options the messages name.
         labels: the classes.
-        meaning: label -> train id, or the ignored id.
+        meaning: label in composed Unicode -> train id, or the ignored id.
         unlabelled: train id of the pixels that no shape has.
         rest: what becomes of shapes with other labels.
         warnings: labels of the options that no shape has.
@@ -38,13 +39,13 @@ class ClassCoding:
 
     def painted(self, label: str) -> bool:
         """Whether shapes of a label are painted."""
-        return label in self.meaning or self.rest == "ignore"
+        return nfc(label) in self.meaning or self.rest == "ignore"
 
     def train_id(self, label: str | None) -> int:
         """Train id of a label, or the ignored id; None is no label."""
         if label is None or not self.painted(label):
             return self.unlabelled
-        return self.meaning.get(label, IGNORE_INDEX)
+        return self.meaning.get(nfc(label), IGNORE_INDEX)
 
     def says(self, train: int) -> str:
         """Name of a class, or ``ignored``."""
@@ -56,7 +57,7 @@ class ClassCoding:
             f"label {label!r} belongs to no class ({place}); add it to datasets.{self.plugin}.classes or ignore, or "
             "set rest: skip (its shapes are not drawn) or rest: ignore"
             for label, place in places.items()
-            if self.rest == "fault" and label not in self.meaning
+            if self.rest == "fault" and nfc(label) not in self.meaning
         ]
 
 
@@ -90,7 +91,12 @@ def named_classes(
         UserError: the options contradict each other or the labels.
     """
     faults = Faults(f"datasets.{plugin}")
-    known, ignore = list(dict.fromkeys(there)), ignore or []
+    known, ignore = list(dict.fromkeys(map(nfc, there))), [nfc(label) for label in ignore or ()]
+    background = None if background is None else nfc(background)
+    if isinstance(classes, dict):
+        classes = {nfc(name): [nfc(label) for label in labels] for name, labels in classes.items()}
+    elif classes is not None:
+        classes = [nfc(label) for label in classes]
     if classes is None and not declared:
         faults.add(f"classes: not set; labels in the files: {known}; list those to use")
     given = [label for label in known if label not in (*ignore, background)] if classes is None else classes
@@ -108,14 +114,15 @@ def named_classes(
         faults.add("classes: empty; name them in train-id order")
     faults.raise_if_any(advice=f"Correct these values under datasets.{plugin} in params.yaml.")
     voc = dict(zip(wanted, colour_map(len(wanted) + 1)[1:], strict=True))
+    shown = {nfc(label): colour for label, colour in (colours or voc).items()}
     try:
-        chosen = [rgb(colour) for colour in palette or ()] or [(colours or voc).get(name, voc[name]) for name in wanted]
+        chosen = [rgb(colour) for colour in palette or ()] or [shown.get(name, voc[name]) for name in wanted]
         spec = LabelSpec(names=tuple(wanted), palette=tuple(chosen))
     except UserError as error:
         raise UserError(f"datasets.{plugin}: {error}") from error
     uncovered = IGNORE_INDEX if background is None else list(wanted).index(background)
     if unlabelled is not None:
-        meaning.setdefault(unlabelled, uncovered)
+        meaning.setdefault(nfc(unlabelled), uncovered)
     return ClassCoding(plugin, spec, meaning, uncovered, rest, tuple(warnings))
 
 

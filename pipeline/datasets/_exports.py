@@ -35,5 +35,10 @@ def inside(root: Path, folder: str, name: str) -> Path:
     path = posixpath.normpath(posixpath.join(folder, text))
     absolute = PureWindowsPath(text).anchor or text.startswith("/")
     if not text.strip() or not text.isprintable() or absolute or PurePosixPath(path).parts[:1] == ("..",):
-        raise UserError(f"{name!r} points outside {root}; file names must be relative and stay below it")
+        above = (
+            ""
+            if absolute or ".." not in text.split("/")
+            else "; set root to the folder that holds both, if there is one"
+        )
+        raise UserError(f"{name!r} points outside {root}; file names must be relative and stay below it{above}")
     return existing(root / path)

@@ -207,6 +207,15 @@ def _mask(path: Path, image: Image.Image, facts: _Facts) -> Mask:
     )
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether a file holds a picture of a format that alters values."""
+    try:
+        with Image.open(path) as image:
+            return image.format in LOSSY
+    except (OSError, ValueError):  # read_mask says what is wrong with it
+        return False
+
+
 def scale(bits: int) -> int:
     """White of 8 bits over white of 1, 2, 4 or 8 bits."""
     return 255 // ((1 << bits) - 1)

@@ -54,6 +54,8 @@ class Coding:
             UserError: an id or a colour that stands for nothing, masks of another kind, or two possible readings; the
                 message begins with ``path``.
         """
+        if mask.values.ndim == 3 and self.colours is None and (mask.values == mask.values[..., :1]).all():
+            return self._of_ids(path, mask.values[..., 0])  # ids that were saved as three equal channels
         if mask.values.ndim == 3:
             return self._of_colours(path, mask.values)
         if mask.palette is not None and self.colours is not None:
@@ -119,7 +121,10 @@ class Coding:
 
     def _of_colours(self, path: Path, values: Array) -> Array:
         if self.colours is None:
-            raise UserError(f"{path}: a colour mask; class ids in one channel are needed: save them as 8-bit grey PNG")
+            raise UserError(
+                f"{path}: a colour mask; class ids in one channel are needed: save them as 8-bit grey PNG (with "
+                "the data set 'folder', masks_hold: colours reads colours)"
+            )
         known = {r << 16 | g << 8 | b: train for (r, g, b), train in self.colours.items()}
         keys = np.array(sorted(known), np.int32)
         wide = values.astype(np.int32)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
-from pipeline.datasets._images import SUFFIXES
+from pipeline.datasets._images import SUFFIXES, is_lossy
 from pipeline.errors import Faults
 
 #: Other suffixes of pictures and masks: a file with one is named, and not passed over as a note or a thumbnail is.
@@ -139,10 +139,19 @@ def _unread(pattern: Pattern, found: Found) -> str:
     )
 
 
-def other_suffix(pattern: Pattern, passed: list[Path]) -> str:
-    """The line about files that a pattern misses by their suffix alone, with the pattern that takes them."""
-    suffixes = sorted({path.suffix for path in passed})
-    wider = _with_suffix(pattern.text, suffixes[0] if len(suffixes) == 1 else "")
+def other_suffix(pattern: Pattern, passed: list[Path], *, lossless: bool = False) -> str:
+    """The line about files that a pattern misses by their suffix alone, with the pattern that takes them.
+
+    Args:
+        lossless: those that are compressed with loss would be refused; the line says so instead.
+    """
+    if lossless and all(is_lossy(path) for path in passed):
+        return (
+            f"{pattern.key}: {some(passed)} are compressed with loss, which alters ids; make the masks again from "
+            "their source, as 8-bit grey PNG of class ids"
+        )
+    suffixes = {path.suffix for path in passed}
+    wider = _with_suffix(pattern.text, min(suffixes) if len({each.lower() for each in suffixes}) == 1 else "")
     return f"{pattern.key}: {some(passed)} match {pattern.text!r} except for their suffix; set {pattern.key}: {wider}"
 
 

@@ -111,8 +111,10 @@ class Listed:
             found = self._line(line, header, beside)
             if isinstance(found, str) and not first and not header and is_header(line):
                 header = max(columns(line), key=lambda fields: len(fields) if len(fields) > 1 else 0)
-            elif only and _other_split(line, header, only):
-                continue
+            elif only and (said := _split_of(line, header)) is not None and FOLDERS.get(said.casefold()) != only:
+                if said.casefold() not in FOLDERS:
+                    allowed = ", ".join(FOLDERS)
+                    wrong.append(f"{listing.name}:{number}: split {said!r} is unknown; allowed: {allowed}")
             elif isinstance(found, str):
                 wrong.append(f"{listing.name}:{number}: {found}")
             elif found[0] in first:
@@ -202,11 +204,11 @@ class Listed:
         return f"ambiguous: it may mean {shown}; give a longer part of the path"
 
 
-def _other_split(line: str, header: list[str], split: str) -> bool:
-    """True when a table with a column ``split`` says another one for this line."""
+def _split_of(line: str, header: list[str]) -> str | None:
+    """What the column ``split`` of a table says for this line; None: there is no such column."""
     places = [index for index, title in enumerate(header) if title.casefold() in ("split", "subset")]
     rows = [fields for fields in columns(line) if len(fields) == len(header)]
-    return bool(places and rows) and FOLDERS.get(rows[0][places[0]].casefold(), split) != split
+    return rows[0][places[0]] if places and rows else None
 
 
 def _of_header(fields: list[str], header: list[str]) -> list[str]:

@@ -44,10 +44,16 @@ def polygon(outline: Points, size: Size) -> Mask:
     """(H, W) pixels inside a polygon; where it crosses itself, even and odd alternate.
 
     Raises:
-        UserError: fewer than 3 points, or a point further outside than the image is long, which means another image.
+        UserError: fewer than 3 points; all in the first pixel, which means shares of the size; or a point further
+            outside than the image is long, which means another image.
     """
     if len(outline) < 3:
         raise UserError(f"a polygon of {len(outline)} points; allowed: 3 or more")
+    if min(size) > 2 and outline.min() >= 0 and outline.max() <= 1:
+        raise UserError(
+            "all points lie between 0 and 1, within the first pixel; if they are shares of width and height, export "
+            "them in pixels"
+        )
     _check_near(outline, size)
     return np.asarray(coco.decode(coco.frPyObjects([outline.ravel().tolist()], *size))[..., 0], bool)
 

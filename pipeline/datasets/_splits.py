@@ -18,6 +18,11 @@ FOLDERS = {
     "val": "val", "valid": "val", "validation": "val", "valset": "val",
     "test": "test", "testing": "test", "testset": "test",
 }  # fmt: skip
+#: Words beside that of the split in the name of a folder: ``train_images``, ``val-set``.
+BESIDE = {
+    "annotation", "annotations", "data", "dataset", "frames", "gt", "image", "images", "img", "imgs",
+    "label", "labels", "mask", "masks", "set", "split",
+}  # fmt: skip
 SEEDS = 200  # that are tried before one is recommended
 EACH_ITS_OWN = ".+"
 EXAMPLES = 3  # samples that a message names
@@ -25,8 +30,9 @@ EXAMPLES = 3  # samples that a message names
 
 def _kind(folder: str, *, numbered: bool) -> str | None:
     """The split that a folder is named after, if any; ``numbered``: also ``train2017`` and ``01_train``."""
-    ends = r"[\W\d_]+" if numbered else r"[\W_]+"
-    return FOLDERS.get(re.sub(rf"^{ends}|{ends}$", "", folder.casefold()))
+    found = re.split(r"[\W\d_]+" if numbered else r"[\W_]+", folder.casefold())
+    words = [word for word in found if word and word not in BESIDE]
+    return FOLDERS.get(words[0]) if len(words) == 1 else None
 
 
 def contradiction(images: str, masks: str) -> tuple[str, str] | None:

@@ -95,15 +95,7 @@ class Folder(PairDataset):
         self.labels = with_original(labels, self.coding)
         self._ignore = ignore
         self._notes: list[str] = []
-        found = [find(self.root, pattern, self.wrong) for pattern in patterns]
-        pictures, labelled = found[0].files, found[1].files
-        if not pictures and not found[0].unread:
-            self.wrong.append(_no_image(self.root, patterns[0], list(found[0].passed.values())))
-        taken = set(pictures.values())
-        passed = {name: path for name, path in found[1].passed.items() if path not in taken}
-        elsewhere = [path for name, path in passed.items() if name in pictures and name not in labelled]
-        if elsewhere:
-            self.wrong.append(other_suffix(patterns[1], elsewhere))
+        pictures, labelled = self._files(patterns)
         if lists is not None:
             self._by_lists(lists, pictures, labelled)
         else:
@@ -122,6 +114,24 @@ class Folder(PairDataset):
                 for name in members:
                     self._add(split, name, pairs[name])
 
+    def _files(self, patterns: Sequence[Pattern]) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Images and masks by the names of their samples; what the patterns miss is added to ``wrong``."""
+        found = [find(self.root, pattern, self.wrong) for pattern in patterns]
+        images, masks = found[0].files, found[1].files
+        if not images and not found[0].unread:
+            self.wrong.append(_no_image(self.root, patterns[0], list(found[0].passed.values())))
+        if both := set(images.values()) & set(masks.values()):  # *.png and *_mask.png
+            if both == set(masks.values()):
+                images = {name: path for name, path in images.items() if path not in both}
+            elif both == set(images.values()):
+                masks = {name: path for name, path in masks.items() if path not in both}
+        for index, (ours, theirs) in enumerate(((images, masks), (masks, images)) if images else ()):
+            taken = set(theirs.values())
+            passed = {name: path for name, path in found[index].passed.items() if path not in taken}
+            if elsewhere := [path for name, path in passed.items() if name in theirs and name not in ours]:
+                self.wrong.append(other_suffix(patterns[index], elsewhere, lossless=index == 1))
+        return images, masks
+
     def warnings(self) -> Sequence[str]:
         return [*self._notes, *super().warnings()]
 
@@ -132,8 +142,7 @@ class Folder(PairDataset):
                 values = read_mask(pair.mask).values
             except UserError:
                 continue
-            if values.ndim == 2:
-                seen.update(np.unique(values).tolist())
+            seen.update(np.unique(values).tolist())  # of grey in three channels too; colours were refused
         return hint(self.labels, self.coding, absent=absent, values=seen, ignore=self._ignore)
 
     def _by_lists(self, lists: dict[str, str], images: dict[str, Path], masks: dict[str, Path]) -> None:

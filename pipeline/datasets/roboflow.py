@@ -97,7 +97,9 @@ def _classes(path: Path, wrong: list[str]) -> dict[int, str]:
     found: dict[int, str] = {}
     for number, line in lines(path, wrong):
         row = [cell.strip() for cell in next(csv.reader(io.StringIO(line), skipinitialspace=True), [])]
-        if number == 1 and [cell.lower() for cell in row] == HEAD:
+        while row and not row[-1]:
+            del row[-1]
+        if not found and [cell.lower() for cell in row] == HEAD:
             continue
         if len(row) != 2 or not row[0].isdecimal() or int(row[0]) > LARGEST_ID or not row[1] or int(row[0]) in found:
             wrong.append(f"{path}:{number}: not 'pixel value, class' with an id of its own: {line!r}; export it again")

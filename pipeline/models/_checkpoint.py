@@ -218,6 +218,8 @@ def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
     if looks := _looks(path):
         return f"not a checkpoint{looks}"
     first = text.strip().splitlines()[0][:200] if text.strip() else _kind(error)
+    if first.startswith("Weights only load failed"):  # torch's message advises to run the code in the file
+        first = "no format of torch"
     what = _cut(path, first) or "; it is damaged or has another format: download it again and compare its sha256"
     return f"not a readable torch file ({first}){what}"
 

@@ -150,6 +150,7 @@ def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path, write: Any,
     file = write("a", SKY, imagePath=name)
     (fault,) = (fault for fault in labelme(tmp_path).faults() if "imagePath" in fault)
     assert fault.startswith(f"{file}: imagePath: ") and "points outside" in fault
+    assert ("set root to the folder that holds both" in fault) == name.startswith(("..", "x/"))
 
 
 def test_an_image_of_another_size_is_a_fault(tmp_path: Path, write: Any) -> None:

@@ -120,7 +120,7 @@ def test_all_faults_of_lists_and_samples_come_at_once(camvid_root: Path, tmp_pat
             r"valannot/0016E5_07959\.png: label ids \[12\]; allowed: 0\.\.11 \(11 is void\)",
         ),
         (
-            lambda root: write_png(root / "valannot/0016E5_07959.png", np.zeros((12, 16, 3), np.uint8)),
+            lambda root: write_png(root / "valannot/0016E5_07959.png", np.full((12, 16, 3), (0, 0, 9), np.uint8)),
             "a colour mask; class ids in one channel are needed",
         ),
     ],

@@ -176,3 +176,12 @@ def test_other_categories_of_a_panoptic_file_are_faults(panoptic: dict[str, Any]
     (fault,) = Coco(**panoptic, classes=["car"]).faults()
     assert fault.startswith("label 'sky' belongs to no class (") and "rest: skip" in fault
     assert np.unique(Coco(**panoptic, classes=["car"], rest="ignore").read("train", "a__train")[1]).tolist() == [0, 255]
+
+
+def test_labels_are_compared_in_composed_unicode(root: Path) -> None:
+    for file in (TRAIN, "annotations/instances_val2017.json"):
+        change(root, lambda data: data["categories"][0].update(name="e\u0301te\u0301"), file=file)
+    first = json.loads((root / TRAIN).read_text())["categories"][0]["id"]
+    dataset = Coco(root=str(root), classes=["\u00e9t\u00e9"], rest="skip", background="other")
+    assert not dataset.faults() and dataset.labels.names == ("other", "\u00e9t\u00e9") and first
+    assert dataset.read("train", f"{1:012d}")[1].max() == 1

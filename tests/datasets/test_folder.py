@@ -205,6 +205,12 @@ def test_all_wrong_options_come_at_once(root: Path) -> None:
         folder(root, images="x", sequence="(", shares={"val": 2.0})
 
 
+def test_a_number_is_no_colour() -> None:
+    raw = {"dataset": "folder", "datasets": {"folder": {"classes": ["a"], "palette": [0]}}}
+    (fault,) = plugin_options.faults(raw, ("datasets",))
+    assert "allowed: a valid string or allowed: [red, green, blue]" in fault
+
+
 def test_the_section_in_params_is_checked_by_type() -> None:
     raw = {"datasets": {"folder": {**LABELS, "ids": {"road": "7"}, "masks_hold": "id", "glob": "*"}}}
     said = list(plugin_options.faults(raw, ["datasets"]))
@@ -292,3 +298,35 @@ def test_names_that_differ_by_a_constant_part_get_patterns_that_pair_them(
 def test_the_root_may_be_written_in_another_form_of_unicode(tmp_path: Path) -> None:
     touched(tmp_path / unicodedata.normalize("NFD", "Über"), "images/a.png", "masks/a.png")
     assert folder(tmp_path / "Über", sequence=".+").pairs["train"].keys() | {"a"} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("{}.png", "{}_mask.png", ("*.png", "*_mask.png")),
+        ("{}_img.png", "{}.png", ("*_img.png", "*.png")),
+    ],
+)
+def test_a_pattern_that_takes_all_files_leaves_out_those_of_the_other(
+    tmp_path: Path, write_image: Write, image: str, mask: str, patterns: tuple[str, str]
+) -> None:
+    for number in range(3):
+        write_image(tmp_path / image.format(number), IMAGE)
+        write_image(tmp_path / mask.format(number), MASK)
+    dataset = folder(tmp_path, images=patterns[0], masks=patterns[1], sequence=".+", shares={"val": 0.4}, seed=2)
+    assert not dataset.faults() and sorted(where(dataset)) == ["0", "1", "2"]
+
+
+def test_images_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path, write_image: Write) -> None:
+    for number, suffix in enumerate(("jpg", "jpeg")):
+        write_image(tmp_path / f"images/{number}.{suffix}", IMAGE)
+        write_image(tmp_path / f"masks/{number}.png", MASK)
+    found = folder(tmp_path, images="images/*.jpg", sequence=".+").faults()
+    assert any("match 'images/*.jpg' but for their suffix; set images: images/*.jpeg" in fault for fault in found)
+
+
+def test_masks_that_are_compressed_with_loss_get_no_pattern_that_takes_them(tmp_path: Path, write_image: Write) -> None:
+    write_image(tmp_path / "images/0.png", IMAGE)
+    write_image(tmp_path / "masks/0.jpg", MASK)
+    (fault,) = [fault for fault in folder(tmp_path).faults() if fault.startswith("masks:")]
+    assert "compressed with loss, which alters ids; make the masks again" in fault and "set masks" not in fault

@@ -52,7 +52,7 @@ def test_a_grey_ramp_is_ids() -> None:
     [
         (IDS, Mask(np.array([[0, 3, 500]], np.uint16)), r"label ids \[3, 500\]; allowed: 0"),
         (IDS, Mask(np.arange(1, 13, dtype=np.uint8)[None]), r"\[1, 2, 3, 4, 5, 6, 7, 8, \.\.\. 4 more\]"),
-        (IDS, Mask(np.zeros((1, 1, 3), np.uint8)), "a colour mask; class ids in one channel are needed"),
+        (IDS, Mask(np.array([[[0, 0, 9]]], np.uint8)), "a colour mask; class ids in one channel are needed"),
         (BY_COLOUR, Mask(np.array([[RED, (1, 2, 3)]], np.uint8)), r"unknown colours \[\(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[0, 1]], np.uint8), TWO), r"entries of unknown colour: \[1 is \(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4; its palette has 2"),
@@ -71,3 +71,9 @@ def test_the_rest_may_have_an_id_of_its_own() -> None:
     assert colours.decode(FILE, Mask(np.array([[RED, GREEN]], np.uint8))).tolist() == [[0, 255]]
     palette = np.array([GREEN, RED], np.uint8)
     assert colours.decode(FILE, Mask(np.array([[0, 1]], np.uint8), palette)).tolist() == [[255, 0]]
+
+
+def test_three_equal_channels_are_ids_where_only_ids_are_declared() -> None:
+    values = np.repeat(np.array([[0, 20]], np.uint8)[..., None], 3, -1)
+    assert Coding(ids={0: 0, 20: 1}).decode(FILE, Mask(values)).tolist() == [[0, 1]]
+    assert Coding(ids={0: 0}, colours={(0, 0, 0): 1, (20, 20, 20): 2}).decode(FILE, Mask(values)).tolist() == [[1, 2]]

@@ -191,3 +191,10 @@ def test_one_table_may_have_a_column_for_the_split(root: Path) -> None:
     found = dataset(root, text, to="all.csv", lists={"train": "all.csv", "val": "all.csv"})
     assert list(found.faults()) == [] and found.splits() == {"train": ["a", "d.x"], "val": ["b"]}
     assert dataset(root, text, to="all.csv").splits()["train"] == ["a", "b", "d.x"], "a list of its own is taken whole"
+
+
+def test_an_unknown_split_in_a_table_is_named(root: Path) -> None:
+    (root / "all.csv").write_text("image,split\na.JPG,train\nb.JPG,val\nd.x.JPG,dev\n")
+    found = Folder(root=str(root), **LABELS, lists={"train": "all.csv", "val": "all.csv"})
+    assert found.splits() == {"train": ["a"], "val": ["b"]}
+    assert found.faults()[0].startswith("all.csv:4: split 'dev' is unknown; allowed: train, training")

@@ -48,6 +48,7 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
         ("Pixel Value, Class\n1, tree\n", "1 is 'tree'; in another split it is 'road'"),
         ('Pixel Value, Class\n0, background\n1, road\n2, car\n3, "a, b"\n', ""),
         ("0,background\n1,road\n2,car\n", ""),
+        ("\nPixel Value, Class,\n0, background,\n1, road ,\n2, car,\n", ""),
     ],
 )
 def test_the_table_of_classes_is_checked(root: Path, text: str, message: str) -> None:

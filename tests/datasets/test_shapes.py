@@ -86,6 +86,7 @@ def test_strokes_have_a_width_and_round_ends() -> None:
     [
         [[0, 0], [1, 1]], [[0, 0], [1, float("nan")], [2, 2]], [[0, 0], [float("inf"), 0], [2, 2]],
         [[0, 0], [1e30, 0], [2, 2]], [[0, 0], [100, 0], [2, 2]], "abc", None, [[0, 1], [2]], [],
+        [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]],
     ],
 )  # fmt: skip
 def test_invalid_polygons_are_refused(wrong: object) -> None:

@@ -210,3 +210,20 @@ def test_file_names_that_name_splits_are_warned_of(
 @pytest.mark.parametrize("places", [["@/train/", "@/val/"], ["@/test_1", "@/test_2"], ["@/a/x", "@/val/b"]])
 def test_other_names_are_not(make: Callable[..., Callable[..., Folder]], places: list[str]) -> None:
     assert list(make(*places)(sequence=".+").warnings()) == []
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["@/train-set/", "@/valid-set/", "@/test-set/"],
+        ["@/train_images/", "@/val_images/", "@/test_images/"],
+        ["@/data_train/", "@/data_val/", "@/data_test/"],
+    ],
+)
+def test_other_words_may_stand_beside_the_split(make: Callable[..., Callable[..., Folder]], places: list[str]) -> None:
+    dataset = make(*places)()
+    assert not dataset.faults() and counts(dataset) == {"train": 3, "val": 3, "test": 3}
+
+
+def test_a_word_that_makes_another_name_is_no_split() -> None:
+    assert by_folders(["train_station/1", "test_track/1"], drives=False, wrong=[]) is None

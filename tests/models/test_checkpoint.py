@@ -137,6 +137,11 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("x.safetensors", lambda file: file.write_bytes(b"<html>"), "not a readable safetensors file.*it is a web page"),
     ("x.pth", lambda file: file.write_bytes(b""), "it is empty"),
     ("x.pth", lambda file: file.write_bytes(bytes(range(256)) * 8), "not a readable torch file"),
+    (
+        "x.pth",
+        lambda file: file.write_bytes(b"\x1f\x8b" + bytes(50)),
+        r"not a readable torch file \(no format of torch\)",
+    ),
     ("x.pth", lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0"), "git lfs pull"),
     ("x.pth", torchscript, "TorchScript archive"),
     ("x.pth", lambda file: torch.save(nn.Conv2d(1, 1, 1), file), r"it asks for torch\.nn\.modules\.conv\.Conv2d"),
