@@ -322,7 +322,7 @@ def test_images_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path, 
         write_image(tmp_path / f"images/{number}.{suffix}", IMAGE)
         write_image(tmp_path / f"masks/{number}.png", MASK)
     found = folder(tmp_path, images="images/*.jpg", sequence=".+").faults()
-    assert any("match 'images/*.jpg' but for their suffix; set images: images/*.jpeg" in fault for fault in found)
+    assert any("match 'images/*.jpg' except for their suffix; set images: images/*.jpeg" in fault for fault in found)
 
 
 def test_masks_that_are_compressed_with_loss_get_no_pattern_that_takes_them(tmp_path: Path, write_image: Write) -> None:
