@@ -101,8 +101,8 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
         subject = f"weight '{names[0]}'" + (f" and {len(names) - 1} more lie" if len(names) > 1 else " lies")
         if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
             faults.add(
-                f"{subject} in '{location}'; only a path relative to the model's folder, and inside it, is read: save the "
-                "model again with such a `location`"
+                f"{subject} in '{location}'; only a path relative to the model's folder, and inside it, is read: save "
+                "the model again with such a `location`"
             )
         elif not place.is_file():
             faults.add(f"{subject} in '{location}', which is not there")

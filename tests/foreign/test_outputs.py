@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.foreign.description import Description
 from pipeline.foreign import parity
+from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
 from pipeline.quantization import cpu, tensorrt
 from pipeline.quantization import graph as graphs
