@@ -68,8 +68,8 @@ def main() -> None:
     unknown = dict.fromkeys(name for found in meta["fallback"].values() for name in found.get("undecided", ()))
     if unknown:
         print(
-            f"not enough pixels in {images} train frames to hold {', '.join(unknown)} against quantize.budget: nothing "
-            "was left in float for them; raise quantize.trial_images, and see what check says"
+            f"{images} train frames do not decide whether {', '.join(unknown)} keep to quantize.budget: nothing was "
+            "left in float for them; raise quantize.trial_images, and see what check says"
         )
 
 
