@@ -68,7 +68,7 @@ def main() -> None:
     unknown = dict.fromkeys(name for found in meta["fallback"].values() for name in found.get("undecided", ()))
     if unknown:
         print(
-            f"{images} train frames have too few pixels of {', '.join(unknown)} to judge quantize.budget: no layer "
+            f"{images} train frames do not decide whether {', '.join(unknown)} keep to quantize.budget: no layer "
             "stays in float for them; raise quantize.trial_images, and read the result of check"
         )
 

@@ -11,12 +11,15 @@ IMAGE, RESULT = "image", "result"
 #: What ONNX Runtime puts before the name of a weight into which it folds something; reports go by that name.
 FOLDED = ("ConvBnFusion_W_", "ConvMulFusion_W_")
 
+#: What our passes put between the name of a tensor and a word of theirs.
+SEPARATORS = "_|"
+
 
 def rename(model: onnx.ModelProto) -> None:
     """Image and result get our names, everything else a name that begins with ``network.net.``, in place.
 
-    Our graph around the network has no name that begins so. Quantisation puts ``_`` and a word behind the name of a
-    tensor; a name that is another one with ``_`` and a word gets a dot at its end, which no word of ours has.
+    Our graph around the network has no name that begins so. Quantisation puts ``_`` or ``|`` and a word behind the name
+    of a tensor; a name that is another one with such a word gets a dot at its end, which no word of ours has.
     """
     graph = model.graph
     new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
@@ -30,8 +33,7 @@ def rename(model: onnx.ModelProto) -> None:
         new[name] = plain
         taken.add(plain)
     for name, plain in new.items():
-        parts = plain.split("_")
-        if not taken.isdisjoint("_".join(parts[:count]) for count in range(1, len(parts))):
+        if not taken.isdisjoint(plain[:index] for index, letter in enumerate(plain) if letter in SEPARATORS):
             while (plain := f"{plain}.") in taken:
                 pass
             new[name] = plain

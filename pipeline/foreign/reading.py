@@ -91,16 +91,21 @@ def whole(path: Path) -> onnx.ModelProto:
 
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The files beside the model that hold weights, sorted. Raises UserError where one is missing or not beside it."""
-    faults, found = Faults(str(path)), set[Path]()
+    places: dict[str, list[str]] = {}
     for tensor in tensors(model.graph):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        location = external_data_helper.ExternalDataInfo(tensor).location
+        if external_data_helper.uses_external_data(tensor):
+            places.setdefault(external_data_helper.ExternalDataInfo(tensor).location, []).append(tensor.name)
+    faults, found = Faults(str(path)), set[Path]()
+    for location, names in places.items():
         place = (path.parent / location).resolve()
+        subject = f"weight '{names[0]}'" + (f" and {len(names) - 1} more lie" if len(names) > 1 else " lies")
         if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
-            faults.add(f"weight '{tensor.name}' lies outside the model's folder ({location}); it is not read")
+            faults.add(
+                f"{subject} in '{location}'; only a path relative to the model's folder, and inside it, is read: save "
+                "the model again with such a `location`"
+            )
         elif not place.is_file():
-            faults.add(f"weight '{tensor.name}' lies in '{location}', which is missing")
+            faults.add(f"{subject} in '{location}', which is missing")
         else:
             found.add(place)
     faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")

@@ -35,6 +35,7 @@ class Reference:
 
     Attributes:
         half: whether the file computes in float16, so that its results are only that exact.
+        whole: whether the file gives whole numbers; known after the first of :meth:`results`.
         strange: values in label maps that stand for no class, and how many pixels have them.
         seen: those that stand for one.
 
@@ -51,6 +52,7 @@ class Reference:
         self.image = next(value for value in model.graph.input if value.name not in weights)
         self.head = description.head or model.graph.output[0].name
         self.half = floats.holds_float16(model)
+        self.whole = False
         self.strange: Counter[float] = Counter()
         self.seen: set[int] = set()
         self.description = description
@@ -80,6 +82,7 @@ class Reference:
                 result = np.asarray(self.session.run([self.head], {self.image.name: image.astype(dtype)})[0])
             except Exception as error:  # see above
                 raise self._cannot_run(error) from error
+            self.whole = result.dtype.kind in "iu"
             size = (frame.shape[0], frame.shape[1])
             form = output.form(result.shape, result.dtype, self.description, image=size)
             if result.dtype.kind == "f" or form.channels:

@@ -33,6 +33,11 @@ SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ReduceSum", "CumSu
 MEANS = ("ReduceMean", "GlobalAveragePool", "AveragePool")
 #: Operators that add squares.
 SQUARES = ("ReduceL2", "ReduceSumSquare")
+#: Operators that divide by a sum of squares of their first input. Not every runtime has these squares in float32.
+NORMALISERS = (
+    *("InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization"),
+    *("LpNormalization", "LRN"),
+)
 #: Operators that may make a small value large.
 FACTORS = ("Mul", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 #: Operators for which a large constant is a bound: the largest float16 does as well.
@@ -145,6 +150,8 @@ def float32_nodes(model: onnx.ModelProto, extremes: Extremes) -> dict[str, str]:
         ]
         if names and not extremes.terms.get(node.name, 0.0) <= LARGEST:
             reasons.append(f"its terms add up to {extremes.terms[node.name]:.3g}")
+        if node.op_type in NORMALISERS:
+            reasons += _unfit_squares(node.input[0], extremes)
         if reasons:
             found[node.name] = reasons[0]
     return found
@@ -159,6 +166,14 @@ def _unfit_tensors(extremes: Extremes) -> Iterator[tuple[str, str]]:
             yield name, f"'{name}' reaches {most:.3g}"
         elif 0 < most < SMALLEST:
             yield name, f"'{name}' reaches only {most:.2g}"
+
+
+def _unfit_squares(name: str, extremes: Extremes) -> Iterator[str]:
+    most = extremes.largest.get(name, 1.0)
+    if not (most * MARGIN) ** 2 <= LARGEST:  # NaN as well
+        yield f"squares of '{name}' reach {most**2:.3g}"
+    elif 0 < most**2 < SMALLEST_VARIANCE:
+        yield f"squares of '{name}' reach only {most**2:.2g}"
 
 
 def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants, small: _Small) -> Iterator[str]:

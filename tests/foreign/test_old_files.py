@@ -124,6 +124,7 @@ OURS = [
     ("first_on_pixels", "first_int8"),
     ("first_on_pixels_bias", "image_scale"),
     ("c_scale.", "c_scale"),
+    ("c|terms", "c|magnitudes"),
 ]
 
 

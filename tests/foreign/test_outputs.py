@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import artifact
 from pipeline.errors import UserError
+from pipeline.foreign import parity
 from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
 from pipeline.quantization import cpu, tensorrt
@@ -143,6 +144,14 @@ def test_one_channel_of_neither_probabilities_nor_scores(single: Any, described:
             ):
                 require_labels(described(model, **TWO), frames, lambda logits: logits[0] > 0)
         require_labels(described(model, **TWO, threshold=127), frames, lambda logits: logits[0] > 0, share=0.99)
+
+
+def test_scores_cast_to_whole_numbers_may_be_one_apart() -> None:
+    """12.99999 and 13.00001 are 12 and 13 after a cast, which is far more than rounding explains in floats."""
+    got, given = np.float32([[12, 90], [200, 0]]), np.float32([[13, 90], [200, 0]])
+    assert parity._difference(got, given, step=1.0) == 0.0
+    assert parity._difference(got, given, step=0.0) > parity.LOGITS_TOLERANCE
+    assert parity._difference(got + 2, given, step=1.0) > parity.LOGITS_TOLERANCE
 
 
 def test_one_channel_and_three_classes(make: Any, single: Any, described: Any, frames: Any) -> None:

@@ -140,6 +140,29 @@ def test_sums_that_overflow_before_the_division(make: Any, frames: Any, operator
     assert list(kept) == ["mean"] and kept["mean"].startswith("its terms add up to ")
 
 
+@pytest.mark.parametrize("operator", ["InstanceNormalization", "LayerNormalization"])
+def test_normalisation_of_large_or_small_values(make: Any, frames: Any, operator: str) -> None:
+    """Values of 700 fit into float16, and their squares do not; those of 1e-4 are lost."""
+
+    def fill(net: Any, factor: float) -> None:
+        net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
+        net.add("Mul", ["a_relu", net.constant("factor", np.float32(factor))], "times")
+        size = 8 if operator == "InstanceNormalization" else 16  # of channels, or of rows
+        gain = net.constant("gain", np.ones(size, np.float32))
+        offset = net.constant("offset", np.zeros(size, np.float32))
+        net.add(operator, ["times", gain, offset], "normalised", epsilon=1e-9)
+        net.conv("normalised", "logits", 8, 16)
+
+    assert kept_in(make, frames, lambda net: fill(net, 1.0)) == {}
+    for factor in (200.0, 1e-4):
+        kept = kept_in(make, frames, lambda net, factor=factor: fill(net, factor))
+        assert "squares of 'times' reach" in kept["normalised"]
+        half, _ = half_limits.in_float16(make(None, lambda net, factor=factor: fill(net, factor)), frames)
+        reference = np.stack([ReferenceEvaluator(half).run(None, {"frames": frame[None]})[0][0] for frame in frames])
+        expected = labels(make(None, lambda net, factor=factor: fill(net, factor)), frames)
+        assert (reference == expected).mean() > 0.97
+
+
 def test_terms_that_cancel_are_added_up_by_magnitude(make: Any, frames: Any) -> None:
     def fill(net: Any) -> None:
         net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
