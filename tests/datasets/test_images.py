@@ -290,7 +290,7 @@ def test_masks_with_an_orientation_are_refused(tmp_path: Path) -> None:
 def test_pages_and_frames_are_refused(tmp_path: Path, kind: str) -> None:
     noisy().save(tmp_path / "a", kind, save_all=True, append_images=[noisy(1), noisy(2)])
     for read in READERS[: 1 if kind == "WEBP" else 2]:
-        with pytest.raises(UserError, match=r"a: 3 pages or frames; .* save that one as a file of its own"):
+        with pytest.raises(UserError, match=r"a: 3 pages or frames; .* save the right one as a file of its own"):
             read(tmp_path / "a")
     noisy().save(tmp_path / "a", kind, save_all=True, **({"lossless": True} if kind == "WEBP" else {}))
     assert np.array_equal(read_image(tmp_path / "a"), bgr(noisy())), "one page is an image"
