@@ -72,7 +72,7 @@ def scales_of(weight: Floats, axis: int, *, paired: bool) -> Floats:
 
     Example:
         >>> weight = np.array([[127.0, 100.0], [127.0, -100.0]], np.float32)
-        >>> scales_of(weight, 0, paired=True).round(3).tolist()
+        >>> [round(float(scale), 3) for scale in scales_of(weight, 0, paired=True)]
         [1.774, 1.0]
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)

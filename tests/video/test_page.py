@@ -78,7 +78,7 @@ def test_what_is_not_python_is_in_the_wheel() -> None:
 
 
 def test_events(serve: Serve, make_result: MakeResult) -> None:
-    odd = LabelSpec(names=("<b>road</b>", "ä\n"), palette=((200, 0, 10), (0, 0, 255)))
+    odd = LabelSpec(names=("<b>road</b>", "ä&amp;"), palette=((200, 0, 10), (0, 0, 255)))
     sink = serve(labels=odd, engine="kd/int8", rate=7.5)
     told = events(sink, visit="12-3")
     name, about = next(told)
@@ -87,7 +87,7 @@ def test_events(serve: Serve, make_result: MakeResult) -> None:
         "title": "drive.mp4",
         "engine": "kd/int8",
         "rate": 7.5,
-        "classes": [{"name": "<b>road</b>", "colour": "#c8000a"}, {"name": "ä\n", "colour": "#0000ff"}],
+        "classes": [{"name": "<b>road</b>", "colour": "#c8000a"}, {"name": "ä&amp;", "colour": "#0000ff"}],
         "rest": "ignored",
     }
     assert next(told) == ("figures", {"state": "waiting", "frames": 0, "pictures": False})
