@@ -1,4 +1,4 @@
-"""A prepared data set that shows too few classes is refused before the first step, whoever made it."""
+"""Training refuses a prepared data set that shows too few classes, before the first step."""
 
 from __future__ import annotations
 
