@@ -129,7 +129,7 @@ def _option_faults(
             yield f"{where}.{key}: unknown key; {closest(str(key), allowed)}"
             continue
         try:  # as JSON, because a tuple is a list there, and nothing else is taken for another type
-            TypeAdapter(hints[key], config=OPTION).validate_json(json.dumps(value, default=str))
+            TypeAdapter(hints[key], config=OPTION).validate_json(json.dumps(value))
         except ValidationError as error:
             wrong = True
             yield f"{where}.{key}: got {value!r}; {' or '.join(dict.fromkeys(map(allowed_by, error.errors())))}"

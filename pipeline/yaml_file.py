@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -13,10 +14,21 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import plugin_options
-from pipeline.errors import UserError, closest
+from pipeline.errors import Faults, UserError, closest
 
 #: A colour without quotes, which YAML takes for a comment.
 COLOUR = re.compile(r"[\[,\s](#[0-9a-fA-F]{6})\b")
+
+#: What a value of a section may be, and what YAML makes of words and numbers without quotes.
+PLAIN = (str, bool, int, float, type(None))
+KINDS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    date: "a date",
+    datetime: "a time",
+    type(None): "null",
+}
 
 
 def read(path: Path, *, sections: Iterable[str], absent: str = "run from the project's root") -> dict[Any, Any]:
@@ -27,7 +39,8 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
         absent: what to do where there is no such file.
 
     Raises:
-        UserError: no such file, not UTF-8, not YAML (with line and column), or no mapping.
+        UserError: no such file, not UTF-8, not YAML (with line and column), no mapping, or every value that YAML takes
+            for a date and every key that it takes for a number, a date or a truth value, at once.
     """
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
@@ -45,7 +58,27 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise UserError(f"{path}: holds {got}; a mapping of {', '.join(sections)} is needed")
+    faults = Faults(str(path))
+    for message in _unquoted(raw, ()):
+        faults.add(message)
+    faults.raise_if_any()
     return raw
+
+
+def _unquoted(found: Any, where: tuple[str, ...]) -> Iterator[str]:
+    """Keys that are no text and values that JSON does not have: YAML reads 2024-01-01 as a date and `on` as true."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            if not isinstance(key, str):
+                read = "null" if key is None else KINDS.get(type(key), f"a {type(key).__name__}")
+                yield f"{'.'.join(where) or 'top level'}: YAML reads the key {key} as {read}; write it in quotes"
+            yield from _unquoted(value, (*where, str(key)))
+    elif isinstance(found, list):
+        for index, value in enumerate(found):
+            yield from _unquoted(value, (*where, str(index)))
+    elif not isinstance(found, PLAIN):
+        read = KINDS.get(type(found), f"a {type(found).__name__}")
+        yield f"{'.'.join(where)}: YAML reads {found} as {read}; write text in quotes, several values as a list"
 
 
 def _comment(path: Path, mark: Any) -> str:

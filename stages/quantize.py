@@ -59,8 +59,9 @@ def main() -> None:
         floats = f"; in float: {', '.join(layers)}" if layers else ""
         floats += "; sums in float" if found.get("sums_in_float") else ""
         held = "" if found["held"] else "; quantize.budget does not hold"
-        low, high = found.get("class_interval", [None, None])
-        interval = "" if low is None else f" ({low:.2f} to {high:.2f} with {found['confidence']:.0%} confidence)"
+        interval = ""
+        if bounds := found.get("class_interval"):
+            interval = f" ({bounds[0]:.2f} to {bounds[1]:.2f} with {found['confidence']:.0%} confidence)"
         print(
             f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
             f"{found['class_drop']:.2f}{interval} IoU in {found['worst_class']}, the most of a class{floats}{held}"

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,21 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("convert", "tensorrtx", {}), "convert.tensorrtx: unknown key; did you mean 'tensorrt'?"),
         (put("convert", "onnxruntime", None), "convert.onnxruntime: got None; allowed: a section"),
         (put("convert", "onnxruntime", "threads", True), "convert.onnxruntime.threads: got True; allowed: a valid int"),
-        (put(5, 3), "5: got 5; keys should be strings"),
+        (put(5, 3), "top level: YAML reads the key 5 as a number; write it in quotes"),
+        (put("merge_classes", {date(2024, 1, 1): ["car"]}), "merge_classes: YAML reads the key 2024-01-01 as a date"),
+        (
+            put("merge_classes", {"on": ["car"], True: ["road"]}),
+            "merge_classes: YAML reads the key True as true or",
+        ),
+        (
+            put("datasets", "folder", "ids", {None: [1]}),
+            "datasets.folder.ids: YAML reads the key None as null",
+        ),
+        (
+            put("datasets", "folder", "classes", ["road", date(2024, 1, 1)]),
+            "datasets.folder.classes.1: YAML reads 2024-01-01 as a date; write text in quotes",
+        ),
+        (put("datasets", "folder", "classes", {"road", "car"}), "datasets.folder.classes: YAML reads {"),
     ],
 )
 def test_one_fault_is_one_message(tmp_path: Path, change: Callable[[dict[str, Any]], None], fault: str) -> None:

@@ -126,8 +126,8 @@ class AnnotatedDataset(Dataset):
         return read_image(sample.image, fits=size)
 
     def read_label(self, sample: Annotated, mask: Path) -> Array:
-        """Train ids (H, W) uint8 of a mask file. A plugin whose tool writes masks has its own."""
-        raise NotImplementedError
+        """Train ids (H, W) uint8 of a mask file; plugins whose tool exports masks override it."""
+        raise UserError(f"{mask}: {self.plugin} reads annotations, not mask files; for masks use the plugin folder")
 
     def _painted(self, sample: Annotated, size: Size, found: list[str]) -> Array:
         """Train ids (H, W) uint8 of the shapes; what is wrong with them is added to ``found``."""

@@ -186,7 +186,7 @@ def _points(lost: Drop, drops: Drops) -> str:
 
 def _about(name: str, lost: Drop) -> dict[str, Any]:
     named = {"class": name} if name else {}
-    return {**named, "interval": [lost.low, lost.high], "frames": lost.frames}
+    return {**named, "interval": lost.interval, "frames": lost.frames}
 
 
 def _counted(count: int, noun: str) -> str:

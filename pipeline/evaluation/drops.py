@@ -67,6 +67,11 @@ class Drop:
     frames: int
     enough: bool = True
 
+    @property
+    def interval(self) -> list[float] | None:
+        """The bounds; None where there are too few frames for bounds that mean anything."""
+        return [self.low, self.high] if self.enough else None
+
     def exceeds(self, limit: float) -> bool:
         """Whether more than ``limit`` points are lost, by the whole interval."""
         return self.enough and self.low > limit
@@ -97,7 +102,9 @@ class Drops:
         return max(self.classes.items(), key=lambda item: (item[1].got, item[0]))
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
-        """For a results file: lists in the order of ``names``, null for a class that no label shows."""
+        """For a results file: lists in the order of ``names``, null for a class that no label shows, and
+        for an interval where there are too few frames (:func:`frames_needed`).
+        """
         found = [self.classes.get(name) for name in names]
         facts: dict[str, Any] = {
             "classes": [drop and drop.got for drop in found],
@@ -105,8 +112,8 @@ class Drops:
         }
         if self.confidence is not None:
             facts["confidence"] = self.confidence
-            facts["miou_interval"] = [self.miou.low, self.miou.high]
-            facts["class_intervals"] = [drop and [drop.low, drop.high] for drop in found]
+            facts["miou_interval"] = self.miou.interval
+            facts["class_intervals"] = [drop and drop.interval for drop in found]
         return facts
 
 

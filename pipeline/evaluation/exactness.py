@@ -114,5 +114,5 @@ def warnings(agrees: float | None, *, engine: Mapping[str, Any], device: Mapping
     else:
         maybe = " (or of saturation: the CPU's kernels are unknown)" if unsafe and kernels == "unknown" else ""
         cause = f"the cause is rounding between layers, not saturation{maybe}"
-        what = f"{measured}; {cause}; keep layers or additions in float"
+        what = f"{measured}; {cause}; name layers in quantize.float_layers to keep them in float"
     return [{"budget": "int8_exact_agreement", "variant": "int8", "limit": LIMIT, "got": agrees, "what": what}]

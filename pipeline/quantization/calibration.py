@@ -148,7 +148,7 @@ def collect(
     names = graph.float_activations()
     if free := [name for name in names if name not in graph.shapes]:
         raise UserError(f"{onnx_file}: tensor '{free[0]}' has no fixed shape; export with a fixed height and width")
-    layers = {node.input[0]: _channel_axis(node) for node in graph.layers}
+    layers = {node.input[0]: graphs.input_axis(node) for node in graph.layers}
     sessions = [session(piece) for piece in pieces(graph, names)]
     saved = time.monotonic()
     for index in range(found.frames, len(frames)):
@@ -202,11 +202,6 @@ def _keep(found: Statistics, checkpoint: Path, key: str) -> None:
         found.save(checkpoint, key=key)
     except UserError as error:
         _log.warning("no checkpoint: %s", error)
-
-
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """Axis of the channels in the input of a weighted layer."""
-    return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
 
 
 def pieces(graph: Graph, names: Sequence[str]) -> Iterator[onnx.ModelProto]:

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 
 #: Layers that hold weights and profit from INT8.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
 SMALLEST_MATRIX = 16
 #: Operators without weights that have 8-bit kernels or pass 8 bits through, and those that fuse with the one before.
@@ -29,6 +30,18 @@ POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 NORMALISER = "normalise.weight"
 #: What stands before the names of all weights in graphs that we exported.
 OURS = "network.net."
+
+
+def output_axis(layer: onnx.NodeProto, rank: int) -> int:
+    """Index of the output channels' axis in the weight, of ``rank`` axes, of a weighted layer."""
+    if layer.op_type == "Conv" or any(a.name == "transB" and a.i for a in layer.attribute):
+        return 0
+    return 1 if layer.op_type == "ConvTranspose" else rank - 1
+
+
+def input_axis(layer: onnx.NodeProto) -> int:
+    """Index of the channels' axis in the input of a weighted layer."""
+    return 1 if layer.op_type in CONVOLUTIONS else -1
 
 
 @dataclass(frozen=True)

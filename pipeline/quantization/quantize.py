@@ -16,6 +16,7 @@ import onnxruntime
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, closest
+from pipeline.evaluation.exactness import CPU_FILE
 from pipeline.export.onnx_file import AWARE, write_metadata
 from pipeline.quantization import calibrate, cpu, half_limits, saturation, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs
@@ -30,7 +31,6 @@ from pipeline.quantization.sensitivity import Budget, Fallback, Place
 from pipeline.quantization.trial import Outcome, Trial
 
 RANGES = "ranges.json"
-CPU_FILE = "int8_cpu.onnx"
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _describe_fallback(found: Fallback, budget: Budget) -> dict[str, Any]:
     if lost.confidence is not None:
         (_, worst), undecided = lost.worst, budget.undecided(found.outcome)
         facts["confidence"], facts["frames"], facts["undecided"] = lost.confidence, lost.frames, undecided
-        facts["miou_interval"], facts["class_interval"] = [lost.miou.low, lost.miou.high], [worst.low, worst.high]
+        facts["miou_interval"], facts["class_interval"] = lost.miou.interval, worst.interval
     return {**facts, "sums_in_float": True} if found.sums else facts
 
 

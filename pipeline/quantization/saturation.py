@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from pipeline.quantization.graph import output_axis
 from pipeline.quantization.scales import INT8_MAX
 
 #: Two weights of one sign whose quotients by the scale sum to less than 128 sum to 128 at most once they are rounded.
@@ -31,12 +32,6 @@ PAIRED = ("Conv", "MatMul", "Gemm")
 
 Floats = npt.NDArray[np.float32]
 Rounded = tuple[npt.NDArray[np.int8], Floats]
-
-
-def channel_axis(layer: onnx.NodeProto) -> int:
-    """Axis of the output channels in the weight of a Conv, MatMul or Gemm."""
-    transposed = layer.op_type == "Gemm" and any(a.name == "transB" and a.i for a in layer.attribute)
-    return 0 if layer.op_type == "Conv" or transposed else 1
 
 
 def forms_pairs(layer: onnx.NodeProto, shape: Iterable[int]) -> bool:
@@ -85,7 +80,7 @@ def scales_of(weight: Floats, axis: int, *, paired: bool) -> Floats:
 
 def quantize(layer: onnx.NodeProto, weight: Floats) -> Rounded:
     """Int8 values and scales of a layer's weight, as the CPU files have them."""
-    axis = channel_axis(layer)
+    axis = output_axis(layer, weight.ndim)
     scales = scales_of(weight, axis, paired=forms_pairs(layer, weight.shape))
     shape = [1] * weight.ndim
     shape[axis] = -1
@@ -98,7 +93,7 @@ def overrides(layers: Iterable[onnx.NodeProto], constants: dict[str, onnx.Tensor
     for layer in layers:
         name = layer.input[1]
         weight = numpy_helper.to_array(constants[name]).astype(np.float32)
-        axis, (_, scales) = channel_axis(layer), quantize(layer, weight)
+        axis, (_, scales) = output_axis(layer, weight.ndim), quantize(layer, weight)
         if name in found and found[name][0] == axis:  # several layers share it
             scales = np.maximum(scales, found[name][1])
         found[name] = axis, scales
@@ -135,7 +130,7 @@ def describe(model: onnx.ModelProto, *, titles: dict[str, str]) -> dict[str, Any
     """
     free, narrowed = True, {}
     for node, weight in quantised_layers(model):
-        axis = channel_axis(node)
+        axis = output_axis(node, weight.ndim)
         others = tuple(index for index in range(weight.ndim) if index != axis)
         largest = np.abs(weight.astype(np.int32)).max(axis=others)
         free &= bool((largest_sums(in_pairs(weight.astype(np.int32), axis)) <= 128).all())

@@ -28,16 +28,11 @@ from pipeline.quantization.graph import OURS, Graph
 from pipeline.quantization.pixels import on_pixels_name
 from pipeline.quantization.saturation import PAIR_MAX, quantised_layers
 from pipeline.quantization.scales import INT8_MAX
-from pipeline.quantization.tensorrt import CHANNEL_AXIS
 
 #: What stands before a weight's name in a deploy graph and not in the network itself.
 NETWORK = OURS.partition(".")[0] + "."
-#: How torch calls the layers that a graph has as Conv, ConvTranspose, Gemm or MatMul, and the weight's channel axis.
-LAYERS = {
-    torch.conv2d: CHANNEL_AXIS["Conv"],
-    torch.conv_transpose2d: CHANNEL_AXIS["ConvTranspose"],
-    torch.nn.functional.linear: 0,
-}
+#: The torch functions behind Conv, ConvTranspose, Gemm and MatMul, and the axis of the weight's output channels.
+LAYERS = {torch.conv2d: 0, torch.conv_transpose2d: 1, torch.nn.functional.linear: 0}
 ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__})
 
 
@@ -217,11 +212,12 @@ def _are_maps(first: Any, second: Any) -> bool:
 
 
 def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None, paired: bool = False) -> Tensor:
-    """A weight as symmetric int8 with one scale a channel of ``axis``, back in float.
+    """Round a weight to symmetric int8, with one scale per channel of ``axis``, and return it in float.
 
     Args:
-        factors: what it is divided by while it is rounded, of a weight that reads pixels; those come as BGR.
-        paired: with scales that keep pairs of weights from saturating, as ``saturation.scales_of`` chooses them.
+        factors: for the first layer, whose INT8 weight has the deviation and the BGR order folded in: the weight is
+            divided by these and its input channels are reversed before rounding; both are undone afterwards.
+        paired: choose scales that prevent overflow of pairs of weights, as ``saturation.scales_of`` does.
     """
     if factors is not None:
         factors = factors.to(weight.device)

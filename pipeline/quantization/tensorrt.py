@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from pipeline.quantization.graph import WEIGHTED, Graph
+from pipeline.quantization.graph import CONVOLUTIONS, WEIGHTED, Graph, output_axis
 from pipeline.quantization.half import to_float16
 from pipeline.quantization.half_rounding import rounded
 from pipeline.quantization.ranges import Ranges
@@ -31,8 +31,6 @@ from pipeline.quantization.scales import ScaleType, amax_of, channel_peaks, hold
 
 #: The first opset whose Q/DQ take float16 scales is 19; 20 is the newest that TensorRT 10.1 documents.
 OPSET = 20
-#: Index of the output-channel axis of a weight.
-CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 #: Channels that INT8 kernels work on at a time, and below which there is one only for whole multiples of that.
 CHANNELS, FEW_CHANNELS = 8, 16
 
@@ -113,7 +111,8 @@ def with_pairs(
         held = name not in ranges or holds(amax_of(ranges[name]), np.float16)
         if node.op_type in WEIGHTED:
             readers[node.input[1]].append(node.name)
-            held &= holds(channel_peaks(weight_of(graph, node), channel_axis(graph, node)), np.float16)
+            weight = weight_of(graph, node)
+            held &= holds(channel_peaks(weight, output_axis(node, weight.ndim)), np.float16)
         if not held:
             found.add(node.name)
     before = -1
@@ -131,10 +130,10 @@ def has_kernel(graph: Graph, layer: onnx.NodeProto) -> bool:
     Fewer than 16 channels only as whole multiples of 8 under a square kernel, or at the network's input; grouped
     convolutions only with a kernel of 3 or more and whole multiples of 8 channels.
     """
-    if layer.op_type not in CHANNEL_AXIS:
+    if layer.op_type not in CONVOLUTIONS:
         return True
     weight = graph.initializers[layer.input[1]].dims
-    axis = CHANNEL_AXIS[layer.op_type]
+    axis = output_axis(layer, len(weight))
     given, made, kernel = weight[1 - axis], weight[axis], weight[2:]
     if next((a.i for a in layer.attribute if a.name == "group"), 1) > 1:
         return bool(made % CHANNELS == 0 and min(kernel) >= 3)
@@ -170,7 +169,7 @@ def skip_input(graph: Graph, add: onnx.NodeProto, layers: Collection[str]) -> in
         return None
     main = max((0, 1), key=lambda index: graph.depth[add.input[index]])
     producer = graph.producers.get(add.input[main])
-    fuses = producer is not None and producer.op_type in CHANNEL_AXIS and producer.name in layers
+    fuses = producer is not None and producer.op_type in CONVOLUTIONS and producer.name in layers
     return 1 - main if fuses else None
 
 
@@ -213,8 +212,9 @@ class Placement:
         """Store the weight as int8 behind a DequantizeLinear with one scale an output channel."""
         name = node.input[1]
         if name not in self.weights:
-            axis = channel_axis(self.graph, node)
-            values, scales = quantize_per_channel(weight_of(self.graph, node), axis, scale_type=self.scale_type)
+            weight = weight_of(self.graph, node)
+            axis = output_axis(node, weight.ndim)
+            values, scales = quantize_per_channel(weight, axis, scale_type=self.scale_type)
             inputs = [
                 self._constant(f"{name}_int8", values),
                 self._constant(f"{name}_scale", scales),
@@ -252,10 +252,3 @@ class Placement:
 
 def weight_of(graph: Graph, layer: onnx.NodeProto) -> npt.NDArray[np.float32]:
     return numpy_helper.to_array(graph.initializers[layer.input[1]]).astype(np.float32)
-
-
-def channel_axis(graph: Graph, layer: onnx.NodeProto) -> int:
-    """Index of the output-channel axis of a layer's weight."""
-    if layer.op_type == "Gemm" and any(a.name == "transB" and a.i for a in layer.attribute):
-        return 0
-    return CHANNEL_AXIS.get(layer.op_type, len(graph.initializers[layer.input[1]].dims) - 1)

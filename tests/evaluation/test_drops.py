@@ -115,9 +115,11 @@ def test_a_class_of_few_frames_is_not_judged() -> None:
     found = measure(before, after, names=("road", "pole"), confidence=0.95)
     assert found.classes["pole"] == Drop(100.0, 100.0, 100.0, frames=5, enough=False)
     assert not found.classes["pole"].exceeds(5.0) and found.classes["pole"].undecided(5.0)
+    assert found.classes["pole"].interval is None and found.facts(("road", "pole"))["class_intervals"][1] is None
     label[5, 1], before.labelled[5, 1] = 10, 10
     six = measure(before, after, names=("road", "pole"), confidence=0.95).classes["pole"]
     assert six.frames == 6 and six.exceeds(5.0) and not six.undecided(5.0)
+    assert six.interval == [100.0, 100.0]
 
 
 def test_one_rare_class_alone_may_be_missing_in_a_resample() -> None:
