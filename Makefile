@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# One test process per core, at most 4, each with one thread for arithmetic; the tests of a file share a process.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --durations=10
 
 .PHONY: repro compare test lint check slow format clean help
 
@@ -23,10 +25,10 @@ compare: $(STAMP)  ## every loss of `compare` in params.yaml on one student (hou
 	@$(RUN) python benchmarks/compare.py && $(RUN) dvc repro report
 
 test: $(STAMP)  ## install if need be, run the default tests
-	$(BIN)/python -m pytest --durations=10
+	$(TESTS)
 
 slow: $(STAMP)  ## the tests that take minutes: the whole graph, every architecture
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(TESTS) -m slow
 
 lint: $(STAMP)  ## linter, formatter, types, import contracts
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from pipeline.labels import LabelSpec
 
 FORMAT = 1
 META = "meta.json"
+#: The INT8 file for x86 CPUs, whose kernels without VNNI multiply its weights in pairs.
+CPU_FILE = "int8_cpu.onnx"
 AGAIN = "make the artifact again with: dvc repro -f"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import CPU_FILE, Artifact
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine, Runtime
@@ -20,8 +20,6 @@ from pipeline.runtimes import Engine, Runtime
 FRAMES = 8
 #: Percent of the labels that must be equal. Rounding alone changed 0.1 to 0.3 percent in every network measured.
 LIMIT = 99.5
-#: The file whose weights x86 kernels multiply in pairs.
-CPU_FILE = "int8_cpu.onnx"
 #: Kernels of x86 that saturate, see :func:`int8_kernels`.
 SATURATING = ("avx2", "avx512")
 AGAIN = "make it again with: dvc repro quantize convert check (for a device, write the bundle again)"

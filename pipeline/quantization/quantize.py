@@ -14,9 +14,8 @@ import onnx
 import onnxruntime
 
 from pipeline import artifact
-from pipeline.artifact import Artifact
+from pipeline.artifact import CPU_FILE, Artifact
 from pipeline.errors import UserError, closest
-from pipeline.evaluation.exactness import CPU_FILE
 from pipeline.export.onnx_file import AWARE, write_metadata
 from pipeline.quantization import calibrate, cpu, half_limits, saturation, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs

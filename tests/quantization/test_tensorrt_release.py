@@ -13,7 +13,6 @@ from onnx import numpy_helper
 
 from pipeline.quantization import graph as graphs
 from pipeline.quantization import tensorrt
-from pipeline.quantization.tensorrt import CHANNEL_AXIS
 from pipeline.quantization.tensorrt_release import release
 
 PATTERNS = ["residual", "projection", "concat", "depthwise", "upsampled", "other_layers", "normalised"]
@@ -25,8 +24,8 @@ def rounded(graph: graphs.Graph, layer: str, *, scale_type: Any) -> graphs.Graph
     changed = graph.copy()
     node = next(node for node in changed.nodes if node.name == layer)
     weight = numpy_helper.to_array(changed.initializers[node.input[1]])
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    axis = 0 if transposed else CHANNEL_AXIS.get(node.op_type, weight.ndim - 1)
+    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+    axis = 0 if node.op_type == "Conv" or transposed else 1
     others = tuple(index for index in range(weight.ndim) if index != axis)
     scale = (np.abs(weight).max(axis=others, keepdims=True) / np.float32(127)).astype(scale_type).astype(np.float32)
     values = np.clip(np.rint(weight / scale), -127, 127) * scale
