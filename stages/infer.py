@@ -29,6 +29,8 @@ from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
 from pipeline.video.view import Looking, Region
+from pipeline.video.zone_file import read_zones
+from pipeline.video.zones import Zones
 
 
 def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
@@ -54,7 +56,15 @@ def main() -> int:
         # the cores belong to the engine and the codecs; small pictures gain nothing from OpenCV's threads
         cv2.setNumThreads(1)
         only = chosen_ids(facts.labels, args.only)
-        overlay = Overlay(facts.labels, alpha=args.alpha, legend=args.legend, only=only, side_by_side=args.side_by_side)
+        zones = Zones(read_zones(args.zones), ignore_index=facts.labels.ignore_index) if args.zones else None
+        overlay = Overlay(
+            facts.labels,
+            alpha=args.alpha,
+            legend=args.legend,
+            only=only,
+            side_by_side=args.side_by_side,
+            zones=zones,
+        )
         selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
@@ -83,6 +93,7 @@ def main() -> int:
                 sinks=sinks,
                 overlay=overlay if any(sink.wants_picture for sink in sinks) else None,
                 smoother=smoother,
+                zones=zones,
                 looking=looking,
                 selection=selection,
                 engines_wait=on_gpu(facts),

@@ -104,6 +104,12 @@ def parse() -> argparse.Namespace:
         help="steady the label maps of a video: labels follow its motion, and a settled one changes after "
         "FRAMES frames against it (2 to 60; without a number %(const)s); for 10 frames a second or more",
     )
+    add(
+        "--zones",
+        type=Path,
+        metavar="FILE",
+        help="JSON or YAML with polygons: classes are counted in each zone too, and ignored zones count nowhere",
+    )
     add = parser.add_argument_group("engine and source").add_argument
     add("--threads", type=positive, metavar="N", help="threads of the engine on a CPU; default: as it was built")
     add("--contexts", type=positive, metavar="N", help="frames in work at a time; default: what suits the source")

@@ -18,6 +18,7 @@ from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Source
 from pipeline.video.summary import Summary
 from pipeline.video.view import Looking
+from pipeline.video.zones import Zones
 
 _AS_CHECK = Looking()
 _ALL = Selection()
@@ -31,6 +32,7 @@ def segment(
     sinks: Sequence[Sink] = (),
     overlay: Overlay | None = None,
     smoother: Smoother | None = None,
+    zones: Zones | None = None,
     looking: Looking = _AS_CHECK,
     selection: Selection = _ALL,
     engines_wait: bool = False,
@@ -47,6 +49,7 @@ def segment(
         labels: what the engine's ids mean.
         overlay: draws the picture of every result; None when no sink wants one.
         smoother: steadies label maps; None: as the engine gives them.
+        zones: counted apart, and those that count nowhere.
         engines_wait: the engines compute elsewhere than on the cores, see :func:`pipeline.video.engines.on_gpu`.
         progress: called now and then with the number of frames done.
 
@@ -60,6 +63,7 @@ def segment(
         sinks,
         overlay=overlay,
         smoother=smoother,
+        zones=zones,
         looking=looking,
         selection=selection,
         engines_wait=engines_wait,

@@ -16,6 +16,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.buffers import Buffers
 from pipeline.video.legend import Legend
 from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.zones import Zones
 
 _HALF = 0.5  # of colour and frame each: the default, and a third of the work
 
@@ -31,6 +32,7 @@ class Overlay:
         legend: write the names of the classes that occurred so far into the picture.
         only: ids that are tinted; None for all.
         side_by_side: the frame as it is to the left of the tinted one.
+        zones: their outlines are drawn; None: there are none.
 
     Raises:
         UserError: ``alpha`` is out of range.
@@ -44,11 +46,13 @@ class Overlay:
         legend: bool = False,
         only: Collection[int] | None = None,
         side_by_side: bool = False,
+        zones: Zones | None = None,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha}; allowed: 0 (the frame alone) to 1 (the colours alone)")
         self.alpha = alpha
         self.side_by_side = side_by_side
+        self._zones = zones
         self._palette = labels.lookup_bgr()  # (256, 1, 3)
         self._bare = np.ones(256, np.uint8)
         self._bare[list(range(labels.num_classes)) if only is None else list(only)] = 0
@@ -91,6 +95,8 @@ class Overlay:
             self._blend(part, _enlarge(np.asarray(cv2.LUT(colours, table), np.uint8), scratch), out)
             if bare is not None:
                 cv2.copyTo(part, _enlarge(bare, self._buffers.get(size)), out)
+        if self._zones:
+            self._zones.draw(drawn)
         if self._legend:
             self._seen.update(int(index) for index in occurring if not self._bare[index])
             self._legend.draw(drawn, sorted(self._seen))

@@ -25,6 +25,7 @@ from pipeline.video.sources import Frame, Source
 from pipeline.video.steps import Drawing, Inferring, Place, Reading, Writing
 from pipeline.video.summary import Depth, Summary
 from pipeline.video.view import Looking
+from pipeline.video.zones import Zones, zone_shares
 
 STEPS = ("read", "resize", "infer", "draw", "write", "age")
 #: Frames that a worker does at a stretch in a step, and that can wait before the next one, at most: the more, the more
@@ -56,6 +57,7 @@ class Run:
         *,
         overlay: Overlay | None,
         smoother: Smoother | None,
+        zones: Zones | None,
         looking: Looking,
         selection: Selection,
         engines_wait: bool,
@@ -95,6 +97,7 @@ class Run:
             meter,
             overlay=overlay,
             smoother=smoother,
+            zones=zones,
             dropped=lambda: self.dropped,
             is_last=not beside,
         )
@@ -183,6 +186,7 @@ class Run:
             steps=self._meter.steps(),
             shares=shares,
             other=other,
+            zones=zone_shares(self._drawing.zone_pixels, labels),
             depths={
                 "read": Depth.of(self._read),
                 "engine": Depth.of(self._seen),

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.video.flow import Queue
 from pipeline.video.meter import StepTime
 
+_LARGEST = 3  # classes that the text says of a zone
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -32,6 +34,7 @@ class Summary:
         steps: read, resize, infer, draw, write (of each sink), and age: from a frame's arrival until it is written.
         shares: share of all pixels by class name, 0..1, at label-map size; every class is listed.
         other: share of pixels of ignored or unknown ids.
+        zones: ``shares`` and ``other`` of the pixels of each zone, by its name.
         depths: by the queue's name.
         dropped: frames of a live source that were passed over.
         interrupted: whether Ctrl-C ended it before its source did.
@@ -42,6 +45,7 @@ class Summary:
     steps: Mapping[str, StepTime]
     shares: Mapping[str, float]
     other: float
+    zones: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     depths: Mapping[str, Depth] = field(default_factory=dict)
     dropped: int = 0
     interrupted: bool = False
@@ -66,6 +70,7 @@ class Summary:
             "interrupted": self.interrupted,
             "class_shares": {name: round(share, 6) for name, share in self.shares.items()},
             "other_share": round(self.other, 6),
+            **({"zones": dict(self.zones)} if self.zones else {}),
         }
 
     def describe(self, *, verbose: bool = False) -> str:
@@ -91,4 +96,8 @@ class Summary:
         absent = sum(share == 0 for share in self.shares.values())
         if absent:
             lines.append(f"{absent} of {len(self.shares)} classes do not occur")
+        for name, zone in self.zones.items():
+            largest = sorted(zone["shares"].items(), key=lambda item: (-item[1], item[0]))[:_LARGEST]
+            classes = ", ".join(f"{label} {100 * share:.2f} %" for label, share in largest if share > 0)
+            lines.append(f"zone {name}: {classes or 'no class'}")
         return "\n".join(lines)

@@ -211,3 +211,25 @@ def test_runs_from_any_folder_without_installation(tmp_path: Path) -> None:
         "error: gone.mp4: no such file or folder; give a video, an image, a folder of images, a quoted pattern, the "
         "number of a camera, an address (rtsp://...) or a GStreamer pipeline\n"
     )
+
+
+def test_zones(infer: Any, make_video: Callable[..., Path]) -> None:
+    bonnet = {"name": "bonnet", "unit": "shares", "ignore": True, "points": [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]}
+    sky = {"name": "sky", "points": [[0, 0], [64, 0], [64, 24], [0, 24]]}
+    Path("zones.json").write_text(json.dumps({"zones": [sky, bonnet]}))
+    outputs = ("--masks", "m", "--lines", "l.jsonl", "--json", "s.json")
+    assert infer(make_video(), "--limit", 2, "--zones", "zones.json", *outputs) == 0
+    line = json.loads(Path("l.jsonl").read_text().splitlines()[0])
+    assert list(line["zones"]) == ["sky"]
+    assert line["zones"]["sky"]["shares"] == pytest.approx(line["shares"], abs=1e-5)
+    assert list(json.loads(Path("s.json").read_text())["zones"]) == ["sky"]
+    mask = read_label_map(sorted(Path("m").glob("*.png"))[0])
+    assert (mask[24:] == 255).all() and (mask[:24] < 4).all()
+
+
+def test_a_zone_outside_of_the_frame(
+    infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("zones.json").write_text(json.dumps({"zones": [{"name": "far", "points": [[0, 0], [640, 0], [0, 480]]}]}))
+    assert infer(make_video(), "--zones", "zones.json") == 1
+    assert "zone 'far': point [640.0, 0.0] is outside of the frame, which is 64x48" in capsys.readouterr().err

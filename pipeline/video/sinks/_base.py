@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -29,6 +30,7 @@ class Result:
         dropped: frames of a live source that were passed over until now.
         picture: the overlay; None where no sink wants one.
         frame: the frame as it came.
+        zone_pixels: (256,) how many pixels of each zone have each id, by the zone's name.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Result:
     dropped: int
     picture: Picture | None
     frame: Picture | None = None
+    zone_pixels: Mapping[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = field(default_factory=dict)
 
     def full_label_map(self, outside: int) -> Array:
         """(H, W) train ids at the size of the frame; ``outside`` where it was not looked at."""

@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.labels import LabelSpec
 from pipeline.video.pixels import class_shares
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.staged import StagedFile
+from pipeline.video.zones import zone_shares
 
 _BUFFER = 1 << 20  # bytes; longer than any line, so each reaches the system in one piece
 
@@ -24,11 +25,12 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
 
     Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
     ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames passed over until now), ``shares`` (of the
-    pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids).
+    pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids). With zones also ``zones``:
+    ``shares`` and ``other`` of each zone's pixels, by its name.
     """
     age = time.perf_counter() - result.arrived
     shares, other = class_shares(result.pixels, labels)
-    facts = {
+    facts: dict[str, Any] = {
         "index": result.index,
         "frame": result.name,
         "time_s": None if result.timestamp is None else round(result.timestamp, 6),
@@ -38,6 +40,8 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
         "shares": {name: round(share, 6) for name, share in shares.items()},
         "other": round(other, 6),
     }
+    if result.zone_pixels:
+        facts["zones"] = zone_shares(result.zone_pixels, labels)
     return json.dumps(facts, allow_nan=False).encode() + b"\n"
 
 

@@ -11,21 +11,24 @@ from pipeline.video.crew import Step
 from pipeline.video.flow import Queue
 from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay
-from pipeline.video.pixels import count_ids
+from pipeline.video.pixels import Counts, count_ids
 from pipeline.video.sinks import Result
 from pipeline.video.smoothing import Smoother
 from pipeline.video.steps.inferring import Place, Seen
+from pipeline.video.zones import Zones
 
 
 class Drawing(Step[Seen | BaseException, Result]):
     """Makes results of label maps: smooths and counts them, draws overlays.
 
     Args:
+        zones: counted apart, and those that count nowhere; None: there are none.
         dropped: frames that were passed over until now.
         is_last: nothing is written.
 
     Attributes:
         frames, pixels: how many results there were, and how many of their pixels had each id.
+        zone_pixels: how many pixels of each zone had each id.
     """
 
     name = "draw"
@@ -38,13 +41,16 @@ class Drawing(Step[Seen | BaseException, Result]):
         *,
         overlay: Overlay | None,
         smoother: Smoother | None,
+        zones: Zones | None,
         dropped: Callable[[], int],
         is_last: bool,
     ) -> None:
         self.frames = 0
         self.pixels = np.zeros(256, np.int64)
+        self.zone_pixels: dict[str, Counts] = {}
         self._places, self._out, self._meter = places, out, meter
         self._overlay, self._smoother, self._dropped, self._is_last = overlay, smoother, dropped, is_last
+        self._zones = zones
 
     def ready(self) -> bool:
         there = len(self._places) > 0 and self._places.first().seen is not None
@@ -66,7 +72,13 @@ class Drawing(Step[Seen | BaseException, Result]):
         label_map = seen.label_map
         if self._smoother:
             label_map = self._smoother.smooth(label_map, seen.view.seen(seen.fitted))
+        zone_pixels: dict[str, Counts] = {}
+        if self._zones:
+            label_map = self._zones.exclude(label_map, box=box, size=frame.picture.size)
+            zone_pixels = self._zones.count(label_map)
         pixels = count_ids(label_map)
+        if self._zones:
+            pixels[self._zones.ignore_index] -= self._zones.excluded
         picture = None
         if self._overlay:
             picture = self._overlay.draw(frame.picture, label_map, box=box, pixels=pixels)
@@ -83,11 +95,14 @@ class Drawing(Step[Seen | BaseException, Result]):
             dropped=self._dropped(),
             picture=picture,
             frame=frame.picture,
+            zone_pixels=zone_pixels,
         )
 
     def give(self, done: Result) -> None:
         self.frames += 1
         self.pixels += done.pixels
+        for name, pixels in done.zone_pixels.items():
+            self.zone_pixels[name] = self.zone_pixels.get(name, 0) + pixels
         for queue in self._out:
             if not queue.stopped:
                 queue.put(done)

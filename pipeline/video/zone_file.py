@@ -1,0 +1,140 @@
+"""The file of zones: named polygons of a frame, in JSON or YAML."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import Faults, UserError, closest
+
+UNITS = ("pixels", "shares")
+KEYS = ("name", "points", "unit", "ignore")
+_EXAMPLE = '{"zones": [{"name": "lane", "unit": "shares", "points": [[0.4, 0.6], [0.6, 0.6], [1, 1], [0, 1]]}]}'
+
+Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A polygon.
+
+    Attributes:
+        name: unique among the zones of a file.
+        points: (N, 2) x and y; N is 3 or more. The last point is joined to the first.
+        unit: ``pixels`` of the frame, or ``shares`` of its width and height, 0 to 1.
+        ignored: its pixels count nowhere.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    unit: str = "pixels"
+    ignored: bool = False
+
+    def corners(self, size: tuple[int, int]) -> Points:
+        """(N, 2) x and y in pixels of a frame of ``size`` (height, width). Raises UserError beyond the frame."""
+        points = np.array(self.points, np.float64)
+        if self.unit == "shares":
+            return points * (size[1], size[0])
+        beyond = points[(points > (size[1], size[0])).any(axis=1)]
+        if len(beyond):
+            raise UserError(
+                f"zone '{self.name}': point {beyond[0].tolist()} is outside of the frame, which is {size[1]}x{size[0]} "
+                '(width x height); correct it, or use "unit": "shares"'
+            )
+        return points
+
+
+def read_zones(path: Path) -> list[Zone]:
+    """The zones of a JSON file, or of a YAML file where PyYAML is installed.
+
+    Raises:
+        UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
+    """
+    found = _parsed(path)
+    entries = found.get("zones") if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no list of zones; needed: {_EXAMPLE}")
+    faults, zones = Faults(str(path)), list[Zone]()
+    for index, entry in enumerate(entries):
+        wrong = _wrong(entry)
+        for message in wrong:
+            faults.add(f"zones[{index}]{message}")
+        if wrong:
+            continue
+        zone = Zone(
+            name=entry["name"],
+            points=tuple((float(x), float(y)) for x, y in entry["points"]),
+            unit=entry.get("unit", UNITS[0]),
+            ignored=entry.get("ignore", False),
+        )
+        if zone.name in {other.name for other in zones}:
+            faults.add(f"zones[{index}].name: '{zone.name}' names two zones; give each its own name")
+        zones.append(zone)
+    faults.raise_if_any()
+    return zones
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        fault = error
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(
+            f"{path}:{fault.lineno}:{fault.colno}: not valid JSON: {fault.msg}; needed: {_EXAMPLE}"
+        ) from fault
+    try:
+        import yaml  # noqa: PLC0415 - only for YAML: a device may not have it
+    except ImportError:
+        raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write the zones as JSON") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _wrong(entry: Any) -> list[str]:
+    """What is wrong with an entry, each beginning with its place."""
+    if not isinstance(entry, dict):
+        return [f": got {entry!r}; needed: name and points"]
+    found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
+    name, unit, ignored = entry.get("name"), entry.get("unit", UNITS[0]), entry.get("ignore", False)
+    if not isinstance(name, str) or not name.strip():
+        found.append(f".name: got {name!r}; needed: text")
+    if unit not in UNITS:
+        found.append(f".unit: got {unit!r}; allowed: {' or '.join(UNITS)}")
+    if not isinstance(ignored, bool):
+        found.append(f".ignore: got {ignored!r}; allowed: true or false")
+    return found + [f".points: {message}" for message in _wrong_points(entry.get("points"), unit)]
+
+
+def _wrong_points(points: Any, unit: Any) -> list[str]:
+    pairs = isinstance(points, list) and all(
+        isinstance(point, list) and len(point) == 2 and all(_is_number(value) for value in point) for point in points
+    )
+    if not pairs or len(points) < 3:
+        return [f"got {points!r}; needed: three or more points [x, y]"]
+    values = [value for point in points for value in point]
+    if min(values) < 0:
+        return [f"got {min(values)}; the smallest number allowed is 0"]
+    if unit == "shares" and max(values) > 1:
+        return [f"got {max(values)} with unit shares; allowed: 0 to 1; for pixels leave unit out"]
+    if unit == "pixels" and max(values) <= 1:
+        return ['all numbers are 0 to 1, which is one pixel; for shares of the frame add "unit": "shares"']
+    area = abs(sum(x * b - a * y for (x, y), (a, b) in zip(points, points[1:] + points[:1], strict=True))) / 2
+    return [] if area > 0 else ["the polygon has no area; put the points in order around it"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
