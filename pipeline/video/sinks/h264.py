@@ -65,8 +65,9 @@ class H264Sink(StagedFile):
     """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or oftener.
 
     While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames
-    keep their distance in time, as sources give times that rise; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A
-    frame of another size than the first is fitted into it, with grey bars where its shape differs.
+    keep their distance in time, as sources give times that rise; the first one is at 0 s. An odd width or height is
+    padded by one repeated pixel. A frame of another size than the first is fitted into it, with grey bars where its
+    shape differs.
 
     Args:
         path: the .mp4 file.

@@ -61,9 +61,11 @@ def open_source(
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         address = of_url(text)
         av = load_av()
-        if av is None:
-            return opencv.open_address(address, patience=live, fps=fps)
-        return open_stream(address, av, patience=live, fps=fps)
+        return (
+            opencv.open_address(address, patience=live, fps=fps)
+            if av is None
+            else open_stream(address, av, patience=live, fps=fps)
+        )
     if re.fullmatch(r"/dev/video\d+", text):
         return opencv.open_camera(path, patience=live)
     if glob.has_magic(text):

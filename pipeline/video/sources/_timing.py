@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -14,6 +14,7 @@ USUAL_FPS = 25.0
 LEAP_S = 10.0
 #: The same in frames, for time lapses, whose frames lie many seconds apart.
 _LEAP_FRAMES = 10
+_REORDERED = 16  # frames by which a codec can store one early, at most
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
 _HIGHEST_FPS = 300.0  # what is higher is mostly the tick of a clock: DV says 60000, screen recordings say 1000
 _SAME_START_S = 1e-3
@@ -46,6 +47,16 @@ class Timing:
     def leap(self) -> float:
         """Seconds from which on a gap is a fault."""
         return max(LEAP_S, _LEAP_FRAMES * self.step)
+
+    def from_first(self, time: float, container: Any, stream: Any) -> Timing:
+        """The timing, now that the first frame of the file is known to come at ``time``.
+
+        AVI counts packets: where frames are stored out of order, the first one seems to come some frames late.
+        """
+        late = 0 < time <= _REORDERED * self.step and stream.codec_context.has_b_frames
+        if container.format.name != "avi" or not late or self.origin is None:
+            return self
+        return replace(self, origin=self.origin + round(time / float(stream.time_base)))
 
     def stamp(self, frame: Any, *, origin: int | None, unit: Any) -> float | None:
         """Seconds that the file gives a frame; None where it gives none."""
@@ -141,9 +152,7 @@ class Clock:
             return follows
         time = stamp + self._shift
         if abs(time - last) >= self._leap:
-            self._tell(
-                "leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; they count as one frame there"
-            )
+            self._tell("leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
             self._shift += follows - time
             time = follows
         elif time <= last:

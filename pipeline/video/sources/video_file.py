@@ -68,6 +68,7 @@ class VideoFile(Source):
             if next(decoder.pictures(), None) is None:
                 self._give_up(decoder)
             self._first = decoder.number
+            self._timing = self._timing.from_first(decoder.now, container, stream)
             if self._timing.source == "pts" and stream.codec_context.has_b_frames and decoder.falls():
                 self._timing, self._first = replace(self._timing, source="dts", origin=None), 0
         if self._timing.assumed:
@@ -104,7 +105,10 @@ class VideoFile(Source):
         if not decoder.decoded or (not given and start <= 0):
             self._give_up(decoder)
         if not given:
-            raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {decoder.now:.2f} s; start earlier")
+            why = f" (damaged: {self.damage})" if self.damage else ""
+            raise UserError(
+                f"{self.name}: nothing from {start:g} s on, it ends at {decoder.now:.2f} s{why}; start earlier"
+            )
         if decoder.broken and self._timeouts is not None:  # what a server breaks off is there, and can be had
             raise UserError(f"{self.name}: broke off after {given} frames ({decoder.broken.reason}); run it again")
 
@@ -163,9 +167,10 @@ class VideoFile(Source):
             if missing or decoder.torn:
                 says = f", its header says {self._packets} frames" if self._packets else ""
                 told.append("it was cut off" + (f": {missing} bytes are missing" if missing else "") + says)
-        if told and given:
+        if told:
             self.damage = f"{given} frames were read; {'; '.join(told)}"
-            log.warning("%s: damaged: %s", self.name, self.damage)
+            if given:  # else it is an error
+                log.warning("%s: damaged: %s", self.name, self.damage)
 
 
 def convert(name: str) -> str:
