@@ -38,10 +38,11 @@ class Outputs:
         lines: a file of JSON lines; ``-`` is standard output.
         window: a window on this machine's screen.
         serve: ``[HOST:]PORT`` of a web page.
-        fps: frame rate of a video made of images; default 25. A video keeps its own.
+        fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
         report: a file that the caller writes; only compared with the other places.
         benchmark: no sinks at all.
+        every: one frame of so many is taken, so the overlay video has so many times fewer a second.
     """
 
     out: Path | None = None
@@ -55,6 +56,7 @@ class Outputs:
     preset: str = "ultrafast"
     report: Path | None = None
     benchmark: bool = False
+    every: int = 1
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
@@ -75,10 +77,10 @@ class Outputs:
                 raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
             _distinct([self.report] if self.report else [], source.paths)
             return []
-        if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
+        if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
             raise UserError(
                 f"fps {self.fps:g} cannot be used: "
-                + ("a video keeps its own frame rate" if source.is_video else "allowed: more than 0, at most 1000")
+                + ("frames of something live come when they come" if source.live else "allowed: above 0, at most 1000")
             )
         if self.original_ids and self.masks is None:
             raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
@@ -108,7 +110,8 @@ class Outputs:
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = out.suffix.lower()
         if suffix == ".mp4":
-            return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
+            fps = (self.fps or source.fps or DEFAULT_FPS) / self.every
+            return H264Sink(out, fps=fps, crf=self.crf, preset=self.preset)
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
                 raise UserError(

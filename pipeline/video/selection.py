@@ -18,7 +18,7 @@ class Selection:
     """A part of a source.
 
     Args:
-        start: seconds to pass over; videos only.
+        start: seconds to pass over; videos only. The frame that is nearest comes first.
         duration: seconds to take; None: to the end.
         every: take one frame of so many.
         limit: take so many frames at most; None: all.
@@ -50,11 +50,14 @@ class Selection:
         if source.live and self.start:
             raise UserError(f"{source.name}: is live, it starts now; leave --start out")
         taken = 0
+        end = None if self.duration is None else self.start + self.duration - 1e-6
+        if end is not None and source.fps and not source.live:
+            end -= 0.5 / source.fps  # the nearest frame, as at the start: parts that follow each other share none
         for number, frame in enumerate(source.frames(start=self.start)):
             time = frame.timestamp
             if time is None and source.fps:
                 time = self.start + number / source.fps
-            if self.duration is not None and time is not None and time >= self.start + self.duration - 1e-6:
+            if end is not None and time is not None and time >= end:
                 break
             if number % self.every:
                 continue

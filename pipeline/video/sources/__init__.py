@@ -26,7 +26,14 @@ VIDEO_SUFFIXES = (
 )
 
 
-def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 10.0, patience: float = 60.0) -> Source:
+def open_source(
+    text: str,
+    *,
+    open_timeout: float = 10.0,
+    read_timeout: float = 10.0,
+    patience: float = 60.0,
+    fps: float | None = None,
+) -> Source:
     """Open what ``text`` names. What exists under that name comes first; else it is, in this order:
 
     - a GStreamer pipeline, if it holds " ! ";
@@ -38,6 +45,7 @@ def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 
         open_timeout: seconds for each step of opening an address.
         read_timeout: seconds to wait for a frame of something live.
         patience: seconds without a frame, over all attempts to connect again, until something live is given up.
+        fps: frames a second of a video with an end, in place of its own rate and timestamps; else of no effect.
 
     Raises:
         UserError: there is no such thing, it cannot be read, or its first frame does not come.
@@ -45,15 +53,19 @@ def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
     path = Path(text)
     if text and _exists(path):
-        return _open_path(path, live)
+        return _open_path(path, live, fps=fps)
     if " ! " in text:
-        return opencv.open_gstreamer(text, patience=live)
+        return opencv.open_gstreamer(text, patience=live, fps=fps)
     if re.fullmatch(r"[0-9]{1,4}", text):
         return opencv.open_camera(int(text), patience=live)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         address = of_url(text)
         av = load_av()
-        return opencv.open_address(address, patience=live) if av is None else open_stream(address, av, patience=live)
+        return (
+            opencv.open_address(address, patience=live, fps=fps)
+            if av is None
+            else open_stream(address, av, patience=live, fps=fps)
+        )
     if re.fullmatch(r"/dev/video\d+", text):
         return opencv.open_camera(path, patience=live)
     if glob.has_magic(text):
@@ -71,7 +83,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_path(path: Path, live: Patience) -> Source:
+def _open_path(path: Path, live: Patience, *, fps: float | None = None) -> Source:
     if path.is_dir():
         return images.folder_of_images(path)
     if path.is_char_device():
@@ -84,6 +96,6 @@ def _open_path(path: Path, live: Patience) -> Source:
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
-    source: Source = opencv.open_file(path) if av is None else VideoFile(of_file(path), av)
+    source: Source = opencv.open_file(path, fps=fps) if av is None else VideoFile(of_file(path), av, fps=fps)
     source.paths = [path]
     return source

@@ -42,6 +42,7 @@ class Source(ABC):
         fps: frames a second; None for images and when the source does not say.
         count: how many frames to expect, for progress only; None when unknown.
         dropped: frames of something live that were replaced before :meth:`frames` could give them.
+        damage: what of a file could not be read, known when :meth:`frames` has ended; empty when all of it could.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source(ABC):
     fps: float | None = None
     count: int | None = None
     dropped: int = 0
+    damage: str = ""
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:

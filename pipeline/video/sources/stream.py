@@ -13,6 +13,7 @@ from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
 from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._live import LiveSource, Patience
+from pipeline.video.sources._timing import rate_of
 from pipeline.video.sources.video_file import VideoFile
 
 #: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
@@ -30,8 +31,11 @@ _PLAYLISTS = ("hls", "dash")
 _JUMP_S = 2.0
 
 
-def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
+def open_stream(address: Address, av: Any, *, patience: Patience, fps: float | None = None) -> Source:
     """A file on a server where it has a length, else something live.
+
+    Args:
+        fps: of a file, see :class:`VideoFile`.
 
     Raises:
         UserError: it cannot be opened, or nothing can be decoded.
@@ -48,7 +52,7 @@ def open_stream(address: Address, av: Any, *, patience: Patience) -> Source:
             raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
-            return VideoFile(address, av, timeouts=patience.timeouts, options=_FILE)
+            return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE)
     return LiveSource(
         # some cameras serve one viewer: what was opened to look at it is the first connection
         lambda: _AvConnection(*(opened.pop() if opened else connect()), av=av, patience=patience),
@@ -93,8 +97,7 @@ class _AvConnection:
         self._patience = patience
         self._container = container
         self._pace = _Pace() if _is_playlist(container) else None
-        rate = stream.average_rate or stream.guessed_rate
-        self.fps = float(rate) if rate else None
+        self.fps = rate_of(container, stream)
         set_threads(stream, live=True)
         self._pictures = self._decode(stream)
 
