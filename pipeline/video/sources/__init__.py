@@ -12,11 +12,12 @@ from pipeline.video.sources import images, opencv
 from pipeline.video.sources._address import of_file, of_url
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import Timeouts
+from pipeline.video.sources._facts import StreamOptions
 from pipeline.video.sources._live import Patience
 from pipeline.video.sources.stream import open_stream
 from pipeline.video.sources.video_file import VideoFile, convert
 
-__all__ = ["Frame", "Source", "open_source"]
+__all__ = ["Frame", "Source", "StreamOptions", "open_source"]
 
 # A list, because FFmpeg takes more than videos: it plays a .txt file as terminal art.
 VIDEO_SUFFIXES = (
@@ -26,7 +27,14 @@ VIDEO_SUFFIXES = (
 )
 
 
-def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 10.0, patience: float = 60.0) -> Source:
+def open_source(
+    text: str,
+    *,
+    open_timeout: float = 10.0,
+    read_timeout: float = 10.0,
+    patience: float = 60.0,
+    reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
+) -> Source:
     """Open what ``text`` names. What exists under that name comes first; else it is, in this order:
 
     - a GStreamer pipeline, if it holds " ! ";
@@ -38,6 +46,7 @@ def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 
         open_timeout: seconds for each step of opening an address.
         read_timeout: seconds to wait for a frame of something live.
         patience: seconds without a frame, over all attempts to connect again, until something live is given up.
+        reading: which stream of a video, and what is done about HDR and interlacing.
 
     Raises:
         UserError: there is no such thing, it cannot be read, or its first frame does not come.
@@ -45,7 +54,7 @@ def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
     path = Path(text)
     if text and _exists(path):
-        return _open_path(path, live)
+        return _open_path(path, live, reading)
     if " ! " in text:
         return opencv.open_gstreamer(text, patience=live)
     if re.fullmatch(r"[0-9]{1,4}", text):
@@ -53,7 +62,11 @@ def open_source(text: str, *, open_timeout: float = 10.0, read_timeout: float = 
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         address = of_url(text)
         av = load_av()
-        return opencv.open_address(address, patience=live) if av is None else open_stream(address, av, patience=live)
+        return (
+            opencv.open_address(address, patience=live)
+            if av is None
+            else (open_stream(address, av, patience=live, reading=reading))
+        )
     if re.fullmatch(r"/dev/video\d+", text):
         return opencv.open_camera(path, patience=live)
     if glob.has_magic(text):
@@ -71,7 +84,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_path(path: Path, live: Patience) -> Source:
+def _open_path(path: Path, live: Patience, reading: StreamOptions) -> Source:
     if path.is_dir():
         return images.folder_of_images(path)
     if path.is_char_device():
@@ -84,6 +97,6 @@ def _open_path(path: Path, live: Patience) -> Source:
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
-    source: Source = opencv.open_file(path) if av is None else VideoFile(of_file(path), av)
+    source: Source = opencv.open_file(path) if av is None else VideoFile(of_file(path), av, reading=reading)
     source.paths = [path]
     return source

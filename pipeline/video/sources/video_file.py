@@ -11,10 +11,13 @@ from typing import Any, NoReturn
 
 from pipeline.errors import UserError
 from pipeline.video.picture import Picture
+from pipeline.video.sound import Sound
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, read_error, set_threads
 from pipeline.video.sources._decoded import Turned
+from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._interlaced import Progressive
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +34,20 @@ class VideoFile(Source):
     Args:
         timeouts: for a file on a server.
         options: of FFmpeg, for opening.
+        reading: which stream, and what is done about HDR and interlacing.
 
     Raises:
         UserError: it cannot be opened, has no pictures, or not one of them can be decoded.
     """
 
     def __init__(
-        self, address: Address, av: Any, *, timeouts: Timeouts | None = None, options: dict[str, str] | None = None
+        self,
+        address: Address,
+        av: Any,
+        *,
+        timeouts: Timeouts | None = None,
+        options: dict[str, str] | None = None,
+        reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
     ) -> None:
         self.name = address.name
         self.stem = address.stem
@@ -46,15 +56,22 @@ class VideoFile(Source):
         self._timeouts = timeouts
         self.waits = timeouts is not None
         self._options = options
+        self._reading = reading
+        self._remarks = Remarks(self.name)
         container, stream = self._open()
         with container:
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else None
             self._packets = stream.frames or None
             self.count = self._packets or self._estimate(container, stream)
-            decoder = _Decoder(self._av, container, stream, self._timeouts)
-            if next(decoder.pictures(), None) is None:
+            self.stream = stream.index
+            tell_streams(container, stream, self._remarks)
+            self.sound = Sound.of(container, stream, av, name=self.name, reopen=lambda: self._open()[0])
+            decoder = self._decoder(container, stream)
+            first = next(decoder.pictures(), None)
+            if first is None:
                 self._give_up(decoder)
+            self.aspect = first[1].aspect
 
     @property
     def _advice(self) -> str:
@@ -66,7 +83,13 @@ class VideoFile(Source):
 
     def _open(self) -> tuple[Any, Any]:
         try:
-            return open_container(self._av, self._address, timeouts=self._timeouts, options=self._options)
+            return open_container(
+                self._av,
+                self._address,
+                timeouts=self._timeouts,
+                options=self._options,
+                number=self._reading.number,
+            )
         except ReadError as error:
             what = "not a readable video" if self._timeouts is None else "cannot be read"
             raise UserError(f"{self.name}: {what} ({error.reason}); {error.advice or self._advice}") from None
@@ -102,10 +125,13 @@ class VideoFile(Source):
             container, stream = self._open()
             stack.enter_context(container)
             set_threads(stream, live=False, alone=self.alone)
-            return _Decoder(self._av, container, stream, self._timeouts)
+            return self._decoder(container, stream)
 
         there = decoder()
         return there if start <= 0 or there.seek(start) else decoder()
+
+    def _decoder(self, container: Any, stream: Any) -> _Decoder:
+        return _Decoder(self._av, container, stream, self._timeouts, reading=self._reading, remarks=self._remarks)
 
     def _give_up(self, decoder: _Decoder) -> NoReturn:
         reason = f" ({decoder.broken.reason})" if decoder.broken else ""
@@ -135,14 +161,25 @@ class _Decoder:
         now: time of the newest frame, in seconds from the start of the stream.
     """
 
-    def __init__(self, av: Any, container: Any, stream: Any, timeouts: Timeouts | None) -> None:
+    def __init__(
+        self,
+        av: Any,
+        container: Any,
+        stream: Any,
+        timeouts: Timeouts | None,
+        *,
+        reading: StreamOptions,
+        remarks: Remarks,
+    ) -> None:
         self._av = av
         self._container = container
         self._stream = stream
         self._seconds = timeouts.read if timeouts else None
         self._origin = stream.start_time
         self._unit = stream.time_base
-        self._frames: Iterator[Any] = self._decode()
+        self._turned = Turned(stream, remarks, tone_map=reading.tone_map)
+        progressive = Progressive(av, wanted=reading.deinterlace, remarks=remarks)
+        self._frames: Iterator[Any] = progressive.of(self._decode())
         self.packets = self.decoded = self.damaged = self.corrupt = 0
         self.broken: ReadError | None = None
         self.now = 0.0
@@ -163,14 +200,13 @@ class _Decoder:
 
     def pictures(self, *, start: float = 0.0, step: float = 0.0) -> Iterator[tuple[float, Picture]]:
         """Times and pictures from ``start`` on; where the file has no times, ``step`` lies between two."""
-        turned = Turned()
         for frame in self._frames:
             known = self._time(frame)
             self.now = known if known is not None else self.now + step if self.decoded > 1 else 0.0
             if self.now < start - 1e-6:
                 continue
             try:
-                picture = turned.picture_of(frame)
+                picture = self._turned.picture_of(frame)
             except self._av.error.FFmpegError:  # a pixel format that FFmpeg cannot convert
                 self.damaged += 1
                 continue
