@@ -17,6 +17,7 @@ _COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
 _BIT_RATE = 96_000  # of a channel; AAC is transparent for most ears from 64 kbit/s on
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _USUAL_RATE = 48_000
+_AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # from one packet to the next: what jumps further has another clock afterwards, and cannot be kept in step
 _ON_S, _BACK_S = 10.0, 1.0
 
@@ -74,7 +75,7 @@ class Sound:
             copied = self.codec in _COPIED
             added = target.add_stream_from_template(stream) if copied else self._encoder(target, stream)
         except (UserError, StopIteration, OSError, ValueError, self.av.error.FFmpegError) as error:
-            self._tell_lost(error)
+            self.tell_lost(error)
             return iter(())
         shift = self.zero + origin
         packets = self._copied(source, stream, added, shift) if copied else self._encoded(source, stream, added, shift)
@@ -88,11 +89,14 @@ class Sound:
                         break
                     yield packet
             except (OSError, self.av.error.FFmpegError) as error:
-                self._tell_lost(error)
+                self.tell_lost(error)
 
-    def _tell_lost(self, error: Exception) -> None:
+    def tell_lost(self, error: Exception) -> None:
+        """Warn that the overlay video has no sound, or not all of it."""
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        log.warning("%s: its sound could not be copied to the end (%s); the pictures are whole", self.name, reason)
+        log.warning(
+            "%s: its sound could not be copied, or not to its end (%s); the pictures are whole", self.name, reason
+        )
 
     def _copied(self, source: Any, stream: Any, added: Any, shift: float) -> Iterator[Any]:
         for packet in self._steady(source.demux(stream)):
@@ -103,10 +107,13 @@ class Sound:
                 yield packet
 
     def _encoder(self, target: Any, stream: Any) -> Any:
-        rate = stream.codec_context.sample_rate
-        added = target.add_stream("aac", rate=rate if rate in _AAC_RATES else _USUAL_RATE)
-        added.codec_context.layout = stream.codec_context.layout.name
-        added.codec_context.bit_rate = _BIT_RATE * stream.codec_context.channels
+        codec = stream.codec_context
+        rate = codec.sample_rate if codec.sample_rate in _AAC_RATES else _USUAL_RATE
+        usual = "mono" if codec.channels == 1 else "stereo"  # AVI and WAV often do not say where channels stand
+        layout = codec.layout.name if codec.layout.name in _AAC_LAYOUTS else usual
+        added = target.add_stream("aac", rate=rate)
+        added.codec_context.layout = layout
+        added.codec_context.bit_rate = _BIT_RATE * added.codec_context.channels
         return added
 
     def _encoded(self, source: Any, stream: Any, added: Any, shift: float) -> Iterator[Any]:

@@ -246,11 +246,17 @@ class H264Sink(StagedFile):
             container.close()
             self._disk.close()
             self._disk.check()
-            self._index_first()
+            try:
+                self._index_first(self._sound)
+            except self._av.error.FFmpegError as error:
+                if self._sound is None:
+                    raise
+                self._sound.tell_lost(error)  # the pictures are worth more
+                self._index_first(None)
         except (self._av.error.FFmpegError, OSError) as error:
             raise self.unwritable(error) from error
 
-    def _index_first(self) -> None:
+    def _index_first(self, sound: Sound | None) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
         with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
@@ -265,8 +271,8 @@ class H264Sink(StagedFile):
                 stream = source.streams.video[0]
                 pictures = _moved(source.demux(stream), target.add_stream_from_template(stream))
                 end = (self._last + self._frame_ticks) / _TICKS
-                sound = self._sound.into(target, origin=self._zero, end=end) if self._sound else iter(())
-                for packet in heapq.merge(pictures, sound, key=lambda packet: packet.dts * packet.time_base):
+                heard = sound.into(target, origin=self._zero, end=end) if sound else iter(())
+                for packet in heapq.merge(pictures, heard, key=lambda packet: packet.dts * packet.time_base):
                     target.mux(packet)
             plain.chmod(0o644)
             plain.replace(self.place)

@@ -1,7 +1,7 @@
 """HDR video (PQ and HLG) as SDR of BT.709, which is what networks are trained on and what the overlay video is.
 
 Values are looked up: luma of 10 bits in one table, and at the size of chroma a table of all three components gives
-chroma and what luma of a colour differs from that of a grey. At 1920x1080 that is a few milliseconds a frame
+chroma, and by how much luma of a colour differs from that of a grey. At 1920x1080 that is a few milliseconds a frame
 (docs/video.md); what FFmpeg has for it computes in float32 and needs a library that PyAV's wheels lack.
 """
 
@@ -18,6 +18,7 @@ from pipeline.frames import Array
 from pipeline.video.picture import BT709, Picture, Yuv
 
 Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.uint16]
 
 PQ, HLG = 16, 18  # ITU-T H.273, table 3
 NAMES = {PQ: "PQ", HLG: "HLG"}
@@ -44,11 +45,12 @@ _PRIMARIES = {
 }
 BT2020 = 9
 
-_LUMA_BITS, _CHROMA_BITS = 4, 3  # that the table of three components drops of 10
-_LUMA_STEPS = (1024 >> _LUMA_BITS) + 1
-_CHROMA_STEPS = (1024 >> _CHROMA_BITS) + 1
-_NO_FRACTIONS = np.empty(0, np.uint16)  # of places: they are whole numbers
-_SLICE = 16  # rows of the table that are computed at a time, for memory
+_LUMA_BITS, _CHROMA_BITS = 3, 4  # of 10 that lie between two steps of the table of three components
+_LUMA_STEPS, _CHROMA_STEPS = (1024 >> _LUMA_BITS) + 1, (1024 >> _CHROMA_BITS) + 1
+_FRACTION = 5  # bits that OpenCV takes for what lies between two pixels
+_GREY = np.array([0.0, 512, 512])  # Y, U, V where luma begins and chroma is none, of 10 bits
+_GREY_8 = np.array([0.0, 128, 128])
+_SLICE = 8  # rows of the table that are computed at a time, for memory
 
 
 def remark(transfer: int, *, mapped: bool) -> str:
@@ -85,10 +87,9 @@ def tone_mapped(frame: Any, yuv: Yuv) -> Picture:
     luma, u, v = (_plane(frame, index) for index in range(3))
     size = (luma.shape[1], luma.shape[0])  # (width, height), as OpenCV has it
     half = np.asarray(cv2.resize(luma, (u.shape[1], u.shape[0]), interpolation=cv2.INTER_AREA), np.uint16)
-    columns = _rounded(u, _CHROMA_BITS) * _LUMA_STEPS + _rounded(half, _LUMA_BITS)
-    found = _looked_up(colours, columns, _rounded(v, _CHROMA_BITS))  # (h, w, 3): difference of luma + 128, U, V
-    difference, *chroma = cv2.split(found)
-    grey = _looked_up(greys, luma, np.zeros_like(luma))
+    found = cv2.remap(colours, *_places(half, u, v), cv2.INTER_LINEAR)  # (h, w, 3): difference of luma + 128, U, V
+    difference, *chroma = cv2.split(np.asarray(found, np.uint8))
+    grey = np.take(greys, luma, mode="clip")
     difference = cv2.resize(difference, size, interpolation=cv2.INTER_LINEAR)
     planes = (cv2.addWeighted(grey, 1, difference, 1, -128), *chroma)
     picture = Picture(tuple(np.asarray(plane, np.uint8) for plane in planes), SDR)
@@ -106,33 +107,36 @@ def _odd_bgr(picture: Picture) -> Array:
     return np.ascontiguousarray(Picture((whole, u, v), SDR).bgr()[:height, :width])
 
 
-def _plane(frame: Any, index: int) -> npt.NDArray[np.uint16]:
+def _plane(frame: Any, index: int) -> Codes:
     """(height, width) of one plane, as a view; lines are padded in memory."""
     plane = frame.planes[index]
     return np.frombuffer(plane, "<u2").reshape(-1, plane.line_size // 2)[: plane.height, : plane.width]
 
 
-def _rounded(plane: npt.NDArray[np.uint16], bits: int) -> npt.NDArray[np.uint16]:
-    return (plane + np.uint16(1 << (bits - 1))) >> np.uint16(bits)
+def _places(luma: Codes, u: Codes, v: Codes) -> tuple[npt.NDArray[np.int16], Codes]:
+    """Where (h, w) colours stand in the table: whole columns and rows (h, w, 2), and fractions as OpenCV takes them.
 
-
-def _looked_up(table: Array, columns: npt.NDArray[np.uint16], rows: npt.NDArray[np.uint16]) -> Array:
-    """``table[rows, columns]``: OpenCV needs a third of numpy's time, and no indices of 64 bits."""
-    places = cv2.merge([columns.view(np.int16), rows.view(np.int16)])
-    return np.asarray(cv2.remap(table, places, _NO_FRACTIONS, cv2.INTER_NEAREST), np.uint8)
+    Chroma is interpolated; of luma the nearest step is taken, as greys have a table of their own.
+    """
+    step = (luma + np.uint16(1 << (_LUMA_BITS - 1))) >> np.uint16(_LUMA_BITS)
+    columns = step * np.uint16(_CHROMA_STEPS) + (u >> np.uint16(_CHROMA_BITS))
+    whole = cv2.merge([columns.view(np.int16), (v >> np.uint16(_CHROMA_BITS)).view(np.int16)])
+    below = np.uint16((1 << _CHROMA_BITS) - 1)
+    finer = np.uint16(_FRACTION - _CHROMA_BITS)
+    fractions = ((u & below) << finer) + ((v & below) << (finer + np.uint16(_FRACTION)))
+    return np.asarray(whole, np.int16), fractions
 
 
 @lru_cache(maxsize=4)
 def _tables(yuv: Yuv) -> tuple[Array, Array]:
-    """Luma (1, 1024) of greys; and (V, U x luma, 3) of all colours: luma less that of a grey + 128, U and V."""
+    """Luma (1024,) of greys; and (V, luma x U, 3) of all colours: luma less that of a grey + 128, U and V."""
     codes = np.arange(1024.0)
-    neutral = np.full(1024, 512.0)
-    greys = _mapped(np.stack([codes, neutral, neutral], axis=-1), yuv)[:, 0]
+    greys = _mapped(codes[:, None] * [1, 0, 0] + _GREY, yuv)[:, 0]
     luma = np.minimum(np.arange(_LUMA_STEPS) << _LUMA_BITS, 1023)
-    chroma = np.minimum(np.arange(_CHROMA_STEPS) << _CHROMA_BITS, 1023).astype(np.float64)
-    columns = np.stack(np.broadcast_arrays(luma[None, :], chroma[:, None]), axis=-1).reshape(-1, 2)
+    chroma = (np.arange(_CHROMA_STEPS) << _CHROMA_BITS).astype(np.float64)
+    columns = np.stack(np.broadcast_arrays(luma[:, None], chroma[None, :]), axis=-1).reshape(-1, 2)
     colours = np.empty((_CHROMA_STEPS, len(columns), 3), np.uint8)
-    base = np.tile(greys[luma], _CHROMA_STEPS)
+    base = np.repeat(greys[luma], _CHROMA_STEPS)
     for top in range(0, _CHROMA_STEPS, _SLICE):
         rows = chroma[top : top + _SLICE]
         codes = np.empty((len(rows), len(columns), 3))
@@ -140,15 +144,15 @@ def _tables(yuv: Yuv) -> tuple[Array, Array]:
         found = _mapped(codes, yuv)
         found[..., 0] += 128 - base
         colours[top : top + _SLICE] = np.clip(np.rint(found), 0, 255)
-    return np.clip(np.rint(greys), 0, 255).astype(np.uint8)[None], colours
+    return np.clip(np.rint(greys), 0, 255).astype(np.uint8), colours
 
 
 def _mapped(codes: Floats, yuv: Yuv) -> Floats:
     """Y, U, V in 0..1023 of HDR (..., 3) as Y, U, V in 0..255 of SDR, not rounded."""
-    eighth = codes * (255 / 1023 if yuv.full_range else 1 / 4)
+    short = (codes - _GREY) * (255 / 1023 if yuv.full_range else 1 / 4) + _GREY_8  # as values of 8 bits
     matrix = yuv.matrix if yuv.matrix in (1, 4, 5, 6, 7, 9, 10) else BT2020
     to_bgr = yuv._replace(matrix=matrix).to_bgr()
-    signal = np.clip(eighth @ to_bgr[:, :3].T + to_bgr[:, 3], 0, 255)[..., ::-1] / 255  # RGB
+    signal = np.clip(short @ to_bgr[:, :3].T + to_bgr[:, 3], 0, 255)[..., ::-1] / 255  # RGB
     wide, peak = _light(signal, yuv.transfer)
     light = np.maximum(wide @ _to_bt709(yuv.primaries).T, 0)
     brightest = light.max(axis=-1, keepdims=True)

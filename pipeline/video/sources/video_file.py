@@ -200,9 +200,9 @@ class _Decoder:
 
     def pictures(self, *, start: float = 0.0, step: float = 0.0) -> Iterator[tuple[float, Picture]]:
         """Times and pictures from ``start`` on; where the file has no times, ``step`` lies between two."""
-        for frame in self._frames:
+        for number, frame in enumerate(self._frames):  # more may be decoded by then: some wait to be deinterlaced
             known = self._time(frame)
-            self.now = known if known is not None else self.now + step if self.decoded > 1 else 0.0
+            self.now = known if known is not None else self.now + step if number else 0.0
             if self.now < start - 1e-6:
                 continue
             try:
