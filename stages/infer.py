@@ -26,7 +26,7 @@ from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
 from pipeline.video.selection import Selection
 from pipeline.video.smoothing import Smoother
-from pipeline.video.sources import open_source
+from pipeline.video.sources import StreamOptions, open_source
 from pipeline.video.staged import StagedText
 from pipeline.video.view import Looking, Region
 from pipeline.video.zone_file import read_zones
@@ -48,14 +48,17 @@ def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
 def main() -> int:
     args = parse()
     with ExitStack() as stack:
+        reading = StreamOptions(number=args.stream, tone_map=args.tone_map, deinterlace=args.deinterlace)
         source = open_source(
             args.source,
             open_timeout=args.timeout,
             read_timeout=args.timeout,
             patience=args.patience,
             fps=args.fps,
+            reading=reading,
         )
         stack.callback(source.close)
+        reading.check(source)
         engines, facts = open_engines(args.engine, threads=args.threads, contexts=args.contexts, live=source.live)
         for engine in engines:
             stack.callback(engine.close)
@@ -84,6 +87,7 @@ def main() -> int:
             fps=args.fps,
             crf=args.crf,
             preset=args.preset,
+            audio=args.audio,
             report=args.json,
             benchmark=args.benchmark,
             every=args.every,

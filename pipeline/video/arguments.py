@@ -108,6 +108,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="frame rate: of images (default: 25), or of a video file that says a wrong one or none (.h264)",
     )
+    add("--audio", action="store_true", help="copy the sound of a video file into the overlay video")
     add = parser.add_argument_group("which frames, and how the engine looks at them").add_argument
     add("--start", type=seconds, default=0.0, metavar="S", help="pass over the first seconds of a video")
     add("--duration", type=seconds, metavar="S", help="take so many seconds")
@@ -135,4 +136,12 @@ def parse() -> argparse.Namespace:
     add("--contexts", type=positive, metavar="N", help="frames in work at a time; default: what suits the source")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for a stream to answer; default: %(default)g")
     add("--patience", type=seconds, default=60.0, metavar="S", help="for a lost stream to return; default: %(default)g")
+    add(
+        "--stream",
+        type=number(int, 0, "a whole number from 0"),
+        metavar="N",
+        help="video stream of a file that has several",
+    )
+    add("--no-tone-map", dest="tone_map", action="store_false", help="leave HDR (PQ, HLG) as it is; default: to SDR")
+    add("--no-deinterlace", dest="deinterlace", action="store_false", help="leave interlaced video as it is")
     return parser.parse_args()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape
 from pipeline.video.sinks import (
     H264Sink,
     ImageFolderSink,
@@ -39,6 +40,7 @@ class Outputs:
         window: a window on this machine's screen.
         serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
+        audio: copy the sound of the source into an overlay video.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
         report: a file that the caller writes; only compared with the other places.
         benchmark: no sinks at all.
@@ -54,6 +56,7 @@ class Outputs:
     fps: float | None = None
     crf: int = 20
     preset: str = "ultrafast"
+    audio: bool = False
     report: Path | None = None
     benchmark: bool = False
     every: int = 1
@@ -73,8 +76,10 @@ class Outputs:
                 or another target.
         """
         if self.benchmark:
-            if self.out or self.masks or self.lines or self.window or self.serve:
-                raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
+            if self.out or self.masks or self.lines or self.window or self.serve or self.audio:
+                raise UserError(
+                    "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve and --audio out"
+                )
             _distinct([self.report] if self.report else [], source.paths)
             return []
         if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
@@ -90,9 +95,11 @@ class Outputs:
         if not (out or self.masks or self.lines or self.window or self.serve):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
+        check_sound(source, out, wanted=self.audio)
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
         _distinct([target for target in targets if target is not None], source.paths)
         sinks: list[Sink] = []
+        tell_pixel_shape(source, out=out, masks=self.masks)
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.masks is not None:
@@ -110,8 +117,13 @@ class Outputs:
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = out.suffix.lower()
         if suffix == ".mp4":
-            fps = (self.fps or source.fps or DEFAULT_FPS) / self.every
-            return H264Sink(out, fps=fps, crf=self.crf, preset=self.preset)
+            return H264Sink(
+                out,
+                fps=(self.fps or source.fps or DEFAULT_FPS) / self.every,
+                crf=self.crf,
+                preset=self.preset,
+                sound=sound_for(source, out, wanted=self.audio),
+            )
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
                 raise UserError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pipeline.video._av import load_av
 from pipeline.video.cores import codec_threads
 from pipeline.video.picture import BT709, Picture, Yuv
 from pipeline.video.sinks._base import Result
+from pipeline.video.sound import Sound
 from pipeline.video.staged import StagedFile
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,14 @@ class _Disk:
             raise self.error
 
 
+def _moved(packets: Iterator[Any], stream: Any) -> Iterator[Any]:
+    """Packets of one container for a stream of another one."""
+    for packet in packets:
+        if packet.dts is not None:
+            packet.stream = stream
+            yield packet
+
+
 class H264Sink(StagedFile):
     """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or oftener.
 
@@ -74,6 +85,7 @@ class H264Sink(StagedFile):
         fps: frames a second, for frames without a timestamp and for the encoder's rate control.
         crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
         preset: one of :data:`PRESETS`.
+        sound: is copied into the file, in step with the frames; None: the file has none.
         threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
 
     Raises:
@@ -90,6 +102,7 @@ class H264Sink(StagedFile):
         fps: float = DEFAULT_FPS,
         crf: int = 20,
         preset: str = "ultrafast",
+        sound: Sound | None = None,
         threads: int | None = None,
     ) -> None:
         super().__init__(path)
@@ -113,6 +126,8 @@ class H264Sink(StagedFile):
         # B frames would cost a third of the encoder's time for a tenth of the file
         self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
         self._threads = threads
+        self._sound = sound
+        self._zero = 0.0  # timestamp that lies at 0 s of the file
         self._disk: _Disk | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -136,6 +151,8 @@ class H264Sink(StagedFile):
             frame = self._encodable(picture)
             frame.time_base = _TIME_BASE
             frame.pts = self._ticks(result.timestamp)
+            if not self.of_use:
+                self._zero = (result.timestamp or 0.0) - frame.pts / _TICKS
             due = self._key is None or frame.pts - self._key >= _KEY_S * _TICKS
             kinds = self._av.video.frame.PictureType
             frame.pict_type = kinds.I if due else kinds.NONE
@@ -170,6 +187,7 @@ class H264Sink(StagedFile):
         tags = picture.yuv or _TAGGED
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
+        codec.sample_aspect_ratio = picture.aspect
 
     def _adapted(self, picture: Picture, name: str) -> Picture:
         """A picture as large as the first one, and of its kind."""
@@ -228,11 +246,17 @@ class H264Sink(StagedFile):
             container.close()
             self._disk.close()
             self._disk.check()
-            self._index_first()
+            try:
+                self._index_first(self._sound)
+            except self._av.error.FFmpegError as error:
+                if self._sound is None:
+                    raise
+                self._sound.tell_lost(error)  # the pictures are worth more
+                self._index_first(None)
         except (self._av.error.FFmpegError, OSError) as error:
             raise self.unwritable(error) from error
 
-    def _index_first(self) -> None:
+    def _index_first(self, sound: Sound | None) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
         with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
@@ -245,11 +269,11 @@ class H264Sink(StagedFile):
                 self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
             ):
                 stream = source.streams.video[0]
-                copied = target.add_stream_from_template(stream)
-                for packet in source.demux(stream):
-                    if packet.dts is not None:
-                        packet.stream = copied
-                        target.mux(packet)
+                pictures = _moved(source.demux(stream), target.add_stream_from_template(stream))
+                end = (self._last + self._frame_ticks) / _TICKS
+                heard = sound.into(target, origin=self._zero, end=end) if sound else iter(())
+                for packet in heapq.merge(pictures, heard, key=lambda packet: packet.dts * packet.time_base):
+                    target.mux(packet)
             plain.chmod(0o644)
             plain.replace(self.place)
 

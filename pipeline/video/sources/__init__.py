@@ -12,11 +12,12 @@ from pipeline.video.sources import images, opencv
 from pipeline.video.sources._address import of_file, of_url
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import Timeouts
+from pipeline.video.sources._facts import StreamOptions
 from pipeline.video.sources._live import Patience
 from pipeline.video.sources.stream import open_stream
 from pipeline.video.sources.video_file import VideoFile, convert
 
-__all__ = ["Frame", "Source", "open_source"]
+__all__ = ["Frame", "Source", "StreamOptions", "open_source"]
 
 # A list, because FFmpeg takes more than videos: it plays a .txt file as terminal art.
 VIDEO_SUFFIXES = (
@@ -33,6 +34,7 @@ def open_source(
     read_timeout: float = 10.0,
     patience: float = 60.0,
     fps: float | None = None,
+    reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
 ) -> Source:
     """Open what ``text`` names. What exists under that name comes first; else it is, in this order:
 
@@ -46,6 +48,7 @@ def open_source(
         read_timeout: seconds to wait for a frame of something live.
         patience: seconds without a frame, over all attempts to connect again, until something live is given up.
         fps: frames a second of a video with an end, in place of its own rate and timestamps; else of no effect.
+        reading: which stream of a video, and what is done about HDR and interlacing.
 
     Raises:
         UserError: there is no such thing, it cannot be read, or its first frame does not come.
@@ -53,7 +56,7 @@ def open_source(
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
     path = Path(text)
     if text and _exists(path):
-        return _open_path(path, live, fps=fps)
+        return _open_path(path, live, fps=fps, reading=reading)
     if " ! " in text:
         return opencv.open_gstreamer(text, patience=live, fps=fps)
     if re.fullmatch(r"[0-9]{1,4}", text):
@@ -64,7 +67,7 @@ def open_source(
         return (
             opencv.open_address(address, patience=live, fps=fps)
             if av is None
-            else open_stream(address, av, patience=live, fps=fps)
+            else open_stream(address, av, patience=live, fps=fps, reading=reading)
         )
     if re.fullmatch(r"/dev/video\d+", text):
         return opencv.open_camera(path, patience=live)
@@ -83,7 +86,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_path(path: Path, live: Patience, *, fps: float | None = None) -> Source:
+def _open_path(path: Path, live: Patience, *, fps: float | None, reading: StreamOptions) -> Source:
     if path.is_dir():
         return images.folder_of_images(path)
     if path.is_char_device():
@@ -96,6 +99,8 @@ def _open_path(path: Path, live: Patience, *, fps: float | None = None) -> Sourc
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
-    source: Source = opencv.open_file(path, fps=fps) if av is None else VideoFile(of_file(path), av, fps=fps)
+    source: Source = (
+        opencv.open_file(path, fps=fps) if av is None else VideoFile(of_file(path), av, fps=fps, reading=reading)
+    )
     source.paths = [path]
     return source

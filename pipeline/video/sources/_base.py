@@ -6,9 +6,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
-from pipeline.video.picture import Picture
+from pipeline.video.picture import SQUARE, Picture
+from pipeline.video.sound import Sound
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Source(ABC):
         is_video: the frames are one moving picture (and not images).
         fps: frames a second; None for images and when the source does not say.
         count: how many frames to expect, for progress only; None when unknown.
+        stream: number of the video stream in its container; None where there are no numbered streams.
+        aspect: width of a pixel by its height, when it is shown.
+        sound: what can be copied into an overlay video; None where there is none, or it cannot be read.
         dropped: frames of something live that were replaced before :meth:`frames` could give them.
         damage: what of a file could not be read, known when :meth:`frames` has ended; empty when all of it could.
     """
@@ -54,6 +59,9 @@ class Source(ABC):
     is_video: bool = True
     fps: float | None = None
     count: int | None = None
+    stream: int | None = None
+    aspect: Fraction = SQUARE
+    sound: Sound | None = None
     dropped: int = 0
     damage: str = ""
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.video.cores import codec_threads
 from pipeline.video.sources._address import Address
+from pipeline.video.sources._facts import is_cover, listed
 
 
 class ReadError(Exception):
@@ -37,9 +39,19 @@ class Timeouts:
 
 
 def open_container(
-    av: Any, address: Address, *, timeouts: Timeouts | None = None, options: Mapping[str, str] | None = None
+    av: Any,
+    address: Address,
+    *,
+    timeouts: Timeouts | None = None,
+    options: Mapping[str, str] | None = None,
+    number: int | None = None,
 ) -> tuple[Any, Any]:
-    """The container and its video stream. Raises ReadError."""
+    """The container and its video stream: that of this number, or the one that players choose.
+
+    Raises:
+        ReadError: it cannot be opened or read.
+        UserError: there is no video stream of this number.
+    """
     container = None
     try:
         container = av.open(
@@ -48,7 +60,7 @@ def open_container(
             timeout=(timeouts.open, timeouts.read) if timeouts else None,
             metadata_errors="replace",  # titles in another encoding are no fault of the pictures
         )
-        stream = _video_stream(container)
+        stream = _best(container) if number is None else _numbered(container, number, address.name)
         if stream is None:
             raise ReadError("holds no video stream", "give something that has pictures")
         if stream.codec_context is None:
@@ -62,9 +74,22 @@ def open_container(
     return container, stream
 
 
-def _video_stream(container: Any) -> Any:
-    """The stream that players choose; cover art of a song is none."""
-    return container.streams.best("video")
+def _best(container: Any) -> Any:
+    """The stream that players choose; None when there is none. Cover art of a song is no video."""
+    stream = container.streams.best("video")
+    if stream is not None and is_cover(stream):
+        raise ReadError("holds no video stream, only cover art", f"--stream {stream.index} takes that picture")
+    return stream
+
+
+def _numbered(container: Any, number: int, name: str) -> Any:
+    found = next((stream for stream in container.streams.video if stream.index == number), None)
+    if found is None:
+        raise UserError(
+            f"{name}: --stream {number}: no video stream has this number; allowed: "
+            f"{listed(container.streams.video) or 'none, it holds no video stream'}"
+        )
+    return found
 
 
 def set_threads(stream: Any, *, live: bool, alone: bool = False) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from pipeline.frames import Array
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.picture import SQUARE, Picture, Yuv
+from pipeline.video.sources import _hdr
+from pipeline.video.sources._facts import Remarks, pixel_aspect
 
 #: 8-bit YUV 4:2:0; the planes of yuva420p are those and one of opacity.
 _PLANES = ("yuv420p", "yuvj420p", "yuva420p")
@@ -19,33 +22,66 @@ _AS_IT_IS = (1, 0, 0, 1)
 
 
 class Turned:
-    """Turns the frames of one stream as their display matrix says.
+    """Turns the frames of one stream as their display matrix says, and tone-maps HDR.
 
     PyAV's ``side_data``, where the matrix stands, makes its frame a part of a cycle, which waits for the garbage
     collector with all its pixels. So it is asked for once, and again only when ``rotation`` changes.
+
+    Args:
+        remarks: where HDR is told of.
+        tone_map: HDR becomes SDR.
+        stream: of the frames; says the shape of pixels, and the transfer curve where frames do not (PyAV before 17).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Any, remarks: Remarks, *, tone_map: bool = True) -> None:
         self._rotation: int | None = None
         self._turn = _AS_IT_IS
+        self._remarks = remarks
+        self._tone_map = tone_map
+        self._aspect = pixel_aspect(stream)
+        self._transfer = int(stream.codec_context.color_trc)
+        self._told: int | None = None  # transfer curve
 
     def picture_of(self, frame: Any) -> Picture:
         """See :func:`picture_of`."""
         rotation = frame.rotation
         if rotation != self._rotation:
             self._rotation, self._turn = rotation, _display_matrix(frame)
-        return picture_of(frame, turn=self._turn)
+        picture = picture_of(frame, turn=self._turn, tone_map=self._tone_map, transfer=self._transfer)
+        self._tell(int(getattr(frame, "color_trc", self._transfer)))
+        if self._aspect == SQUARE:
+            return picture
+        return replace(picture, aspect=1 / self._aspect if self._turn[1] else self._aspect)
+
+    def _tell(self, transfer: int) -> None:
+        if transfer == self._told:
+            return
+        self._told = transfer
+        text = _hdr.remark(transfer, mapped=self._tone_map)
+        if text:
+            self._remarks.warn(text)
 
 
-def picture_of(frame: Any, *, turn: tuple[int, int, int, int] = _AS_IT_IS) -> Picture:
+def picture_of(
+    frame: Any,
+    *,
+    turn: tuple[int, int, int, int] = _AS_IT_IS,
+    tone_map: bool = True,
+    transfer: int = _UNSPECIFIED,
+) -> Picture:
     """A decoded av.VideoFrame as a picture.
 
     YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive. Other YUV with
     shared chroma and even sides becomes 4:2:0 of the same matrix and range; 10 bits lose two, and 4:2:2 half of its
-    chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly.
+    chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly. HDR is
+    tone-mapped if ``tone_map``, see :func:`pipeline.video.sources._hdr.tone_mapped`; ``transfer`` is the curve of
+    frames that do not say theirs.
     """
-    yuv = _meaning(frame)
+    yuv = _meaning(frame, transfer)
     form = frame.format
+    if tone_map and yuv.transfer in _hdr.NAMES:
+        mapped = _tone_mapped(frame, yuv)
+        return replace(mapped, planes=tuple(_upright(plane, turn) for plane in mapped.planes))
     even = frame.height % 2 == 0 and frame.width % 2 == 0
     if len(form.components) < 3 and not form.has_palette:  # grey, with opacity or without; 1 bit, 8 or more
         grey = _plane(_converted(frame, "gray", yuv), 0, (frame.height, frame.width))
@@ -60,12 +96,20 @@ def picture_of(frame: Any, *, turn: tuple[int, int, int, int] = _AS_IT_IS) -> Pi
     return Picture.of_bgr(_upright(bgr, turn))
 
 
-def _meaning(frame: Any) -> Yuv:
+def _tone_mapped(frame: Any, yuv: Yuv) -> Picture:
+    if not frame.format.is_rgb:
+        return _hdr.tone_mapped(_converted(frame, _hdr.FORMAT, yuv), yuv)
+    matrix = _hdr.BT2020
+    planes = frame.reformat(format=_hdr.FORMAT, dst_colorspace=matrix, src_color_range=_FULL_RANGE, dst_color_range=1)
+    return _hdr.tone_mapped(planes, yuv._replace(matrix=matrix, full_range=False))
+
+
+def _meaning(frame: Any, transfer: int = _UNSPECIFIED) -> Yuv:
     return Yuv(
         matrix=int(frame.colorspace),
         full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
         primaries=int(getattr(frame, "color_primaries", _UNSPECIFIED)),  # absent before PyAV 17
-        transfer=int(getattr(frame, "color_trc", _UNSPECIFIED)),
+        transfer=int(getattr(frame, "color_trc", transfer)),
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.video.picture import Picture
 from pipeline.video.sources._container import ReadError, Timeouts, read_error
 from pipeline.video.sources._decoded import Turned
+from pipeline.video.sources._facts import Remarks, StreamOptions
+from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._numbers import Numbers
 from pipeline.video.sources._timing import Clock, Timing
 
@@ -39,6 +41,8 @@ class Decoder:
         *,
         name: str,
         timing: Timing,
+        reading: StreamOptions,
+        remarks: Remarks,
     ) -> None:
         self._av = av
         self._container = container
@@ -54,7 +58,9 @@ class Decoder:
             leap=timing.leap * ticks,
             ranked=timing.source == "pts" and stream.codec_context.name not in _HIDDEN_PACKETS,
         )
-        self._frames: Iterator[Any] = self._decode()
+        self._turned = Turned(stream, remarks, tone_map=reading.tone_map)
+        progressive = Progressive(av, wanted=reading.deinterlace, remarks=remarks)
+        self._frames: Iterator[Any] = progressive.of(self._decode())
         self.packets = self.decoded = self.damaged = self.corrupt = 0
         self.broken: ReadError | None = None
         self.torn = self.ended = False
@@ -90,14 +96,13 @@ class Decoder:
 
     def pictures(self, *, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
         """Times and pictures from the frame on that is nearest to ``start``."""
-        turned = Turned()
         for frame in self._frames:
             self.now = self._clock.at(self._stamp(frame))
             self.number = self.numbers.of(frame.pts)
             if start > 0 and self.now < start - self._timing.step / 2 - 1e-6:
                 continue
             try:
-                picture = turned.picture_of(frame)
+                picture = self._turned.picture_of(frame)
             except self._av.error.FFmpegError:  # a pixel format that FFmpeg cannot convert
                 self.damaged += 1
                 continue

@@ -25,6 +25,7 @@ class Connection(Protocol):
     """Something live that is open; made, read and closed by one thread."""
 
     fps: float | None
+    stream: int | None  # number of the video stream; None where there are no numbered streams
 
     def read(self) -> Picture:
         """The next picture. Raises ReadError at the end and when none comes."""
@@ -79,6 +80,7 @@ class LiveSource(Source):
             self._line.cut()
             raise
         self.fps = self._line.fps
+        self.stream = self._line.stream
 
     @property
     def _opening(self) -> float:
@@ -154,6 +156,7 @@ class _Line:
 
     def __init__(self, connect: Callable[[], Connection], dropped: Callable[[], None]) -> None:
         self.fps: float | None = None
+        self.stream: int | None = None
         self._dropped = dropped
         self._connect = connect
         self._changed = threading.Condition()
@@ -168,7 +171,7 @@ class _Line:
         try:
             connection = self._connect()
             with closing(connection):
-                self.fps = connection.fps
+                self.fps, self.stream = connection.fps, connection.stream
                 while not self._cut:
                     picture = connection.read()
                     with self._changed:

@@ -110,6 +110,8 @@ class CvFile(Source):
 class _CvConnection:
     """One capture that is live."""
 
+    stream: int | None = None
+
     def __init__(self, opener: Open, picture: Convert, advice: str) -> None:
         self._picture = picture
         self._capture = opener()

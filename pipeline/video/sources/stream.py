@@ -12,6 +12,8 @@ from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
 from pipeline.video.sources._decoded import Turned
+from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources._timing import rate_of
 from pipeline.video.sources.video_file import VideoFile
@@ -31,7 +33,14 @@ _PLAYLISTS = ("hls", "dash")
 _JUMP_S = 2.0
 
 
-def open_stream(address: Address, av: Any, *, patience: Patience, fps: float | None = None) -> Source:
+def open_stream(
+    address: Address,
+    av: Any,
+    *,
+    patience: Patience,
+    fps: float | None = None,
+    reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
+) -> Source:
     """A file on a server where it has a length, else something live.
 
     Args:
@@ -42,9 +51,10 @@ def open_stream(address: Address, av: Any, *, patience: Patience, fps: float | N
     """
 
     def connect() -> tuple[Any, Any]:
-        return open_container(av, address, timeouts=patience.timeouts, options=_LIVE)
+        return open_container(av, address, timeouts=patience.timeouts, options=_LIVE, number=reading.number)
 
     opened = []
+    remarks = Remarks(address.name)
     if address.url.lower().startswith(("http://", "https://")):
         try:
             opened.append(connect())
@@ -52,10 +62,12 @@ def open_stream(address: Address, av: Any, *, patience: Patience, fps: float | N
             raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
-            return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE)
+            return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE, reading=reading)
     return LiveSource(
         # some cameras serve one viewer: what was opened to look at it is the first connection
-        lambda: _AvConnection(*(opened.pop() if opened else connect()), av=av, patience=patience),
+        lambda: _AvConnection(
+            *(opened.pop() if opened else connect()), av=av, patience=patience, reading=reading, remarks=remarks
+        ),
         name=address.name,
         stem=address.stem,
         patience=patience,
@@ -92,17 +104,28 @@ class _Pace:
 class _AvConnection:
     """One connection of PyAV."""
 
-    def __init__(self, container: Any, stream: Any, *, av: Any, patience: Patience) -> None:
+    def __init__(
+        self, container: Any, stream: Any, *, av: Any, patience: Patience, reading: StreamOptions, remarks: Remarks
+    ) -> None:
         self._av = av
         self._patience = patience
         self._container = container
         self._pace = _Pace() if _is_playlist(container) else None
         self.fps = rate_of(container, stream)
         set_threads(stream, live=True)
-        self._pictures = self._decode(stream)
+        self.stream: int | None = int(stream.index)
+        tell_streams(container, stream, remarks)
+        if container.streams.audio:
+            remarks.warn("its sound is not carried over: only files can be copied from")
+        self._turned = Turned(stream, remarks, tone_map=reading.tone_map)
+        self._progressive = Progressive(av, wanted=reading.deinterlace, remarks=remarks)
+        self._pictures = self._taken(stream)
 
-    def _decode(self, stream: Any) -> Iterator[Picture]:
-        turned = Turned()
+    def _taken(self, stream: Any) -> Iterator[Picture]:
+        for frame in self._progressive.of(self._decode(stream)):
+            yield self._turned.picture_of(frame)
+
+    def _decode(self, stream: Any) -> Iterator[Any]:
         for packet in self._container.demux(stream):
             try:
                 frames = packet.decode()
@@ -113,7 +136,7 @@ class _AvConnection:
             for frame in frames:
                 if self._pace:
                     self._pace.hold(frame.time)
-                yield turned.picture_of(frame)
+                yield frame
 
     def read(self) -> Picture:
         try:

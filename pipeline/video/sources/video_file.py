@@ -10,10 +10,12 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from pipeline.errors import UserError
+from pipeline.video.sound import Sound
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, set_threads
 from pipeline.video.sources._decoder import Decoder
+from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
 from pipeline.video.sources._numbers import packets_before
 from pipeline.video.sources._timing import expected_frames, timing_of
 from pipeline.video.sources._whole import missing_bytes
@@ -34,6 +36,7 @@ class VideoFile(Source):
         fps: frames a second, in place of the rate and the timestamps of the file.
         timeouts: for a file on a server.
         options: of FFmpeg, for opening.
+        reading: which stream, and what is done about HDR and interlacing.
 
     Raises:
         UserError: it cannot be opened, has no pictures, or not one of them can be decoded.
@@ -47,6 +50,7 @@ class VideoFile(Source):
         fps: float | None = None,
         timeouts: Timeouts | None = None,
         options: dict[str, str] | None = None,
+        reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
     ) -> None:
         self.name = address.name
         self.stem = address.stem
@@ -55,6 +59,8 @@ class VideoFile(Source):
         self._timeouts = timeouts
         self.waits = timeouts is not None
         self._options = options
+        self._reading = reading
+        self._remarks = Remarks(self.name)
         container, stream = self._open()
         with container:
             self._timing = timing_of(container, stream, fps=fps)
@@ -63,10 +69,15 @@ class VideoFile(Source):
             # frames that an edit list leaves out, or an AVI dropped, are in the first number only
             known = [number for number in (self._packets, expected_frames(container, stream)) if number]
             self.count = min(known, default=None)
+            self.stream = stream.index
+            tell_streams(container, stream, self._remarks)
+            self.sound = Sound.of(container, stream, av, name=self.name, reopen=lambda: self._open()[0])
             self._first = 0
             decoder = self._decoder(container, stream)
-            if next(decoder.pictures(), None) is None:
+            first = next(decoder.pictures(), None)
+            if first is None:
                 self._give_up(decoder)
+            self.aspect = first[1].aspect
             self._first = decoder.number
             self._timing = self._timing.from_first(decoder.now, container, stream)
             if self._timing.source == "pts" and stream.codec_context.has_b_frames and decoder.falls():
@@ -84,7 +95,13 @@ class VideoFile(Source):
 
     def _open(self) -> tuple[Any, Any]:
         try:
-            return open_container(self._av, self._address, timeouts=self._timeouts, options=self._options)
+            return open_container(
+                self._av,
+                self._address,
+                timeouts=self._timeouts,
+                options=self._options,
+                number=self._reading.number,
+            )
         except ReadError as error:
             what = "not a readable video" if self._timeouts is None else "cannot be read"
             raise UserError(f"{self.name}: {what} ({error.reason}); {error.advice or self._advice}") from None
@@ -113,7 +130,16 @@ class VideoFile(Source):
             raise UserError(f"{self.name}: broke off after {given} frames ({decoder.broken.reason}); run it again")
 
     def _decoder(self, container: Any, stream: Any) -> Decoder:
-        return Decoder(self._av, container, stream, self._timeouts, name=self.name, timing=self._timing)
+        return Decoder(
+            self._av,
+            container,
+            stream,
+            self._timeouts,
+            name=self.name,
+            timing=self._timing,
+            reading=self._reading,
+            remarks=self._remarks,
+        )
 
     def _begin(self, stack: ExitStack, start: float) -> Decoder:
         """A decoder at a key frame before ``start``, or at the first frame where that cannot be found for sure."""

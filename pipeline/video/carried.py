@@ -1,0 +1,52 @@
+"""What of a source goes into an output beside its pictures, and what does not: one warning line each."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.video.picture import SQUARE
+from pipeline.video.sound import Sound
+from pipeline.video.sources import Source
+
+log = logging.getLogger(__name__)
+
+
+def check_sound(source: Source, out: Path | None, *, wanted: bool) -> None:
+    """Raise UserError where sound is wanted and cannot be had: there is no overlay video, or the source has no file."""
+    if not wanted:
+        return
+    if out is None or out.suffix.lower() != ".mp4":
+        raise UserError("--audio copies sound into an overlay video; name one with --out NAME.mp4, or leave it out")
+    if not source.is_video or source.live:
+        what = "is live, and sound is copied from files only" if source.live else "images have no sound"
+        raise UserError(f"{source.name}: {what}; leave --audio out")
+
+
+def sound_for(source: Source, out: Path, *, wanted: bool) -> Sound | None:
+    """The sound that an overlay video gets; None for none. A warning says what is left behind."""
+    if not wanted:
+        if source.sound is not None:
+            log.warning("%s: its sound is not carried over to %s; --audio copies it", source.name, out)
+        return None
+    if source.sound is None:
+        log.warning("%s: has no sound that can be copied; %s is silent", source.name, out)
+    elif source.sound.others:
+        log.warning(
+            "%s: holds %d audio streams; stream %d is copied, the one that players choose",
+            *(source.name, source.sound.others + 1, source.sound.number),
+        )
+    return source.sound
+
+
+def tell_pixel_shape(source: Source, *, out: Path | None, masks: Path | None) -> None:
+    """Warn where pictures of pixels that are not square are written to files that cannot say so."""
+    plain = [str(path) for path in (out, masks) if path is not None and path.suffix.lower() != ".mp4"]
+    if source.aspect != SQUARE and plain:
+        shape = f"{source.aspect.numerator}:{source.aspect.denominator}"
+        log.warning(
+            "%s: its pixels are %s (width:height), which image files do not say: those in %s keep its rows and columns "
+            "and look too %s",
+            *(source.name, shape, " and ".join(plain), "narrow" if source.aspect > 1 else "wide"),
+        )
