@@ -11,7 +11,8 @@ from pipeline.video.smoothing import FRAMES
 from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
-  infer.py ENGINE drive.mp4                                   -> overlay.mp4
+  infer.py ENGINE drive.mp4                                   -> drive-overlay.mp4
+  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       a run for each: NAME-overlay.mp4, NAME.jsonl
   infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
   infer.py ENGINE "frames/*.png" --out overlays               images -> images
   infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
@@ -19,7 +20,10 @@ EPILOG = """examples:
   infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
 ENGINE is a folder that was built on this machine, such as artifacts/engines/kd/int8. Ctrl-C ends a run in good order:
-what was read is finished and written. Live sources drop frames that come too early and count them; files never do."""
+what was read is finished and written. Live sources drop frames that come too early and count them; files never do.
+
+exit status: 0 everything was processed; 1 an error; 2 wrong options; 3 the run ended, but some input was damaged or
+could not be read; 130 interrupted."""
 
 
 def number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], float]:
@@ -47,17 +51,18 @@ def parse() -> argparse.Namespace:
         description="Segment a video, a camera, a stream or images with an engine.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s ENGINE SOURCE [options]",
+        usage="%(prog)s ENGINE SOURCE... [options]",
     )
     parser.add_argument("engine", type=Path, metavar="ENGINE", help="engine folder")
     parser.add_argument(
-        "source",
+        "sources",
         metavar="SOURCE",
-        help="video, image, folder of images, pattern ('frames/*.png'), camera (0), address (rtsp://, http://), or "
-        "GStreamer pipeline ('... ! appsink')",
+        nargs="+",
+        help="video, image, folder or pattern of either ('frames/*.png'), - (standard input), camera (0), address "
+        "(rtsp://, http://), or GStreamer pipeline ('... ! appsink'); several videos: a run for each",
     )
     add = parser.add_argument_group(
-        "what is written (default: overlay.mp4, or NAME-overlay.png for one image)"
+        "what is written (default: NAME-overlay.mp4, or NAME-overlay.png for one image)"
     ).add_argument
     add(
         "--out", type=Path, metavar="PATH", help="overlays: .mp4 (H.264), a folder for PNGs, or .png/.jpg for one image"
@@ -70,7 +75,7 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="a line of JSON for each frame: class shares, latency, age; - prints them",
     )
-    add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end")
+    add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end; - prints it")
     add("--serve", metavar="[HOST:]PORT", help="a web page with the live overlay; on 127.0.0.1 unless HOST is given")
     add("--window", action="store_true", help="a window on this screen; q closes it")
     add("--benchmark", action="store_true", help="write nothing; measure steps, and the engine alone beside them")
@@ -109,4 +114,5 @@ def parse() -> argparse.Namespace:
     add("--contexts", type=positive, metavar="N", help="frames in work at a time; default: what suits the source")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for a stream to answer; default: %(default)g")
     add("--patience", type=seconds, default=60.0, metavar="S", help="for a lost stream to return; default: %(default)g")
-    return parser.parse_args()
+    add("--strict", action="store_true", help="stop at the first image or source that cannot be read")
+    return parser.parse_intermixed_args()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.names import LONGEST, shortened
 from pipeline.video.sinks import (
     H264Sink,
     ImageFolderSink,
@@ -23,8 +25,12 @@ from pipeline.video.sinks.h264 import DEFAULT_FPS
 from pipeline.video.sinks.page import parse_address
 from pipeline.video.sources import Source
 
+log = logging.getLogger(__name__)
+
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
+#: Stands for the name of the source in places of results.
+NAME = "{name}"
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,11 @@ class Outputs:
         serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images; default 25. A video keeps its own.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
-        report: a file that the caller writes; only compared with the other places.
+        report: a file that the caller writes; only compared with the other places; ``-`` is standard output.
         benchmark: no sinks at all.
+        name: for what is called after the source; None: the source's stem.
+        read: files of other runs, which are not to be replaced either.
+        out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
     """
 
     out: Path | None = None
@@ -55,12 +64,51 @@ class Outputs:
     preset: str = "ultrafast"
     report: Path | None = None
     benchmark: bool = False
+    name: str | None = None
+    read: Sequence[Path] = ()
+    out_is_folder: bool = False
+
+    def check_several(self, count: int) -> None:
+        """Raise UserError for what cannot be written for ``count`` sources; one source can have everything."""
+        if count < 2:
+            return
+        if self.benchmark or self.window or self.serve:
+            raise UserError(f"--benchmark, --window and --serve are for one source; got {count}: name one of them")
+        if self.lines == STANDARD_OUTPUT:
+            raise UserError(f"--lines -: prints the lines of one source; got {count}: --lines '{NAME}.jsonl'")
+        for option, place in (("--out", self.out), ("--lines", self.lines)):
+            if place is not None and (option == "--lines" or _names_file(place)) and NAME not in str(place):
+                raise UserError(
+                    f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
+                    f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
+                )
+
+    def of_input(self, name: str | None, *, several: bool, read: Sequence[Path] = ()) -> Outputs:
+        """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds
+        a folder for each source."""
+
+        def place(wanted: Path | None, *, folder: bool) -> Path | None:
+            if wanted is None or name is None:
+                return wanted
+            if NAME in str(wanted):
+                return Path(str(wanted).replace(NAME, name))
+            return wanted / name if several and folder else wanted
+
+        return replace(
+            self,
+            name=name,
+            read=read,
+            out_is_folder=self.out is not None and not self.out.suffix,
+            out=place(self.out, folder=self.out is not None and not _names_file(self.out)),
+            masks=place(self.masks, folder=True),
+            lines=place(self.lines, folder=False),
+        )
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
     ) -> list[Sink]:
-        """Sinks for a source; nothing is created yet. Nothing asked for: ``overlay.mp4``, or ``<name>-overlay.png`` for
-        one image, in the current folder.
+        """Sinks for a source; nothing is created yet. Nothing asked for: ``<name>-overlay.mp4``, or
+        ``<name>-overlay.png`` for one image, in the current folder.
 
         Args:
             engine: what the engine is called, on the page.
@@ -70,10 +118,13 @@ class Outputs:
             UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it
                 or another target.
         """
+        self._check_standard_output()
+        reports = [self.report] if self.report and self.report != STANDARD_OUTPUT else []
+        read = [*source.paths, *self.read]
         if self.benchmark:
             if self.out or self.masks or self.lines or self.window or self.serve:
                 raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
-            _distinct([self.report] if self.report else [], source.paths)
+            _distinct(reports, read)
             return []
         if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
             raise UserError(
@@ -82,14 +133,13 @@ class Outputs:
             )
         if self.original_ids and self.masks is None:
             raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
-        if self.masks is not None and self.masks.suffix.lower() in (".mp4", *ONE_IMAGE):
+        if self.masks is not None and self.masks.name != self.name and _names_file(self.masks):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
         if not (out or self.masks or self.lines or self.window or self.serve):
-            single = not source.is_video and source.count == 1
-            out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
-        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
-        _distinct([target for target in targets if target is not None], source.paths)
+            out = self._default_out(source)
+        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
+        _distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
@@ -105,14 +155,31 @@ class Outputs:
             sinks.append(WindowSink(title=source.name))
         return sinks
 
+    def _check_standard_output(self) -> None:
+        for option, given in (("--out", self.out), ("--masks", self.masks)):
+            if given == STANDARD_OUTPUT:
+                raise UserError(f"{option} -: pictures are not written to standard output; name a file or a folder")
+        if self.lines == self.report == STANDARD_OUTPUT:
+            raise UserError("--lines - and --json -: one of them can be standard output; name a file for the other")
+
+    def _default_out(self, source: Source) -> Path:
+        """Beside where the user is; told when it is there already."""
+        single = not source.is_video and source.count == 1
+        ending = f"-overlay{'.png' if single else '.mp4'}"
+        out = Path(shortened(self.name or source.stem, LONGEST - len(ending)) + ending)
+        if out.exists():
+            log.warning("%s: is there already and will be replaced; --out PATH names another place", out)
+        return out
+
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
-        suffix = out.suffix.lower()
+        suffix = "" if self.out_is_folder else out.suffix.lower()
         if suffix == ".mp4":
             return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
+                numbered = "; images are called after their frames" if "%" in out.name else ""
                 raise UserError(
-                    f"{out}: one image cannot hold all frames of {source.name}; name an .mp4 file or a folder"
+                    f"{out}: one image cannot hold all frames of {source.name}{numbered}; name an .mp4 file or a folder"
                 )
             return ImageSink(out)
         if suffix and not out.is_dir():
@@ -123,9 +190,20 @@ class Outputs:
         return ImageFolderSink(out, labels=labels)
 
 
+def _names_file(place: Path) -> bool:
+    return place.suffix.lower() in (".mp4", *ONE_IMAGE)
+
+
+def _resolved(target: Path) -> Path:
+    try:
+        return target.resolve()
+    except OSError as error:  # a name that is too long, a loop of links
+        raise UserError(f"{target}: cannot be written ({error.strerror}); name another place") from error
+
+
 def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
     """Raise UserError when a target is named twice, lies in another one, or would replace what is read."""
-    places = [target.resolve() for target in targets]
+    places = [_resolved(target) for target in targets]
     folders = {folder: folder.resolve() for folder in {path.parent for path in read}}
     files = {folders[path.parent] / path.name: path for path in read}
     files |= {path.resolve(): path for path in read if path.is_symlink()}

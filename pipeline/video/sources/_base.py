@@ -42,6 +42,7 @@ class Source(ABC):
         fps: frames a second; None for images and when the source does not say.
         count: how many frames to expect, for progress only; None when unknown.
         dropped: frames of something live that were replaced before :meth:`frames` could give them.
+        skipped: files that could not be read and were passed over, each with a warning.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source(ABC):
     fps: float | None = None
     count: int | None = None
     dropped: int = 0
+    skipped: Sequence[str] = ()
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:

@@ -37,13 +37,19 @@ class Timeouts:
 
 
 def open_container(
-    av: Any, address: Address, *, timeouts: Timeouts | None = None, options: Mapping[str, str] | None = None
+    av: Any,
+    address: Address,
+    *,
+    timeouts: Timeouts | None = None,
+    options: Mapping[str, str] | None = None,
+    source: Any = None,
 ) -> tuple[Any, Any]:
-    """The container and its video stream. Raises ReadError."""
+    """The container and its video stream; of ``source``, which has ``read(size)``, where it is given. Raises
+    ReadError."""
     container = None
     try:
         container = av.open(
-            address.url,
+            source or address.url,
             options={"protocol_whitelist": address.protocols, **(options or {})},
             timeout=(timeouts.open, timeouts.read) if timeouts else None,
             metadata_errors="replace",  # titles in another encoding are no fault of the pictures

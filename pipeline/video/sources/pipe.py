@@ -1,0 +1,161 @@
+"""Video that comes through a pipe: standard input or a named pipe. It is read once, from its beginning to its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.video.names import STEM, shortened
+from pipeline.video.sources._address import Address
+from pipeline.video.sources._container import ReadError, open_container
+from pipeline.video.sources.video_file import VideoFile, _Decoder
+
+STANDARD_INPUT = "-"
+_REMEMBERED = 1 << 26  # bytes before the first picture; FFmpeg looks at 5 MB of a stream by default
+_LOOK_S = 0.2  # between looks whether reading is to end
+_ADVICE = (
+    "a pipe cannot be read backwards: send MPEG-TS, Matroska or an MP4 with its index in front, or name the file itself"
+)
+
+
+class _Feed:
+    """Bytes of a pipe, as PyAV reads them; the first ones twice, because a source looks at its first picture and then
+    begins anew.
+
+    Args:
+        descriptor: of the pipe; it is closed by :meth:`release`.
+        name: what people call it.
+        patience: seconds without a byte until it is given up.
+    """
+
+    def __init__(self, descriptor: int, *, name: str, patience: float) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._patience = patience
+        self._kept: bytearray | None = bytearray()
+        self._again = 0
+        self._stopped = threading.Event()
+        # select() knows pipes on Windows no more than files that are no pipes
+        self._can_wait = sys.platform != "win32"
+
+    def begin_anew(self) -> None:
+        """Give the bytes that were read until now once more; from now on none are kept."""
+        assert self._kept is not None
+        self._first = memoryview(bytes(self._kept))
+        self._kept = None
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end. Raises UserError when none come."""
+        if self._kept is None and self._again < len(self._first):
+            part = bytes(self._first[self._again : self._again + size])
+            self._again += len(part)
+            if self._again == len(self._first):
+                self._first, self._again = memoryview(b""), 0
+            return part
+        if not self._wait():
+            return b""
+        part = os.read(self._descriptor, size)
+        if self._kept is not None:
+            self._kept += part
+            if len(self._kept) > _REMEMBERED:
+                raise UserError(f"{self._name}: no picture in the first {_REMEMBERED >> 20} MB; {_ADVICE}")
+        return part
+
+    def _wait(self) -> bool:
+        """Until there is something to read, or the end. False when it is to end."""
+        until = time.monotonic() + self._patience
+        while self._can_wait and not self._stopped.is_set():
+            if select.select([self._descriptor], [], [], _LOOK_S)[0]:
+                return True
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self._name}: nothing came through this pipe for {self._patience:g} s; start what writes into "
+                    "it, or wait longer with --patience S"
+                )
+        return not self._stopped.is_set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def release(self) -> None:  # PyAV would call a close() itself
+        self.stop()
+        os.close(self._descriptor)
+
+
+class PipedVideo(VideoFile):
+    """A video that is read once, as it comes. Whoever writes into the pipe waits where this is slower, so no frame is
+    lost.
+
+    Args:
+        path: the named pipe; None: standard input.
+        patience: seconds without a byte until it is given up.
+
+    Raises:
+        UserError: nothing comes, or what comes is no video that can be read as a stream.
+    """
+
+    def __init__(self, path: Path | None, av: Any, *, patience: float) -> None:
+        name = "standard input" if path is None else str(path)
+        stem = "stdin" if path is None else shortened(path.stem, STEM)
+        self._feed = _Feed(_descriptor(path), name=name, patience=patience)
+        self._looking = True
+        self._read_once = False
+        try:
+            # whatever the bytes ask for, nothing else is opened
+            super().__init__(Address(url="", name=name, stem=stem, protocols="pipe"), av)
+        except BaseException:
+            self._feed.release()
+            raise
+        self._looking = False
+        self._feed.begin_anew()
+        self.waits = True
+
+    @property
+    def _advice(self) -> str:
+        return _ADVICE
+
+    def _open(self) -> tuple[Any, Any]:
+        if not self._looking and self._read_once:
+            raise UserError(f"{self.name}: is a pipe and was read already; begin anew with what writes into it")
+        self._read_once = not self._looking
+        try:
+            return open_container(self._av, self._address, source=self._feed)
+        except ReadError as error:
+            raise UserError(f"{self.name}: not a readable video ({error.reason}); {_ADVICE}") from None
+
+    def _begin(self, stack: ExitStack, start: float) -> _Decoder:
+        return super()._begin(stack, 0.0)  # what lies before the start is passed over; there is no going back
+
+    def stop(self) -> None:
+        self._feed.stop()
+
+    def close(self) -> None:
+        self._feed.release()
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether it is a named pipe, or another pipe under a name, such as ``/dev/stdin`` and ``/dev/fd/63``."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _descriptor(path: Path | None) -> int:
+    if path is not None:
+        # without O_NONBLOCK opening would wait for a writer, and Ctrl-C for it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(descriptor, True)
+        return descriptor
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("-: standard input is no pipe; send a video into it: cat drive.ts | infer.py ENGINE -")
+    return os.dup(sys.stdin.fileno())
