@@ -22,7 +22,7 @@ def shortened(name: str, limit: int) -> str:
 
     Example:
         >>> shortened("drive", 200), shortened("x" * 300, 20)
-        ('drive', 'xxxxxxxxxxx-bbfe8ee4')
+        ('drive', 'xxxxxxxxxxx-0d4e2ca9')
     """
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= limit:

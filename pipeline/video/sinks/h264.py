@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.cores import codec_threads
+from pipeline.video.names import temporary_prefix
 from pipeline.video.picture import BT709, Picture, Yuv
 from pipeline.video.sinks._base import Result
 from pipeline.video.staged import StagedFile
@@ -235,7 +236,8 @@ class H264Sink(StagedFile):
     def _index_first(self) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
-        with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
+        prefix = temporary_prefix(f".{self.path.stem}", ".", "", self.place.parent)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.place.parent) as folder:
             plain = Path(folder) / self.path.name
             with (
                 # parameters stand in the header; to decode frames for them would take half of the time
