@@ -9,7 +9,7 @@ import importlib.util
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -53,8 +53,15 @@ def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
     return [labels.names.index(name) for name in names]
 
 
-def run_one(given: Input, *, args: Namespace, wanted: Outputs, engines_for: EnginesFor, several: bool) -> Outcome:
-    """One run; see :class:`pipeline.video.several.Outcome`. Raises UserError when nothing came of it."""
+def run_one(
+    given: Input, *, args: Namespace, wanted: Outputs, read: Sequence[Path] | None, engines_for: EnginesFor
+) -> Outcome:
+    """One run. Raises UserError when nothing came of it.
+
+    Args:
+        read: the files of all runs, where there are several; None: this is the only one.
+    """
+    several = read is not None
     with ExitStack() as stack:
         source = given.open(
             open_timeout=args.timeout, read_timeout=args.timeout, patience=args.patience, strict=args.strict
@@ -69,7 +76,8 @@ def run_one(given: Input, *, args: Namespace, wanted: Outputs, engines_for: Engi
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
         named = "/".join(args.engine.resolve().parts[-2:])
-        sinks = wanted.sinks(source, labels=facts.labels, engine=named, only=only)
+        places = wanted.of_input(given.name or source.stem, several=several, read=read or [])
+        sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
         report = None
         if args.json and args.json != STANDARD_OUTPUT and not several:
             report = stack.enter_context(StagedText(args.json))
@@ -112,7 +120,7 @@ def tell(outcome: Outcome, *, args: Namespace) -> str:
         share = outcome.summary.fps / rate if rate else 0.0
         said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {share:.2f} of it"]
     skipped = outcome.found.get("skipped", [])
-    said += ["", f"passed over, as they could not be read: {len(skipped)} images"] if skipped else []
+    said += ["", f"images that could not be read and were passed over: {len(skipped)}"] if skipped else []
     paths = [*outcome.written, *([args.json] if args.json and args.json != STANDARD_OUTPUT else [])]
     said += ["", *(f"written: {path}" for path in paths)] if paths else []
     return "\n".join(said)
@@ -137,7 +145,7 @@ def main() -> int:
         benchmark=args.benchmark,
     )
     wanted.check_several(len(inputs))
-    read = [given.path for given in inputs if given.path is not None] if several else []
+    read = [given.path for given in inputs if given.path is not None] if several else None
     opened: list[Opened] = []
     with ExitStack() as stack:
 
@@ -152,8 +160,7 @@ def main() -> int:
             return opened[0]
 
         def run(given: Input) -> Outcome:
-            places = wanted.of_input(given.name, several=several, read=read)
-            return run_one(given, args=args, wanted=places, engines_for=engines_for, several=several)
+            return run_one(given, args=args, wanted=wanted, read=read, engines_for=engines_for)
 
         if several:
             engines_for(False)  # without an engine nothing is begun
