@@ -9,9 +9,10 @@ import importlib.util
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() begins, Ctrl-C ends this without a traceback
@@ -138,6 +139,8 @@ def main() -> int:
         lines=args.lines,
         window=args.window,
         serve=args.serve,
+        allow_hosts=args.allow_host,
+        embed=args.embed,
         fps=args.fps,
         crf=args.crf,
         preset=args.preset,
@@ -167,7 +170,7 @@ def main() -> int:
             report = stack.enter_context(StagedText(args.json)) if args.json and args.json != STANDARD_OUTPUT else None
             outcomes = run_each(inputs, run, strict=args.strict)
             status = status_of(outcomes, expected=len(inputs))
-            found = {"status": status, "sources": [outcome.to_meta() for outcome in outcomes]}
+            found: Mapping[str, Any] = {"status": status, "sources": [outcome.to_meta() for outcome in outcomes]}
             said = table(outcomes, expected=len(inputs))
             if report:
                 report.put(dump_json(found))

@@ -45,6 +45,11 @@ positive = number(int, 1, "a whole number from 1")
 seconds = number(float, 0, "seconds, from 0")
 
 
+def names(text: str) -> list[str]:
+    """What stands between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse() -> argparse.Namespace:
     """The arguments of this process. Exits with status 2 where they are not understood."""
     parser = argparse.ArgumentParser(
@@ -77,6 +82,10 @@ def parse() -> argparse.Namespace:
     )
     add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end; - prints it")
     add("--serve", metavar="[HOST:]PORT", help="a web page with the live overlay; on 127.0.0.1 unless HOST is given")
+    add(
+        "--allow-host", type=names, default=[], metavar="NAME,...", help="names that a proxy in front of the page sends"
+    )
+    add("--embed", type=names, default=[], metavar="ORIGIN,...", help="pages that may show it: https://dashboard.lan")
     add("--window", action="store_true", help="a window on this screen; q closes it")
     add("--benchmark", action="store_true", help="write nothing; measure steps, and the engine alone beside them")
     add = parser.add_argument_group("what is drawn").add_argument

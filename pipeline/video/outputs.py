@@ -50,6 +50,7 @@ class Outputs:
         benchmark: no sinks at all.
         name: for what is called after the source; None: the source's stem.
         read: files of other runs, which are not to be replaced either.
+        allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
         out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
     """
 
@@ -66,6 +67,8 @@ class Outputs:
     benchmark: bool = False
     name: str | None = None
     read: Sequence[Path] = ()
+    allow_hosts: Sequence[str] = ()
+    embed: Sequence[str] = ()
     out_is_folder: bool = False
 
     def check_several(self, count: int) -> None:
@@ -118,7 +121,7 @@ class Outputs:
             UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it
                 or another target.
         """
-        self._check_standard_output()
+        self._check_options()
         reports = [self.report] if self.report and self.report != STANDARD_OUTPUT else []
         read = [*source.paths, *self.read]
         if self.benchmark:
@@ -150,12 +153,25 @@ class Outputs:
             sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
         if self.serve is not None:
             host, port = parse_address(self.serve)
-            sinks.append(PageSink(host, port, labels=labels, title=source.name, engine=engine, only=only))
+            sinks.append(
+                PageSink(
+                    host,
+                    port,
+                    labels=labels,
+                    title=source.name,
+                    engine=engine,
+                    only=only,
+                    hosts=self.allow_hosts,
+                    embed=self.embed,
+                )
+            )
         if self.window:
             sinks.append(WindowSink(title=source.name))
         return sinks
 
-    def _check_standard_output(self) -> None:
+    def _check_options(self) -> None:
+        if self.serve is None and (self.allow_hosts or self.embed):
+            raise UserError("--allow-host and --embed are for the page; add --serve PORT")
         for option, given in (("--out", self.out), ("--masks", self.masks)):
             if given == STANDARD_OUTPUT:
                 raise UserError(f"{option} -: pictures are not written to standard output; name a file or a folder")

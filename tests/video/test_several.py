@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -238,3 +240,18 @@ def test_without_an_engine_nothing_is_begun(
     monkeypatch.setattr(opener, "open_engines", none)
     assert infer(drives) == 1
     assert capsys.readouterr().err == "error: engine: is none\n"
+
+
+def test_ctrl_c_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, str(root / "stages/infer.py"), "engine", "drive.mp4"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert (ended.stdout, ended.stderr) == ("", "")
