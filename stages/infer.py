@@ -77,13 +77,14 @@ def run_one(
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
         named = "/".join(args.engine.resolve().parts[-2:])
-        places = wanted.of_input(given.name or source.stem, several=several, read=read or [])
+        frames = selection.expected(source)
+        places = wanted.of_input(given.name or source.stem, several=several, read=read or [], expected=frames)
         sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
         report = None
         if args.json and args.json != STANDARD_OUTPUT and not several:
             report = stack.enter_context(StagedText(args.json))
         alone = [rate_alone(engines)] if args.benchmark else []
-        with Progress(selection.expected(source), sys.stderr) as progress:
+        with Progress(frames, sys.stderr) as progress:
             summary = segment(
                 source,
                 engines,

@@ -50,6 +50,7 @@ class Outputs:
         benchmark: no sinks at all.
         name: for what is called after the source; None: the source's stem.
         read: files of other runs, which are not to be replaced either.
+        expected: how many frames will come; None: not known.
         allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
         out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
     """
@@ -69,6 +70,7 @@ class Outputs:
     read: Sequence[Path] = ()
     allow_hosts: Sequence[str] = ()
     embed: Sequence[str] = ()
+    expected: int | None = None
     out_is_folder: bool = False
 
     def check_several(self, count: int) -> None:
@@ -86,7 +88,9 @@ class Outputs:
                     f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
                 )
 
-    def of_input(self, name: str | None, *, several: bool, read: Sequence[Path] = ()) -> Outputs:
+    def of_input(
+        self, name: str | None, *, several: bool, read: Sequence[Path] = (), expected: int | None = None
+    ) -> Outputs:
         """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds
         a folder for each source."""
 
@@ -101,6 +105,7 @@ class Outputs:
             self,
             name=name,
             read=read,
+            expected=expected,
             out_is_folder=self.out is not None and not self.out.suffix,
             out=place(self.out, folder=self.out is not None and not _names_file(self.out)),
             masks=place(self.masks, folder=True),
@@ -190,7 +195,8 @@ class Outputs:
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = "" if self.out_is_folder else out.suffix.lower()
         if suffix == ".mp4":
-            return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
+            fps = self.fps or source.fps or DEFAULT_FPS
+            return H264Sink(out, fps=fps, crf=self.crf, preset=self.preset, expected=self.expected)
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
                 numbered = "; images are called after their frames" if "%" in out.name else ""

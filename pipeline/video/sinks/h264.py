@@ -18,6 +18,7 @@ from pipeline.video.cores import codec_threads
 from pipeline.video.names import temporary_prefix
 from pipeline.video.picture import BT709, Picture, Yuv
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._room import has_room_for_copy, warn_of_little_room
 from pipeline.video.staged import StagedFile
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class H264Sink(StagedFile):
         crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
         preset: one of :data:`PRESETS`.
         threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
+        expected: how many frames will come, to warn where there is little room; None: not known.
 
     Raises:
         UserError: on construction, when PyAV or its libx264 is missing, or a value is out of range.
@@ -92,6 +94,7 @@ class H264Sink(StagedFile):
         crf: int = 20,
         preset: str = "ultrafast",
         threads: int | None = None,
+        expected: int | None = None,
     ) -> None:
         super().__init__(path)
         self.written = path
@@ -114,6 +117,7 @@ class H264Sink(StagedFile):
         # B frames would cost a third of the encoder's time for a tenth of the file
         self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
         self._threads = threads
+        self._expected = expected
         self._disk: _Disk | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -158,6 +162,8 @@ class H264Sink(StagedFile):
                 "folder for PNGs"
             )
         assert self.place is not None
+        if self._expected:
+            warn_of_little_room(self.path, frames=self._expected, size=picture.size)
         self._disk = _Disk(self.place)
         fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
         self._container = self._av.open(self._disk, "w", format="mp4", options=fragments)
@@ -236,6 +242,13 @@ class H264Sink(StagedFile):
     def _index_first(self) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
+        if not has_room_for_copy(self.place):  # FFmpeg's writer crashes where it finds none
+            log.warning(
+                "%s: no room to write it once more with its index in front: it stays in fragments, which players and "
+                "browsers play, too",
+                self.path,
+            )
+            return
         prefix = temporary_prefix(f".{self.path.stem}", ".", "", self.place.parent)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=self.place.parent) as folder:
             plain = Path(folder) / self.path.name
