@@ -148,8 +148,8 @@ def main() -> int:
         report=args.json,
         benchmark=args.benchmark,
     )
-    wanted.check_several(len(inputs))
-    read = [given.path for given in inputs if given.path is not None] if several else None
+    read = [path for given in inputs for path in ([given.path] if given.path else given.images)] if several else None
+    wanted.check_several(len(inputs), read or [])
     opened: list[Opened] = []
     with ExitStack() as stack:
 

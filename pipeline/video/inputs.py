@@ -26,7 +26,7 @@ class Input:
     """What one run reads.
 
     Attributes:
-        text: as :func:`pipeline.video.sources.open_source` takes it; what people are told where that was not reached.
+        text: as :func:`pipeline.video.sources.open_source` takes it.
         images: files of one sequence, named one by one; then ``text`` is not opened.
         path: the file, where there is one.
         name: for its results; None: as the opened source is called.
@@ -36,6 +36,11 @@ class Input:
     images: tuple[Path, ...] = ()
     path: Path | None = None
     name: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The text as people are told it, without a password."""
+        return self.text if self.path is not None else redacted(self.text)
 
     def open(self, **options: Any) -> Source:
         """See :func:`pipeline.video.sources.open_source`."""
@@ -73,7 +78,7 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
     if len(found) > 1:
         for given in found:
             if not given.images and _is_live(given):
-                raise UserError(f"{redacted(given.text)}: is live and never ends; name it alone")
+                raise UserError(f"{given.shown}: is live and never ends; name it alone")
         found = _named(found)
     return found
 

@@ -73,10 +73,15 @@ class Outputs:
     expected: int | None = None
     out_is_folder: bool = False
 
-    def check_several(self, count: int) -> None:
-        """Raise UserError for what cannot be written for ``count`` sources; one source can have everything."""
+    def check_several(self, count: int, read: Sequence[Path] = ()) -> None:
+        """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``; one source can
+        have everything."""
+        if self.report and NAME in str(self.report):
+            raise UserError(f"--json {self.report}: there is one summary of all sources; leave {NAME} out")
         if count < 2:
             return
+        if self.report and self.report != STANDARD_OUTPUT:
+            _distinct([self.report], read)
         if self.benchmark or self.window or self.serve:
             raise UserError(f"--benchmark, --window and --serve are for one source; got {count}: name one of them")
         if self.lines == STANDARD_OUTPUT:

@@ -58,17 +58,17 @@ def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict
     """
     outcomes: list[Outcome] = []
     for number, given in enumerate(inputs, 1):
-        log.info("[%d/%d] %s", number, len(inputs), given.text)
+        log.info("[%d/%d] %s", number, len(inputs), given.shown)
         try:
             outcome = run(given)
         except UserError as error:
             log.error("error: %s", error)
-            outcomes.append(Outcome(given.text, status=1, error=str(error)))
+            outcomes.append(Outcome(given.shown, status=1, error=str(error)))
             if strict or getattr(error.__cause__, "errno", None) in _NO_ROOM:
                 break
             continue
         except KeyboardInterrupt:
-            outcomes.append(Outcome(given.text, status=_INTERRUPTED, error="interrupted before its first frame"))
+            outcomes.append(Outcome(given.shown, status=_INTERRUPTED, error="interrupted before its first frame"))
             break
         outcomes.append(outcome)
         if outcome.status == _INTERRUPTED:

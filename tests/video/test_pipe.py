@@ -152,3 +152,27 @@ def test_an_index_at_the_end_is_told(make_video: Callable[..., Path], send: Call
     with pytest.raises(UserError, match=r"live\.ts: not .*an MP4 with its index in front, or name the file itself"):
         noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)  # does not fit into one buffer
         open_source(str(send(make_video("drive.mp4", image=noise).read_bytes())), patience=2)
+
+
+def test_ctrl_c_while_nothing_comes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "empty.ts")
+    program = (
+        "import os, signal, sys, threading\n"
+        "from pipeline.errors import command\n"
+        "from pipeline.video.sources import open_source\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "sys.exit(command(lambda: open_source('empty.ts') and None)())\n"
+    )
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.startswith("interrupted: ")
+    assert ended.stderr.count("\n") == 1

@@ -224,6 +224,26 @@ def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture
     assert [path.name for path in Path().iterdir()] == ["m"]
 
 
+def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> None:  # noqa: F811
+    before = (drives / "b9.mp4").read_bytes()
+    assert infer(drives, "--json", drives / "b9.mp4") == 1
+    assert infer(drives / "b9.mp4", "--json", "{name}.json") == 1
+    assert (drives / "b9.mp4").read_bytes() == before
+    assert not list(Path().iterdir())
+
+
+def test_passwords_are_not_told(
+    infer: Any,  # noqa: F811
+    drives: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert infer(drives / "b9.mp4", "http://me:secret@127.0.0.1:9/x.mp4", "--masks", "m") == EXIT_DAMAGED
+    said = capsys.readouterr()
+    assert "http://127.0.0.1:9/x.mp4" in said.out
+    assert "secret" not in said.out + said.err + caplog.text
+
+
 def test_without_an_engine_nothing_is_begun(
     infer: Any,  # noqa: F811
     drives: Path,

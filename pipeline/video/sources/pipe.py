@@ -8,13 +8,15 @@ import stat
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.video.names import STEM, shortened
 from pipeline.video.sources._address import Address
+from pipeline.video.sources._base import Frame
 from pipeline.video.sources._container import ReadError, open_container
 from pipeline.video.sources.video_file import VideoFile, _Decoder
 
@@ -34,15 +36,21 @@ class _Feed:
         descriptor: of the pipe; it is closed by :meth:`release`.
         name: what people call it.
         patience: seconds without a byte until it is given up.
+
+    Attributes:
+        error: what ended the reading early, Ctrl-C included. PyAV may swallow what is raised while it reads, so it gets
+            an end of the bytes, and whoever asked PyAV looks here.
     """
 
     def __init__(self, descriptor: int, *, name: str, patience: float) -> None:
         self._descriptor = descriptor
         self._name = name
         self._patience = patience
+        self.error: BaseException | None = None
         self._kept: bytearray | None = bytearray()
         self._again = 0
         self._stopped = threading.Event()
+        self._reading = threading.Lock()
         # select() knows pipes on Windows no more than files that are no pipes
         self._can_wait = sys.platform != "win32"
 
@@ -53,16 +61,29 @@ class _Feed:
         self._kept = None
 
     def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end. Raises UserError when none come."""
+        """At most ``size`` bytes; none at the end, and after an error."""
+        if self.error is not None:
+            return b""
+        try:
+            return self._read(size)
+        except BaseException as error:
+            self.error = error
+            return b""
+
+    def check(self) -> None:
+        """Raise what ended the reading early, if anything did."""
+        if self.error is not None:
+            raise self.error
+
+    def _read(self, size: int) -> bytes:
         if self._kept is None and self._again < len(self._first):
             part = bytes(self._first[self._again : self._again + size])
             self._again += len(part)
             if self._again == len(self._first):
                 self._first, self._again = memoryview(b""), 0
             return part
-        if not self._wait():
-            return b""
-        part = os.read(self._descriptor, size)
+        with self._reading:
+            part = os.read(self._descriptor, size) if self._wait() else b""
         if self._kept is not None:
             self._kept += part
             if len(self._kept) > _REMEMBERED:
@@ -87,7 +108,8 @@ class _Feed:
 
     def release(self) -> None:  # PyAV would call a close() itself
         self.stop()
-        os.close(self._descriptor)
+        with self._reading:  # a number that is closed while it is waited for may soon be another file's
+            os.close(self._descriptor)
 
 
 class PipedVideo(VideoFile):
@@ -109,8 +131,8 @@ class PipedVideo(VideoFile):
         self._looking = True
         self._read_once = False
         try:
-            # whatever the bytes ask for, nothing else is opened
-            super().__init__(Address(url="", name=name, stem=stem, protocols="pipe"), av)
+            with _errors_of(self._feed):  # whatever the bytes ask for, nothing else is opened
+                super().__init__(Address(url="", name=name, stem=stem, protocols="pipe"), av)
         except BaseException:
             self._feed.release()
             raise
@@ -134,11 +156,26 @@ class PipedVideo(VideoFile):
     def _begin(self, stack: ExitStack, start: float) -> _Decoder:
         return super()._begin(stack, 0.0)  # what lies before the start is passed over; there is no going back
 
+    def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
+        with _errors_of(self._feed):
+            yield from super().frames(start=start)
+
     def stop(self) -> None:
         self._feed.stop()
 
     def close(self) -> None:
         self._feed.release()
+
+
+@contextmanager
+def _errors_of(feed: _Feed) -> Iterator[None]:
+    """Raise the error of the feed in the place of what follows from it."""
+    try:
+        yield
+    except (UserError, OSError):
+        feed.check()
+        raise
+    feed.check()
 
 
 def is_pipe(path: Path) -> bool:
