@@ -12,7 +12,8 @@ from pipeline.video.smoothing import FRAMES
 from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
-  infer.py ENGINE drive.mp4                                   -> overlay.mp4
+  infer.py ENGINE drive.mp4                                   -> drive-overlay.mp4
+  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       a run for each: NAME-overlay.mp4, NAME.jsonl
   infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
   infer.py ENGINE "frames/*.png" --out overlays               images -> images
   infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
@@ -56,23 +57,29 @@ def rate(text: str) -> float:
     return value
 
 
+def names(text: str) -> list[str]:
+    """What stands between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse() -> argparse.Namespace:
     """The arguments of this process. Exits with status 2 where they are not understood."""
     parser = argparse.ArgumentParser(
         description="Segment a video, a camera, a stream or images with an engine.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s ENGINE SOURCE [options]",
+        usage="%(prog)s ENGINE SOURCE... [options]",
     )
     parser.add_argument("engine", type=Path, metavar="ENGINE", help="engine folder")
     parser.add_argument(
-        "source",
+        "sources",
         metavar="SOURCE",
-        help="video, image, folder of images, pattern ('frames/*.png'), camera (0), address (rtsp://, http://), or "
-        "GStreamer pipeline ('... ! appsink')",
+        nargs="+",
+        help="video, image, folder or pattern of either ('frames/*.png'), - (standard input), camera (0), address "
+        "(rtsp://, http://), or GStreamer pipeline ('... ! appsink'); several videos: a run for each",
     )
     add = parser.add_argument_group(
-        "what is written (default: overlay.mp4, or NAME-overlay.png for one image)"
+        "what is written (default: NAME-overlay.mp4, or NAME-overlay.png for one image)"
     ).add_argument
     add(
         "--out", type=Path, metavar="PATH", help="overlays: .mp4 (H.264), a folder for PNGs, or .png/.jpg for one image"
@@ -85,8 +92,12 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="a line of JSON for each frame: class shares, latency, age; - prints them",
     )
-    add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end")
+    add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end; - prints it")
     add("--serve", metavar="[HOST:]PORT", help="a web page with the live overlay; on 127.0.0.1 unless HOST is given")
+    add(
+        "--allow-host", type=names, default=[], metavar="NAME,...", help="names that a proxy in front of the page sends"
+    )
+    add("--embed", type=names, default=[], metavar="ORIGIN,...", help="pages that may show it: https://dashboard.lan")
     add("--window", action="store_true", help="a window on this screen; q closes it")
     add("--benchmark", action="store_true", help="write nothing; measure steps, and the engine alone beside them")
     add = parser.add_argument_group("what is drawn").add_argument
@@ -144,4 +155,5 @@ def parse() -> argparse.Namespace:
     )
     add("--no-tone-map", dest="tone_map", action="store_false", help="leave HDR (PQ, HLG) as it is; default: to SDR")
     add("--no-deinterlace", dest="deinterlace", action="store_false", help="leave interlaced video as it is")
-    return parser.parse_args()
+    add("--strict", action="store_true", help="stop at the first image or source that cannot be read")
+    return parser.parse_intermixed_args()

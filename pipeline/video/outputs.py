@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape
+from pipeline.video.names import LONGEST, shortened
 from pipeline.video.sinks import (
     H264Sink,
     ImageFolderSink,
@@ -24,8 +26,12 @@ from pipeline.video.sinks.h264 import DEFAULT_FPS
 from pipeline.video.sinks.page import parse_address
 from pipeline.video.sources import Source
 
+log = logging.getLogger(__name__)
+
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
+#: Stands for the name of the source in places of results.
+NAME = "{name}"
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,14 @@ class Outputs:
         fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
         audio: copy the sound of the source into an overlay video.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
-        report: a file that the caller writes; only compared with the other places.
+        report: a file that the caller writes; only compared with the other places; ``-`` is standard output.
         benchmark: no sinks at all.
         every: one frame of so many is taken, so the overlay video has so many times fewer a second.
+        name: for what is called after the source; None: the source's stem.
+        read: files of other runs, which are not to be replaced either.
+        expected: how many frames will come; None: not known.
+        allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
+        out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
     """
 
     out: Path | None = None
@@ -60,12 +71,62 @@ class Outputs:
     report: Path | None = None
     benchmark: bool = False
     every: int = 1
+    name: str | None = None
+    read: Sequence[Path] = ()
+    allow_hosts: Sequence[str] = ()
+    embed: Sequence[str] = ()
+    expected: int | None = None
+    out_is_folder: bool = False
+
+    def check_several(self, count: int, read: Sequence[Path] = ()) -> None:
+        """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``; one source can
+        have everything."""
+        if self.report and NAME in str(self.report):
+            raise UserError(f"--json {self.report}: there is one summary of all sources; leave {NAME} out")
+        if count < 2:
+            return
+        if self.report and self.report != STANDARD_OUTPUT:
+            _distinct([self.report], read)
+        if self.benchmark or self.window or self.serve:
+            raise UserError(f"--benchmark, --window and --serve are for one source; got {count}: name one of them")
+        if self.lines == STANDARD_OUTPUT:
+            raise UserError(f"--lines -: prints the lines of one source; got {count}: --lines '{NAME}.jsonl'")
+        for option, place in (("--out", self.out), ("--lines", self.lines)):
+            if place is not None and (option == "--lines" or _names_file(place)) and NAME not in str(place):
+                raise UserError(
+                    f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
+                    f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
+                )
+
+    def of_input(
+        self, name: str | None, *, several: bool, read: Sequence[Path] = (), expected: int | None = None
+    ) -> Outputs:
+        """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds
+        a folder for each source."""
+
+        def place(wanted: Path | None, *, folder: bool) -> Path | None:
+            if wanted is None or name is None:
+                return wanted
+            if NAME in str(wanted):
+                return Path(str(wanted).replace(NAME, name))
+            return wanted / name if several and folder else wanted
+
+        return replace(
+            self,
+            name=name,
+            read=read,
+            expected=expected,
+            out_is_folder=self.out is not None and not self.out.suffix,
+            out=place(self.out, folder=self.out is not None and not _names_file(self.out)),
+            masks=place(self.masks, folder=True),
+            lines=place(self.lines, folder=False),
+        )
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
     ) -> list[Sink]:
-        """Sinks for a source; nothing is created yet. Nothing asked for: ``overlay.mp4``, or ``<name>-overlay.png`` for
-        one image, in the current folder.
+        """Sinks for a source; nothing is created yet. Nothing asked for: ``<name>-overlay.mp4``, or
+        ``<name>-overlay.png`` for one image, in the current folder.
 
         Args:
             engine: what the engine is called, on the page.
@@ -75,12 +136,15 @@ class Outputs:
             UserError: a target of an unknown kind, one that does not suit the source, or one that would overwrite it
                 or another target.
         """
+        self._check_options()
+        reports = [self.report] if self.report and self.report != STANDARD_OUTPUT else []
+        read = [*source.paths, *self.read]
         if self.benchmark:
             if self.out or self.masks or self.lines or self.window or self.serve or self.audio:
                 raise UserError(
                     "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve and --audio out"
                 )
-            _distinct([self.report] if self.report else [], source.paths)
+            _distinct(reports, read)
             return []
         if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
             raise UserError(
@@ -89,15 +153,14 @@ class Outputs:
             )
         if self.original_ids and self.masks is None:
             raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
-        if self.masks is not None and self.masks.suffix.lower() in (".mp4", *ONE_IMAGE):
+        if self.masks is not None and self.masks.name != self.name and _names_file(self.masks):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
         if not (out or self.masks or self.lines or self.window or self.serve):
-            single = not source.is_video and source.count == 1
-            out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
+            out = self._default_out(source)
         check_sound(source, out, wanted=self.audio)
-        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
-        _distinct([target for target in targets if target is not None], source.paths)
+        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
+        _distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
         tell_pixel_shape(source, out=out, masks=self.masks)
         if out is not None:
@@ -109,13 +172,42 @@ class Outputs:
             sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
         if self.serve is not None:
             host, port = parse_address(self.serve)
-            sinks.append(PageSink(host, port, labels=labels, title=source.name, engine=engine, only=only))
+            sinks.append(
+                PageSink(
+                    host,
+                    port,
+                    labels=labels,
+                    title=source.name,
+                    engine=engine,
+                    only=only,
+                    hosts=self.allow_hosts,
+                    embed=self.embed,
+                )
+            )
         if self.window:
             sinks.append(WindowSink(title=source.name))
         return sinks
 
+    def _check_options(self) -> None:
+        if self.serve is None and (self.allow_hosts or self.embed):
+            raise UserError("--allow-host and --embed are for the page; add --serve PORT")
+        for option, given in (("--out", self.out), ("--masks", self.masks)):
+            if given == STANDARD_OUTPUT:
+                raise UserError(f"{option} -: pictures are not written to standard output; name a file or a folder")
+        if self.lines == self.report == STANDARD_OUTPUT:
+            raise UserError("--lines - and --json -: one of them can be standard output; name a file for the other")
+
+    def _default_out(self, source: Source) -> Path:
+        """Beside where the user is; told when it is there already."""
+        single = not source.is_video and source.count == 1
+        ending = f"-overlay{'.png' if single else '.mp4'}"
+        out = Path(shortened(self.name or source.stem, LONGEST - len(ending)) + ending)
+        if out.exists():
+            log.warning("%s: is there already and will be replaced; --out PATH names another place", out)
+        return out
+
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
-        suffix = out.suffix.lower()
+        suffix = "" if self.out_is_folder else out.suffix.lower()
         if suffix == ".mp4":
             return H264Sink(
                 out,
@@ -123,11 +215,13 @@ class Outputs:
                 crf=self.crf,
                 preset=self.preset,
                 sound=sound_for(source, out, wanted=self.audio),
+                expected=self.expected,
             )
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
+                numbered = "; images are called after their frames" if "%" in out.name else ""
                 raise UserError(
-                    f"{out}: one image cannot hold all frames of {source.name}; name an .mp4 file or a folder"
+                    f"{out}: one image cannot hold all frames of {source.name}{numbered}; name an .mp4 file or a folder"
                 )
             return ImageSink(out)
         if suffix and not out.is_dir():
@@ -138,9 +232,20 @@ class Outputs:
         return ImageFolderSink(out, labels=labels)
 
 
+def _names_file(place: Path) -> bool:
+    return place.suffix.lower() in (".mp4", *ONE_IMAGE)
+
+
+def _resolved(target: Path) -> Path:
+    try:
+        return target.resolve()
+    except OSError as error:  # a name that is too long, a loop of links
+        raise UserError(f"{target}: cannot be written ({error.strerror}); name another place") from error
+
+
 def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
     """Raise UserError when a target is named twice, lies in another one, or would replace what is read."""
-    places = [target.resolve() for target in targets]
+    places = [_resolved(target) for target in targets]
     folders = {folder: folder.resolve() for folder in {path.parent for path in read}}
     files = {folders[path.parent] / path.name: path for path in read}
     files |= {path.resolve(): path for path in read if path.is_symlink()}

@@ -17,8 +17,11 @@ from types import TracebackType
 from typing import TypeVar
 
 from pipeline.errors import UserError
+from pipeline.video.names import room_for_name, temporary_prefix
 
 log = logging.getLogger(__name__)
+
+_OLD = "-old"  # behind the temporary name: the folder that is being replaced
 
 T = TypeVar("T", bound="Staged")  # typing.Self needs Python 3.11
 
@@ -42,6 +45,7 @@ class Staged(ABC):
         assert self.place is None, f"{type(self).__name__} was entered before; make a new one"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_name()
             self.make()
         except BaseException as error:
             self.discard()
@@ -68,6 +72,13 @@ class Staged(ABC):
                 log.warning("%s: not finished; what was written until then is in %s", self.path, self.place)
                 self.place = None
             self.discard()
+
+    def _check_name(self) -> None:
+        """Raise UserError for a name that only renaming, after all the work, would find too long."""
+        longest = room_for_name(self.path.parent)
+        size = len(os.fsencode(self.path.name))
+        if size > longest:
+            raise UserError(f"{self.path}: the name has {size} bytes; at most {longest} are allowed here: shorten it")
 
     def unwritable(self, error: Exception) -> UserError:
         reason = getattr(error, "strerror", None) or error
@@ -97,7 +108,7 @@ class StagedFile(Staged):
             raise UserError(f"{self.path}: is a folder; name a file")
         if self.path.exists() and not self.path.is_file():
             raise UserError(f"{self.path}: is a device or a pipe, and a file would take its place; name a file")
-        prefix = f"{self.path.stem}.partial-"
+        prefix = temporary_prefix(self.path.stem, ".partial-", self.path.suffix, self.path.parent)
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=self.path.suffix, dir=self.path.parent)
         self.place = Path(name)
         os.close(handle)
@@ -150,13 +161,14 @@ class StagedFolder(Staged):
         here = Path.cwd()
         if self._whole == here or self._whole in here.parents:
             raise UserError(f"{self.path}: is where you are, and the whole folder would be replaced; name a new folder")
-        self.place = Path(tempfile.mkdtemp(prefix=f"{self._whole.name}.partial-", dir=self._whole.parent))
+        prefix = temporary_prefix(self._whole.name, ".partial-", _OLD, self._whole.parent)
+        self.place = Path(tempfile.mkdtemp(prefix=prefix, dir=self._whole.parent))
         self.place.chmod(0o755)
         (self.place / self._mark).write_text(self._content, encoding="utf-8")
 
     def commit(self) -> None:
         assert self.place is not None
-        old = self.place.with_name(self.place.name + "-old")
+        old = self.place.with_name(self.place.name + _OLD)
         try:
             if self._whole.exists():
                 self._whole.rename(old)

@@ -61,7 +61,7 @@ def test_video(infer: Any, engine: Any, make_video: Callable[..., Path], capsys:
 def test_defaults(infer: Any, folder: Path) -> None:
     assert infer(folder / "a.png") == 0
     assert infer(folder, "--no-legend") == 0
-    assert sorted(p.name for p in Path().iterdir()) == ["a-overlay.png", "overlay.mp4"]
+    assert sorted(p.name for p in Path().iterdir()) == ["a-overlay.png", "frames-overlay.mp4"]
 
 
 def test_without_av(
@@ -70,7 +70,7 @@ def test_without_av(
     video = make_video()
     monkeypatch.setitem(sys.modules, "av", None)
     assert infer(video) == 1
-    assert "error: overlay.mp4: H.264 needs PyAV: pip install av; or write masks" in capsys.readouterr().err
+    assert "error: drive-overlay.mp4: H.264 needs PyAV: pip install av; or write masks" in capsys.readouterr().err
     assert infer(video, "--masks", "m") == 0
     assert infer(video, "--out", "pictures") == 0
     assert len(list(Path("m").glob("*.png"))) == len(list(Path("pictures").glob("*.png"))) == 8

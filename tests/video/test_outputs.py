@@ -25,8 +25,8 @@ def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
 
 
 def test_defaults(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
-    assert chosen(make_video(), labels) == ["H264Sink overlay.mp4"]
-    assert chosen(folder, labels) == ["H264Sink overlay.mp4"]
+    assert chosen(make_video(), labels) == ["H264Sink drive-overlay.mp4"]
+    assert chosen(folder, labels) == ["H264Sink frames-overlay.mp4"]
     assert chosen(folder / "a.png", labels) == ["ImageSink a-overlay.png"]
     assert chosen(folder, labels, masks="m") == ["MaskSink m"], "masks alone need no encoder"
     assert chosen(folder, labels, serve="0") == ["PageSink None"]
@@ -58,6 +58,10 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"benchmark": True, "out": "x.mp4"}, "--benchmark writes nothing; leave --out"),
         ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
         ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
+        ({"out": "-"}, "--out -: pictures are not written to standard output; name a file or a folder"),
+        ({"masks": "-"}, "--masks -: pictures are not written to standard output"),
+        ({"lines": "-", "report": "-"}, "one of them can be standard output; name a file for the other"),
+        ({"out": "o/%04d.png"}, "images are called after their frames; name an .mp4 file or a folder"),
     ],
 )
 def test_refused(folder: Path, labels: LabelSpec, wanted: dict[str, Any], message: str) -> None:
@@ -92,3 +96,52 @@ def test_fps(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -
     for fps in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="allowed: more than 0"):
             chosen(folder, labels, fps=fps)
+
+
+def test_long_names_fit(folder: Path, labels: LabelSpec) -> None:
+    long = folder / f"{'ä' * 124}.png"  # 252 bytes
+    long.write_bytes((folder / "a.png").read_bytes())
+    (written,) = chosen(long, labels)
+    name = written.removeprefix("ImageSink ")
+    assert name.startswith("ääää")
+    assert name.endswith("-overlay.png")
+    assert len(name.encode()) <= 255
+
+
+def test_places_of_several_sources() -> None:
+    def places(**wanted: Any) -> list[str]:
+        outputs = Outputs(**{key: Path(value) for key, value in wanted.items()})
+        outputs.check_several(2)
+        own = outputs.of_input("a.b", several=True)
+        return [str(place) for place in (own.out, own.masks, own.lines) if place]
+
+    assert places(out="o", masks="m") == ["o/a.b", "m/a.b"]
+    assert places(out="o/{name}.mp4", masks="{name}-masks", lines="{name}.jsonl") == [
+        *("o/a.b.mp4", "a.b-masks", "a.b.jsonl"),
+    ]
+    for wanted, message in (
+        ({"out": "o/x.mp4"}, r"--out o/x\.mp4: each of 2 sources .*: --out 'o/\{name\}-x\.mp4'"),
+        ({"lines": "l.jsonl"}, r"--lines l\.jsonl: each of 2 sources"),
+        ({"lines": "-"}, r"--lines -: prints the lines of one source; got 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            places(**wanted)
+    for options in ({"serve": "0"}, {"window": True}, {"benchmark": True}):
+        with pytest.raises(UserError, match="are for one source; got 3"):
+            Outputs(**options).check_several(3)
+        Outputs(**options).check_several(1)
+
+
+def test_a_folder_may_have_the_name_of_a_source_with_dots(folder: Path, labels: LabelSpec) -> None:
+    own = Outputs(out=Path("o"), masks=Path("m")).of_input("clip.mp4", several=True)
+    sinks = own.sinks(open_source(str(folder)), labels=labels, engine="e")
+    assert [f"{type(sink).__name__} {sink.written}" for sink in sinks] == [
+        "ImageFolderSink o/clip.mp4",
+        "MaskSink m/clip.mp4",
+    ]
+
+
+def test_files_of_other_runs_are_not_replaced(folder: Path, labels: LabelSpec) -> None:
+    own = Outputs(out=folder.parent / "b.mp4").of_input("a", several=True, read=[folder.parent / "b.mp4"])
+    with pytest.raises(UserError, match="would replace the source"):
+        own.sinks(open_source(str(folder)), labels=labels, engine="e")

@@ -62,7 +62,9 @@ def test_names_of_elsewhere_are_refused(serve: Serve, host: str, status: int) ->
     ("request_", "status"),
     [
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", b"405"),
-        (b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"405"),
+        (b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"200"),
+        (b"HEAD /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"HEAD / HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"403"),
         (b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\r\n\r\n", b"403"),
         (b"<script> <script> <script> <script>\r\n\r\n", b"400"),

@@ -30,7 +30,7 @@ def segmenter(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.M
 def test_frames_and_masks(segmenter: Segmenter, engine: BrightnessEngine) -> None:
     given = [quarters(index) for index in range(20)]
     with segmenter:
-        for index, (frame, mask) in enumerate(segmenter.stream(given)):
+        for index, (frame, mask) in enumerate(segmenter.stream(given, copy=False)):
             assert frame is given[index]
             assert np.array_equal(
                 mask[:, :32], np.roll(np.repeat([0, 1, 2, 3], 16), 16 * index)[None, :32].repeat(48, 0)
@@ -131,3 +131,34 @@ def test_more_contexts_than_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="3 contexts share 2 threads; at most one context a thread: raise --threads"):
         engines.open_engines(Path("engine"), contexts=3)
     assert engine.closed
+
+
+@pytest.mark.parametrize("ring", [1, 3])
+def test_a_producer_may_use_its_buffers_again(segmenter: Segmenter, engine: BrightnessEngine, ring: int) -> None:
+    engine.delay = lambda call: 0.002
+    buffers = [np.zeros((48, 64, 3), np.uint8) for _ in range(ring)]
+
+    def frames() -> Iterator[Any]:
+        for index in range(40):
+            buffers[index % ring][:] = quarters(index)
+            yield buffers[index % ring]
+            buffers[index % ring][:] = 255  # whoever looks later sees this
+
+    kept = list(segmenter.stream(frames()))
+    assert len(kept) == 40
+    for index, (frame, mask) in enumerate(kept):
+        assert np.array_equal(frame, quarters(index))
+        assert np.array_equal(mask[0, :32:16], np.roll([0, 1, 2, 3], index)[:2])
+
+
+def test_views_are_copied_as_they_are_seen(segmenter: Segmenter) -> None:
+    large = np.zeros((96, 64, 3), np.uint8)
+    large[::2] = quarters(1)
+    ((frame, _),) = segmenter.stream([large[::2]])
+    assert np.array_equal(frame, quarters(1))
+    assert frame.flags.writeable
+
+
+def test_memory_of_copies_is_used_again(segmenter: Segmenter) -> None:
+    places = {frame.ctypes.data for frame, _ in segmenter.stream(quarters(index) for index in range(300))}
+    assert len(places) < 100

@@ -102,6 +102,7 @@ def test_readers(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatc
         ("gone.mp4", r"^gone\.mp4: no such file or folder; give a video"),
         ("x" * 5000, "no such file or folder"),
         ("a\0b", "no such file or folder"),
+        ("frames/%04d.png", r"^frames/%04d\.png: no such file; for numbered images write \* .*: 'frames/\*\.png'$"),
         ("gone/*.png", r"^gone/\*\.png: no such file, and nothing matches .*; quote patterns"),
         ("/dev/video77", r"^/dev/video77: cannot be opened .*cameras here: "),
         ("77", r"^camera 77: cannot be opened \(OpenCV cannot open it\); cameras here: .*nvarguscamerasrc"),
@@ -141,14 +142,90 @@ def test_folder_and_pattern_without_images(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/*")
 
 
-def test_unreadable_image_is_named(folder: Path) -> None:
+def test_numbers_in_names_are_numbers(tmp_path: Path, frame: Array) -> None:
+    data = cv2.imencode(".png", frame)[1].tobytes()
+
+    def ordered(folder: str, *given: str) -> list[str]:
+        for name in given:
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return names(open_source(str(tmp_path / folder)))
+
+    unpadded = [f"frame_{number}" for number in range(1, 13)]
+    assert ordered("unpadded", *reversed(unpadded)) == unpadded
+    assert names(open_source(f"{tmp_path}/unpadded/*.png")) == unpadded
+    assert ordered("padded", "f10", "f9", "f09", "f") == ["f", "f09", "f9", "f10"]
+    assert ordered("parts", "s10-2", "s2-10", "s2-9") == ["s2-9", "s2-10", "s10-2"]
+    times = ["1305031102.175304", "1305031102.25", "1305031102.5", "1305031103.1"]
+    assert ordered("times", *times) == times, "decimals of seconds"
+    for number in (10, 9):
+        ordered(f"cams/{number}", "x")
+    assert names(open_source(f"{tmp_path}/cams/*/x.png")) == ["9-x", "10-x"]
+
+
+def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
+    for name in ("0.png", "1.tif", "2.TIFF", "3.webp"):
+        done, data = cv2.imencode(Path(name).suffix.lower(), frame, [cv2.IMWRITE_WEBP_QUALITY, 101])
+        assert done
+        (tmp_path / name).write_bytes(data.tobytes())
+    found = list(open_source(str(tmp_path)).frames())
+    assert [one.name for one in found] == ["0", "1", "2", "3"]
+    for one in found:
+        assert np.array_equal(one.picture.bgr(), frame)
+    cv2.imwrite(str(tmp_path / "1.tif"), frame.astype(np.uint16) * 257)
+    with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits a channel or more .*-depth 8"):
+        open_source(str(tmp_path / "1.tif"))
+
+
+def test_nothing_in_a_folder_is_passed_over_in_silence(
+    folder: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_video("frames/drive.mp4")
+    make_video("frames/c-overlay.mp4")
+    (folder / "d.heic").write_bytes(b"")
+    assert names(open_source(str(folder))) == ["a", "b", "c"]
+    assert caplog.messages == [
+        f"{folder}: 3 of the files are read; passed over: 1 video (give them by name or by a pattern, such as '*.mp4': "
+        "drive.mp4), 1 overlay (made here before: c-overlay.mp4), 1 folder (not searched; the pattern '**/*.png' does "
+        "that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
+    ]
+    caplog.clear()
+    assert names(open_source(f"{folder}/[a-d]*.*")) == ["a", "b", "c"]
+    assert "2 files (neither" not in caplog.text
+    assert "1 file (neither image nor video: d.heic)" in caplog.text
+    caplog.clear()
+    assert names(open_source(f"{folder}/*.png")) == ["a"]
+    assert "1 folder" in caplog.text
+
+
+def test_unreadable_images_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "b.JPG").write_bytes(b"broken")
     source = open_source(str(folder))
+    for _ in range(2):
+        assert names(source) == ["a", "c"]
+        assert list(source.skipped) == [str(folder / "b.JPG")]
+    assert "b.JPG: not a readable image" in caplog.text
+    strict = open_source(str(folder), strict=True)
     with pytest.raises(UserError, match=r"b\.JPG: not a readable image"):
-        list(source.frames())
+        list(strict.frames())
     (folder / "a.png").write_bytes(b"")
+    assert names(open_source(str(folder))) == ["c"], "the first one, too"
     with pytest.raises(UserError, match=r"a\.png: not a readable image"):
+        open_source(str(folder), strict=True)
+    with pytest.raises(UserError, match=r"a\.png: not a readable image"):
+        open_source(str(folder / "a.png"))
+    (folder / "c.BMP").write_bytes(b"")
+    with pytest.raises(UserError, match=r"not one of 3 images can be read; the first: .*a\.png: not a readable image"):
         open_source(str(folder))
+
+
+def test_many_unreadable_images_are_told_once(tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.png").write_bytes(b"broken" if number else cv2.imencode(".png", frame)[1].tobytes())
+    assert names(open_source(str(tmp_path))) == ["0"]
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1].endswith("passed over 39 images in all")
 
 
 def test_grey_is_replicated_and_sixteen_bits_are_refused(tmp_path: Path) -> None:
@@ -158,7 +235,7 @@ def test_grey_is_replicated_and_sixteen_bits_are_refused(tmp_path: Path) -> None
     assert np.array_equal(picture.bgr(), np.repeat(grey[..., None], 3, axis=2))
     for deep in (grey.astype(np.uint16) * 257, np.repeat(grey[..., None], 3, axis=2).astype(np.uint16) * 257):
         cv2.imwrite(str(tmp_path / "deep.png"), deep)
-        with pytest.raises(UserError, match=r"deep\.png: 16 bits a channel .*magick IN\.png -depth 8 OUT\.png"):
+        with pytest.raises(UserError, match=r"deep\.png: 16 bits a channel .*magick IN -depth 8 OUT\.png"):
             open_source(str(tmp_path / "deep.png"))
 
 

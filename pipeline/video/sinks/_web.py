@@ -6,12 +6,13 @@ import io
 import ipaddress
 import logging
 import os
+import re
 import socket
 import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -23,18 +24,19 @@ READ_S = 5.0  # for the whole of it
 SEND_S = 10.0  # for one piece of an answer; whoever takes longer is let go
 CONNECTIONS = 64
 _log = logging.getLogger(__name__)
+_TOLD = 20  # names whose refusal is told, each once: whoever asks chooses them
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors ",
     "Referrer-Policy": "no-referrer",
+    "X-Accel-Buffering": "no",  # nginx would collect events and pictures until 8 KB are there
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class Request(BaseHTTPRequestHandler):
-    """One GET of a known path; the connection ends with the answer."""
+    """One GET or HEAD of a known path; the connection ends with the answer."""
 
     server: WebServer
     protocol_version = default_request_version = "HTTP/1.1"
@@ -71,8 +73,9 @@ class Request(BaseHTTPRequestHandler):
             return  # it has answered
         route = self.server.routes.get(self.path.partition("?")[0])
         if not self.server.knows_itself_as(self.headers.get("Host", "")):
+            self.server.tell_refused(self.headers.get("Host", ""))
             self.send_error(HTTPStatus.FORBIDDEN)
-        elif self.command != "GET":
+        elif self.command not in ("GET", "HEAD"):
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
         elif route is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -82,19 +85,41 @@ class Request(BaseHTTPRequestHandler):
     def whole(self, kind: str, body: bytes, *, status: int = HTTPStatus.OK) -> None:
         """Answer with ``body`` of media type ``kind``."""
         self.begin(kind, status=status, length=len(body))
-        self.wfile.write(body)
+        if not self.only_head:
+            self.wfile.write(body)
+
+    @property
+    def only_head(self) -> bool:
+        """Whether the answer ends with its headers."""
+        return self.command == "HEAD"
 
     def begin(self, kind: str, *, status: int = HTTPStatus.OK, length: int | None = None) -> None:
         """Begin an answer; without ``length`` it goes on until the connection ends."""
         self.send_response(status)
-        headers = {"Content-Type": kind, **_HEADERS, "Connection": "close"}
+        headers = {"Content-Type": kind, **_HEADERS, **self._embedding(), "Connection": "close"}
+        headers["Content-Security-Policy"] += " ".join(self.server.embed) or "'none'"
         if length is not None:
             headers["Content-Length"] = str(length)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = "GET"
+            headers["Allow"] = "GET, HEAD"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+
+    def _embedding(self) -> dict[str, str]:
+        """Headers that let pages of named origins show what is asked for, and no other page."""
+        closed = {"Cross-Origin-Resource-Policy": "same-origin"}
+        if not self.server.embed:
+            return closed
+        asked = getattr(self, "headers", None) or {}  # there are none where the request could not be read
+        origin = asked.get("Origin") or "/".join(asked.get("Referer", "").split("/")[:3])
+        if origin.lower() not in self.server.embed:
+            return {**closed, "Vary": "Origin, Referer"}
+        return {
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin, Referer",
+        }
 
     def gone(self) -> bool:
         """Whether the other side has hung up."""
@@ -117,6 +142,11 @@ class Request(BaseHTTPRequestHandler):
         _log.debug(format, *args)
 
 
+def _name_in(host: str) -> str:
+    """The name in a header ``Host``, without the port, in small letters."""
+    return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
+
+
 class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """Listens from construction on, answers from :meth:`start` on.
 
@@ -126,6 +156,8 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     Args:
         host, port: where; port 0 takes a free one.
         routes: what answers by path.
+        hosts: names besides, as a proxy in front of this may send them.
+        embed: origins (``https://dashboard.lan``) whose pages may show this one in a frame, and its pictures.
 
     Raises:
         UserError: the address is not known, not of this machine, in use, or not allowed.
@@ -136,8 +168,18 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 32
     allow_reuse_address = os.name != "nt"  # there it would let two programs have one port
 
-    def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[Request], None]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        routes: Mapping[str, Callable[[Request], None]],
+        *,
+        hosts: Collection[str] = (),
+        embed: Sequence[str] = (),
+    ) -> None:
         self.routes = routes
+        self.embed = tuple(origin.lower() for origin in embed)
+        self._refused: set[str] = set()
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -153,6 +195,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.port = self.server_address[1]
         self.is_local = bound.is_loopback
         self._names = {"localhost", "127.0.0.1", "::1", str(bound), host.lower()}
+        self._names |= {name.lower() for name in hosts}
         shown = socket.gethostname() if bound.is_unspecified else str(bound)
         self.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="page server", daemon=True)
@@ -168,8 +211,18 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def knows_itself_as(self, host: str) -> bool:
         """Whether a request's header ``Host`` may name this server. Any port may: it can be forwarded."""
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        return not self.is_local or name.lower() in self._names
+        return not self.is_local or _name_in(host) in self._names
+
+    def tell_refused(self, host: str) -> None:
+        """Log a name that was refused, once, with what allows it."""
+        name = _name_in(host)
+        if name in self._refused or len(self._refused) >= _TOLD:
+            return
+        self._refused.add(name)
+        if re.fullmatch(r"[a-z0-9._:-]{1,253}", name):
+            _log.warning("page: refused a request for the host %s; if that is you: --allow-host %s", name, name)
+        else:
+            _log.warning("page: refused a request without a name of a host")
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False):

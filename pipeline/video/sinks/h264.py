@@ -17,8 +17,10 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.cores import codec_threads
+from pipeline.video.names import temporary_prefix
 from pipeline.video.picture import BT709, Picture, Yuv
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._room import has_room_for_copy, warn_of_little_room
 from pipeline.video.sound import Sound
 from pipeline.video.staged import StagedFile
 
@@ -87,6 +89,7 @@ class H264Sink(StagedFile):
         preset: one of :data:`PRESETS`.
         sound: is copied into the file, in step with the frames; None: the file has none.
         threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
+        expected: how many frames will come, to warn where there is little room; None: not known.
 
     Raises:
         UserError: on construction, when PyAV or its libx264 is missing, or a value is out of range.
@@ -104,6 +107,7 @@ class H264Sink(StagedFile):
         preset: str = "ultrafast",
         sound: Sound | None = None,
         threads: int | None = None,
+        expected: int | None = None,
     ) -> None:
         super().__init__(path)
         self.written = path
@@ -128,6 +132,7 @@ class H264Sink(StagedFile):
         self._threads = threads
         self._sound = sound
         self._zero = 0.0  # timestamp that lies at 0 s of the file
+        self._expected = expected
         self._disk: _Disk | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -174,6 +179,8 @@ class H264Sink(StagedFile):
                 "folder for PNGs"
             )
         assert self.place is not None
+        if self._expected:
+            warn_of_little_room(self.path, frames=self._expected, size=picture.size)
         self._disk = _Disk(self.place)
         fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
         self._container = self._av.open(self._disk, "w", format="mp4", options=fragments)
@@ -259,7 +266,15 @@ class H264Sink(StagedFile):
     def _index_first(self, sound: Sound | None) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
-        with tempfile.TemporaryDirectory(prefix=f".{self.path.stem}.", dir=self.place.parent) as folder:
+        if not has_room_for_copy(self.place):  # FFmpeg's writer crashes where it finds none
+            log.warning(
+                "%s: no room to write it once more with its index in front: it stays in fragments, which players and "
+                "browsers play, too",
+                self.path,
+            )
+            return
+        prefix = temporary_prefix(f".{self.path.stem}", ".", "", self.place.parent)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.place.parent) as folder:
             plain = Path(folder) / self.path.name
             with (
                 # parameters stand in the header; to decode frames for them would take half of the time

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -58,6 +60,32 @@ def parse_address(text: str) -> tuple[str, int]:
     return host or LOOPBACK, int(port)
 
 
+def checked_hosts(names: Sequence[str]) -> list[str]:
+    """Names or addresses of hosts, without ports. Raises UserError for what is neither."""
+    for name in names:
+        if not (re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) or _is_address(name)):
+            raise UserError(f"--allow-host: got {name!r}; allowed: a name without a port, such as robot.lan")
+    return list(names)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def checked_origins(origins: Sequence[str]) -> list[str]:
+    """Origins as browsers send them. Raises UserError for what is none: their text stands in a header."""
+    for origin in origins:
+        if not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?", origin):
+            raise UserError(
+                f"--embed: got {origin!r}; allowed: SCHEME://HOST or SCHEME://HOST:PORT, such as https://dashboard.lan"
+            )
+    return list(origins)
+
+
 class PageSink:
     """Serves a page that shows results as they come. The pipeline does not wait for it: it takes a reference to the
     newest result, and makes pictures in a thread of its own, only while somebody watches.
@@ -72,9 +100,10 @@ class PageSink:
         only: ids that the overlay shows; None: all classes.
         side: the most pixels that a picture is high or wide.
         rate: the most pictures a second.
+        hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
 
     Raises:
-        UserError: on entering, when the address cannot be served.
+        UserError: a host or an origin that is none; on entering, when the address cannot be served.
     """
 
     wants_picture = waits = True
@@ -92,8 +121,11 @@ class PageSink:
         only: Collection[int] | None = None,
         side: int = 960,
         rate: float = 15.0,
+        hosts: Sequence[str] = (),
+        embed: Sequence[str] = (),
     ) -> None:
         self._host, self._port = host, port
+        self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
         self._figures = Figures(labels=labels, title=title, engine=engine, rate=rate, only=only)
         self._pictures = Pictures(side=side, rate=rate)
         self._places = {kind: threading.BoundedSemaphore(VIEWERS) for kind in ("pictures", "figures")}
@@ -108,7 +140,7 @@ class PageSink:
             for path, (name, kind) in _FILES.items()
         }
         routes |= {"/state": self._send_state, "/events": self._send_figures, "/stream": self._send_pictures}
-        self._server = WebServer(self._host, self._port, routes)
+        self._server = WebServer(self._host, self._port, routes, hosts=self._hosts, embed=self._embed)
         self.address = self._server.address
         if not self._server.is_local:
             _log.warning("everybody on the network can watch the page; to keep it to this machine: --serve PORT")
@@ -169,6 +201,8 @@ class PageSink:
             if not free:
                 return
             request.begin("text/event-stream")
+            if request.only_head:
+                return
             request.wfile.write(b"event: about\ndata: " + _json(self._figures.about()) + b"\n\n")
             while not (self._closed.is_set() or request.gone()):
                 told = self._over.is_set()
@@ -183,6 +217,8 @@ class PageSink:
                 return
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY)
             request.begin("multipart/x-mixed-replace; boundary=frame")
+            if request.only_head:
+                return
             request.wfile.write(_BOUNDARY)
             with self._visiting(request.path.partition("?")[2]), self._pictures.watching() as first:
                 number = first

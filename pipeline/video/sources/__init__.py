@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
-from pipeline.video.sources import images, opencv
+from pipeline.video.sources import images, opencv, pipe
 from pipeline.video.sources._address import of_file, of_url
+from pipeline.video.sources._animated import AnimatedWebp, is_animated
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import Timeouts
 from pipeline.video.sources._facts import StreamOptions
+from pipeline.video.sources._listing import VIDEO_SUFFIXES
 from pipeline.video.sources._live import Patience
 from pipeline.video.sources.stream import open_stream
 from pipeline.video.sources.video_file import VideoFile, convert
 
 __all__ = ["Frame", "Source", "StreamOptions", "open_source"]
-
-# A list, because FFmpeg takes more than videos: it plays a .txt file as terminal art.
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".mxf"),
-    *(".wmv", ".asf", ".flv", ".3gp", ".ogv", ".gif", ".mjpeg", ".mjpg", ".h264", ".264", ".hevc", ".h265", ".265"),
-    *(".ivf", ".y4m", ".dv", ".nut"),
-)
 
 
 def open_source(
@@ -35,8 +31,11 @@ def open_source(
     patience: float = 60.0,
     fps: float | None = None,
     reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
+    strict: bool = False,
+    listed: Sequence[Path] = (),
 ) -> Source:
-    """Open what ``text`` names. What exists under that name comes first; else it is, in this order:
+    """Open what ``text`` names: ``-`` is a video on standard input. What exists under that name comes next; else it is,
+    in this order:
 
     - a GStreamer pipeline, if it holds " ! ";
     - the number of a camera;
@@ -49,14 +48,25 @@ def open_source(
         patience: seconds without a frame, over all attempts to connect again, until something live is given up.
         fps: frames a second of a video with an end, in place of its own rate and timestamps; else of no effect.
         reading: which stream of a video, and what is done about HDR and interlacing.
+        strict: raise for an image that cannot be read, instead of passing over it with a warning.
+        listed: images that were named one by one; then ``text`` is not looked at.
 
     Raises:
         UserError: there is no such thing, it cannot be read, or its first frame does not come.
     """
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
+    if listed:
+        return images.listed_images(listed, strict=strict)
+    if text == pipe.STANDARD_INPUT:
+        return _open_pipe(None, live, fps=fps, reading=reading)
     path = Path(text)
     if text and _exists(path):
-        return _open_path(path, live, fps=fps, reading=reading)
+        return _open_path(path, live, fps=fps, reading=reading, strict=strict)
+    return _open_text(text, live, fps=fps, reading=reading, strict=strict)
+
+
+def _open_text(text: str, live: Patience, *, fps: float | None, reading: StreamOptions, strict: bool) -> Source:
+    """What is no path that exists."""
     if " ! " in text:
         return opencv.open_gstreamer(text, patience=live, fps=fps)
     if re.fullmatch(r"[0-9]{1,4}", text):
@@ -70,9 +80,14 @@ def open_source(
             else open_stream(address, av, patience=live, fps=fps, reading=reading)
         )
     if re.fullmatch(r"/dev/video\d+", text):
-        return opencv.open_camera(path, patience=live)
+        return opencv.open_camera(Path(text), patience=live)
     if glob.has_magic(text):
-        return images.matching_images(text)
+        return images.matching_images(text, strict=strict)
+    if number := re.search(r"%0?[0-9]*d", text):
+        raise UserError(
+            f"{text}: no such file; for numbered images write * instead of {number[0]}, in quotes: "
+            f"'{text.replace(number[0], '*')}'"
+        )
     raise UserError(
         f"{text or '(nothing)'}: no such file or folder; give a video, an image, a folder of images, a quoted pattern, "
         "the number of a camera, an address (rtsp://...) or a GStreamer pipeline"
@@ -86,19 +101,35 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_path(path: Path, live: Patience, *, fps: float | None, reading: StreamOptions) -> Source:
+def _open_pipe(path: Path | None, live: Patience, *, fps: float | None, reading: StreamOptions) -> Source:
+    av = load_av()
+    if av is None:
+        raise UserError(f"{path or '-'}: reading from a pipe needs PyAV: pip install av; or give a file")
+    return pipe.PipedVideo(path, av, patience=live.total, fps=fps, reading=reading)
+
+
+def _open_path(path: Path, live: Patience, *, fps: float | None, reading: StreamOptions, strict: bool) -> Source:
     if path.is_dir():
-        return images.folder_of_images(path)
+        return images.folder_of_images(path, strict=strict)
+    if pipe.is_pipe(path):
+        return _open_pipe(path, live, fps=fps, reading=reading)
     if path.is_char_device():
         return opencv.open_camera(path, patience=live)
-    if images.is_image(path):
+    animated = is_animated(path)
+    if animated and path.suffix.lower() == ".webp":
+        moving = AnimatedWebp(path)
+        moving.paths = [path]
+        return moving
+    if images.is_image(path) and not animated:
         return images.one_image(path)
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if path.suffix.lower() not in VIDEO_SUFFIXES and not animated:
         raise UserError(
             f"{path}: '{path.suffix.lower() or path.name}' is neither an image ({' '.join(images.IMAGE_SUFFIXES)}) nor "
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
+    if av is None and animated:
+        raise UserError(f"{path}: an animated PNG needs PyAV: pip install av")
     source: Source = (
         opencv.open_file(path, fps=fps) if av is None else VideoFile(of_file(path), av, fps=fps, reading=reading)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError, closest
+from pipeline.video.names import STEM, shortened
 
 SCHEMES = (
     *("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rist"),
@@ -42,7 +43,7 @@ class Address:
 
 def of_file(path: Path) -> Address:
     """A local file, whatever its name looks like."""
-    return Address(url=f"file:{path.absolute()}", name=str(path), stem=path.stem, protocols="file")
+    return Address(url=f"file:{path.absolute()}", name=str(path), stem=shortened(path.stem, STEM), protocols="file")
 
 
 def of_url(text: str) -> Address:

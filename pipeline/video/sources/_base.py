@@ -48,6 +48,7 @@ class Source(ABC):
         sound: what can be copied into an overlay video; None where there is none, or it cannot be read.
         dropped: frames of something live that were replaced before :meth:`frames` could give them.
         damage: what of a file could not be read, known when :meth:`frames` has ended; empty when all of it could.
+        skipped: files that could not be read and were passed over, each with a warning.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Source(ABC):
     sound: Sound | None = None
     dropped: int = 0
     damage: str = ""
+    skipped: Sequence[str] = ()
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:

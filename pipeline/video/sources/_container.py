@@ -45,8 +45,12 @@ def open_container(
     timeouts: Timeouts | None = None,
     options: Mapping[str, str] | None = None,
     number: int | None = None,
+    source: Any = None,
 ) -> tuple[Any, Any]:
     """The container and its video stream: that of this number, or the one that players choose.
+
+    Args:
+        source: has ``read(size)``; it is read instead of the address where it is given.
 
     Raises:
         ReadError: it cannot be opened or read.
@@ -55,7 +59,7 @@ def open_container(
     container = None
     try:
         container = av.open(
-            address.url,
+            source or address.url,
             options={"protocol_whitelist": address.protocols, **(options or {})},
             timeout=(timeouts.open, timeouts.read) if timeouts else None,
             metadata_errors="replace",  # titles in another encoding are no fault of the pictures

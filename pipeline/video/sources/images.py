@@ -1,18 +1,34 @@
-"""Images: one, a folder of them, or what a pattern matches."""
+"""Images: one, a folder of them, what a pattern matches, or a list."""
 
 from __future__ import annotations
 
-import glob
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.frames import PNG_DEPTH, PNG_SIGNATURE, Array, read_frame
+from pipeline.video.names import LONGEST, shortened
 from pipeline.video.picture import Picture
+from pipeline.video.sources._animated import is_animated
 from pipeline.video.sources._base import Frame, Source
+from pipeline.video.sources._listing import IMAGE_SUFFIXES, Listing, is_image, list_folder, list_pattern
+from pipeline.video.sources._order import natural_order
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+__all__ = ["IMAGE_SUFFIXES", "Images", "folder_of_images", "is_image", "listed_images", "matching_images", "one_image"]
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NAME = LONGEST - len(".png")
+_TOLD = 10  # unreadable images that a warning names; the others are counted
+_DEEP = (
+    "16 bits a channel or more do not say which range they use; convert it with what made it, or all of 0..65535 with: "
+    "magick IN -depth 8 OUT.png"
+)
 
 
 class Images(Source):
@@ -22,94 +38,155 @@ class Images(Source):
         name: what the user gave.
         stem: for files made of them.
         images: name of each frame and its file.
+        strict: raise for the first image that cannot be read, instead of passing over it with a warning.
 
     Raises:
-        UserError: the first image cannot be read.
+        UserError: no image can be read; with ``strict``, the first one cannot.
     """
 
     is_video = False
 
-    def __init__(self, name: str, stem: str, images: Sequence[tuple[str, Path]]) -> None:
+    def __init__(self, name: str, stem: str, images: Sequence[tuple[str, Path]], *, strict: bool = False) -> None:
         self.name = name
         self.stem = stem
         self.paths = [path for _, path in images]
         self.count = len(images)
         self._images = images
-        _read(images[0][1])
+        self._strict = strict
+        self._told_of_rest = False
+        self._look(images)
+
+    def _look(self, images: Sequence[tuple[str, Path]]) -> None:
+        """Read images until one of them can be read."""
+        first: UserError | None = None
+        for _, path in images:
+            try:
+                _read(path)
+                return
+            except UserError as error:
+                first = first or error
+                if self._strict or len(images) == 1:
+                    raise
+        raise UserError(f"{self.name}: not one of {len(images)} images can be read; the first: {first}")
+
+    def _warn_of_rest(self, path: Path) -> None:
+        """Warn once of a file that holds more than the one picture that is read."""
+        suffix = path.suffix.lower()
+        if not self._told_of_rest and (is_animated(path) or (suffix in (".tif", ".tiff") and _pages(path) > 1)):
+            self._told_of_rest = True
+            log.warning("%s: holds more than one picture, only the first one is read; split such files", path)
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         if start:
             raise UserError(f"{self.name}: images have no times to start at; leave the start out")
-        return (Frame(name, None, Picture.of_bgr(_read(path))) for name, path in self._images)
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        skipped: list[str] = []
+        self.skipped = skipped
+        for name, path in self._images:
+            try:
+                picture = Picture.of_bgr(_read(path))
+            except UserError as error:
+                if self._strict:
+                    raise
+                skipped.append(str(path))
+                if len(skipped) <= _TOLD:
+                    log.warning("passed over: %s", error)
+                continue
+            self._warn_of_rest(path)
+            yield Frame(name, None, picture)
+        if len(skipped) > _TOLD:
+            log.warning("%s: passed over %d images in all", self.name, len(skipped))
 
 
 def _read(path: Path) -> Array:
-    """(H, W, 3) BGR."""
-    if path.suffix.lower() == ".png":
+    """(H, W, 3) BGR. Raises UserError for what is no image, and for more than 8 bits a channel."""
+    suffix = path.suffix.lower()
+    if suffix == ".png":
         try:
             with path.open("rb") as file:
                 head = file.read(PNG_DEPTH + 1)
         except OSError:
             head = b""  # read_frame says it better
         if head.startswith(PNG_SIGNATURE) and head[PNG_DEPTH:] == b"\x10":
-            raise UserError(
-                f"{path}: 16 bits a channel do not say which range they use; convert it with what made it, or all of "
-                "0..65535 with: magick IN.png -depth 8 OUT.png"
-            )
+            raise UserError(f"{path}: {_DEEP}")
+    if suffix in (".tif", ".tiff"):
+        _refuse_deep_tiff(path)
     return read_frame(path)
 
 
-def is_image(path: Path) -> bool:
-    """By its suffix."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _refuse_deep_tiff(path: Path) -> None:
+    """OpenCV would drop the lower bits without a word."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return  # read_frame says it better
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:
+        return
+    if image is not None and image.dtype != np.uint8:
+        raise UserError(f"{path}: {image.dtype}; {_DEEP}")
+
+
+def _pages(path: Path) -> int:
+    try:
+        return int(cv2.imcount(str(path)))
+    except cv2.error:
+        return 0
 
 
 def one_image(path: Path) -> Images:
     return Images(str(path), path.stem, [(path.stem, path)])
 
 
-def folder_of_images(folder: Path) -> Images:
+def listed_images(images: Sequence[Path], *, strict: bool = False) -> Images:
+    """Images that were named one by one, in natural order. Raises UserError when results of two would share a name."""
+    ordered = sorted(dict.fromkeys(images), key=natural_order)
+    name = f"{ordered[0]} and {len(ordered) - 1} more"
+    return Images(name, _common_folder(ordered), _named(name, ordered), strict=strict)
+
+
+def folder_of_images(folder: Path, *, strict: bool = False) -> Images:
     """The images that lie in a folder, by name. Raises UserError: none, or two whose results would share a name."""
-    try:
-        images = [entry for entry in folder.iterdir() if _counts(entry)]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    if not images:
+    listing = list_folder(folder)
+    if not listing.images:
         raise UserError(
             f"{folder}: no images in this folder ({' '.join(IMAGE_SUFFIXES)}; folders inside are not searched, a "
-            f"quoted pattern does: '{folder}/**/*.png'); give the folder that holds the frames"
+            f"quoted pattern does: '{folder}/**/*.png'){_found(listing)}; give the folder that holds the frames"
         )
-    return Images(str(folder), folder.resolve().name or "images", _named(str(folder), sorted(images)))
+    listing.tell_passed_over(listing.images)
+    return Images(str(folder), folder.resolve().name or "images", _named(str(folder), listing.images), strict=strict)
 
 
-def matching_images(pattern: str) -> Images:
+def matching_images(pattern: str, *, strict: bool = False) -> Images:
     """The images that a pattern matches, by path; ``**`` is any folders.
 
     Raises:
         UserError: it matches no image, or results of two images would share a name.
     """
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-    images = sorted({Path(name) for name in found if _counts(Path(name))})
+    listing = list_pattern(pattern)
+    images = listing.images
     if not images:
+        found = sum(map(len, (listing.videos, listing.made, listing.folders, listing.others)))
         raise UserError(
             f"{pattern}: "
-            + (
-                f"none of the {len(found)} paths that match is an image"
-                if found
-                else "no such file, and nothing matches"
-            )
-            + f" ({' '.join(IMAGE_SUFFIXES)}); quote patterns: 'frames/**/*.png'"
+            + (f"none of the {found} paths that match is an image" if found else "no such file, and nothing matches")
+            + f" ({' '.join(IMAGE_SUFFIXES)}); quote patterns: 'frames/**/*.png'{_found(listing)}"
         )
-    return Images(
-        pattern,
-        Path(os.path.commonpath([image.parent.absolute() for image in images])).name or "images",
-        _named(pattern, images),
-    )
+    listing.tell_passed_over(images)
+    return Images(pattern, _common_folder(images), _named(pattern, images), strict=strict)
 
 
-def _counts(path: Path) -> bool:
-    # names with a leading dot are not the user's: macOS leaves ._frame.png beside frame.png
-    return is_image(path) and not path.name.startswith(".") and path.is_file()
+def _found(listing: Listing) -> str:
+    if not listing.videos:
+        return ""
+    return f"; there are {len(listing.videos)} videos, such as {listing.videos[0]}: open one"
+
+
+def _common_folder(images: Sequence[Path]) -> str:
+    return Path(os.path.commonpath([image.parent.absolute() for image in images])).name or "images"
 
 
 def _named(given: str, images: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -117,7 +194,7 @@ def _named(given: str, images: Sequence[Path]) -> list[tuple[str, Path]]:
     common = os.path.commonpath([image.parent for image in images])
     named: dict[str, Path] = {}
     for image in images:
-        name = "-".join(image.relative_to(common).with_suffix("").parts)
+        name = shortened("-".join(image.relative_to(common).with_suffix("").parts), _LONGEST_NAME)
         other = named.setdefault(name, image)
         if other != image:
             raise UserError(f"{given}: results of {other} and {image} would share a name; rename one")

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
+from pipeline.video.names import STEM, shortened
 from pipeline.video.picture import BT601, BT709, Picture, Yuv
 from pipeline.video.sources._address import Address, redacted
 from pipeline.video.sources._base import Frame, Source
@@ -143,7 +144,7 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
     return CvFile(
         opener,
         name=str(path),
-        stem=path.stem,
+        stem=shortened(path.stem, STEM),
         picture=_of_bgr,
         advice=convert(str(path)),
         fps=fps,

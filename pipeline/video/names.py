@@ -1,0 +1,56 @@
+"""Names of files that fit into what a file system allows: 255 bytes on most."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+#: Bytes of one name on the usual file systems (ext4, APFS, NTFS, exFAT).
+LONGEST = 255
+#: Bytes of a source's name: what is made of it adds a number and a suffix, such as ``-00000001.png``.
+STEM = 200
+
+
+def shortened(name: str, limit: int) -> str:
+    """A name of at most ``limit`` bytes. A longer one is cut, and gets a checksum of the whole name at its end, which
+    keeps it unlike all others.
+
+    Args:
+        name: without its suffix.
+        limit: bytes in UTF-8, 10 or more.
+
+    Example:
+        >>> shortened("drive", 200), shortened("x" * 300, 20)
+        ('drive', 'xxxxxxxxxxx-0d4e2ca9')
+    """
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= limit:
+        return name
+    mark = f"-{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return _cut(name, limit - len(mark)) + mark
+
+
+def room_for_name(folder: Path) -> int:
+    """Bytes that the name of a file in ``folder`` may have. Encrypted folders allow fewer than :data:`LONGEST`."""
+    try:
+        return min(os.pathconf(folder, "PC_NAME_MAX"), LONGEST)
+    except (AttributeError, OSError, ValueError):  # not on Windows; or the folder is not there yet
+        return LONGEST
+
+
+def temporary_prefix(stem: str, middle: str, suffix: str, folder: Path) -> str:
+    """The beginning of a temporary name, ``STEM + middle``, with ``stem`` cut so that eight random characters and
+    ``suffix`` fit behind it."""
+    rest = len(middle.encode()) + 8 + len(suffix.encode("utf-8", "surrogateescape"))
+    return _cut(stem, max(room_for_name(folder) - rest, 0)) + middle
+
+
+def _cut(name: str, limit: int) -> str:
+    """The first ``limit`` bytes of a name at most; no character is cut in two."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= limit:
+        return name
+    while limit and encoded[limit] & 0xC0 == 0x80:  # inside of a character
+        limit -= 1
+    return encoded[:limit].decode("utf-8", "surrogateescape")

@@ -1,0 +1,122 @@
+"""Several runs, one after the other: what is bad is told and passed over, and a table says how each run ended."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import EXIT_DAMAGED, UserError
+from pipeline.video.inputs import Input
+from pipeline.video.summary import Summary
+
+log = logging.getLogger(__name__)
+
+#: Reasons of the system after which the next run would fail as well.
+_NO_ROOM = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+_NAME_WIDTH = 40  # characters of a source in the table
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended.
+
+    Attributes:
+        source: as people call it.
+        summary: None when it failed.
+        status: 0; :data:`pipeline.errors.EXIT_DAMAGED` where some of the input was damaged or passed over; 130 when it
+            was interrupted; 1 when it failed.
+        written: places of its results.
+        found: plain values for JSON.
+        error: why it failed, in one line or more; empty when it did not.
+    """
+
+    source: str
+    summary: Summary | None = None
+    status: int = 0
+    written: Sequence[Path] = ()
+    found: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    def to_meta(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        if self.summary is None:
+            return {"source": self.source, "status": self.status, "error": self.error}
+        return {**self.found, "status": self.status, "written": [str(path) for path in self.written]}
+
+
+def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict: bool) -> list[Outcome]:
+    """Run every input. A bad one is told and passed over; an interruption and a full disk end it all.
+
+    Args:
+        run: one run; raises UserError where its source or one of its targets is bad.
+        strict: end it all at the first that is bad.
+    """
+    outcomes: list[Outcome] = []
+    for number, given in enumerate(inputs, 1):
+        log.info("[%d/%d] %s", number, len(inputs), given.shown)
+        try:
+            outcome = run(given)
+        except UserError as error:
+            log.error("error: %s", error)
+            outcomes.append(Outcome(given.shown, status=1, error=str(error)))
+            if strict or getattr(error.__cause__, "errno", None) in _NO_ROOM:
+                break
+            continue
+        except KeyboardInterrupt:
+            outcomes.append(Outcome(given.shown, status=_INTERRUPTED, error="interrupted before its first frame"))
+            break
+        outcomes.append(outcome)
+        if outcome.status == _INTERRUPTED:
+            break
+    return outcomes
+
+
+def status_of(outcomes: Sequence[Outcome], *, expected: int) -> int:
+    """The exit status of all runs together.
+
+    130: interrupted. 1: not one input was processed, or it ended before the last one. EXIT_DAMAGED: some input failed,
+    or was damaged or passed over in part. 0: everything was processed.
+    """
+    states = [outcome.status for outcome in outcomes]
+    if _INTERRUPTED in states:
+        return _INTERRUPTED
+    if all(state == 1 for state in states) or len(states) < expected:
+        return 1
+    return EXIT_DAMAGED if any(states) else 0
+
+
+def table(outcomes: Sequence[Outcome], *, expected: int) -> str:
+    """A line for each run, and how many ended well."""
+    names = [_short(outcome.source) for outcome in outcomes]
+    width = max(map(len, [*names, "source"]))
+    lines = [f"{'source':<{width}}{'frames':>9}{'fps':>9}  result"]
+    for name, outcome in zip(names, outcomes, strict=True):
+        figures = f"{'-':>9}{'-':>9}"
+        if outcome.summary is not None:
+            figures = f"{outcome.summary.frames:>9}{outcome.summary.fps:>9.1f}"
+        lines.append(f"{name:<{width}}{figures}  {_result(outcome)}")
+    failed = sum(outcome.summary is None for outcome in outcomes)
+    flawed = sum(outcome.summary is not None and outcome.status == EXIT_DAMAGED for outcome in outcomes)
+    told = [f"{len(outcomes) - failed} of {expected} sources were processed"]
+    told += [f"{failed} failed"] if failed else []
+    told += [f"{flawed} in part: damaged, or some files passed over"] if flawed else []
+    told += [f"{expected - len(outcomes)} not begun"] if expected > len(outcomes) else []
+    return "\n".join([*lines, "", "; ".join(told)])
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.error:
+        first = outcome.error.partition("\n")[0].removeprefix(f"{outcome.source}: ")
+        return f"failed: {first}" if outcome.status == 1 else first
+    places = ", ".join(map(str, outcome.written)) or "nothing is written"
+    state = {0: "", _INTERRUPTED: "interrupted: ", EXIT_DAMAGED: "in part: "}.get(outcome.status, "")
+    return state + places
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]

@@ -1,0 +1,178 @@
+"""Video through a named pipe and standard input: read once, nothing lost, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.video.sources import open_source
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+
+
+@pytest.fixture
+def send(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Writes bytes into a new named pipe from a thread; returns the pipe."""
+    threads: list[threading.Thread] = []
+
+    def begin(data: bytes, *, after: float = 0.0, name: str = "live.ts") -> Path:
+        path = tmp_path / "pipes" / name
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+
+        def write() -> None:
+            time.sleep(after)
+            try:
+                with path.open("wb") as file:
+                    file.write(data)
+            except BrokenPipeError:
+                pass
+
+        threads.append(threading.Thread(target=write, daemon=True))
+        threads[-1].start()
+        return path
+
+    yield begin
+    for thread in threads:
+        thread.join(2)
+
+
+@pytest.mark.parametrize("name", ["drive.ts", "drive.mkv", "drive.avi"])
+def test_a_pipe_gives_what_the_file_gives(
+    make_video: Callable[..., Path], send: Callable[..., Path], name: str
+) -> None:
+    video = make_video(name, count=30)
+    wanted = [(frame.timestamp, frame.picture.bgr().tobytes()) for frame in open_source(str(video)).frames()]
+    assert len(wanted) == 30
+    source = open_source(str(send(video.read_bytes(), after=0.1, name="live.anything")))
+    assert (source.is_video, source.live, source.waits, source.stem) == (True, False, True, "live")
+    found = list(source.frames())
+    source.close()
+    assert [frame.picture.bgr().tobytes() for frame in found] == [data for _, data in wanted]
+    assert [frame.timestamp for frame in found] == pytest.approx([time for time, _ in wanted])
+
+
+def test_start_of_a_pipe(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
+    source = open_source(str(send(make_video("drive.ts", count=30).read_bytes())))
+    found = list(source.frames(start=0.8))
+    assert len(found) == 10
+    with pytest.raises(UserError, match="is a pipe and was read already"):
+        list(source.frames())
+    source.close()
+
+
+def test_standard_input(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    video = make_video("drive.ts", count=20)
+    with subprocess.Popen(["cat", str(video)], stdout=subprocess.PIPE) as cat:
+        monkeypatch.setattr(sys, "stdin", cat.stdout)
+        monkeypatch.setattr(cat.stdout, "isatty", lambda: False, raising=False)
+        source = open_source("-")
+        assert (source.name, source.stem) == ("standard input", "stdin")
+        assert len(list(source.frames())) == 20
+        source.close()
+
+
+def test_a_terminal_is_no_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    with pytest.raises(UserError, match=r"-: standard input is no pipe; send a video into it: cat drive\.ts \|"):
+        open_source("-")
+
+
+def test_without_a_writer_it_is_given_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "empty.ts")
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"empty\.ts: nothing came through this pipe for 0\.3 s; start what writes"):
+        open_source(str(tmp_path / "empty.ts"), patience=0.3)
+    assert time.monotonic() - begin < 1.5
+
+
+def test_a_writer_that_stalls_is_given_up(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    data = make_video("drive.ts", count=200).read_bytes()
+    os.mkfifo(tmp_path / "stalls.ts")
+    opened: list[Any] = []
+
+    def write() -> None:
+        file = (tmp_path / "stalls.ts").open("wb", buffering=0)
+        opened.append(file)
+        file.write(data[: len(data) // 2])
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    source = open_source(str(tmp_path / "stalls.ts"), patience=0.4)
+    with pytest.raises(UserError, match=r"nothing came through this pipe for 0\.4 s"):
+        list(source.frames())
+    source.close()
+    thread.join(2)
+    opened[0].close()
+
+
+def test_stop_ends_a_read_that_waits(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    data = make_video("drive.ts", count=200).read_bytes()
+    os.mkfifo(tmp_path / "stalls.ts")
+    opened: list[Any] = []
+
+    def write() -> None:
+        opened.append((tmp_path / "stalls.ts").open("wb", buffering=0))
+        opened[0].write(data[: len(data) // 2])
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    source = open_source(str(tmp_path / "stalls.ts"))
+    threading.Timer(0.3, source.stop).start()
+    begin = time.monotonic()
+    assert list(source.frames())
+    assert time.monotonic() - begin < 2
+    source.close()
+    thread.join(2)
+    opened[0].close()
+
+
+@pytest.mark.parametrize("data", [b"", b"no video at all\n" * 1000, b"ffconcat version 1.0\nfile /etc/hostname\n"])
+def test_what_is_no_video(send: Callable[..., Path], data: bytes) -> None:
+    with pytest.raises(UserError, match=r"live\.ts: not a readable video \(.*MPEG-TS, Matroska or an MP4"):
+        open_source(str(send(data)), patience=2)
+
+
+def test_an_index_at_the_end_is_told(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"live\.ts: not .*an MP4 with its index in front, or name the file itself"):
+        noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)  # does not fit into one buffer
+        open_source(str(send(make_video("drive.mp4", image=noise).read_bytes())), patience=2)
+
+
+def test_ctrl_c_while_nothing_comes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "empty.ts")
+    program = (
+        "import os, signal, sys, threading\n"
+        "from pipeline.errors import command\n"
+        "from pipeline.video.sources import open_source\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "sys.exit(command(lambda: open_source('empty.ts') and None)())\n"
+    )
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.startswith("interrupted: ")
+    assert ended.stderr.count("\n") == 1
