@@ -8,6 +8,9 @@ from typing import Any
 
 #: Packets by which frames may be stored out of the order in which they are shown.
 _REORDERED = 16
+#: Frames that did not come in their turn and are waited for; damaged parts have some that come late.
+_PASSED = 1000
+_INDEX = "index_entries"
 
 
 class Numbers:
@@ -38,6 +41,7 @@ class Numbers:
         self._waiting: list[int] = []
         self._recent: deque[int] = deque(maxlen=2 * _REORDERED)
         self._latest: int | None = None
+        self._passed: dict[int, int] = {}  # numbers of frames that did not come when it was their turn
 
     def begin(self, first: int) -> None:
         """So many packets are shown before those that were added."""
@@ -67,8 +71,12 @@ class Numbers:
         """The number of the frame that is decoded next, by its presentation timestamp."""
         number = self._number + 1
         if self.ranked and stamp is not None:
+            if stamp in self._passed:  # out of order, as after damage
+                return self._passed.pop(stamp)
             while self._waiting and self._waiting[0] < stamp:
-                heapq.heappop(self._waiting)
+                if len(self._passed) == _PASSED:
+                    del self._passed[next(iter(self._passed))]
+                self._passed[heapq.heappop(self._waiting)] = self._shown
                 self._shown += 1
             number = max(number, self._shown)
             if self._waiting and self._waiting[0] == stamp:
@@ -88,7 +96,7 @@ def packets_before(key: Any, *, container: Any, stream: Any, numbers: Numbers) -
         container, stream: opened anew, nothing read yet.
         numbers: as for the frames of this stream from its start.
     """
-    index = getattr(stream, "index_entries", None)  # absent in older PyAV
+    index = getattr(stream, _INDEX, None)  # absent in older PyAV
     if index is not None and stream.frames and len(index) == stream.frames:
         return _in_index(key.dts, index, leap=numbers.leap)
     for packet in container.demux(stream):

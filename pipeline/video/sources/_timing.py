@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +47,7 @@ class Timing:
     @property
     def leap(self) -> float:
         """Seconds from which on a gap is a fault."""
-        return max(LEAP_S, _LEAP_FRAMES * self.step)
+        return leap_of(self.step)
 
     def from_first(self, time: float, container: Any, stream: Any) -> Timing:
         """The timing, now that the first frame of the file is known to come at ``time``.
@@ -62,6 +63,11 @@ class Timing:
         """Seconds that the file gives a frame; None where it gives none."""
         ticks = {"pts": frame.pts, "dts": frame.dts}.get(self.source)
         return None if ticks is None or origin is None else float((ticks - origin) * unit.numerator / unit.denominator)
+
+
+def leap_of(step: float) -> float:
+    """Seconds from which on a gap between frames that are usually ``step`` seconds apart is a fault."""
+    return max(LEAP_S, _LEAP_FRAMES * step)
 
 
 def timing_of(container: Any, stream: Any, *, fps: float | None = None) -> Timing:
@@ -124,7 +130,9 @@ class Clock:
     """Times of the frames of one source. They rise strictly, whatever the timestamps do:
 
     - a leap of ``leap`` seconds or more, either way, counts as one frame, and times go on from there;
-    - a timestamp that is missing, or not after the one before, is replaced by one frame after the last time.
+    - a timestamp that is missing, equal to the one before or earlier, is replaced by one frame after the last time;
+    - one that rises and is still behind the last time, by a few frames, counts as half a frame, until times are those
+      of the file again.
 
     The first leap and the first fall are told in one warning each, with their place.
 
@@ -138,27 +146,29 @@ class Clock:
         self._name, self._step, self._leap = name, step, leap
         self._shift = 0.0
         self._told: set[str] = set()
+        self._stamp = -math.inf
         self.now: float | None = None
 
     def at(self, stamp: float | None) -> float:
         """The time of the next frame, from the seconds that the file gives it."""
         last = self.now
-        if last is None:
-            self.now = stamp or 0.0
-            return self.now
+        self.now = time = stamp or 0.0 if last is None else self._after(last, stamp)
+        self._stamp = self._stamp if stamp is None else stamp
+        return time
+
+    def _after(self, last: float, stamp: float | None) -> float:
         follows = last + self._step
         if stamp is None:
-            self.now = follows
             return follows
         time = stamp + self._shift
         if abs(time - last) >= self._leap:
             self._tell("leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
             self._shift += follows - time
-            time = follows
-        elif time <= last:
+            return follows
+        if time <= last:
             self._tell("fall", f"timestamps do not rise at {last:.2f} s; times follow from the frame rate there")
-            time = follows
-        self.now = time
+            behind = stamp > self._stamp and last - time < _REORDERED * self._step
+            return last + self._step / 2 if behind else follows
         return time
 
     def _tell(self, kind: str, text: str) -> None:
