@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources.video_file import convert
+
+log = logging.getLogger(__name__)
 
 #: FFmpeg says some huge number, or a negative one, of what has no end.
 _ENDLESS = 2**31
@@ -114,6 +117,12 @@ class _CvConnection:
 
 def open_file(path: Path) -> Source:
     """A video file, for machines without PyAV."""
+
+    log.warning(
+        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the shape "
+        "of pixels are not seen, and frames have no times",
+        path,
+    )
 
     def opener() -> cv2.VideoCapture:
         # an absolute path cannot be taken for an address, nor does FFmpeg open addresses from within a file
