@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.frames import read_frame, read_label_map
 from pipeline.labels import LabelSpec
+from tests.video.test_sound import film as film_of_sound
 
 SCRIPT = Path(__file__).parents[2] / "stages/infer.py"
 
@@ -56,6 +57,19 @@ def test_video(infer: Any, engine: Any, make_video: Callable[..., Path], capsys:
     assert "5 frames in " in text
     for path in ("o.mp4", "m", "s/summary.json"):
         assert f"written: {path}\n" in text
+
+
+def test_sound_and_streams(infer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av")
+    film_of_sound(tmp_path / "film.mp4")
+    assert infer(tmp_path / "film.mp4", "--audio", "--stream", 0, "--no-tone-map", "--no-deinterlace") == 0
+    with av.open("overlay.mp4") as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    assert infer(tmp_path / "film.mp4", "--out", "o", "--audio") == 1
+    assert "error: --audio copies sound into an overlay video" in capsys.readouterr().err
+    assert infer(tmp_path / "film.mp4", "--stream", 1) == 1
+    assert "error: " in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["overlay.mp4"]
 
 
 def test_defaults(infer: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,16 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
-from pipeline.video.picture import Picture
+from pipeline.video.picture import Picture, Yuv
 from pipeline.video.sinks import H264Sink, Result
 from pipeline.video.sources import StreamOptions, open_source
+from pipeline.video.sources._address import of_file
+from pipeline.video.sources._container import ReadError, Timeouts, open_container
+from pipeline.video.sources._facts import Remarks
+from pipeline.video.sources._live import Patience
+from pipeline.video.sources.stream import _AvConnection
+from tests.video.test_hdr import clip as hdr_clip
+from tests.video.test_interlaced import clip as interlaced_clip
 
 av = pytest.importorskip("av", reason="PyAV makes the test videos")
 
@@ -167,3 +175,64 @@ def test_images_are_told_to_lack_the_shape(tmp_path: Path, labels: LabelSpec, ca
         f"its pixels are 16:11 (width:height), which image files do not say: those in {tmp_path}/m keep its rows"
         in (caplog.messages[0])
     )
+
+
+def test_without_pyav_a_line_says_what_is_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = clip(tmp_path / "dvd.mp4", TWO[0], aspect=Fraction(16, 11))
+    monkeypatch.setitem(sys.modules, "av", None)
+    source = open_source(str(path))
+    assert len(caplog.messages) == 1
+    assert (
+        f"{path}: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing" in caplog.messages[0]
+    )
+    with pytest.raises(UserError, match="--stream chooses a video stream"):
+        StreamOptions(number=0).check(source)
+
+
+def live(path: Path, remarks: Remarks, **options: Any) -> list[Picture]:
+    """The pictures of a file as those of a live stream."""
+    reading, patience = StreamOptions(**options), Patience(Timeouts(5, 5), 5)
+    opened = open_container(av, of_file(path), number=reading.number)
+    connection = _AvConnection(*opened, av=av, patience=patience, reading=reading, remarks=remarks)
+    pictures = []
+    try:
+        while True:
+            pictures.append(connection.read())
+    except ReadError as end:
+        assert end.reason == "the stream ended"
+    finally:
+        connection.close()
+    return pictures
+
+
+def test_live_streams_are_read_the_same_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = clip(tmp_path / "two.mp4", TWO[0], "sound", TWO[1], aspect=Fraction(16, 11))
+    remarks = Remarks("camera")
+    for number, grey in ((0, 60), (2, 180)):
+        pictures = live(path, remarks, number=number)
+        assert len(pictures) == 4
+        assert {picture.aspect for picture in pictures} == {Fraction(16, 11)}
+        assert abs(pictures[0].bgr().mean() - grey) < 3
+    live(path, remarks, number=0)
+    told = [text for text in caplog.messages if "stream 0" in text or "sound" in text]
+    assert told == [
+        "camera: holds 2 video streams: 0 (64x48, h264), 2 (64x36, h264); stream 0 is read; another one is chosen with "
+        "--stream N",
+        "camera: its sound is not carried over: only files can be copied from",
+    ], "each once, however often it is connected"
+
+
+def test_live_streams_are_tone_mapped_and_deinterlaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (picture, *_) = live(hdr_clip(tmp_path / "phone.mp4", 18), Remarks("camera"))
+    assert picture.yuv == Yuv(matrix=1, primaries=1, transfer=1)
+    interlaced = interlaced_clip(tmp_path / "tv.mp4")
+    made, kept = live(interlaced, Remarks("camera")), live(interlaced, Remarks("camera"), deinterlace=False)
+    assert len(made) == len(kept) == 6
+    assert not np.array_equal(made[2].planes[0], kept[2].planes[0])
+    assert [text.split(":")[1].split(" (")[0] for text in caplog.messages] == [
+        " is HDR",
+        " its frames are interlaced and are made progressive; --no-deinterlace keeps them",
+        " its frames are interlaced and kept so",
+    ]

@@ -26,6 +26,7 @@ class Script:
     """A connection whose pictures are what its script yields: numbers as grey, seconds to wait, or errors."""
 
     fps = 30.0
+    stream: int | None = None
 
     def __init__(self, steps: Iterator[int | float | Exception]) -> None:
         self.steps = steps

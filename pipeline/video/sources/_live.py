@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import UserError
-from pipeline.video.picture import Picture
+from pipeline.video.picture import SQUARE, Picture
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts
 
@@ -79,8 +79,7 @@ class LiveSource(Source):
         except BaseException:
             self._line.cut()
             raise
-        self.fps = self._line.fps
-        self.stream = self._line.stream
+        self.fps, self.stream, self.aspect = self._line.fps, self._line.stream, self._line.aspect
 
     @property
     def _opening(self) -> float:
@@ -157,6 +156,7 @@ class _Line:
     def __init__(self, connect: Callable[[], Connection], dropped: Callable[[], None]) -> None:
         self.fps: float | None = None
         self.stream: int | None = None
+        self.aspect = SQUARE
         self._dropped = dropped
         self._connect = connect
         self._changed = threading.Condition()
@@ -174,6 +174,7 @@ class _Line:
                 self.fps, self.stream = connection.fps, connection.stream
                 while not self._cut:
                     picture = connection.read()
+                    self.aspect = picture.aspect
                     with self._changed:
                         if self._newest is not None and not self._cut:
                             self._dropped()

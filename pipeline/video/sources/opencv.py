@@ -135,6 +135,12 @@ class _CvConnection:
 def open_file(path: Path, *, fps: float | None = None) -> Source:
     """A video file, for machines without PyAV; ``fps`` as in :class:`CvFile`."""
 
+    log.warning(
+        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the shape "
+        "of pixels are not seen, and frames have no times",
+        path,
+    )
+
     def opener() -> cv2.VideoCapture:
         # an absolute path cannot be taken for an address, nor does FFmpeg open addresses from within a file
         capture = cv2.VideoCapture(str(path.absolute()))
