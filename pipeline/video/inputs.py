@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.video.names import STEM, shortened
 from pipeline.video.sources import Source, open_source
 from pipeline.video.sources._address import redacted
-from pipeline.video.sources._listing import Listing, is_image, is_video, list_folder, list_pattern
+from pipeline.video.sources._listing import Listing, holds_image, is_image, is_video, list_folder, list_pattern
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,16 @@ def _plain(text: str) -> str:
 
 
 def _listing(text: str) -> Listing | None:
-    """What a folder or a pattern holds; None for what is neither."""
+    """What a folder or a pattern without images holds; None for all else, which its reader judges."""
     if _exists(text):
-        return list_folder(Path(text)) if Path(text).is_dir() else None
+        path = Path(text)
+        if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK) or holds_image(path.iterdir):
+            return None
+        return list_folder(path)
     if "://" in text or " ! " in text or not glob.has_magic(text):
         return None
-    return list_pattern(text)
+    matches = map(Path, glob.iglob(text, recursive=True))  # noqa: PTH207 - the pattern may be absolute
+    return None if holds_image(lambda: matches) else list_pattern(text)
 
 
 def _is_live(given: Input) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,26 @@ def _counted(paths: Sequence[Path], kind: str, why: str) -> str:
     names = ", ".join(path.name for path in paths[:_NAMED])
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
     return f"{len(paths)} {kind}{'s' if len(paths) > 1 else ''} ({why}: {names}{more})"
+
+
+def holds_image(entries: Callable[[], Iterable[Path]]) -> bool:
+    """Whether there is surely a still image among paths: it is fast where there is, as large folders hold images.
+
+    Args:
+        entries: gives the paths; what cannot be listed holds none.
+    """
+    try:
+        return any(
+            is_image(path)
+            and not path.name.startswith(".")
+            and not path.stem.endswith("-overlay")
+            and ".partial-" not in path.name
+            and path.is_file()
+            and not is_animated(path)
+            for path in entries()
+        )
+    except OSError:
+        return False
 
 
 def list_folder(folder: Path) -> Listing:
