@@ -112,7 +112,7 @@ class CvFile(Source):
             raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {end or 0:.2f} s; start earlier")
         missing = missing_bytes(self.paths[0]) if self.paths and index < (self.count or math.inf) else 0
         if missing:
-            self.damage = f"{given} frames were read; it was cut off: {missing} bytes are missing"
+            self.damage = f"{given} frames were read; it was cut off: {missing} bytes or more are missing"
             log.warning("%s: damaged: %s", self.name, self.damage)
 
     def _time(self, capture: cv2.VideoCapture, index: int, clock: Clock) -> float | None:
