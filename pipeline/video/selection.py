@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.video.sources import Frame, Source
-from pipeline.video.sources._timing import USUAL_FPS, Clock, leap_of
+from pipeline.video.sources._timing import USUAL_FPS, Clock, leap_of, slack_of
 
 
 class NoFramesError(UserError):
@@ -20,7 +20,7 @@ class Selection:
     """A part of a source.
 
     Args:
-        start: seconds to pass over; videos only. The frame that is nearest comes first.
+        start: seconds to pass over; videos only. The first frame may begin half a frame earlier.
         duration: seconds to take; None: to the end.
         every: take one frame of so many.
         limit: take so many frames at most; None: all.
@@ -56,15 +56,15 @@ class Selection:
         step = 1 / (source.fps or USUAL_FPS)
         # what is live may be silent for minutes; its times are those of this machine
         clock = Clock(source.name, step=step, leap=math.inf if source.live else leap_of(step))
-        end = None if self.duration is None else self.start + self.duration - 1e-6
-        if end is not None and source.fps and not source.live:
-            end -= 0.5 / source.fps  # the nearest frame, as at the start: parts that follow each other share none
+        end = math.inf
+        if self.duration is not None:  # as at the start, so that parts that follow each other share no frame
+            end = self.start + self.duration - slack_of(step)
         for number, frame in enumerate(source.frames(start=self.start)):
             time = frame.timestamp
             if time is None and source.fps:
                 time = self.start + number / source.fps
             time = None if time is None else clock.at(time)
-            if end is not None and time is not None and time >= end:
+            if time is not None and time >= end:
                 break
             if number % self.every:
                 continue

@@ -77,7 +77,7 @@ def test_planes_are_views_that_cannot_be_written(make_video: Callable[..., Path]
             plane[0, 0] = 1
 
 
-def test_variable_frame_rate_keeps_times(make_video: Callable[..., Path]) -> None:
+def test_variable_frame_rate_keeps_times(reader: str, make_video: Callable[..., Path]) -> None:
     times = [0.0, 0.04, 0.5, 0.52, 2.0]
     source = open_source(str(make_video(count=5, times=times)))
     assert [f.timestamp for f in source.frames()] == pytest.approx(times, abs=2e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -250,6 +251,23 @@ def test_avi_with_b_frames_rises(codec: str, start: float, tmp_path: Path, caplo
     assert not caplog.records
 
 
+def test_without_pyav_times_are_those_of_the_file(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stamps = [0, 40, 500, 520, 2000, 2040]
+    uneven_path = encode(tmp_path / "x.mp4", stamps)
+    plain = encode(tmp_path / "plain.avi", range(60), codec="mpeg4", unit=Fraction(1, 25))
+    dropped = remux(plain, tmp_path / "dropped.avi", lambda number, packet: number not in (10, 11, 12, 30))
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert times(uneven_path) == pytest.approx([stamp / 1000 for stamp in stamps], abs=1e-3)
+    late = [(f.name, f.timestamp) for f in open_source(str(uneven_path)).frames(start=2)]
+    assert late[0] == ("x-000004", pytest.approx(2.0, abs=1e-3))
+    assert times(dropped) == pytest.approx([n / 25 for n in range(60) if n not in (10, 11, 12, 30)], abs=1e-3)
+    with pytest.raises(UserError, match=r"nothing from 9 s on, it ends at 2\.04 s; start earlier"):
+        list(open_source(str(uneven_path)).frames(start=9))
+    assert not caplog.records
+
+
 def test_a_file_with_times_of_decoding_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def decoding_only(number: int, packet: Any) -> None:
         packet.pts = packet.dts = 40 * number
@@ -270,7 +288,7 @@ def test_equal_timestamps_follow_from_the_rate(tmp_path: Path, caplog: pytest.Lo
     got = [f.timestamp for f in source.frames()]
     assert len(got) == 40
     assert all(b > a for a, b in itertools.pairwise(got) if a is not None and b is not None)
-    assert "timestamps do not rise at 0.00 s; times follow from the frame rate there" in caplog.text
+    assert "timestamps do not rise at 0.00 s; times there follow from 12.5 frames a second; --fps sets" in caplog.text
     assert times(path, fps=25.0) == evenly(40)
     assert [f.name for f in source.frames(start=1)][-1] == "pairs-000039"
 
@@ -433,7 +451,7 @@ def test_live_sources_have_no_rate_of_the_user(labels: LabelSpec) -> None:
 # damage
 
 
-@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm", "x.avi", "fragments.mp4"])
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm", "x.avi", "x.flv", "fragments.mp4"])
 def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
     reader: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -461,6 +479,21 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
         assert f"damaged: {count} frames were read; " in text
         assert "it was cut off" in text
         assert source.damage in text
+
+
+def test_a_gif_without_its_end_was_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.gif"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb8"
+        for index in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(quarters(index), format="bgr24")))
+        container.mux(stream.encode(None))
+    assert len(times(path)) == 20
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 5 < len(times(path)) < 20
+    assert "it was cut off" in caplog.text
 
 
 def test_an_edit_list_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -524,7 +557,7 @@ def test_damage_has_its_own_exit_status(infer: Any, tmp_path: Path, capsys: pyte
     found = json.loads(Path("s.json").read_text())
     assert found["status"] == 3
     assert found["frames"] == len(overlay_times("o.mp4")) > 10
-    assert f"{len(whole) - len(whole) // 2} bytes are missing" in found["damage"]
+    assert f"{len(whole) - len(whole) // 2} bytes or more are missing" in found["damage"]
     assert f"the source is damaged: {found['damage']}; exit status 3\n" in capsys.readouterr().out
     assert infer(path, "--limit", 5, "--out", "o.mp4") == 0, "what was asked for is there"
     with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._facts import Remarks, StreamOptions
 from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._numbers import Numbers
-from pipeline.video.sources._timing import Clock, Timing
+from pipeline.video.sources._timing import Clock, Timing, slack_of
 
 #: Codecs with packets that are never shown, so that packets do not number the frames.
 _HIDDEN_PACKETS = ("vp8",)
@@ -95,11 +96,12 @@ class Decoder:
         return False
 
     def pictures(self, *, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
-        """Times and pictures from the frame on that is nearest to ``start``."""
+        """Times and pictures from ``start`` on, see :func:`pipeline.video.sources._timing.slack_of`."""
+        begin = start - slack_of(self._timing.step) if start > 0 else -math.inf
         for frame in self._frames:
             self.now = self._clock.at(self._stamp(frame))
             self.number = self.numbers.of(frame.pts)
-            if start > 0 and self.now < start - self._timing.step / 2 - 1e-6:
+            if self.now < begin:
                 continue
             try:
                 picture = self._turned.picture_of(frame)

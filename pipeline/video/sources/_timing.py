@@ -17,7 +17,9 @@ LEAP_S = 10.0
 _LEAP_FRAMES = 10
 _REORDERED = 16  # frames by which a codec can store one early, at most
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
-_HIGHEST_FPS = 300.0  # what is higher is mostly the tick of a clock: DV says 60000, screen recordings say 1000
+#: What is higher is mostly the tick of a clock: DV says 60000, screen recordings say 1000.
+HIGHEST_FPS = 300.0
+_MOST_SLACK_S = 0.02
 _SAME_START_S = 1e-3
 _MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
 
@@ -70,6 +72,12 @@ def leap_of(step: float) -> float:
     return max(LEAP_S, _LEAP_FRAMES * step)
 
 
+def slack_of(step: float) -> float:
+    """Seconds by which a frame may begin before a time that the user gives, and is still meant by it: half a frame, 20
+    ms at most. Timestamps are rounded, and times that a user gives as well."""
+    return min(step / 2, _MOST_SLACK_S) + 1e-6
+
+
 def timing_of(container: Any, stream: Any, *, fps: float | None = None) -> Timing:
     """The timing of a stream of PyAV.
 
@@ -99,7 +107,7 @@ def rate_of(container: Any, stream: Any) -> float | None:
     own, mean = (float(rate) if rate else None for rate in (stream.guessed_rate, stream.average_rate))
     if own is None or mean is None or is_raw(container):
         return own or mean
-    plausible = [rate for rate in (own, mean) if rate <= _HIGHEST_FPS]
+    plausible = [rate for rate in (own, mean) if rate <= HIGHEST_FPS]
     return plausible[0] if plausible else min(own, mean)
 
 
@@ -166,7 +174,8 @@ class Clock:
             self._shift += follows - time
             return follows
         if time <= last:
-            self._tell("fall", f"timestamps do not rise at {last:.2f} s; times follow from the frame rate there")
+            rate = f"{1 / self._step:g} frames a second; --fps sets another rate"
+            self._tell("fall", f"timestamps do not rise at {last:.2f} s; times there follow from {rate}")
             behind = stamp > self._stamp and last - time < _REORDERED * self._step
             return last + self._step / 2 if behind else follows
         return time

@@ -8,13 +8,17 @@ from typing import BinaryIO
 
 _SLACK = 16  # bytes; some writers count their own header twice
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+#: First bytes, and what stands at the end.
+_ENDS = {b"GIF8": b";", b"\x89PNG": b"IEND\xaeB`\x82"}
+_TAIL = 16  # bytes at the end that are looked at; some writers add a few zeros
 _BOXES = 1_000_000  # a day of fragments; ends the walk through a file of zeros
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that the file lacks; 0 when it is whole, or of a kind that does not tell (MPEG-TS, raw streams, FLV).
+    """Bytes that the file lacks at least; 0 when it is whole, or of a kind that does not tell (MPEG-TS, raw streams).
 
-    Kinds that tell: MP4 and MOV by their boxes, Matroska and WebM by their segment, AVI by its first chunk.
+    Kinds that tell: MP4 and MOV by their boxes, Matroska and WebM by their segment, AVI by its first chunk, FLV by its
+    metadata where they know it, GIF and PNG by how they end.
     """
     try:
         with path.open("rb") as file:
@@ -26,6 +30,11 @@ def missing_bytes(path: Path) -> int:
                 end = _segment_end(head)
             elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
                 end = _boxes_end(file, size)
+            elif head[:3] == b"FLV":
+                end = _flv_end(head)
+            elif head[:4] in _ENDS:
+                file.seek(max(0, size - _TAIL))
+                return 0 if file.read().rstrip(b"\0").endswith(_ENDS[head[:4]]) else 1
             else:
                 return 0
     except (OSError, struct.error):
@@ -45,6 +54,12 @@ def _segment_end(head: bytes) -> int:
     mask = (1 << 7 * width) - 1
     length = int.from_bytes(field, "big") & mask
     return 0 if length == mask else at + 4 + width + length  # all ones: nobody knew, as while it is recorded
+
+
+def _flv_end(head: bytes) -> int:
+    _, key, value = head.partition(b"filesize\x00")  # a number of AMF0; 0 while it is recorded
+    size = float(struct.unpack(">d", value[:8])[0]) if key else 0.0
+    return int(size) if 0 < size < 2**53 else 0
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:

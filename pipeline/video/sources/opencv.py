@@ -20,6 +20,7 @@ from pipeline.video.sources._address import Address, redacted
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError
 from pipeline.video.sources._live import LiveSource, Patience
+from pipeline.video.sources._timing import HIGHEST_FPS, USUAL_FPS, Clock, leap_of, slack_of
 from pipeline.video.sources._whole import missing_bytes
 from pipeline.video.sources.video_file import convert
 
@@ -33,10 +34,11 @@ Convert = Callable[[Any], Picture]
 
 
 class CvFile(Source):
-    """A video with an end, read with OpenCV: times follow from the frame rate, and damage within it is not noticed.
+    """A video with an end, read with OpenCV: times count from its first frame, and damage within it is not noticed.
 
     Args:
-        fps: frames a second, in place of what the video says.
+        fps: frames a second, in place of the rate and the timestamps of the video.
+        timed: OpenCV knows the timestamps of its frames; else times follow from the rate.
         opener: opens it.
         picture: makes a picture of what is read.
         advice: what to do when it cannot be read.
@@ -56,6 +58,7 @@ class CvFile(Source):
         advice: str,
         waits: bool = False,
         fps: float | None = None,
+        timed: bool = False,
     ) -> None:
         self.name = name
         self.waits = waits
@@ -66,8 +69,12 @@ class CvFile(Source):
         capture = self._open()
         try:
             rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            self.fps = fps or (rate if math.isfinite(rate) and rate > 0 else None)
-            self.count = int(count) if math.isfinite(count) and 0 < count < _ENDLESS else None
+            self._timed = timed and fps is None
+            self._origin = 0.0
+            # a rate that is the tick of a clock, as of DV, tells nothing; nor does a count that follows from it
+            sound = math.isfinite(rate) and 0 < rate <= (HIGHEST_FPS if self._timed else math.inf)
+            self.fps = fps or (rate if sound else None)
+            self.count = int(count) if sound and math.isfinite(count) and 0 < count < _ENDLESS else None
             if not capture.read()[0]:
                 raise UserError(f"{name}: not one frame of this video can be decoded; {advice}")
         finally:
@@ -80,32 +87,41 @@ class CvFile(Source):
         return capture
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
-        if start > 0 and self.fps is None:
+        if start > 0 and self.fps is None and not self._timed:
             raise UserError(f"{self.name}: has no frame rate, so {start:g} s cannot be found; leave the start out")
         self.damage = ""
+        given = index = 0
+        step = 1 / (self.fps or USUAL_FPS)
+        clock = Clock(self.name, step=step, leap=leap_of(step))
         capture = self._open()
         try:
-            first = math.ceil(start * (self.fps or 0) - 0.5 - 1e-6)  # the frame that is nearest
-            for skipped in range(first):
-                if not capture.grab():
-                    end = skipped / (self.fps or 1)
-                    raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {end:.2f} s; start earlier")
-            index = first
-            while True:
-                done, image = capture.read()
-                if not done:
-                    break
-                time = index / self.fps if self.fps else None
-                yield Frame(f"{self.stem}-{index:06d}", time, self._picture(image))
+            while capture.grab():
+                time = self._time(capture, index, clock)
+                if start <= 0 or time is None or time >= start - slack_of(step):
+                    done, image = capture.retrieve()
+                    if not done:
+                        break
+                    yield Frame(f"{self.stem}-{index:06d}", time, self._picture(image))
+                    given += 1
                 index += 1
         finally:
             capture.release()
-        if index == first:
+        if not index:
             raise UserError(f"{self.name}: not one frame from {start:g} s on; {self._advice}")
+        if not given:
+            end = clock.now if self._timed else index * step
+            raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {end or 0:.2f} s; start earlier")
         missing = missing_bytes(self.paths[0]) if self.paths and index < (self.count or math.inf) else 0
         if missing:
-            self.damage = f"{index - first} frames were read; it was cut off: {missing} bytes are missing"
+            self.damage = f"{given} frames were read; it was cut off: {missing} bytes or more are missing"
             log.warning("%s: damaged: %s", self.name, self.damage)
+
+    def _time(self, capture: cv2.VideoCapture, index: int, clock: Clock) -> float | None:
+        if not self._timed:
+            return index / self.fps if self.fps else None
+        stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        self._origin = stamp if index == 0 else self._origin
+        return clock.at(stamp - self._origin)
 
 
 class _CvConnection:
@@ -154,6 +170,7 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
         picture=_of_bgr,
         advice=convert(str(path)),
         fps=fps,
+        timed=True,
     )
 
 
@@ -192,7 +209,14 @@ def open_address(address: Address, *, patience: Patience, fps: float | None = No
         capture.release()
         if ends:
             return CvFile(
-                opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice, waits=True, fps=fps
+                opener,
+                name=address.name,
+                stem=address.stem,
+                picture=_of_bgr,
+                advice=advice,
+                waits=True,
+                fps=fps,
+                timed=True,
             )
     return LiveSource(
         lambda: _CvConnection(opener, _of_bgr, advice), name=address.name, stem=address.stem, patience=patience

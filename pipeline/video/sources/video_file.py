@@ -65,7 +65,8 @@ class VideoFile(Source):
         with container:
             self._timing = timing_of(container, stream, fps=fps)
             self.fps = self._timing.fps
-            self._packets = stream.frames or None
+            # of a GIF it is what was found, not what should be there
+            self._packets = stream.frames if stream.frames and container.format.name != "gif" else None
             # frames that an edit list leaves out, or an AVI dropped, are in the first number only
             known = [number for number in (self._packets, expected_frames(container, stream)) if number]
             self.count = min(known, default=None)
@@ -197,7 +198,7 @@ class VideoFile(Source):
             missing = missing_bytes(self.paths[0]) if self.paths else 0
             if missing or decoder.torn:
                 says = f", its header says {self._packets} frames" if self._packets else ""
-                told.append("it was cut off" + (f": {missing} bytes are missing" if missing else "") + says)
+                told.append("it was cut off" + (f": {missing} bytes or more are missing" if missing else "") + says)
         if told:
             self.damage = f"{given} frames were read; {'; '.join(told)}"
             if given:  # else it is an error
