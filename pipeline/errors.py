@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+EXIT_DAMAGED = 3  # a run that came to its end, but some of its input was damaged or could not be read
 #: Seconds after which a process that is not the first of several says what is wrong with it.
 LATER_S = 3.0
 #: What the system says about a path that the user chose: rights, space, a file where a folder is needed.

@@ -16,7 +16,7 @@ if importlib.util.find_spec("pipeline") is None:
 import cv2
 
 from pipeline.artifact import dump_json
-from pipeline.errors import UserError, closest, command
+from pipeline.errors import EXIT_DAMAGED, UserError, closest, command
 from pipeline.labels import LabelSpec
 from pipeline.video.arguments import parse
 from pipeline.video.engines import on_gpu, open_engines, rate_alone
@@ -52,6 +52,7 @@ def main() -> int:
             open_timeout=args.timeout,
             read_timeout=args.timeout,
             patience=args.patience,
+            fps=args.fps,
             reading=reading,
         )
         stack.callback(source.close)
@@ -79,6 +80,7 @@ def main() -> int:
             audio=args.audio,
             report=args.json,
             benchmark=args.benchmark,
+            every=args.every,
         )
         named = "/".join(args.engine.resolve().parts[-2:])
         sinks = wanted.sinks(source, labels=facts.labels, engine=named, only=only)
@@ -99,7 +101,11 @@ def main() -> int:
             )
         if args.benchmark:
             alone.append(rate_alone(engines))
+        status = EXIT_DAMAGED if summary.damage else 0
+        if summary.interrupted and not source.live:
+            status = 130
         found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
+        found["status"] = status
         if alone:
             found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
         if report:
@@ -111,7 +117,7 @@ def main() -> int:
     paths = [sink.written for sink in sinks if sink.written] + ([args.json] if args.json else [])
     said += ["", *(f"written: {path}" for path in paths)] if paths else []
     print(*said, sep="\n", file=sys.stderr if args.lines == STANDARD_OUTPUT else sys.stdout)
-    return 130 if summary.interrupted and not source.live else 0
+    return status
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 from pipeline.video.sinks.h264 import PRESETS
@@ -19,7 +20,10 @@ EPILOG = """examples:
   infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
 ENGINE is a folder that was built on this machine, such as artifacts/engines/kd/int8. Ctrl-C ends a run in good order:
-what was read is finished and written. Live sources drop frames that come too early and count them; files never do."""
+what was read is finished and written. Live sources drop frames that come too early and count them; files never do.
+
+exit status: 0 everything was processed; 1 an error; 2 wrong options; 3 the run ended, but some input was damaged or
+could not be read; 130 interrupted."""
 
 
 def number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], float]:
@@ -39,6 +43,17 @@ def number(kind: Callable[[str], float], least: float, what: str) -> Callable[[s
 
 positive = number(int, 1, "a whole number from 1")
 seconds = number(float, 0, "seconds, from 0")
+
+
+def rate(text: str) -> float:
+    """Parser of a frame rate: ``25``, ``29.97`` or ``30000/1001``."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = float("nan")
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: above 0, at most 1000, as 25 or 30000/1001")
+    return value
 
 
 def parse() -> argparse.Namespace:
@@ -87,7 +102,12 @@ def parse() -> argparse.Namespace:
     add("--no-legend", dest="legend", action="store_false", help="no names of classes in the picture")
     add("--crf", type=int, default=20, metavar="Q", help="quality of H.264, 0 (lossless) to 51; default: %(default)s")
     add("--preset", choices=PRESETS, default="ultrafast", help="effort of H.264; slower ones make smaller files")
-    add("--fps", type=float, metavar="N", help="frame rate of a video made of images; default: 25")
+    add(
+        "--fps",
+        type=rate,
+        metavar="N",
+        help="frame rate: of images (default: 25), or of a video file that says a wrong one or none (.h264)",
+    )
     add("--audio", action="store_true", help="copy the sound of a video file into the overlay video")
     add = parser.add_argument_group("which frames, and how the engine looks at them").add_argument
     add("--start", type=seconds, default=0.0, metavar="S", help="pass over the first seconds of a video")

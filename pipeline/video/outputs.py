@@ -39,11 +39,12 @@ class Outputs:
         lines: a file of JSON lines; ``-`` is standard output.
         window: a window on this machine's screen.
         serve: ``[HOST:]PORT`` of a web page.
-        fps: frame rate of a video made of images; default 25. A video keeps its own.
+        fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
         audio: copy the sound of the source into an overlay video.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
         report: a file that the caller writes; only compared with the other places.
         benchmark: no sinks at all.
+        every: one frame of so many is taken, so the overlay video has so many times fewer a second.
     """
 
     out: Path | None = None
@@ -58,6 +59,7 @@ class Outputs:
     audio: bool = False
     report: Path | None = None
     benchmark: bool = False
+    every: int = 1
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
@@ -80,10 +82,10 @@ class Outputs:
                 )
             _distinct([self.report] if self.report else [], source.paths)
             return []
-        if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
+        if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
             raise UserError(
                 f"fps {self.fps:g} cannot be used: "
-                + ("a video keeps its own frame rate" if source.is_video else "allowed: more than 0, at most 1000")
+                + ("frames of something live come when they come" if source.live else "allowed: above 0, at most 1000")
             )
         if self.original_ids and self.masks is None:
             raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
@@ -93,7 +95,7 @@ class Outputs:
         if not (out or self.masks or self.lines or self.window or self.serve):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
-        check_sound(source, out, wanted=self.audio)
+        check_sound(source, out, wanted=self.audio, fps=self.fps)
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
         _distinct([target for target in targets if target is not None], source.paths)
         sinks: list[Sink] = []
@@ -117,7 +119,7 @@ class Outputs:
         if suffix == ".mp4":
             return H264Sink(
                 out,
-                fps=self.fps or source.fps or DEFAULT_FPS,
+                fps=(self.fps or source.fps or DEFAULT_FPS) / self.every,
                 crf=self.crf,
                 preset=self.preset,
                 sound=sound_for(source, out, wanted=self.audio),

@@ -190,4 +190,5 @@ class Run:
             },
             dropped=self.dropped,
             interrupted=self.interrupted,
+            damage=self._source.damage,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.video.sources import Frame, Source
+from pipeline.video.sources._timing import USUAL_FPS, Clock, leap_of
 
 
 class NoFramesError(UserError):
@@ -18,7 +20,7 @@ class Selection:
     """A part of a source.
 
     Args:
-        start: seconds to pass over; videos only.
+        start: seconds to pass over; videos only. The frame that is nearest comes first.
         duration: seconds to take; None: to the end.
         every: take one frame of so many.
         limit: take so many frames at most; None: all.
@@ -39,7 +41,8 @@ class Selection:
             raise UserError(f"every {self.every}, limit {self.limit}: whole numbers from 1")
 
     def frames(self, source: Source) -> Iterator[Frame]:
-        """The chosen frames; where a reader knows no times they follow from the frame rate.
+        """The chosen frames; where a reader knows no times they follow from the frame rate. Times rise strictly, so
+        that all sinks agree, see :class:`pipeline.video.sources._timing.Clock`.
 
         Raises:
             NoFramesError: there are none.
@@ -50,11 +53,18 @@ class Selection:
         if source.live and self.start:
             raise UserError(f"{source.name}: is live, it starts now; leave --start out")
         taken = 0
+        step = 1 / (source.fps or USUAL_FPS)
+        # what is live may be silent for minutes; its times are those of this machine
+        clock = Clock(source.name, step=step, leap=math.inf if source.live else leap_of(step))
+        end = None if self.duration is None else self.start + self.duration - 1e-6
+        if end is not None and source.fps and not source.live:
+            end -= 0.5 / source.fps  # the nearest frame, as at the start: parts that follow each other share none
         for number, frame in enumerate(source.frames(start=self.start)):
             time = frame.timestamp
             if time is None and source.fps:
                 time = self.start + number / source.fps
-            if self.duration is not None and time is not None and time >= self.start + self.duration - 1e-6:
+            time = None if time is None else clock.at(time)
+            if end is not None and time is not None and time >= end:
                 break
             if number % self.every:
                 continue

@@ -32,6 +32,8 @@ class Sound:
         codec: its name, as FFmpeg has it.
         zero: where the timestamp 0 of the frames lies, in seconds of the container's clock.
         others: how many audio streams there are besides.
+        av, reopen: the module, and what opens the container again.
+        leapt: says from which timestamp on frames do not follow the container's clock; None: they all do.
     """
 
     name: str
@@ -41,22 +43,38 @@ class Sound:
     others: int
     av: Any
     reopen: Callable[[], Any]
+    leapt: Callable[[], float | None] = lambda: None
 
     @classmethod
-    def of(cls, container: Any, video: Any, av: Any, *, name: str, reopen: Callable[[], Any]) -> Sound | None:
-        """The sound that players choose beside a video stream; None where there is none, or no clock to place it by."""
+    def of(
+        cls,
+        container: Any,
+        video: Any,
+        av: Any,
+        *,
+        name: str,
+        origin: int | None,
+        reopen: Callable[[], Any],
+        leapt: Callable[[], float | None] = lambda: None,
+    ) -> Sound | None:
+        """The sound that players choose beside a video stream; None where there is none, or no clock to place it by.
+
+        Args:
+            origin: where the timestamp 0 of the frames lies, in units of the video stream.
+        """
         stream = container.streams.best("audio", related=video)
-        if stream is None or stream.codec_context is None or video.start_time is None:
+        if stream is None or stream.codec_context is None or origin is None:
             return None
         codec = stream.codec_context.codec
         return cls(
             name=name,
             number=stream.index,
             codec=getattr(codec, "canonical_name", codec.name),
-            zero=float(video.start_time * video.time_base),
+            zero=float(origin * video.time_base),
             others=len(container.streams.audio) - 1,
             av=av,
             reopen=reopen,
+            leapt=leapt,
         )
 
     def into(self, target: Any, *, origin: float, end: float) -> Iterator[Any]:
@@ -78,6 +96,10 @@ class Sound:
             self.tell_lost(error)
             return iter(())
         shift = self.zero + origin
+        leapt = self.leapt()
+        if leapt is not None and leapt - origin < end:
+            end = leapt - origin
+            log.warning("%s: its pictures leap in time: the overlay video has no sound from %.1f s on", self.name, end)
         packets = self._copied(source, stream, added, shift) if copied else self._encoded(source, stream, added, shift)
         return self._safe(packets, source, end)
 

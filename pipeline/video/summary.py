@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.errors import EXIT_DAMAGED
 from pipeline.video.flow import Queue
 from pipeline.video.meter import StepTime
 
@@ -35,6 +36,7 @@ class Summary:
         depths: by the queue's name.
         dropped: frames of a live source that were passed over.
         interrupted: whether Ctrl-C ended it before its source did.
+        damage: what of the source could not be read; empty when all of it could.
     """
 
     frames: int
@@ -45,6 +47,7 @@ class Summary:
     depths: Mapping[str, Depth] = field(default_factory=dict)
     dropped: int = 0
     interrupted: bool = False
+    damage: str = ""
 
     @property
     def fps(self) -> float:
@@ -64,6 +67,7 @@ class Summary:
             },
             "dropped": self.dropped,
             "interrupted": self.interrupted,
+            "damage": self.damage or None,
             "class_shares": {name: round(share, 6) for name, share in self.shares.items()},
             "other_share": round(self.other, 6),
         }
@@ -76,7 +80,9 @@ class Summary:
         """
         dropped = f", {self.dropped} dropped" if self.dropped else ""
         stopped = " (interrupted)" if self.interrupted else ""
-        lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} fps{dropped}{stopped}", ""]
+        lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} fps{dropped}{stopped}"]
+        lines += [f"the source is damaged: {self.damage}; exit status {EXIT_DAMAGED}"] if self.damage else []
+        lines.append("")
         lines.append(f"{'step':<8}{'p50 ms':>9}{'p99 ms':>9}")
         lines += [f"{name:<8}{step.p50_ms:>9.2f}{step.p99_ms:>9.2f}" for name, step in self.steps.items()]
         if verbose:

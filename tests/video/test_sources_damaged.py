@@ -91,10 +91,16 @@ def test_a_file_that_was_cut_off_says_so(
     path.write_bytes(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2])
     frames = list(open_source(str(path)).frames())
     assert 10 < len(frames) < 90
-    assert re.search(rf"{len(frames)} frames were read; .*it should have 100, so it was cut off", caplog.text)
+    said = rf"frames were read; .*it was cut off: {len(data) - path.stat().st_size} bytes are missing.* says 100 frames"
+    assert re.search(f"{len(frames)} {said}", caplog.text)
     caplog.clear()
-    list(open_source(str(path)).frames(start=0.2))
-    assert "cut off" not in caplog.text
+    source = open_source(str(path))
+    rest = list(source.frames(start=0.2))
+    assert rest[0].name == frames[5].name
+    assert re.search(f"{len(rest)} {said}", caplog.text)
+    assert re.search(f"{len(rest)} {said}", source.damage)
+    with pytest.raises(UserError, match=r"nothing from 3 s on, it ends at .*cut off.*; start earlier"):
+        list(source.frames(start=3))
 
 
 def test_flipped_bytes_give_frames_or_one_error(make_video: Callable[..., Path]) -> None:

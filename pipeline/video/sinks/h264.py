@@ -30,8 +30,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 _TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
 _TIME_BASE = Fraction(1, _TICKS)
 _KEY_S = 2  # between key frames, and so between fragments
-_BACK_S = 1.0  # times that go back by more than that, or on by more than MP4 can say, begin anew
-_LONGEST = 2**31  # ticks of one frame
+_LONGEST = 2**31  # ticks of one frame, what MP4 can say: 6 h 37 min
 _SIDE = 16_384  # libx264's limit
 _TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers assume for HD
 
@@ -77,8 +76,9 @@ class H264Sink(StagedFile):
     """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or oftener.
 
     While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames
-    keep their distance in time; the first one is at 0 s. An odd width or height is padded by one repeated pixel. A
-    frame of another size than the first is fitted into it, with grey bars where its shape differs.
+    keep their distance in time, as sources give times that rise; the first one is at 0 s. An odd width or height is
+    padded by one repeated pixel. A frame of another size than the first is fitted into it, with grey bars where its
+    shape differs.
 
     Args:
         path: the .mp4 file.
@@ -224,13 +224,13 @@ class H264Sink(StagedFile):
         return frame
 
     def _ticks(self, timestamp: float | None) -> int:
-        """Presentation time, strictly rising whatever the source says."""
+        """Presentation time, strictly rising also where two times are nearer than a tick."""
         if timestamp is None:
             ticks = round(self._count * _TICKS / self._rate)
         else:
             self._origin = timestamp if self._origin is None else self._origin
             ticks = round((timestamp - self._origin) * _TICKS)
-            if not -_BACK_S * _TICKS < ticks - self._last < _LONGEST:  # joined recordings, a clock that was set
+            if ticks - self._last >= _LONGEST:  # a camera that was away
                 ticks = self._last + self._frame_ticks
                 self._origin = timestamp - ticks / _TICKS
         self._count += 1

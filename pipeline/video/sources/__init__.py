@@ -33,6 +33,7 @@ def open_source(
     open_timeout: float = 10.0,
     read_timeout: float = 10.0,
     patience: float = 60.0,
+    fps: float | None = None,
     reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
 ) -> Source:
     """Open what ``text`` names. What exists under that name comes first; else it is, in this order:
@@ -46,6 +47,7 @@ def open_source(
         open_timeout: seconds for each step of opening an address.
         read_timeout: seconds to wait for a frame of something live.
         patience: seconds without a frame, over all attempts to connect again, until something live is given up.
+        fps: frames a second of a video with an end, in place of its own rate and timestamps; else of no effect.
         reading: which stream of a video, and what is done about HDR and interlacing.
 
     Raises:
@@ -54,18 +56,18 @@ def open_source(
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
     path = Path(text)
     if text and _exists(path):
-        return _open_path(path, live, reading)
+        return _open_path(path, live, fps=fps, reading=reading)
     if " ! " in text:
-        return opencv.open_gstreamer(text, patience=live)
+        return opencv.open_gstreamer(text, patience=live, fps=fps)
     if re.fullmatch(r"[0-9]{1,4}", text):
         return opencv.open_camera(int(text), patience=live)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         address = of_url(text)
         av = load_av()
         return (
-            opencv.open_address(address, patience=live)
+            opencv.open_address(address, patience=live, fps=fps)
             if av is None
-            else (open_stream(address, av, patience=live, reading=reading))
+            else open_stream(address, av, patience=live, fps=fps, reading=reading)
         )
     if re.fullmatch(r"/dev/video\d+", text):
         return opencv.open_camera(path, patience=live)
@@ -84,7 +86,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_path(path: Path, live: Patience, reading: StreamOptions) -> Source:
+def _open_path(path: Path, live: Patience, *, fps: float | None, reading: StreamOptions) -> Source:
     if path.is_dir():
         return images.folder_of_images(path)
     if path.is_char_device():
@@ -97,6 +99,8 @@ def _open_path(path: Path, live: Patience, reading: StreamOptions) -> Source:
             f"a video that is read here; {convert(str(path))}"
         )
     av = load_av()
-    source: Source = opencv.open_file(path) if av is None else VideoFile(of_file(path), av, reading=reading)
+    source: Source = (
+        opencv.open_file(path, fps=fps) if av is None else VideoFile(of_file(path), av, fps=fps, reading=reading)
+    )
     source.paths = [path]
     return source

@@ -47,6 +47,7 @@ class Source(ABC):
         aspect: width of a pixel by its height, when it is shown.
         sound: what can be copied into an overlay video; None where there is none, or it cannot be read.
         dropped: frames of something live that were replaced before :meth:`frames` could give them.
+        damage: what of a file could not be read, known when :meth:`frames` has ended; empty when all of it could.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source(ABC):
     aspect: Fraction = SQUARE
     sound: Sound | None = None
     dropped: int = 0
+    damage: str = ""
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:

@@ -19,6 +19,7 @@ from pipeline.video.sources._address import Address, redacted
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError
 from pipeline.video.sources._live import LiveSource, Patience
+from pipeline.video.sources._whole import missing_bytes
 from pipeline.video.sources.video_file import convert
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ Convert = Callable[[Any], Picture]
 
 
 class CvFile(Source):
-    """A video with an end, read with OpenCV: no timestamps, and what is damaged is passed over in silence.
+    """A video with an end, read with OpenCV: times follow from the frame rate, and damage within it is not noticed.
 
     Args:
+        fps: frames a second, in place of what the video says.
         opener: opens it.
         picture: makes a picture of what is read.
         advice: what to do when it cannot be read.
@@ -44,7 +46,15 @@ class CvFile(Source):
     """
 
     def __init__(
-        self, opener: Open, *, name: str, stem: str, picture: Convert, advice: str, waits: bool = False
+        self,
+        opener: Open,
+        *,
+        name: str,
+        stem: str,
+        picture: Convert,
+        advice: str,
+        waits: bool = False,
+        fps: float | None = None,
     ) -> None:
         self.name = name
         self.waits = waits
@@ -54,8 +64,8 @@ class CvFile(Source):
         self._advice = advice
         capture = self._open()
         try:
-            fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            self.fps = fps if math.isfinite(fps) and fps > 0 else None
+            rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            self.fps = fps or (rate if math.isfinite(rate) and rate > 0 else None)
             self.count = int(count) if math.isfinite(count) and 0 < count < _ENDLESS else None
             if not capture.read()[0]:
                 raise UserError(f"{name}: not one frame of this video can be decoded; {advice}")
@@ -71,9 +81,10 @@ class CvFile(Source):
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         if start > 0 and self.fps is None:
             raise UserError(f"{self.name}: has no frame rate, so {start:g} s cannot be found; leave the start out")
+        self.damage = ""
         capture = self._open()
         try:
-            first = math.ceil(start * (self.fps or 0) - 1e-6)
+            first = math.ceil(start * (self.fps or 0) - 0.5 - 1e-6)  # the frame that is nearest
             for skipped in range(first):
                 if not capture.grab():
                     end = skipped / (self.fps or 1)
@@ -83,12 +94,17 @@ class CvFile(Source):
                 done, image = capture.read()
                 if not done:
                     break
-                yield Frame(f"{self.stem}-{index:06d}", None, self._picture(image))
+                time = index / self.fps if self.fps else None
+                yield Frame(f"{self.stem}-{index:06d}", time, self._picture(image))
                 index += 1
         finally:
             capture.release()
         if index == first:
             raise UserError(f"{self.name}: not one frame from {start:g} s on; {self._advice}")
+        missing = missing_bytes(self.paths[0]) if self.paths and index < (self.count or math.inf) else 0
+        if missing:
+            self.damage = f"{index - first} frames were read; it was cut off: {missing} bytes are missing"
+            log.warning("%s: damaged: %s", self.name, self.damage)
 
 
 class _CvConnection:
@@ -115,12 +131,12 @@ class _CvConnection:
         self._capture.release()
 
 
-def open_file(path: Path) -> Source:
-    """A video file, for machines without PyAV."""
+def open_file(path: Path, *, fps: float | None = None) -> Source:
+    """A video file, for machines without PyAV; ``fps`` as in :class:`CvFile`."""
 
     log.warning(
-        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the shape "
-        "of pixels are not seen, and frames have no times",
+        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the "
+        "shape of pixels are not seen, and frames have no times",
         path,
     )
 
@@ -136,6 +152,7 @@ def open_file(path: Path) -> Source:
         stem=path.stem,
         picture=_of_bgr,
         advice=convert(str(path)),
+        fps=fps,
     )
 
 
@@ -157,7 +174,7 @@ def open_camera(camera: int | Path, *, patience: Patience) -> Source:
     return LiveSource(lambda: _CvConnection(opener, _of_bgr, advice), name=name, stem=stem, patience=patience)
 
 
-def open_address(address: Address, *, patience: Patience) -> Source:
+def open_address(address: Address, *, patience: Patience, fps: float | None = None) -> Source:
     """Video from the network, for machines without PyAV: a file where OpenCV tells its length, else live."""
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(patience.timeouts.open * 1000)),
@@ -173,13 +190,15 @@ def open_address(address: Address, *, patience: Patience) -> Source:
         ends = 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < _ENDLESS
         capture.release()
         if ends:
-            return CvFile(opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice, waits=True)
+            return CvFile(
+                opener, name=address.name, stem=address.stem, picture=_of_bgr, advice=advice, waits=True, fps=fps
+            )
     return LiveSource(
         lambda: _CvConnection(opener, _of_bgr, advice), name=address.name, stem=address.stem, patience=patience
     )
 
 
-def open_gstreamer(text: str, *, patience: Patience) -> Source:
+def open_gstreamer(text: str, *, patience: Patience, fps: float | None = None) -> Source:
     """A GStreamer pipeline that ends in an appsink; it is live unless it reads files.
 
     Pictures may be BGR, BGRx, GRAY8, or I420, which is not converted.
@@ -209,7 +228,7 @@ def open_gstreamer(text: str, *, patience: Patience) -> Source:
 
     advice = "OpenCV's lines above say why; try it with: gst-launch-1.0 -v ... ! fakesink"
     if re.search(r"\b(multi)?filesrc\b|\buri=[\"']?file:", text):
-        return CvFile(opener, name=name, stem="pipeline", picture=picture, advice=advice, waits=True)
+        return CvFile(opener, name=name, stem="pipeline", picture=picture, advice=advice, waits=True, fps=fps)
     return LiveSource(lambda: _CvConnection(opener, picture, advice), name=name, stem="pipeline", patience=patience)
 
 

@@ -15,6 +15,7 @@ from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
 from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._live import LiveSource, Patience
+from pipeline.video.sources._timing import rate_of
 from pipeline.video.sources.video_file import VideoFile
 
 #: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
@@ -37,9 +38,13 @@ def open_stream(
     av: Any,
     *,
     patience: Patience,
+    fps: float | None = None,
     reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
 ) -> Source:
     """A file on a server where it has a length, else something live.
+
+    Args:
+        fps: of a file, see :class:`VideoFile`.
 
     Raises:
         UserError: it cannot be opened, or nothing can be decoded.
@@ -57,7 +62,7 @@ def open_stream(
             raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
-            return VideoFile(address, av, timeouts=patience.timeouts, options=_FILE, reading=reading)
+            return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE, reading=reading)
     return LiveSource(
         # some cameras serve one viewer: what was opened to look at it is the first connection
         lambda: _AvConnection(
@@ -106,8 +111,7 @@ class _AvConnection:
         self._patience = patience
         self._container = container
         self._pace = _Pace() if _is_playlist(container) else None
-        rate = stream.average_rate or stream.guessed_rate
-        self.fps = float(rate) if rate else None
+        self.fps = rate_of(container, stream)
         set_threads(stream, live=True)
         self.stream: int | None = int(stream.index)
         tell_streams(container, stream, remarks)

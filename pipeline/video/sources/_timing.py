@@ -1,0 +1,182 @@
+"""When a frame is shown: the rate of a stream, its zero, and one clock that only rises."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: Frames a second where a stream does not say.
+USUAL_FPS = 25.0
+#: Seconds by which a timestamp must leap, forwards or back, to be a fault of the recording and no pause.
+LEAP_S = 10.0
+#: The same in frames, for time lapses, whose frames lie many seconds apart.
+_LEAP_FRAMES = 10
+_REORDERED = 16  # frames by which a codec can store one early, at most
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
+_HIGHEST_FPS = 300.0  # what is higher is mostly the tick of a clock: DV says 60000, screen recordings say 1000
+_SAME_START_S = 1e-3
+_MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How the times of a stream are to be read.
+
+    Attributes:
+        fps: its usual frame rate; None when it says none.
+        assumed: the rate is a guess of FFmpeg, as neither file nor stream says one.
+        source: which timestamps of a frame count: ``"pts"``; ``"dts"``, for files that do not know in which order
+            frames are shown; ``"none"``: they follow from the rate.
+        origin: timestamp of 0 s, in the stream's unit; None: that of the first frame.
+    """
+
+    fps: float | None
+    assumed: bool
+    source: str
+    origin: int | None
+
+    @property
+    def step(self) -> float:
+        """Seconds from one frame to the next, where timestamps do not say."""
+        return 1 / (self.fps or USUAL_FPS)
+
+    @property
+    def leap(self) -> float:
+        """Seconds from which on a gap is a fault."""
+        return leap_of(self.step)
+
+    def from_first(self, time: float, container: Any, stream: Any) -> Timing:
+        """The timing, now that the first frame of the file is known to come at ``time``.
+
+        AVI counts packets: where frames are stored out of order, the first one seems to come some frames late.
+        """
+        late = 0 < time <= _REORDERED * self.step and stream.codec_context.has_b_frames
+        if container.format.name != "avi" or not late or self.origin is None:
+            return self
+        return replace(self, origin=self.origin + round(time / float(stream.time_base)))
+
+    def stamp(self, frame: Any, *, origin: int | None, unit: Any) -> float | None:
+        """Seconds that the file gives a frame; None where it gives none."""
+        ticks = {"pts": frame.pts, "dts": frame.dts}.get(self.source)
+        return None if ticks is None or origin is None else float((ticks - origin) * unit.numerator / unit.denominator)
+
+
+def leap_of(step: float) -> float:
+    """Seconds from which on a gap between frames that are usually ``step`` seconds apart is a fault."""
+    return max(LEAP_S, _LEAP_FRAMES * step)
+
+
+def timing_of(container: Any, stream: Any, *, fps: float | None = None) -> Timing:
+    """The timing of a stream of PyAV.
+
+    Args:
+        fps: the rate that the user gives; it replaces the timestamps.
+    """
+    raw = is_raw(container)
+    return Timing(
+        fps=fps or rate_of(container, stream),
+        assumed=fps is None and raw and not stream.codec_context.framerate,
+        source="none" if fps or raw else "pts",
+        origin=_origin_of(container, stream),
+    )
+
+
+def is_raw(container: Any) -> bool:
+    """Whether it is a stream without a container, which has no timestamps (.h264, .hevc, .mjpeg)."""
+    return bool(int(container.format.flags) & _NO_TIMESTAMPS)
+
+
+def rate_of(container: Any, stream: Any) -> float | None:
+    """Frames a second of a stream; None when nothing says one.
+
+    FFmpeg has two rates. The mean follows from durations and timestamps, so it is wrong where there are none and where
+    the container lies; the stream's own rate is the one of the codec, or of the timestamps' usual distance.
+    """
+    own, mean = (float(rate) if rate else None for rate in (stream.guessed_rate, stream.average_rate))
+    if own is None or mean is None or is_raw(container):
+        return own or mean
+    plausible = [rate for rate in (own, mean) if rate <= _HIGHEST_FPS]
+    return plausible[0] if plausible else min(own, mean)
+
+
+def expected_frames(container: Any, stream: Any) -> int | None:
+    """How many frames there may be by the duration, for progress only; None when nothing tells."""
+    if stream.duration is not None and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        seconds = container.duration / _MICROSECONDS
+    else:
+        return None
+    rate = rate_of(container, stream)
+    return round(seconds * rate) or None if rate else None
+
+
+def _origin_of(container: Any, stream: Any) -> int | None:
+    """Where the file begins, in the stream's unit: sound may begin before the pictures."""
+    start: int | None = stream.start_time
+    if start is None or container.start_time is None or not stream.time_base:
+        return start
+    later = float(start * stream.time_base) - max(
+        container.start_time / _MICROSECONDS, 0.0
+    )  # sound may begin below zero
+    return start - round(later / float(stream.time_base)) if later > _SAME_START_S else start
+
+
+class Clock:
+    """Times of the frames of one source. They rise strictly, whatever the timestamps do:
+
+    - a leap of ``leap`` seconds or more, either way, counts as one frame, and times go on from there;
+    - a timestamp that is missing, equal to the one before or earlier, is replaced by one frame after the last time;
+    - one that rises and is still behind the last time, by a few frames, counts as half a frame, until times are those
+      of the file again.
+
+    The first leap and the first fall are told in one warning each, with their place.
+
+    Args:
+        name: of the source, for warnings.
+        step: seconds of a frame.
+        leap: seconds from which on a gap is a fault.
+
+    Attributes:
+        leapt: time of the first frame after a leap, from which on times are not those of the file; None: no leap yet.
+    """
+
+    def __init__(self, name: str, *, step: float, leap: float) -> None:
+        self._name, self._step, self._leap = name, step, leap
+        self._shift = 0.0
+        self._told: set[str] = set()
+        self._stamp = -math.inf
+        self.now: float | None = None
+        self.leapt: float | None = None
+
+    def at(self, stamp: float | None) -> float:
+        """The time of the next frame, from the seconds that the file gives it."""
+        last = self.now
+        self.now = time = stamp or 0.0 if last is None else self._after(last, stamp)
+        self._stamp = self._stamp if stamp is None else stamp
+        return time
+
+    def _after(self, last: float, stamp: float | None) -> float:
+        follows = last + self._step
+        if stamp is None:
+            return follows
+        time = stamp + self._shift
+        if abs(time - last) >= self._leap:
+            self._tell("leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
+            self._shift += follows - time
+            self.leapt = follows if self.leapt is None else self.leapt
+            return follows
+        if time <= last:
+            self._tell("fall", f"timestamps do not rise at {last:.2f} s; times follow from the frame rate there")
+            behind = stamp > self._stamp and last - time < _REORDERED * self._step
+            return last + self._step / 2 if behind else follows
+        return time
+
+    def _tell(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning("%s: %s", self._name, text)
