@@ -13,10 +13,13 @@ from pipeline.video.sources import Source
 log = logging.getLogger(__name__)
 
 
-def check_sound(source: Source, out: Path | None, *, wanted: bool) -> None:
-    """Raise UserError where sound is wanted and cannot be had: there is no overlay video, or the source has no file."""
+def check_sound(source: Source, out: Path | None, *, wanted: bool, fps: float | None) -> None:
+    """Raise UserError where sound is wanted and cannot be had: there is no overlay video, the source has no file, or
+    ``fps`` gives its pictures another pace."""
     if not wanted:
         return
+    if fps is not None and source.is_video:
+        raise UserError("--audio: --fps gives the pictures another pace than the sound; leave one of them out")
     if out is None or out.suffix.lower() != ".mp4":
         raise UserError("--audio copies sound into an overlay video; name one with --out NAME.mp4, or leave it out")
     if not source.is_video or source.live:

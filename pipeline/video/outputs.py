@@ -158,7 +158,7 @@ class Outputs:
         out = self.out
         if not (out or self.masks or self.lines or self.window or self.serve):
             out = self._default_out(source)
-        check_sound(source, out, wanted=self.audio)
+        check_sound(source, out, wanted=self.audio, fps=self.fps)
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
         _distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
@@ -189,8 +189,6 @@ class Outputs:
         return sinks
 
     def _check_options(self) -> None:
-        if self.audio and self.fps is not None:
-            raise UserError("--audio and --fps: pictures at another rate are not in step with the sound; leave one out")
         if self.serve is None and (self.allow_hosts or self.embed):
             raise UserError("--allow-host and --embed are for the page; add --serve PORT")
         for option, given in (("--out", self.out), ("--masks", self.masks)):

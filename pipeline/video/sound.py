@@ -32,6 +32,8 @@ class Sound:
         codec: its name, as FFmpeg has it.
         zero: where the timestamp 0 of the frames lies, in seconds of the container's clock.
         others: how many audio streams there are besides.
+        av, reopen: the module, and what opens the container again.
+        leapt: says from which timestamp on frames do not follow the container's clock; None: they all do.
     """
 
     name: str
@@ -41,10 +43,19 @@ class Sound:
     others: int
     av: Any
     reopen: Callable[[], Any]
+    leapt: Callable[[], float | None] = lambda: None
 
     @classmethod
     def of(
-        cls, container: Any, video: Any, av: Any, *, name: str, origin: int | None, reopen: Callable[[], Any]
+        cls,
+        container: Any,
+        video: Any,
+        av: Any,
+        *,
+        name: str,
+        origin: int | None,
+        reopen: Callable[[], Any],
+        leapt: Callable[[], float | None] = lambda: None,
     ) -> Sound | None:
         """The sound that players choose beside a video stream; None where there is none, or no clock to place it by.
 
@@ -63,6 +74,7 @@ class Sound:
             others=len(container.streams.audio) - 1,
             av=av,
             reopen=reopen,
+            leapt=leapt,
         )
 
     def into(self, target: Any, *, origin: float, end: float) -> Iterator[Any]:
@@ -84,6 +96,10 @@ class Sound:
             self.tell_lost(error)
             return iter(())
         shift = self.zero + origin
+        leapt = self.leapt()
+        if leapt is not None and leapt - origin < end:
+            end = leapt - origin
+            log.warning("%s: its pictures leap in time: the overlay video has no sound from %.1f s on", self.name, end)
         packets = self._copied(source, stream, added, shift) if copied else self._encoded(source, stream, added, shift)
         return self._safe(packets, source, end)
 

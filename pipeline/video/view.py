@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_label_map
-from pipeline.video.picture import Box, Picture
+from pipeline.video.picture import SQUARE, Box, Picture
 
 #: How a part of another shape becomes the engine's input. ``stretch`` is what training, calibration and checks do.
 POLICIES = ("stretch", "letterbox", "crop")
@@ -154,12 +155,20 @@ class Looking:
         if self.policy not in POLICIES:
             raise UserError(f"resize policy: got '{self.policy}'; allowed: {', '.join(POLICIES)}")
 
-    def at(self, size: tuple[int, int], *, input_size: tuple[int, int], output_size: tuple[int, int]) -> View:
+    def at(
+        self,
+        size: tuple[int, int],
+        *,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+        aspect: Fraction = SQUARE,
+    ) -> View:
         """The view of frames of a size.
 
         Args:
             size: (height, width) of the frames.
             input_size, output_size: of the engine.
+            aspect: width of a pixel by its height.
 
         Raises:
             UserError: the region reaches beyond the frame.
@@ -168,17 +177,18 @@ class Looking:
         step = (max(1, input_size[0] // output_size[0]), max(1, input_size[1] // output_size[1]))
         inner = Box(0, 0, *input_size)
         # what keeps the aspect, (height, width): a part of the part, or of the input
-        tall = box.height * input_size[1] > box.width * input_size[0]
+        width = box.width * float(aspect)  # as it is shown, in heights of a pixel
+        tall = box.height * input_size[1] > width * input_size[0]
         if self.policy == "crop":
             if tall:
-                box = _centred(box, (box.width * input_size[0] / input_size[1], box.width), (2, 2))
+                box = _centred(box, (width * input_size[0] / input_size[1], box.width), (2, 2))
             else:
-                box = _centred(box, (box.height, box.height * input_size[1] / input_size[0]), (2, 2))
+                box = _centred(box, (box.height, box.height * input_size[1] / input_size[0] / float(aspect)), (2, 2))
         elif self.policy == "letterbox":
             if tall:
-                inner = _centred(inner, (input_size[0], input_size[0] * box.width / box.height), step)
+                inner = _centred(inner, (input_size[0], input_size[0] * width / box.height), step)
             else:
-                inner = _centred(inner, (input_size[1] * box.height / box.width, input_size[1]), step)
+                inner = _centred(inner, (input_size[1] * box.height / width, input_size[1]), step)
         return View(box, inner, input_size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,11 @@ COLOURS = [  # BGR
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("form", ["yuv420p10le", "p010le", "yuv422p10le", "yuv444p12le", "rgb48le"])
+@pytest.mark.parametrize(
+    ("form", "full"),
+    [*product(["yuv420p10le", "p010le", "yuv422p10le", "yuv444p12le"], [False, True]), ("rgb48le", False)],
+)
 def test_what_is_not_brighter_than_sdr_is_as_in_sdr(transfer: int, full: bool, form: str) -> None:
-    if form == "rgb48le" and full:
-        pytest.skip("RGB has one range")
     picture = picture_of(hdr_frame(patches(light_of(COLOURS)), transfer, form=form, full=full))
     assert picture.yuv == Yuv(matrix=1, full_range=False, primaries=1, transfer=1)
     got = centres(picture.bgr())
@@ -184,3 +185,23 @@ def test_sdr_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         assert picture.yuv is not None
         assert picture.yuv.transfer == transfer
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(("transfer", "told"), [(2, True), (PQ, False)])
+def test_dolby_vision_alone_is_told(
+    tmp_path: Path, transfer: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Profile 5 has a tag of its own, and colours that are neither RGB nor YUV; others can be read as HDR10 or HLG."""
+    path = tmp_path / "dolby.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
+        codec = stream.codec_context
+        codec.codec_tag = "dvh1"
+        codec.color_trc = transfer
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="bgr24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p10le")))
+        container.mux(stream.encode(None))
+    open_source(str(path))
+    assert any("is Dolby Vision without a layer" in text for text in caplog.messages) == told

@@ -34,12 +34,14 @@ def film(
     layout: str = "stereo",
     seconds: float = 2.0,
     late: float = 0.0,
+    gap: tuple[float, float] = (0, 0),
     rate: int = RATE,
 ) -> Path:
     """Black and silent but for a flash of one frame and a click of 20 ms at :data:`EVENT`.
 
     Args:
         late: seconds by which the pictures begin later than the sound.
+        gap: between these seconds there is no picture.
     """
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4" if path.suffix == ".avi" else "libx264", rate=FPS)
@@ -48,6 +50,8 @@ def film(
         audio.codec_context.layout = layout
         events: list[tuple[float, Any, Any]] = []
         for index in range(round(late * FPS), round(seconds * FPS)):
+            if gap[0] <= index / FPS < gap[1]:
+                continue
             image = np.full((48, 64, 3), 235 if index == round(EVENT * FPS) else 20, np.uint8)
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             frame.pts, frame.time_base = index, Fraction(1, FPS)
@@ -136,9 +140,16 @@ def test_in_step(
 
 
 @pytest.mark.parametrize(
-    "selection", [{"start": 0.6}, {"start": 0.64, "duration": 1.0}, {"every": 5}, {"start": 0.2, "every": 2}]
+    ("name", "selection"),
+    [
+        ("a.mp4", {"start": 0.6}),
+        ("a.mp4", {"start": 0.64, "duration": 1.0}),
+        ("a.mp4", {"every": 5}),
+        ("a.mp4", {"start": 0.2, "every": 2}),
+        ("a.ts", {"start": 0.6}),
+        ("a.ts", {"start": 0.64, "duration": 1.0}),
+    ],
 )
-@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_part_of_a_video(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], name: str, selection: dict[str, Any]
 ) -> None:
@@ -147,9 +158,10 @@ def test_part_of_a_video(
     assert first is not None and first < 0.03
     from_file = {**selection, "start": selection["start"] + first} if "start" in selection else selection
     flash, click, facts = overlay(source, tmp_path / "o.mp4", labels, make_result, **from_file)
-    assert flash == pytest.approx(EVENT - selection.get("start", 0), abs=0.001)
+    begin = selection.get("start", 0)
+    assert flash == pytest.approx(EVENT - begin, abs=0.001)
     assert click == pytest.approx(flash, abs=0.03)
-    assert facts[1] == pytest.approx(selection.get("duration", 2 - selection.get("start", 0)), abs=0.17)
+    assert facts[1] == pytest.approx(selection.get("duration", 2 - begin), abs=0.17)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
@@ -182,6 +194,27 @@ def test_times_that_jump_end_the_sound(
     (text,) = [text for text in caplog.messages if "sound" in text]
     assert "the times of its sound jump from" in text
     assert text.endswith("the overlay video has no sound from there on")
+
+
+def test_pictures_that_leap_end_the_sound(
+    tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures that are missing for 12 s are bridged by one frame, and the sound that went on would come too late."""
+    source = open_source(str(film(tmp_path / "a.mkv", seconds=16, gap=(2, 14), codec="flac")))
+    flash, click, facts = overlay(source, tmp_path / "o.mp4", labels, make_result)
+    assert click == pytest.approx(flash, abs=0.03)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert float(sound.duration * sound.time_base) == pytest.approx(2, abs=0.1)
+    assert facts[1] == pytest.approx(4, abs=0.1)
+    text = f"{source.name}: its pictures leap in time: the overlay video has no sound from 2.0 s on"
+    assert text in caplog.messages
+
+
+def test_another_pace_than_the_file_has(tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture) -> None:
+    source = open_source(str(film(tmp_path / "a.mp4")), fps=50)
+    with pytest.raises(UserError, match="--fps gives the pictures another pace than the sound; leave one of them out"):
+        Outputs(out=tmp_path / "o.mp4", audio=True, fps=50).sinks(source, labels=labels, engine="e")
 
 
 def test_sound_that_is_gone_at_the_end_does_not_cost_the_video(

@@ -88,9 +88,9 @@ def test_another_stream(tmp_path: Path, name: str, number: int, grey: int) -> No
     assert greys(path, number=number) == {grey}
     source = open_source(str(path), reading=StreamOptions(number=number))
     assert source.stream == number
-    second = list(source.frames())[-2].timestamp
-    assert second is not None
-    assert len(list(source.frames(start=second))) == 2, "seeking keeps to the stream"
+    some = [frame.picture for frame in source.frames(start=0.08)]
+    assert len(some) in (2, 3), "the sound of a transport stream begins a little earlier, and so does its time"
+    assert all(abs(picture.bgr().mean() - grey) < 12 for picture in some), "seeking keeps to the stream"
 
 
 @pytest.mark.parametrize("number", [1, 3])

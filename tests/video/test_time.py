@@ -466,12 +466,14 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
         noise=True,
     )
     whole = path.read_bytes()
-    assert len(list(open_source(str(path)).frames())) == 80
-    assert not [text for text in caplog.messages if "PyAV is not installed" not in text]
+    source = open_source(str(path))
+    caplog.clear()  # of what the reader cannot see
+    assert len(list(source.frames())) == 80
+    assert not caplog.records
     for share in (0.5, 0.8):
-        caplog.clear()
         path.write_bytes(whole[: round(len(whole) * share)])
         source = open_source(str(path))
+        caplog.clear()
         assert not source.damage
         count = len(list(source.frames()))
         assert 10 < count < 80

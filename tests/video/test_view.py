@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,22 @@ def view(size: tuple[int, int], policy: str = "stretch", region: str | None = No
 )
 def test_policies(size: tuple[int, int], policy: str, box: Box, inner: Box) -> None:
     found = view(size, policy)
+    assert (found.box, found.inner) == (box, inner)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "policy", "box", "inner"),
+    [
+        (Fraction(16, 11), "stretch", Box(0, 0, 576, 720), Box(0, 0, 128, 192)),
+        (Fraction(16, 11), "letterbox", Box(0, 0, 576, 720), Box(10, 0, 106, 192)),  # shown as 1047 x 576
+        (Fraction(16, 11), "crop", Box(0, 62, 576, 594), Box(0, 0, 128, 192)),  # 594 * 16 / 11 = 576 * 3 / 2
+        (Fraction(16, 15), "letterbox", Box(0, 0, 576, 720), Box(0, 10, 128, 170)),  # shown as 768 x 576
+        (Fraction(16, 15), "crop", Box(32, 0, 512, 720), Box(0, 0, 128, 192)),  # 512 * 3 / 2 = 768
+    ],
+)
+def test_pixels_that_are_not_square(aspect: Fraction, policy: str, box: Box, inner: Box) -> None:
+    """The engine sees the shapes that a viewer sees."""
+    found = Looking(policy).at((576, 720), input_size=(128, 192), output_size=(64, 96), aspect=aspect)
     assert (found.box, found.inner) == (box, inner)
 
 

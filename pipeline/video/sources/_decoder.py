@@ -111,6 +111,11 @@ class Decoder:
             yield self.now, picture
         self.ended = True
 
+    @property
+    def leapt(self) -> float | None:
+        """Time of the first frame that the timestamps of the file do not place; None while they place all."""
+        return self._clock.leapt
+
     def _stamp(self, frame: Any) -> float | None:
         if self._origin is None:
             self._origin = frame.dts if self._timing.source == "dts" else frame.pts

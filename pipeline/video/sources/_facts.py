@@ -9,9 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.video.picture import SQUARE
 from pipeline.video.sources._base import Source
 
 log = logging.getLogger(__name__)
+
+_MOST = 10  # times that a pixel is wider than high, or higher than wide; scans of films have 2
+
+#: Tags of streams that only a Dolby Vision decoder can show, unless they say what curve they have besides.
+_DOLBY_VISION = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
+_UNSPECIFIED = 2
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,13 @@ def moving(container: Any) -> list[Any]:
 
 
 def pixel_aspect(stream: Any) -> Fraction:
-    """Width of a pixel by its height, as the picture is stored; 1 where the stream does not say."""
+    """Width of a pixel by its height, as the picture is stored; 1 where the stream says none, or one without sense."""
     said = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    return Fraction(said) if said and said > 0 else Fraction(1)
+    return Fraction(said) if said and 1 / _MOST <= said <= _MOST else SQUARE
 
 
 def tell_streams(container: Any, chosen: Any, remarks: Remarks) -> None:
-    """Warn of video streams and covers that are not read."""
+    """Warn of video streams and covers that are not read, and of colours that nobody but Dolby can read."""
     others = [stream for stream in moving(container) if stream.index != chosen.index]
     if others:
         remarks.warn(
@@ -79,6 +86,13 @@ def tell_streams(container: Any, chosen: Any, remarks: Remarks) -> None:
         )
     if any(is_cover(stream) and stream.index != chosen.index for stream in container.streams.video):
         remarks.warn("its cover art is not carried over")
+
+    codec = chosen.codec_context
+    if codec is not None and codec.codec_tag in _DOLBY_VISION and int(codec.color_trc) == _UNSPECIFIED:
+        remarks.warn(
+            "is Dolby Vision without a layer of HDR10, HLG or SDR: its colours cannot be converted and are wrong; "
+            "export it as one of these"
+        )
 
 
 def listed(streams: Sequence[Any]) -> str:

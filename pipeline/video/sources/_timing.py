@@ -148,6 +148,9 @@ class Clock:
         name: of the source, for warnings.
         step: seconds of a frame.
         leap: seconds from which on a gap is a fault.
+
+    Attributes:
+        leapt: time of the first frame after a leap, from which on times are not those of the file; None: no leap yet.
     """
 
     def __init__(self, name: str, *, step: float, leap: float) -> None:
@@ -156,6 +159,7 @@ class Clock:
         self._told: set[str] = set()
         self._stamp = -math.inf
         self.now: float | None = None
+        self.leapt: float | None = None
 
     def at(self, stamp: float | None) -> float:
         """The time of the next frame, from the seconds that the file gives it."""
@@ -172,6 +176,7 @@ class Clock:
         if abs(time - last) >= self._leap:
             self._tell("leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
             self._shift += follows - time
+            self.leapt = follows if self.leapt is None else self.leapt
             return follows
         if time <= last:
             rate = f"{1 / self._step:g} frames a second; --fps sets another rate"

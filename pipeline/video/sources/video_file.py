@@ -70,9 +70,10 @@ class VideoFile(Source):
             # frames that an edit list leaves out, or an AVI dropped, are in the first number only
             known = [number for number in (self._packets, expected_frames(container, stream)) if number]
             self.count = min(known, default=None)
+            self._first = 0
+            self._leapt: float | None = None
             self.stream = stream.index
             tell_streams(container, stream, self._remarks)
-            self._first = 0
             decoder = self._decoder(container, stream)
             first = next(decoder.pictures(), None)
             if first is None:
@@ -87,6 +88,7 @@ class VideoFile(Source):
                 name=self.name,
                 origin=None if self._timing.source == "none" else self._timing.origin,
                 reopen=lambda: self._open()[0],
+                leapt=lambda: self._leapt,
             )
         if self._timing.assumed:
             log.warning("%s: does not say its frame rate; %g is assumed; --fps sets it", self.name, self.fps or 0)
@@ -124,6 +126,7 @@ class VideoFile(Source):
                     given += 1
                     yield Frame(f"{self.stem}-{decoder.number - self._first:06d}", time, picture)
             finally:
+                self._leapt = decoder.leapt
                 self._tell_damage(decoder, given)
         if not decoder.decoded or (not given and start <= 0):
             self._give_up(decoder)
@@ -137,10 +140,7 @@ class VideoFile(Source):
 
     def _decoder(self, container: Any, stream: Any) -> Decoder:
         return Decoder(
-            self._av,
-            container,
-            stream,
-            self._timeouts,
+            *(self._av, container, stream, self._timeouts),
             name=self.name,
             timing=self._timing,
             reading=self._reading,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Inferring(Step[_Batch, _Batch]):
         self._sizes = {"input_size": engines[0].input_size, "output_size": engines[0].output_size}
         self._frames, self._out, self._meter = frames, out, meter
         self._looking, self._full_batches = looking, full_batches
-        self._views: dict[tuple[int, int], View] = {}
+        self._views: dict[tuple[tuple[int, int], Fraction], View] = {}  # by size and shape of pixels
 
     def ready(self) -> bool:
         fewest = self._most if self._full_batches and not self._frames.ended else 1
@@ -114,14 +115,14 @@ class Inferring(Step[_Batch, _Batch]):
         ]
 
     def _view(self, frame: Frame) -> View:
-        size = frame.picture.size
-        view = self._views.get(size)
+        size, aspect = frame.picture.size, frame.picture.aspect
+        view = self._views.get((size, aspect))
         if view is None:
             try:
-                view = self._looking.at(size, **self._sizes)
+                view = self._looking.at(size, aspect=aspect, **self._sizes)
             except UserError as error:
                 raise UserError(f"{frame.name}: {error}") from error
-            self._views = {size: view}  # a source changes its size rarely, and never without end
+            self._views = {(size, aspect): view}  # a source changes its size rarely, and never without end
         return view
 
     def give(self, done: _Batch) -> None:
