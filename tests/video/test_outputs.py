@@ -91,7 +91,7 @@ def test_source_is_never_the_target(folder: Path, make_video: Callable[..., Path
 
 
 def test_fps(folder: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
-    assert chosen(make_video(), labels, fps=10.0) == ["H264Sink overlay.mp4"]
+    assert chosen(make_video(), labels, fps=10.0) == ["H264Sink drive-overlay.mp4"]
     for fps in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="allowed: above 0"):
             chosen(folder, labels, fps=fps)

@@ -83,9 +83,10 @@ class AnimatedWebp(Source):
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         number, time, given = 0, 0.0, False
+        first = start - 0.5 / (self.fps or 25) - 1e-6 if start > 0 else 0.0  # of the picture nearest to start
         while pictures := self._read(number):
             for image, seconds in pictures:
-                if time >= start - 1e-6:
+                if time >= first:
                     given = True
                     yield Frame(f"{self.stem}-{number:06d}", time, Picture.of_bgr(_without_opacity(image)))
                 number, time = number + 1, time + seconds
