@@ -63,13 +63,13 @@ def test_sound_and_streams(infer: Any, tmp_path: Path, capsys: pytest.CaptureFix
     av = pytest.importorskip("av")
     film_of_sound(tmp_path / "film.mp4")
     assert infer(tmp_path / "film.mp4", "--audio", "--stream", 0, "--no-tone-map", "--no-deinterlace") == 0
-    with av.open("overlay.mp4") as container:
+    with av.open("film-overlay.mp4") as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
     assert infer(tmp_path / "film.mp4", "--out", "o", "--audio") == 1
     assert "error: --audio copies sound into an overlay video" in capsys.readouterr().err
     assert infer(tmp_path / "film.mp4", "--stream", 1) == 1
     assert "error: " in capsys.readouterr().err
-    assert sorted(path.name for path in Path().iterdir()) == ["overlay.mp4"]
+    assert sorted(path.name for path in Path().iterdir()) == ["film-overlay.mp4"]
 
 
 def test_defaults(infer: Any, folder: Path) -> None:
