@@ -189,6 +189,8 @@ class Outputs:
         return sinks
 
     def _check_options(self) -> None:
+        if self.audio and self.fps is not None:
+            raise UserError("--audio and --fps: pictures at another rate are not in step with the sound; leave one out")
         if self.serve is None and (self.allow_hosts or self.embed):
             raise UserError("--allow-host and --embed are for the page; add --serve PORT")
         for option, given in (("--out", self.out), ("--masks", self.masks)):

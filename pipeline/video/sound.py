@@ -43,8 +43,14 @@ class Sound:
     reopen: Callable[[], Any]
 
     @classmethod
-    def of(cls, container: Any, video: Any, av: Any, *, name: str, reopen: Callable[[], Any]) -> Sound | None:
-        """The sound that players choose beside a video stream; None where there is none, or no clock to place it by."""
+    def of(
+        cls, container: Any, video: Any, av: Any, *, name: str, origin: int | None, reopen: Callable[[], Any]
+    ) -> Sound | None:
+        """The sound that players choose beside a video stream; None where there is none, or no clock to place it by.
+
+        Args:
+            origin: timestamp of the video stream that is 0 s of its frames; None: that of its first frame.
+        """
         stream = container.streams.best("audio", related=video)
         if stream is None or stream.codec_context is None or video.start_time is None:
             return None
@@ -53,7 +59,7 @@ class Sound:
             name=name,
             number=stream.index,
             codec=getattr(codec, "canonical_name", codec.name),
-            zero=float(video.start_time * video.time_base),
+            zero=float((video.start_time if origin is None else origin) * video.time_base),
             others=len(container.streams.audio) - 1,
             av=av,
             reopen=reopen,

@@ -38,7 +38,7 @@ def test_an_animation_is_a_video(moving: Path) -> None:
         assert [frame.timestamp for frame in frames] == pytest.approx([0.0, 0.1, 0.2, 0.4])
         greens = [int(frame.picture.bgr()[24, 32, 1]) for frame in frames]
         assert greens == pytest.approx([255, 195, 135, 75], abs=25), "a GIF has few colours"
-    assert [frame.timestamp for frame in source.frames(start=0.19)] == pytest.approx([0.2, 0.4])
+    assert [frame.timestamp for frame in source.frames(start=0.35)] == pytest.approx([0.4])
 
 
 def test_another_rate(moving: Path) -> None:

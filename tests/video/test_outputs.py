@@ -144,3 +144,9 @@ def test_files_of_other_runs_are_not_replaced(folder: Path, labels: LabelSpec) -
     own = Outputs(out=folder.parent / "b.mp4").of_input("a", several=True, read=[folder.parent / "b.mp4"])
     with pytest.raises(UserError, match="would replace the source"):
         own.sinks(open_source(str(folder)), labels=labels, engine="e")
+
+
+def test_sound_and_another_rate(tmp_path: Path, make_video: Callable[..., Path], labels: LabelSpec) -> None:
+    source = open_source(str(make_video()))
+    with pytest.raises(UserError, match=r"--audio and --fps: pictures at another rate are not in step"):
+        Outputs(out=tmp_path / "o.mp4", audio=True, fps=10).sinks(source, labels=labels, engine="e")

@@ -143,7 +143,10 @@ def test_part_of_a_video(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], name: str, selection: dict[str, Any]
 ) -> None:
     source = open_source(str(film(tmp_path / name)))
-    flash, click, facts = overlay(source, tmp_path / "o.mp4", labels, make_result, **selection)
+    first = next(source.frames()).timestamp  # MPEG-TS: the sound begins a little before the pictures
+    assert first is not None and first < 0.03
+    from_file = {**selection, "start": selection["start"] + first} if "start" in selection else selection
+    flash, click, facts = overlay(source, tmp_path / "o.mp4", labels, make_result, **from_file)
     assert flash == pytest.approx(EVENT - selection.get("start", 0), abs=0.001)
     assert click == pytest.approx(flash, abs=0.03)
     assert facts[1] == pytest.approx(selection.get("duration", 2 - selection.get("start", 0)), abs=0.17)

@@ -449,7 +449,7 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
     )
     whole = path.read_bytes()
     assert len(list(open_source(str(path)).frames())) == 80
-    assert not caplog.records
+    assert not [text for text in caplog.messages if "PyAV is not installed" not in text]
     for share in (0.5, 0.8):
         caplog.clear()
         path.write_bytes(whole[: round(len(whole) * share)])
@@ -457,10 +457,10 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
         assert not source.damage
         count = len(list(source.frames()))
         assert 10 < count < 80
-        (record,) = caplog.records
-        assert f"damaged: {count} frames were read; " in record.message
-        assert "it was cut off" in record.message
-        assert source.damage in record.message
+        (text,) = [text for text in caplog.messages if "PyAV is not installed" not in text]
+        assert f"damaged: {count} frames were read; " in text
+        assert "it was cut off" in text
+        assert source.damage in text
 
 
 def test_an_edit_list_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

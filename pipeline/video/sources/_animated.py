@@ -91,10 +91,10 @@ class AnimatedWebp(Source):
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         self.damage = ""
         number, time, given = 0, 0.0, False
-        first = start - 0.5 / (self.fps or 25) - 1e-6 if start > 0 else 0.0  # of the picture nearest to start
+        nearest = start - 0.5 / self.fps if self.fps and start else start  # as in videos
         while pictures := self._read(number):
             for image, seconds in pictures:
-                if time >= first:
+                if time >= nearest - 1e-6:
                     given = True
                     yield Frame(f"{self.stem}-{number:06d}", time, Picture.of_bgr(_without_opacity(image)))
                 number, time = number + 1, time + seconds

@@ -136,8 +136,8 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
     """A video file, for machines without PyAV; ``fps`` as in :class:`CvFile`."""
 
     log.warning(
-        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the shape "
-        "of pixels are not seen, and frames have no times",
+        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the "
+        "shape of pixels are not seen, and frames have no times",
         path,
     )
 

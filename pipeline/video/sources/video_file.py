@@ -71,7 +71,6 @@ class VideoFile(Source):
             self.count = min(known, default=None)
             self.stream = stream.index
             tell_streams(container, stream, self._remarks)
-            self.sound = Sound.of(container, stream, av, name=self.name, reopen=lambda: self._open()[0])
             self._first = 0
             decoder = self._decoder(container, stream)
             first = next(decoder.pictures(), None)
@@ -82,6 +81,12 @@ class VideoFile(Source):
             self._timing = self._timing.from_first(decoder.now, container, stream)
             if self._timing.source == "pts" and stream.codec_context.has_b_frames and decoder.falls():
                 self._timing, self._first = replace(self._timing, source="dts", origin=None), 0
+            self.sound = Sound.of(
+                *(container, stream, av),
+                name=self.name,
+                origin=None if self._timing.source == "none" else self._timing.origin,
+                reopen=lambda: self._open()[0],
+            )
         if self._timing.assumed:
             log.warning("%s: does not say its frame rate; %g is assumed; --fps sets it", self.name, self.fps or 0)
 
