@@ -17,6 +17,7 @@ from pipeline.video.names import STEM, shortened
 from pipeline.video.sources import Source, open_source
 from pipeline.video.sources._address import redacted
 from pipeline.video.sources._listing import Listing, holds_image, is_image, is_video, list_folder, list_pattern
+from pipeline.video.sources.pipe import STANDARD_INPUT
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,9 @@ def _wishes(path: Path) -> tuple[str, str, str]:
 
 
 def _plain(text: str) -> str:
+    """A name for what is no file."""
+    if text == STANDARD_INPUT:
+        return "stdin"
     return "-".join(re.findall(r"[A-Za-z0-9]+", redacted(text)))[-80:] or "source"
 
 

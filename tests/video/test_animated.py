@@ -41,6 +41,12 @@ def test_an_animation_is_a_video(moving: Path) -> None:
     assert [frame.timestamp for frame in source.frames(start=0.35)] == pytest.approx([0.4])
 
 
+def test_another_rate(moving: Path) -> None:
+    source = open_source(str(moving), fps=10)
+    assert source.fps == pytest.approx(10)
+    assert [frame.timestamp for frame in source.frames()] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
 def test_webp_of_many_frames(tmp_path: Path) -> None:
     path = tmp_path / "long.webp"
     animation = cv2.Animation()
@@ -55,6 +61,27 @@ def test_webp_of_many_frames(tmp_path: Path) -> None:
     assert int(frames[-1].picture.bgr()[8, 8, 0]) == pytest.approx(16, abs=4)
     with pytest.raises(UserError, match=r"nothing from 9 s on, it ends at 1\.60 s"):
         list(source.frames(start=9))
+
+
+def test_pictures_that_are_missing_are_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    animation = cv2.Animation()
+    animation.frames = [np.full((16, 16, 3), 250 - 6 * index, np.uint8) for index in range(20)]
+    animation.durations = np.full(20, 40, np.int32)
+    cv2.imwriteanimation(str(tmp_path / "long.webp"), animation)
+    source = open_source(str(tmp_path / "long.webp"))
+    assert len(list(source.frames())) == 20
+    assert source.damage == ""
+    read = cv2.imreadanimation
+    monkeypatch.setattr(
+        cv2,
+        "imreadanimation",
+        lambda name, start, count: read(name, start=start, count=count) if not start else (False, None),
+    )
+    assert len(list(source.frames())) == 16
+    assert source.damage == "16 of 20 pictures were read"
+    assert "long.webp: damaged: 16 of 20 pictures were read" in caplog.text
 
 
 def test_damaged_animation(tmp_path: Path, moving: Path) -> None:

@@ -3,8 +3,10 @@
 # ruff: noqa: PLC0415 - playwright is asked for by the tests that need it
 from __future__ import annotations
 
+import http.server
 import io
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,9 +60,9 @@ def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> It
 
 
 @contextmanager
-def running(make_result: Callable[..., Result], *, port: int = 0) -> Iterator[PageSink]:
+def running(make_result: Callable[..., Result], *, port: int = 0, embed: Sequence[str] = ()) -> Iterator[PageSink]:
     """A page and a thread that writes 30 results a second; leaving ends the run, the page stays until it is closed."""
-    sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8")
+    sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8", embed=embed)
     colours = LABELS.lookup_bgr()[:, 0]
 
     def make(index: int) -> Result:
@@ -164,4 +166,51 @@ def test_pictures_come_back_when_they_were_stopped(
         before = look(page, "#stream").astype(int)
         until(lambda: bool((np.abs(look(page, "#stream") - before) > 60).any()))
     page.close()
+    sink.close()
+
+
+@contextmanager
+def dashboard() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Another web server: its origin, and its one page, to be set as ``["page"]``."""
+    served = {"page": b""}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(served["page"])
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        # another name of the same machine: another site, as a dashboard is
+        yield f"http://localhost:{server.server_address[1]}", served
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_dashboard_shows_it_if_it_is_named(browser: Any, make_result: Callable[..., Result], named: bool) -> None:
+    with (
+        dashboard() as (origin, served),
+        running(make_result, embed=[origin if named else "https://other.lan"]) as sink,
+    ):
+        served["page"] = (
+            f'<iframe src="{sink.address}" width=900 height=700></iframe><img id="picture" src="{sink.address}stream">'
+        ).encode()
+        page = browser.new_page()
+        page.goto(origin, wait_until="commit")
+        if named:
+            page.wait_for_function("() => document.getElementById('picture').naturalWidth === 640", timeout=10_000)
+            page.frame_locator("iframe").get_by_text("front <1>.mp4").wait_for(timeout=10_000)
+        else:
+            page.wait_for_timeout(1500)
+            assert page.evaluate("() => document.getElementById('picture').naturalWidth") == 0
+            assert page.frame_locator("iframe").get_by_text("front <1>.mp4").count() == 0
+        page.close()
     sink.close()

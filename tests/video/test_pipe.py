@@ -16,8 +16,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.video.sources import open_source
+from tests.video.fakes import quarters
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
 
 
@@ -61,6 +62,28 @@ def test_a_pipe_gives_what_the_file_gives(
     source.close()
     assert [frame.picture.bgr().tobytes() for frame in found] == [data for _, data in wanted]
     assert [frame.timestamp for frame in found] == pytest.approx([time for time, _ in wanted])
+
+
+def test_sound_of_a_pipe_is_told(send: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "sound.ts"
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=48_000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for index in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(quarters(index), format="bgr24")))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 19_200), np.int16), format="s16", layout="mono")
+        silence.sample_rate = 48_000
+        container.mux(audio.encode(silence))
+        container.mux(audio.encode(None))
+        container.mux(video.encode(None))
+    assert open_source(str(path)).sound is not None
+    source = open_source(str(send(path.read_bytes())))
+    assert source.sound is None
+    assert len(list(source.frames())) == 10
+    source.close()
+    assert (
+        "live.ts: its sound is not carried over, as a pipe is read once; --audio copies it from a file" in caplog.text
+    )
 
 
 def test_start_of_a_pipe(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from pipeline.errors import EXIT_DAMAGED, UserError
 from pipeline.video.inputs import inputs_of
 from pipeline.video.sinks import folders
+from tests.video.fakes import quarters
 from tests.video.test_infer import infer  # noqa: F401 - a fixture
 
 
@@ -69,6 +72,27 @@ def test_names_are_unlike(drives: Path, make_video: Callable[..., Path]) -> None
     assert {named[str(drives / f"b10.{end}")] for end in ("mp4", "mkv")} == {"b10-mp4", "b10-mkv"}
 
 
+def test_standard_input_has_a_name(drives: Path) -> None:
+    assert texts("-") == [("-", None)]
+    assert texts("-", drives / "b9.mp4") == [("-", "stdin"), (str(drives / "b9.mp4"), "b9")]
+
+
+def test_a_folder_of_animations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not hasattr(cv2, "imwriteanimation"):
+        pytest.skip("OpenCV before 4.11 writes no animations")
+    animation = cv2.Animation()
+    animation.frames = [quarters(index) for index in range(3)]
+    animation.durations = np.array([100] * 3, np.int32)
+    (tmp_path / "moving").mkdir()
+    for name in ("a.png", "b.webp", "c.gif"):
+        cv2.imwriteanimation(str(tmp_path / "moving" / name), animation)
+    assert [name for _, name in texts(tmp_path / "moving")] == ["a", "b", "c"]
+    cv2.imwrite(str(tmp_path / "moving/d.png"), quarters())
+    (one,) = inputs_of([str(tmp_path / "moving")])
+    assert [frame.name for frame in one.open().frames()] == ["d"], "images come first"
+    assert "passed over: 3 videos (give them by name or by a pattern" in caplog.text
+
+
 def test_what_never_ends_is_alone(drives: Path) -> None:
     for live in ("0", "rtsp://u:secret@camera/1", "videotestsrc ! appsink"):
         with pytest.raises(UserError, match="is live and never ends; name it alone") as raised:
@@ -104,6 +128,20 @@ def test_places_of_results(infer: Any, drives: Path) -> None:  # noqa: F811
     assert (len(list(Path("m/b9").glob("*.png"))), len(list(Path("m/b10").glob("*.png")))) == (5, 3)
     assert infer(drives / "b9.mp4", "--out", "{name}.mp4") == 0
     assert Path("b9.mp4").exists()
+
+
+def test_folders_of_several_are_not_replaced_by_one(
+    infer: Any,  # noqa: F811
+    drives: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert infer(folder, "--masks", "m") == 0
+    assert infer(drives, "--masks", "m") == 0
+    assert sorted(path.name for path in Path("m").iterdir()) == ["a.png", "b.png", "b10", "b9", "c.png", "classes.json"]
+    assert infer(folder, "--masks", "m") == 1
+    assert "m: holds the folder b" in capsys.readouterr().err
+    assert len(list(Path("m/b9").glob("*.png"))) == 5
 
 
 def test_runs_among_their_own_results(

@@ -26,10 +26,22 @@ def warn_of_little_room(path: Path, *, frames: int, size: tuple[int, int]) -> No
         )
 
 
-def has_room_for_copy(path: Path) -> bool:
-    """Whether a second copy of the file fits beside it; where that is not known, it is tried."""
-    free = _free(path)
-    return free is None or free > path.stat().st_size + _SPARE
+def has_room_for_copy(place: Path, *, path: Path, sound: bool) -> bool:
+    """Whether a second copy of the file at ``place`` fits beside it; FFmpeg's writer crashes where it does not. Where
+    that is not known, it is tried. A warning says what the first copy, which becomes ``path``, lacks.
+
+    Args:
+        sound: whether the second copy would have had sound.
+    """
+    free = _free(place)
+    if free is None or free > place.stat().st_size + _SPARE:
+        return True
+    log.warning(
+        "%s: no room to write it once more with its index in front%s: it stays in fragments, which players and "
+        "browsers play, too",
+        *(path, " and its sound" if sound else ""),
+    )
+    return False
 
 
 def _free(path: Path) -> int | None:

@@ -266,12 +266,7 @@ class H264Sink(StagedFile):
     def _index_first(self, sound: Sound | None) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
-        if not has_room_for_copy(self.place):  # FFmpeg's writer crashes where it finds none
-            log.warning(
-                "%s: no room to write it once more with its index in front: it stays in fragments, which players and "
-                "browsers play, too",
-                self.path,
-            )
+        if not has_room_for_copy(self.place, path=self.path, sound=sound is not None):
             return
         prefix = temporary_prefix(f".{self.path.stem}", ".", "", self.place.parent)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=self.place.parent) as folder:

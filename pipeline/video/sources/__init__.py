@@ -117,7 +117,7 @@ def _open_path(path: Path, live: Patience, *, fps: float | None, reading: Stream
         return opencv.open_camera(path, patience=live)
     animated = is_animated(path)
     if animated and path.suffix.lower() == ".webp":
-        moving = AnimatedWebp(path)
+        moving = AnimatedWebp(path, fps=fps)
         moving.paths = [path]
         return moving
     if images.is_image(path) and not animated:

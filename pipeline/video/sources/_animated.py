@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.frames import PNG_SIGNATURE
 from pipeline.video.names import STEM, shortened
 from pipeline.video.picture import Picture
 from pipeline.video.sources._base import Frame, Source
+
+log = logging.getLogger(__name__)
 
 _HEAD = 65_536  # bytes; the chunk that says "animated" lies before the first picture, behind a colour profile at most
 _AT_A_TIME = 16  # pictures that are decoded together; all of a long animation would not fit into memory
@@ -53,14 +56,18 @@ class AnimatedWebp(Source):
 
     Timestamps follow from the durations in the file.
 
+    Args:
+        fps: frames a second, in place of those durations.
+
     Raises:
         UserError: this OpenCV cannot read it, or no picture in it can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fps: float | None = None) -> None:
         self.name = str(path)
         self.stem = shortened(path.stem, STEM)
         self._path = path
+        self._step = 1 / fps if fps else None
         if not hasattr(cv2, "imreadanimation"):
             raise UserError(
                 f"{path}: OpenCV {cv2.__version__} does not read animated WebP, 4.11 does; or convert it: "
@@ -78,10 +85,11 @@ class AnimatedWebp(Source):
         done, found = cv2.imreadanimation(str(self._path), start=start, count=_AT_A_TIME)
         if not done:
             return []
-        durations = [int(duration) / 1000 for duration in found.durations]
+        durations = [self._step or int(duration) / 1000 for duration in found.durations]
         return list(zip(found.frames, durations, strict=True))
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
+        self.damage = ""
         number, time, given = 0, 0.0, False
         nearest = start - 0.5 / self.fps if self.fps and start else start  # as in videos
         while pictures := self._read(number):
@@ -90,6 +98,9 @@ class AnimatedWebp(Source):
                     given = True
                     yield Frame(f"{self.stem}-{number:06d}", time, Picture.of_bgr(_without_opacity(image)))
                 number, time = number + 1, time + seconds
+        if self.count and number < self.count:
+            self.damage = f"{number} of {self.count} pictures were read"
+            log.warning("%s: damaged: %s", self.name, self.damage)
         if not given:
             raise UserError(f"{self.name}: nothing from {start:g} s on, it ends at {time:.2f} s; start earlier")
 

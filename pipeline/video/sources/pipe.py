@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import stat
@@ -21,6 +22,8 @@ from pipeline.video.sources._container import ReadError, open_container
 from pipeline.video.sources._decoder import Decoder
 from pipeline.video.sources._facts import StreamOptions
 from pipeline.video.sources.video_file import VideoFile
+
+log = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
 _REMEMBERED = 1 << 26  # bytes before the first picture; FFmpeg looks at 5 MB of a stream by default
@@ -142,7 +145,11 @@ class PipedVideo(VideoFile):
             self._feed.release()
             raise
         self._looking = False
-        self.sound = None  # it would have to be read a second time
+        if self.sound is not None:
+            log.warning(
+                "%s: its sound is not carried over, as a pipe is read once; --audio copies it from a file", name
+            )
+            self.sound = None
         self._feed.begin_anew()
         self.waits = True
 
