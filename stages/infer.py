@@ -24,7 +24,9 @@ from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
+from pipeline.video.rule_file import read_rules
 from pipeline.video.selection import Selection
+from pipeline.video.sinks import EventSink
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
@@ -56,7 +58,8 @@ def main() -> int:
         # the cores belong to the engine and the codecs; small pictures gain nothing from OpenCV's threads
         cv2.setNumThreads(1)
         only = chosen_ids(facts.labels, args.only)
-        zones = Zones(read_zones(args.zones), ignore_index=facts.labels.ignore_index) if args.zones else None
+        polygons = read_zones(args.zones) if args.zones else []
+        zones = Zones(polygons, ignore_index=facts.labels.ignore_index) if polygons else None
         overlay = Overlay(
             facts.labels,
             alpha=args.alpha,
@@ -78,6 +81,8 @@ def main() -> int:
             fps=args.fps,
             crf=args.crf,
             preset=args.preset,
+            rules=read_rules(args.events, labels=facts.labels, zones=polygons) if args.events else (),
+            event_dir=args.event_dir,
             report=args.json,
             benchmark=args.benchmark,
         )
@@ -104,12 +109,17 @@ def main() -> int:
         found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
         if alone:
             found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
+        events = [sink for sink in sinks if isinstance(sink, EventSink)]
+        for sink in events:
+            found["events"] = sink.to_meta()
         if report:
             report.put(dump_json(found))
     said = [summary.describe(verbose=args.benchmark)]
     if alone:
         rate = sum(alone) / len(alone)
         said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {summary.fps / rate:.2f} of it"]
+    for sink in events:
+        said += ["", sink.describe()]
     paths = [sink.written for sink in sinks if sink.written] + ([args.json] if args.json else [])
     said += ["", *(f"written: {path}" for path in paths)] if paths else []
     print(*said, sep="\n", file=sys.stderr if args.lines == STANDARD_OUTPUT else sys.stdout)

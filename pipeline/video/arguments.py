@@ -73,6 +73,13 @@ def parse() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="the summary that is printed at the end")
     add("--serve", metavar="[HOST:]PORT", help="a web page with the live overlay; on 127.0.0.1 unless HOST is given")
     add("--window", action="store_true", help="a window on this screen; q closes it")
+    add(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="JSON or YAML with rules (class, zone, share, seconds): a line, a clip and a call of a URL for each event",
+    )
+    add("--event-dir", type=Path, metavar="DIR", help="where the lines and clips of events go; default: events")
     add("--benchmark", action="store_true", help="write nothing; measure steps, and the engine alone beside them")
     add = parser.add_argument_group("what is drawn").add_argument
     add(

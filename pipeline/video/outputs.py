@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
+    EventSink,
     H264Sink,
     ImageFolderSink,
     ImageSink,
@@ -25,6 +27,7 @@ from pipeline.video.sources import Source
 
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
+EVENTS = "events"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Outputs:
         serve: ``[HOST:]PORT`` of a web page.
         fps: frame rate of a video made of images; default 25. A video keeps its own.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
+        rules: of events; their lines and clips go to a folder.
+        event_dir: that folder; default ``events``.
         report: a file that the caller writes; only compared with the other places.
         benchmark: no sinks at all.
     """
@@ -53,6 +58,8 @@ class Outputs:
     fps: float | None = None
     crf: int = 20
     preset: str = "ultrafast"
+    rules: Sequence[Rule] = ()
+    event_dir: Path | None = None
     report: Path | None = None
     benchmark: bool = False
 
@@ -71,8 +78,10 @@ class Outputs:
                 or another target.
         """
         if self.benchmark:
-            if self.out or self.masks or self.lines or self.window or self.serve:
-                raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
+            if self.out or self.masks or self.lines or self.window or self.serve or self.rules:
+                raise UserError(
+                    "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve and --events out"
+                )
             _distinct([self.report] if self.report else [], source.paths)
             return []
         if self.fps is not None and (source.is_video or not 0 < self.fps <= 1000):
@@ -85,10 +94,12 @@ class Outputs:
         if self.masks is not None and self.masks.suffix.lower() in (".mp4", *ONE_IMAGE):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
-        if not (out or self.masks or self.lines or self.window or self.serve):
+        if not (out or self.masks or self.lines or self.window or self.serve or self.rules):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
+        events = self._event_sinks(source)
+        targets += [sink.lines for sink in events]  # their folder itself is never replaced
         _distinct([target for target in targets if target is not None], source.paths)
         sinks: list[Sink] = []
         if out is not None:
@@ -98,12 +109,23 @@ class Outputs:
         if self.lines is not None:
             to_file = self.lines != STANDARD_OUTPUT
             sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
+        sinks += events
         if self.serve is not None:
             host, port = parse_address(self.serve)
             sinks.append(PageSink(host, port, labels=labels, title=source.name, engine=engine, only=only))
         if self.window:
             sinks.append(WindowSink(title=source.name))
         return sinks
+
+    def _event_sinks(self, source: Source) -> list[EventSink]:
+        if not self.rules:
+            if self.event_dir is not None:
+                raise UserError(f"{self.event_dir}: a folder for events, but no rules; name their file: --events FILE")
+            return []
+        folder, fps = self.event_dir or Path(EVENTS), self.fps or source.fps or DEFAULT_FPS
+        return [
+            EventSink(folder, self.rules, source=source.name, fps=fps, crf=self.crf, preset=self.preset),
+        ]
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = out.suffix.lower()

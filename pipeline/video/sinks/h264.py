@@ -156,10 +156,7 @@ class H264Sink(StagedFile):
                 f"{self.path}: frames of {width}x{height} (width x height); H.264 takes {_SIDE} a side at most; name a "
                 "folder for PNGs"
             )
-        assert self.place is not None
-        self._disk = _Disk(self.place)
-        fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        self._container = self._av.open(self._disk, "w", format="mp4", options=fragments)
+        self._container = self._open()
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
@@ -170,6 +167,13 @@ class H264Sink(StagedFile):
         tags = picture.yuv or _TAGGED
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
+
+    def _open(self) -> Any:
+        """The container that packets go to."""
+        assert self.place is not None
+        self._disk = _Disk(self.place)
+        fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+        return self._av.open(self._disk, "w", format="mp4", options=fragments)
 
     def _adapted(self, picture: Picture, name: str) -> Picture:
         """A picture as large as the first one, and of its kind."""
