@@ -101,7 +101,9 @@ def test_faults_of_an_entry(tmp_path: Path, labels: LabelSpec, entry: Any, messa
 
 def test_all_faults_at_once(tmp_path: Path, labels: LabelSpec) -> None:
     with pytest.raises(UserError) as raised:
-        read(tmp_path, {"name": "a", "class": "carr", "zone": "lame", "above": 2, "pause": -1}, GOOD, GOOD, labels=labels)
+        read(
+            tmp_path, {"name": "a", "class": "carr", "zone": "lame", "above": 2, "pause": -1}, GOOD, GOOD, labels=labels
+        )
     text = str(raised.value)
     assert text.startswith(f"{tmp_path / 'rules.json'}: 5 problems\n")
     for place in ("[0].class: ", "[0].zone: ", "[0].above: ", "[0].pause: ", "[2].name: 'obstacle' names two events"):

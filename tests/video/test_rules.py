@@ -24,9 +24,7 @@ def told(found: Sequence[Change]) -> list[tuple[bool, float, float, float]]:
     return [(change.begins, change.now.seconds, change.since.seconds, change.until.seconds) for change in found]
 
 
-def reference(
-    rule: Rule, times: Sequence[float], shares: Sequence[float]
-) -> list[tuple[bool, float, float, float]]:
+def reference(rule: Rule, times: Sequence[float], shares: Sequence[float]) -> list[tuple[bool, float, float, float]]:
     """The same from whole lists: looks back and forth, and remembers nothing."""
     sign = 1 if rule.above else -1
     holds = [sign * share > sign * rule.share for share in shares]
@@ -48,7 +46,9 @@ def reference(
             (end, until)
             for end in range(begin + 1, len(times))
             for until in range(begin, end)
-            if goes_on[until] and not any(goes_on[until + 1 : end + 1]) and times[end] - times[until] >= rule.pause - 1e-6
+            if goes_on[until]
+            and not any(goes_on[until + 1 : end + 1])
+            and times[end] - times[until] >= rule.pause - 1e-6
         ]
         if not ends:
             until = max(index for index in range(begin, len(times)) if goes_on[index])

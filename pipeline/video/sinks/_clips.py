@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pipeline.video.sinks._base import Result
 from pipeline.video.sinks._recorder import ClipFile, Piece, Recorder
 
 _NAME = 40  # characters of a rule's name in the names of its clips
+_ROUNDING = 1e-4  # seconds: times are sums of floats
 _WAITED_S = 60.0  # a situation may last longer until its event begins, but no more of it is kept in memory
 
 
@@ -26,6 +28,7 @@ class Clip:
     Attributes:
         rule, span: whose events it shows.
         events: their ids, and the seconds at which their situations began.
+        start: seconds of the run from which on it shows everything.
         began: seconds of the run at which its first event began.
         limit: seconds of the run at which it ends, whether its event is over or not.
         stop: the same when the event is over; None: it goes on.
@@ -36,6 +39,7 @@ class Clip:
     rule: str
     span: Span
     events: dict[str, float]
+    start: float
     began: float
     limit: float
     stop: float | None = None
@@ -85,14 +89,15 @@ class Clips:
         span = rule.clip
         assert span is not None
         for clip in self._open:
-            if clip.rule == rule.name and clip.stop is not None and now - clip.began < span.longest:
+            runs = clip.stop is not None and now <= clip.stop + _ROUNDING
+            if clip.rule == rule.name and runs and now - clip.began < span.longest:
                 clip.events[event], clip.stop, clip.limit = since, None, now + span.longest
                 return
         file = ClipFile(self._folder, _file_name(rule.name))
         file.__enter__()
-        self._open.append(Clip(file, rule.name, span, {event: since}, began=now, limit=now + span.longest))
-        for piece in self._recorder.since(since - span.before):
-            file.add(piece, self._recorder.stream)
+        clip = Clip(file, rule.name, span, {event: since}, since - span.before, began=now, limit=now + span.longest)
+        self._open.append(clip)
+        self._start(clip)
 
     def end(self, rule: Rule, *, until: float) -> None:
         """The event of a rule is over; ``until`` then its situation held."""
@@ -126,12 +131,21 @@ class Clips:
     def _add(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             for clip in list(self._open):
-                if clip.stop is not None and piece.seconds > clip.stop:
+                if clip.stop is not None and piece.seconds > clip.stop + _ROUNDING:
                     self._complete(clip)
-                elif piece.seconds > clip.limit:
+                elif piece.seconds > clip.limit + _ROUNDING:
                     clip.cut = True
                     self._complete(clip)
+                elif clip.file.first is None:
+                    self._start(clip, until=piece.seconds)
                 else:
+                    clip.file.add(piece, self._recorder.stream)
+
+    def _start(self, clip: Clip, until: float = math.inf) -> None:
+        """Write what was recorded, when the encoder has given the first frame that is wanted: it may be a key frame."""
+        if self._recorder.newest >= clip.start:
+            for piece in self._recorder.since(clip.start):
+                if piece.seconds <= until:
                     clip.file.add(piece, self._recorder.stream)
 
     def _complete(self, clip: Clip) -> None:

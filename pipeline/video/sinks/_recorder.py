@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,12 +38,15 @@ class Piece(NamedTuple):
 
 
 class _Memory:
-    """Stands for a container: what is muxed is kept by ``keep``."""
+    """Stands for a container, and gives the packets that it gets to ``keep``."""
 
-    def __init__(self, container: Any, keep: Any) -> None:
-        self.add_stream = container.add_stream
-        self.close = container.close
-        self.mux = keep
+    def __init__(self, container: Any, keep: Callable[[Iterable[Any]], None]) -> None:
+        self._container, self._keep = container, keep
+        self.add_stream, self.close = container.add_stream, container.close
+
+    def mux(self, packets: Iterable[Any]) -> None:
+        self._container.start_encoding()  # once: the stream has the encoder's parameters from then on
+        self._keep(packets)
 
 
 class Recorder(H264Sink):
@@ -76,6 +80,11 @@ class Recorder(H264Sink):
         """Bytes of all packets that are kept."""
         return self._bytes
 
+    @property
+    def newest(self) -> float:
+        """Seconds of the last piece; less than any time when there is none."""
+        return self._groups[-1][-1].seconds if self._groups else -math.inf
+
     def record(self, result: Result, seconds: float) -> list[Piece]:
         """Encode a frame; returns the pieces that came out of the encoder, of this frame or of earlier ones.
 
@@ -89,8 +98,8 @@ class Recorder(H264Sink):
 
     def flush(self) -> list[Piece]:
         """The last pieces; nothing is recorded afterwards."""
-        if self._stream is not None:
-            self._take(self._stream.encode(None))
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
         return self._taken()
 
     def close(self) -> None:
@@ -106,7 +115,8 @@ class Recorder(H264Sink):
 
     def _open(self) -> Any:
         self._disk = _Disk(Path(os.devnull))
-        return _Memory(self._av.open(self._disk, "w", format="mp4"), self._take)
+        options = {"movflags": "+empty_moov+frag_keyframe"}  # of a file that is never looked at again
+        return _Memory(self._av.open(self._disk, "w", format="mp4", options=options), self._take)
 
     def _ticks(self, timestamp: float | None) -> int:
         ticks = super()._ticks(timestamp)
