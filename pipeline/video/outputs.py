@@ -123,9 +123,8 @@ class Outputs:
                 raise UserError(f"{self.event_dir}: a folder for events, but no rules; name their file: --events FILE")
             return []
         folder, fps = self.event_dir or Path(EVENTS), self.fps or source.fps or DEFAULT_FPS
-        return [
-            EventSink(folder, self.rules, source=source.name, fps=fps, crf=self.crf, preset=self.preset),
-        ]
+        clips = {"fps": fps, "crf": self.crf, "preset": self.preset}
+        return [EventSink(folder, self.rules, source=source.name, pace=None if source.live else fps, **clips)]
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = out.suffix.lower()

@@ -80,8 +80,8 @@ def _wrong(entry: Any, labels: LabelSpec, zones: Sequence[Zone]) -> list[str]:
         return [f": got {entry!r}; needed: name, class, and above or below"]
     found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
     name = entry.get("name")
-    if not isinstance(name, str) or not name.strip():
-        found.append(f".name: got {name!r}; needed: text")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        found.append(f".name: got {name!r}; needed: text, in one line")
     found += _wrong_classes(entry.get("class"), labels)
     found += _wrong_zone(entry.get("zone"), zones)
     found += _wrong_shares(entry)

@@ -78,10 +78,14 @@ class Moment(NamedTuple):
 
 
 class Clock:
-    """Seconds since the first frame: by the source's timestamps, or by the arrival of frames that have none. Time that
-    goes back (joined recordings) counts as no time."""
+    """Seconds since the first frame, by the source's timestamps. Time that goes back (joined recordings) counts as none.
 
-    def __init__(self) -> None:
+    Args:
+        pace: frames a second of frames without a timestamp; None: they come live, and the time of arrival counts.
+    """
+
+    def __init__(self, *, pace: float | None = None) -> None:
+        self._pace = pace
         self._last: tuple[float | None, float] | None = None
         self._seconds = 0.0
 
@@ -94,8 +98,10 @@ class Clock:
         """
         if self._last is not None:
             before, arrived_before = self._last
-            known = timestamp is not None and before is not None
-            step = timestamp - before if known else arrived - arrived_before  # type: ignore[operator]
+            if timestamp is not None and before is not None:
+                step = timestamp - before
+            else:
+                step = 1 / self._pace if self._pace else arrived - arrived_before
             self._seconds += max(0.0, step)
         self._last = timestamp, arrived
         return Moment(self._seconds, timestamp)

@@ -337,3 +337,16 @@ def test_lines_of_several_runs_in_one_folder(tmp_path: Path, feed: Any) -> None:
         *(("a", "begin"), ("a", "end"), ("b", "begin"), ("b", "end"))
     ]
     assert len({line["id"] for line in found}) == 2
+
+
+def test_a_rule_that_waits_longer_than_memory_reaches(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    rule = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=100, pause=1, clip=Span(4, 0))
+    with make(tmp_path, rule) as sink:
+        assert sink._clips is not None
+        for index in range(130):  # a frame a second
+            sink.write(make_result(index, pixels=ALL_CAR if index >= 10 else NO_CAR, timestamp=float(index)))
+            assert sum(map(len, sink._clips._recorder._groups)) <= 68
+    begin, _, clip = lines(tmp_path)
+    assert (begin["since_s"], begin["time_s"]) == (10.0, 110.0)
+    assert -38.0 <= clip["before_s"] <= -34.0, "64 s are kept, and it begins at a key frame"
+    assert clip["frames"] == 129 - 10 + clip["before_s"] + 1

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from pipeline.frames import read_frame, read_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video.sinks import events
 from tests.video.hook import Hook
 
 SCRIPT = Path(__file__).parents[2] / "stages/infer.py"
@@ -283,6 +285,7 @@ def test_an_address_that_nobody_serves_is_said(
     infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(events, "Caller", partial(events.Caller, pauses=(0.01,)))
     hook = Hook()
     hook.stop()
     assert infer(make_video(), "--events", rules(url=hook.url, clip=False), "--out", "o.mp4") == 0
@@ -329,3 +332,11 @@ def test_faults_of_events(
 def test_a_folder_for_events_without_rules(infer: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(folder, "--event-dir", "e") == 1
     assert "e: a folder for events, but no rules; name their file: --events FILE" in capsys.readouterr().err
+
+
+def test_events_of_images_have_the_pace_of_the_video(infer: Any, folder: Path) -> None:
+    """Not that of the machine: the same images are the same events everywhere."""
+    assert infer(folder, "--fps", 2, "--events", rules(clip=True, seconds=1, above=0.1)) == 0
+    begin, end, clip = [json.loads(line) for line in Path("events/events.jsonl").read_text().splitlines()]
+    assert (begin["frame"], begin["time_s"], end["frame"], end["seconds"]) == ("c", None, "c", 1.0)
+    assert (clip["frames"], clip["seconds"]) == (3, 1.0)

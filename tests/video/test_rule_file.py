@@ -62,6 +62,7 @@ def test_the_same_in_yaml(tmp_path: Path, labels: LabelSpec) -> None:
         (3, r"events\[0\]: got 3; needed: name, class, and above or below"),
         ({**GOOD, "abvoe": 1}, r"events\[0\].abvoe: unknown key; did you mean 'above'"),
         ({**GOOD, "name": ""}, r"events\[0\].name: got ''; needed: text"),
+        ({**GOOD, "name": "a\nb"}, r"events\[0\].name: got 'a\\nb'; needed: text, in one line"),
         ({"name": "a", "above": 0.1}, r"events\[0\].class: got None; needed: the name of a class"),
         ({**GOOD, "class": []}, r"events\[0\].class: got \[\]; needed: the name of a class"),
         ({**GOOD, "class": "carr"}, r"events\[0\].class: 'carr' is no class of this engine; did you mean 'car'\?"),

@@ -146,3 +146,8 @@ def test_the_clock_of_arrivals_where_the_source_has_none() -> None:
     assert [clock.at(None, time).seconds for time in (100.0, 100.5, 103.0)] == [0.0, 0.5, 3.0]
     assert clock.at(50.0, 104.0) == Moment(4.0, 50.0)
     assert clock.at(51.5, 110.0) == Moment(5.5, 51.5)
+
+
+def test_the_clock_of_images() -> None:
+    clock = Clock(pace=4.0)
+    assert [clock.at(None, time).seconds for time in (100.0, 100.001, 103.0)] == [0.0, 0.25, 0.5]

@@ -66,7 +66,7 @@ class Recorder(H264Sink):
         self._groups: deque[list[Piece]] = deque()  # each from a key frame to the next one
         self._bytes = 0
         self._now = 0.0
-        self._encoding: dict[int, float] = {}  # seconds of the frames that the encoder still has, by their time
+        self._encoding: deque[float] = deque()  # seconds of the frames that the encoder still has
         self._new: list[Piece] = []
         self._told = False
 
@@ -93,6 +93,7 @@ class Recorder(H264Sink):
             seconds: when it was; not before the last one.
         """
         self._now = seconds
+        self._encoding.append(seconds)
         self.write(replace(result, timestamp=seconds))
         return self._taken()
 
@@ -118,16 +119,11 @@ class Recorder(H264Sink):
         options = {"movflags": "+empty_moov+frag_keyframe"}  # of a file that is never looked at again
         return _Memory(self._av.open(self._disk, "w", format="mp4", options=options), self._take)
 
-    def _ticks(self, timestamp: float | None) -> int:
-        ticks = super()._ticks(timestamp)
-        self._encoding[ticks] = self._now
-        return ticks
-
     def _take(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
+        for packet in packets:  # without B frames they come in the order of the frames
             ticks = int(packet.pts * packet.time_base / _TIME_BASE)
-            seconds = self._encoding.pop(ticks)
-            self._new.append(Piece(seconds, packet.is_keyframe, ticks, self._frame_ticks, bytes(packet)))
+            piece = Piece(self._encoding.popleft(), packet.is_keyframe, ticks, self._frame_ticks, bytes(packet))
+            self._new.append(piece)
 
     def _taken(self) -> list[Piece]:
         new, self._new = self._new, []

@@ -44,8 +44,9 @@ class EventSink:
       ``share`` in it; ``since_s``, the first frame of the situation. An end also has ``until_s``, the last frame of the
       situation, ``seconds`` between both, ``peak`` (the largest share, or the smallest one where ``below``), and
       ``cause``: ``over`` or ``end of run``. Times are those of the source, null where it has none.
-    - ``clip``: the file ``clip`` in the folder is complete; ``before_s``, how much of it lies before the situation,
-      ``seconds``, ``frames``, and ``cut``: it ended before the event was over, as it had the length that is allowed.
+    - ``clip``: the file ``clip`` in the folder is complete. ``before_s`` is how much of it lies before the situation
+      (negative: it begins later), ``seconds`` and ``frames`` how long it is, and ``cut`` says whether it ended before
+      the event was over, because it had the length that is allowed.
 
     Attributes:
         lines: the file of lines.
@@ -54,6 +55,7 @@ class EventSink:
         folder: made if it is not there; what is in it stays.
         rules: their zones are those of the results.
         source: name of what is watched.
+        pace: frames a second of frames without a timestamp; None: they come live, and the time of arrival counts.
         run: begins the ids of events; None: random.
         options: of clips: fps, crf and preset of :class:`pipeline.video.sinks.H264Sink`.
 
@@ -66,13 +68,20 @@ class EventSink:
     waits = False
 
     def __init__(
-        self, folder: Path, rules: Sequence[Rule], *, source: str, run: str | None = None, **options: Any
+        self,
+        folder: Path,
+        rules: Sequence[Rule],
+        *,
+        source: str,
+        pace: float | None = None,
+        run: str | None = None,
+        **options: Any,
     ) -> None:
         self.written: Path | None = folder
         self.lines = folder / LINES
         self._folder, self._source, self._run = folder, source, run or secrets.token_hex(4)
         self._watches = [Watch(rule) for rule in rules]
-        self._clock = Clock()
+        self._clock = Clock(pace=pace)
         wanted = any(rule.clip is not None for rule in rules)
         self._clips = Clips(folder, rules, **options) if wanted else None
         self.wants_picture = wanted
