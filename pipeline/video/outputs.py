@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
@@ -123,7 +124,7 @@ class Outputs:
                 raise UserError(f"{self.event_dir}: a folder for events, but no rules; name their file: --events FILE")
             return []
         folder, fps = self.event_dir or Path(EVENTS), self.fps or source.fps or DEFAULT_FPS
-        clips = {"fps": fps, "crf": self.crf, "preset": self.preset}
+        clips: dict[str, Any] = {"fps": fps, "crf": self.crf, "preset": self.preset}
         return [EventSink(folder, self.rules, source=source.name, pace=None if source.live else fps, **clips)]
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:

@@ -78,7 +78,7 @@ class Moment(NamedTuple):
 
 
 class Clock:
-    """Seconds since the first frame, by the source's timestamps. Time that goes back (joined recordings) counts as none.
+    """Seconds since the first frame, by the source's timestamps. Time that goes back (joined recordings) is none.
 
     Args:
         pace: frames a second of frames without a timestamp; None: they come live, and the time of arrival counts.
