@@ -87,7 +87,7 @@ def test_lines_of_an_event(tmp_path: Path, feed: Any) -> None:
     assert begin == {**facts, "state": "begin", **first}
     assert end == {**facts, "state": "end", **last, "seconds": 0.4, "peak": 1.0, "cause": "over"}
     assert sink.to_meta() == {"rules": {"car": {"events": 1, "seconds": 0.4, "clips": 0}}, "calls": []}
-    assert sink.describe() == "event car: 1 times, 0.4 s in all, 0 clips"
+    assert sink.describe() == "events of car: 1, 0.4 s in all, 0 clips"
 
 
 def test_a_line_is_there_at_once_and_what_was_there_stays(tmp_path: Path, feed: Any) -> None:
@@ -350,3 +350,20 @@ def test_a_rule_that_waits_longer_than_memory_reaches(tmp_path: Path, make_resul
     assert (begin["since_s"], begin["time_s"]) == (10.0, 110.0)
     assert -38.0 <= clip["before_s"] <= -34.0, "64 s are kept, and it begins at a key frame"
     assert clip["frames"] == 129 - 10 + clip["before_s"] + 1
+
+
+@pytest.mark.parametrize("step", [0.04, 0.3, 1.0, 7.0])
+@pytest.mark.parametrize("seconds", [0.0, 3.5])
+def test_a_clip_begins_early_enough_at_any_rate(
+    tmp_path: Path, make_result: Callable[..., Result], step: float, seconds: float
+) -> None:
+    span = Span(before=1.5, after=0.0)
+    rule = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=seconds, pause=0, clip=span)
+    with make(tmp_path, rule) as sink:
+        for index in range(150):
+            there = ALL_CAR if 50 <= index < 50 + seconds / step + 2 else NO_CAR
+            sink.write(make_result(index, pixels=there, timestamp=index * step))
+    begin, _, clip = lines(tmp_path)
+    assert begin["since_s"] == pytest.approx(50 * step)
+    # a key frame every two seconds, or every frame where frames are further apart
+    assert 1.5 - 1e-3 <= clip["before_s"] <= 1.5 + max(2.0, step) + 2 * step

@@ -276,7 +276,7 @@ def test_events(
     (calls,) = meta["calls"]
     assert (calls["delivered"], calls["failed"]) == (9, 0)
     said = capsys.readouterr().out
-    assert "event car: 3 times, 0.0 s in all, 1 clips\n" in said
+    assert "events of car: 3, 0.0 s in all, 1 clips\n" in said
     assert f"calls of {calls['address']}: 9 delivered\n" in said
     assert "written: e\n" in said
 

@@ -14,10 +14,9 @@ from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.rules import Rule, Span
 from pipeline.video.sinks._base import Result
-from pipeline.video.sinks._recorder import ClipFile, Piece, Recorder
+from pipeline.video.sinks._recorder import ROUNDING, ClipFile, Piece, Recorder
 
 _NAME = 40  # characters of a rule's name in the names of its clips
-_ROUNDING = 1e-4  # seconds: times are sums of floats
 _WAITED_S = 60.0  # a situation may last longer until its event begins, but no more of it is kept in memory
 
 
@@ -89,7 +88,7 @@ class Clips:
         span = rule.clip
         assert span is not None
         for clip in self._open:
-            runs = clip.stop is not None and now <= clip.stop + _ROUNDING
+            runs = clip.stop is not None and now <= clip.stop + ROUNDING
             if clip.rule == rule.name and runs and now - clip.began < span.longest:
                 clip.events[event], clip.stop, clip.limit = since, None, now + span.longest
                 return
@@ -131,9 +130,9 @@ class Clips:
     def _add(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             for clip in list(self._open):
-                if clip.stop is not None and piece.seconds > clip.stop + _ROUNDING:
+                if clip.stop is not None and piece.seconds > clip.stop + ROUNDING:
                     self._complete(clip)
-                elif piece.seconds > clip.limit + _ROUNDING:
+                elif piece.seconds > clip.limit + ROUNDING:
                     clip.cut = True
                     self._complete(clip)
                 elif clip.file.first is None:
@@ -143,7 +142,7 @@ class Clips:
 
     def _start(self, clip: Clip, until: float = math.inf) -> None:
         """Write what was recorded, when the encoder has given the first frame that is wanted: it may be a key frame."""
-        if self._recorder.newest >= clip.start:
+        if self._recorder.newest >= clip.start - ROUNDING:
             for piece in self._recorder.since(clip.start):
                 if piece.seconds <= until:
                     clip.file.add(piece, self._recorder.stream)

@@ -17,6 +17,7 @@ from pipeline.video.sinks.h264 import _TIME_BASE, H264Sink, _Disk
 
 log = logging.getLogger(__name__)
 
+ROUNDING = 1e-4  # seconds: times are sums of floats
 MEMORY = 128 << 20  # bytes of packets that are kept at most
 
 
@@ -55,7 +56,8 @@ class Recorder(H264Sink):
 
     Args:
         path: for messages.
-        keep: seconds of packets that are kept at least, while they need less than ``memory``.
+        keep: seconds of packets that are kept at least, counted from the last frame but one, while they need less than
+            ``memory``.
         memory: bytes of packets that are kept at most.
         options: see :class:`pipeline.video.sinks.H264Sink`.
     """
@@ -66,6 +68,7 @@ class Recorder(H264Sink):
         self._groups: deque[list[Piece]] = deque()  # each from a key frame to the next one
         self._bytes = 0
         self._now = 0.0
+        self._horizon = -math.inf  # nobody asks for anything before it
         self._encoding: deque[float] = deque()  # seconds of the frames that the encoder still has
         self._new: list[Piece] = []
         self._told = False
@@ -92,6 +95,7 @@ class Recorder(H264Sink):
             result: with its picture.
             seconds: when it was; not before the last one.
         """
+        self._horizon = self._now - self._keep  # an event of now may have begun a frame before now - keep
         self._now = seconds
         self._encoding.append(seconds)
         self.write(replace(result, timestamp=seconds))
@@ -111,7 +115,7 @@ class Recorder(H264Sink):
     def since(self, seconds: float) -> Iterator[Piece]:
         """What is kept from the last key frame at or before ``seconds`` on, or from the first that is kept."""
         groups = list(self._groups)
-        first = max((i for i, group in enumerate(groups) if group[0].seconds <= seconds), default=0)
+        first = max((i for i, group in enumerate(groups) if group[0].seconds <= seconds + ROUNDING), default=0)
         return (piece for group in groups[first:] for piece in group)
 
     def _open(self) -> Any:
@@ -133,7 +137,7 @@ class Recorder(H264Sink):
             self._groups[-1].append(piece)
             self._bytes += len(piece.data)
         while len(self._groups) > 1:
-            enough = self._groups[1][0].seconds <= self._now - self._keep
+            enough = self._groups[1][0].seconds <= self._horizon
             if not enough and self._bytes <= self._limit:
                 break
             if not enough and not self._told:

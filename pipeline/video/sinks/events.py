@@ -233,7 +233,7 @@ class EventSink:
     def describe(self) -> str:
         """The same for people."""
         lines = [
-            f"event {name}: {count.events} times, {count.seconds:.1f} s in all, {count.clips} clips"
+            f"events of {name}: {count.events}, {count.seconds:.1f} s in all, {count.clips} clips"
             for name, count in self._counts.items()
         ]
         for caller in self._callers.values():
