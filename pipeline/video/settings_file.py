@@ -9,6 +9,18 @@ from typing import Any
 from pipeline.errors import UserError
 
 
+class _RepeatedKeyError(ValueError):
+    """A key stands twice in one place: all but the last value would be lost in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    for key in found:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise _RepeatedKeyError(f"the key '{key}' stands twice in one place; remove one")
+    return found
+
+
 def read_settings(path: Path, *, example: str) -> Any:
     """What a file of JSON holds, or of YAML by the end of its name.
 
@@ -25,9 +37,11 @@ def read_settings(path: Path, *, example: str) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         fault = error
+    except _RepeatedKeyError as error:
+        raise UserError(f"{path}: {error}") from None
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(
             f"{path}:{fault.lineno}:{fault.colno}: not valid JSON: {fault.msg}; needed: {example}"
@@ -36,10 +50,20 @@ def read_settings(path: Path, *, example: str) -> Any:
         import yaml  # noqa: PLC0415 - only for YAML: a device may not have it
     except ImportError:
         raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write it as JSON") from None
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice in one place."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except _RepeatedKeyError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def is_number(value: Any) -> bool:

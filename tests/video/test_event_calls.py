@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import socket
 import threading
 import time
@@ -95,23 +97,24 @@ def test_redirections_are_not_followed(hook: Callable[..., Hook]) -> None:
 
 
 def test_a_slow_server_keeps_nobody_waiting(hook: Callable[..., Hook]) -> None:
-    server = hook(delay=0.2)
-    caller, seconds = call(server.url, 50, last=0.5, waiting=10)
-    assert seconds < 0.1
-    assert 1 <= caller.delivered <= 3
+    server = hook(delay=0.05)
+    caller, seconds = call(server.url, 50, last=20.0, waiting=10)
+    assert seconds < 0.5
+    assert 10 <= caller.delivered < 50
+    assert caller.reason == "too many lines wait for it"
     assert caller.delivered + caller.failed == 50, "every line is counted once"
     numbers = [body["number"] for body in server.bodies]
-    assert numbers == sorted(numbers)
-    assert set(numbers[1:]) <= set(range(40, 50)), "the newest ten waited"
+    assert numbers == sorted(set(numbers))
+    assert numbers[-10:] == list(range(40, 50)), "the newest ten waited"
 
 
-def test_a_server_that_never_answers(hook: Callable[..., Hook]) -> None:
+def test_a_server_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         caller, seconds = call(url, 2, timeout=0.1)
     assert seconds < 0.1
     assert (caller.delivered, caller.failed) == (0, 2)
-    assert caller.reason.startswith("no answer within 0.1")
+    assert re.fullmatch(r"no answer within 0\.\d s", caller.reason)
 
 
 def test_the_end_is_waited_for_a_limited_time() -> None:
@@ -119,7 +122,7 @@ def test_the_end_is_waited_for_a_limited_time() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         start = time.perf_counter()
         caller, _ = call(url, 4, timeout=30.0, last=0.2)
-        assert time.perf_counter() - start < 1.0
+        assert time.perf_counter() - start < 5.0
         assert (caller.delivered, caller.failed) == (0, 4)
         assert caller.reason == "no answer before the end of the run"
 
@@ -174,3 +177,22 @@ def test_a_host_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     caller, _ = call("https://nowhere.invalid/x", 1)
     assert (caller.failed, caller.reason) == (1, "Name or service not known")
+
+
+def test_a_server_that_never_ends_its_answer() -> None:
+    """Each piece comes in time, for ever: the run ends all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with contextlib.suppress(OSError), connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    connection.sendall(b"X: y")
+                    time.sleep(0.02)
+
+        threading.Thread(target=serve, daemon=True).start()
+        start = time.perf_counter()
+        caller, _ = call(f"http://127.0.0.1:{server.getsockname()[1]}/", 3, timeout=10.0, last=0.2)
+        assert time.perf_counter() - start < 5.0
+        assert (caller.delivered, caller.failed) == (0, 3)

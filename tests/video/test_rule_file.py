@@ -132,3 +132,18 @@ def test_faults_of_a_file(tmp_path: Path, labels: LabelSpec, text: str, message:
         read_rules(file, labels=labels)
     with pytest.raises(UserError, match=r"none.json: cannot be read \(No such file"):
         read_rules(tmp_path / "none.json", labels=labels)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"events": [{"name": "a", "class": "car", "above": 0.1, "seconds": 1, "above": 0.2}]}',
+        "events:\n  - name: a\n    class: car\n    above: 0.1\n    above: 0.2\n",
+    ],
+)
+def test_a_key_that_stands_twice(tmp_path: Path, labels: LabelSpec, text: str) -> None:
+    pytest.importorskip("yaml")
+    file = tmp_path / "rules.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"rules.yaml: the key 'above' stands twice in one place; remove one"):
+        read_rules(file, labels=labels)
