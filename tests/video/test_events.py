@@ -158,6 +158,14 @@ def test_events_in_the_first_and_the_last_frame(tmp_path: Path, feed: Any) -> No
     assert shown(tmp_path / "car-0002.mp4")[0] == list(range(20)), "the key frame before it is the first frame"
 
 
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])
+def test_frames_of_the_same_time_are_shown_once(tmp_path: Path, feed: Any, preset: str) -> None:
+    at_once = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.0, pause=0.0, clip=Span(0, 0))
+    with make(tmp_path, at_once, preset=preset) as sink:
+        feed(sink, range(20), range(20), timestamp=1.0)
+    assert shown(tmp_path / "car-0001.mp4")[0] == list(range(20))
+
+
 def test_the_next_event_extends_a_clip_that_still_runs(tmp_path: Path, feed: Any) -> None:
     rule = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.0, pause=0.2, clip=Span(0, 1))
     with make(tmp_path, rule) as sink:

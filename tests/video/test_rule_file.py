@@ -147,3 +147,14 @@ def test_a_key_that_stands_twice(tmp_path: Path, labels: LabelSpec, text: str) -
     file.write_text(text)
     with pytest.raises(UserError, match=r"rules.yaml: the key 'above' stands twice in one place; remove one"):
         read_rules(file, labels=labels)
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/video.md").read_text()
+    example = text.partition('{"events": [')
+    file = tmp_path / "rules.json"
+    file.write_text("".join(example[1:]).partition("```")[0])
+    labels = LabelSpec(names=("road", "car", "person"), palette=((0, 0, 0),) * 3)
+    rules = read_rules(file, labels=labels, zones=ZONES)
+    assert [rule.name for rule in rules] == ["obstacle", "no road"]
+    assert (rules[0].clip, rules[1].clip) == (Span(), None), "it says the defaults"

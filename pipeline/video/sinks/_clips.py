@@ -136,15 +136,15 @@ class Clips:
                     clip.cut = True
                     self._complete(clip)
                 elif clip.file.first is None:
-                    self._start(clip, until=piece.seconds)
+                    self._start(clip, last=piece.pts)
                 else:
                     clip.file.add(piece, self._recorder.stream)
 
-    def _start(self, clip: Clip, until: float = math.inf) -> None:
+    def _start(self, clip: Clip, last: float = math.inf) -> None:
         """Write what was recorded, when the encoder has given the first frame that is wanted: it may be a key frame."""
         if self._recorder.newest >= clip.start - ROUNDING:
             for piece in self._recorder.since(clip.start):
-                if piece.seconds <= until:
+                if piece.pts <= last:
                     clip.file.add(piece, self._recorder.stream)
 
     def _complete(self, clip: Clip) -> None:
