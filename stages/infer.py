@@ -11,6 +11,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
+from pipeline.video.rule_file import read_rules
 from pipeline.video.selection import Selection
 from pipeline.video.several import Outcome, run_each, status_of, table
+from pipeline.video.sinks import EventSink
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import StreamOptions
 from pipeline.video.staged import StagedText
@@ -90,6 +93,7 @@ def run_one(
         engines, facts = engines_for(source.live)
         only = chosen_ids(facts.labels, args.only)
         zones = Zones(marked, ignore_index=facts.labels.ignore_index) if marked else None
+        rules = read_rules(args.events, labels=facts.labels, zones=marked) if args.events else []
         overlay = Overlay(
             facts.labels,
             alpha=args.alpha,
@@ -104,6 +108,7 @@ def run_one(
         named = "/".join(args.engine.resolve().parts[-2:])
         frames = selection.expected(source)
         places = wanted.of_input(given.name or source.stem, several=several, read=read or [], expected=frames)
+        places = replace(places, rules=rules)
         sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
         report = None
         if args.json and args.json != STANDARD_OUTPUT and not several:
@@ -134,10 +139,14 @@ def run_one(
             found["skipped"] = list(source.skipped)
         if alone:
             found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
+        events = [sink for sink in sinks if isinstance(sink, EventSink)]
+        for sink in events:
+            found["events"] = sink.to_meta()
         if report:
             report.put(dump_json(found))
     written = [sink.written for sink in sinks if sink.written]
-    return Outcome(source.name, summary=summary, status=status, written=written, found=found)
+    noted = [sink.describe() for sink in events]
+    return Outcome(source.name, summary=summary, status=status, written=written, found=found, noted=noted)
 
 
 def tell(outcome: Outcome, *, args: Namespace) -> str:
@@ -150,6 +159,7 @@ def tell(outcome: Outcome, *, args: Namespace) -> str:
         said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {share:.2f} of it"]
     skipped = outcome.found.get("skipped", [])
     said += ["", f"images that could not be read and were passed over: {len(skipped)}"] if skipped else []
+    said += ["", *outcome.noted] if outcome.noted else []
     paths = [*outcome.written, *([args.json] if args.json and args.json != STANDARD_OUTPUT else [])]
     said += ["", *(f"written: {path}" for path in paths)] if paths else []
     return "\n".join(said)
@@ -173,6 +183,7 @@ def main() -> int:
         fps=args.fps,
         crf=args.crf,
         preset=args.preset,
+        event_dir=args.event_dir,
         audio=args.audio,
         every=args.every,
         report=args.json,

@@ -99,6 +99,13 @@ def parse() -> argparse.Namespace:
     )
     add("--embed", type=names, default=[], metavar="ORIGIN,...", help="pages that may show it: https://dashboard.lan")
     add("--window", action="store_true", help="a window on this screen; q closes it")
+    add(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="JSON or YAML with rules (class, zone, share, seconds): a line, a clip and a call of a URL for each event",
+    )
+    add("--event-dir", type=Path, metavar="DIR", help="where the lines and clips of events go; default: events")
     add("--benchmark", action="store_true", help="write nothing; measure steps, and the engine alone beside them")
     add = parser.add_argument_group("what is drawn").add_argument
     add(

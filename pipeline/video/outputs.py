@@ -6,12 +6,15 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape
 from pipeline.video.names import LONGEST, shortened
+from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
+    EventSink,
     H264Sink,
     ImageFolderSink,
     ImageSink,
@@ -32,6 +35,7 @@ ONE_IMAGE = (".png", ".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
 #: Stands for the name of the source in places of results.
 NAME = "{name}"
+EVENTS = Path("events")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Outputs:
         fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
         audio: copy the sound of the source into an overlay video.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
+        rules: of events; their lines and clips go to a folder.
+        event_dir: that folder; default ``events``.
         report: a file that the caller writes; only compared with the other places; ``-`` is standard output.
         benchmark: no sinks at all.
         every: one frame of so many is taken, so the overlay video has so many times fewer a second.
@@ -68,6 +74,8 @@ class Outputs:
     crf: int = 20
     preset: str = "ultrafast"
     audio: bool = False
+    rules: Sequence[Rule] = ()
+    event_dir: Path | None = None
     report: Path | None = None
     benchmark: bool = False
     every: int = 1
@@ -120,6 +128,7 @@ class Outputs:
             out=place(self.out, folder=self.out is not None and not _names_file(self.out)),
             masks=place(self.masks, folder=True),
             lines=place(self.lines, folder=False),
+            event_dir=place(self.event_dir, folder=True),
         )
 
     def sinks(
@@ -140,9 +149,9 @@ class Outputs:
         reports = [self.report] if self.report and self.report != STANDARD_OUTPUT else []
         read = [*source.paths, *self.read]
         if self.benchmark:
-            if self.out or self.masks or self.lines or self.window or self.serve or self.audio:
+            if self.out or self.masks or self.lines or self.window or self.serve or self.audio or self.rules:
                 raise UserError(
-                    "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve and --audio out"
+                    "--benchmark writes nothing; leave out --out, --masks, --lines, --window, --serve, --audio, --events"
                 )
             _distinct(reports, read)
             return []
@@ -156,10 +165,12 @@ class Outputs:
         if self.masks is not None and self.masks.name != self.name and _names_file(self.masks):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
-        if not (out or self.masks or self.lines or self.window or self.serve):
+        if not (out or self.masks or self.lines or self.window or self.serve or self.rules):
             out = self._default_out(source)
         check_sound(source, out, wanted=self.audio, fps=self.fps)
+        events = self._event_sinks(source)
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
+        targets += [sink.lines for sink in events]  # their folder itself is never replaced
         _distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
         tell_pixel_shape(source, out=out, masks=self.masks)
@@ -170,6 +181,7 @@ class Outputs:
         if self.lines is not None:
             to_file = self.lines != STANDARD_OUTPUT
             sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
+        sinks += events
         if self.serve is not None:
             host, port = parse_address(self.serve)
             sinks.append(
@@ -191,6 +203,8 @@ class Outputs:
     def _check_options(self) -> None:
         if self.serve is None and (self.allow_hosts or self.embed):
             raise UserError("--allow-host and --embed are for the page; add --serve PORT")
+        if self.event_dir is not None and not self.rules:
+            raise UserError(f"{self.event_dir}: a folder for events, but no rules; name their file: --events FILE")
         for option, given in (("--out", self.out), ("--masks", self.masks)):
             if given == STANDARD_OUTPUT:
                 raise UserError(f"{option} -: pictures are not written to standard output; name a file or a folder")
@@ -205,6 +219,15 @@ class Outputs:
         if out.exists():
             log.warning("%s: is there already and will be replaced; --out PATH names another place", out)
         return out
+
+    def _event_sinks(self, source: Source) -> list[EventSink]:
+        if not self.rules:
+            return []
+        fps = (self.fps or source.fps or DEFAULT_FPS) / self.every
+        clips: dict[str, Any] = {"fps": fps, "crf": self.crf, "preset": self.preset}
+        pace = None if source.live else fps
+        folder = self.event_dir or (EVENTS / self.name if self.read and self.name else EVENTS)
+        return [EventSink(folder, self.rules, source=source.name, pace=pace, **clips)]
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
         suffix = "" if self.out_is_folder else out.suffix.lower()

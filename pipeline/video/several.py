@@ -32,6 +32,7 @@ class Outcome:
             was interrupted; 1 when it failed.
         written: places of its results.
         found: plain values for JSON.
+        noted: lines for a person, about its events.
         error: why it failed, in one line or more; empty when it did not.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     status: int = 0
     written: Sequence[Path] = ()
     found: Mapping[str, Any] = field(default_factory=dict)
+    noted: Sequence[str] = ()
     error: str = ""
 
     def to_meta(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import Faults, UserError, closest
+from pipeline.video.settings_file import is_number, read_settings
 
 UNITS = ("pixels", "shares")
 KEYS = ("name", "points", "unit", "ignore")
@@ -55,7 +55,7 @@ def read_zones(path: Path) -> list[Zone]:
     Raises:
         UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
     """
-    found = _parsed(path)
+    found = read_settings(path, example=_EXAMPLE)
     entries = found.get("zones") if isinstance(found, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of zones; needed: {_EXAMPLE}")
@@ -79,31 +79,6 @@ def read_zones(path: Path) -> list[Zone]:
     return zones
 
 
-def _parsed(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        fault = error
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise UserError(
-            f"{path}:{fault.lineno}:{fault.colno}: not valid JSON: {fault.msg}; needed: {_EXAMPLE}"
-        ) from fault
-    try:
-        import yaml  # noqa: PLC0415 - only for YAML: a device may not have it
-    except ImportError:
-        raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write the zones as JSON") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
 def _wrong(entry: Any) -> list[str]:
     """What is wrong with an entry, each beginning with its place."""
     if not isinstance(entry, dict):
@@ -121,7 +96,7 @@ def _wrong(entry: Any) -> list[str]:
 
 def _wrong_points(points: Any, unit: Any) -> list[str]:
     pairs = isinstance(points, list) and all(
-        isinstance(point, list) and len(point) == 2 and all(_is_number(value) for value in point) for point in points
+        isinstance(point, list) and len(point) == 2 and all(is_number(value) for value in point) for point in points
     )
     if not pairs or len(points) < 3:
         return [f"got {points!r}; needed: three or more points [x, y]"]
@@ -134,7 +109,3 @@ def _wrong_points(points: Any, unit: Any) -> list[str]:
         return ['all numbers are 0 to 1, which is one pixel; for shares of the frame add "unit": "shares"']
     area = abs(sum(x * b - a * y for (x, y), (a, b) in zip(points, points[1:] + points[:1], strict=True))) / 2
     return [] if area > 0 else ["the polygon has no area; put the points in order around it"]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6

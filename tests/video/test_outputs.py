@@ -9,9 +9,12 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
+from pipeline.video.rules import Rule
 from pipeline.video.sources import open_source
 
 pytest.importorskip("av")
+
+RULE = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5)
 
 
 def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
@@ -40,6 +43,13 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
     everything = chosen(folder, labels, out="x", masks="m", lines="l.jsonl", serve="127.0.0.1:0", window=True)
     kinds = [line.split()[0] for line in everything]
     assert kinds == ["ImageFolderSink", "MaskSink", "LinesSink", "PageSink", "WindowSink"]
+    assert chosen(folder, labels, rules=[RULE]) == ["EventSink events"], (
+        "nothing else is written unless it is asked for"
+    )
+    assert chosen(folder, labels, rules=[RULE], event_dir=folder, out="x") == [
+        "ImageFolderSink x",
+        f"EventSink {folder}",
+    ]
     assert chosen(folder, labels, lines="-") == ["PrintedLinesSink None"]
 
 
@@ -56,6 +66,10 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"masks": "m", "report": "m/summary.json"}, "summary.json: lies in m, which is replaced as a whole"),
         ({"original_ids": True}, "original ids are for label maps; name a folder for them: --masks DIR"),
         ({"benchmark": True, "out": "x.mp4"}, "--benchmark writes nothing; leave --out"),
+        ({"benchmark": True, "rules": [RULE]}, "--benchmark writes nothing; leave .* --events out"),
+        ({"event_dir": Path("e")}, "e: a folder for events, but no rules; name their file: --events FILE"),
+        ({"masks": "m", "rules": [RULE], "event_dir": Path("m/e")}, "events.jsonl: lies in m, which is replaced"),
+        ({"lines": "events/events.jsonl", "rules": [RULE]}, "events/events.jsonl: named for two things"),
         ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
         ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
         ({"out": "-"}, "--out -: pictures are not written to standard output; name a file or a folder"),

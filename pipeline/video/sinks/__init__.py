@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.video.sinks._base import MainThreadSink, Result, Sink, Stop
+from pipeline.video.sinks.events import EventSink
 from pipeline.video.sinks.folders import ImageFolderSink, ImageSink, MaskSink
 from pipeline.video.sinks.h264 import H264Sink
 from pipeline.video.sinks.lines import LinesSink, PrintedLinesSink
@@ -10,6 +11,7 @@ from pipeline.video.sinks.page import PageSink
 from pipeline.video.sinks.window import WindowSink
 
 __all__ = [
+    "EventSink",
     "H264Sink",
     "ImageFolderSink",
     "ImageSink",

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 DEFAULT_FPS = 25.0
 #: Presets of libx264: each step down costs half the time and gives files up to twice as large.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow")
+_UNPROBED = {"probesize": "32", "analyzeduration": "0"}
 _TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
 _TIME_BASE = Fraction(1, _TICKS)
 _KEY_S = 2  # between key frames, and so between fragments
@@ -178,12 +179,9 @@ class H264Sink(StagedFile):
                 f"{self.path}: frames of {width}x{height} (width x height); H.264 takes {_SIDE} a side at most; name a "
                 "folder for PNGs"
             )
-        assert self.place is not None
         if self._expected:
             warn_of_little_room(self.path, frames=self._expected, size=picture.size)
-        self._disk = _Disk(self.place)
-        fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        self._container = self._av.open(self._disk, "w", format="mp4", options=fragments)
+        self._container = self._open()
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
@@ -195,6 +193,13 @@ class H264Sink(StagedFile):
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
         codec.sample_aspect_ratio = picture.aspect
+
+    def _open(self) -> Any:
+        """The container that packets go to."""
+        assert self.place is not None
+        self._disk = _Disk(self.place)
+        fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+        return self._av.open(self._disk, "w", format="mp4", options=fragments)
 
     def _adapted(self, picture: Picture, name: str) -> Picture:
         """A picture as large as the first one, and of its kind."""
@@ -259,11 +264,11 @@ class H264Sink(StagedFile):
                 if self._sound is None:
                     raise
                 self._sound.tell_lost(error)  # the pictures are worth more
-                self._index_first(None)
+                self._index_first()
         except (self._av.error.FFmpegError, OSError) as error:
             raise self.unwritable(error) from error
 
-    def _index_first(self, sound: Sound | None) -> None:
+    def _index_first(self, sound: Sound | None = None) -> None:
         """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
         if not has_room_for_copy(self.place, path=self.path, sound=sound is not None):
@@ -273,9 +278,7 @@ class H264Sink(StagedFile):
             plain = Path(folder) / self.path.name
             with (
                 # parameters stand in the header; to decode frames for them would take half of the time
-                self._av.open(
-                    str(self.place), format="mp4", options={"probesize": "32", "analyzeduration": "0"}
-                ) as source,
+                self._av.open(str(self.place), format="mp4", options=_UNPROBED) as source,
                 self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
             ):
                 stream = source.streams.video[0]

@@ -1,0 +1,71 @@
+"""Small files of settings that people write: JSON, or YAML where PyYAML is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+class _RepeatedKeyError(ValueError):
+    """A key stands twice in one place: all but the last value would be lost in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    for key in found:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise _RepeatedKeyError(f"the key '{key}' stands twice in one place; remove one")
+    return found
+
+
+def read_settings(path: Path, *, example: str) -> Any:
+    """What a file of JSON holds, or of YAML by the end of its name.
+
+    Args:
+        example: a short valid file, for the message.
+
+    Raises:
+        UserError: no such file, or neither JSON nor YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        fault = error
+    except _RepeatedKeyError as error:
+        raise UserError(f"{path}: {error}") from None
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(
+            f"{path}:{fault.lineno}:{fault.colno}: not valid JSON: {fault.msg}; needed: {example}"
+        ) from fault
+    try:
+        import yaml  # noqa: PLC0415 - only for YAML: a device may not have it
+    except ImportError:
+        raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write it as JSON") from None
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice in one place."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except _RepeatedKeyError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of such a file is a number of a size that makes sense; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
