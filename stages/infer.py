@@ -25,6 +25,7 @@ from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
 from pipeline.video.selection import Selection
+from pipeline.video.sinks import StreamSink
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
@@ -69,6 +70,9 @@ def main() -> int:
             crf=args.crf,
             preset=args.preset,
             report=args.json,
+            stream=args.stream,
+            timeout=args.timeout,
+            patience=args.patience,
             benchmark=args.benchmark,
         )
         named = "/".join(args.engine.resolve().parts[-2:])
@@ -93,12 +97,17 @@ def main() -> int:
         found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
         if alone:
             found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
+        streams = [sink for sink in sinks if isinstance(sink, StreamSink)]
+        for sink in streams:
+            found["stream"] = sink.to_meta()
         if report:
             report.put(dump_json(found))
     said = [summary.describe(verbose=args.benchmark)]
     if alone:
         rate = sum(alone) / len(alone)
         said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {summary.fps / rate:.2f} of it"]
+    for sink in streams:
+        said += ["", sink.describe()]
     paths = [sink.written for sink in sinks if sink.written] + ([args.json] if args.json else [])
     said += ["", *(f"written: {path}" for path in paths)] if paths else []
     print(*said, sep="\n", file=sys.stderr if args.lines == STANDARD_OUTPUT else sys.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
@@ -15,8 +16,10 @@ from pipeline.video.sinks import (
     LinesSink,
     MaskSink,
     PageSink,
+    PlaylistSink,
     PrintedLinesSink,
     Sink,
+    StreamSink,
     WindowSink,
 )
 from pipeline.video.sinks.h264 import DEFAULT_FPS
@@ -32,7 +35,7 @@ class Outputs:
     """What was asked for.
 
     Args:
-        out: ``.mp4``, one image, or a folder of overlays.
+        out: ``.mp4``, ``.m3u8``, one image, or a folder of overlays.
         masks: a folder of label maps.
         original_ids: in the data set's own ids.
         lines: a file of JSON lines; ``-`` is standard output.
@@ -42,6 +45,8 @@ class Outputs:
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
         report: a file that the caller writes; only compared with the other places.
         benchmark: no sinks at all.
+        stream: an address that overlays are sent to, in the place of ``out``.
+        timeout, patience: of a stream, see :class:`pipeline.video.sinks.StreamSink`.
     """
 
     out: Path | None = None
@@ -55,6 +60,9 @@ class Outputs:
     preset: str = "ultrafast"
     report: Path | None = None
     benchmark: bool = False
+    stream: str | None = None
+    timeout: float = 10.0
+    patience: float = 60.0
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
@@ -71,7 +79,7 @@ class Outputs:
                 or another target.
         """
         if self.benchmark:
-            if self.out or self.masks or self.lines or self.window or self.serve:
+            if self.out or self.stream or self.masks or self.lines or self.window or self.serve:
                 raise UserError("--benchmark writes nothing; leave --out, --masks, --lines, --window and --serve out")
             _distinct([self.report] if self.report else [], source.paths)
             return []
@@ -85,7 +93,7 @@ class Outputs:
         if self.masks is not None and self.masks.suffix.lower() in (".mp4", *ONE_IMAGE):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
-        if not (out or self.masks or self.lines or self.window or self.serve):
+        if not (out or self.stream or self.masks or self.lines or self.window or self.serve):
             single = not source.is_video and source.count == 1
             out = Path(f"{source.stem}-overlay.png" if single else "overlay.mp4")
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, self.report]
@@ -93,6 +101,8 @@ class Outputs:
         sinks: list[Sink] = []
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
+        if self.stream is not None:
+            sinks.append(StreamSink(self.stream, **self._streaming(source)))
         if self.masks is not None:
             sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
         if self.lines is not None:
@@ -109,6 +119,8 @@ class Outputs:
         suffix = out.suffix.lower()
         if suffix == ".mp4":
             return H264Sink(out, fps=self.fps or source.fps or DEFAULT_FPS, crf=self.crf, preset=self.preset)
+        if suffix == ".m3u8":
+            return PlaylistSink(out, **self._streaming(source))
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
                 raise UserError(
@@ -117,10 +129,20 @@ class Outputs:
             return ImageSink(out)
         if suffix and not out.is_dir():
             raise UserError(
-                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), {' '.join(ONE_IMAGE)} (one image), "
+                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), .m3u8 (HLS), {' '.join(ONE_IMAGE)} (one image), "
                 "or a folder, whose name has no suffix"
             )
         return ImageFolderSink(out, labels=labels)
+
+    def _streaming(self, source: Source) -> dict[str, Any]:
+        return {
+            "live": source.live,
+            "fps": self.fps or source.fps or DEFAULT_FPS,
+            "crf": self.crf,
+            "preset": self.preset,
+            "timeout": self.timeout,
+            "patience": self.patience,
+        }
 
 
 def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
