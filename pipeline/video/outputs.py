@@ -129,8 +129,8 @@ class Outputs:
             return ImageSink(out)
         if suffix and not out.is_dir():
             raise UserError(
-                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), .m3u8 (HLS), {' '.join(ONE_IMAGE)} (one image), "
-                "or a folder, whose name has no suffix"
+                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), .m3u8 (HLS), "
+                f"{' '.join(ONE_IMAGE)} (one image), or a folder, whose name has no suffix"
             )
         return ImageFolderSink(out, labels=labels)
 

@@ -33,7 +33,7 @@ class Destination:
     """Where a video goes.
 
     Attributes:
-        url: as FFmpeg takes it; holds the password, never shown.
+        url: as FFmpeg takes it, that of a playlist from its folder; holds the password, never shown.
         name: what people are told.
         format: FFmpeg's muxer.
         options: of the muxer.
@@ -102,14 +102,17 @@ def of_playlist(path: Path, av: Any, *, live: bool) -> Destination:
     kept = {"hls_list_size": str(_WINDOW), "hls_delete_threshold": str(_LEAVE)} if live else {}
     options = {
         "hls_time": str(_SEGMENT_S),
-        "hls_segment_filename": f"{path.absolute().with_suffix('')}".replace("%", "%%") + "-%d.ts",
-        # seconds since 1970: a run that begins anew has other names, and players see that it goes on
-        "hls_start_number_source": "epoch",
+        "hls_segment_filename": f"./{segment_stem(path)}-%d.ts",
         # a file is there when it is whole
         "hls_flags": "temp_file+independent_segments" + ("+delete_segments" if live else ""),
         **(kept or {"hls_list_size": "0", "hls_playlist_type": "event"}),
     }
-    return Destination(str(path.absolute()), str(path), "hls", options, key_s=_SEGMENT_S, path=path)
+    return Destination(f"./{path.name}", str(path), "hls", options, key_s=_SEGMENT_S, path=path)
+
+
+def segment_stem(path: Path) -> str:
+    """What the names of a playlist's segments begin with: nothing that FFmpeg or an address would take otherwise."""
+    return re.sub(r"[^\w.-]", "_", path.stem)
 
 
 def _check_muxer(muxer: str, av: Any, name: str) -> None:

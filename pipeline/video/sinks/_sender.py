@@ -1,14 +1,14 @@
 """A program of its own that sends a video to an address or writes it as a playlist: ``python _sender.py``
 
-PyAV holds Python's lock while FFmpeg connects and while it takes its leave, which may last as long as the network likes,
-and nothing can interrupt it: in the process of the run every thread would stand still. Here only this program does, an
-alarm of the system ends it in time, and a crash of a muxer is a lost connection.
+PyAV holds Python's lock while FFmpeg connects and while it says goodbye, for as long as the network likes, and nothing
+can interrupt it: in the process of the run every thread would stand still. Here only this program does, an alarm of the
+system ends it in time, and a crash of a muxer is a lost connection.
 
-Standard input: a line of JSON, ``{"url", "format", "options", "timeout", "head"}``, where ``head`` is how many bytes of an
-MP4 without frames follow, which describes the stream; then packets, each after :data:`PACKET`. So neither the list of
-processes nor the environment shows a password. Standard output: a line of JSON when the other side has accepted,
-``{"open": true}``, and one at the end, ``{"sent": packets}``, with ``"error"`` and ``"kind"`` when it failed. A call that
-takes longer than ``timeout`` seconds ends the program by SIGALRM.
+Standard input: a line of JSON, ``{"url", "format", "options", "timeout", "head"}``; then a file in the container NUT of
+``head`` bytes, which describes the stream; then packets, each after :data:`PACKET`. So neither the list of processes
+nor the environment shows a password. Standard output: a line of JSON when the other side has accepted,
+``{"open": true}``, and one at the end, ``{"sent": packets}``, with ``"error"`` and ``"kind"`` when it failed. A call
+that takes longer than ``timeout`` seconds ends the program by SIGALRM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO
 
@@ -95,5 +96,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, whose modules are not meant for others
+    if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+        sys.path.pop(0)  # modules of this folder are not meant for others
     main()

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -77,8 +76,9 @@ class Sending:
         self._last = -1
         self._key: int | None = None  # when the last key frame was asked for
         self._codec, self._head = self._encoder(encoding)
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(_sender.__file__))],
+        self._process = subprocess.Popen(  # noqa: S603 - a file of ours
+            [sys.executable, str(Path(_sender.__file__).resolve())],
+            cwd=self._destination.path.parent if self._destination.path else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -147,18 +147,15 @@ class Sending:
             said, _ = self._process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             self.kill()
+            self._process.communicate()
             raise Lost(f"it did not take the last frames within {limit:g} s") from None
         self._note(said)
         if self._process.returncode:
             raise self._lost(said)
 
     def kill(self) -> None:
-        """End it at once; called from any thread, whatever :meth:`open` or :meth:`send` wait for."""
+        """End it at once, whatever :meth:`open` or :meth:`send` wait for. Called from any thread."""
         self._process.kill()
-        if threading.current_thread() is threading.main_thread():
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
 
     def _hand_over(self, packets: Any) -> None:
         for packet in packets:
@@ -185,7 +182,10 @@ class Sending:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        facts = self._note(said + self._process.stdout.read())
+        with contextlib.suppress(ValueError):  # closed, and read
+            said += self._process.stdout.read()
+        self._process.stdout.close()
+        facts = self._note(said)
         if hasattr(signal, "SIGALRM") and status == -signal.SIGALRM:
             return Lost(f"no answer within {self._timeout:g} s", "check the address, its port and the network")
         return _as_lost(str(facts.get("kind", "")), str(facts.get("error", f"its program ended with {status}")))

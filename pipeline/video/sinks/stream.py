@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.picture import Picture
 from pipeline.video.sinks._base import Result
-from pipeline.video.sinks._destination import Destination, of_address, of_playlist
+from pipeline.video.sinks._destination import Destination, of_address, of_playlist, segment_stem
 from pipeline.video.sinks._frames import EncoderFrames
 from pipeline.video.sinks._pace import Pace
 from pipeline.video.sinks._sending import Encoding, Lost, Sending
@@ -220,6 +221,11 @@ class StreamSink:
         return f"sent to {self._to.name}: {self._seen - self.dropped} frames, {self.dropped} dropped{times}"
 
 
+def _now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
 class PlaylistSink(StreamSink):
     """An HLS playlist, ``NAME.m3u8``, with segments of two seconds beside it: a folder that any web server can serve.
 
@@ -244,6 +250,9 @@ class PlaylistSink(StreamSink):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._path.parent):
                 self._older = self._segments()
+            # a run that begins anew has other names, and players see that it goes on
+            newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
+            self._to = replace(self._to, options={**self._to.options, "start_number": str(max(newest + 1, _now()))})
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror or error}); free the place or name another one"
@@ -261,4 +270,4 @@ class PlaylistSink(StreamSink):
         if not self._path.is_file():
             return set()
         lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return {line for line in lines if re.fullmatch(rf"{re.escape(self._path.stem)}-\d+\.ts", line)}
+        return {line for line in lines if re.fullmatch(rf"{re.escape(segment_stem(self._path))}-\d+\.ts", line)}
