@@ -33,11 +33,12 @@ from pipeline.video.inputs import Input, inputs_of
 from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
+from pipeline.video.places import check_several, of_source
 from pipeline.video.progress import Progress
 from pipeline.video.rule_file import read_rules
 from pipeline.video.selection import Selection
 from pipeline.video.several import Outcome, run_each, status_of, table
-from pipeline.video.sinks import EventSink
+from pipeline.video.sinks import EventSink, StreamSink
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import StreamOptions
 from pipeline.video.staged import StagedText
@@ -76,7 +77,7 @@ def run_one(
         read: the files of all runs, where there are several; None: this is the only one.
     """
     several = read is not None
-    reading = StreamOptions(number=args.stream, tone_map=args.tone_map, deinterlace=args.deinterlace)
+    reading = StreamOptions(number=args.number, tone_map=args.tone_map, deinterlace=args.deinterlace)
     with ExitStack() as stack:
         source = given.open(
             open_timeout=args.timeout,
@@ -107,7 +108,7 @@ def run_one(
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
         named = "/".join(args.engine.resolve().parts[-2:])
         frames = selection.expected(source)
-        places = wanted.of_input(given.name or source.stem, several=several, read=read or [], expected=frames)
+        places = of_source(wanted, given.name or source.stem, several=several, read=read or [], expected=frames)
         places = replace(places, rules=rules)
         sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
         report = None
@@ -139,13 +140,14 @@ def run_one(
             found["skipped"] = list(source.skipped)
         if alone:
             found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
-        events = [sink for sink in sinks if isinstance(sink, EventSink)]
-        for sink in events:
-            found["events"] = sink.to_meta()
+        noted = []
+        for sink in sinks:
+            if isinstance(sink, (EventSink, StreamSink)):
+                found["events" if isinstance(sink, EventSink) else "stream"] = sink.to_meta()
+                noted.append(sink.describe())
         if report:
             report.put(dump_json(found))
     written = [sink.written for sink in sinks if sink.written]
-    noted = [sink.describe() for sink in events]
     return Outcome(source.name, summary=summary, status=status, written=written, found=found, noted=noted)
 
 
@@ -184,13 +186,16 @@ def main() -> int:
         crf=args.crf,
         preset=args.preset,
         event_dir=args.event_dir,
+        stream=args.stream,
+        timeout=args.timeout,
+        patience=args.patience,
         audio=args.audio,
         every=args.every,
         report=args.json,
         benchmark=args.benchmark,
     )
     read = [path for given in inputs for path in ([given.path] if given.path else given.images)] if several else None
-    wanted.check_several(len(inputs), read or [])
+    check_several(wanted, len(inputs), read or [])
     opened: list[Opened] = []
     with ExitStack() as stack:
 

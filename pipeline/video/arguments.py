@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+from pipeline.video.sinks._destination import is_address
 from pipeline.video.sinks.h264 import PRESETS
 from pipeline.video.smoothing import FRAMES
 from pipeline.video.view import POLICIES
@@ -17,6 +18,7 @@ EPILOG = """examples:
   infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
   infer.py ENGINE "frames/*.png" --out overlays               images -> images
   infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
+  infer.py ENGINE 0 --out rtsp://server:8554/front            a camera with its overlay, for other players
   infer.py ENGINE 0 --window                                  first camera, on the screen
   infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
@@ -82,7 +84,10 @@ def parse() -> argparse.Namespace:
         "what is written (default: NAME-overlay.mp4, or NAME-overlay.png for one image)"
     ).add_argument
     add(
-        "--out", type=Path, metavar="PATH", help="overlays: .mp4 (H.264), a folder for PNGs, or .png/.jpg for one image"
+        "--out",
+        metavar="PATH",
+        help="overlays: .mp4 (H.264), .m3u8 (HLS), a folder for PNGs, .png/.jpg for one image, or where to stream to: "
+        "rtsp://, rtmp://, udp://, srt:// (a file goes out in real time, of something live the newest frame)",
     )
     add("--masks", type=Path, metavar="DIR", help="label maps: PNGs of the frames' size")
     add("--ids", choices=("train", "original"), default="train", help="numbers in them; original: the data set's own")
@@ -152,10 +157,17 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument_group("engine and source").add_argument
     add("--threads", type=positive, metavar="N", help="threads of the engine on a CPU; default: as it was built")
     add("--contexts", type=positive, metavar="N", help="frames in work at a time; default: what suits the source")
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="for a stream to answer; default: %(default)g")
+    add(
+        "--timeout",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="for a stream, in or out, to answer; default: %(default)g",
+    )
     add("--patience", type=seconds, default=60.0, metavar="S", help="for a lost stream to return; default: %(default)g")
     add(
         "--stream",
+        dest="number",
         type=number(int, 0, "a whole number from 0"),
         metavar="N",
         help="video stream of a file that has several",
@@ -163,4 +175,8 @@ def parse() -> argparse.Namespace:
     add("--no-tone-map", dest="tone_map", action="store_false", help="leave HDR (PQ, HLG) as it is; default: to SDR")
     add("--no-deinterlace", dest="deinterlace", action="store_false", help="leave interlaced video as it is")
     add("--strict", action="store_true", help="stop at the first image or source that cannot be read")
-    return parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args()
+    streamed = given.out is not None and is_address(given.out)
+    given.stream = given.out if streamed else None  # a Path would make one of its two slashes
+    given.out = Path(given.out) if given.out is not None and not streamed else None
+    return given

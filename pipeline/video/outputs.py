@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from pipeline.video.sinks import (
     LinesSink,
     MaskSink,
     PageSink,
+    PlaylistSink,
     PrintedLinesSink,
     Sink,
+    StreamSink,
     WindowSink,
 )
 from pipeline.video.sinks.h264 import DEFAULT_FPS
@@ -33,8 +35,6 @@ log = logging.getLogger(__name__)
 
 ONE_IMAGE = (".png", ".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
-#: Stands for the name of the source in places of results.
-NAME = "{name}"
 EVENTS = Path("events")
 
 
@@ -43,7 +43,7 @@ class Outputs:
     """What was asked for.
 
     Args:
-        out: ``.mp4``, one image, or a folder of overlays.
+        out: ``.mp4``, ``.m3u8``, one image, or a folder of overlays.
         masks: a folder of label maps.
         original_ids: in the data set's own ids.
         lines: a file of JSON lines; ``-`` is standard output.
@@ -62,6 +62,8 @@ class Outputs:
         expected: how many frames will come; None: not known.
         allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
         out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
+        stream: an address that overlays are sent to, in the place of ``out``.
+        timeout, patience: of a stream, see :class:`pipeline.video.sinks.StreamSink`.
     """
 
     out: Path | None = None
@@ -85,51 +87,9 @@ class Outputs:
     embed: Sequence[str] = ()
     expected: int | None = None
     out_is_folder: bool = False
-
-    def check_several(self, count: int, read: Sequence[Path] = ()) -> None:
-        """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``; one source can
-        have everything."""
-        if self.report and NAME in str(self.report):
-            raise UserError(f"--json {self.report}: there is one summary of all sources; leave {NAME} out")
-        if count < 2:
-            return
-        if self.report and self.report != STANDARD_OUTPUT:
-            _distinct([self.report], read)
-        if self.benchmark or self.window or self.serve:
-            raise UserError(f"--benchmark, --window and --serve are for one source; got {count}: name one of them")
-        if self.lines == STANDARD_OUTPUT:
-            raise UserError(f"--lines -: prints the lines of one source; got {count}: --lines '{NAME}.jsonl'")
-        for option, place in (("--out", self.out), ("--lines", self.lines)):
-            if place is not None and (option == "--lines" or _names_file(place)) and NAME not in str(place):
-                raise UserError(
-                    f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
-                    f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
-                )
-
-    def of_input(
-        self, name: str | None, *, several: bool, read: Sequence[Path] = (), expected: int | None = None
-    ) -> Outputs:
-        """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds
-        a folder for each source."""
-
-        def place(wanted: Path | None, *, folder: bool) -> Path | None:
-            if wanted is None or name is None:
-                return wanted
-            if NAME in str(wanted):
-                return Path(str(wanted).replace(NAME, name))
-            return wanted / name if several and folder else wanted
-
-        return replace(
-            self,
-            name=name,
-            read=read,
-            expected=expected,
-            out_is_folder=self.out is not None and not self.out.suffix,
-            out=place(self.out, folder=self.out is not None and not _names_file(self.out)),
-            masks=place(self.masks, folder=True),
-            lines=place(self.lines, folder=False),
-            event_dir=place(self.event_dir, folder=True),
-        )
+    stream: str | None = None
+    timeout: float = 10.0
+    patience: float = 60.0
 
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
@@ -149,11 +109,9 @@ class Outputs:
         reports = [self.report] if self.report and self.report != STANDARD_OUTPUT else []
         read = [*source.paths, *self.read]
         if self.benchmark:
-            if self.out or self.masks or self.lines or self.window or self.serve or self.audio or self.rules:
-                raise UserError(
-                    "--benchmark writes nothing; leave out --out, --masks, --lines, --window, --serve, --audio, --events"
-                )
-            _distinct(reports, read)
+            if any(self._others()) or self.audio:
+                raise UserError("--benchmark writes nothing; leave --out and all other outputs and --audio out")
+            distinct(reports, read)
             return []
         if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
             raise UserError(
@@ -162,20 +120,22 @@ class Outputs:
             )
         if self.original_ids and self.masks is None:
             raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
-        if self.masks is not None and self.masks.name != self.name and _names_file(self.masks):
+        if self.masks is not None and self.masks.name != self.name and names_file(self.masks):
             raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
-        if not (out or self.masks or self.lines or self.window or self.serve or self.rules):
+        if not any(self._others()):
             out = self._default_out(source)
         check_sound(source, out, wanted=self.audio, fps=self.fps)
         events = self._event_sinks(source)
         targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
         targets += [sink.lines for sink in events]  # their folder itself is never replaced
-        _distinct([target for target in targets if target is not None], read)
+        distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
         tell_pixel_shape(source, out=out, masks=self.masks)
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
+        if self.stream is not None:
+            sinks.append(StreamSink(self.stream, **self._streaming(source)))
         if self.masks is not None:
             sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
         if self.lines is not None:
@@ -223,7 +183,7 @@ class Outputs:
     def _event_sinks(self, source: Source) -> list[EventSink]:
         if not self.rules:
             return []
-        fps = (self.fps or source.fps or DEFAULT_FPS) / self.every
+        fps = self._rate(source)
         clips: dict[str, Any] = {"fps": fps, "crf": self.crf, "preset": self.preset}
         pace = None if source.live else fps
         folder = self.event_dir or (EVENTS / self.name if self.read and self.name else EVENTS)
@@ -234,12 +194,14 @@ class Outputs:
         if suffix == ".mp4":
             return H264Sink(
                 out,
-                fps=(self.fps or source.fps or DEFAULT_FPS) / self.every,
+                fps=self._rate(source),
                 crf=self.crf,
                 preset=self.preset,
                 sound=sound_for(source, out, wanted=self.audio),
                 expected=self.expected,
             )
+        if suffix == ".m3u8":
+            return PlaylistSink(out, **self._streaming(source))
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
                 numbered = "; images are called after their frames" if "%" in out.name else ""
@@ -249,14 +211,33 @@ class Outputs:
             return ImageSink(out)
         if suffix and not out.is_dir():
             raise UserError(
-                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), {' '.join(ONE_IMAGE)} (one image), "
-                "or a folder, whose name has no suffix"
+                f"{out}: '{suffix}' is not written here; allowed: .mp4 (video), .m3u8 (HLS), "
+                f"{' '.join(ONE_IMAGE)} (one image), or a folder, whose name has no suffix"
             )
         return ImageFolderSink(out, labels=labels)
 
+    def _rate(self, source: Source) -> float:
+        """Frames per second of the overlay."""
+        return (self.fps or source.fps or DEFAULT_FPS) / self.every
 
-def _names_file(place: Path) -> bool:
-    return place.suffix.lower() in (".mp4", *ONE_IMAGE)
+    def _others(self) -> Sequence[object]:
+        """All outputs that were asked for, the report left out."""
+        return self.out, self.stream, self.masks, self.lines, self.window, self.serve, self.rules
+
+    def _streaming(self, source: Source) -> dict[str, Any]:
+        return {
+            "live": source.live,
+            "fps": self._rate(source),
+            "crf": self.crf,
+            "preset": self.preset,
+            "timeout": self.timeout,
+            "patience": self.patience,
+        }
+
+
+def names_file(place: Path) -> bool:
+    """Whether a place is that of a file, by its name."""
+    return place.suffix.lower() in (".mp4", ".m3u8", *ONE_IMAGE)
 
 
 def _resolved(target: Path) -> Path:
@@ -266,7 +247,7 @@ def _resolved(target: Path) -> Path:
         raise UserError(f"{target}: cannot be written ({error.strerror}); name another place") from error
 
 
-def _distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
+def distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
     """Raise UserError when a target is named twice, lies in another one, or would replace what is read."""
     places = [_resolved(target) for target in targets]
     folders = {folder: folder.resolve() for folder in {path.parent for path in read}}

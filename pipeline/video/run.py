@@ -19,7 +19,7 @@ from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay
 from pipeline.video.pixels import class_shares
 from pipeline.video.selection import Selection
-from pipeline.video.sinks import MainThreadSink, Result, Sink, Stop
+from pipeline.video.sinks import HurriedSink, MainThreadSink, Result, Sink, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.steps import Drawing, Inferring, Place, Reading, Writing
@@ -68,6 +68,7 @@ class Run:
         self._meter = meter = Meter(STEPS)
         live, batch = source.live, engines[0].batches[1]
         self._here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
+        self._hurried = [sink for sink in sinks if isinstance(sink, HurriedSink)]
         beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
 
         self._shown: Queue[Result] = Queue(1, newest=True)
@@ -147,6 +148,8 @@ class Run:
     def _wind_down(self) -> None:
         self._crew.tell(self._read.end)
         self._source.stop()
+        for sink in self._hurried:
+            sink.hurry()
 
     def _show(self, progress: Callable[[int], None]) -> None:
         self._crew.begin()  # not before Ctrl-C ends a run in good order

@@ -1,8 +1,11 @@
 """A real RTSP server for tests, run by the Python that has GStreamer's bindings: rtsp_server.py PORT [OPTIONS]
 
-It serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second, and writes "ready" when it
-listens. Each picture shows in its upper half when it was drawn: milliseconds of the monotonic clock modulo 65536, as 16
-bits, the highest left, white for 1.
+With --record it takes a video in H.264 that a client sends to rtsp://127.0.0.1:PORT/live, and writes a line for each
+picture that it decodes: "frame MILLISECONDS WIDTH HEIGHT LUMA".
+
+Without, it serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second. It writes "ready" when
+it listens. Each picture shows in its upper half when it was drawn: milliseconds of the monotonic clock modulo 65536, as
+16 bits, the highest left, white for 1.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--fps", type=int, default=25)
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--user", help="NAME:PASSWORD that clients must give")
     args = parser.parse_args()
     Gst.init(None)
@@ -32,13 +36,21 @@ def main() -> None:
     server.set_service(args.port)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
-        f"( appsrc name=pictures is-live=true format=time caps=video/x-raw,format=GRAY8,width={args.width},"
+        "( rtph264depay name=depay0 ! h264parse ! avdec_h264 ! videoconvert ! video/x-raw,format=I420 ! "
+        "appsink name=taken emit-signals=true sync=false )"
+        if args.record
+        else f"( appsrc name=pictures is-live=true format=time caps=video/x-raw,format=GRAY8,width={args.width},"
         f"height={args.height},framerate={args.fps}/1 ! videoconvert ! video/x-raw,format=I420 ! "
         "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! "
         "rtph264pay name=pay0 pt=96 config-interval=1 )"
     )
-    factory.set_shared(True)
-    factory.connect("media-configure", lambda _, media: configure(media, args))
+    if args.record:
+        factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+        factory.set_latency(0)
+        factory.connect("media-configure", lambda _, media: watch(media))
+    else:
+        factory.set_shared(True)
+        factory.connect("media-configure", lambda _, media: configure(media, args))
     if args.user:
         name, password = args.user.split(":", 1)
         auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
@@ -58,6 +70,17 @@ def main() -> None:
         sys.exit("the port is taken")
     print("ready", flush=True)
     GLib.MainLoop().run()
+
+
+def watch(media: GstRtspServer.RTSPMedia) -> None:
+    def taken(sink: Gst.Element) -> Gst.FlowReturn:
+        sample = sink.emit("pull-sample")
+        shape, buffer = sample.get_caps().get_structure(0), sample.get_buffer()
+        size = f"{shape.get_value('width')} {shape.get_value('height')}"
+        print(f"frame {buffer.pts // Gst.MSECOND} {size} {buffer.extract_dup(0, 1)[0]}", flush=True)
+        return Gst.FlowReturn.OK
+
+    media.get_element().get_by_name("taken").connect("new-sample", taken)
 
 
 def configure(media: GstRtspServer.RTSPMedia, args: argparse.Namespace) -> None:

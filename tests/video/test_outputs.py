@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
+from pipeline.video.places import check_several, of_source
 from pipeline.video.rules import Rule
 from pipeline.video.sources import open_source
 
@@ -124,8 +125,8 @@ def test_long_names_fit(folder: Path, labels: LabelSpec) -> None:
 def test_places_of_several_sources() -> None:
     def places(**wanted: Any) -> list[str]:
         outputs = Outputs(**{key: Path(value) for key, value in wanted.items()})
-        outputs.check_several(2)
-        own = outputs.of_input("a.b", several=True)
+        check_several(outputs, 2)
+        own = of_source(outputs, "a.b", several=True)
         return [str(place) for place in (own.out, own.masks, own.lines) if place]
 
     assert places(out="o", masks="m") == ["o/a.b", "m/a.b"]
@@ -141,12 +142,12 @@ def test_places_of_several_sources() -> None:
             places(**wanted)
     for options in ({"serve": "0"}, {"window": True}, {"benchmark": True}):
         with pytest.raises(UserError, match="are for one source; got 3"):
-            Outputs(**options).check_several(3)
-        Outputs(**options).check_several(1)
+            check_several(Outputs(**options), 3)
+        check_several(Outputs(**options), 1)
 
 
 def test_a_folder_may_have_the_name_of_a_source_with_dots(folder: Path, labels: LabelSpec) -> None:
-    own = Outputs(out=Path("o"), masks=Path("m")).of_input("clip.mp4", several=True)
+    own = of_source(Outputs(out=Path("o"), masks=Path("m")), "clip.mp4", several=True)
     sinks = own.sinks(open_source(str(folder)), labels=labels, engine="e")
     assert [f"{type(sink).__name__} {sink.written}" for sink in sinks] == [
         "ImageFolderSink o/clip.mp4",
@@ -155,6 +156,6 @@ def test_a_folder_may_have_the_name_of_a_source_with_dots(folder: Path, labels: 
 
 
 def test_files_of_other_runs_are_not_replaced(folder: Path, labels: LabelSpec) -> None:
-    own = Outputs(out=folder.parent / "b.mp4").of_input("a", several=True, read=[folder.parent / "b.mp4"])
+    own = of_source(Outputs(out=folder.parent / "b.mp4"), "a", several=True, read=[folder.parent / "b.mp4"])
     with pytest.raises(UserError, match="would replace the source"):
         own.sinks(open_source(str(folder)), labels=labels, engine="e")

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
+from pipeline.video.places import of_source
 from pipeline.video.sinks import H264Sink, Result
 from tests.video.fakes import Bars
 
@@ -62,6 +63,6 @@ def test_without_room_for_two_one_is_kept(
 
 
 def test_a_run_tells_how_many_frames_come(labels: LabelSpec) -> None:
-    (sink,) = Outputs().of_input("a", several=False, expected=7).sinks(Bars(), labels=labels, engine="e")
+    (sink,) = of_source(Outputs(), "a", several=False, expected=7).sinks(Bars(), labels=labels, engine="e")
     assert isinstance(sink, H264Sink)
     assert sink._expected == 7

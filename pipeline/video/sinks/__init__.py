@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from pipeline.video.sinks._base import MainThreadSink, Result, Sink, Stop
+from pipeline.video.sinks._base import HurriedSink, MainThreadSink, Result, Sink, Stop
 from pipeline.video.sinks.events import EventSink
 from pipeline.video.sinks.folders import ImageFolderSink, ImageSink, MaskSink
 from pipeline.video.sinks.h264 import H264Sink
 from pipeline.video.sinks.lines import LinesSink, PrintedLinesSink
 from pipeline.video.sinks.page import PageSink
+from pipeline.video.sinks.stream import PlaylistSink, StreamSink
 from pipeline.video.sinks.window import WindowSink
 
 __all__ = [
     "EventSink",
     "H264Sink",
+    "HurriedSink",
     "ImageFolderSink",
     "ImageSink",
     "LinesSink",
     "MainThreadSink",
     "MaskSink",
     "PageSink",
+    "PlaylistSink",
     "PrintedLinesSink",
     "Result",
     "Sink",
     "Stop",
+    "StreamSink",
     "WindowSink",
 ]

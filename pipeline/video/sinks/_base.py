@@ -85,6 +85,15 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class HurriedSink(Sink, Protocol):
+    """A sink that waits for others while it writes."""
+
+    def hurry(self) -> None:
+        """No more frames are read, because the run was interrupted or failed: wait no longer. Called from any thread,
+        once or more."""
+
+
+@runtime_checkable
 class MainThreadSink(Sink, Protocol):
     """A sink whose every method is called from the program's main thread, as windows want it. It gets the newest result
     now and then, and may raise :class:`Stop`."""

@@ -11,15 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.cores import codec_threads
 from pipeline.video.names import temporary_prefix
-from pipeline.video.picture import BT709, Picture, Yuv
+from pipeline.video.picture import Picture
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._frames import TAGGED, EncoderFrames
 from pipeline.video.sinks._room import has_room_for_copy, warn_of_little_room
 from pipeline.video.sound import Sound
 from pipeline.video.staged import StagedFile
@@ -35,7 +33,6 @@ _TIME_BASE = Fraction(1, _TICKS)
 _KEY_S = 2  # between key frames, and so between fragments
 _LONGEST = 2**31  # ticks of one frame, what MP4 can say: 6 h 37 min
 _SIDE = 16_384  # libx264's limit
-_TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers assume for HD
 
 
 class _Disk:
@@ -138,8 +135,7 @@ class H264Sink(StagedFile):
         self._container: Any = None
         self._stream: Any = None
         self._first: Picture | None = None
-        self._frame: Any = None  # used again and again
-        self._fitted: tuple[int, int] | None = None  # the other size that was told last
+        self._frames = EncoderFrames(av, path)
         self._origin: float | None = None
         self._count = 0
         self._last = -1
@@ -151,10 +147,7 @@ class H264Sink(StagedFile):
         try:
             if self._first is None:
                 self._begin(picture)
-            assert self._first is not None
-            if picture.size != self._first.size or picture.yuv != self._first.yuv:
-                picture = self._adapted(picture, result.name)
-            frame = self._encodable(picture)
+            frame = self._frames.frame(picture, result.name)
             frame.time_base = _TIME_BASE
             frame.pts = self._ticks(result.timestamp)
             if not self.of_use:
@@ -189,7 +182,7 @@ class H264Sink(StagedFile):
         codec.time_base = _TIME_BASE
         codec.gop_size = max(1, round(_KEY_S * self._rate))
         codec.thread_count = self._threads or codec_threads()
-        tags = picture.yuv or _TAGGED
+        tags = picture.yuv or TAGGED
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
         codec.sample_aspect_ratio = picture.aspect
@@ -200,40 +193,6 @@ class H264Sink(StagedFile):
         self._disk = _Disk(self.place)
         fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
         return self._av.open(self._disk, "w", format="mp4", options=fragments)
-
-    def _adapted(self, picture: Picture, name: str) -> Picture:
-        """A picture as large as the first one, and of its kind."""
-        assert self._first is not None
-        height, width = self._first.size
-        if picture.size not in {self._first.size, self._fitted}:
-            self._fitted = picture.size
-            log.warning(
-                "%s: %s is %dx%d (width x height), the frames before it were %dx%d: fitted into that",
-                *(self.path, name, *picture.size[::-1], width, height),
-            )
-        scale = min(height / picture.size[0], width / picture.size[1])
-        tall, wide = (max(2, round(side * scale) & ~1) for side in picture.size)
-        inside = picture.fit((min(tall, height), min(wide, width)))
-        top, left = (height - inside.shape[0]) // 2, (width - inside.shape[1]) // 2
-        whole = np.full((height, width, 3), 64, np.uint8)
-        whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-        return Picture(self._first.like(whole), self._first.yuv)
-
-    def _encodable(self, picture: Picture) -> Any:
-        """A picture as PyAV's frame, yuv420p."""
-        if picture.yuv is None:
-            height, width = picture.size
-            even = cv2.copyMakeBorder(picture.planes[0], 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="bgr24")
-            return frame.reformat(format="yuv420p", dst_colorspace=_TAGGED.matrix, dst_color_range=1)
-        if self._frame is None:
-            self._frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
-        frame = self._frame
-        frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
-        for place, plane in zip(frame.planes, picture.planes, strict=True):
-            rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
-            np.copyto(rows[:, : place.width], plane)
-        return frame
 
     def _ticks(self, timestamp: float | None) -> int:
         """Presentation time, strictly rising also where two times are nearer than a tick."""

@@ -1,0 +1,64 @@
+"""Where the results of several sources go: beside each other, so that none replaces another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.video.outputs import STANDARD_OUTPUT, Outputs, distinct, names_file
+
+#: Stands for the name of the source in places of results.
+NAME = "{name}"
+
+
+def check_several(wanted: Outputs, count: int, read: Sequence[Path] = ()) -> None:
+    """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``.
+
+    One source can have everything.
+    """
+    if wanted.report and NAME in str(wanted.report):
+        raise UserError(f"--json {wanted.report}: there is one summary of all sources; leave {NAME} out")
+    if count < 2:
+        return
+    if wanted.report and wanted.report != STANDARD_OUTPUT:
+        distinct([wanted.report], read)
+    if wanted.benchmark or wanted.window or wanted.serve or wanted.stream:
+        raise UserError(
+            f"--benchmark, --window, --serve and an address for --out are for one source; got {count}: name one of them"
+        )
+    if wanted.lines == STANDARD_OUTPUT:
+        raise UserError(f"--lines -: prints the lines of one source; got {count}: --lines '{NAME}.jsonl'")
+    for option, place in (("--out", wanted.out), ("--lines", wanted.lines)):
+        if place is not None and (option == "--lines" or names_file(place)) and NAME not in str(place):
+            raise UserError(
+                f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
+                f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
+            )
+
+
+def of_source(
+    wanted: Outputs, name: str | None, *, several: bool, read: Sequence[Path] = (), expected: int | None = None
+) -> Outputs:
+    """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds a
+    folder for each source."""
+
+    def place(given: Path | None, *, folder: bool) -> Path | None:
+        if given is None or name is None:
+            return given
+        if NAME in str(given):
+            return Path(str(given).replace(NAME, name))
+        return given / name if several and folder else given
+
+    return replace(
+        wanted,
+        name=name,
+        read=read,
+        expected=expected,
+        out_is_folder=wanted.out is not None and not wanted.out.suffix,
+        out=place(wanted.out, folder=wanted.out is not None and not names_file(wanted.out)),
+        masks=place(wanted.masks, folder=True),
+        lines=place(wanted.lines, folder=False),
+        event_dir=place(wanted.event_dir, folder=True),
+    )

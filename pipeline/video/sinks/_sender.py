@@ -1,0 +1,101 @@
+"""A program of its own that sends a video to an address or writes it as a playlist: ``python _sender.py``
+
+PyAV holds Python's lock while FFmpeg connects and while it says goodbye, for as long as the network likes, and nothing
+can interrupt it: in the process of the run every thread would stand still. Here only this program does, an alarm of the
+system ends it in time, and a crash of a muxer is a lost connection.
+
+Standard input: a line of JSON, ``{"url", "format", "options", "timeout", "head"}``; then a file in the container NUT of
+``head`` bytes, which describes the stream; then packets, each after :data:`PACKET`. So neither the list of processes
+nor the environment shows a password. Standard output: a line of JSON when the other side has accepted,
+``{"open": true}``, and one at the end, ``{"sent": packets}``, with ``"error"`` and ``"kind"`` when it failed. A call
+that takes longer than ``timeout`` seconds ends the program by SIGALRM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from struct import Struct
+from typing import Any, BinaryIO
+
+#: Presentation time and duration in ticks, whether it is a key frame, and how many bytes follow.
+PACKET = Struct("<qq?I")
+TICKS = 90_000  # a second; MPEG's clock
+#: Parameters stand in the header: nothing is to be looked for.
+_AT_ONCE = {"probesize": "32", "analyzeduration": "0"}
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """End this process where what is inside takes longer."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _tell(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _read(given: BinaryIO, size: int) -> bytes:
+    """So many bytes, fewer only at the end."""
+    data = given.read(size)
+    return data if len(data) == size else b""
+
+
+def _packets(av: Any, given: BinaryIO) -> Iterator[Any]:
+    while head := _read(given, PACKET.size):
+        pts, duration, key, size = PACKET.unpack(head)
+        data = _read(given, size)
+        if not data:
+            return
+        packet = av.Packet(data)
+        packet.time_base = Fraction(1, TICKS)
+        packet.pts = packet.dts = pts  # there are no B frames
+        packet.duration = duration
+        packet.is_keyframe = key
+        yield packet
+
+
+def main() -> None:
+    import av  # noqa: PLC0415 - optional, and this file may be looked at without it
+
+    av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines may hold addresses
+    given = sys.stdin.buffer
+    order = json.loads(given.readline())
+    sent = 0
+    try:
+        with av.open(BytesIO(given.read(order["head"])), format="nut", options=_AT_ONCE) as description:
+            target = av.open(order["url"], "w", format=order["format"], options=order["options"])
+            stream = target.add_stream_from_template(description.streams.video[0], opaque=True)
+        with _within(order["timeout"]):
+            target.start_encoding()
+        _tell(open=True)
+        for packet in _packets(av, given):
+            packet.stream = stream
+            with _within(order["timeout"]):
+                target.mux(packet)
+            sent += 1
+        with _within(order["timeout"]):
+            target.close()
+    except Exception as error:
+        _tell(sent=sent, error=getattr(error, "strerror", None) or str(error), kind=type(error).__name__)
+        sys.stdout.flush()
+        os._exit(1)  # a container that failed would take its leave again
+    _tell(sent=sent)
+
+
+if __name__ == "__main__":
+    if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+        sys.path.pop(0)  # modules of this folder are not meant for others
+    main()

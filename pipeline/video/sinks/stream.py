@@ -1,0 +1,273 @@
+"""Overlays as a live stream that others watch: an RTSP or RTMP server, MPEG-TS over UDP or SRT, or an HLS playlist."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.video._av import load_av
+from pipeline.video.picture import Picture
+from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._destination import Destination, of_address, of_playlist, segment_stem
+from pipeline.video.sinks._frames import EncoderFrames
+from pipeline.video.sinks._pace import Pace
+from pipeline.video.sinks._sending import Encoding, Lost, Sending
+from pipeline.video.sinks.h264 import DEFAULT_FPS, PRESETS
+
+log = logging.getLogger(__name__)
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # before another attempt to connect; doubled from one to the other
+_GOOD_S = 10.0  # a connection that held so long was good: the next outage begins with the shortest wait
+_LEAVE_S = 3.0  # for the last frames to go out
+
+
+class StreamSink:
+    """H.264 for whoever watches now: no frame waits in the encoder, and a key frame comes every second.
+
+    Of something live the newest frame is sent, with the time at which it arrived; frames that come while the other
+    side is slow or gone are dropped and counted, and the run never waits. Frames of a file are all sent, in real time
+    by their timestamps. A connection that is lost is made again, with growing pauses. The first one must succeed.
+
+    Args:
+        address: rtsp://, rtsps://, rtmp://, rtmps://, udp:// or srt://.
+        live: the source is live.
+        fps: frames a second, where frames have no timestamps, and for the encoder's rate control.
+        crf, preset: see :class:`pipeline.video.sinks.H264Sink`.
+        timeout: seconds that one step of connecting or sending may take.
+        patience: seconds without a connection until it is given up.
+
+    Raises:
+        UserError: on construction, when the address cannot be used, or PyAV or its libx264 is missing.
+    """
+
+    wants_picture = waits = True
+    written: Path | None = None
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        live: bool,
+        fps: float = DEFAULT_FPS,
+        crf: int = 20,
+        preset: str = "ultrafast",
+        timeout: float = 10.0,
+        patience: float = 60.0,
+    ) -> None:
+        self._av: Any = self._load(crf, preset)
+        self._to = self._destination(address, live)
+        self._rate = Fraction(min(max(fps, 1e-3), 1e3)).limit_denominator(1001)
+        self.patient = not live
+        self._paced = not live and self._to.path is None
+        self._encoding = Encoding(self._rate, crf, preset, self._to.key_s)
+        self._timeout, self._patience = max(timeout, 0.1), patience
+        self._frames = EncoderFrames(self._av, self._to.name)
+        self._hurried = threading.Event()
+        self._pace = Pace(fps=float(self._rate), wait=self._hurried.wait, name=self._to.name)
+        self._line: Sending | None = None
+        self._opening: Sending | None = None
+        self._opened = self._fresh = 0.0  # when the newest connection was made, and when a frame was last sent
+        self._wait = _FIRST_WAIT_S
+        self._sent = self._seen = self._connections = 0
+
+    def _destination(self, address: str, live: bool) -> Destination:
+        return of_address(address, self._av)
+
+    def _load(self, crf: int, preset: str) -> Any:
+        if preset not in PRESETS or not 0 <= crf <= 51:
+            raise UserError(f"--out: got preset {preset}, crf {crf}; allowed: {', '.join(PRESETS)}; crf 0 to 51")
+        av = load_av()
+        if av is None:
+            raise UserError("--out: a stream needs PyAV: pip install av; or watch it in a browser with --serve PORT")
+        try:
+            av.codec.Codec("libx264", "w")
+        except ValueError as error:
+            raise UserError(
+                "--out: this PyAV was built without libx264; use the wheel: pip install --force-reinstall av; or watch "
+                "it in a browser with --serve PORT"
+            ) from error
+        return av
+
+    def __enter__(self) -> StreamSink:
+        return self
+
+    def write(self, result: Result) -> None:
+        picture = result.picture
+        assert picture is not None, "an overlay sink needs a loop that draws"
+        self._seen = result.index + 1
+        position = self._pace.advance(result.timestamp)
+        while self._line is not None or self._connect(picture):
+            assert self._line is not None
+            seconds = self._pace.hold() if self._paced else position if self.patient else result.arrived
+            try:
+                self._line.send(picture, result.name, seconds)
+                self._fresh = time.perf_counter()
+                return
+            except Lost as lost:
+                self._drop(lost)
+            except self._av.error.FFmpegError as error:
+                height, width = picture.size
+                raise UserError(f"{self._to.name}: frames of {width}x{height} cannot be encoded ({error})") from None
+            if not self.patient:  # meanwhile newer frames have come
+                self._connect(picture)
+                return
+
+    def _drop(self, lost: Lost) -> None:
+        """A connection is over: tell, and wait the longer the sooner that came."""
+        assert self._line is not None
+        self._line.kill()
+        self._sent += self._line.sent
+        self._line = None
+        if self._to.path is not None:
+            raise UserError(f"{self._to.name}: cannot be written ({lost.reason}){lost.advice}")
+        told = "%s: %s; connecting again, for %g s at most"
+        log.warning(told, self._to.name, lost.reason, self._patience)
+        if time.perf_counter() - self._opened > _GOOD_S:
+            self._wait = _FIRST_WAIT_S
+        self._pause(lost)
+
+    def _connect(self, picture: Picture) -> bool:
+        """Make a connection. False: it is not there, and the run wants to end.
+
+        Raises:
+            UserError: the first one fails, or there is none for as long as patience lasts.
+        """
+        self._frames.first = self._frames.first or picture
+        while not self._hurried.is_set():
+            try:
+                self._opening = line = Sending(
+                    self._av, self._to, self._frames, encoding=self._encoding, timeout=self._timeout
+                )
+                line.open()
+            except Lost as lost:
+                line.kill()
+                if not self._connections and not self._hurried.is_set():
+                    verb = "opened" if self._to.path is None else "written"
+                    raise UserError(f"{self._to.name}: cannot be {verb} ({lost.reason}){lost.advice}") from None
+                self._pause(lost)
+                continue
+            finally:
+                self._opening = None
+            now = time.perf_counter()
+            if self._connections:
+                log.warning("%s: connected again, after %.1f s", self._to.name, now - self._fresh)
+            self._connections += 1
+            self._line, self._opened, self._fresh = line, now, now
+            self._pace.begin()
+            return True
+        return False
+
+    def _pause(self, lost: Lost) -> None:
+        left = self._fresh + self._patience - time.perf_counter()
+        if self._hurried.wait(max(min(self._wait, left), 0)):
+            return
+        if left <= self._wait:
+            raise UserError(
+                f"{self._to.name}: no connection for {self._patience:g} s, the last reason: {lost.reason}{lost.advice}"
+            )
+        self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
+
+    def hurry(self) -> None:
+        """No more frames are read: wait for no time and for no connection. Called from any thread."""
+        self._hurried.set()
+        opening = self._opening
+        if opening is not None:
+            opening.kill()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hurried.set()
+        line, self._line = self._line, None
+        if line is None:
+            return
+        try:
+            line.finish(_LEAVE_S if self._to.path is None else 2 * self._timeout)
+        except Lost as lost:
+            line.kill()
+            if self._to.path is not None and kind is None:
+                raise UserError(f"{self._to.name}: cannot be written ({lost.reason}){lost.advice}") from None
+            log.warning("%s: at its end: %s", self._to.name, lost.reason)
+        finally:
+            self._sent += line.sent
+
+    @property
+    def dropped(self) -> int:
+        """Overlays that were not sent."""
+        return self._seen - self._sent - (self._line.sent if self._line else 0)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Plain values for JSON, after the run."""
+        return {
+            "to": self._to.name,
+            "sent": self._seen - self.dropped,
+            "dropped": self.dropped,
+            "connections": self._connections,
+        }
+
+    def describe(self) -> str:
+        """What was sent, as a person reads it."""
+        again = self._connections - 1
+        times = f", connected again {again} time{'s' if again > 1 else ''}" if again > 0 else ""
+        return f"sent to {self._to.name}: {self._seen - self.dropped} frames, {self.dropped} dropped{times}"
+
+
+def _now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+class PlaylistSink(StreamSink):
+    """An HLS playlist, ``NAME.m3u8``, with segments of two seconds beside it: a folder that any web server can serve.
+
+    The playlist and each segment are there when they are whole. Of a file all frames are written, as fast as they come,
+    and all segments stay; of something live the last 30 seconds are kept. At the end the playlist says that it is over.
+    What an older playlist of this name lists is removed when the new one has taken its place.
+    """
+
+    def __init__(self, path: Path, *, live: bool, **options: Any) -> None:
+        super().__init__(str(path), live=live, **options)
+        self.written = self._path = path
+        self.waits = live
+        self._older: set[str] = set()
+
+    def _destination(self, address: str, live: bool) -> Destination:
+        return of_playlist(Path(address), self._av, live=live)
+
+    def __enter__(self) -> PlaylistSink:
+        if self._path.is_dir():
+            raise UserError(f"{self._path}: is a folder; name a file in it, as {self._path / 'live.m3u8'}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                self._older = self._segments()
+            # a run that begins anew has other names, and players see that it goes on
+            newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
+            self._to = replace(self._to, options={**self._to.options, "start_number": str(max(newest + 1, _now()))})
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror or error}); free the place or name another one"
+            ) from error
+        return self
+
+    def __exit__(self, *failed: Any) -> None:
+        super().__exit__(*failed)
+        if self._sent and self._path.is_file():
+            for name in self._older - self._segments():
+                (self._path.parent / name).unlink(missing_ok=True)
+
+    def _segments(self) -> set[str]:
+        """Names of our segments that the playlist lists; none where there is no playlist."""
+        if not self._path.is_file():
+            return set()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {line for line in lines if re.fullmatch(rf"{re.escape(segment_stem(self._path))}-\d+\.ts", line)}
