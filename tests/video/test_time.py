@@ -266,7 +266,7 @@ def test_without_pyav_times_are_those_of_the_file(
     assert times(dropped) == pytest.approx([n / 25 for n in range(60) if n not in (10, 11, 12, 30)], abs=1e-3)
     with pytest.raises(UserError, match=r"nothing from 9 s on, it ends at 2\.04 s; start earlier"):
         list(open_source(str(uneven_path)).frames(start=9))
-    assert not caplog.records
+    assert "timestamps" not in caplog.text
 
 
 def test_a_file_with_times_of_decoding_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
