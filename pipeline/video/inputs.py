@@ -106,7 +106,7 @@ def _named(found: Sequence[Input]) -> list[Input]:
             alone = [name for name, count in zip(names, bearers, strict=True) if count[name.casefold()] == 1]
             wish = alone[0] if alone else names[-1]
         else:
-            wish = given.images[0].absolute().parent.name or "images" if given.images else _plain(given.text)
+            wish = _whole(given.images[0]).parent.name or "images" if given.images else _plain(given.text)
         wish = shortened(wish, STEM)
         name, number = wish, 1
         while name.casefold() in taken:

@@ -84,6 +84,9 @@ def test_folders_have_their_whole_names(drives: Path, folder: Path, monkeypatch:
     assert [name for _, name in texts(".", "../b9.mp4")] == ["frames.v1", "b9"]
     (drives / "link.mp4").symlink_to("b9.mp4")
     assert [name for _, name in texts("../b9.mp4", "../link.mp4")] == ["b9", "link"]
+    monkeypatch.chdir(drives / "here")
+    assert [name for _, name in texts("../b9.mp4", "../frames.v1/a.png", "../frames.v1/b.JPG")] == ["b9", "frames.v1"]
+    monkeypatch.chdir(drives / "frames.v1")
     assert texts("a.png", "./a.png") == [("a.png", None)]
 
 
