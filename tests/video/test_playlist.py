@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,7 @@ def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> N
         while not over.is_set():
             if path.is_file():
                 text = path.read_text()
-                names = listed(path)
+                names = re.findall(r"^\S+\.ts$", text, re.MULTILINE)
                 counts.add(len(names))
                 if not text.startswith("#EXTM3U\n") or not text.endswith("\n") or text.count("#EXTINF") != len(names):
                     wrong.append(text)
@@ -144,6 +146,29 @@ def test_what_failed_ends_with_a_whole_playlist(tmp_path: Path, bright: Callable
         raise RuntimeError
     assert len(decoded(path)) == 60
     assert path.read_text().endswith("#EXT-X-ENDLIST\n")
+
+
+def test_a_full_disk(tmp_path: Path, bright: Callable[..., Result]) -> None:
+    """FFmpeg would go on, and leave an empty playlist."""
+    path = tmp_path / "live.m3u8"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, kept[1]))  # no file may be larger
+    try:
+        with (
+            pytest.raises(UserError, match=r"cannot be written \(File too large\); free the place or name another"),
+            PlaylistSink(path, live=False) as sink,
+        ):
+            for index in range(2000):
+                result = bright(index)
+                picture = Picture.of_bgr(np.roll(noise, 7 * index)) if index >= 60 else result.picture
+                sink.write(replace(result, picture=picture))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    assert len(listed(path)) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*listed(path), path.name])
+    path.write_text(path.read_text() + "#EXT-X-ENDLIST\n")
+    assert len(decoded(path)) == 50
 
 
 def test_places_that_cannot_be_written(tmp_path: Path, bright: Callable[..., Result]) -> None:
