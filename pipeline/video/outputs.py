@@ -110,7 +110,9 @@ class Outputs:
         read = [*source.paths, *self.read]
         if self.benchmark:
             if any(self._others()) or self.audio:
-                raise UserError("--benchmark writes nothing; leave --out and all other outputs and --audio out")
+                raise UserError(
+                    "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve, --audio and --events out"
+                )
             distinct(reports, read)
             return []
         if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
