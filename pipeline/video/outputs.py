@@ -111,7 +111,8 @@ class Outputs:
         if self.benchmark:
             if any(self._others()) or self.audio:
                 raise UserError(
-                    "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve, --audio and --events out"
+                    "--benchmark writes nothing; "
+                    "leave --out, --masks, --lines, --window, --serve, --audio and --events out"
                 )
             distinct(reports, read)
             return []
