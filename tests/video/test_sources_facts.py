@@ -164,7 +164,7 @@ def test_shape_of_pixels_is_carried_to_a_playlist_and_its_silence_is_told(
         for index, frame in enumerate(source.frames()):
             sink.write(make_result(index, picture=frame.picture))
     (segment,) = tmp_path.glob("live-*.ts")
-    with av.open(str(segment)) as container:
+    with av.open(str(segment), format="mpegts") as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
 
 
