@@ -59,7 +59,7 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
         UserError: several sources of which one is live, which never ends.
     """
     found: list[Input] = []
-    pictures = [Path(text) for text in texts if len(texts) > 1 and _is_image_file(text)]
+    pictures = list(dict.fromkeys(Path(text) for text in texts if len(texts) > 1 and _is_image_file(text)))
     for text in texts:
         listing = _listing(text)
         if listing is not None and listing.videos and not listing.images:
@@ -87,26 +87,26 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
 def _once(found: Sequence[Input]) -> list[Input]:
     seen: dict[object, Input] = {}
     for given in found:
-        seen.setdefault(given.path.absolute() if given.path else given.images or given.text, given)
+        seen.setdefault(_whole(given.path) if given.path else given.images or given.text, given)
     return list(seen.values())
 
 
 def _named(found: Sequence[Input]) -> list[Input]:
     """The same with a name each: the file's stem; where that is not enough also the folders in which files differ, then
     the suffix, then a number."""
-    paths = [given.path.absolute() for given in found if given.path is not None]
+    paths = [_whole(given.path) for given in found if given.path is not None]
     common = os.path.commonpath([path.parent for path in paths]) if paths else "."
-    wishes = {path: _wishes(path.relative_to(common)) for path in paths}
+    wishes = {path: _wishes(path.relative_to(common), path.is_dir()) for path in paths}
     bearers = [Counter(names[rule].casefold() for names in wishes.values()) for rule in range(3)]
     taken: set[str] = set()
     named: list[Input] = []
     for given in found:
         if given.path is not None:
-            names = wishes[given.path.absolute()]
+            names = wishes[_whole(given.path)]
             alone = [name for name, count in zip(names, bearers, strict=True) if count[name.casefold()] == 1]
             wish = alone[0] if alone else names[-1]
         else:
-            wish = given.images[0].absolute().parent.name or "images" if given.images else _plain(given.text)
+            wish = _whole(given.images[0]).parent.name or "images" if given.images else _plain(given.text)
         wish = shortened(wish, STEM)
         name, number = wish, 1
         while name.casefold() in taken:
@@ -117,10 +117,16 @@ def _named(found: Sequence[Input]) -> list[Input]:
     return named
 
 
-def _wishes(path: Path) -> tuple[str, str, str]:
-    """Names for a file, each longer than the one before."""
-    whole = "-".join((*path.parts[:-1], path.stem))
-    return path.stem, whole, f"{whole}-{path.suffix[1:]}"
+def _wishes(path: Path, is_folder: bool) -> tuple[str, str, str]:
+    """Names for a file or a folder, each longer than the one before."""
+    stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
+    whole = "-".join((*path.parts[:-1], stem))
+    return stem or "source", whole or "source", f"{whole}-{suffix[1:]}"
+
+
+def _whole(path: Path) -> Path:
+    """From the root on, without ``..`` and links to folders; a link to a file keeps its own name."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def _plain(text: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.video.sinks._base import Result
+from pipeline.video.pixels import Counts
 
 _ROUNDING = 1e-6  # seconds: times are sums of floats
 
@@ -58,11 +56,16 @@ class Rule:
     clip: Span | None = Span()
     url: str | None = None
 
-    def share_of(self, result: Result) -> float:
-        """Share of the pixels of the zone, or of the frame, that the classes cover, 0..1."""
-        pixels: npt.NDArray[np.int64] = result.pixels if self.zone is None else result.zone_pixels[self.zone]
-        total = int(pixels.sum())
-        return int(pixels[list(self.ids)].sum()) / total if total else 0.0
+    def share_of(self, pixels: Counts, zone_pixels: Mapping[str, Counts]) -> float:
+        """Share of the pixels of the zone, or of the frame, that the classes cover, 0..1.
+
+        Args:
+            pixels: (256,) of every id in the frame.
+            zone_pixels: the same in each zone, by its name.
+        """
+        counts = pixels if self.zone is None else zone_pixels[self.zone]
+        total = int(counts.sum())
+        return int(counts[list(self.ids)].sum()) / total if total else 0.0
 
 
 class Moment(NamedTuple):

@@ -157,6 +157,10 @@ class StagedFolder(Staged):
                 f"{self.path}: holds files that segpress did not write (there is no {self._mark} among them), and the "
                 "whole folder would be replaced; name a new folder"
             )
+        self._whole = self.path.resolve()  # a link stays: what it points to is replaced
+        here = Path.cwd()
+        if self._whole == here or self._whole in here.parents:
+            raise UserError(f"{self.path}: is where you are, and the whole folder would be replaced; name a new folder")
         if self.path.is_dir():
             with os.scandir(self.path) as entries:
                 inside = next((entry.name for entry in entries if entry.is_dir(follow_symlinks=False)), None)
@@ -164,10 +168,6 @@ class StagedFolder(Staged):
                 raise UserError(
                     f"{self.path}: holds the folder {inside}, and the whole of it would be replaced; name a new folder"
                 )
-        self._whole = self.path.resolve()  # a link stays: what it points to is replaced
-        here = Path.cwd()
-        if self._whole == here or self._whole in here.parents:
-            raise UserError(f"{self.path}: is where you are, and the whole folder would be replaced; name a new folder")
         prefix = temporary_prefix(self._whole.name, ".partial-", _OLD, self._whole.parent)
         self.place = Path(tempfile.mkdtemp(prefix=prefix, dir=self._whole.parent))
         self.place.chmod(0o755)

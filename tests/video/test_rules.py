@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.video.rules import Change, Clock, Moment, Rule, Watch
-from pipeline.video.sinks import Result
 
 RULE = Rule("car", ("car",), (1,), None, share=0.5, above=True, until=0.5, seconds=1.0, pause=1.0)
 
@@ -124,13 +123,13 @@ def test_an_event_that_goes_on_at_the_end() -> None:
     assert changes(RULE, [0, 0.5], [1, 1]) == [], "it had not begun"
 
 
-def test_shares_of_the_frame_and_of_a_zone(make_result: Callable[..., Result]) -> None:
-    zone = np.bincount([1, 1, 1, 2], minlength=256)
-    result = make_result(zone_pixels={"lane": zone, "empty": np.zeros(256, np.int64)})
-    assert RULE.share_of(result) == 0.25
-    assert replace(RULE, classes=("car", "sky"), ids=(1, 2)).share_of(result) == 0.375
-    assert replace(RULE, zone="lane").share_of(result) == 0.75
-    assert replace(RULE, zone="empty").share_of(result) == 0.0
+def test_shares_of_the_frame_and_of_a_zone() -> None:
+    frame = np.bincount([0, 0, 0, 0, 1, 1, 2, 255], minlength=256)
+    zones = {"lane": np.bincount([1, 1, 1, 2], minlength=256), "empty": np.zeros(256, np.int64)}
+    assert RULE.share_of(frame, zones) == 0.25
+    assert replace(RULE, classes=("car", "sky"), ids=(1, 2)).share_of(frame, zones) == 0.375
+    assert replace(RULE, zone="lane").share_of(frame, zones) == 0.75
+    assert replace(RULE, zone="empty").share_of(frame, zones) == 0.0
 
 
 def test_the_clock_is_that_of_the_source() -> None:

@@ -72,6 +72,24 @@ def test_names_are_unlike(drives: Path, make_video: Callable[..., Path]) -> None
     assert {named[str(drives / f"b10.{end}")] for end in ("mp4", "mkv")} == {"b10-mp4", "b10-mkv"}
 
 
+def test_folders_have_their_whole_names(drives: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.rename(drives / "frames.v1")
+    (drives / "here").mkdir()
+    monkeypatch.chdir(drives / "here")
+    assert texts("../frames.v1", "../b9.mp4", "../here/../b10.mp4") == [
+        *(("../frames.v1", "frames.v1"), ("../b9.mp4", "b9"), ("../here/../b10.mp4", "b10")),
+    ]
+    assert texts("../b9.mp4", drives / "b9.mp4", "../here/../b9.mp4") == [("../b9.mp4", None)]
+    monkeypatch.chdir(drives / "frames.v1")
+    assert [name for _, name in texts(".", "../b9.mp4")] == ["frames.v1", "b9"]
+    (drives / "link.mp4").symlink_to("b9.mp4")
+    assert [name for _, name in texts("../b9.mp4", "../link.mp4")] == ["b9", "link"]
+    monkeypatch.chdir(drives / "here")
+    assert [name for _, name in texts("../b9.mp4", "../frames.v1/a.png", "../frames.v1/b.JPG")] == ["b9", "frames.v1"]
+    monkeypatch.chdir(drives / "frames.v1")
+    assert texts("a.png", "./a.png") == [("a.png", None)]
+
+
 def test_standard_input_has_a_name(drives: Path) -> None:
     assert texts("-") == [("-", None)]
     assert texts("-", drives / "b9.mp4") == [("-", "stdin"), (str(drives / "b9.mp4"), "b9")]

@@ -66,6 +66,12 @@ def test_patterns(drives: Path) -> None:
 def test_a_pattern_relative_to_here(drives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(drives)
     assert names(open_source("**/*.png")) == ["left-1", "left-2", "right-cam-1"]
+    monkeypatch.chdir(drives / "right")
+    assert open_source("../left/*.png").stem == "left"
+    assert open_source("../**/*.png").stem == "drives"
+    monkeypatch.chdir(drives / "right/cam")
+    assert open_source("../cam/*.png").stem == "cam"
+    assert open_source("../../left/*.png").stem == "left"
 
 
 def test_what_exists_wins_over_patterns_numbers_and_addresses(

@@ -148,6 +148,13 @@ class Recorder(H264Sink):
         return new
 
 
+class _NoEncoder:
+    """Stands for the encoder of a file whose packets come from elsewhere."""
+
+    def encode(self, frame: None) -> list[Any]:
+        return []
+
+
 class ClipFile(H264Sink):
     """An MP4 of pieces, which are not encoded again: ``NAME-0001.mp4``, or the next number that is free.
 
@@ -164,6 +171,8 @@ class ClipFile(H264Sink):
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(folder / f"{name}.mp4")
         self._folder, self._name = folder, name
+        self._stream = _NoEncoder()
+        self._copied: Any = None
         self.first: Piece | None = None
         self.seconds = 0.0
         self.frames = 0
@@ -181,9 +190,9 @@ class ClipFile(H264Sink):
             if self.first is None:
                 self.first = piece
                 self._container = self._open()
-                self._stream = self._container.add_stream_from_template(stream)
+                self._copied = self._container.add_stream_from_template(stream)
             packet = self._av.Packet(piece.data)
-            packet.stream, packet.time_base = self._stream, _TIME_BASE
+            packet.stream, packet.time_base = self._copied, _TIME_BASE
             packet.pts = packet.dts = piece.pts - self.first.pts
             packet.duration, packet.is_keyframe = piece.duration, piece.is_key
             self._container.mux(packet)
@@ -194,18 +203,6 @@ class ClipFile(H264Sink):
         self.seconds = piece.seconds
         self.frames += 1
         self.of_use = True
-
-    def finish(self) -> None:
-        assert self._container is not None, "there is no piece, or it is finished"
-        container, self._container = self._container, None
-        assert self._disk is not None
-        try:
-            container.close()
-            self._disk.close()
-            self._disk.check()
-            self._index_first()
-        except (self._av.error.FFmpegError, OSError) as error:
-            raise self.unwritable(error) from error
 
     def commit(self) -> None:
         """Rename to a name that nobody has: it is taken first, so that two programs never replace each other's clip."""

@@ -18,9 +18,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO
@@ -45,6 +45,54 @@ def _within(seconds: float) -> Iterator[None]:
 def _tell(**facts: Any) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
+
+
+class _Folder:
+    """Files of a playlist. FFmpeg goes on when they cannot be written, and renames what is half-written to what readers
+    see: after the first error nothing is written any more, and the file is removed before it gets its name.
+
+    Attributes:
+        error: the first one; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def open(self, url: str, flags: int, options: object) -> _File:
+        """As av.open(io_open=...) wants it."""
+        return _File(url, self)
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+
+class _File:
+    def __init__(self, path: str, folder: _Folder) -> None:
+        self._path, self._folder = Path(path), folder
+        self._file: FileIO | None = None
+        if folder.error is None:
+            try:
+                self._file = self._path.open("wb", buffering=0)
+            except OSError as error:
+                folder.error = error
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view and self._file is not None and self._folder.error is None:
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                self._folder.error = error
+        return len(data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._folder.error is not None:
+            with suppress(OSError):
+                self._path.unlink()
 
 
 def _read(given: BinaryIO, size: int) -> bytes:
@@ -74,9 +122,11 @@ def main() -> None:
     given = sys.stdin.buffer
     order = json.loads(given.readline())
     sent = 0
+    folder = _Folder()
+    own = {"io_open": folder.open} if order["format"] == "hls" else {}
     try:
         with av.open(BytesIO(given.read(order["head"])), format="nut", options=_AT_ONCE) as description:
-            target = av.open(order["url"], "w", format=order["format"], options=order["options"])
+            target = av.open(order["url"], "w", format=order["format"], options=order["options"], **own)
             stream = target.add_stream_from_template(description.streams.video[0], opaque=True)
         with _within(order["timeout"]):
             target.start_encoding()
@@ -85,9 +135,11 @@ def main() -> None:
             packet.stream = stream
             with _within(order["timeout"]):
                 target.mux(packet)
+            folder.check()
             sent += 1
         with _within(order["timeout"]):
             target.close()
+        folder.check()
     except Exception as error:
         _tell(sent=sent, error=getattr(error, "strerror", None) or str(error), kind=type(error).__name__)
         sys.stdout.flush()

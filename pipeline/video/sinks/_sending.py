@@ -61,6 +61,9 @@ class Sending:
         frames: gives frames to encode; has had its first one.
         timeout: seconds that one step of connecting or of sending may take.
 
+    Raises:
+        Lost: the program cannot be started.
+
     Attributes:
         sent: frames that the other side, or the system on the way to it, has taken.
     """
@@ -76,14 +79,17 @@ class Sending:
         self._last = -1
         self._key: int | None = None  # when the last key frame was asked for
         self._codec, self._head = self._encoder(encoding)
-        self._process = subprocess.Popen(  # noqa: S603 - a file of ours
-            [sys.executable, str(Path(_sender.__file__).resolve())],
-            cwd=self._destination.path.parent if self._destination.path else None,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run, which ends this in good order
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - a file of ours
+                [sys.executable, str(Path(_sender.__file__).resolve())],
+                cwd=destination.path.parent if destination.path else None,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run, which ends this in good order
+            )
+        except OSError as error:  # its folder is gone, or there is no memory
+            raise Lost(error.strerror or type(error).__name__) from None
 
     def _encoder(self, encoding: Encoding) -> tuple[Any, bytes]:
         """An open encoder, and a small file that describes what it makes."""

@@ -111,7 +111,7 @@ class EventSink:
         if self._clips is not None:
             self._clips.record(result, now.seconds)
         for watch in self._watches:
-            change = watch.see(now, watch.rule.share_of(result))
+            change = watch.see(now, watch.rule.share_of(result.pixels, result.zone_pixels))
             if change is not None:
                 self._tell(watch.rule, change, result, cause="over")
         self._tell_clips()

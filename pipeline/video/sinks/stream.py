@@ -128,7 +128,7 @@ class StreamSink:
         self._sent += self._line.sent
         self._line = None
         if self._to.path is not None:
-            raise UserError(f"{self._to.name}: cannot be written ({lost.reason}){lost.advice}")
+            raise self._unwritable(lost.reason)
         told = "%s: %s; connecting again, for %g s at most"
         log.warning(told, self._to.name, lost.reason, self._patience)
         if time.perf_counter() - self._opened > _GOOD_S:
@@ -144,15 +144,14 @@ class StreamSink:
         self._frames.first = self._frames.first or picture
         while not self._hurried.is_set():
             try:
-                self._opening = line = Sending(
-                    self._av, self._to, self._frames, encoding=self._encoding, timeout=self._timeout
-                )
+                line = Sending(self._av, self._to, self._frames, encoding=self._encoding, timeout=self._timeout)
+                self._opening = line
                 line.open()
             except Lost as lost:
-                line.kill()
                 if not self._connections and not self._hurried.is_set():
-                    verb = "opened" if self._to.path is None else "written"
-                    raise UserError(f"{self._to.name}: cannot be {verb} ({lost.reason}){lost.advice}") from None
+                    if self._to.path is not None:
+                        raise self._unwritable(lost.reason) from None
+                    raise UserError(f"{self._to.name}: cannot be opened ({lost.reason}){lost.advice}") from None
                 self._pause(lost)
                 continue
             finally:
@@ -176,6 +175,9 @@ class StreamSink:
             )
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
 
+    def _unwritable(self, reason: str) -> UserError:
+        return UserError(f"{self._to.name}: cannot be written ({reason}); free the place or name another one")
+
     def hurry(self) -> None:
         """No more frames are read: wait for no time and for no connection. Called from any thread."""
         self._hurried.set()
@@ -195,7 +197,7 @@ class StreamSink:
         except Lost as lost:
             line.kill()
             if self._to.path is not None and kind is None:
-                raise UserError(f"{self._to.name}: cannot be written ({lost.reason}){lost.advice}") from None
+                raise self._unwritable(lost.reason) from None
             log.warning("%s: at its end: %s", self._to.name, lost.reason)
         finally:
             self._sent += line.sent
@@ -254,9 +256,7 @@ class PlaylistSink(StreamSink):
             newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
             self._to = replace(self._to, options={**self._to.options, "start_number": str(max(newest + 1, _now()))})
         except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror or error}); free the place or name another one"
-            ) from error
+            raise self._unwritable(error.strerror or str(error)) from error
         return self
 
     def __exit__(self, *failed: Any) -> None:

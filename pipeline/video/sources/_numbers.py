@@ -100,7 +100,7 @@ def packets_before(key: Any, *, container: Any, stream: Any, numbers: Numbers) -
     if index is not None and stream.frames and len(index) == stream.frames:
         return _in_index(key.dts, index, leap=numbers.leap)
     for packet in container.demux(stream):
-        if packet.size and (packet.pts, packet.dts, packet.pos) == (key.pts, key.dts, key.pos):
+        if packet.size and (packet.pts, packet.pos) == (key.pts, key.pos):  # dts may be unknown after a jump
             return numbers.packets
         numbers.add(packet)
         if not numbers.ranked:

@@ -186,7 +186,8 @@ def _found(listing: Listing) -> str:
 
 
 def _common_folder(images: Sequence[Path]) -> str:
-    return Path(os.path.commonpath([image.parent.absolute() for image in images])).name or "images"
+    folders = {image.parent for image in images}
+    return Path(os.path.commonpath([folder.resolve() for folder in folders])).name or "images"
 
 
 def _named(given: str, images: Sequence[Path]) -> list[tuple[str, Path]]:
