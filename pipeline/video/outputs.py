@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape
+from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape, tell_silent
 from pipeline.video.names import LONGEST, shortened
 from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
@@ -228,6 +228,7 @@ class Outputs:
         return self.out, self.stream, self.masks, self.lines, self.window, self.serve, self.rules
 
     def _streaming(self, source: Source) -> dict[str, Any]:
+        tell_silent(source)
         return {
             "live": source.live,
             "fps": self._rate(source),

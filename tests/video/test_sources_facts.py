@@ -153,6 +153,21 @@ def test_shape_of_pixels_is_carried_to_the_overlay_video(
         assert stream.codec_context.sample_aspect_ratio == (aspect or 1), "in the stream"
 
 
+def test_shape_of_pixels_is_carried_to_a_playlist_and_its_silence_is_told(
+    tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_source(str(clip(tmp_path / "dvd.mp4", TWO[0], "sound", aspect=Fraction(16, 11))))
+    (sink,) = Outputs(out=tmp_path / "live.m3u8").sinks(source, labels=labels, engine="e")
+    text = "its sound is not carried over to a stream; --audio copies it into an .mp4 file"
+    assert caplog.messages == [f"{source.name}: {text}"]
+    with sink:
+        for index, frame in enumerate(source.frames()):
+            sink.write(make_result(index, picture=frame.picture))
+    (segment,) = tmp_path.glob("live-*.ts")
+    with av.open(str(segment), format="mpegts") as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
 @pytest.mark.parametrize(
     ("aspect", "room", "size"),
     [

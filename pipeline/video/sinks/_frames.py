@@ -43,7 +43,7 @@ class EncoderFrames:
         return self._encodable(picture)
 
     def describe_to(self, stream: Any) -> None:
-        """Tell an encoder's stream the size of its frames and what their colours mean."""
+        """Tell an encoder's stream the size of its frames, the shape of their pixels and what their colours mean."""
         assert self.first is not None
         height, width = self.first.size
         stream.width, stream.height = width + width % 2, height + height % 2
@@ -52,6 +52,7 @@ class EncoderFrames:
         tags = self.first.yuv or TAGGED
         codec.colorspace, codec.color_primaries, codec.color_trc = tags.matrix, tags.primaries, tags.transfer
         codec.color_range = 2 if tags.full_range else 1
+        codec.sample_aspect_ratio = self.first.aspect
 
     def _adapted(self, picture: Picture, first: Picture, name: str) -> Picture:
         """A picture as large as the first one, and of its kind."""
