@@ -25,7 +25,7 @@ from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
 from pipeline.video.progress import Progress
 from pipeline.video.selection import Selection
-from pipeline.video.sinks import StreamSink
+from pipeline.video.sinks import StreamSink, check_address
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import open_source
 from pipeline.video.staged import StagedText
@@ -46,6 +46,7 @@ def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
 @command
 def main() -> int:
     args = parse()
+    check_address(args.stream)
     with ExitStack() as stack:
         source = open_source(args.source, open_timeout=args.timeout, read_timeout=args.timeout, patience=args.patience)
         stack.callback(source.close)

@@ -40,6 +40,9 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
     everything = chosen(folder, labels, out="x", masks="m", lines="l.jsonl", serve="127.0.0.1:0", window=True)
     kinds = [line.split()[0] for line in everything]
     assert kinds == ["ImageFolderSink", "MaskSink", "LinesSink", "PageSink", "WindowSink"]
+    assert chosen(folder, labels, out="deep/live.m3u8") == ["PlaylistSink deep/live.m3u8"]
+    assert chosen(folder, labels, stream="udp://127.0.0.1:9") == ["StreamSink None"], "and no overlay.mp4"
+    assert chosen(folder, labels, stream="rtsp://127.0.0.1/x", masks="m") == ["StreamSink None", "MaskSink m"]
     assert chosen(folder, labels, lines="-") == ["PrintedLinesSink None"]
 
 
@@ -58,6 +61,9 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"benchmark": True, "out": "x.mp4"}, "--benchmark writes nothing; leave --out"),
         ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
         ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
+        ({"out": "x.m3u8", "crf": 99}, "crf 99; allowed"),
+        ({"stream": "udp://127.0.0.1"}, "the port is missing"),
+        ({"benchmark": True, "stream": "udp://127.0.0.1:9"}, "--benchmark writes nothing; leave --out"),
     ],
 )
 def test_refused(folder: Path, labels: LabelSpec, wanted: dict[str, Any], message: str) -> None:
