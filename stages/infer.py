@@ -38,7 +38,7 @@ from pipeline.video.progress import Progress
 from pipeline.video.rule_file import read_rules
 from pipeline.video.selection import Selection
 from pipeline.video.several import Outcome, run_each, status_of, table
-from pipeline.video.sinks import EventSink, StreamSink
+from pipeline.video.sinks import EventSink, StreamSink, check_address
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import StreamOptions
 from pipeline.video.staged import StagedText
@@ -170,6 +170,7 @@ def tell(outcome: Outcome, *, args: Namespace) -> str:
 @command
 def main() -> int:
     args = parse()
+    check_address(args.stream)
     inputs = inputs_of(args.sources)
     marked = read_zones(args.zones) if args.zones else []
     several = len(inputs) > 1

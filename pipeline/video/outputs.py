@@ -27,6 +27,7 @@ from pipeline.video.sinks import (
     StreamSink,
     WindowSink,
 )
+from pipeline.video.sinks._destination import redacted
 from pipeline.video.sinks.h264 import DEFAULT_FPS
 from pipeline.video.sinks.page import parse_address
 from pipeline.video.sources import Source
@@ -138,7 +139,7 @@ class Outputs:
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.stream is not None:
-            sinks.append(StreamSink(self.stream, **self._streaming(source)))
+            sinks.append(self._stream_sink(source, self.stream))
         if self.masks is not None:
             sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
         if self.lines is not None:
@@ -226,6 +227,11 @@ class Outputs:
     def _others(self) -> Sequence[object]:
         """All outputs that were asked for, the report left out."""
         return self.out, self.stream, self.masks, self.lines, self.window, self.serve, self.rules
+
+    def _stream_sink(self, source: Source, address: str) -> StreamSink:
+        if redacted(address) == source.name:
+            raise UserError(f"--out {source.name}: is the source, which would take its own overlay; name another")
+        return StreamSink(address, **self._streaming(source))
 
     def _streaming(self, source: Source) -> dict[str, Any]:
         tell_silent(source)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -202,6 +205,53 @@ def test_user_errors(
     assert error.count("\n") == 1
     assert engine.calls <= 1
     assert not list(Path().iterdir())
+
+
+def test_stream_out(infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}/live/x"
+    times: list[float] = []
+
+    def receive() -> None:
+        with (
+            av.open(f"rtmp://{address}", options={"listen": "1"}, timeout=5) as container,
+            contextlib.suppress(av.error.OSError),  # what the end is called
+        ):
+            times.extend(frame.time for frame in container.decode(video=0))
+
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
+    time.sleep(0.3)
+    assert infer(make_video(count=20), "--out", f"rtmp://me:s3cret@{address}", "--json", "s.json") == 0
+    receiver.join(5)
+    assert times == pytest.approx([index / 25 for index in range(20)], abs=2e-3)
+    meta = json.loads(Path("s.json").read_text())
+    assert meta["stream"] == {"to": f"rtmp://{address}", "sent": 20, "dropped": 0, "connections": 1}
+    assert meta["seconds"] > 19 / 25, "in real time"
+    said = capsys.readouterr()
+    assert f"sent to rtmp://{address}: 20 frames, 0 dropped\n" in said.out
+    assert "s3cret" not in said.out + said.err + Path("s.json").read_text()
+    assert [path.name for path in Path().iterdir()] == ["s.json"]
+
+
+def test_playlist(infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av")
+    assert infer(make_video(count=60), "--out", "hls/live.m3u8") == 0
+    assert "written: hls/live.m3u8\n" in capsys.readouterr().out
+    with av.open("hls/live.m3u8") as container:
+        assert len(list(container.decode(video=0))) == 60
+    assert len(list(Path("hls").iterdir())) == 3
+
+
+@pytest.mark.parametrize("address", ["rstp://me:s3cret@host/x", "udp://me:s3cret@host", "rtsp:/me:s3cret@host/x"])
+def test_bad_address_before_anything_is_opened(infer: Any, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert infer("gone.mp4", "--out", address) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --out ")
+    assert error.count("\n") == 1
+    assert "s3cret" not in error
 
 
 @pytest.mark.parametrize("args", [["--limit", "0"], ["--limit", "x"], ["--threads", "-1"]])

@@ -51,6 +51,9 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         "ImageFolderSink x",
         f"EventSink {folder}",
     ]
+    assert chosen(folder, labels, out="deep/live.m3u8") == ["PlaylistSink deep/live.m3u8"]
+    assert chosen(folder, labels, stream="udp://127.0.0.1:9") == ["StreamSink None"], "and no overlay.mp4"
+    assert chosen(folder, labels, stream="rtsp://127.0.0.1/x", masks="m") == ["StreamSink None", "MaskSink m"]
     assert chosen(folder, labels, lines="-") == ["PrintedLinesSink None"]
 
 
@@ -77,6 +80,9 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"masks": "-"}, "--masks -: pictures are not written to standard output"),
         ({"lines": "-", "report": "-"}, "one of them can be standard output; name a file for the other"),
         ({"out": "o/%04d.png"}, "images are called after their frames; name an .mp4 file or a folder"),
+        ({"out": "x.m3u8", "crf": 99}, "crf 99; allowed"),
+        ({"stream": "udp://127.0.0.1"}, "the port is missing"),
+        ({"benchmark": True, "stream": "udp://127.0.0.1:9"}, "--benchmark writes nothing; leave --out"),
     ],
 )
 def test_refused(folder: Path, labels: LabelSpec, wanted: dict[str, Any], message: str) -> None:

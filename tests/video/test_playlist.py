@@ -153,7 +153,7 @@ def test_a_full_disk(tmp_path: Path, bright: Callable[..., Result]) -> None:
     path = tmp_path / "live.m3u8"
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, kept[1]))  # no file may be larger
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, kept[1]))  # no file may be larger
     try:
         with (
             pytest.raises(UserError, match=r"cannot be written \(File too large\); free the place or name another"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.video.sinks._base import HurriedSink, MainThreadSink, Result, Sink, Stop
+from pipeline.video.sinks._destination import check_address
 from pipeline.video.sinks.events import EventSink
 from pipeline.video.sinks.folders import ImageFolderSink, ImageSink, MaskSink
 from pipeline.video.sinks.h264 import H264Sink
@@ -28,4 +29,5 @@ __all__ = [
     "Stop",
     "StreamSink",
     "WindowSink",
+    "check_address",
 ]

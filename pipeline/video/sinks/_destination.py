@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError, closest
+from pipeline.video._av import load_av
 from pipeline.video.sources._address import redacted
 
-__all__ = ["Destination", "is_address", "of_address", "of_playlist", "redacted"]
+__all__ = ["Destination", "check_address", "is_address", "of_address", "of_playlist", "redacted"]
 
 #: FFmpeg's muxer by scheme.
 _MUXERS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "srt": "mpegts"}
@@ -87,6 +88,13 @@ def of_address(text: str, av: Any) -> Destination:
     if scheme == "udp" and "pkt_size=" not in parts.query:
         text += f"{'&' if parts.query else '?'}pkt_size={_DATAGRAM}"
     return Destination(text, name, muxer, _OPTIONS[muxer], key_s=1.0)
+
+
+def check_address(text: str | None) -> None:
+    """Raise UserError for what :func:`of_address` refuses, before anything is opened; None is no address."""
+    av = load_av()
+    if text is not None and av is not None:  # without PyAV the sink says what is missing
+        of_address(text, av)
 
 
 def of_playlist(path: Path, av: Any, *, live: bool) -> Destination:

@@ -129,6 +129,9 @@ class StreamSink:
         self._line = None
         if self._to.path is not None:
             raise self._unwritable(lost.reason)
+        if self._hurried.is_set():
+            log.warning("%s: takes nothing any more; the last frames are dropped", self._to.name)
+            return
         told = "%s: %s; connecting again, for %g s at most"
         log.warning(told, self._to.name, lost.reason, self._patience)
         if time.perf_counter() - self._opened > _GOOD_S:
@@ -180,10 +183,21 @@ class StreamSink:
 
     def hurry(self) -> None:
         """No more frames are read: wait for no time and for no connection. Called from any thread."""
+        first = not self._hurried.is_set()
         self._hurried.set()
         opening = self._opening
         if opening is not None:
             opening.kill()
+        if first and self._to.path is None:
+            leaving = threading.Timer(_LEAVE_S, self._leave)
+            leaving.daemon = True
+            leaving.start()
+
+    def _leave(self) -> None:
+        """The other side takes nothing: wait for it no longer."""
+        line = self._line
+        if line is not None:
+            line.kill()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
