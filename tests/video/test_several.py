@@ -227,7 +227,7 @@ def test_an_unreadable_image(
         return
     assert sorted(path.name for path in Path("o").glob("*.png")) == ["a.png", "c.png"]
     assert json.loads(Path("s.json").read_text())["skipped"] == [str(folder / "b.JPG")]
-    assert "images that could not be read and were passed over: 1\n" in capsys.readouterr().out
+    assert "images that could not be read and were skipped: 1\n" in capsys.readouterr().out
 
 
 def test_a_full_disk_ends_it_all(

@@ -1,0 +1,159 @@
+"""One run of ``stages/infer.py`` over one source, as its arguments say."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.artifact import Artifact, dump_json
+from pipeline.errors import EXIT_DAMAGED, UserError, closest
+from pipeline.labels import LabelSpec
+from pipeline.runtimes import Engine
+from pipeline.video.engines import on_gpu, rate_alone
+from pipeline.video.inputs import Input
+from pipeline.video.loop import segment
+from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
+from pipeline.video.overlay import Overlay
+from pipeline.video.places import of_source
+from pipeline.video.progress import Progress
+from pipeline.video.rule_file import read_rules
+from pipeline.video.selection import Selection
+from pipeline.video.several import Outcome
+from pipeline.video.sinks import EventSink, StreamSink
+from pipeline.video.smoothing import Smoother
+from pipeline.video.sources import StreamOptions
+from pipeline.video.staged import StagedText
+from pipeline.video.view import Looking, Region
+from pipeline.video.zone_file import Zone
+from pipeline.video.zones import Zones
+
+Opened = tuple[list[Engine], Artifact]
+EnginesFor = Callable[[bool], Opened]  # of a source that is live, or not
+
+
+def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
+    """Train ids of class names with commas between them. Raises UserError for a name that is no class."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in labels.names:
+            raise UserError(f"--only: '{name}' is no class of this engine; {closest(name, labels.names)}")
+    return [labels.names.index(name) for name in names]
+
+
+def run_one(
+    given: Input,
+    *,
+    args: Namespace,
+    wanted: Outputs,
+    marked: Sequence[Zone],
+    read: Sequence[Path] | None,
+    engines_for: EnginesFor,
+) -> Outcome:
+    """One run.
+
+    Args:
+        given: the source.
+        args: see :mod:`pipeline.video.arguments`.
+        wanted: places of the results, before the name of the source is put in.
+        marked: zones that the user gave.
+        read: the files of all runs, where there are several; None: this is the only one.
+        engines_for: opens the engines, or returns those that are open.
+
+    Raises:
+        UserError: the source or a target cannot be used.
+    """
+    several = read is not None
+    reading = StreamOptions(number=args.number, tone_map=args.tone_map, deinterlace=args.deinterlace)
+    with ExitStack() as stack:
+        source = given.open(
+            open_timeout=args.timeout,
+            read_timeout=args.timeout,
+            patience=args.patience,
+            fps=args.fps,
+            reading=reading,
+            strict=args.strict,
+        )
+        stack.callback(source.close)
+        reading.check(source)
+        if source.live and several:
+            raise UserError(f"{source.name}: is live and never ends; name it alone")
+        engines, facts = engines_for(source.live)
+        only = chosen_ids(facts.labels, args.only)
+        zones = Zones(marked, ignore_index=facts.labels.ignore_index) if marked else None
+        rules = read_rules(args.events, labels=facts.labels, zones=marked) if args.events else []
+        overlay = Overlay(
+            facts.labels,
+            alpha=args.alpha,
+            legend=args.legend,
+            only=only,
+            side_by_side=args.side_by_side,
+            zones=zones,
+        )
+        selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
+        looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
+        smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
+        named = "/".join(args.engine.resolve().parts[-2:])
+        frames = selection.expected(source)
+        places = of_source(wanted, given.name or source.stem, several=several, read=read or [], expected=frames)
+        places = replace(places, rules=rules)
+        sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
+        report = None
+        if args.json and args.json != STANDARD_OUTPUT and not several:
+            report = stack.enter_context(StagedText(args.json))
+        alone = [rate_alone(engines)] if args.benchmark else []
+        with Progress(frames, sys.stderr) as progress:
+            summary = segment(
+                source,
+                engines,
+                labels=facts.labels,
+                sinks=sinks,
+                overlay=overlay if any(sink.wants_picture for sink in sinks) else None,
+                smoother=smoother,
+                zones=zones,
+                looking=looking,
+                selection=selection,
+                engines_wait=on_gpu(facts),
+                progress=progress.update,
+            )
+        if args.benchmark:
+            alone.append(rate_alone(engines))
+        status = EXIT_DAMAGED if source.skipped or summary.damage else 0
+        if summary.interrupted and not source.live:
+            status = 130
+        found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
+        found["status"] = status
+        if source.skipped:
+            found["skipped"] = list(source.skipped)
+        if alone:
+            found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
+        noted = []
+        for sink in sinks:
+            if isinstance(sink, (EventSink, StreamSink)):
+                found["events" if isinstance(sink, EventSink) else "stream"] = sink.to_meta()
+                noted.append(sink.describe())
+        if report:
+            report.put(dump_json(found))
+    written = [sink.written for sink in sinks if sink.written]
+    return Outcome(source.name, summary=summary, status=status, written=written, found=found, noted=noted)
+
+
+def tell(outcome: Outcome, *, args: Namespace) -> str:
+    """What one run showed, as a person reads it."""
+    assert outcome.summary is not None
+    said = [outcome.summary.describe(verbose=args.benchmark)]
+    if args.benchmark:
+        rate = outcome.found["engine_alone_fps"]
+        share = outcome.summary.fps / rate if rate else 0.0
+        said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {share:.2f} of it"]
+    skipped = outcome.found.get("skipped", [])
+    said += ["", f"images that could not be read and were skipped: {len(skipped)}"] if skipped else []
+    said += ["", *outcome.noted] if outcome.noted else []
+    paths = [*outcome.written, *([args.json] if args.json and args.json != STANDARD_OUTPUT else [])]
+    said += ["", *(f"written: {path}" for path in paths)] if paths else []
+    return "\n".join(said)
