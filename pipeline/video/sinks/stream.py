@@ -77,6 +77,7 @@ class StreamSink:
         self._opening: Sending | None = None
         self._opened = self._fresh = 0.0  # when the newest connection was made, and when a frame was last sent
         self._wait = _FIRST_WAIT_S
+        self._due = 0.0  # when the next attempt to connect is
         self._sent = self._seen = self._connections = 0
 
     def _destination(self, address: str, live: bool) -> Destination:
@@ -117,9 +118,6 @@ class StreamSink:
             except self._av.error.FFmpegError as error:
                 height, width = picture.size
                 raise UserError(f"{self._to.name}: frames of {width}x{height} cannot be encoded ({error})") from None
-            if not self.patient:  # meanwhile newer frames have come
-                self._connect(picture)
-                return
 
     def _drop(self, lost: Lost) -> None:
         """A connection is over: tell, and wait the longer the sooner that came."""
@@ -139,19 +137,21 @@ class StreamSink:
         self._pause(lost)
 
     def _connect(self, picture: Picture) -> bool:
-        """Make a connection. False: it is not there, and the run wants to end.
+        """Make a connection. False: the run wants to end, or it is live and another attempt is not due.
 
         Raises:
             UserError: the first one fails, or there is none for as long as patience lasts.
         """
         self._frames.first = self._frames.first or picture
-        while not self._hurried.is_set():
+        while (self.patient or time.perf_counter() >= self._due) and not self._hurried.is_set():
             try:
                 line = Sending(self._av, self._to, self._frames, encoding=self._encoding, timeout=self._timeout)
                 self._opening = line
                 line.open()
             except Lost as lost:
-                if not self._connections and not self._hurried.is_set():
+                if self._hurried.is_set():
+                    return False
+                if not self._connections:
                     if self._to.path is not None:
                         raise self._unwritable(lost.reason) from None
                     raise UserError(f"{self._to.name}: cannot be opened ({lost.reason}){lost.advice}") from None
@@ -169,14 +169,18 @@ class StreamSink:
         return False
 
     def _pause(self, lost: Lost) -> None:
-        left = self._fresh + self._patience - time.perf_counter()
-        if self._hurried.wait(max(min(self._wait, left), 0)):
-            return
-        if left <= self._wait:
+        """Say when another attempt is due; of a file, wait for it. Raises UserError when patience is over."""
+        now = time.perf_counter()
+        left = self._fresh + self._patience - now
+        if left <= 0:
             raise UserError(
                 f"{self._to.name}: no connection for {self._patience:g} s, the last reason: {lost.reason}{lost.advice}"
             )
+        pause = min(self._wait, left)
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
+        self._due = now + pause
+        if self.patient:
+            self._hurried.wait(pause)
 
     def _unwritable(self, reason: str) -> UserError:
         return UserError(f"{self._to.name}: cannot be written ({reason}); free the place or name another one")
