@@ -307,6 +307,18 @@ def test_a_file_waits_for_its_server(
     assert sink.to_meta()["connections"] == 2
 
 
+def test_no_process_shows_the_password(camera: Callable[[int], Result]) -> None:
+    with StreamSink(f"udp://me:s3cret@127.0.0.1:{free_port(socket.SOCK_DGRAM)}", live=True) as sink:
+        sink.write(camera(0))
+        shown = [
+            path.read_bytes()
+            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            for path in (Path(f"/proc/{child}/cmdline"), Path(f"/proc/{child}/environ"))
+        ]
+    assert any(b"_sender.py" in text for text in shown)
+    assert not any(b"s3cret" in text for text in shown)
+
+
 def test_first_connection_must_succeed(camera: Callable[[int], Result]) -> None:
     for scheme in ("rtsp", "rtmp"):
         with (
