@@ -14,11 +14,6 @@ from pipeline.video.sinks._destination import Destination, of_playlist, segment_
 from pipeline.video.sinks.stream import StreamSink
 
 
-def _now() -> int:
-    """Seconds since 1970."""
-    return int(time.time())
-
-
 class PlaylistSink(StreamSink):
     """An HLS playlist, ``NAME.m3u8``, with segments of two seconds beside it: a folder that any web server can serve.
 
@@ -45,7 +40,9 @@ class PlaylistSink(StreamSink):
                 self._older = self._segments()
             # a run that begins anew has other names, and players see that it goes on
             newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
-            self._to = replace(self._to, options={**self._to.options, "start_number": str(max(newest + 1, _now()))})
+            self._to = replace(
+                self._to, options={**self._to.options, "start_number": str(max(newest + 1, int(time.time())))}
+            )
         except OSError as error:
             raise self._unwritable(error.strerror or str(error)) from error
         return self
