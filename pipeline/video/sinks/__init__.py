@@ -9,7 +9,8 @@ from pipeline.video.sinks.folders import ImageFolderSink, ImageSink, MaskSink
 from pipeline.video.sinks.h264 import H264Sink
 from pipeline.video.sinks.lines import LinesSink, PrintedLinesSink
 from pipeline.video.sinks.page import PageSink
-from pipeline.video.sinks.stream import PlaylistSink, StreamSink
+from pipeline.video.sinks.playlist import PlaylistSink
+from pipeline.video.sinks.stream import StreamSink
 from pipeline.video.sinks.window import WindowSink
 
 __all__ = [

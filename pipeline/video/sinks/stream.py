@@ -1,13 +1,10 @@
-"""Overlays as a live stream that others watch: an RTSP or RTMP server, MPEG-TS over UDP or SRT, or an HLS playlist."""
+"""Overlays as a live stream that others watch: an RTSP or RTMP server, MPEG-TS over UDP or SRT."""
 
 from __future__ import annotations
 
 import logging
-import re
-import tempfile
 import threading
 import time
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.video._av import load_av
 from pipeline.video.picture import Picture
 from pipeline.video.sinks._base import Result
-from pipeline.video.sinks._destination import Destination, of_address, of_playlist, segment_stem
+from pipeline.video.sinks._destination import Destination, of_address
 from pipeline.video.sinks._frames import EncoderFrames
 from pipeline.video.sinks._pace import Pace
 from pipeline.video.sinks._sending import Encoding, Lost, Sending
@@ -77,6 +74,7 @@ class StreamSink:
         self._opening: Sending | None = None
         self._opened = self._fresh = 0.0  # when the newest connection was made, and when a frame was last sent
         self._wait = _FIRST_WAIT_S
+        self._due = 0.0  # when the next attempt to connect is
         self._sent = self._seen = self._connections = 0
 
     def _destination(self, address: str, live: bool) -> Destination:
@@ -117,9 +115,6 @@ class StreamSink:
             except self._av.error.FFmpegError as error:
                 height, width = picture.size
                 raise UserError(f"{self._to.name}: frames of {width}x{height} cannot be encoded ({error})") from None
-            if not self.patient:  # meanwhile newer frames have come
-                self._connect(picture)
-                return
 
     def _drop(self, lost: Lost) -> None:
         """A connection is over: tell, and wait the longer the sooner that came."""
@@ -139,19 +134,21 @@ class StreamSink:
         self._pause(lost)
 
     def _connect(self, picture: Picture) -> bool:
-        """Make a connection. False: it is not there, and the run wants to end.
+        """Make a connection. False: the run wants to end, or it is live and another attempt is not due.
 
         Raises:
             UserError: the first one fails, or there is none for as long as patience lasts.
         """
         self._frames.first = self._frames.first or picture
-        while not self._hurried.is_set():
+        while (self.patient or time.perf_counter() >= self._due) and not self._hurried.is_set():
             try:
                 line = Sending(self._av, self._to, self._frames, encoding=self._encoding, timeout=self._timeout)
                 self._opening = line
                 line.open()
             except Lost as lost:
-                if not self._connections and not self._hurried.is_set():
+                if self._hurried.is_set():
+                    return False
+                if not self._connections:
                     if self._to.path is not None:
                         raise self._unwritable(lost.reason) from None
                     raise UserError(f"{self._to.name}: cannot be opened ({lost.reason}){lost.advice}") from None
@@ -169,14 +166,18 @@ class StreamSink:
         return False
 
     def _pause(self, lost: Lost) -> None:
-        left = self._fresh + self._patience - time.perf_counter()
-        if self._hurried.wait(max(min(self._wait, left), 0)):
-            return
-        if left <= self._wait:
+        """Say when another attempt is due; of a file, wait for it. Raises UserError when patience is over."""
+        now = time.perf_counter()
+        left = self._fresh + self._patience - now
+        if left <= 0:
             raise UserError(
                 f"{self._to.name}: no connection for {self._patience:g} s, the last reason: {lost.reason}{lost.advice}"
             )
+        pause = min(self._wait, left)
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
+        self._due = now + pause
+        if self.patient:
+            self._hurried.wait(pause)
 
     def _unwritable(self, reason: str) -> UserError:
         return UserError(f"{self._to.name}: cannot be written ({reason}); free the place or name another one")
@@ -235,53 +236,3 @@ class StreamSink:
         again = self._connections - 1
         times = f", connected again {again} time{'s' if again > 1 else ''}" if again > 0 else ""
         return f"sent to {self._to.name}: {self._seen - self.dropped} frames, {self.dropped} dropped{times}"
-
-
-def _now() -> int:
-    """Seconds since 1970."""
-    return int(time.time())
-
-
-class PlaylistSink(StreamSink):
-    """An HLS playlist, ``NAME.m3u8``, with segments of two seconds beside it: a folder that any web server can serve.
-
-    The playlist and each segment are there when they are whole. Of a file all frames are written, as fast as they come,
-    and all segments stay; of something live the last 30 seconds are kept. At the end the playlist says that it is over.
-    What an older playlist of this name lists is removed when the new one has taken its place.
-    """
-
-    def __init__(self, path: Path, *, live: bool, **options: Any) -> None:
-        super().__init__(str(path), live=live, **options)
-        self.written = self._path = path
-        self.waits = live
-        self._older: set[str] = set()
-
-    def _destination(self, address: str, live: bool) -> Destination:
-        return of_playlist(Path(address), self._av, live=live)
-
-    def __enter__(self) -> PlaylistSink:
-        if self._path.is_dir():
-            raise UserError(f"{self._path}: is a folder; name a file in it, as {self._path / 'live.m3u8'}")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._path.parent):
-                self._older = self._segments()
-            # a run that begins anew has other names, and players see that it goes on
-            newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
-            self._to = replace(self._to, options={**self._to.options, "start_number": str(max(newest + 1, _now()))})
-        except OSError as error:
-            raise self._unwritable(error.strerror or str(error)) from error
-        return self
-
-    def __exit__(self, *failed: Any) -> None:
-        super().__exit__(*failed)
-        if self._sent and self._path.is_file():
-            for name in self._older - self._segments():
-                (self._path.parent / name).unlink(missing_ok=True)
-
-    def _segments(self) -> set[str]:
-        """Names of our segments that the playlist lists; none where there is no playlist."""
-        if not self._path.is_file():
-            return set()
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return {line for line in lines if re.fullmatch(rf"{re.escape(segment_stem(self._path))}-\d+\.ts", line)}
