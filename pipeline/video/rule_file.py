@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Faults, closest
 from pipeline.labels import LabelSpec
 from pipeline.video.rules import Rule, Span
-from pipeline.video.settings_file import is_number, read_settings
+from pipeline.video.settings_file import is_number, read_entries
 from pipeline.video.zone_file import Zone
 
 KEYS = ("name", "class", "zone", "above", "below", "until", "seconds", "pause", "clip", "url")
@@ -32,10 +32,7 @@ def read_rules(path: Path, *, labels: LabelSpec, zones: Sequence[Zone] = ()) -> 
     Raises:
         UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
     """
-    found = read_settings(path, example=_EXAMPLE)
-    entries = found.get("events") if isinstance(found, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: no list of events; needed: {_EXAMPLE}")
+    found, entries = read_entries(path, "events", example=_EXAMPLE)
     faults, rules = Faults(str(path)), list[Rule]()
     for key in found:
         if key != "events":
@@ -133,7 +130,7 @@ def _wrong_shares(entry: Mapping[str, Any]) -> list[str]:
     until = entry.get("until", share)
     if (until > share) if key == "above" else (until < share):
         side = "at most" if key == "above" else "at least"
-        return [f".until: got {until!r}; allowed: {side} {share!r}, which is {key}: an event goes on until then"]
+        return [f".until: got {until!r}; allowed: {side} {share!r}, which is {key}: the event ends at that share"]
     return []
 
 

@@ -36,7 +36,7 @@ class Rule:
         zone: name of a zone; None: the whole frame.
         share: 0..1; the situation needs more (``above``) or less than that.
         above: which of the two.
-        until: 0..1; an event goes on while there is more (or less) than that: at most ``share`` where ``above``, at
+        until: 0..1; an event lasts while there is more (or less) than that: at most ``share`` where ``above``, at
             least ``share`` otherwise.
         seconds: how long the situation must hold before an event begins; 0: one frame is enough.
         pause: seconds without the situation until the event is over, so that one situation is one event.

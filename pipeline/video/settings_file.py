@@ -69,3 +69,16 @@ def read_settings(path: Path, *, example: str) -> Any:
 def is_number(value: Any) -> bool:
     """Whether a value of such a file is a number of a size that makes sense; true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def read_entries(path: Path, key: str, *, example: str) -> tuple[dict[str, Any], list[Any]]:
+    """A file that holds a list under ``key``: all of the file, and the list.
+
+    Raises:
+        UserError: see :func:`read_settings`; there is no such list, or it is empty.
+    """
+    found = read_settings(path, example=example)
+    entries = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no list of {key}; needed: {example}")
+    return found, entries

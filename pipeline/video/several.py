@@ -1,4 +1,4 @@
-"""Several runs, one after the other: what is bad is told and passed over, and a table says how each run ended."""
+"""Several runs, one after the other. Bad input is reported and skipped; a table shows how each run ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome:
     Attributes:
         source: as people call it.
         summary: None when it failed.
-        status: 0; :data:`pipeline.errors.EXIT_DAMAGED` where some of the input was damaged or passed over; 130 when it
+        status: 0; :data:`pipeline.errors.EXIT_DAMAGED` where some of the input was damaged or skipped; 130 when it
             was interrupted; 1 when it failed.
         written: places of its results.
         found: plain values for JSON.
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict: bool) -> list[Outcome]:
-    """Run every input. A bad one is told and passed over; an interruption and a full disk end it all.
+    """Run every input. A bad input is reported and skipped; an interruption or a full disk ends all runs.
 
     Args:
         run: one run; raises UserError where its source or one of its targets is bad.
@@ -82,7 +82,7 @@ def status_of(outcomes: Sequence[Outcome], *, expected: int) -> int:
     """The exit status of all runs together.
 
     130: interrupted. 1: not one input was processed, or it ended before the last one. EXIT_DAMAGED: some input failed,
-    or was damaged or passed over in part. 0: everything was processed.
+    or was damaged or skipped in part. 0: everything was processed.
     """
     states = [outcome.status for outcome in outcomes]
     if _INTERRUPTED in states:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import Faults, UserError, closest
-from pipeline.video.settings_file import is_number, read_settings
+from pipeline.video.settings_file import is_number, read_entries
 
 UNITS = ("pixels", "shares")
 KEYS = ("name", "points", "unit", "ignore")
@@ -55,10 +55,7 @@ def read_zones(path: Path) -> list[Zone]:
     Raises:
         UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
     """
-    found = read_settings(path, example=_EXAMPLE)
-    entries = found.get("zones") if isinstance(found, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: no list of zones; needed: {_EXAMPLE}")
+    _, entries = read_entries(path, "zones", example=_EXAMPLE)
     faults, zones = Faults(str(path)), list[Zone]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry)

@@ -1,4 +1,4 @@
-"""Calls an address with lines of JSON, without ever keeping anybody waiting."""
+"""Sends lines of JSON to a URL in the background; the caller never waits."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Caller:
             self._busy = False
 
     def _fail(self, reason: str) -> None:
-        """Count a failure; the first one after a success is told. With the lock held."""
+        """Count a failure, and warn of the first one after a success. The lock is held."""
         if not self._failing:
             log.warning("%s: an event could not be delivered (%s); failures are counted", self.address, reason)
         self._failing = True
