@@ -18,6 +18,12 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 
 
+#: Name of the optional second output of a deploy graph.
+CONFIDENCE = "confidence"
+#: The error of engines without the second output.
+NO_CONFIDENCE = "this engine gives no confidence; set export.confidence: true in params.yaml and run dvc repro"
+
+
 class Engine(ABC):
     """A loaded engine. Not for concurrent use: one engine a thread.
 
@@ -26,16 +32,30 @@ class Engine(ABC):
         output_size: (height, width) of the label maps it gives.
         batches: fewest and most frames of a run.
         device_ms: how long the last run took on the GPU, without copies; None for an engine that cannot tell.
+        gives_confidence: whether its deploy graph has the second output, see :meth:`run_with_confidence`.
     """
 
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     batches: tuple[int, int] = (1, 1)
     device_ms: float | None = None
+    gives_confidence: bool = False
 
     @abstractmethod
     def run(self, frames: Array) -> Array:
         """Segment frames (N, H, W, 3) BGR uint8 of ``input_size``; returns label maps (N, h, w) uint8 train ids."""
+
+    def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
+        """Segment frames as :meth:`run` does, and give the confidence of every label.
+
+        Returns:
+            label maps (N, h, w) uint8 train ids, the same as those of :meth:`run`; and confidence (N, h, w) uint8: the
+            softmax probability of the label, 0 to 1 as 0 to 255.
+
+        Raises:
+            UserError: the engine gives no confidence.
+        """
+        raise UserError(NO_CONFIDENCE)
 
     def another(self) -> Engine:
         """The same engine for another thread; close it as well. Raises UserError where there can be only one."""

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import Engine, Runtime, check_frames
+from pipeline.runtimes._base import CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
 
 #: What runs a graph, and behind it what runs the rest.
 PROVIDERS = {
@@ -193,6 +193,7 @@ class OnnxRuntimeEngine(Engine):
         self.input_size = (self.input_shape[1], self.input_shape[2])
         self.output_size = (int(label_map.shape[1]), int(label_map.shape[2]))
         self.batches = (self.input_shape[0], self.input_shape[0])
+        self.gives_confidence = CONFIDENCE in [output.name for output in session.get_outputs()]
 
     def another(self) -> OnnxRuntimeEngine:
         return OnnxRuntimeEngine(self.session)  # a session may run in several threads at once
@@ -200,6 +201,13 @@ class OnnxRuntimeEngine(Engine):
     def run(self, frames: Array) -> Array:
         check_frames(frames, self.input_shape)
         return np.asarray(self.session.run([self.output_name], {self.input_name: frames})[0], np.uint8)
+
+    def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
+        if not self.gives_confidence:
+            raise UserError(NO_CONFIDENCE)
+        check_frames(frames, self.input_shape)
+        label_maps, confidence = self.session.run([self.output_name, CONFIDENCE], {self.input_name: frames})
+        return np.asarray(label_maps, np.uint8), np.asarray(confidence, np.uint8)
 
 
 def cpu_model() -> str:
