@@ -24,6 +24,7 @@ import cv2
 from pipeline.artifact import dump_json
 from pipeline.errors import command
 from pipeline.video.arguments import parse
+from pipeline.video.confidence import check_gives
 from pipeline.video.engines import open_engines
 from pipeline.video.inputs import Input, inputs_of
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
@@ -45,6 +46,7 @@ def main() -> int:
     wanted = Outputs(
         out=args.out,
         masks=args.masks,
+        confidence=args.confidence,
         original_ids=args.ids == "original",
         lines=args.lines,
         window=args.window,
@@ -74,6 +76,8 @@ def main() -> int:
                 opened.append(open_engines(args.engine, threads=args.threads, contexts=args.contexts, live=live))
                 for engine in opened[0][0]:
                     stack.callback(engine.close)
+                needing = {"--uncertainty": args.uncertainty, "--confidence": bool(args.confidence)}
+                check_gives(opened[0][0], options=needing)
                 # the cores belong to the engine and the codecs; small pictures gain nothing from OpenCV's threads
                 cv2.setNumThreads(1)
             return opened[0]

@@ -109,9 +109,13 @@ def _files(add: Add) -> None:
         "(rtsp://, rtmp://, udp://, srt://)",
     )
     add("--masks", type=Path, metavar="DIR", help="label maps: PNGs of the size of the frames")
+    add("--confidence", type=Path, metavar="DIR", help="how sure each label is: PNGs, 0 to 255 for 0 to 100 %%")
     add("--ids", choices=("train", "original"), default="train", help="ids in the masks; original: of the data set")
     add(
-        "--lines", type=Path, metavar="FILE", help="a line of JSON per frame: class shares, latency, age; - prints them"
+        "--lines",
+        type=Path,
+        metavar="FILE",
+        help="a line of JSON per frame: class shares, confidence, latency; - prints them",
     )
     add("--json", type=Path, metavar="FILE", help="the summary; - prints it")
     add(
@@ -131,9 +135,10 @@ def _watching(add: Add) -> None:
 
 def _drawing(add: Add) -> None:
     add("--alpha", type=float, default=0.5, metavar="A", help="opacity of the colours, 0 to 1; default: %(default)s")
+    add("--uncertainty", action="store_true", help="show where the network is unsure instead of the classes")
     add("--only", metavar="CLASS,...", help="tint these classes only")
     add("--side-by-side", action="store_true", help="add the frame without colours on the left")
-    add("--no-legend", dest="legend", action="store_false", help="leave out the names of the classes")
+    add("--no-legend", dest="legend", action="store_false", help="leave out the names of the classes, or the scale")
 
 
 def _zones(add: Add) -> None:

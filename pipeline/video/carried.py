@@ -49,9 +49,13 @@ def tell_silent(source: Source) -> None:
         log.warning("%s: its sound is not carried over to a stream; --audio copies it into an .mp4 file", source.name)
 
 
-def tell_pixel_shape(source: Source, *, out: Path | None, masks: Path | None) -> None:
-    """Warn where pictures of pixels that are not square are written to files that cannot say so."""
-    plain = [str(path) for path in (out, masks) if path is not None and path.suffix.lower() not in (".mp4", ".m3u8")]
+def tell_pixel_shape(source: Source, *places: Path | None) -> None:
+    """Warn where pictures of pixels that are not square are written to files that cannot say so.
+
+    Args:
+        places: files and folders of pictures; None: this one is not written.
+    """
+    plain = [str(path) for path in places if path is not None and path.suffix.lower() not in (".mp4", ".m3u8")]
     if source.aspect != SQUARE and plain:
         shape = f"{source.aspect.numerator}:{source.aspect.denominator}"
         log.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import cv2
 import numpy as np
@@ -11,42 +11,38 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.picture import Picture
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture
 _MAX_SHARE = 1 / 3  # of the picture's height
 _DARK = 0.35  # share of the picture that shines through the strip
 
 
-class Legend:
-    """Writes colours and names of classes into pictures. A strip is drawn once and kept until something changes.
+class Strip:
+    """Writes a strip at the lower edge of pictures. It is drawn once and kept until something changes."""
 
-    Args:
-        labels: class names and colours.
-    """
-
-    def __init__(self, labels: LabelSpec) -> None:
-        self._labels = labels
+    def __init__(self) -> None:
         self._key: object = None
         self._planes: tuple[Array, ...] = ()
         self._masks: list[Array] = []
         self._black: tuple[int, ...] = ()
 
-    def draw(self, picture: Picture, ids: Sequence[int]) -> None:
-        """Write the classes ``ids`` into ``picture``, in place, in rows from the left.
+    def write(self, picture: Picture, content: Hashable, make: Callable[[], tuple[Array, Array]]) -> None:
+        """Write the strip into ``picture``, in place.
 
-        Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
+        Args:
+            content: what the strip says; while it is the same, ``make`` is not called again.
+            make: colours (h, W, 3) BGR on black, h even, and where they are (h, W); h is 0 where there is no room.
         """
-        key = (picture.size, picture.yuv, tuple(ids))
+        key = (picture.size, picture.yuv, content)
         if key != self._key:
             self._key = key
-            self._prepare(picture, ids)
+            self._prepare(picture, *make())
         for plane, strip, mask, black in zip(picture.planes, self._planes, self._masks, self._black, strict=False):
             place = plane[-len(strip) :]
             cv2.convertScaleAbs(place, dst=place, alpha=_DARK, beta=(1 - _DARK) * black)
             cv2.copyTo(strip, mask, place)
 
-    def _prepare(self, picture: Picture, ids: Sequence[int]) -> None:
-        strip, mask = _strip(self._labels, ids, picture.size)
+    def _prepare(self, picture: Picture, strip: Array, mask: Array) -> None:
         self._planes, self._masks = (), []
         if not len(strip):
             return
@@ -59,15 +55,39 @@ class Legend:
         self._black = tuple(int(table.flat[0]) for table in black)
 
 
+class Legend(Strip):
+    """Writes colours and names of classes into pictures.
+
+    Args:
+        labels: class names and colours.
+    """
+
+    def __init__(self, labels: LabelSpec) -> None:
+        super().__init__()
+        self._labels = labels
+
+    def draw(self, picture: Picture, ids: Sequence[int]) -> None:
+        """Write the classes ``ids`` into ``picture``, in place, in rows from the left.
+
+        Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
+        """
+        self.write(picture, tuple(ids), lambda: _strip(self._labels, ids, picture.size))
+
+
+def text_row(height: int) -> tuple[int, float, int]:
+    """Height of a row of text in a picture of so many rows, scale of its font, and the space around it, in pixels."""
+    row = max(14, height // 30)
+    return row, row / 36, row // 3
+
+
 def _strip(labels: LabelSpec, ids: Sequence[int], size: tuple[int, int]) -> tuple[Array, Array]:
     """Colours and names (h, W, 3) BGR on black, h even, and where they are (h, W); h is 0 where there is no room."""
     height, width = size
-    row = max(14, height // 30)  # height of a row of text, pixels
-    scale, pad = row / 36, row // 3
+    row, scale, pad = text_row(height)
     placed: list[tuple[int, int, int]] = []  # (id, left, row number)
     left, line = pad, 0
-    for index in ids if width >= _MIN_WIDTH else ():
-        wide = row + cv2.getTextSize(labels.names[index], _FONT, scale, 1)[0][0] + 2 * pad
+    for index in ids if width >= MIN_WIDTH else ():
+        wide = row + cv2.getTextSize(labels.names[index], FONT, scale, 1)[0][0] + 2 * pad
         if left + wide > width and left > pad:
             left, line = pad, line + 1
         if (line + 1) * row + pad > height * _MAX_SHARE:
@@ -83,5 +103,5 @@ def _strip(labels: LabelSpec, ids: Sequence[int], size: tuple[int, int]) -> tupl
         at = (left + row, y + row - pad)
         for image, colour, ink in ((strip, (blue, green, red), (255, 255, 255)), (mask, (255,), (255,))):
             cv2.rectangle(image, (left, y + 2), (left + row - pad, y + row - 3), colour, cv2.FILLED)
-            cv2.putText(image, labels.names[index], at, _FONT, scale, ink, 1, cv2.LINE_AA)
+            cv2.putText(image, labels.names[index], at, FONT, scale, ink, 1, cv2.LINE_AA)
     return strip, mask

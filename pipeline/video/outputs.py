@@ -14,6 +14,7 @@ from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape, tel
 from pipeline.video.names import LONGEST, shortened
 from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
+    ConfidenceSink,
     EventSink,
     H264Sink,
     ImageFolderSink,
@@ -46,6 +47,7 @@ class Outputs:
     Args:
         out: ``.mp4``, ``.m3u8``, one image, or a folder of overlays.
         masks: a folder of label maps.
+        confidence: a folder of confidence; the engine must give it.
         original_ids: in the data set's own ids.
         lines: a file of JSON lines; ``-`` is standard output.
         window: a window on this machine's screen.
@@ -89,6 +91,7 @@ class Outputs:
     expected: int | None = None
     out_is_folder: bool = False
     stream: str | None = None
+    confidence: Path | None = None
     timeout: float = 10.0
     patience: float = 60.0
 
@@ -113,7 +116,7 @@ class Outputs:
             if any(self._others()) or self.audio:
                 raise UserError(
                     "--benchmark writes nothing; "
-                    "leave --out, --masks, --lines, --window, --serve, --audio and --events out"
+                    "leave --out, --masks, --lines, --window, --serve, --audio, --events and --confidence out"
                 )
             distinct(reports, read)
             return []
@@ -122,26 +125,24 @@ class Outputs:
                 f"fps {self.fps:g} cannot be used: "
                 + ("frames of something live come when they come" if source.live else "allowed: above 0, at most 1000")
             )
-        if self.original_ids and self.masks is None:
-            raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
-        if self.masks is not None and self.masks.name != self.name and names_file(self.masks):
-            raise UserError(f"{self.masks}: masks are a folder of PNG files; name a folder, whose name has no suffix")
         out = self.out
         if not any(self._others()):
             out = self._default_out(source)
         check_sound(source, out, wanted=self.audio, fps=self.fps)
         events = self._event_sinks(source)
-        targets = [out, self.masks, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
+        targets = [out, self.masks, self.confidence, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
         targets += [sink.lines for sink in events]  # their folder itself is never replaced
         distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
-        tell_pixel_shape(source, out=out, masks=self.masks)
+        tell_pixel_shape(source, out, self.masks, self.confidence)
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.stream is not None:
             sinks.append(self._stream_sink(source, self.stream))
         if self.masks is not None:
             sinks.append(MaskSink(self.masks, labels=labels, original=self.original_ids))
+        if self.confidence is not None:
+            sinks.append(ConfidenceSink(self.confidence))
         if self.lines is not None:
             to_file = self.lines != STANDARD_OUTPUT
             sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
@@ -165,11 +166,16 @@ class Outputs:
         return sinks
 
     def _check_options(self) -> None:
+        if self.original_ids and self.masks is None:
+            raise UserError("original ids are for label maps; name a folder for them: --masks DIR")
+        for kind, folder in (("masks are", self.masks), ("confidence is", self.confidence)):
+            if folder is not None and folder.name != self.name and names_file(folder):
+                raise UserError(f"{folder}: {kind} a folder of PNG files; name a folder, whose name has no suffix")
         if self.serve is None and (self.allow_hosts or self.embed):
             raise UserError("--allow-host and --embed are for the page; add --serve PORT")
         if self.event_dir is not None and not self.rules:
             raise UserError(f"{self.event_dir}: a folder for events, but no rules; name their file: --events FILE")
-        for option, given in (("--out", self.out), ("--masks", self.masks)):
+        for option, given in (("--out", self.out), ("--masks", self.masks), ("--confidence", self.confidence)):
             if given == STANDARD_OUTPUT:
                 raise UserError(f"{option} -: pictures are not written to standard output; name a file or a folder")
         if self.lines == self.report == STANDARD_OUTPUT:
@@ -226,7 +232,7 @@ class Outputs:
 
     def _others(self) -> Sequence[object]:
         """All outputs that were asked for, the report left out."""
-        return self.out, self.stream, self.masks, self.lines, self.window, self.serve, self.rules
+        return self.out, self.stream, self.masks, self.confidence, self.lines, self.window, self.serve, self.rules
 
     def _stream_sink(self, source: Source, address: str) -> StreamSink:
         if redacted(address) == source.name:

@@ -14,8 +14,10 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.buffers import Buffers
+from pipeline.video.confidence import FULL
 from pipeline.video.legend import Legend
 from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.uncertainty import Heat, Scale
 from pipeline.video.zones import Zones
 
 _HALF = 0.5  # of colour and frame each: the default, and a third of the work
@@ -33,6 +35,11 @@ class Overlay:
         only: ids that are tinted; None for all.
         side_by_side: the frame as it is to the left of the tinted one.
         zones: their outlines are drawn; None: there are none.
+        uncertainty: show how unsure the network is, in the place of the classes, see
+            :class:`pipeline.video.uncertainty.Heat`; the legend is then its scale.
+
+    Attributes:
+        shows_confidence: :meth:`draw` needs ``confidence``.
 
     Raises:
         UserError: ``alpha`` is out of range.
@@ -47,23 +54,34 @@ class Overlay:
         only: Collection[int] | None = None,
         side_by_side: bool = False,
         zones: Zones | None = None,
+        uncertainty: bool = False,
     ) -> None:
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha is {alpha}; allowed: 0 (the frame alone) to 1 (the colours alone)")
         self.alpha = alpha
         self.side_by_side = side_by_side
+        self.shows_confidence = uncertainty
         self._zones = zones
         self._palette = labels.lookup_bgr()  # (256, 1, 3)
-        self._bare = np.ones(256, np.uint8)
+        self._bare = np.full(256, FULL, np.uint8)
         self._bare[list(range(labels.num_classes)) if only is None else list(only)] = 0
-        self._legend = Legend(labels) if legend else None
+        self._legend = Legend(labels) if legend and not uncertainty else None
+        self._scale = Scale() if legend and uncertainty else None
+        self._heat = Heat(alpha) if uncertainty else None
         self._tables: dict[Yuv | None, tuple[Array, ...]] = {}
         self._buffers = Buffers()
         self._size = (0, 0)
         self._seen: set[int] = set()
 
     def draw(
-        self, picture: Picture, label_map: Array, *, box: Box, pixels: np.ndarray[tuple[int], np.dtype[np.int64]]
+        self,
+        picture: Picture,
+        label_map: Array,
+        *,
+        box: Box,
+        pixels: np.ndarray[tuple[int], np.dtype[np.int64]],
+        confidence: Array | None = None,
+        mean_confidence: float | None = None,
     ) -> Picture:
         """A tinted copy of a frame; pixels of ignored, unknown and unwanted ids stay as they are.
 
@@ -72,10 +90,9 @@ class Overlay:
             label_map: (h, w) train ids of ``box``, of any size.
             box: the part of the frame that ``label_map`` shows.
             pixels: (256,) how often each id occurs in ``label_map``.
+            confidence: (h, w) of the pixels of ``label_map``, 0 to 255; needed where it is shown.
+            mean_confidence: of all of them, 0 to 1; None: the legend does not say it.
         """
-        tables = self._tables.get(picture.yuv)
-        if tables is None:
-            tables = self._tables[picture.yuv] = self._lookup(picture)
         if picture.size != self._size:
             self._size = picture.size
             self._buffers.clear()
@@ -88,21 +105,39 @@ class Overlay:
             for plane, copy in zip(picture.planes, planes, strict=True):
                 np.copyto(copy, plane)
         drawn = replace(picture, planes=tuple(planes))
-        for part, out, table in zip(picture.parts(box), drawn.parts(box), tables, strict=True):
-            size = (part.shape[0], part.shape[1])
-            colours = label_map if table.ndim == 1 else cv2.cvtColor(label_map, cv2.COLOR_GRAY2BGR)
-            scratch = self._buffers.get(part.shape)
-            self._blend(part, _enlarge(np.asarray(cv2.LUT(colours, table), np.uint8), scratch), out)
-            if bare is not None:
-                cv2.copyTo(part, _enlarge(bare, self._buffers.get(size)), out)
+        if self._heat:
+            assert confidence is not None, "needs a run that asks the engine for confidence"
+            self._warm(picture, drawn, confidence if bare is None else np.maximum(confidence, bare), box, self._heat)
+        else:
+            self._tint(picture, drawn, label_map, box, bare)
         if self._zones:
             self._zones.draw(drawn)
         if self._legend:
             self._seen.update(int(index) for index in occurring if not self._bare[index])
             self._legend.draw(drawn, sorted(self._seen))
+        if self._scale:
+            self._scale.draw(drawn, mean_confidence)
         if self.side_by_side:
             return replace(drawn, planes=tuple(np.hstack(pair) for pair in zip(picture.planes, planes, strict=True)))
         return drawn
+
+    def _tint(self, picture: Picture, drawn: Picture, label_map: Array, box: Box, bare: Array | None) -> None:
+        """Blend the colours of classes into ``drawn``; where ``bare`` (h, w) is not 0, the frame stays as it is."""
+        tables = self._tables.get(picture.yuv)
+        if tables is None:
+            tables = self._tables[picture.yuv] = self._lookup(picture)
+        for part, out, table in zip(picture.parts(box), drawn.parts(box), tables, strict=True):
+            size = (part.shape[0], part.shape[1])
+            self._blend(part, _enlarge(_looked_up(label_map, table), self._buffers.get(part.shape)), out)
+            if bare is not None:
+                cv2.copyTo(part, _enlarge(bare, self._buffers.get(size)), out)
+
+    def _warm(self, picture: Picture, drawn: Picture, confidence: Array, box: Box, heat: Heat) -> None:
+        """Blend the colours of uncertainty into ``drawn``; where confidence (h, w) is 255, the frame stays as it is."""
+        for part, out, (colours, kept) in zip(picture.parts(box), drawn.parts(box), heat.tables(picture), strict=True):
+            share = _enlarge(_looked_up(confidence, kept), self._buffers.get(part.shape))
+            cv2.multiply(part, share, dst=out, scale=1 / FULL)
+            cv2.add(out, _enlarge(_looked_up(confidence, colours), share), dst=out)
 
     def _lookup(self, picture: Picture) -> tuple[Array, ...]:
         tables = picture.colours(self._palette)
@@ -115,6 +150,12 @@ class Overlay:
             cv2.add(np.right_shift(part, 1, out=out), colours, dst=out)
         else:
             cv2.addWeighted(part, 1 - self.alpha, colours, self.alpha, 0, dst=out)
+
+
+def _looked_up(values: Array, table: Array) -> Array:
+    """(h, w) of a table (256,), or (h, w, 3) of a table (256, 1, 3)."""
+    indices = values if table.ndim == 1 else cv2.cvtColor(values, cv2.COLOR_GRAY2BGR)
+    return np.asarray(cv2.LUT(indices, table), np.uint8)
 
 
 def _enlarge(image: Array, out: Array) -> Array:

@@ -59,6 +59,7 @@ def of_source(
         out_is_folder=wanted.out is not None and not wanted.out.suffix,
         out=place(wanted.out, folder=wanted.out is not None and not names_file(wanted.out)),
         masks=place(wanted.masks, folder=True),
+        confidence=place(wanted.confidence, folder=True),
         lines=place(wanted.lines, folder=False),
         event_dir=place(wanted.event_dir, folder=True),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
+from pipeline.video.confidence import mean_of, means_by_class
 from pipeline.video.cores import usable_cores
 from pipeline.video.crew import Crew, Step
 from pipeline.video.flow import Queue
@@ -19,7 +20,7 @@ from pipeline.video.meter import Meter
 from pipeline.video.overlay import Overlay
 from pipeline.video.pixels import class_shares
 from pipeline.video.selection import Selection
-from pipeline.video.sinks import HurriedSink, MainThreadSink, Result, Sink, Stop
+from pipeline.video.sinks import ConfidenceReader, HurriedSink, MainThreadSink, Result, Sink, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.steps import Drawing, Inferring, Place, Reading, Writing
@@ -89,8 +90,19 @@ class Run:
         # whatever reading hangs in, a core is left for the rest
         waits = source.waits or live or usable_cores() == 1
         self._reading = Reading(self._frames, self._read, meter, waits=waits, told=self._size_up)
+        self._confident = engines[0].gives_confidence and (
+            any(isinstance(sink, ConfidenceReader) and sink.reads_confidence for sink in sinks)
+            or (overlay is not None and overlay.shows_confidence)
+        )
         inferring = Inferring(
-            engines, self._read, self._seen, meter, looking=looking, full_batches=not live, waits=engines_wait
+            engines,
+            self._read,
+            self._seen,
+            meter,
+            looking=looking,
+            full_batches=not live,
+            waits=engines_wait,
+            confident=self._confident,
         )
         self._drawing = Drawing(
             self._seen,
@@ -182,14 +194,17 @@ class Run:
         return self._source.dropped + self._read.dropped
 
     def summary(self, labels: LabelSpec, *, seconds: float) -> Summary:
-        shares, other = class_shares(self._drawing.pixels, labels)
+        pixels, sums = self._drawing.pixels, self._drawing.confidence_sums
+        shares, other = class_shares(pixels, labels)
         return Summary(
             frames=self._drawing.frames,
             seconds=seconds,
             steps=self._meter.steps(),
             shares=shares,
             other=other,
-            zones=zone_shares(self._drawing.zone_pixels, labels),
+            zones=zone_shares(self._drawing.zone_pixels, labels, confidence_sums=self._drawing.zone_confidence_sums),
+            confidence=means_by_class(sums, pixels, labels) if self._confident else {},
+            mean_confidence=mean_of(sums, pixels) if self._confident else None,
             depths={
                 "read": Depth.of(self._read),
                 "engine": Depth.of(self._seen),

@@ -94,6 +94,7 @@ def run_one(
             only=only,
             side_by_side=args.side_by_side,
             zones=zones,
+            uncertainty=args.uncertainty,
         )
         selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
@@ -103,6 +104,8 @@ def run_one(
         places = of_source(wanted, given.name or source.stem, several=several, read=read or [], expected=frames)
         places = replace(places, rules=rules)
         sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
+        if args.uncertainty and not any(sink.wants_picture for sink in sinks):
+            raise UserError("--uncertainty changes the overlay, and this run writes and shows none; add --out PATH")
         report = None
         if args.json and args.json != STANDARD_OUTPUT and not several:
             report = stack.enter_context(StagedText(args.json))

@@ -40,6 +40,8 @@ class Summary:
         dropped: frames of a live source that were passed over.
         interrupted: whether Ctrl-C ended it before its source did.
         damage: what of the source could not be read; empty when all of it could.
+        confidence: mean of the pixels of each class that occurred, 0..1, by its name; empty without confidence.
+        mean_confidence: of all pixels, 0..1; None without confidence.
     """
 
     frames: int
@@ -52,6 +54,8 @@ class Summary:
     dropped: int = 0
     interrupted: bool = False
     damage: str = ""
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    mean_confidence: float | None = None
 
     @property
     def fps(self) -> float:
@@ -74,8 +78,15 @@ class Summary:
             "damage": self.damage or None,
             "class_shares": {name: round(share, 6) for name, share in self.shares.items()},
             "other_share": round(self.other, 6),
+            **self._confidence_meta(),
             **({"zones": dict(self.zones)} if self.zones else {}),
         }
+
+    def _confidence_meta(self) -> dict[str, Any]:
+        if self.mean_confidence is None:
+            return {}
+        means = {name: round(mean, 4) for name, mean in self.confidence.items()}
+        return {"confidence": means, "mean_confidence": round(self.mean_confidence, 4)}
 
     def describe(self, *, verbose: bool = False) -> str:
         """The summary as a person reads it: classes by falling share, those that do not occur counted.
@@ -97,8 +108,11 @@ class Summary:
         if self.other > 0:
             found.append((self.other, "(ignored)"))
         width = max([len(name) for _, name in found] + [len("class")])
-        lines += ["", f"{'class':<{width}}   pixels"]
-        lines += [f"{name:<{width}}  {100 * share:6.2f} %" for share, name in found]
+        sure = {name: f"{100 * mean:10.1f} %" for name, mean in self.confidence.items()}
+        lines += ["", f"{'class':<{width}}   pixels{'  confidence' if sure else ''}"]
+        lines += [f"{name:<{width}}  {100 * share:6.2f} %{sure.get(name, '')}" for share, name in found]
+        if self.mean_confidence is not None:
+            lines.append(f"mean confidence: {100 * self.mean_confidence:.1f} %")
         absent = sum(share == 0 for share in self.shares.values())
         if absent:
             lines.append(f"{absent} of {len(self.shares)} classes do not occur")

@@ -60,10 +60,10 @@ def _share(start: int, length: int, *, whole: int, cells: int) -> slice:
 
 
 def place(label_map: Array, box: Box, *, size: tuple[int, int], outside: int) -> Array:
-    """Train ids (H, W) at the ``size`` of the frame, of which ``label_map`` (h, w) shows ``box``.
+    """Train ids (H, W) at the ``size`` of the frame, of which ``label_map`` (h, w) shows ``box``; or their confidence.
 
     Args:
-        outside: the id of what was not looked at.
+        outside: the value of what was not looked at.
     """
     inside = resize_label_map(label_map, (box.height, box.width))
     if inside.shape == size:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
+from pipeline.video.confidence import confidence_facts
 from pipeline.video.picture import Box, Picture
 from pipeline.video.pixels import Counts, class_shares
 from pipeline.video.zone_file import Points, Zone
@@ -63,10 +64,26 @@ class Zones:
         changed.ravel()[self._excluded] = self.ignore_index
         return changed
 
+    def blank(self, confidence: Array) -> Array:
+        """Confidence (h, w) with 0 in ignored zones; the argument is not changed. After :meth:`exclude` of its map."""
+        if not len(self._excluded):
+            return confidence
+        changed = confidence.copy()
+        changed.ravel()[self._excluded] = 0
+        return changed
+
     def count(self, label_map: Array) -> dict[str, Counts]:
         """(256,) pixels of every id, zone by zone; ignored zones are left out. After :meth:`exclude` of that map."""
         ids = label_map.ravel()
         return {name: np.bincount(ids[inside], minlength=256) for name, inside in self._inside.items()}
+
+    def sum_confidence(self, label_map: Array, confidence: Array) -> dict[str, Counts]:
+        """(256,) sum of the confidence of the pixels of every id, zone by zone, as :meth:`count` counts."""
+        ids, values = label_map.ravel(), confidence.ravel()
+        return {
+            name: np.bincount(ids[inside], weights=values[inside], minlength=256).astype(np.int64)
+            for name, inside in self._inside.items()
+        }
 
     def _prepare(self, shape: tuple[int, ...], box: Box, size: tuple[int, int]) -> None:
         rows, columns = shape
@@ -139,13 +156,20 @@ def contains(corners: Points, x: Points, y: Points) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def zone_shares(counts: Mapping[str, Counts], labels: LabelSpec) -> dict[str, dict[str, Any]]:
-    """``{zone: {"shares": {class: 0..1}, "other": 0..1}}`` of what :meth:`Zones.count` found."""
-    found = {}
+def zone_shares(
+    counts: Mapping[str, Counts], labels: LabelSpec, *, confidence_sums: Mapping[str, Counts] | None = None
+) -> dict[str, dict[str, Any]]:
+    """``{zone: {"shares": {class: 0..1}, "other": 0..1}}`` of what :meth:`Zones.count` found.
+
+    With what :meth:`Zones.sum_confidence` found also what :func:`pipeline.video.confidence.confidence_facts` gives.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for name, pixels in counts.items():
         shares, other = class_shares(pixels, labels)
         found[name] = {
             "shares": {label: round(share, 6) for label, share in shares.items()},
             "other": round(other, 6),
         }
+        if confidence_sums:
+            found[name] |= confidence_facts(confidence_sums[name], pixels, labels)
     return found

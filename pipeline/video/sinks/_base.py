@@ -31,6 +31,11 @@ class Result:
         picture: the overlay; None where no sink wants one.
         frame: the frame as it came.
         zone_pixels: (256,) how many pixels of each zone have each id, by the zone's name.
+        confidence: (h, w) softmax probability, 0 to 1 as 0 to 255, of the label that the network gave to each pixel of
+            ``label_map``; 0 in ignored zones. None: the engine gives none, or nothing in this run uses it.
+        confidence_sums: (256,) sum of ``confidence`` of the pixels of each id, see
+            :func:`pipeline.video.confidence.mean_of`; None without ``confidence``.
+        zone_confidence_sums: (256,) the same in each zone, by the zone's name.
     """
 
     index: int
@@ -46,10 +51,22 @@ class Result:
     picture: Picture | None
     frame: Picture | None = None
     zone_pixels: Mapping[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = field(default_factory=dict)
+    confidence: Array | None = None
+    confidence_sums: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+    zone_confidence_sums: Mapping[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = field(default_factory=dict)
 
     def full_label_map(self, outside: int) -> Array:
         """(H, W) train ids at the size of the frame; ``outside`` where it was not looked at."""
         return place(self.label_map, self.box, size=self.size, outside=outside)
+
+    def full_confidence(self) -> Array:
+        """(H, W) confidence at the size of the frame; 0 where it was not looked at.
+
+        Enlarged as labels are, to the nearest value: each pixel has the confidence of its own label, and means per
+        class stay the same. Interpolation would mix those of two labels at every border.
+        """
+        assert self.confidence is not None, "needs a run that asks the engine for confidence"
+        return place(self.confidence, self.box, size=self.size, outside=0)
 
 
 class Stop(Exception):  # noqa: N818 - nothing went wrong
@@ -91,6 +108,13 @@ class HurriedSink(Sink, Protocol):
     def hurry(self) -> None:
         """No more frames are read, because the run was interrupted or failed: wait no longer. Called from any thread,
         once or more."""
+
+
+@runtime_checkable
+class ConfidenceReader(Sink, Protocol):
+    """A sink that uses the confidence of results where the engine gives it."""
+
+    reads_confidence: bool
 
 
 @runtime_checkable

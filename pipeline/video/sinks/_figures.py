@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from pipeline.labels import LabelSpec
+from pipeline.video.confidence import means_by_class
 from pipeline.video.sinks._base import Result
 
 WINDOW_S = 2.0
@@ -57,6 +58,7 @@ class Figures:
             ],
             "rest": "ignored" if only is None else "everything else",
         }
+        self._labels = labels
         self._clock = clock
         self._marks: deque[_Mark] = deque()
         self._newest: Result | None = None
@@ -84,7 +86,8 @@ class Figures:
         Keys: ``state`` (waiting, running, ended or failed), ``frames`` until now, ``quiet_s`` (since the last one),
         ``fps`` over the last 2 s, medians ``infer_ms`` and ``age_ms`` over them (null when nothing came), ``dropped``,
         ``size`` [height, width] and ``time_s`` of the newest frame, ``shares`` of its pixels in order of ``classes``,
-        and ``other``, the share of the others.
+        and ``other``, the share of the others. With confidence also ``confidence``, the mean of the pixels of each
+        class, 0..1, in order of ``classes``; null for a class without pixels.
         """
         now = self._clock()
         with self._lock:
@@ -97,6 +100,11 @@ class Figures:
             return {"state": self.state, "frames": 0}
         seconds = marks[-1].at - marks[0].at if marks else 0.0
         shares = newest.pixels[self._ids] / newest.pixels.sum()
+        sure = {}
+        if newest.confidence_sums is not None:
+            means = means_by_class(newest.confidence_sums, newest.pixels, self._labels)
+            named = [means.get(self._labels.names[index]) for index in self._ids]
+            sure = {"confidence": [None if mean is None else round(mean, 4) for mean in named]}
         return {
             "state": self.state,
             "frames": newest.index + 1,
@@ -110,4 +118,5 @@ class Figures:
             "time_s": None if newest.timestamp is None else round(newest.timestamp, 2),
             "shares": [round(float(share), 4) for share in shares],
             "other": round(max(0.0, 1.0 - float(shares.sum())), 4),
+            **sure,
         }

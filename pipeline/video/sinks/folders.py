@@ -1,8 +1,10 @@
-"""Folders of PNG files: overlays, or label maps in train or original ids; and one image."""
+"""Folders of PNG files: overlays, confidence, or label maps in train or original ids; and one image."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,19 +12,22 @@ import numpy as np
 from pipeline.artifact import dump_json
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
+from pipeline.video.confidence import FULL
 from pipeline.video.sinks._base import Result
 from pipeline.video.staged import StagedFile, StagedFolder
 
 #: Lies beside the images of a folder: says what ids and colours mean, and marks the folder as written by segpress.
 CLASSES = "classes.json"
+#: The same for a folder of confidence.
+MEANING = "confidence.json"
 
 
 class _FolderSink(StagedFolder):
     patient = True
     waits = False
 
-    def __init__(self, path: Path, *, labels: LabelSpec) -> None:
-        super().__init__(path, mark=CLASSES, content=dump_json(labels.to_meta()))
+    def __init__(self, path: Path, *, mark: str, meaning: Mapping[str, Any]) -> None:
+        super().__init__(path, mark=mark, content=dump_json(meaning))
         self.written = path
 
     def put(self, name: str, image: Array) -> None:
@@ -49,7 +54,7 @@ class MaskSink(_FolderSink):
     wants_picture = False
 
     def __init__(self, path: Path, *, labels: LabelSpec, original: bool = False) -> None:
-        super().__init__(path, labels=labels)
+        super().__init__(path, mark=CLASSES, meaning=labels.to_meta())
         self._outside = labels.ignore_index
         self._table = labels.to_original() if original else None
 
@@ -60,10 +65,32 @@ class MaskSink(_FolderSink):
         )
 
 
+class ConfidenceSink(_FolderSink):
+    """A folder of confidence: ``<name>.png`` at frame size, one channel of 8 bits, and confidence.json, which says what
+    the values mean. Needs an engine that gives confidence."""
+
+    wants_picture = False
+    reads_confidence = True
+
+    def __init__(self, path: Path) -> None:
+        meaning = {
+            "confidence": "softmax probability of the label that the network gave to the pixel",
+            "values": {"0": 0.0, str(FULL): 1.0},
+            "not_seen": 0,
+        }
+        super().__init__(path, mark=MEANING, meaning=meaning)
+
+    def write(self, result: Result) -> None:
+        self.put(result.name, result.full_confidence())
+
+
 class ImageFolderSink(_FolderSink):
     """A folder of overlays: ``<name>.png``, and classes.json with the colours."""
 
     wants_picture = True
+
+    def __init__(self, path: Path, *, labels: LabelSpec) -> None:
+        super().__init__(path, mark=CLASSES, meaning=labels.to_meta())
 
     def write(self, result: Result) -> None:
         assert result.picture is not None, "an overlay sink needs a loop that draws"

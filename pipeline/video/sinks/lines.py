@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from pipeline.labels import LabelSpec
+from pipeline.video.confidence import confidence_facts
 from pipeline.video.pixels import class_shares
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.staged import StagedFile
@@ -26,7 +27,8 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
     Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
     ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames passed over until now), ``shares`` (of the
     pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids). With zones also ``zones``:
-    ``shares`` and ``other`` of each zone's pixels, by its name.
+    ``shares`` and ``other`` of each zone's pixels, by its name. With confidence also ``confidence`` (mean of the pixels
+    of each class that occurs, 0..1, by its name) and ``mean_confidence`` (of all pixels), for the frame and each zone.
     """
     age = time.perf_counter() - result.arrived
     shares, other = class_shares(result.pixels, labels)
@@ -40,8 +42,10 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
         "shares": {name: round(share, 6) for name, share in shares.items()},
         "other": round(other, 6),
     }
+    if result.confidence_sums is not None:
+        facts |= confidence_facts(result.confidence_sums, result.pixels, labels)
     if result.zone_pixels:
-        facts["zones"] = zone_shares(result.zone_pixels, labels)
+        facts["zones"] = zone_shares(result.zone_pixels, labels, confidence_sums=result.zone_confidence_sums)
     return json.dumps(facts, allow_nan=False).encode() + b"\n"
 
 
@@ -50,6 +54,7 @@ class LinesSink(StagedFile):
     ``<name>.partial-*``."""
 
     wants_picture = False
+    reads_confidence = True
     patient = True
     waits = False
 
@@ -88,6 +93,7 @@ class PrintedLinesSink:
     """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends."""
 
     wants_picture = False
+    reads_confidence = True
     patient = waits = True
     written: Path | None = None
 

@@ -71,10 +71,13 @@ function onFigures(figures) {
     [...figures.shares, figures.other].forEach((share, index) => {
       const { item, share: text, bar } = rows[index];
       text.textContent = share ? `${(100 * share).toFixed(1)} %` : "\u2013";
+      const sure = share && figures.confidence ? figures.confidence[index] : null; // the rest has none
+      if (typeof sure === "number") text.textContent += ` \u00b7 ${Math.round(100 * sure)} %`;
       bar.style.transform = `scaleX(${share})`;
       item.classList.toggle("absent", !share);
     });
     rows[rows.length - 1].item.hidden = !figures.other;
+    put("columns", figures.confidence ? "share of the pixels \u00b7 confidence" : "share of the pixels");
   }
   byId("facts").textContent = facts.filter(Boolean).join(" \u00b7 ") || "\u00a0";
 }

@@ -106,7 +106,7 @@ class PageSink:
         UserError: a host or an origin that is none; on entering, when the address cannot be served.
     """
 
-    wants_picture = waits = True
+    wants_picture = waits = reads_confidence = True
     patient = False
     written: Path | None = None
 

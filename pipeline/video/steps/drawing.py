@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipeline.video.confidence import mean_of, sum_by_id
 from pipeline.video.crew import Step
 from pipeline.video.flow import Queue
 from pipeline.video.meter import Meter
@@ -29,6 +30,7 @@ class Drawing(Step[Seen | BaseException, Result]):
     Attributes:
         frames, pixels: how many results there were, and how many of their pixels had each id.
         zone_pixels: how many pixels of each zone had each id.
+        confidence_sums, zone_confidence_sums: sums of the confidence of these pixels; 0 and empty without confidence.
     """
 
     name = "draw"
@@ -48,6 +50,8 @@ class Drawing(Step[Seen | BaseException, Result]):
         self.frames = 0
         self.pixels = np.zeros(256, np.int64)
         self.zone_pixels: dict[str, Counts] = {}
+        self.confidence_sums = np.zeros(256, np.int64)
+        self.zone_confidence_sums: dict[str, Counts] = {}
         self._places, self._out, self._meter = places, out, meter
         self._overlay, self._smoother, self._dropped, self._is_last = overlay, smoother, dropped, is_last
         self._zones = zones
@@ -72,16 +76,26 @@ class Drawing(Step[Seen | BaseException, Result]):
         label_map = seen.label_map
         if self._smoother:
             label_map = self._smoother.smooth(label_map, seen.view.seen(seen.fitted))
+        confidence = seen.confidence
         zone_pixels: dict[str, Counts] = {}
+        zone_sums: dict[str, Counts] = {}
         if self._zones:
             label_map = self._zones.exclude(label_map, box=box, size=frame.picture.size)
             zone_pixels = self._zones.count(label_map)
-        pixels = count_ids(label_map)
+            if confidence is not None:
+                confidence = self._zones.blank(confidence)
+                zone_sums = self._zones.sum_confidence(label_map, confidence)
+        occurring = pixels = count_ids(label_map)
         if self._zones:
+            pixels = occurring.copy()
             pixels[self._zones.ignore_index] -= self._zones.excluded
+        sums = None if confidence is None else sum_by_id(label_map, confidence)
         picture = None
         if self._overlay:
-            picture = self._overlay.draw(frame.picture, label_map, box=box, pixels=pixels)
+            mean = None if sums is None else mean_of(sums, pixels)
+            picture = self._overlay.draw(
+                frame.picture, label_map, box=box, pixels=occurring, confidence=confidence, mean_confidence=mean
+            )
         return Result(
             index=self.frames,
             name=frame.name,
@@ -96,6 +110,9 @@ class Drawing(Step[Seen | BaseException, Result]):
             picture=picture,
             frame=frame.picture,
             zone_pixels=zone_pixels,
+            confidence=confidence,
+            confidence_sums=sums,
+            zone_confidence_sums=zone_sums,
         )
 
     def give(self, done: Result) -> None:
@@ -103,6 +120,10 @@ class Drawing(Step[Seen | BaseException, Result]):
         self.pixels += done.pixels
         for name, pixels in done.zone_pixels.items():
             self.zone_pixels[name] = self.zone_pixels.get(name, 0) + pixels
+        if done.confidence_sums is not None:
+            self.confidence_sums += done.confidence_sums
+        for name, sums in done.zone_confidence_sums.items():
+            self.zone_confidence_sums[name] = self.zone_confidence_sums.get(name, 0) + sums
         for queue in self._out:
             if not queue.stopped:
                 queue.put(done)

@@ -28,6 +28,7 @@ class Seen:
     fitted: Array  # what the engine was given
     label_map: Array
     infer_ms: float
+    confidence: Array | None = None  # of the label map's pixels; None where it is not wanted
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Inferring(Step[_Batch, _Batch]):
         engines: copies of one.
         full_batches: wait for as many frames as the engine takes at a time.
         waits: the engines compute elsewhere.
+        confident: ask the engines for confidence as well, which they must give.
     """
 
     name = "engine"
@@ -70,6 +72,7 @@ class Inferring(Step[_Batch, _Batch]):
         looking: Looking,
         full_batches: bool,
         waits: bool,
+        confident: bool = False,
     ) -> None:
         assert len({(e.input_size, e.output_size, e.batches) for e in engines}) == 1, "engines are copies of one"
         self.places = len(engines)
@@ -78,7 +81,7 @@ class Inferring(Step[_Batch, _Batch]):
         self._fewest, self._most = engines[0].batches
         self._sizes = {"input_size": engines[0].input_size, "output_size": engines[0].output_size}
         self._frames, self._out, self._meter = frames, out, meter
-        self._looking, self._full_batches = looking, full_batches
+        self._looking, self._full_batches, self._confident = looking, full_batches, confident
         self._views: dict[tuple[tuple[int, int], Fraction], View] = {}  # by size and shape of pixels
 
     def ready(self) -> bool:
@@ -106,13 +109,20 @@ class Inferring(Step[_Batch, _Batch]):
             fitted = [view.fit(frame.picture) for view, frame in zip(views, item.frames, strict=True)]
         given = fitted + fitted[-1:] * (self._fewest - len(fitted))
         start = time.perf_counter()
-        label_maps = item.engine.run(np.stack(given) if len(given) > 1 else given[0][np.newaxis])  # (N, h, w)
+        batch = np.stack(given) if len(given) > 1 else given[0][np.newaxis]
+        label_maps, confidences = self._run(item.engine, batch)
         seconds = time.perf_counter() - start
         self._meter.add("infer", seconds)
         return [
-            Seen(frame, view, image, view.cut(label_map), 1e3 * seconds)
-            for frame, view, image, label_map in zip(item.frames, views, fitted, label_maps[: len(fitted)], strict=True)
+            Seen(frame, view, image, view.cut(label_map), 1e3 * seconds, None if sure is None else view.cut(sure))
+            for frame, view, image, label_map, sure in zip(
+                item.frames, views, fitted, label_maps[: len(fitted)], confidences[: len(fitted)], strict=True
+            )
         ]
+
+    def _run(self, engine: Engine, batch: Array) -> tuple[Array, Sequence[Array | None] | Array]:
+        """Label maps (N, h, w), and the confidence of their pixels, or None for each where it is not wanted."""
+        return engine.run_with_confidence(batch) if self._confident else (engine.run(batch), [None] * len(batch))
 
     def _view(self, frame: Frame) -> View:
         size, aspect = frame.picture.size, frame.picture.aspect
