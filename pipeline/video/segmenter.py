@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Literal, overload
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
+from pipeline.runtimes._base import NO_CONFIDENCE
 from pipeline.video.buffers import Buffers
 from pipeline.video.engines import on_gpu, open_engines
 from pipeline.video.flow import Channel, Closed
@@ -21,7 +23,7 @@ from pipeline.video.selection import NoFramesError
 from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
-from pipeline.video.view import Looking, Region, place
+from pipeline.video.view import Looking, Region, View, place
 
 _LEFT = "nobody takes masks any more"
 
@@ -38,6 +40,7 @@ class Segmenter:
 
     Attributes:
         labels: what ids mean: names, colours, the ignored id.
+        gives_confidence: whether the engine gives the confidence of its labels.
 
     Raises:
         UserError: no engine of this machine, or an option that is not allowed.
@@ -64,6 +67,7 @@ class Segmenter:
         self._alone: Engine | None = None  # of mask(), as the others may be at work
         self._on_gpu = on_gpu(facts)
         self.labels = facts.labels
+        self.gives_confidence = self._engines[0].gives_confidence
 
     def __enter__(self) -> Segmenter:
         return self
@@ -80,16 +84,50 @@ class Segmenter:
 
     def mask(self, frame: Array) -> Array:
         """Train ids (H, W) uint8 of one frame (H, W, 3) BGR uint8; the ignored id outside of the region."""
+        engine, view, batch = self._prepare(frame)
+        return self._placed(engine.run(batch), view, frame, outside=self.labels.ignore_index)
+
+    def mask_and_confidence(self, frame: Array) -> tuple[Array, Array]:
+        """The mask of one frame as in :meth:`mask`, and the confidence of its labels.
+
+        Returns:
+            train ids (H, W) uint8; and confidence (H, W) uint8: the softmax probability of the label, 0 to 1 as 0 to
+            255, and 0 outside of the region.
+
+        Raises:
+            UserError: the engine gives no confidence.
+        """
+        engine, view, batch = self._prepare(frame)
+        label_maps, confidence = engine.run_with_confidence(batch)
+        mask = self._placed(label_maps, view, frame, outside=self.labels.ignore_index)
+        return mask, self._placed(confidence, view, frame, outside=0)
+
+    def _prepare(self, frame: Array) -> tuple[Engine, View, Array]:
+        """An engine that nobody else uses, what it is shown of a frame, and its input."""
         picture = _picture(frame, 0)
         if self._alone is None:
             self._alone = self._engines[0].another()
         engine = self._alone
         view = self._looking.at(picture.size, input_size=engine.input_size, output_size=engine.output_size)
-        batch = np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0)
-        label_map = view.cut(engine.run(batch)[0])
-        return place(label_map, view.box, size=picture.size, outside=self.labels.ignore_index)
+        return engine, view, np.repeat(view.fit(picture)[np.newaxis], engine.batches[0], axis=0)
 
-    def stream(self, frames: Iterable[Array], *, copy: bool = True) -> Iterator[tuple[Array, Array]]:
+    def _placed(self, outputs: Array, view: View, frame: Array, *, outside: int) -> Array:
+        """The first of an engine's outputs (N, h, w) at the size of the frame, (H, W)."""
+        return place(view.cut(outputs[0]), view.box, size=(frame.shape[0], frame.shape[1]), outside=outside)
+
+    @overload
+    def stream(
+        self, frames: Iterable[Array], *, copy: bool = True, confidence: Literal[False] = False
+    ) -> Iterator[tuple[Array, Array]]: ...
+
+    @overload
+    def stream(
+        self, frames: Iterable[Array], *, copy: bool = True, confidence: Literal[True]
+    ) -> Iterator[tuple[Array, Array, Array]]: ...
+
+    def stream(
+        self, frames: Iterable[Array], *, copy: bool = True, confidence: bool = False
+    ) -> Iterator[tuple[Array, ...]]:
         """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
 
         ``frames`` is iterated in a thread, up to some dozens ahead. Each frame is copied when it comes, so one buffer
@@ -99,11 +137,19 @@ class Segmenter:
 
         Args:
             copy: False: give back the same arrays, which nobody may write into before their masks are there.
+            confidence: give ``(frame, mask, confidence)``, as in :meth:`mask_and_confidence`. Where a smoother changed
+                a label, it is the confidence of the label that the network gave.
 
         Raises:
-            UserError: a frame is not (H, W, 3) uint8; or whatever ``frames`` raises.
+            UserError: a frame is not (H, W, 3) uint8; ``confidence`` is wanted and the engine gives none; or whatever
+                ``frames`` raises.
         """
-        handed: Channel[tuple[Array, Array]] = Channel(2)
+        if confidence and not self.gives_confidence:
+            raise UserError(NO_CONFIDENCE)
+        return self._stream(frames, copy=copy, confidence=confidence)
+
+    def _stream(self, frames: Iterable[Array], *, copy: bool, confidence: bool) -> Iterator[tuple[Array, ...]]:
+        handed: Channel[tuple[Array, ...]] = Channel(2)
         failed: list[BaseException] = []
         if self._smoother:
             self._smoother.reset()
@@ -114,7 +160,10 @@ class Segmenter:
                     _Given(frames, copy=copy),
                     self._engines,
                     labels=self.labels,
-                    sinks=[_Handing(handed, outside=self.labels.ignore_index), _Leaving(handed)],
+                    sinks=[
+                        _Handing(handed, outside=self.labels.ignore_index, confidence=confidence),
+                        _Leaving(handed),
+                    ],
                     smoother=self._smoother,
                     looking=self._looking,
                     engines_wait=self._on_gpu,
@@ -168,23 +217,25 @@ class _Given(Source):
 
 
 class _Handing:
-    """Hands frames and masks to the caller, who may stop taking them."""
+    """Hands frames, masks and, if wanted, confidence to the caller, who may stop taking them."""
 
     wants_picture = False
     patient = waits = True
     written = None
 
-    def __init__(self, handed: Channel[tuple[Array, Array]], *, outside: int) -> None:
+    def __init__(self, handed: Channel[tuple[Array, ...]], *, outside: int, confidence: bool) -> None:
         self._handed = handed
         self._outside = outside
+        self.reads_confidence = confidence
 
     def __enter__(self) -> _Handing:
         return self
 
     def write(self, result: Result) -> None:
         assert result.frame is not None
+        confidence = (result.full_confidence(),) if self.reads_confidence else ()
         try:
-            self._handed.put((result.frame.planes[0], result.full_label_map(self._outside)))
+            self._handed.put((result.frame.planes[0], result.full_label_map(self._outside), *confidence))
         except Closed:
             raise Stop(_LEFT) from None
 
@@ -200,7 +251,7 @@ class _Leaving:
     wants_picture = patient = waits = False
     written = None
 
-    def __init__(self, handed: Channel[tuple[Array, Array]]) -> None:
+    def __init__(self, handed: Channel[tuple[Array, ...]]) -> None:
         self._handed = handed
 
     def __enter__(self) -> _Leaving:

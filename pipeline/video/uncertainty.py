@@ -11,6 +11,8 @@ from pipeline.video.confidence import FULL
 from pipeline.video.legend import FONT, MIN_WIDTH, Strip, text_row
 from pipeline.video.picture import Picture, Yuv
 
+#: Probability up to which the colour is as opaque as it gets: other labels together are as likely as the one chosen.
+_UNSURE = 0.5
 _WHITE = (255, 255, 255)
 
 
@@ -24,8 +26,11 @@ def heat_colours() -> Array:
 
 
 def opacities(alpha: float) -> npt.NDArray[np.float64]:
-    """(256,) share of the colour in the picture by confidence 0 to 255: ``alpha`` times 1 minus the probability."""
-    return alpha * (1 - np.arange(256) / FULL)
+    """(256,) share of the colour in the picture by confidence 0 to 255.
+
+    It grows evenly from 0 at a probability of 1 to ``alpha`` at :data:`_UNSURE`, and is ``alpha`` below that.
+    """
+    return alpha * np.minimum(1, (1 - np.arange(256) / FULL) / (1 - _UNSURE))
 
 
 class Heat:
