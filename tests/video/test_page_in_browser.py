@@ -60,8 +60,14 @@ def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> It
 
 
 @contextmanager
-def running(make_result: Callable[..., Result], *, port: int = 0, embed: Sequence[str] = ()) -> Iterator[PageSink]:
-    """A page and a thread that writes 30 results a second; leaving ends the run, the page stays until it is closed."""
+def running(
+    make_result: Callable[..., Result], *, port: int = 0, embed: Sequence[str] = (), confident: bool = False
+) -> Iterator[PageSink]:
+    """A page and a thread that writes 30 results a second; leaving ends the run, the page stays until it is closed.
+
+    Args:
+        confident: results have a confidence of 51 (20 %) in cars and of 230 (90 %) elsewhere.
+    """
     sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8", embed=embed)
     colours = LABELS.lookup_bgr()[:, 0]
 
@@ -69,7 +75,9 @@ def running(make_result: Callable[..., Result], *, port: int = 0, embed: Sequenc
         ids = street(index)
         image = np.asarray(cv2.resize(colours[ids], SIZE[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
         pixels = np.bincount(ids.ravel(), minlength=256)
-        facts = {"label_map": ids, "pixels": pixels, "picture": Picture.of_bgr(image), "size": SIZE}
+        facts: dict[str, Any] = {"label_map": ids, "pixels": pixels, "picture": Picture.of_bgr(image), "size": SIZE}
+        if confident:
+            facts["confidence_sums"] = pixels * np.where(np.arange(256) == 6, 51, 230)
         return make_result(index, infer_ms=4.25, dropped=12, **facts)
 
     with sink, producing(sink, make, fps=30):
@@ -91,6 +99,23 @@ def watch(browser: Any, sink: PageSink, width: int) -> tuple[Any, list[str]]:
     until(lambda: page.evaluate("document.getElementById('stream').naturalWidth") > 0)
     until(lambda: page.inner_text("#frames") not in ("", "\u2013"))
     return page, complaints
+
+
+def test_confidence_stands_beside_the_shares(browser: Any, make_result: Callable[..., Result]) -> None:
+    with running(make_result) as plain, running(make_result, confident=True) as sure:
+        for sink, heading, ending in ((plain, "share of the pixels", "%"), (sure, "share · confidence", "% · 90 %")):
+            page, complaints = watch(browser, sink, 1280)
+            until(lambda page=page, heading=heading: page.inner_text("#columns") == heading)
+            texts = {item.split("\n")[0]: item.split("\n")[1] for item in page.locator("#classes li").all_inner_texts()}
+            assert texts["sky"].endswith(ending)
+            assert texts["person"] == "\u2013", "a class without pixels has none"
+            if sink is sure:
+                assert texts["car"].endswith("% · 20 %")
+                assert "·" not in texts["ignored"]
+            assert not complaints
+            page.close()
+    plain.close()
+    sure.close()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -77,7 +77,7 @@ function onFigures(figures) {
       item.classList.toggle("absent", !share);
     });
     rows[rows.length - 1].item.hidden = !figures.other;
-    put("columns", figures.confidence ? "share of the pixels \u00b7 confidence" : "share of the pixels");
+    put("columns", figures.confidence ? "share \u00b7 confidence" : "share of the pixels");
   }
   byId("facts").textContent = facts.filter(Boolean).join(" \u00b7 ") || "\u00a0";
 }
