@@ -116,7 +116,7 @@ class Outputs:
             if any(self._others()) or self.audio:
                 raise UserError(
                     "--benchmark writes nothing; "
-                    "leave --out, --masks, --lines, --window, --serve, --audio, --events and --confidence out"
+                    "leave --out, --masks, --lines, --window, --serve, --audio, --confidence and --events out"
                 )
             distinct(reports, read)
             return []
