@@ -38,6 +38,7 @@ def main() -> None:
         args.out,
         frames=frames,
         label_stride=settings.export.label_stride,
+        confidence=settings.export.confidence,
         built_with={name: version(name) for name in ("torch", "onnx", "onnxscript")},
     )
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
