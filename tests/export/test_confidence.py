@@ -130,7 +130,7 @@ def test_engines_give_it_and_the_same_labels(student: Any, confident: Any, name:
         assert levels.dtype == np.uint8 and levels.shape == labels.shape
         assert np.array_equal(other.run_with_confidence(frame[None])[1], levels)
         assert np.abs(levels.astype(int) - run(onnx.load(source_of(confident, name)), frame)[1]).mean() < 3
-    with pytest.raises(UserError, match="gives no confidence; set export.confidence: true"):
+    with pytest.raises(UserError, match=r"gives no confidence; set export\.confidence: true"):
         plain.run_with_confidence(student.frames[0][None])
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_confidence_is_refused(student: Any, confident: Any, tmp_path: P
             if node.name == f"{confidence.PREFIX}behind":
                 node.input[:] = list(node.input)[::-1]  # exp(max - x)
         onnx.save(model, tmp_path / f"{name}.onnx")
-    with pytest.raises(UserError, match=r"fp32.onnx gives a confidence that differs from torch by \d+.\d of 255"):
+    with pytest.raises(UserError, match=r"fp32\.onnx gives a confidence that differs from torch by \d+\.\d of 255"):
         parity.check(student.network, tmp_path, student.frames[:1], label_stride=1)
 
 

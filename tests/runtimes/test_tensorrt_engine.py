@@ -91,7 +91,7 @@ def test_confidence_is_the_second_output(cuda: HostCuda, cuda_graph: bool) -> No
 def test_an_engine_without_confidence_says_so(inner: HalvingEngine) -> None:
     engine = TensorRTEngine(TRT, inner)
     assert not engine.gives_confidence
-    with pytest.raises(UserError, match="gives no confidence; set export.confidence: true"):
+    with pytest.raises(UserError, match=r"gives no confidence; set export\.confidence: true"):
         engine.run_with_confidence(random_frames(0))
 
 
