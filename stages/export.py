@@ -43,6 +43,9 @@ def main() -> None:
     )
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
     print(f"{args.out}: logits within {parity['core_max_difference']} sd of torch; label maps agree: {agreement}")
+    if differences := parity.get("confidence_difference"):
+        levels = ", ".join(f"{name} {mean:.2f}" for name, mean in differences.items())
+        print(f"confidence differs from torch by, on average, {levels} of 255 levels")
     for line in float16_report(artifact.load(args.out, kind="onnx").meta):
         print(f"{args.out / 'fp16.onnx'}: {line}")
 

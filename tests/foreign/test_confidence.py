@@ -1,4 +1,4 @@
-"""The confidence of foreign networks: from logits, from probabilities, from one channel; refused where there is none."""
+"""The confidence of foreign networks: from logits, from probabilities, from one channel; refused where it has none."""
 
 from __future__ import annotations
 
