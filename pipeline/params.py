@@ -145,6 +145,7 @@ class Compare(Section):
 
 class Export(Section):
     label_stride: Literal[1, 2, 4]  # input size / label-map size of the deploy graph
+    confidence: bool = False  # a second output: the probability of each label
 
 
 class Calibrate(Section):

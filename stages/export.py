@@ -38,10 +38,14 @@ def main() -> None:
         args.out,
         frames=frames,
         label_stride=settings.export.label_stride,
+        confidence=settings.export.confidence,
         built_with={name: version(name) for name in ("torch", "onnx", "onnxscript")},
     )
     agreement = ", ".join(f"{name} {share:.2%}" for name, share in parity["agreement"].items())
     print(f"{args.out}: logits within {parity['core_max_difference']} sd of torch; label maps agree: {agreement}")
+    if differences := parity.get("confidence_difference"):
+        levels = ", ".join(f"{name} {mean:.2f}" for name, mean in differences.items())
+        print(f"confidence differs from torch by, on average, {levels} of 255 levels")
     for line in float16_report(artifact.load(args.out, kind="onnx").meta):
         print(f"{args.out / 'fp16.onnx'}: {line}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.export import parity
+from pipeline.export.confidence import CONFIDENCE, add_confidence
 from pipeline.export.graphs import CoreGraph, DeployGraph
 from pipeline.export.onnx_file import AWARE, export, write_metadata
 from pipeline.frames import Array
@@ -25,21 +27,26 @@ CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "m
 CARRIED_IF_THERE = ("original_ids", "original_ignored", AWARE)
 
 
-def deploy_facts(network: Mapping[str, Any], *, output_size: tuple[int, int], precision: str) -> dict[str, Any]:
+def deploy_facts(
+    network: Mapping[str, Any], *, output_size: tuple[int, int], precision: str, confidence: bool = False
+) -> dict[str, Any]:
     """What a deploy graph is, for meta.json and for the ONNX file itself.
 
     Args:
         network: facts of the network; those of ``CARRIED`` are needed.
         output_size: (height, width) of its label maps.
+        confidence: whether it has the second output.
     """
     height, width = network["input_size"]
+    map_of = {"dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]}
     return {
         **{key: network[key] for key in CARRIED},
         **{key: network[key] for key in CARRIED_IF_THERE if key in network},
         "channel_order": "BGR",
         "precision": precision,
         "input": {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, height, width, 3]},
-        "output": {"name": "labels", "dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]},
+        "output": {"name": "labels", **map_of},
+        **({"confidence": {"name": CONFIDENCE, **map_of}} if confidence else {}),
     }
 
 
@@ -50,6 +57,7 @@ def export_network(
     *,
     frames: Sequence[Array],
     label_stride: int,
+    confidence: bool = False,
     built_with: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write core.onnx (float in, logits out), fp32.onnx and fp16.onnx (deploy graphs), and check them against torch.
@@ -58,6 +66,7 @@ def export_network(
         network: in eval mode; ``parent`` is the artifact it came from.
         frames: real frames of the input size, for the parity check and for what float16 must hold.
         label_stride: input size / label-map size.
+        confidence: add the second output, see :func:`pipeline.export.confidence.add_confidence`.
 
     Returns:
         the parity record.
@@ -67,8 +76,9 @@ def export_network(
         raise UserError(f"export.label_stride: {label_stride} does not divide input_size {[height, width]}")
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     output_size = (height // label_stride, width // label_stride)
+    about = partial(deploy_facts, parent.meta, output_size=output_size, confidence=confidence)
     meta: dict[str, Any] = {
-        **deploy_facts(parent.meta, output_size=output_size, precision="fp32"),
+        **about(precision="fp32"),
         "built_with": dict(built_with),
         "parents": {"network": parent.hash},
     }
@@ -76,10 +86,14 @@ def export_network(
         export(CoreGraph(network), torch.zeros(1, 3, height, width), folder / "core.onnx", inputs="x", outputs="logits")
         graph = DeployGraph(network, input_size=(height, width), label_stride=label_stride)
         export(graph, image, folder / "fp32.onnx", inputs="frames", outputs="labels")
-        half, kept = half_limits.in_float16(onnx.load(folder / "fp32.onnx"), frames)
+        model = onnx.load(folder / "fp32.onnx")
+        if confidence:
+            add_confidence(model)
+            onnx.save(model, folder / "fp32.onnx")
+        half, kept = half_limits.in_float16(model, frames)
         onnx.save(half, folder / "fp16.onnx")
         for precision in ("fp32", "fp16"):
-            facts = deploy_facts(parent.meta, output_size=output_size, precision=precision)
+            facts = about(precision=precision)
             if precision == "fp16":
                 facts["float16"] = {"float32_nodes": kept}
             write_metadata(folder / f"{precision}.onnx", facts)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+import torch.nn.functional as F
 
 from pipeline.errors import UserError
 from pipeline.export.graphs import CoreGraph, DeployGraph
@@ -22,6 +23,8 @@ from pipeline.quantization.half_rounding import rounded
 LOGITS_TOLERANCE = 1e-3
 #: Share of pixels whose class must not change. Near ties flip between back ends, more of them in float16.
 AGREEMENT = {"fp32": 0.999, "fp16": 0.97}
+#: By how many of 255 levels the confidence of fp32.onnx may differ, at most.
+LEVELS_TOLERANCE = 2.0
 
 
 def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_stride: int) -> dict[str, Any]:
@@ -34,11 +37,11 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
         frames: (H, W, 3) BGR uint8 of the input size.
 
     Returns:
-        ``core_max_difference`` (in standard deviations of the logits) and ``agreement`` of fp32 and fp16 (share of
-        pixels).
+        ``core_max_difference`` (in standard deviations of the logits), ``agreement`` of fp32 and fp16 (share of
+        pixels), and, where the files give it, ``confidence_difference`` of both (mean, in levels of 255).
 
     Raises:
-        UserError: core.onnx or fp32.onnx differs by more than rounding explains.
+        UserError: core.onnx, or the labels or the confidence of fp32.onnx, differ by more than rounding explains.
     """
     sessions = {name: _session(str(folder / f"{name}.onnx")) for name in ("core", "fp32")}
     sessions["fp16"] = _session(rounded(onnx.load(folder / "fp16.onnx")).SerializeToString())
@@ -46,16 +49,25 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
     core = CoreGraph(network).eval()
     differences: list[float] = []
     same = dict.fromkeys(AGREEMENT, 0.0)
+    levels: dict[str, list[float]] = {name: [] for name in AGREEMENT}
+    furthest = 0.0
     with torch.inference_mode():
         for frame in frames:
             batch = frame[np.newaxis]
             x = deploy.to_input(torch.from_numpy(batch))
-            logits = core(x).numpy()
-            exported = _run(sessions["core"], x.numpy())
-            differences.append(float(np.abs(exported - logits).max() / max(logits.std(), 1e-12)))
+            logits = core(x)
+            exported = _run(sessions["core"], x.numpy())[0]
+            differences.append(float(np.abs(exported - logits.numpy()).max() / max(logits.numpy().std(), 1e-12)))
             reference = deploy(torch.from_numpy(batch)).numpy()
             for name in AGREEMENT:
-                same[name] += float((_run(sessions[name], batch) == reference).mean()) / len(frames)
+                labels, *confidence = _run(sessions[name], batch)
+                same[name] += float((labels == reference).mean()) / len(frames)
+                if confidence:
+                    enlarged = F.interpolate(logits, size=deploy.output_size, mode="bilinear", align_corners=False)
+                    expected = 255 * enlarged.softmax(dim=1).amax(dim=1).numpy()
+                    off = np.abs(confidence[0] - expected)
+                    levels[name].append(float(off.mean()))
+                    furthest = max(furthest, float(off.max())) if name == "fp32" else furthest
     difference = float(np.max(differences))  # np.max, because Python's max passes over NaN
     if not difference <= LOGITS_TOLERANCE:
         raise UserError(
@@ -63,10 +75,18 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
         )
     if same["fp32"] < AGREEMENT["fp32"]:
         raise UserError(f"fp32.onnx agrees with torch on {same['fp32']:.2%} of pixels; needed: {AGREEMENT['fp32']:.1%}")
-    return {
+    if not furthest <= LEVELS_TOLERANCE:
+        raise UserError(
+            f"fp32.onnx gives a confidence that differs from torch by {furthest:.1f} of 255 levels; allowed: "
+            f"{LEVELS_TOLERANCE:g}"
+        )
+    found: dict[str, Any] = {
         "core_max_difference": float(f"{difference:.3g}"),
         "agreement": {name: round(share, 6) for name, share in same.items()},
     }
+    if all(levels.values()):
+        found["confidence_difference"] = {name: round(float(np.mean(off)), 3) for name, off in levels.items()}
+    return found
 
 
 def float16_facts(parity: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, Any]:
@@ -94,4 +114,4 @@ def _session(source: str | bytes) -> onnxruntime.InferenceSession:
 
 
 def _run(session: onnxruntime.InferenceSession, value: Any) -> Any:
-    return session.run(None, {session.get_inputs()[0].name: value})[0]
+    return session.run(None, {session.get_inputs()[0].name: value})

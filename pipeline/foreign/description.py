@@ -78,6 +78,7 @@ class File(Section):
         mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one. A
             network that takes integers sees pixels as they are when both are left out.
         input_size: height, width; for a file that leaves them open.
+        confidence: add a second output to the deploy graphs, the probability of each label.
         classes, palette: names in the order of their ids, and a colour for each: ``[128, 0, 255]`` or ``"#8000ff"``.
         ignore_index: id that counts nowhere.
         original_ids, original_ignored: ids of the classes, and of ignored pixels, in the masks of the data set that the
@@ -97,6 +98,7 @@ class File(Section):
     mean: Annotated[Triple, AfterValidator(_unit)] = (0.0, 0.0, 0.0)
     std: Annotated[Triple, AfterValidator(_positive)] = (1.0, 1.0, 1.0)
     input_size: Annotated[tuple[Positive, Positive], BeforeValidator(_triple)] | None = None
+    confidence: bool = False
     classes: Annotated[list[str], Field(max_length=255), AfterValidator(_several)]
     palette: list[Colour]
     ignore_index: int = IGNORE_INDEX
@@ -123,6 +125,7 @@ class Description:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_size: tuple[int, int] | None
+    confidence: bool
     merge: Mapping[str, list[str]] | None
     rest: str
 
@@ -179,6 +182,11 @@ def _output_faults(found: File) -> list[str]:
     faults = []
     if found.threshold is not None and found.output == "labels":
         faults.append("threshold: it is for `output: logits` of one channel; leave it out, or say `output: logits`")
+    if found.confidence and found.output == "labels":
+        faults.append(
+            "confidence: a map of class ids holds no probabilities; export the network with logits as its output and "
+            "write `output: logits`, or leave `confidence` out"
+        )
     if found.ids is None:
         return faults
     if found.output == "logits":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime
 
 from pipeline import artifact
 from pipeline.errors import UserError
+from pipeline.export.confidence import add_confidence
 from pipeline.export.export import deploy_facts
 from pipeline.export.onnx_file import write_metadata
 from pipeline.export.parity import float16_facts
@@ -41,6 +43,8 @@ def import_network(
     samples = frames(found.input_size)
     description = _with_threshold(found, samples)
     fp32, size = deploy.build(found, description)
+    if description.confidence:
+        add_confidence(fp32, output.scores(Reference(description, samples).range(), found.form, description))
     fp16, kept = _in_float16(fp32, description, samples)
     graphs = {"fp32": fp32, "fp16": fp16}
     facts = {
@@ -51,8 +55,9 @@ def import_network(
         "model": {"name": "onnx", "options": _options(description)},
         "parameters": found.parameters,
     }
+    about = partial(deploy_facts, facts, output_size=size, confidence=description.confidence)
     meta: dict[str, Any] = {
-        **deploy_facts(facts, output_size=size, precision="fp32"),
+        **about(precision="fp32"),
         "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         "parents": reading.hashes(description.model),
         "parity": parity.check(description, graphs, samples, size=size),
@@ -62,10 +67,10 @@ def import_network(
         for precision, graph in graphs.items():
             file = folder / f"{precision}.onnx"
             onnx.save(graph, file)
-            about = deploy_facts(facts, output_size=size, precision=precision)
+            described = about(precision=precision)
             if precision == "fp16":
-                about["float16"] = {"float32_nodes": kept}
-            write_metadata(file, about)
+                described["float16"] = {"float32_nodes": kept}
+            write_metadata(file, described)
     return dict(meta["parity"])
 
 

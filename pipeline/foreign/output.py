@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from pipeline.errors import UserError
+from pipeline.export.confidence import Scores
 from pipeline.foreign import reading
 from pipeline.foreign.description import Description
 from pipeline.foreign.floats import MOVES
@@ -22,6 +23,8 @@ SIGMOIDS = ("Sigmoid", "HardSigmoid")
 BINARY = 2
 #: Where probabilities and raw scores of the second class say that it is there.
 PROBABILITY, RAW = 0.5, 0.0
+#: How far below 0 or above 1 a probability may be.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,27 @@ def gives_probabilities(model: onnx.ModelProto) -> bool:
     while node is not None and node.op_type in KEEPS:
         node = producers.get(node.input[0])
     return node is not None and node.op_type in SIGMOIDS
+
+
+def scores(values: tuple[float, float], form: Form, description: Description) -> Scores:
+    """What the confidence is computed from, by the range of values on frames.
+
+    Args:
+        values: lowest and highest.
+
+    Raises:
+        UserError: one channel whose values look like neither probabilities nor logits.
+    """
+    low, high = values
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return "probabilities"
+    if low < 0 or form.channels > 1:
+        return "logits"
+    raise UserError(
+        f"{description.model}: the one channel of the output has values from {low:.4g} to {high:.4g} on the frames: "
+        "neither probabilities (0 to 1) nor scores around 0, so they say nothing about confidence; export the network "
+        f"with one of these, or leave `confidence` out of {description.file}"
+    )
 
 
 def threshold(values: tuple[float, float], description: Description) -> float:

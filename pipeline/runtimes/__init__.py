@@ -10,9 +10,19 @@ from typing import Any
 from pipeline import artifact, plugins
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.runtimes._base import Engine, Release, Runtime
+from pipeline.runtimes._base import CONFIDENCE, Engine, Release, Runtime
 
-__all__ = ["Engine", "Release", "Runtime", "available", "build", "build_engine", "build_engines", "open_engine"]
+__all__ = [
+    "CONFIDENCE",
+    "Engine",
+    "Release",
+    "Runtime",
+    "available",
+    "build",
+    "build_engine",
+    "build_engines",
+    "open_engine",
+]
 
 _log = logging.getLogger(__name__)
 

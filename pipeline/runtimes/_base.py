@@ -17,7 +17,6 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 
-
 #: Name of the optional second output of a deploy graph.
 CONFIDENCE = "confidence"
 #: The error of engines without the second output.

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import Engine, check_frames
+from pipeline.runtimes._base import CONFIDENCE, NO_CONFIDENCE, Engine, check_frames
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,13 @@ class TensorRTEngine(Engine):
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UserError(f"not a deploy graph: {len(inputs)} inputs, {len(outputs)} outputs; needed: one each")
-        self.frames_name, self.labels_name = inputs[0], outputs[0]
+        results = [name for name in outputs if name != CONFIDENCE]
+        if len(inputs) != 1 or len(results) != 1:
+            raise UserError(f"not a deploy graph: {len(inputs)} inputs, {len(results)} outputs; needed: one each")
+        self.gives_confidence = CONFIDENCE in outputs
+        self.frames_name, self.output_names = inputs[0], (results[0], *([CONFIDENCE] if self.gives_confidence else []))
         self.input_shape = tuple(engine.get_tensor_shape(self.frames_name))
-        self.output_shape = tuple(engine.get_tensor_shape(self.labels_name))
+        self.output_shape = tuple(engine.get_tensor_shape(results[0]))
         self._check_tensors()
         self.input_size = (self.input_shape[1], self.input_shape[2])
         self.output_size = (self.output_shape[1], self.output_shape[2])
@@ -55,13 +57,16 @@ class TensorRTEngine(Engine):
             self._kept = kept.pop_all()
 
     def _check_tensors(self) -> None:
-        shapes = (self.input_shape, self.output_shape)
-        types = [self.engine.get_tensor_dtype(name) for name in (self.frames_name, self.labels_name)]
+        shapes = (self.input_shape, *(tuple(self.engine.get_tensor_shape(name)) for name in self.output_names))
+        types = [self.engine.get_tensor_dtype(name) for name in (self.frames_name, *self.output_names)]
         fixed = all(side > 0 for shape in shapes for side in shape[1:])
-        if [len(shape) for shape in shapes] != [4, 3] or not fixed or set(types) != {self.trt.DataType.UINT8}:
+        ranks = [len(shape) for shape in shapes[:2]]
+        alike = set(shapes[1:]) == {self.output_shape} and set(types) == {self.trt.DataType.UINT8}
+        if ranks != [4, 3] or not fixed or not alike:
+            outputs = ", ".join(f"output {kind} {shape}" for kind, shape in zip(types[1:], shapes[1:], strict=True))
             raise UserError(
-                f"not a deploy graph: input {types[0]} {shapes[0]}, output {types[1]} {shapes[1]}; needed: uint8 "
-                "frames (N, H, W, 3) in, uint8 label maps (N, h, w) out, sizes fixed but for N"
+                f"not a deploy graph: input {types[0]} {shapes[0]}, {outputs}; needed: uint8 frames (N, H, W, 3) in, "
+                "uint8 label maps (N, h, w) out, sizes fixed but for N"
             )
 
     def _batch_range(self) -> tuple[int, int]:
@@ -78,16 +83,17 @@ class TensorRTEngine(Engine):
             kept.callback(made.free)
             return made
 
-        sizes = [self.batches[1] * prod(shape[1:]) for shape in (self.input_shape, self.output_shape)]
+        taken, given = (self.batches[1] * prod(shape[1:]) for shape in (self.input_shape, self.output_shape))
         self.stream: _cuda.Stream = own(_cuda.Stream())
         self._started, self._ended = own(_cuda.Event()), own(_cuda.Event())
-        self.frames, self.labels = (own(_cuda.Buffer(size)) for size in sizes)
-        self._host_frames, self._host_labels = (own(_cuda.Pinned(size)) for size in sizes)
+        self.frames, self._host_frames = own(_cuda.Buffer(taken)), own(_cuda.Pinned(taken))
+        self._results = [own(_cuda.Buffer(given)) for _ in self.output_names]
+        self._host_results = [own(_cuda.Pinned(given)) for _ in self.output_names]
         self.context = self._create_context()
         kept.callback(setattr, self, "context", None)
         kept.callback(self._drop)
         kept.callback(self.stream.settle)
-        buffers = {self.frames_name: self.frames, self.labels_name: self.labels}
+        buffers = {self.frames_name: self.frames, **dict(zip(self.output_names, self._results, strict=True))}
         if not all(self.context.set_tensor_address(name, buffer.address) for name, buffer in buffers.items()):
             raise UserError("TensorRT did not take the buffers of an engine; its log above says why")
 
@@ -109,12 +115,21 @@ class TensorRTEngine(Engine):
         return TensorRTEngine(self.trt, self.engine, cuda_graph=self.cuda_graph)
 
     def run(self, frames: Array) -> Array:
+        self._run(frames)
+        return self._result(0)
+
+    def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
+        if not self.gives_confidence:
+            raise UserError(NO_CONFIDENCE)
+        self._run(frames)
+        return self._result(0), self._result(1)
+
+    def _run(self, frames: Array) -> None:
         if self.context is None:
             raise UserError("this engine was closed; open it again")
         self.device_ms = None
         self._take(frames)
         np.copyto(self._host_frames.array[: frames.size].reshape(frames.shape), frames)
-        shape = (len(frames), *self.output_shape[1:])
         if self._graph is None and self._captures and self._batch == len(frames):
             self._capture()
         if self._graph is not None:
@@ -124,7 +139,11 @@ class TensorRTEngine(Engine):
         self.stream.wait()
         self._batch = len(frames)
         self.device_ms = self._ended.milliseconds_since(self._started)
-        return np.array(self._host_labels.array[: prod(shape)].reshape(shape))  # a copy: the buffer is the next run's
+
+    def _result(self, index: int) -> Array:
+        """A copy of one of the outputs of the last run; the next run writes into its buffer."""
+        shape = (self._batch, *self.output_shape[1:])
+        return np.array(self._host_results[index].array[: prod(shape)].reshape(shape))
 
     def _take(self, frames: Array) -> None:
         """Check the frames and make the context ready for as many."""
@@ -144,13 +163,14 @@ class TensorRTEngine(Engine):
             raise UserError(f"TensorRT did not take frames of {frames.shape}; its log above says why")
 
     def _enqueue(self, count: int, *, captured: bool = False) -> None:
-        sizes = [count * prod(shape[1:]) for shape in (self.input_shape, self.output_shape)]
-        self.frames.copy(self._host_frames, nbytes=sizes[0], direction=_cuda.HOST_TO_DEVICE, stream=self.stream)
+        taken, given = (count * prod(shape[1:]) for shape in (self.input_shape, self.output_shape))
+        self.frames.copy(self._host_frames, nbytes=taken, direction=_cuda.HOST_TO_DEVICE, stream=self.stream)
         self._started.record(self.stream, captured=captured)
         if not self.context.execute_async_v3(self.stream.handle.value or 0):
             raise UserError("TensorRT could not run the engine; its log above says why")
         self._ended.record(self.stream, captured=captured)
-        self.labels.copy(self._host_labels, nbytes=sizes[1], direction=_cuda.DEVICE_TO_HOST, stream=self.stream)
+        for buffer, host in zip(self._results, self._host_results, strict=True):
+            buffer.copy(host, nbytes=given, direction=_cuda.DEVICE_TO_HOST, stream=self.stream)
 
     def _capture(self) -> None:
         """Make the graph of a run of as many frames as the last; where that fails, say so once and never try again."""

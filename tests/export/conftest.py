@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.export.graphs import DeployGraph
+from pipeline.export.onnx_file import export
 from pipeline.models import NetworkFacts, SegNetwork, SegOutput
 
 Floats = npt.NDArray[np.float64]
@@ -82,3 +85,16 @@ def run_onnx() -> Callable[..., Any]:
         return session.run(None, {session.get_inputs()[0].name: value})[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def export_of() -> Callable[..., Path]:
+    """``export_of(network, folder, label_stride=1)`` writes the deploy graph for frames of 32x48."""
+
+    def write(network: SegNetwork, folder: Path, *, label_stride: int) -> Path:
+        graph = DeployGraph(network, input_size=(32, 48), label_stride=label_stride)
+        file = folder / "deploy.onnx"
+        export(graph, torch.zeros(1, 32, 48, 3, dtype=torch.uint8), file, inputs="frames", outputs="labels")
+        return file
+
+    return write

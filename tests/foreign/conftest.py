@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from ruamel.yaml import YAML
@@ -141,3 +142,37 @@ def dataset(tmp_path: Path, frames: Any) -> Path:
             write_png(folder / split / "images" / f"{name}.png", frames[index])
             write_png(folder / split / "labels" / f"{name}.png", label)
     return tmp_path / "dataset"
+
+
+def ending(model: onnx.ModelProto, nodes: list[onnx.NodeProto], kind: int, **constants: Any) -> onnx.ModelProto:
+    """The network with other nodes from ``deep``, its logits, to ``scores``."""
+    del model.graph.node[-1]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in constants.items())
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", kind, None))
+    return model
+
+
+def deep(file: Path, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """What the file computes as ``deep`` for RGB / 255: (K, h, w)."""
+    model = onnx.load(file)
+    model.graph.output.append(helper.make_tensor_value_info("deep", TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    image = (frame[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
+    return session.run(["deep"], {"input": np.ascontiguousarray(image)})[0][0]
+
+
+@pytest.fixture(scope="session")
+def single(frames: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., onnx.ModelProto]:
+    """``single(**options)``: a network of one channel, which is above 0 on half of all pixels."""
+
+    def made(**options: Any) -> onnx.ModelProto:
+        model = network(classes=1, **options)
+        file = tmp_path_factory.mktemp("single") / "model.onnx"
+        onnx.save(model, file)
+        middle = np.median([deep(file, frame) for frame in frames])
+        model.graph.initializer.append(numpy_helper.from_array(np.float32([-middle]), "last.bias"))
+        model.graph.node[-2].input.append("last.bias")
+        return model
+
+    return made

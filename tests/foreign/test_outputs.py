@@ -21,45 +21,11 @@ from pipeline.foreign.imported import import_network
 from pipeline.quantization import cpu, tensorrt
 from pipeline.quantization import graph as graphs
 from stages import import_onnx
-from tests.foreign.conftest import network
+from tests.foreign.conftest import deep, ending
 
 TWO = {"classes": ["background", "road"], "palette": [[0, 0, 0], [128, 64, 128]]}
 BITS = TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT
 node = helper.make_node
-
-
-@pytest.fixture(scope="session")
-def single(frames: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., onnx.ModelProto]:
-    """``single(**options)``: a network of one channel, which is above 0 on half of all pixels."""
-
-    def made(**options: Any) -> onnx.ModelProto:
-        model = network(classes=1, **options)
-        file = tmp_path_factory.mktemp("single") / "model.onnx"
-        onnx.save(model, file)
-        middle = np.median([deep(file, frame) for frame in frames])
-        model.graph.initializer.append(numpy_helper.from_array(np.float32([-middle]), "last.bias"))
-        model.graph.node[-2].input.append("last.bias")
-        return model
-
-    return made
-
-
-def ending(model: onnx.ModelProto, nodes: list[onnx.NodeProto], kind: int, **constants: Any) -> onnx.ModelProto:
-    """The network with other nodes from ``deep``, its logits, to ``scores``."""
-    del model.graph.node[-1]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in constants.items())
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", kind, None))
-    return model
-
-
-def deep(file: Path, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What the file computes as ``deep`` for RGB / 255: (K, h, w)."""
-    model = onnx.load(file)
-    model.graph.output.append(helper.make_tensor_value_info("deep", TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    image = (frame[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
-    return session.run(["deep"], {"input": np.ascontiguousarray(image)})[0][0]
 
 
 def require_labels(

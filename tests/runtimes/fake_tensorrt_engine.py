@@ -18,8 +18,13 @@ def expected(frames: Array) -> Array:
     return np.ascontiguousarray(frames[:, ::2, ::2, 1] // 64)
 
 
+def expected_confidence(frames: Array) -> Array:
+    return np.ascontiguousarray(frames[:, ::2, ::2, 2])
+
+
 class HalvingEngine:
-    """What deserialize_cuda_engine returns; its network takes every second pixel of the green channel / 64."""
+    """What deserialize_cuda_engine returns; its network takes every second pixel of the green channel / 64, and of the
+    red one as confidence where it has that output."""
 
     def __init__(self, cuda: HostCuda, tensors: dict[str, tuple[str, tuple[int, ...], str]], largest: int = 1) -> None:
         self.cuda = cuda
@@ -83,8 +88,11 @@ class HalvingContext:
 
         def compute() -> None:
             given = np.frombuffer(ctypes.string_at(self.address["frames"], int(np.prod(shape))), np.uint8)
-            labels = expected(given.reshape(shape))
-            ctypes.memmove(self.address["labels"], labels.ctypes.data, labels.nbytes)
+            computed = {"labels": expected, "confidence": expected_confidence}
+            for name, compute_one in computed.items():
+                if name in self.address:
+                    result = compute_one(given.reshape(shape))
+                    ctypes.memmove(self.address[name], result.ctypes.data, result.nbytes)
             cuda.clock[stream] += self.engine.milliseconds
 
         cuda.enqueue(stream, compute)

@@ -21,7 +21,7 @@ from pipeline.frames import Array
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._tensorrt_engine import TensorRTEngine
 from tests.runtimes.fake_cuda import HostCuda
-from tests.runtimes.fake_tensorrt_engine import LABELS, SHAPE, HalvingEngine, expected
+from tests.runtimes.fake_tensorrt_engine import LABELS, SHAPE, HalvingEngine, expected, expected_confidence
 
 TRT: Any = SimpleNamespace(
     TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"), DataType=SimpleNamespace(UINT8="uint8")
@@ -65,6 +65,44 @@ def test_frames_go_in_and_labels_come_out(inner: HalvingEngine, cuda: HostCuda, 
     assert cuda.calls["cudaGraphLaunch"] == (3 if cuda_graph else 0)
     assert cuda.calls["cudaStreamBeginCapture"] == cuda_graph
     engine.close()
+    assert cuda.held == 0
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_confidence_is_the_second_output(cuda: HostCuda, cuda_graph: bool) -> None:
+    tensors = {
+        "confidence": ("out", (-1, *LABELS[1:]), "uint8"),
+        "frames": ("in", (-1, *SHAPE[1:]), "uint8"),
+        "labels": ("out", (-1, *LABELS[1:]), "uint8"),
+    }
+    engine = TensorRTEngine(TRT, HalvingEngine(cuda, tensors, largest=5), cuda_graph=cuda_graph)
+    assert engine.gives_confidence
+    results = []
+    for seed, count in enumerate((2, 2, 2, 5, 5)):
+        frames = random_frames(seed, count)
+        results.append((frames, *engine.run_with_confidence(frames)))
+    for frames, labels, confidence in results:  # compared last: a later run must not write into an earlier result
+        assert np.array_equal(labels, expected(frames)) and np.array_equal(confidence, expected_confidence(frames))
+    assert np.array_equal(engine.run(frames), expected(frames))
+    engine.close()
+    assert cuda.held == 0
+
+
+def test_an_engine_without_confidence_says_so(inner: HalvingEngine) -> None:
+    engine = TensorRTEngine(TRT, inner)
+    assert not engine.gives_confidence
+    with pytest.raises(UserError, match=r"gives no confidence; set export\.confidence: true"):
+        engine.run_with_confidence(random_frames(0))
+
+
+def test_a_confidence_of_another_size_is_refused(cuda: HostCuda) -> None:
+    tensors = {
+        "frames": ("in", SHAPE, "uint8"),
+        "labels": ("out", LABELS, "uint8"),
+        "confidence": ("out", (1, 4, 6), "uint8"),
+    }
+    with pytest.raises(UserError, match=r"not a deploy graph: .*output uint8 \(1, 2, 3\), output uint8 \(1, 4, 6\)"):
+        TensorRTEngine(TRT, HalvingEngine(cuda, tensors))
     assert cuda.held == 0
 
 
