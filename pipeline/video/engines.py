@@ -18,7 +18,7 @@ _ON_GPU = 2  # one copies and resizes while the other computes
 
 
 def open_engines(
-    path: Path, *, threads: int | None = None, contexts: int | None = None, live: bool = False
+    path: Path, *, threads: int | None = None, contexts: int | None = None, live: bool = False, sources: int = 1
 ) -> tuple[list[Engine], Artifact]:
     """Open an engine as often as frames shall be in work at a time.
 
@@ -31,6 +31,7 @@ def open_engines(
         threads: of all contexts together, on a CPU; None: as it was built.
         contexts: how many; None: the default above.
         live: whether latency counts.
+        sources: how many share the engines at the same time; then a context for each, as far as there are threads.
 
     Raises:
         UserError: not an engine of this machine, or more contexts than threads.
@@ -39,7 +40,7 @@ def open_engines(
     options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
     on_cpu = not on_gpu(facts)
     total = int(options.get("threads", 1)) if on_cpu else _ON_GPU
-    wanted = contexts or (1 if live else total)
+    wanted = contexts or (min(sources, total) if live or sources > 1 else total)
     if on_cpu and wanted > total:
         first.close()
         raise UserError(f"{wanted} contexts share {total} threads; at most one context a thread: raise --threads")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.video.names import STEM, shortened
 from pipeline.video.sources import Source, open_source
 from pipeline.video.sources._address import redacted
@@ -43,6 +42,17 @@ class Input:
         """The text as people are told it, without a password."""
         return self.text if self.path is not None else redacted(self.text)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it never ends, as far as its text tells; an http address may be a file on a server."""
+        if self.images:
+            return False
+        if self.path is not None:
+            return self.path.is_char_device()
+        scheme = self.text.partition("://")[0].lower() if "://" in self.text else ""
+        is_camera = " ! " in self.text or re.fullmatch(r"[0-9]{1,4}|/dev/video\d+", self.text)
+        return bool(is_camera or (scheme and scheme not in ("http", "https")))
+
     def open(self, **options: Any) -> Source:
         """See :func:`pipeline.video.sources.open_source`."""
         return open_source(self.text, listed=self.images, **options)
@@ -54,9 +64,6 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
     - A folder or a pattern of videos is a run for each video; with images in it, it is one run over the images.
     - Several image files are one run, as a pattern of them is: a shell makes them of a pattern without quotes.
     - All else is a run of its own. A file that is named twice is taken once.
-
-    Raises:
-        UserError: several sources of which one is live, which never ends.
     """
     found: list[Input] = []
     pictures = list(dict.fromkeys(Path(text) for text in texts if len(texts) > 1 and _is_image_file(text)))
@@ -77,9 +84,6 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
             found.append(Input(text, path=Path(text) if _exists(text) else None))
     found = _once(found)
     if len(found) > 1:
-        for given in found:
-            if not given.images and _is_live(given):
-                raise UserError(f"{given.shown}: is live and never ends; name it alone")
         found = _named(found)
     return found
 
@@ -147,17 +151,6 @@ def _listing(text: str) -> Listing | None:
         return None
     matches = map(Path, glob.iglob(text, recursive=True))  # noqa: PTH207 - the pattern may be absolute
     return None if holds_image(lambda: matches) else list_pattern(text)
-
-
-def _is_live(given: Input) -> bool:
-    """Whether it never ends, as far as its text tells; an http address may be a file on a server."""
-    text = given.text
-    if given.path is not None:
-        return given.path.is_char_device()
-    scheme = text.partition("://")[0].lower() if "://" in text else ""
-    return bool(
-        " ! " in text or re.fullmatch(r"[0-9]{1,4}|/dev/video\d+", text) or (scheme and scheme not in ("http", "https"))
-    )
 
 
 def _is_image_file(text: str) -> bool:

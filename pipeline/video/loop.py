@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from threading import Event
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def segment(
     looking: Looking = _AS_CHECK,
     selection: Selection = _ALL,
     engines_wait: bool = False,
+    until: Event | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Segment the frames of ``source`` and hand the results to ``sinks``.
@@ -50,7 +52,9 @@ def segment(
         overlay: draws the picture of every result; None when no sink wants one.
         smoother: steadies label maps; None: as the engine gives them.
         zones: counted apart, and those that count nowhere.
-        engines_wait: the engines compute elsewhere than on the cores, see :func:`pipeline.video.engines.on_gpu`.
+        engines_wait: the engines compute elsewhere than on the cores, see :func:`pipeline.video.engines.on_gpu`, or
+            wait for their turn, see :mod:`pipeline.video.turns`.
+        until: set from another thread, it ends the run as Ctrl-C does.
         progress: called now and then with the number of frames done.
 
     Raises:
@@ -67,6 +71,7 @@ def segment(
         looking=looking,
         selection=selection,
         engines_wait=engines_wait,
+        until=until or Event(),
     )
     with ExitStack() as stack:
         for sink in sinks:

@@ -31,6 +31,7 @@ from pipeline.video.sinks import (
 from pipeline.video.sinks._destination import redacted
 from pipeline.video.sinks.h264 import DEFAULT_FPS
 from pipeline.video.sinks.page import parse_address
+from pipeline.video.sinks.tiles import SharedPage
 from pipeline.video.sources import Source
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Outputs:
         expected: how many frames will come; None: not known.
         allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
         out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
+        several: this is one of several sources: lines of JSON and folders of events have its name.
+        page: shows all sources that run at the same time, in the place of ``serve``.
         stream: an address that overlays are sent to, in the place of ``out``.
         timeout, patience: of a stream, see :class:`pipeline.video.sinks.StreamSink`.
     """
@@ -91,6 +94,8 @@ class Outputs:
     expected: int | None = None
     out_is_folder: bool = False
     stream: str | None = None
+    several: bool = False
+    page: SharedPage | None = None
     confidence: Path | None = None
     timeout: float = 10.0
     patience: float = 60.0
@@ -144,23 +149,10 @@ class Outputs:
         if self.confidence is not None:
             sinks.append(ConfidenceSink(self.confidence))
         if self.lines is not None:
-            to_file = self.lines != STANDARD_OUTPUT
-            sinks.append(LinesSink(self.lines, labels=labels) if to_file else PrintedLinesSink(labels=labels))
+            sinks.append(self._lines_sink(self.lines, labels))
         sinks += events
         if self.serve is not None:
-            host, port = parse_address(self.serve)
-            sinks.append(
-                PageSink(
-                    host,
-                    port,
-                    labels=labels,
-                    title=source.name,
-                    engine=engine,
-                    only=only,
-                    hosts=self.allow_hosts,
-                    embed=self.embed,
-                )
-            )
+            sinks.append(self._page_sink(source, self.serve, labels=labels, engine=engine, only=only))
         if self.window:
             sinks.append(WindowSink(title=source.name))
         return sinks
@@ -196,7 +188,7 @@ class Outputs:
         fps = self._rate(source)
         clips: dict[str, Any] = {"fps": fps, "crf": self.crf, "preset": self.preset}
         pace = None if source.live else fps
-        folder = self.event_dir or (EVENTS / self.name if self.read and self.name else EVENTS)
+        folder = self.event_dir or (EVENTS / self.name if self.several and self.name else EVENTS)
         return [EventSink(folder, self.rules, source=source.name, pace=pace, **clips)]
 
     def _overlay_sink(self, source: Source, out: Path, labels: LabelSpec) -> Sink:
@@ -225,6 +217,18 @@ class Outputs:
                 f"{' '.join(ONE_IMAGE)} (one image), or a folder, whose name has no suffix"
             )
         return ImageFolderSink(out, labels=labels)
+
+    def _lines_sink(self, place: Path, labels: LabelSpec) -> Sink:
+        name = self.name if self.several else None
+        if place == STANDARD_OUTPUT:
+            return PrintedLinesSink(labels=labels, source=name)
+        return LinesSink(place, labels=labels, source=name)
+
+    def _page_sink(self, source: Source, address: str, **about: Any) -> Sink:
+        about["title"] = source.name
+        if self.page is not None:
+            return self.page.sink(self.name or source.stem, **about)
+        return PageSink(*parse_address(address), **about, hosts=self.allow_hosts, embed=self.embed)
 
     def _rate(self, source: Source) -> float:
         """Frames per second of the overlay."""

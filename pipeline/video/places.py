@@ -8,15 +8,19 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs, distinct, names_file
+from pipeline.video.sinks._destination import redacted
 
 #: Stands for the name of the source in places of results.
 NAME = "{name}"
 
 
-def check_several(wanted: Outputs, count: int, read: Sequence[Path] = ()) -> None:
+def check_several(wanted: Outputs, count: int, read: Sequence[Path] = (), *, together: bool = False) -> None:
     """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``.
 
     One source can have everything.
+
+    Args:
+        together: they run at the same time.
     """
     if wanted.report and NAME in str(wanted.report):
         raise UserError(f"--json {wanted.report}: there is one summary of all sources; leave {NAME} out")
@@ -24,18 +28,31 @@ def check_several(wanted: Outputs, count: int, read: Sequence[Path] = ()) -> Non
         return
     if wanted.report and wanted.report != STANDARD_OUTPUT:
         distinct([wanted.report], read)
-    if wanted.benchmark or wanted.window or wanted.serve or wanted.stream:
+    if wanted.benchmark or wanted.window:
+        raise UserError(f"--benchmark and --window are for one source; got {count}: name one of them")
+    if wanted.stream and NAME not in wanted.stream:
         raise UserError(
-            f"--benchmark, --window, --serve and an address for --out are for one source; got {count}: name one of them"
+            f"--out {redacted(wanted.stream)}: {count} sources cannot be sent to one address; write {NAME} where the "
+            f"name of the source belongs, such as rtsp://server:8554/{NAME}"
         )
-    if wanted.lines == STANDARD_OUTPUT:
-        raise UserError(f"--lines -: prints the lines of one source; got {count}: --lines '{NAME}.jsonl'")
+    if wanted.stream and not together:
+        raise UserError(f"--out with an address is for one source, or for live sources; got {count} files: name one")
     for option, place in (("--out", wanted.out), ("--lines", wanted.lines)):
-        if place is not None and (option == "--lines" or names_file(place)) and NAME not in str(place):
+        if (
+            place is not None
+            and place != STANDARD_OUTPUT
+            and (option == "--lines" or names_file(place))
+            and NAME not in str(place)
+        ):
             raise UserError(
                 f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
                 f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
             )
+
+
+def of_name(place: Path, name: str | None) -> Path:
+    """A place with ``{name}`` replaced by the name of a source."""
+    return Path(str(place).replace(NAME, name)) if name else place
 
 
 def of_source(
@@ -48,7 +65,7 @@ def of_source(
         if given is None or name is None:
             return given
         if NAME in str(given):
-            return Path(str(given).replace(NAME, name))
+            return of_name(given, name)
         return given / name if several and folder else given
 
     return replace(
@@ -61,5 +78,7 @@ def of_source(
         masks=place(wanted.masks, folder=True),
         confidence=place(wanted.confidence, folder=True),
         lines=place(wanted.lines, folder=False),
+        several=several,
+        stream=wanted.stream.replace(NAME, name) if wanted.stream and name else wanted.stream,
         event_dir=place(wanted.event_dir, folder=True),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from threading import Event
 from typing import Any
 
 from pipeline.labels import LabelSpec
@@ -28,7 +29,7 @@ from pipeline.video.summary import Depth, Summary
 from pipeline.video.view import Looking
 from pipeline.video.zones import Zones, zone_shares
 
-STEPS = ("read", "resize", "infer", "draw", "write", "age")
+STEPS = ("read", "resize", "turn", "infer", "draw", "write", "age")
 #: Frames that a worker does at a stretch in a step, and that can wait before the next one, at most: the more, the more
 #: often a step finds in the core's cache what it needs, until the frames fill the caches that the cores share.
 _BURST = 16
@@ -43,7 +44,8 @@ class Run:
     """One pass.
 
     Args:
-        engines_wait: the engines compute elsewhere than on the cores, on a GPU.
+        engines_wait: the engines compute elsewhere than on the cores, on a GPU, or wait for their turn.
+        until: set from another thread, it ends the run as Ctrl-C does.
 
     Attributes:
         ended: by Ctrl-C, or because whoever watched has seen enough.
@@ -62,7 +64,9 @@ class Run:
         looking: Looking,
         selection: Selection,
         engines_wait: bool,
+        until: Event,
     ) -> None:
+        self._until = until
         self.ended = self.interrupted = False
         self._told = 0  # frames, to whoever watches the progress
         self._source = source
@@ -166,6 +170,8 @@ class Run:
     def _show(self, progress: Callable[[int], None]) -> None:
         self._crew.begin()  # not before Ctrl-C ends a run in good order
         while not self._crew.wait(_LOOK_S if self._here else _TELL_S):
+            if self._until.is_set() and not self.ended:
+                raise KeyboardInterrupt
             self._show_newest(progress)
             for sink in self._here:
                 sink.poll()

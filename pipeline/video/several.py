@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 #: Reasons of the system after which the next run would fail as well.
 _NO_ROOM = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 _NAME_WIDTH = 40  # characters of a source in the table
-_INTERRUPTED = 130
+#: Status of a run that Ctrl-C ended before its source did.
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -70,37 +71,44 @@ def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict
                 break
             continue
         except KeyboardInterrupt:
-            outcomes.append(Outcome(given.shown, status=_INTERRUPTED, error="interrupted before its first frame"))
+            outcomes.append(Outcome(given.shown, status=INTERRUPTED, error="interrupted before its first frame"))
             break
         outcomes.append(outcome)
-        if outcome.status == _INTERRUPTED:
+        if outcome.status == INTERRUPTED:
             break
     return outcomes
 
 
-def status_of(outcomes: Sequence[Outcome], *, expected: int) -> int:
+def status_of(outcomes: Sequence[Outcome], *, expected: int, strict: bool = False) -> int:
     """The exit status of all runs together.
 
-    130: interrupted. 1: not one input was processed, or it ended before the last one. EXIT_DAMAGED: some input failed,
-    or was damaged or skipped in part. 0: everything was processed.
+    130: interrupted. 1: not one input was processed, it ended before the last one, or one failed and ``strict`` is
+    set. EXIT_DAMAGED: some input failed, or was damaged or skipped in part. 0: everything was processed.
     """
     states = [outcome.status for outcome in outcomes]
-    if _INTERRUPTED in states:
-        return _INTERRUPTED
-    if all(state == 1 for state in states) or len(states) < expected:
+    if INTERRUPTED in states:
+        return INTERRUPTED
+    if all(state == 1 for state in states) or len(states) < expected or (strict and 1 in states):
         return 1
     return EXIT_DAMAGED if any(states) else 0
 
 
-def table(outcomes: Sequence[Outcome], *, expected: int) -> str:
-    """A line for each run, and how many ended well."""
+def table(outcomes: Sequence[Outcome], *, expected: int, live: bool = False) -> str:
+    """A line for each run, and how many ended well.
+
+    Args:
+        live: show also the frames that were dropped, and the median age of a frame when it was written.
+    """
     names = [_short(outcome.source) for outcome in outcomes]
     width = max(map(len, [*names, "source"]))
-    lines = [f"{'source':<{width}}{'frames':>9}{'fps':>9}  result"]
+    more = f"{'dropped':>9}{'age ms':>9}" if live else ""
+    lines = [f"{'source':<{width}}{'frames':>9}{'fps':>9}{more}  result"]
     for name, outcome in zip(names, outcomes, strict=True):
-        figures = f"{'-':>9}{'-':>9}"
-        if outcome.summary is not None:
-            figures = f"{outcome.summary.frames:>9}{outcome.summary.fps:>9.1f}"
+        figures = f"{'-':>9}" * (4 if live else 2)
+        if (summary := outcome.summary) is not None:
+            figures = f"{summary.frames:>9}{summary.fps:>9.1f}"
+            age = f"{summary.steps['age'].p50_ms:>9.1f}" if "age" in summary.steps else f"{'-':>9}"
+            figures += f"{summary.dropped:>9}{age}" if live else ""
         lines.append(f"{name:<{width}}{figures}  {_result(outcome)}")
     failed = sum(outcome.summary is None for outcome in outcomes)
     flawed = sum(outcome.summary is not None and outcome.status == EXIT_DAMAGED for outcome in outcomes)
@@ -116,7 +124,7 @@ def _result(outcome: Outcome) -> str:
         first = outcome.error.partition("\n")[0].removeprefix(f"{outcome.source}: ")
         return f"failed: {first}" if outcome.status == 1 else first
     places = ", ".join(map(str, outcome.written)) or "nothing is written"
-    state = {0: "", _INTERRUPTED: "interrupted: ", EXIT_DAMAGED: "in part: "}.get(outcome.status, "")
+    state = {0: "", INTERRUPTED: "interrupted: ", EXIT_DAMAGED: "in part: "}.get(outcome.status, "")
     return state + places
 
 

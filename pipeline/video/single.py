@@ -18,7 +18,7 @@ from pipeline.video.inputs import Input
 from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.overlay import Overlay
-from pipeline.video.places import of_source
+from pipeline.video.places import of_name, of_source
 from pipeline.video.progress import Progress
 from pipeline.video.rule_file import read_rules
 from pipeline.video.selection import Selection
@@ -27,6 +27,7 @@ from pipeline.video.sinks import EventSink, StreamSink
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import StreamOptions
 from pipeline.video.staged import StagedText
+from pipeline.video.together import Lane
 from pipeline.video.view import Looking, Region
 from pipeline.video.zone_file import Zone
 from pipeline.video.zones import Zones
@@ -54,6 +55,7 @@ def run_one(
     marked: Sequence[Zone],
     read: Sequence[Path] | None,
     engines_for: EnginesFor,
+    lane: Lane | None = None,
 ) -> Outcome:
     """One run.
 
@@ -64,6 +66,7 @@ def run_one(
         marked: zones that the user gave.
         read: the files of all runs, where there are several; None: this is the only one.
         engines_for: opens the engines, or returns those that are open.
+        lane: this run among others at the same time; None: it runs alone.
 
     Raises:
         UserError: the source or a target cannot be used.
@@ -81,12 +84,12 @@ def run_one(
         )
         stack.callback(source.close)
         reading.check(source)
-        if source.live and several:
-            raise UserError(f"{source.name}: is live and never ends; name it alone")
+        if source.live and several and lane is None:
+            raise UserError(f"{source.name}: is live and never ends; add --serve to run all sources at the same time")
         engines, facts = engines_for(source.live)
         only = chosen_ids(facts.labels, args.only)
         zones = Zones(marked, ignore_index=facts.labels.ignore_index) if marked else None
-        rules = read_rules(args.events, labels=facts.labels, zones=marked) if args.events else []
+        rules = read_rules(of_name(args.events, given.name), labels=facts.labels, zones=marked) if args.events else []
         overlay = Overlay(
             facts.labels,
             alpha=args.alpha,
@@ -110,7 +113,7 @@ def run_one(
         if args.json and args.json != STANDARD_OUTPUT and not several:
             report = stack.enter_context(StagedText(args.json))
         alone = [rate_alone(engines)] if args.benchmark else []
-        with Progress(frames, sys.stderr) as progress:
+        with Progress(frames, sys.stderr) if lane is None else lane as progress:
             summary = segment(
                 source,
                 engines,
@@ -121,7 +124,8 @@ def run_one(
                 zones=zones,
                 looking=looking,
                 selection=selection,
-                engines_wait=on_gpu(facts),
+                engines_wait=on_gpu(facts) or lane is not None,
+                until=lane.until if lane is not None else None,
                 progress=progress.update,
             )
         if args.benchmark:

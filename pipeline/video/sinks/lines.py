@@ -21,7 +21,7 @@ from pipeline.video.zones import zone_shares
 _BUFFER = 1 << 20  # bytes; longer than any line, so each reaches the system in one piece
 
 
-def line_of(result: Result, labels: LabelSpec) -> bytes:
+def line_of(result: Result, labels: LabelSpec, *, source: str | None = None) -> bytes:
     """A result as one line of JSON, ASCII, with its end of line.
 
     Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
@@ -29,10 +29,14 @@ def line_of(result: Result, labels: LabelSpec) -> bytes:
     pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids). With zones also ``zones``:
     ``shares`` and ``other`` of each zone's pixels, by its name. With confidence also ``confidence`` (mean of the pixels
     of each class that occurs, 0..1, by its name) and ``mean_confidence`` (of all pixels), for the frame and each zone.
+
+    Args:
+        source: name of the source, as the key ``source``; None: the line has no such key.
     """
     age = time.perf_counter() - result.arrived
     shares, other = class_shares(result.pixels, labels)
     facts: dict[str, Any] = {
+        **({} if source is None else {"source": source}),
         "index": result.index,
         "frame": result.name,
         "time_s": None if result.timestamp is None else round(result.timestamp, 6),
@@ -58,10 +62,10 @@ class LinesSink(StagedFile):
     patient = True
     waits = False
 
-    def __init__(self, path: Path, *, labels: LabelSpec) -> None:
+    def __init__(self, path: Path, *, labels: LabelSpec, source: str | None = None) -> None:
         super().__init__(path)
         self.written: Path | None = path
-        self._labels = labels
+        self._labels, self._source = labels, source
         self._file: BinaryIO | None = None
 
     def make(self) -> None:
@@ -72,7 +76,7 @@ class LinesSink(StagedFile):
     def write(self, result: Result) -> None:
         assert self._file is not None
         try:
-            self._file.write(line_of(result, self._labels))
+            self._file.write(line_of(result, self._labels, source=self._source))
             self._file.flush()
         except OSError as error:
             raise self.unwritable(error) from error
@@ -97,15 +101,15 @@ class PrintedLinesSink:
     patient = waits = True
     written: Path | None = None
 
-    def __init__(self, *, labels: LabelSpec) -> None:
-        self._labels = labels
+    def __init__(self, *, labels: LabelSpec, source: str | None = None) -> None:
+        self._labels, self._source = labels, source
 
     def __enter__(self) -> PrintedLinesSink:
         return self
 
     def write(self, result: Result) -> None:
         try:
-            sys.stdout.buffer.write(line_of(result, self._labels))
+            sys.stdout.buffer.write(line_of(result, self._labels, source=self._source))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             # what is left in the buffer would fail again when the interpreter ends

@@ -16,6 +16,7 @@ from pipeline.video.crew import Step
 from pipeline.video.flow import Queue
 from pipeline.video.meter import Meter
 from pipeline.video.sources import Frame
+from pipeline.video.turns import SharedEngine
 from pipeline.video.view import Looking, View
 
 
@@ -112,6 +113,9 @@ class Inferring(Step[_Batch, _Batch]):
         batch = np.stack(given) if len(given) > 1 else given[0][np.newaxis]
         label_maps, confidences = self._run(item.engine, batch)
         seconds = time.perf_counter() - start
+        if isinstance(item.engine, SharedEngine):
+            self._meter.add("turn", item.engine.waited_s)
+            seconds -= item.engine.waited_s
         self._meter.add("infer", seconds)
         return [
             Seen(frame, view, image, view.cut(label_map), 1e3 * seconds, None if sure is None else view.cut(sure))
