@@ -23,6 +23,7 @@ import pytest
 
 from pipeline.frames import read_frame, read_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video import command
 from pipeline.video.sinks import events
 from tests.video.hook import Hook
 from tests.video.test_sound import film as film_of_sound
@@ -43,7 +44,7 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
     work.mkdir()
     monkeypatch.chdir(work)
     facts = SimpleNamespace(labels=labels, hash="e", meta={"runtime": "onnxruntime", "runtime_options": {}})
-    monkeypatch.setattr(module, "open_engines", lambda path, threads, contexts, live: ([engine], facts))
+    monkeypatch.setattr(command, "open_engines", lambda path, **options: ([engine], facts))
 
     def call(*args: object) -> int:
         monkeypatch.setattr(sys, "argv", ["infer.py", "engine", *map(str, args)])

@@ -142,14 +142,22 @@ def test_places_of_several_sources() -> None:
     for wanted, message in (
         ({"out": "o/x.mp4"}, r"--out o/x\.mp4: each of 2 sources .*: --out 'o/\{name\}-x\.mp4'"),
         ({"lines": "l.jsonl"}, r"--lines l\.jsonl: each of 2 sources"),
-        ({"lines": "-"}, r"--lines -: prints the lines of one source; got 2"),
     ):
         with pytest.raises(UserError, match=message):
             places(**wanted)
-    for options in ({"serve": "0"}, {"window": True}, {"benchmark": True}):
+    assert places(lines="-") == ["-"]
+    for options in ({"window": True}, {"benchmark": True}):
         with pytest.raises(UserError, match="are for one source; got 3"):
             check_several(Outputs(**options), 3)
         check_several(Outputs(**options), 1)
+    for address, together, message in (
+        ("rtsp://me:secret@server/all", True, r"--out rtsp://server/all: 2 sources .* such as rtsp://server:8554/"),
+        ("rtsp://server/{name}", False, "--out with an address is for one source, or for live sources; got 2 files"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_several(Outputs(stream=address), 2, together=together)
+    check_several(Outputs(stream="rtsp://server/{name}"), 2, together=True)
+    assert of_source(Outputs(stream="rtsp://server/{name}"), "front", several=True).stream == "rtsp://server/front"
 
 
 def test_a_folder_may_have_the_name_of_a_source_with_dots(folder: Path, labels: LabelSpec) -> None:
