@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import Faults, closest
+from pipeline.errors import closest
 from pipeline.labels import LabelSpec
 from pipeline.video.rules import Rule, Span
 from pipeline.video.settings_file import is_number, read_entries
@@ -32,11 +32,8 @@ def read_rules(path: Path, *, labels: LabelSpec, zones: Sequence[Zone] = ()) -> 
     Raises:
         UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
     """
-    found, entries = read_entries(path, "events", example=_EXAMPLE)
-    faults, rules = Faults(str(path)), list[Rule]()
-    for key in found:
-        if key != "events":
-            faults.add(f"{key}: unknown key; {closest(str(key), ['events'])}")
+    faults, entries = read_entries(path, "events", example=_EXAMPLE)
+    rules = list[Rule]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry, labels, zones)
         for message in wrong:

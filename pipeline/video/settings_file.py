@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import Faults, UserError, closest
 
 
 class _RepeatedKeyError(ValueError):
@@ -71,8 +71,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
-def read_entries(path: Path, key: str, *, example: str) -> tuple[dict[str, Any], list[Any]]:
-    """A file that holds a list under ``key``: all of the file, and the list.
+def read_entries(path: Path, key: str, *, example: str) -> tuple[Faults, list[Any]]:
+    """The list under ``key`` in a file that has no other key.
+
+    Returns:
+        The faults of the file, which hold one for each unknown key, and the entries of the list. The caller adds the
+        faults of the entries and raises.
 
     Raises:
         UserError: see :func:`read_settings`; there is no such list, or it is empty.
@@ -81,4 +85,8 @@ def read_entries(path: Path, key: str, *, example: str) -> tuple[dict[str, Any],
     entries = found.get(key) if isinstance(found, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of {key}; needed: {example}")
-    return found, entries
+    faults = Faults(str(path))
+    for name in found:
+        if name != key:
+            faults.add(f"{name}: unknown key; {closest(str(name), [key])}")
+    return faults, entries

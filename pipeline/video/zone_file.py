@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import UserError, closest
 from pipeline.video.settings_file import is_number, read_entries
 
 UNITS = ("pixels", "shares")
@@ -55,8 +55,8 @@ def read_zones(path: Path) -> list[Zone]:
     Raises:
         UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
     """
-    _, entries = read_entries(path, "zones", example=_EXAMPLE)
-    faults, zones = Faults(str(path)), list[Zone]()
+    faults, entries = read_entries(path, "zones", example=_EXAMPLE)
+    zones = list[Zone]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry)
         for message in wrong:
