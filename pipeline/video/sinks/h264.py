@@ -222,7 +222,7 @@ class H264Sink(StagedFile):
             except self._av.error.FFmpegError as error:
                 if self._sound is None:
                     raise
-                self._sound.tell_lost(error)  # the pictures are worth more
+                self._sound.warn_lost(error)  # the pictures are kept
                 self._index_first()
         except (self._av.error.FFmpegError, OSError) as error:
             raise self.unwritable(error) from error
