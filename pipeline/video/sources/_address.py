@@ -37,6 +37,11 @@ class Address:
     stem: str
     protocols: str
 
+    @property
+    def path(self) -> Path | None:
+        """The local file; None for anything else."""
+        return Path(self.url.removeprefix("file:")) if self.protocols == "file" else None
+
     def __repr__(self) -> str:
         return f"Address({self.name!r})"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from pipeline.video.sources._jumps import clock_jumps
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,9 @@ HIGHEST_FPS = 300.0
 _MOST_SLACK_S = 0.02
 _SAME_START_S = 1e-3
 _MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
+_TRANSPORT = "mpegts"
+_TRANSPORT_PACKET = 188  # bytes; a frame takes one packet or more
+_LEAST_BYTES = 8  # of a frame, in any container
 
 
 @dataclass(frozen=True)
@@ -111,16 +117,24 @@ def rate_of(container: Any, stream: Any) -> float | None:
     return plausible[0] if plausible else min(own, mean)
 
 
-def expected_frames(container: Any, stream: Any) -> int | None:
-    """How many frames there may be by the duration, for progress only; None when nothing tells."""
+def expected_frames(container: Any, stream: Any, *, path: Path | None = None) -> int | None:
+    """The number of frames by the duration, for progress only. None if it is unknown or impossible: the file has too
+    few bytes for it, or its clock jumps.
+
+    Args:
+        path: of a local file; None: what is read is not a file on this machine.
+    """
+    if path is not None and set(container.format.name.split(",")) & {_TRANSPORT, "mpeg"} and clock_jumps(path):
+        return None
     if stream.duration is not None and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
     elif container.duration is not None:
         seconds = container.duration / _MICROSECONDS
     else:
         return None
-    rate = rate_of(container, stream)
-    return round(seconds * rate) or None if rate else None
+    frames = round(seconds * (rate_of(container, stream) or 0))
+    least = _TRANSPORT_PACKET if container.format.name == _TRANSPORT else _LEAST_BYTES
+    return None if 0 < container.size < frames * least else frames or None
 
 
 def _origin_of(container: Any, stream: Any) -> int | None:

@@ -68,7 +68,9 @@ class VideoFile(Source):
             # of a GIF it is what was found, not what should be there
             self._packets = stream.frames if stream.frames and container.format.name != "gif" else None
             # frames that an edit list leaves out, or an AVI dropped, are in the first number only
-            known = [number for number in (self._packets, expected_frames(container, stream)) if number]
+            known = [
+                number for number in (self._packets, expected_frames(container, stream, path=address.path)) if number
+            ]
             self.count = min(known, default=None)
             self._first = 0
             self._leapt: float | None = None
