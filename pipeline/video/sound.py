@@ -80,7 +80,7 @@ class Sound:
         return cls(
             name=name,
             number=stream.index,
-            codec=getattr(codec, "canonical_name", codec.name),
+            codec=codec.canonical_name,
             zero=float((video.start_time if origin is None else origin) * video.time_base),
             others=len(container.streams.audio) - 1,
             av=av,

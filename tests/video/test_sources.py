@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import Array, read_frame
+from pipeline.video._av import load_av
 from pipeline.video.sources import Source, open_source
 from pipeline.video.sources._address import of_url, redacted
 from pipeline.video.sources.images import Images
@@ -277,3 +279,9 @@ def test_passwords_in_pipelines() -> None:
     text = 'rtspsrc location="rtsp://u:pw@host/x?k=v" user-id=me user-pw=\'a b\' ! fakesrc password="c d" ! appsink'
     shown = redacted(text)
     assert shown == 'rtspsrc location="rtsp://host/x?..." user-id=me user-pw=... ! fakesrc password=... ! appsink'
+
+
+def test_an_old_pyav_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(__version__="16.1.0"))
+    with pytest.raises(UserError, match=r"PyAV 16\.1\.0 is too old; needed: 17 or newer: pip install 'av>=17'"):
+        load_av()

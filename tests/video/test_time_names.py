@@ -48,11 +48,11 @@ def test_a_frame_has_one_name_wherever_reading_begins(
 
 
 def test_names_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with a PyAV that cannot show the index of a file."""
-    path = encode(tmp_path / "x.mp4", uneven(60), options={"g": "8"})
-    expected = [(f.name, f.timestamp) for f in open_source(str(path)).frames(start=2)]
+    """A fragmented MP4 has none until it is read."""
+    path = encode(tmp_path / "x.mp4", uneven(60), options={"g": "8"}, muxer={"movflags": "frag_keyframe+empty_moov"})
+    expected = [(f.name, f.timestamp) for f in open_source(str(path)).frames() if f.timestamp and f.timestamp >= 2]
+    assert 0 < len(expected) < 60
     monkeypatch.setattr("pipeline.video.sources._numbers._in_index", lambda *args, **options: pytest.fail("was used"))
-    monkeypatch.setattr("pipeline.video.sources._numbers._INDEX", "absent")
     assert [(f.name, f.timestamp) for f in open_source(str(path)).frames(start=2)] == expected
 
 

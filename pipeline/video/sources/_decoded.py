@@ -16,7 +16,6 @@ from pipeline.video.sources._facts import Remarks, pixel_aspect
 #: 8-bit YUV 4:2:0; the planes of yuva420p are those and one of opacity.
 _PLANES = ("yuv420p", "yuvj420p", "yuva420p")
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_UNSPECIFIED = 2
 #: The display matrix of what is not turned, see :func:`_display_matrix`.
 _AS_IT_IS = (1, 0, 0, 1)
 
@@ -28,9 +27,9 @@ class Turned:
     collector with all its pixels. So it is asked for once, and again only when ``rotation`` changes.
 
     Args:
-        remarks: where HDR is told of.
-        tone_map: HDR becomes SDR.
-        stream: of the frames; says the shape of pixels, and the transfer curve where frames do not (PyAV before 17).
+        stream: the stream of the frames; it says the shape of the pixels.
+        remarks: gets the warning about HDR.
+        tone_map: whether HDR becomes SDR.
     """
 
     def __init__(self, stream: Any, remarks: Remarks, *, tone_map: bool = True) -> None:
@@ -39,45 +38,37 @@ class Turned:
         self._remarks = remarks
         self._tone_map = tone_map
         self._aspect = pixel_aspect(stream)
-        self._transfer = int(stream.codec_context.color_trc)
-        self._told: int | None = None  # transfer curve
+        self._warned: int | None = None  # transfer curve of the last frame
 
     def picture_of(self, frame: Any) -> Picture:
         """See :func:`picture_of`."""
         rotation = frame.rotation
         if rotation != self._rotation:
             self._rotation, self._turn = rotation, _display_matrix(frame)
-        picture = picture_of(frame, turn=self._turn, tone_map=self._tone_map, transfer=self._transfer)
-        self._tell(int(getattr(frame, "color_trc", self._transfer)))
+        picture = picture_of(frame, turn=self._turn, tone_map=self._tone_map)
+        self._warn(int(frame.color_trc))
         if self._aspect == SQUARE:
             return picture
         return replace(picture, aspect=1 / self._aspect if self._turn[1] else self._aspect)
 
-    def _tell(self, transfer: int) -> None:
-        if transfer == self._told:
+    def _warn(self, transfer: int) -> None:
+        if transfer == self._warned:
             return
-        self._told = transfer
+        self._warned = transfer
         text = _hdr.remark(transfer, mapped=self._tone_map)
         if text:
             self._remarks.warn(text)
 
 
-def picture_of(
-    frame: Any,
-    *,
-    turn: tuple[int, int, int, int] = _AS_IT_IS,
-    tone_map: bool = True,
-    transfer: int = _UNSPECIFIED,
-) -> Picture:
+def picture_of(frame: Any, *, turn: tuple[int, int, int, int] = _AS_IT_IS, tone_map: bool = True) -> Picture:
     """A decoded av.VideoFrame as a picture.
 
     YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive. Other YUV with
     shared chroma and even sides becomes 4:2:0 of the same matrix and range; 10 bits lose two, and 4:2:2 half of its
     chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly. HDR is
-    tone-mapped if ``tone_map``, see :func:`pipeline.video.sources._hdr.tone_mapped`; ``transfer`` is the curve of
-    frames that do not say theirs.
+    tone-mapped if ``tone_map``, see :func:`pipeline.video.sources._hdr.tone_mapped`.
     """
-    yuv = _meaning(frame, transfer)
+    yuv = _meaning(frame)
     form = frame.format
     if tone_map and yuv.transfer in _hdr.NAMES:
         mapped = _tone_mapped(frame, yuv)
@@ -104,12 +95,12 @@ def _tone_mapped(frame: Any, yuv: Yuv) -> Picture:
     return _hdr.tone_mapped(planes, yuv._replace(matrix=matrix, full_range=False))
 
 
-def _meaning(frame: Any, transfer: int = _UNSPECIFIED) -> Yuv:
+def _meaning(frame: Any) -> Yuv:
     return Yuv(
         matrix=int(frame.colorspace),
         full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
-        primaries=int(getattr(frame, "color_primaries", _UNSPECIFIED)),  # absent before PyAV 17
-        transfer=int(getattr(frame, "color_trc", transfer)),
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
     )
 
 

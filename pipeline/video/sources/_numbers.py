@@ -10,7 +10,6 @@ from typing import Any
 _REORDERED = 16
 #: Frames that did not come in their turn and are waited for; damaged parts have some that come late.
 _PASSED = 1000
-_INDEX = "index_entries"
 
 
 class Numbers:
@@ -96,9 +95,8 @@ def packets_before(key: Any, *, container: Any, stream: Any, numbers: Numbers) -
         container, stream: opened anew, nothing read yet.
         numbers: as for the frames of this stream from its start.
     """
-    index = getattr(stream, _INDEX, None)  # absent in older PyAV
-    if index is not None and stream.frames and len(index) == stream.frames:
-        return _in_index(key.dts, index, leap=numbers.leap)
+    if stream.frames and len(stream.index_entries) == stream.frames:
+        return _in_index(key.dts, stream.index_entries, leap=numbers.leap)
     for packet in container.demux(stream):
         if packet.size and (packet.pts, packet.pos) == (key.pts, key.pos):  # dts may be unknown after a jump
             return numbers.packets
