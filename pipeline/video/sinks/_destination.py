@@ -83,8 +83,12 @@ def of_address(text: str, av: Any) -> Destination:
     if port is None and scheme in _WITH_PORT:
         raise UserError(f"--out {name}: the port is missing; write {scheme}://HOST:PORT")
     muxer = _MUXERS[scheme]
-    _check_muxer(muxer, av, name)
-    _check_protocol(scheme, av, name)
+    if not _can_send(scheme, av):
+        able = [f"{known}://" for known in _MUXERS if _can_send(known, av)]
+        raise UserError(
+            f"--out {name}: the FFmpeg of this PyAV cannot send to {scheme}://; allowed here: "
+            f"{', '.join(able) or 'none'}; use one of them, or a PyAV that was built with {scheme}"
+        )
     if scheme == "udp" and "pkt_size=" not in parts.query:
         text += f"{'&' if parts.query else '?'}pkt_size={_DATAGRAM}"
     return Destination(text, name, muxer, _OPTIONS[muxer], key_s=1.0)
@@ -106,7 +110,8 @@ def of_playlist(path: Path, av: Any, *, live: bool) -> Destination:
     Raises:
         UserError: this FFmpeg lacks the muxer.
     """
-    _check_muxer("hls", av, str(path))
+    if not _has_muxer("hls", av):
+        raise UserError(f"--out {path}: the FFmpeg of this PyAV has no muxer 'hls'; use the wheel: pip install av")
     kept = {"hls_list_size": str(_WINDOW), "hls_delete_threshold": str(_LEAVE)} if live else {}
     options = {
         "hls_time": str(_SEGMENT_S),
@@ -123,24 +128,24 @@ def segment_stem(path: Path) -> str:
     return re.sub(r"[^\w.-]", "_", path.stem)
 
 
-def _check_muxer(muxer: str, av: Any, name: str) -> None:
+def _can_send(scheme: str, av: Any) -> bool:
+    """Whether this FFmpeg has the muxer and the protocol of a scheme."""
+    return _has_muxer(_MUXERS[scheme], av) and _has_protocol({"rtsp": "tcp", "rtsps": "tls"}.get(scheme, scheme), av)
+
+
+def _has_muxer(muxer: str, av: Any) -> bool:
     try:
-        known = bool(av.format.ContainerFormat(muxer, "w").is_output)
+        return bool(av.format.ContainerFormat(muxer, "w").is_output)
     except ValueError:
-        known = False
-    if not known:
-        raise UserError(f"--out {name}: the FFmpeg of this PyAV has no muxer '{muxer}'; use the wheel: pip install av")
+        return False
 
 
-def _check_protocol(scheme: str, av: Any, name: str) -> None:
-    """Ask FFmpeg for the protocol; it is forbidden to open anything."""
-    protocol = {"rtsp": "tcp", "rtsps": "tls"}.get(scheme, scheme)
+def _has_protocol(protocol: str, av: Any) -> bool:
+    """Ask FFmpeg for a protocol. No protocol is allowed, so nothing is opened."""
     try:
         av.open(f"{protocol}://127.0.0.1:1", format="mpegts", options={"protocol_whitelist": "none"}).close()
     except av.error.ProtocolNotFoundError:
-        raise UserError(
-            f"--out {name}: the FFmpeg of this PyAV does not know {protocol}://; use another protocol, as "
-            "rtsp:// or udp://, or a PyAV that was built with it"
-        ) from None
+        return False
     except (av.error.FFmpegError, OSError):
-        return  # it knows it
+        return True  # the protocol exists and is not allowed
+    return True

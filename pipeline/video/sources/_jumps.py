@@ -21,7 +21,7 @@ _PACK = b"\0\0\1\xba"  # start of a pack of MPEG-PS
 
 
 def clock_jumps(path: Path) -> bool:
-    """Whether the clock of an MPEG-TS or MPEG-PS file jumps by much more than the file is long. It is read at 32 places.
+    """Whether the clock of an MPEG-TS or MPEG-PS file jumps. The clock is read at 32 places of the file.
 
     False for other files, and for files that cannot be read. Jumps that are short compared with the file are not found.
     """
