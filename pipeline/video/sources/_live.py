@@ -75,7 +75,7 @@ class LiveSource(Source):
             self._line.wait(self._opening)
         except ReadError as error:
             self._line.cut()
-            raise UserError(f"{name}: cannot be opened ({error.reason}){error.told()}") from None
+            raise UserError(f"{name}: cannot be opened ({error.reason}){error.ending()}") from None
         except BaseException:
             self._line.cut()
             raise
@@ -118,7 +118,7 @@ class LiveSource(Source):
             left = last + patience.total - time.perf_counter()
             if left <= 0:
                 raise UserError(
-                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{lost.told()}"
+                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{lost.ending()}"
                 )
             if self._stopped.wait(min(wait, left)):
                 return wait

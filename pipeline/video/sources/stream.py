@@ -12,7 +12,7 @@ from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
 from pipeline.video.sources._decoded import Turned
-from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._facts import Remarks, StreamOptions, warn_of_streams
 from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources._timing import rate_of
@@ -59,7 +59,7 @@ def open_stream(
         try:
             opened.append(connect())
         except ReadError as error:
-            raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
+            raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.ending()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
             return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE, reading=reading)
@@ -114,7 +114,7 @@ class _AvConnection:
         self.fps = rate_of(container, stream)
         set_threads(stream, live=True)
         self.stream: int | None = int(stream.index)
-        tell_streams(container, stream, remarks)
+        warn_of_streams(container, stream, remarks)
         if container.streams.audio:
             remarks.warn("its sound is not carried over: only files can be copied from")
         self._turned = Turned(stream, remarks, tone_map=reading.tone_map)

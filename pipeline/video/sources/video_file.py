@@ -15,7 +15,7 @@ from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, set_threads
 from pipeline.video.sources._decoder import Decoder
-from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._facts import Remarks, StreamOptions, warn_of_streams
 from pipeline.video.sources._numbers import packets_before
 from pipeline.video.sources._timing import expected_frames, timing_of
 from pipeline.video.sources._whole import missing_bytes
@@ -75,7 +75,7 @@ class VideoFile(Source):
             self._first = 0
             self._leapt: float | None = None
             self.stream = stream.index
-            tell_streams(container, stream, self._remarks)
+            warn_of_streams(container, stream, self._remarks)
             decoder = self._decoder(container, stream)
             first = next(decoder.pictures(), None)
             if first is None:
