@@ -37,10 +37,10 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("stamps", "expected", "said"),
     [
-        ([0, 0.1, 3600, 3600.1, 3600.3], [0, 0.1, 0.2, 0.3, 0.5], "leap by +3599.9 s at 0.10 s"),
-        ([90, 90.1, 0, 0.1, 0.3], [90, 90.1, 90.2, 90.3, 90.5], "leap by -90.1 s at 90.10 s"),
-        ([0, 0.1, 500, 0.3, 0.4], [0, 0.1, 0.2, 0.3, 0.4], "leap by +499.9 s at 0.10 s"),  # one wild timestamp
-        ([0, 0.1, 10.1, 10.2], [0, 0.1, 0.2, 0.3], "leap by +10.0 s"),
+        ([0, 0.1, 3600, 3600.1, 3600.3], [0, 0.1, 0.2, 0.3, 0.5], "jump by +3599.9 s at 0.10 s"),
+        ([90, 90.1, 0, 0.1, 0.3], [90, 90.1, 90.2, 90.3, 90.5], "jump by -90.1 s at 90.10 s"),
+        ([0, 0.1, 500, 0.3, 0.4], [0, 0.1, 0.2, 0.3, 0.4], "jump by +499.9 s at 0.10 s"),  # one wild timestamp
+        ([0, 0.1, 10.1, 10.2], [0, 0.1, 0.2, 0.3], "jump by +10.0 s"),
         ([0, 0.1, 0.1, 0.3], [0, 0.1, 0.2, 0.3], "do not rise at 0.10 s"),
         ([0, 0.1, 0.05, 0.3], [0, 0.1, 0.2, 0.3], "do not rise at 0.10 s"),
         ([5, 5.1, 0, 0.1, 0.2], [5, 5.1, 5.2, 5.3, 5.4], "do not rise at 5.10 s"),
@@ -72,7 +72,7 @@ def test_joined_recordings(offset_s: int, start: float, tmp_path: Path, caplog: 
     assert [name for name, _ in got] == [f"join-{number:06d}" for number in range(first, 100)]
     assert [time for _, time in got] == evenly(100 - first, first=start)
     (record,) = caplog.records
-    assert "timestamps leap by" in record.message
+    assert "timestamps jump by" in record.message
     assert "at 1.96 s; the gap counts as one frame" in record.message
 
 
@@ -92,7 +92,7 @@ def test_one_wild_timestamp_does_not_stretch_the_video(
     assert infer(path, "--out", "o.mp4", "--lines", "l.jsonl") == 0
     assert overlay_times("o.mp4") == evenly(60)
     assert line_times("l.jsonl") == evenly(60)
-    assert caplog.text.count("timestamps leap by") == 1
+    assert caplog.text.count("timestamps jump by") == 1
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
@@ -145,7 +145,7 @@ def test_equal_timestamps_follow_from_the_rate(tmp_path: Path, caplog: pytest.Lo
     got = [f.timestamp for f in source.frames()]
     assert len(got) == 40
     assert all(b > a for a, b in itertools.pairwise(got) if a is not None and b is not None)
-    assert "timestamps do not rise at 0.00 s; times there follow from 12.5 frames a second; --fps sets" in caplog.text
+    assert "timestamps do not rise at 0.00 s; times there follow from 12.5 fps; --fps sets" in caplog.text
     assert times(path, fps=25.0) == evenly(40)
     assert [f.name for f in source.frames(start=1)][-1] == "pairs-000039"
 

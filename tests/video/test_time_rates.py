@@ -36,7 +36,7 @@ def test_streams_without_timestamps_have_the_rate_of_their_codec(
 
 
 def test_dv_has_its_rate(tmp_path: Path) -> None:
-    """Its container says 60000 frames a second."""
+    """Its container has a rate of 60000 fps."""
     path = tmp_path / "x.dv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("dvvideo", rate=25)
@@ -71,7 +71,7 @@ def test_which_rate_counts(own: int | None, mean: int | None, raw: bool, expecte
 def test_a_guessed_rate_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = encode(tmp_path / "x.mjpeg", range(5), codec="mjpeg", unit=Fraction(1, 10), rate=10)
     assert times(path) == evenly(5)
-    assert "does not say its frame rate; 25 is assumed; --fps sets it" in caplog.text
+    assert "has no frame rate; 25 is assumed; --fps sets it" in caplog.text
     caplog.clear()
     assert times(path, fps=10.0) == evenly(5, 0.1)
     assert not caplog.records

@@ -35,8 +35,8 @@ def is_animated(path: Path) -> bool:
 
 
 def _marks_animation(head: bytes) -> bool:
-    """Whether the first bytes of a file mark an animation. PNG: a chunk ``acTL`` before the first ``IDAT``; WebP: a flag
-    of ``VP8X`` (https://developers.google.com/speed/webp/docs/riff_container)."""
+    """Whether the first bytes of a file mark an animation. PNG: a chunk ``acTL`` before the first ``IDAT``; WebP: a
+    flag of ``VP8X`` (https://developers.google.com/speed/webp/docs/riff_container)."""
     if head.startswith(PNG_SIGNATURE):
         place = len(PNG_SIGNATURE)
         while place + 12 <= len(head):
@@ -75,7 +75,7 @@ class AnimatedWebp(Source):
             )
         first = self._read(0)
         if not first:
-            raise UserError(f"{path}: no picture of this animation can be decoded; restore the file")
+            raise UserError(f"{path}: not one picture of this animation can be decoded; restore the file")
         self.count = int(cv2.imcount(str(path))) or None
         seconds = sum(duration for _, duration in first)
         self.fps = len(first) / seconds if seconds > 0 else None

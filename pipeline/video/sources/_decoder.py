@@ -73,7 +73,7 @@ class Decoder:
         self._key: Any = None  # the first key frame's packet
 
     def seek(self, start: float) -> Any | None:
-        """Go to a key frame before ``start``. Returns its packet; None if that fails, and then this decoder is unusable."""
+        """Go to a key frame before ``start``. Returns its packet; None if that fails: then use another decoder."""
         if self._origin is None:
             return None
         aim = max(start - self._timing.step, 0.0)
@@ -99,7 +99,7 @@ class Decoder:
         return False
 
     def pictures(self, *, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
-        """(seconds, picture) from ``start`` on; for the first one see :func:`pipeline.video.sources._timing.slack_of`."""
+        """(seconds, picture) from ``start`` on; for the first see :func:`pipeline.video.sources._timing.slack_of`."""
         begin = start - slack_of(self._timing.step) if start > 0 else -math.inf
         for frame in self._frames:
             self.now = self._clock.at(self._stamp(frame))
