@@ -10,8 +10,8 @@ Every pixel remembers a label and a confidence. For each new frame
    lowers it by 2, and a label with a confidence below 2 is replaced (the majority vote of Boyer and Moore 1991, with
    forgetting).
 
-Without the first two steps smoothing lowers the accuracy where something moves; with them it raises the accuracy. Figures and
-alternatives: docs/results/smoothing.md.
+Without the first two steps smoothing lowers the accuracy where something moves; with them it raises the accuracy.
+Figures and alternatives: docs/results/smoothing.md.
 """
 
 from __future__ import annotations

@@ -151,14 +151,15 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
     monkeypatch.setattr("pipeline.video.sinks.stream._LEAVE_S", 0.4)
     server = recorder()
     noise = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
-    result = replace(camera(0), picture=Picture.of_bgr(noise))
+    pictures = [Picture.of_bgr(np.roll(noise, 7 * index, axis=1)) for index in range(4)]  # all packets are large
+    result = replace(camera(0), picture=pictures[0])
     with StreamSink(server.url, live=False, fps=1000, timeout=60, crf=0) as sink:
         sink.write(result)
         server.process.send_signal(signal.SIGSTOP)
         threading.Timer(0.5, sink.hurry).start()
         begin = time.perf_counter()
         for index in range(1, 200):
-            sink.write(replace(result, index=index, timestamp=index / 1000))
+            sink.write(replace(result, index=index, timestamp=index / 1000, picture=pictures[index % 4]))
         assert 0.4 < time.perf_counter() - begin < 5
     assert sink.to_meta()["dropped"] > 50
-    assert "takes nothing any more" in caplog.text
+    assert "accepts no more data" in caplog.text
