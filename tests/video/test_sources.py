@@ -182,7 +182,7 @@ def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
     for one in found:
         assert np.array_equal(one.picture.bgr(), frame)
     cv2.imwrite(str(tmp_path / "1.tif"), frame.astype(np.uint16) * 257)
-    with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits per channel or more .*-depth 8"):
+    with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits per channel or more, .*-depth 8"):
         open_source(str(tmp_path / "1.tif"))
 
 
