@@ -1,4 +1,4 @@
-"""What of a source goes into an output beside its pictures, and what does not: one warning line each."""
+"""Sound and pixel shape: what is copied from a source to its outputs. One warning for each thing that is lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 
 def check_sound(source: Source, out: Path | None, *, wanted: bool, fps: float | None) -> None:
-    """Raise UserError where sound is wanted and cannot be had: there is no overlay video, the source has no file, or
-    ``fps`` gives its pictures another pace."""
+    """Raise UserError if sound is wanted and cannot be copied: there is no overlay video, the source is not a file, or
+    ``fps`` changes the times of its pictures."""
     if not wanted:
         return
     if fps is not None and source.is_video:
@@ -28,7 +28,7 @@ def check_sound(source: Source, out: Path | None, *, wanted: bool, fps: float | 
 
 
 def sound_for(source: Source, out: Path, *, wanted: bool) -> Sound | None:
-    """The sound that an overlay video gets; None for none. A warning says what is left behind."""
+    """The sound that is copied into an overlay video; None if there is none. Warns of sound that is not copied."""
     if not wanted:
         if source.sound is not None:
             log.warning("%s: its sound is not carried over to %s; --audio copies it", source.name, out)
@@ -44,13 +44,13 @@ def sound_for(source: Source, out: Path, *, wanted: bool) -> Sound | None:
 
 
 def tell_silent(source: Source) -> None:
-    """Warn that what is sent, or a playlist, lacks the sound of its source."""
+    """Warn that a stream or a playlist does not get the sound of its source."""
     if source.sound is not None:
         log.warning("%s: its sound is not carried over to a stream; --audio copies it into an .mp4 file", source.name)
 
 
 def tell_pixel_shape(source: Source, *places: Path | None) -> None:
-    """Warn where pictures of pixels that are not square are written to files that cannot say so.
+    """Warn if pixels are not square and the files of results cannot store the shape of pixels.
 
     Args:
         places: files and folders of pictures; None: this one is not written.

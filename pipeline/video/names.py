@@ -1,4 +1,4 @@
-"""Names of files that fit into what a file system allows: 255 bytes on most."""
+"""Names of files that are not too long for the file system: 255 bytes on most."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 #: Bytes of one name on the usual file systems (ext4, APFS, NTFS, exFAT).
 LONGEST = 255
-#: Bytes of a source's name: what is made of it adds a number and a suffix, such as ``-00000001.png``.
+#: Bytes of a source's name; names of results add a number and a suffix, such as ``-00000001.png``.
 STEM = 200
 
 
 def shortened(name: str, limit: int) -> str:
-    """A name of at most ``limit`` bytes. A longer one is cut, and gets a checksum of the whole name at its end, which
-    keeps it unlike all others.
+    """A name of at most ``limit`` bytes. A longer name is cut, and a checksum of the whole name is added to keep it
+    unique.
 
     Args:
         name: without its suffix.
@@ -35,7 +35,7 @@ def room_for_name(folder: Path) -> int:
     """Bytes that the name of a file in ``folder`` may have. Encrypted folders allow fewer than :data:`LONGEST`."""
     try:
         return min(os.pathconf(folder, "PC_NAME_MAX"), LONGEST)
-    except (AttributeError, OSError, ValueError):  # not on Windows; or the folder is not there yet
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf; or the folder does not exist yet
         return LONGEST
 
 
@@ -47,7 +47,7 @@ def temporary_prefix(stem: str, middle: str, suffix: str, folder: Path) -> str:
 
 
 def _cut(name: str, limit: int) -> str:
-    """The first ``limit`` bytes of a name at most; no character is cut in two."""
+    """At most the first ``limit`` bytes of a name, without a part of a character at the end."""
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= limit:
         return name

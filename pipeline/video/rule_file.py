@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import Faults, closest
+from pipeline.errors import closest
 from pipeline.labels import LabelSpec
 from pipeline.video.rules import Rule, Span
 from pipeline.video.settings_file import is_number, read_entries
@@ -17,7 +17,7 @@ KEYS = ("name", "class", "zone", "above", "below", "until", "seconds", "pause", 
 CLIP_KEYS = ("before", "after", "longest")
 _EXAMPLE = '{"events": [{"name": "obstacle", "class": "car", "zone": "lane", "above": 0.05, "seconds": 1}]}'
 _DEFAULT = Rule(name="", classes=(), ids=(), zone=None, share=0, above=True, until=0)
-#: Seconds, from and to. What lies before an event is kept in memory, so it has a narrow limit.
+#: Smallest and largest seconds. Frames before an event are kept in memory, so their limit is low.
 _SECONDS = {"seconds": (0, 3600), "pause": (0, 3600)}
 _CLIP_SECONDS = {"before": (0, 60), "after": (0, 600), "longest": (1, 86_400)}
 
@@ -27,16 +27,13 @@ def read_rules(path: Path, *, labels: LabelSpec, zones: Sequence[Zone] = ()) -> 
 
     Args:
         labels: the classes that rules may name.
-        zones: the zones that they may name.
+        zones: the zones that rules may name.
 
     Raises:
-        UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
+        UserError: no such file, not JSON or YAML, or invalid; one error has all faults.
     """
-    found, entries = read_entries(path, "events", example=_EXAMPLE)
-    faults, rules = Faults(str(path)), list[Rule]()
-    for key in found:
-        if key != "events":
-            faults.add(f"{key}: unknown key; {closest(str(key), ['events'])}")
+    faults, entries = read_entries(path, "events", example=_EXAMPLE)
+    rules = list[Rule]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry, labels, zones)
         for message in wrong:
@@ -72,7 +69,7 @@ def _rule(entry: Mapping[str, Any], labels: LabelSpec) -> Rule:
 
 
 def _wrong(entry: Any, labels: LabelSpec, zones: Sequence[Zone]) -> list[str]:
-    """What is wrong with an entry, each beginning with its place."""
+    """The faults of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name, class, and above or below"]
     found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
@@ -169,7 +166,7 @@ def _wrong_url(given: Any) -> list[str]:
 
 
 def _texts(given: Any) -> list[str]:
-    """A name or a list of names, as a list; empty where it is neither."""
+    """A name or a list of names, as a list; empty if it is neither."""
     names = [given] if isinstance(given, str) else given
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 

@@ -1,4 +1,4 @@
-"""Rules of events: when a situation begins and when it is over. Pure: times and shares in, changes out."""
+"""Rules of events: when a situation begins and when it is over, from the times and shares of frames."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ROUNDING = 1e-6  # seconds: times are sums of floats
 
 @dataclass(frozen=True)
 class Span:
-    """What a clip shows.
+    """The length of a clip.
 
     Attributes:
         before: seconds before the situation began.
         after: seconds after it was over.
-        longest: seconds of a clip, at most.
+        longest: most seconds of a clip.
     """
 
     before: float = 5.0
@@ -34,14 +34,14 @@ class Rule:
         name: unique among the rules of a file.
         classes, ids: names and train ids; their shares are added.
         zone: name of a zone; None: the whole frame.
-        share: 0..1; the situation needs more (``above``) or less than that.
-        above: which of the two.
-        until: 0..1; an event lasts while there is more (or less) than that: at most ``share`` where ``above``, at
-            least ``share`` otherwise.
+        share: 0..1; the situation is there if the classes cover more (``above``) or less than that.
+        above: True: more than ``share``; False: less.
+        until: 0..1; an event lasts while the classes cover more (or less) than that. It is at most ``share`` if
+            ``above``, otherwise at least ``share``.
         seconds: how long the situation must hold before an event begins; 0: one frame is enough.
         pause: seconds without the situation until the event is over, so that one situation is one event.
-        clip: what is kept of an event; None: nothing.
-        url: called with the lines of events; None: nobody is called.
+        clip: length of the clip of an event; None: no clip.
+        url: address that gets the lines of events; None: none.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Rule:
 
 
 class Moment(NamedTuple):
-    """When a frame was.
+    """The time of a frame.
 
     Attributes:
         seconds: since the first frame of the run; never falls.
-        time_s: as the source has it; None where unknown.
+        time_s: timestamp of the source; None if unknown.
     """
 
     seconds: float
@@ -81,10 +81,10 @@ class Moment(NamedTuple):
 
 
 class Clock:
-    """Seconds since the first frame, by the source's timestamps. Time that goes back (joined recordings) is none.
+    """Seconds since the first frame, by the source's timestamps. If they fall (joined recordings), no time passes.
 
     Args:
-        pace: frames a second of frames without a timestamp; None: they come live, and the time of arrival counts.
+        pace: frame rate for frames without a timestamp; None: such frames are live, and have the time of their arrival.
     """
 
     def __init__(self, *, pace: float | None = None) -> None:
@@ -96,8 +96,8 @@ class Clock:
         """The moment of the next frame.
 
         Args:
-            timestamp: seconds, as the source has it.
-            arrived: seconds, as ``time.perf_counter`` says it.
+            timestamp: seconds, by the source.
+            arrived: seconds, by ``time.perf_counter``.
         """
         if self._last is not None:
             before, arrived_before = self._last
@@ -115,12 +115,12 @@ class Change:
     """An event begins, or is over.
 
     Attributes:
-        begins: which of the two.
-        now: the frame at which that is known.
+        begins: True: the event begins; False: it is over.
+        now: the frame at which this is known.
         since: the first frame of the situation.
         until: the last frame of it so far.
         share: of ``now``, 0..1.
-        peak: the largest share of the situation so far, or the smallest where it must be below.
+        peak: the largest share of the situation so far; the smallest one if the rule has ``below``.
     """
 
     begins: bool
@@ -142,10 +142,10 @@ class Watch:
         self._peak = self._share = 0.0
 
     def see(self, now: Moment, share: float) -> Change | None:
-        """What a frame changes.
+        """The next frame. Returns the change that it causes, or None.
 
         Args:
-            now: not before the one of the last frame.
+            now: its time, not before that of the last frame.
             share: 0..1, see :meth:`Rule.share_of`.
         """
         self._now, self._share = now, share
@@ -165,7 +165,7 @@ class Watch:
         return None
 
     def end(self) -> Change | None:
-        """The event is over, because nothing more comes; None: there is none."""
+        """End the event, because there are no more frames; None if there is no event."""
         if not self._active:
             return None
         change = self._change(begins=False)

@@ -1,4 +1,4 @@
-"""Small files of settings that people write: JSON, or YAML where PyYAML is installed."""
+"""Small files of settings that users write: JSON, or YAML if PyYAML is installed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import Faults, UserError, closest
 
 
 class _RepeatedKeyError(ValueError):
-    """A key stands twice in one place: all but the last value would be lost in silence."""
+    """A key is there twice in one object: only its last value would count, without a warning."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -22,13 +22,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_settings(path: Path, *, example: str) -> Any:
-    """What a file of JSON holds, or of YAML by the end of its name.
+    """The content of a JSON file, or of a YAML file if its name ends with .yaml or .yml.
 
     Args:
         example: a short valid file, for the message.
 
     Raises:
-        UserError: no such file, or neither JSON nor YAML.
+        UserError: no such file, or not valid JSON or YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def read_settings(path: Path, *, example: str) -> Any:
         raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write it as JSON") from None
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice in one place."""
+        """Refuses a key that is there twice in one object."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
@@ -67,12 +67,16 @@ def read_settings(path: Path, *, example: str) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of such a file is a number of a size that makes sense; true and false are none."""
+    """Whether a value of such a file is a number below a million, and not true or false."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
-def read_entries(path: Path, key: str, *, example: str) -> tuple[dict[str, Any], list[Any]]:
-    """A file that holds a list under ``key``: all of the file, and the list.
+def read_entries(path: Path, key: str, *, example: str) -> tuple[Faults, list[Any]]:
+    """The list under ``key`` in a file that has no other key.
+
+    Returns:
+        The faults of the file, which hold one for each unknown key, and the entries of the list. The caller adds the
+        faults of the entries and raises.
 
     Raises:
         UserError: see :func:`read_settings`; there is no such list, or it is empty.
@@ -81,4 +85,8 @@ def read_entries(path: Path, key: str, *, example: str) -> tuple[dict[str, Any],
     entries = found.get(key) if isinstance(found, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of {key}; needed: {example}")
-    return found, entries
+    faults = Faults(str(path))
+    for name in found:
+        if name != key:
+            faults.add(f"{name}: unknown key; {closest(str(name), [key])}")
+    return faults, entries

@@ -1,16 +1,17 @@
-"""Label maps that do not flicker: what was seen before, moved along with the picture.
+"""Label maps that do not flicker: the earlier labels are moved with the picture.
 
-Every pixel remembers a label and how settled it is. For each new frame
+Every pixel remembers a label and a confidence. For each new frame
 
 1. dense optical flow (Kroeger et al. 2016, OpenCV's DIS) says where each pixel was in the frame before, and the memory
-   is fetched from there;
-2. the further the luma there is from the luma here, the less the memory counts, down to nothing: something was covered,
-   came into view or was followed wrongly;
-3. a frame that agrees settles a label by 1, up to a limit; one that differs unsettles it by 2, and a label that does
-   not have 2 is replaced (the majority vote of Boyer and Moore 1991, made to forget).
+   is read there;
+2. the more the luma there differs from the luma here, the less the memory counts, down to zero: an object was
+   covered or came into view, or the flow is wrong;
+3. a frame with the same label raises the confidence of the label by 1, up to a limit. A frame with another label
+   lowers it by 2, and a label with a confidence below 2 is replaced (the majority vote of Boyer and Moore 1991, with
+   forgetting).
 
-Without the first two steps smoothing costs accuracy wherever something moves; with them it gains. Figures and
-alternatives: docs/results/smoothing.md.
+Without the first two steps smoothing lowers the accuracy where something moves; with them it raises the accuracy.
+Figures and alternatives: docs/results/smoothing.md.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from pipeline.frames import Array, resize_frame
 from pipeline.labels import IGNORE_INDEX
 from pipeline.video.picture import Picture
 
-#: Frames that it takes to turn a settled label; chosen on streets, see docs/results/smoothing.md.
+#: Frames that replace a label of full confidence; chosen on street scenes, see docs/results/smoothing.md.
 FRAMES = 5
 LONGEST = 60
 #: Of luma, 0 to 255; the best of 8 to 48 on streets.
 TOLERANCE = 20
-#: A larger share of pixels whose memory counts nothing is a cut. Found: at most 0.22 in drives of 15 frames a second,
+#: A larger share of pixels whose memory counts zero is a cut. Measured: at most 0.22 in drives of 15 fps,
 #: 0.28 with every second frame, 0.45 with every fourth; at least 0.43 between two drives, in 19 of 20 above 0.54.
 CUT = 0.4
 #: Flow is estimated at 64 to 127 rows, or columns where they are fewer; more costs more and gains little.
 FLOW_SIDE = 64
-#: OpenCV's DIS fails below 12 pixels a side.
+#: OpenCV's DIS fails if a side has fewer than 12 pixels.
 FLOW_LEAST = 16
 _AGREES = np.uint8(128)  # a bit above every confidence
 
@@ -42,12 +43,13 @@ _AGREES = np.uint8(128)  # a bit above every confidence
 class Smoother:
     """Smooths the label maps of one moving picture, frame by frame, from the past only.
 
-    One for each source; not for two threads at once. It remembers the last frame, 11 bytes a pixel of the label map.
+    Each source needs its own smoother, which one thread uses at a time. It remembers the last frame: 11 bytes per pixel
+    of the label map.
 
     Args:
-        frames: how many frames in a row must contradict a settled label until it is replaced, 2 to 60. A label that was
-            seen less often gives way sooner, one that was seen once at once.
-        tolerance: difference of luma from which on memory counts nothing; up to a third of it, it counts in full.
+        frames: number of frames in a row, 2 to 60, with another label after which a label of full confidence is
+            replaced. A label that was seen less often is replaced sooner, and one that was seen once immediately.
+        tolerance: difference of luma from which on memory counts zero; up to a third of it, memory counts fully.
         ignore_index: pixels with this id stay as they are and are not remembered.
 
     Attributes:
@@ -81,8 +83,8 @@ class Smoother:
         """The next label map, smoothed.
 
         Args:
-            label_map: (h, w) uint8 train ids. A map of another size than the last starts anew.
-            picture: exactly what the labels are of, at any size; at that of the label map nothing is resized.
+            label_map: (h, w) uint8 train ids. If its size differs from that of the last map, the memory is dropped.
+            picture: the part of the frame that the labels show, at any size; best at that of the label map.
 
         Returns:
             (h, w) train ids, each of them from this or an earlier map; the argument is left as it is.
@@ -123,7 +125,7 @@ class Smoother:
 
 
 def _tables(limit: int) -> tuple[Array, Array]:
-    """By confidence (0 to ``limit``), with ``_AGREES`` or without: the next confidence; 255 where the label goes."""
+    """Tables by confidence (0 to ``limit``), plus ``_AGREES`` for equal labels: the next confidence; 255 to replace."""
     settled, replaced = np.zeros(256, np.uint8), np.zeros(256, np.uint8)
     for confidence in range(limit + 1):
         settled[_AGREES + confidence] = min(confidence + 1, limit)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import UserError, closest
 from pipeline.video.settings_file import is_number, read_entries
 
 UNITS = ("pixels", "shares")
@@ -27,7 +27,7 @@ class Zone:
         name: unique among the zones of a file.
         points: (N, 2) x and y; N is 3 or more. The last point is joined to the first.
         unit: ``pixels`` of the frame, or ``shares`` of its width and height, 0 to 1.
-        ignored: its pixels count nowhere.
+        ignored: whether its pixels are not counted anywhere.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Zone:
     ignored: bool = False
 
     def corners(self, size: tuple[int, int]) -> Points:
-        """(N, 2) x and y in pixels of a frame of ``size`` (height, width). Raises UserError beyond the frame."""
+        """(N, 2) x and y in pixels of a frame of ``size`` (height, width). Raises UserError if a point is outside."""
         points = np.array(self.points, np.float64)
         if self.unit == "shares":
             return points * (size[1], size[0])
@@ -53,10 +53,10 @@ def read_zones(path: Path) -> list[Zone]:
     """The zones of a JSON file, or of a YAML file where PyYAML is installed.
 
     Raises:
-        UserError: no such file, not JSON or YAML, or everything that is wrong in it at once.
+        UserError: no such file, not JSON or YAML, or invalid; one error has all faults.
     """
-    _, entries = read_entries(path, "zones", example=_EXAMPLE)
-    faults, zones = Faults(str(path)), list[Zone]()
+    faults, entries = read_entries(path, "zones", example=_EXAMPLE)
+    zones = list[Zone]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry)
         for message in wrong:
@@ -77,7 +77,7 @@ def read_zones(path: Path) -> list[Zone]:
 
 
 def _wrong(entry: Any) -> list[str]:
-    """What is wrong with an entry, each beginning with its place."""
+    """The faults of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name and points"]
     found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]

@@ -1,4 +1,4 @@
-"""Zones: named polygons of a frame, in which classes are counted apart, or which count nowhere (the car's bonnet)."""
+"""Zones: named polygons of a frame. Classes are counted per zone; ignored zones (the car's bonnet) are not counted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Zones:
             size: (height, width) of the frame.
 
         Raises:
-            UserError: a zone is outside of the frame, no pixel of the label map is in it, or none is left.
+            UserError: a zone is outside of the frame or has no pixel of the label map, or all pixels are ignored.
         """
         key = (label_map.shape, box, size)
         if key != self._key:
@@ -105,7 +105,7 @@ class Zones:
                 )
 
     def draw(self, picture: Picture) -> None:
-        """Draw the outlines into a picture of which nobody else has the planes, in place."""
+        """Draw the outlines into a picture, in place. Its planes must not be shared."""
         key = (picture.size, picture.yuv)
         if self._outlines is None or self._outlines[0] != key:
             self._outlines = key, self._outline(picture)

@@ -107,7 +107,7 @@ def test_an_animation_among_images_is_told(moving: Path, caplog: pytest.LogCaptu
     found = [frame.name for frame in open_source(str(moving.parent)).frames()]
     if moving.suffix == ".gif":
         assert found == ["a"]
-        assert "passed over: 1 video (" in caplog.text
+        assert "skipped: 1 video (" in caplog.text
     else:
         assert found == ["a", "moving"]
         assert f"{moving}: holds more than one picture, only the first one is read" in caplog.text

@@ -50,7 +50,7 @@ def test_one_source_is_one_run(folder: Path, drives: Path) -> None:
 def test_folders_and_patterns_of_videos(drives: Path, caplog: pytest.LogCaptureFixture) -> None:
     videos = [(str(drives / "b9.mp4"), "b9"), (str(drives / "b10.mp4"), "b10")]
     assert texts(drives) == videos
-    assert "2 of the files are read; passed over: 1 file (neither image nor video: notes.txt)" in caplog.text
+    assert "2 of the files are read; skipped: 1 file (neither image nor video: notes.txt)" in caplog.text
     assert texts(f"{drives}/*.mp4") == videos
     assert texts(drives, drives / "b9.mp4", f"{drives}/b9.*") == videos, "each once"
 
@@ -109,7 +109,7 @@ def test_a_folder_of_animations(tmp_path: Path, caplog: pytest.LogCaptureFixture
     cv2.imwrite(str(tmp_path / "moving/d.png"), quarters())
     (one,) = inputs_of([str(tmp_path / "moving")])
     assert [frame.name for frame in one.open().frames()] == ["d"], "images come first"
-    assert "passed over: 3 videos (give them by name or by a pattern" in caplog.text
+    assert "skipped: 3 videos (give them by name or by a pattern" in caplog.text
 
 
 def test_what_never_ends_is_known_by_its_text(drives: Path) -> None:

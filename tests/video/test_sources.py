@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import Array, read_frame
+from pipeline.video._av import load_av
 from pipeline.video.sources import Source, open_source
 from pipeline.video.sources._address import of_url, redacted
 from pipeline.video.sources.images import Images
@@ -180,7 +182,7 @@ def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
     for one in found:
         assert np.array_equal(one.picture.bgr(), frame)
     cv2.imwrite(str(tmp_path / "1.tif"), frame.astype(np.uint16) * 257)
-    with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits a channel or more .*-depth 8"):
+    with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits per channel or more, .*-depth 8"):
         open_source(str(tmp_path / "1.tif"))
 
 
@@ -192,7 +194,7 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(
     (folder / "d.heic").write_bytes(b"")
     assert names(open_source(str(folder))) == ["a", "b", "c"]
     assert caplog.messages == [
-        f"{folder}: 3 of the files are read; passed over: 1 video (give them by name or by a pattern, such as '*.mp4': "
+        f"{folder}: 3 of the files are read; skipped: 1 video (give them by name or by a pattern, such as '*.mp4': "
         "drive.mp4), 1 overlay (made here before: c-overlay.mp4), 1 folder (not searched; the pattern '**/*.png' does "
         "that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
     ]
@@ -231,7 +233,7 @@ def test_many_unreadable_images_are_told_once(tmp_path: Path, frame: Array, capl
         (tmp_path / f"{number}.png").write_bytes(b"broken" if number else cv2.imencode(".png", frame)[1].tobytes())
     assert names(open_source(str(tmp_path))) == ["0"]
     assert len(caplog.messages) == 11
-    assert caplog.messages[-1].endswith("passed over 39 images in all")
+    assert caplog.messages[-1].endswith("39 images were skipped in all")
 
 
 def test_grey_is_replicated_and_sixteen_bits_are_refused(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_grey_is_replicated_and_sixteen_bits_are_refused(tmp_path: Path) -> None
     assert np.array_equal(picture.bgr(), np.repeat(grey[..., None], 3, axis=2))
     for deep in (grey.astype(np.uint16) * 257, np.repeat(grey[..., None], 3, axis=2).astype(np.uint16) * 257):
         cv2.imwrite(str(tmp_path / "deep.png"), deep)
-        with pytest.raises(UserError, match=r"deep\.png: 16 bits a channel .*magick IN -depth 8 OUT\.png"):
+        with pytest.raises(UserError, match=r"deep\.png: 16 bits per channel .*magick IN -depth 8 OUT\.png"):
             open_source(str(tmp_path / "deep.png"))
 
 
@@ -277,3 +279,9 @@ def test_passwords_in_pipelines() -> None:
     text = 'rtspsrc location="rtsp://u:pw@host/x?k=v" user-id=me user-pw=\'a b\' ! fakesrc password="c d" ! appsink'
     shown = redacted(text)
     assert shown == 'rtspsrc location="rtsp://host/x?..." user-id=me user-pw=... ! fakesrc password=... ! appsink'
+
+
+def test_an_old_pyav_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(__version__="16.1.0"))
+    with pytest.raises(UserError, match=r"PyAV 16\.1\.0 is too old; needed: 17 or newer: pip install 'av>=17'"):
+        load_av()

@@ -261,7 +261,7 @@ def test_camera_that_stops_is_opened_again(
             break
     source.close()
     assert len(camera.opened) == 2
-    assert ("no frame for 0.2 s" if blocks else "it gives no more frames") in caplog.text
+    assert ("no frame for 0.2 s" if blocks else "no more frames arrive") in caplog.text
 
 
 def test_grey_and_transparent_cameras(camera: type[FakeCapture]) -> None:

@@ -190,6 +190,14 @@ def test_faults_of_an_entry(tmp_path: Path, entry: Any, message: str) -> None:
         ('{"zones": []}', "no list of zones; needed: "),
         (json.dumps({"zones": [GOOD, GOOD]}), r"zones\[1\].name: 'lane' names two zones"),
         (json.dumps({"zones": [1, 2]}), "zones.json: 2 problems"),
+        (
+            json.dumps({"zones": [GOOD], "zonse": []}),
+            "zones.json: 1 problem\n  zonse: unknown key; did you mean 'zones'",
+        ),
+        (
+            json.dumps({"zones": [1], "size": 2, "zone": 3}),
+            "zones.json: 3 problems\n  size: unknown key; allowed: zones",
+        ),
     ],
 )
 def test_faults_of_a_file(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Sends lines of JSON to a URL in the background; the caller never waits."""
+"""Sends lines of JSON to a URL in the background; the run never waits."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class _Refusal:
 
 
 class Caller:
-    """POSTs lines to one address, in order, in a thread of its own. What cannot be delivered is counted.
+    """POSTs lines to one address, in order, in its own thread. Lines that are not delivered are counted.
 
-    Redirections are not followed: the user named where data may go. Proxies of the environment are used.
+    Redirections are not followed: data goes only to the address of the user. Proxies of the environment are used.
 
     Args:
-        url: http or https; a name and a password in it are sent as basic authorisation.
-        timeout: seconds for one attempt to connect, and for each piece of the answer.
+        url: http or https; a user and a password in it are sent as basic authorisation.
+        timeout: seconds to connect, and to receive each part of the answer.
         pauses: seconds before the second attempt, the third, ...
-        waiting: lines that wait at most; when another one comes the oldest is given up.
+        waiting: most lines that wait; one more drops the oldest.
 
     Attributes:
-        address: scheme and host, for messages: what follows may be secret.
-        delivered, failed: how many lines.
-        reason: why the last one failed; empty: none did.
+        address: scheme and host, for messages; the path may be secret.
+        delivered, failed: numbers of lines.
+        reason: why the last failed line failed; empty if none failed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Caller:
             self._opener.add_handler(handler())
         self._lines: deque[bytes] = deque(maxlen=waiting)
         self._busy = self._closing = self._failing = False
-        self._changed = threading.Condition()  # guards all that changes
+        self._changed = threading.Condition()  # guards all attributes that change
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="event calls", daemon=True)
 
@@ -80,7 +80,7 @@ class Caller:
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Deliver a line soon; returns at once."""
+        """Queue a line; returns at once."""
         with self._changed:
             if len(self._lines) == self._lines.maxlen:
                 self._fail("too many lines wait for it")
@@ -88,7 +88,7 @@ class Caller:
             self._changed.notify_all()
 
     def close(self, seconds: float) -> None:
-        """Wait so long at most for what is still to be delivered; the rest has failed."""
+        """Wait at most ``seconds`` for the lines that are left; then the rest counts as failed."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -117,7 +117,7 @@ class Caller:
                 line, self._busy = self._lines.popleft(), True
             refusal = self._deliver(line)
             with self._changed:
-                if self._given_up.is_set():  # and counted already
+                if self._given_up.is_set():  # close() has counted this line
                     return
                 self._busy = False
                 if refusal is None:
@@ -127,7 +127,7 @@ class Caller:
                     self._fail(refusal.reason)
 
     def _deliver(self, line: bytes) -> _Refusal | None:
-        """Attempt it a few times; None: delivered."""
+        """Try to deliver a line, a few times; None: delivered."""
         refusal = self._post(line)
         for pause in self._pauses:
             if refusal is None or not refusal.again or self._given_up.wait(pause):

@@ -1,4 +1,4 @@
-"""Which frames belong to the clip of which event, and the files that they become."""
+"""Clips of events: which frames belong to which clip, and the files."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from pipeline.video.sinks._base import Result
 from pipeline.video.sinks._recorder import ROUNDING, ClipFile, Piece, Recorder
 
 _NAME = 40  # characters of a rule's name in the names of its clips
-_WAITED_S = 60.0  # a situation may last longer until its event begins, but no more of it is kept in memory
+_WAITED_S = 60.0  # seconds of a situation before its event that are kept in memory, at most
 
 
 @dataclass
 class Clip:
-    """A clip that is written.
+    """A clip that is being written. Times are seconds of the run.
 
     Attributes:
-        rule, span: whose events it shows.
-        events: their ids, and the seconds at which their situations began.
-        start: seconds of the run from which on it shows everything.
-        began: seconds of the run at which its first event began.
-        limit: seconds of the run at which it ends, whether its event is over or not.
-        stop: the same when the event is over; None: it goes on.
-        cut: whether it ended by its limit.
+        file: its file.
+        rule, span: name of the rule of its events, and the length of its clips.
+        events: ids of its events, and the times at which their situations began.
+        start: time at which it begins.
+        began: time at which its first event began.
+        limit: time at which it ends at the latest.
+        stop: time at which it ends, because its event is over; None: the event is not over.
+        cut: whether it ended at its limit.
+        done: the completion of the file.
     """
 
     file: ClipFile
@@ -47,12 +49,12 @@ class Clip:
 
 
 class Clips:
-    """Records results and writes clips of events. An event that begins while the clip of the last one of its rule still
-    runs extends that clip; events of two rules have a clip each.
+    """Records results and writes clips of events. If an event begins before the clip of the last event of its rule has
+    ended, that clip becomes longer. Events of different rules have separate clips.
 
     Args:
-        folder: where clips are put; it exists when the first event begins.
-        rules: those that are to have clips are taken.
+        folder: for the clips; it must exist when the first event begins.
+        rules: those without a clip are ignored.
         options: of the encoder, see :class:`pipeline.video.sinks.H264Sink`.
 
     Raises:
@@ -72,19 +74,19 @@ class Clips:
 
     @property
     def held(self) -> int:
-        """Bytes that wait in memory for the next event."""
+        """Bytes that are kept in memory for the next event."""
         return self._recorder.held
 
     def record(self, result: Result, seconds: float) -> None:
-        """Encode a frame, and add to clips what the encoder gives.
+        """Encode a frame, and add the output of the encoder to the clips.
 
         Args:
-            seconds: when the frame was, since the beginning of the run.
+            seconds: time of the frame, since the beginning of the run.
         """
         self._add(self._recorder.record(result, seconds))
 
     def begin(self, rule: Rule, event: str, *, since: float, now: float) -> None:
-        """An event begins, whose situation holds ``since`` then."""
+        """An event begins at ``now``; its situation began at ``since``."""
         span = rule.clip
         assert span is not None
         for clip in self._open:
@@ -99,13 +101,13 @@ class Clips:
         self._start(clip)
 
     def end(self, rule: Rule, *, until: float) -> None:
-        """The event of a rule is over; ``until`` then its situation held."""
+        """The event of a rule is over; ``until`` is the last time of its situation."""
         for clip in self._open:
             if clip.rule == rule.name and clip.stop is None:
                 clip.stop = until + clip.span.after
 
     def completed(self) -> list[Clip]:
-        """Clips that have their name since the last call. Raises UserError when one could not be written."""
+        """Clips that were completed since the last call. Raises UserError if one could not be written."""
         done = [clip for clip in self._completing if clip.done.done()]
         for clip in done:
             self._completing.remove(clip)
@@ -113,14 +115,14 @@ class Clips:
         return done
 
     def finish(self) -> None:
-        """Complete all clips, however far they are. Raises UserError when one could not be written."""
+        """Complete all clips. Raises UserError if one could not be written."""
         self._add(self._recorder.flush())
         for clip in list(self._open):
             self._complete(clip)
         self._pool.shutdown()
 
     def close(self, error: BaseException | None) -> None:
-        """Free everything; clips that are not complete because of ``error`` stay under the name of partial files."""
+        """Close all files. Clips that are incomplete because of ``error`` are kept as partial files."""
         self._pool.shutdown()
         for clip in self._open:
             clip.file.__exit__(None if error is None else type(error), error, None)
@@ -141,7 +143,7 @@ class Clips:
                     clip.file.add(piece, self._recorder.stream)
 
     def _start(self, clip: Clip, last: float = math.inf) -> None:
-        """Write what was recorded, when the encoder has given the first frame that is wanted: it may be a key frame."""
+        """Write the recorded packets, if the encoder has returned the first frame of the clip."""
         if self._recorder.newest >= clip.start - ROUNDING:
             for piece in self._recorder.since(clip.start):
                 if piece.pts <= last:
@@ -154,7 +156,7 @@ class Clips:
 
 
 def _file_name(rule: str) -> str:
-    """What every file system takes of a rule's name.
+    """A rule's name without characters that some file systems do not allow.
 
     Example:
         >>> _file_name("../car in lane?"), _file_name("...")

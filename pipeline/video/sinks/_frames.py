@@ -1,4 +1,4 @@
-"""Pictures as frames of PyAV for an encoder: of one size and one kind."""
+"""Converts pictures to frames of PyAV for an encoder, all of one size and pixel format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TAGGED = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)  # what browsers ass
 
 
 class EncoderFrames:
-    """Frames in yuv420p, all like the first one: an odd width or height is padded by one repeated pixel, and a picture
-    of another size than the first is fitted into it, with grey bars where its shape differs.
+    """Frames in yuv420p with the size of the first one. An odd width or height is padded by one repeated pixel. A
+    picture of another size is fitted into that of the first one, with grey bars if its shape differs.
 
     Args:
         av: the module.
-        target: what is written, for messages.
+        target: of the encoder, for messages.
 
     Attributes:
         first: the first picture; None before it.
@@ -32,10 +32,10 @@ class EncoderFrames:
         self.first: Picture | None = None
         self._av, self._target = av, target
         self._frame: Any = None  # used again and again
-        self._fitted: tuple[int, int] | None = None  # the other size that was told last
+        self._fitted: tuple[int, int] | None = None  # the last other size, which has a warning
 
     def frame(self, picture: Picture, name: str) -> Any:
-        """A picture called ``name`` as PyAV's frame, without a time. It is overwritten by the next call."""
+        """A picture as PyAV's frame, without a time. ``name`` is for messages. The next call overwrites the frame."""
         if self.first is None:
             self.first = picture
         if picture.size != self.first.size or picture.yuv != self.first.yuv:
@@ -43,7 +43,7 @@ class EncoderFrames:
         return self._encodable(picture)
 
     def describe_to(self, stream: Any) -> None:
-        """Tell an encoder's stream the size of its frames, the shape of their pixels and what their colours mean."""
+        """Set the size, the pixel aspect and the colour properties of an encoder's stream."""
         assert self.first is not None
         height, width = self.first.size
         stream.width, stream.height = width + width % 2, height + height % 2
@@ -55,7 +55,7 @@ class EncoderFrames:
         codec.sample_aspect_ratio = self.first.aspect
 
     def _adapted(self, picture: Picture, first: Picture, name: str) -> Picture:
-        """A picture as large as the first one, and of its kind."""
+        """A picture with the size and the pixel format of the first one."""
         height, width = first.size
         if picture.size not in {first.size, self._fitted}:
             self._fitted = picture.size
@@ -80,7 +80,7 @@ class EncoderFrames:
         if self._frame is None:
             self._frame = self._av.VideoFrame(picture.size[1], picture.size[0], "yuv420p")
         frame = self._frame
-        frame.make_writable()  # a copy, should the encoder still have it; libx264 takes what it needs at once
+        frame.make_writable()  # a copy if the encoder still uses it; libx264 copies what it needs
         for place, plane in zip(frame.planes, picture.planes, strict=True):
             rows = np.frombuffer(place, np.uint8).reshape(place.height, place.line_size)
             np.copyto(rows[:, : place.width], plane)

@@ -1,4 +1,4 @@
-"""When a frame is due, where frames of a file are sent as if they came from a camera."""
+"""Real time for frames of a file: when each one is due."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-_LATE_S = 0.5  # what a viewer's buffer bridges; whoever is later goes on from there
-_JUMP_S = 10.0  # times that go on by more are no pause of the picture
+_LATE_S = 0.5  # seconds that the buffer of a viewer can bridge; after a longer delay the clock starts again
+_JUMP_S = 10.0  # a longer step of the timestamps is a jump of the clock and no pause
 
 
 class Pace:
-    """Waits for the time of each frame, as the timestamps say it.
+    """Waits for the time of each frame by its timestamp.
 
     Args:
-        fps: frames a second, where frames have no timestamp or it goes back or jumps.
-        wait: waits so many seconds, or less when there is no more need to.
-        name: of what is sent, for messages.
+        fps: frame rate, for timestamps that are missing, fall or jump.
+        wait: waits for a number of seconds, and returns early if the run ends.
+        name: of the destination, for messages.
     """
 
     def __init__(self, *, fps: float, wait: Callable[[float], object], name: str) -> None:
         self._step = 1 / fps
         self._wait, self._name = wait, name
         self._newest: float | None = None  # timestamp
-        self._position = 0.0  # seconds of video until the newest frame
+        self._position = 0.0  # seconds from the first to the newest frame
         self._start: float | None = None  # when position 0 was due
-        self._told = False
+        self._warned = False
 
     def advance(self, timestamp: float | None) -> float:
-        """The next frame comes. Returns its time in seconds from the first frame, which always rises."""
+        """Take the timestamp of the next frame. Returns its seconds from the first frame, which always rise."""
         if timestamp is not None and self._newest is not None:
             step = timestamp - self._newest
             self._position += step if 0 < step < _JUMP_S else self._step
@@ -40,11 +40,11 @@ class Pace:
         return self._position
 
     def begin(self) -> None:
-        """The newest frame is due now: a connection is there."""
+        """The newest frame is due now, because a connection was made."""
         self._start = time.perf_counter() - self._position
 
     def hold(self) -> float:
-        """Wait until the newest frame is due. Returns when that was, in seconds of time.perf_counter()."""
+        """Wait until the newest frame is due. Returns that time, in seconds of time.perf_counter()."""
         assert self._start is not None
         due = self._start + self._position
         left = due - time.perf_counter()
@@ -53,7 +53,7 @@ class Pace:
         elif left < -_LATE_S:
             self._start -= left
             due -= left
-            if not self._told:
+            if not self._warned:
                 log.warning("%s: frames come slower than the video should play; it plays slower", self._name)
-                self._told = True
+                self._warned = True
         return due

@@ -1,4 +1,4 @@
-"""Clips of what is going on, with what came before: packets of one encoder that never stops, copied into files."""
+"""An encoder that always runs and keeps its last packets, and clips into which these packets are copied."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipeline.video.sinks.h264 import _TIME_BASE, H264Sink, _Disk
 log = logging.getLogger(__name__)
 
 ROUNDING = 1e-4  # seconds: times are sums of floats
-MEMORY = 128 << 20  # bytes of packets that are kept at most
+MEMORY = 128 << 20  # most bytes of packets that are kept
 
 
 class Piece(NamedTuple):
     """The packet of one frame.
 
     Attributes:
-        seconds: when the frame was, as the caller of :meth:`Recorder.record` says.
-        is_key: it can be decoded without others.
-        pts, duration: ticks of a clock that all pieces share.
+        seconds: time of the frame, from the caller of :meth:`Recorder.record`.
+        is_key: whether it can be decoded without other packets.
+        pts, duration: in ticks of a clock that is the same for all pieces.
         data: H.264.
     """
 
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 class _Memory:
-    """Stands for a container, and gives the packets that it gets to ``keep``."""
+    """Replaces a container: its packets go to ``keep``."""
 
     def __init__(self, container: Any, keep: Callable[[Iterable[Any]], None]) -> None:
         self._container, self._keep = container, keep
@@ -51,14 +51,13 @@ class _Memory:
 
 
 class Recorder(H264Sink):
-    """Encodes overlays and keeps the packets of the last seconds, from a key frame on. It writes no file and is not
-    entered: :meth:`record`, then :meth:`flush` and :meth:`close`.
+    """Encodes overlays and keeps the packets of the last seconds, beginning with a key frame. It writes no file. It is
+    not used as a context manager: call :meth:`record`, then :meth:`flush` and :meth:`close`.
 
     Args:
         path: for messages.
-        keep: seconds of packets that are kept at least, counted from the last frame but one, while they need less than
-            ``memory``.
-        memory: bytes of packets that are kept at most.
+        keep: least seconds of packets before the second last frame that are kept, if they need less than ``memory``.
+        memory: most bytes of packets that are kept.
         options: see :class:`pipeline.video.sinks.H264Sink`.
     """
 
@@ -68,14 +67,14 @@ class Recorder(H264Sink):
         self._groups: deque[list[Piece]] = deque()  # each from a key frame to the next one
         self._bytes = 0
         self._now = 0.0
-        self._horizon = -math.inf  # nobody asks for anything before it
+        self._horizon = -math.inf  # packets before this time are not needed
         self._encoding: deque[float] = deque()  # seconds of the frames that the encoder still has
         self._new: list[Piece] = []
-        self._told = False
+        self._warned = False
 
     @property
     def stream(self) -> Any:
-        """The encoder's stream, whose parameters a clip needs."""
+        """The stream of the encoder, with the parameters that a clip needs."""
         return self._stream
 
     @property
@@ -89,11 +88,11 @@ class Recorder(H264Sink):
         return self._groups[-1][-1].seconds if self._groups else -math.inf
 
     def record(self, result: Result, seconds: float) -> list[Piece]:
-        """Encode a frame; returns the pieces that came out of the encoder, of this frame or of earlier ones.
+        """Encode a frame. Returns the pieces that the encoder has finished, of this frame or of earlier ones.
 
         Args:
-            result: with its picture.
-            seconds: when it was; not before the last one.
+            result: must have its picture.
+            seconds: its time; not before that of the last one.
         """
         self._horizon = self._now - self._keep  # an event of now may have begun a frame before now - keep
         self._now = seconds
@@ -102,7 +101,7 @@ class Recorder(H264Sink):
         return self._taken()
 
     def flush(self) -> list[Piece]:
-        """The last pieces; nothing is recorded afterwards."""
+        """The last pieces; do not call :meth:`record` after it."""
         if self._container is not None:
             self._container.mux(self._stream.encode(None))
         return self._taken()
@@ -113,14 +112,14 @@ class Recorder(H264Sink):
         self.discard()
 
     def since(self, seconds: float) -> Iterator[Piece]:
-        """What is kept from the last key frame at or before ``seconds`` on, or from the first that is kept."""
+        """The pieces from the last key frame at or before ``seconds`` on; all pieces if there is no such key frame."""
         groups = list(self._groups)
         first = max((i for i, group in enumerate(groups) if group[0].seconds <= seconds + ROUNDING), default=0)
         return (piece for group in groups[first:] for piece in group)
 
     def _open(self) -> Any:
         self._disk = _Disk(Path(os.devnull))
-        options = {"movflags": "+empty_moov+frag_keyframe"}  # of a file that is never looked at again
+        options = {"movflags": "+empty_moov+frag_keyframe"}  # of a file that is not used
         return _Memory(self._av.open(self._disk, "w", format="mp4", options=options), self._take)
 
     def _take(self, packets: Iterable[Any]) -> None:
@@ -140,8 +139,8 @@ class Recorder(H264Sink):
             enough = self._groups[1][0].seconds <= self._horizon
             if not enough and self._bytes <= self._limit:
                 break
-            if not enough and not self._told:
-                self._told = True
+            if not enough and not self._warned:
+                self._warned = True
                 log.warning("%s: %g s of frames need more memory than %d MB: clips begin later", self.path, self._keep,
                             self._limit >> 20)  # fmt: skip
             self._bytes -= sum(len(piece.data) for piece in self._groups.popleft())
@@ -149,23 +148,23 @@ class Recorder(H264Sink):
 
 
 class _NoEncoder:
-    """Stands for the encoder of a file whose packets come from elsewhere."""
+    """Replaces the encoder of a file whose packets are encoded already."""
 
     def encode(self, frame: None) -> list[Any]:
         return []
 
 
 class ClipFile(H264Sink):
-    """An MP4 of pieces, which are not encoded again: ``NAME-0001.mp4``, or the next number that is free.
+    """An MP4 of pieces, which are not encoded again: ``NAME-0001.mp4``, or the next free number.
 
     Args:
-        folder: where.
-        name: the beginning of the file's name.
+        folder: of the file.
+        name: first part of the file's name.
 
     Attributes:
-        first: the first piece; None: there is none yet.
-        seconds: of its last piece.
-        frames: how many pieces.
+        first: the first piece; None before it.
+        seconds: time of its last piece.
+        frames: number of pieces.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -205,7 +204,7 @@ class ClipFile(H264Sink):
         self.of_use = True
 
     def commit(self) -> None:
-        """Rename to a name that nobody has: it is taken first, so that two programs never replace each other's clip."""
+        """Rename to a free name. An empty file reserves it first, so two programs never replace each other's clip."""
         number = 0
         while True:
             number += 1

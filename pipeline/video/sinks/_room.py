@@ -1,4 +1,4 @@
-"""Room on the disk for a video: told before the work, and looked at again before its index is moved to the front."""
+"""Checks of the room on the disk for a video: before the work, and before its index is moved to the front."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Overlays of street scenes take 0.3 (960x540) to 1.1 (480x360, noisy) bits a pixel with libx264 ultrafast, crf 20
-#: (solidWhiteRight and CamVid 0016E5); a warning that comes too rarely is better than one that is mostly wrong.
+#: Overlays of street scenes take 0.3 (960x540) to 1.1 (480x360, noisy) bits per pixel with libx264 ultrafast, crf 20
+#: (solidWhiteRight and CamVid 0016E5); a low value is used, because a false warning is worse than no warning.
 _BITS_PER_PIXEL = 0.3
 _SPARE = 1 << 20  # bytes
 
 
 def warn_of_little_room(path: Path, *, frames: int, size: tuple[int, int]) -> None:
-    """One warning where ``frames`` frames of ``size`` (height, width) will hardly fit, twice, beside ``path``: the
-    finished video is written a second time, with its index in front."""
+    """Warn if the disk of ``path`` probably has too little room for two videos of ``frames`` frames of ``size``
+    (height, width): the finished video is written a second time, with its index at the front."""
     needed = round(2 * frames * size[0] * size[1] * _BITS_PER_PIXEL / 8)
     free = _free(path)
     if free is not None and free < needed:
@@ -27,8 +27,8 @@ def warn_of_little_room(path: Path, *, frames: int, size: tuple[int, int]) -> No
 
 
 def has_room_for_copy(place: Path, *, path: Path, sound: bool) -> bool:
-    """Whether a second copy of the file at ``place`` fits beside it; FFmpeg's writer crashes where it does not. Where
-    that is not known, it is tried. A warning says what the first copy, which becomes ``path``, lacks.
+    """Whether a second copy of the file at ``place`` fits on its disk; if not, FFmpeg's writer would crash. True if the
+    free room is unknown. If False, a warning names what the first copy, which becomes ``path``, lacks.
 
     Args:
         sound: whether the second copy would have had sound.
@@ -45,7 +45,7 @@ def has_room_for_copy(place: Path, *, path: Path, sound: bool) -> bool:
 
 
 def _free(path: Path) -> int | None:
-    """Bytes that are free in the folder of ``path``."""
+    """Free bytes on the disk of ``path``; None if unknown."""
     try:
         return shutil.disk_usage(path.parent).free
     except OSError:

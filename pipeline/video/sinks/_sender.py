@@ -1,12 +1,12 @@
-"""A program of its own that sends a video to an address or writes it as a playlist: ``python _sender.py``
+"""A separate program that sends a video to an address or writes it as a playlist: ``python _sender.py``
 
-PyAV holds Python's lock while FFmpeg connects and while it says goodbye, for as long as the network likes, and nothing
-can interrupt it: in the process of the run every thread would stand still. Here only this program does, an alarm of the
-system ends it in time, and a crash of a muxer is a lost connection.
+PyAV holds Python's global lock while FFmpeg opens and closes a connection. The network decides how long that takes, and
+it cannot be interrupted. In the process of the run it would stop all threads. Here it stops only this program, an alarm
+of the system ends it in time, and a crash of a muxer is only a lost connection.
 
 Standard input: a line of JSON, ``{"url", "format", "options", "timeout", "head"}``; then a file in the container NUT of
-``head`` bytes, which describes the stream; then packets, each after :data:`PACKET`. So neither the list of processes
-nor the environment shows a password. Standard output: a line of JSON when the other side has accepted,
+``head`` bytes, which describes the stream; then packets, each after :data:`PACKET`. So the list of processes and the
+environment show no password. Standard output: a line of JSON when the server has accepted the stream,
 ``{"open": true}``, and one at the end, ``{"sent": packets}``, with ``"error"`` and ``"kind"`` when it failed. A call
 that takes longer than ``timeout`` seconds ends the program by SIGALRM.
 """
@@ -27,14 +27,14 @@ from typing import Any, BinaryIO
 
 #: Presentation time and duration in ticks, whether it is a key frame, and how many bytes follow.
 PACKET = Struct("<qq?I")
-TICKS = 90_000  # a second; MPEG's clock
-#: Parameters stand in the header: nothing is to be looked for.
+TICKS = 90_000  # per second; MPEG's clock
+#: The parameters are in the header, so FFmpeg does not need to probe the stream.
 _AT_ONCE = {"probesize": "32", "analyzeduration": "0"}
 
 
 @contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """End this process where what is inside takes longer."""
+    """End this process if the body takes longer."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
     yield
@@ -42,28 +42,28 @@ def _within(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _tell(**facts: Any) -> None:
+def _print(**facts: Any) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 
 class _Folder:
-    """Files of a playlist. FFmpeg goes on when they cannot be written, and renames what is half-written to what readers
-    see: after the first error nothing is written any more, and the file is removed before it gets its name.
+    """Files of a playlist. After an error FFmpeg would continue, and give an incomplete file its final name. So after
+    the first error nothing is written, and the file is removed before it is renamed.
 
     Attributes:
-        error: the first one; None while there is none.
+        error: the first error; None if there was none.
     """
 
     def __init__(self) -> None:
         self.error: OSError | None = None
 
     def open(self, url: str, flags: int, options: object) -> _File:
-        """As av.open(io_open=...) wants it."""
+        """For av.open(io_open=...)."""
         return _File(url, self)
 
     def check(self) -> None:
-        """Raise the error, if there was one."""
+        """Raise the first error, if there was one."""
         if self.error is not None:
             raise self.error
 
@@ -96,7 +96,7 @@ class _File:
 
 
 def _read(given: BinaryIO, size: int) -> bytes:
-    """So many bytes, fewer only at the end."""
+    """``size`` bytes, or none if the input ends before."""
     data = given.read(size)
     return data if len(data) == size else b""
 
@@ -116,7 +116,7 @@ def _packets(av: Any, given: BinaryIO) -> Iterator[Any]:
 
 
 def main() -> None:
-    import av  # noqa: PLC0415 - optional, and this file may be looked at without it
+    import av  # noqa: PLC0415 - optional, and this file is also imported without it
 
     av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines may hold addresses
     given = sys.stdin.buffer
@@ -130,7 +130,7 @@ def main() -> None:
             stream = target.add_stream_from_template(description.streams.video[0], opaque=True)
         with _within(order["timeout"]):
             target.start_encoding()
-        _tell(open=True)
+        _print(open=True)
         for packet in _packets(av, given):
             packet.stream = stream
             with _within(order["timeout"]):
@@ -141,13 +141,13 @@ def main() -> None:
             target.close()
         folder.check()
     except Exception as error:
-        _tell(sent=sent, error=getattr(error, "strerror", None) or str(error), kind=type(error).__name__)
+        _print(sent=sent, error=getattr(error, "strerror", None) or str(error), kind=type(error).__name__)
         sys.stdout.flush()
-        os._exit(1)  # a container that failed would take its leave again
-    _tell(sent=sent)
+        os._exit(1)  # exit at once: closing a container that failed could block
+    _print(sent=sent)
 
 
 if __name__ == "__main__":
     if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-        sys.path.pop(0)  # modules of this folder are not meant for others
+        sys.path.pop(0)  # the modules of this folder must not hide others
     main()

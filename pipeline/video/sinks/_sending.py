@@ -1,4 +1,4 @@
-"""One connection that takes a video: an encoder here, and the program that sends what it makes, see :mod:`_sender`."""
+"""One connection for a video: an encoder, and the program that sends its packets, see :mod:`_sender`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.video.sinks._destination import Destination, redacted
 from pipeline.video.sinks._frames import EncoderFrames
 
 _TIME_BASE = Fraction(1, _sender.TICKS)
-_DELIMITER = b"\0\0\0\1\x09\xf0"  # H.264 of no picture
+_DELIMITER = b"\0\0\0\1\x09\xf0"  # H.264 without a picture
 _GONE = ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError", "EOFError")
 
 
-class Lost(Exception):  # noqa: N818 - it may be there again
-    """The other side cannot be reached, does not accept, or is gone.
+class Lost(Exception):  # noqa: N818 - another attempt may succeed
+    """The server cannot be reached, refuses the stream, or has closed the connection.
 
     Attributes:
         reason: in a few words.
-        advice: what to do next, as the end of a message; empty where there is nothing to say.
+        advice: what to do next, as the end of a message; may be empty.
     """
 
     def __init__(self, reason: str, advice: str = "") -> None:
@@ -43,7 +43,7 @@ class Encoding:
     """How frames are encoded.
 
     Attributes:
-        rate: frames a second, for the encoder's rate control.
+        rate: frame rate, for the encoder's rate control.
         crf, preset: see :class:`pipeline.video.sinks.H264Sink`.
         key_s: seconds between key frames.
     """
@@ -55,17 +55,17 @@ class Encoding:
 
 
 class Sending:
-    """A connection of its own encoder, so that it begins with a key frame at 0 s. Used by one thread.
+    """A connection with its own encoder, so that it begins with a key frame at 0 s. Used by one thread.
 
     Args:
-        frames: gives frames to encode; has had its first one.
-        timeout: seconds that one step of connecting or of sending may take.
+        frames: converts pictures; its ``first`` is set.
+        timeout: most seconds of one step of connecting or sending.
 
     Raises:
         Lost: the program cannot be started.
 
     Attributes:
-        sent: frames that the other side, or the system on the way to it, has taken.
+        sent: number of frames that the server, or the operating system, has accepted.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Sending:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the run, which ends this in good order
+                start_new_session=True,  # Ctrl-C goes to the run only, which then ends this program
             )
-        except OSError as error:  # its folder is gone, or there is no memory
+        except OSError as error:  # its folder does not exist, or there is no memory
             raise Lost(error.strerror or type(error).__name__) from None
 
     def _encoder(self, encoding: Encoding) -> tuple[Any, bytes]:
-        """An open encoder, and a small file that describes what it makes."""
+        """An open encoder, and a small file with the description of its stream."""
         buffer = BytesIO()
         container = self._av.open(buffer, "w", format="nut")
         options = {"preset": encoding.preset, "crf": str(encoding.crf), "bf": "0", "tune": "zerolatency"}
@@ -103,7 +103,7 @@ class Sending:
         codec.gop_size = max(1, round(encoding.key_s * encoding.rate))
         codec.thread_count = codec_threads()
         codec.flags |= self._av.codec.context.Flags.global_header
-        nothing = self._av.Packet(_DELIMITER)  # without a packet the file ends before its readers are content
+        nothing = self._av.Packet(_DELIMITER)  # readers need one packet at least
         container.start_encoding()
         nothing.stream, nothing.time_base, nothing.is_keyframe = stream, _TIME_BASE, True
         nothing.pts = nothing.dts = 0
@@ -112,7 +112,7 @@ class Sending:
         return codec, buffer.getvalue()
 
     def open(self) -> None:
-        """Connect. Raises Lost when the other side does not accept within the timeout."""
+        """Connect. Raises Lost if the server does not accept within the timeout."""
         order: Mapping[str, Any] = {
             "url": self._destination.url,
             "format": self._destination.format,
@@ -122,18 +122,18 @@ class Sending:
         }
         self._give(json.dumps(order).encode() + b"\n" + self._head)
         assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        if not said or "open" not in json.loads(said):
-            raise self._lost(said)
+        line = self._process.stdout.readline()
+        if not line or "open" not in json.loads(line):
+            raise self._lost(line)
 
     def send(self, picture: Any, name: str, seconds: float) -> None:
-        """Encode a picture and hand it over.
+        """Encode a picture and send it.
 
         Args:
             seconds: on any clock; the first one becomes 0.
 
         Raises:
-            Lost: the other side is gone, or takes nothing.
+            Lost: the server is gone, or accepts no data.
         """
         self._origin = seconds if self._origin is None else self._origin
         self._last = ticks = max(round((seconds - self._origin) * _sender.TICKS), self._last + 1)
@@ -147,20 +147,20 @@ class Sending:
         self.sent += 1
 
     def finish(self, limit: float) -> None:
-        """Let all that was handed over go out, and take leave, within ``limit`` seconds. Raises Lost."""
+        """Send the last frames and close the connection, within ``limit`` seconds. Raises Lost."""
         self._hand_over(self._codec.encode(None))
         try:
-            said, _ = self._process.communicate(timeout=limit)
+            output, _ = self._process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.communicate()
-            raise Lost(f"it did not take the last frames within {limit:g} s") from None
-        self._note(said)
+            raise Lost(f"it did not accept the last frames within {limit:g} s") from None
+        self._note(output)
         if self._process.returncode:
-            raise self._lost(said)
+            raise self._lost(output)
 
     def kill(self) -> None:
-        """End it at once, whatever :meth:`open` or :meth:`send` wait for. Called from any thread."""
+        """End the program at once, also while :meth:`open` or :meth:`send` waits. Called from any thread."""
         self._process.kill()
 
     def _hand_over(self, packets: Any) -> None:
@@ -177,9 +177,9 @@ class Sending:
         except OSError:
             raise self._lost(b"") from None
 
-    def _lost(self, said: bytes) -> Lost:
-        """What the program said last, or how it ended."""
-        with contextlib.suppress(OSError, ValueError):  # what waits to be written goes nowhere
+    def _lost(self, output: bytes) -> Lost:
+        """The error that the program printed last, or its exit status."""
+        with contextlib.suppress(OSError, ValueError):  # data that is not written yet is lost
             assert self._process.stdin is not None
             self._process.stdin.close()
         assert self._process.stdout is not None
@@ -188,25 +188,25 @@ class Sending:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        with contextlib.suppress(ValueError):  # closed, and read
-            said += self._process.stdout.read()
+        with contextlib.suppress(ValueError):  # closed after it was read
+            output += self._process.stdout.read()
         self._process.stdout.close()
-        facts = self._note(said)
+        facts = self._note(output)
         if hasattr(signal, "SIGALRM") and status == -signal.SIGALRM:
             return Lost(f"no answer within {self._timeout:g} s", "check the address, its port and the network")
         return _as_lost(str(facts.get("kind", "")), str(facts.get("error", f"its program ended with {status}")))
 
-    def _note(self, said: bytes) -> Mapping[str, Any]:
-        """The last line that the program said."""
-        facts: dict[str, Any] = json.loads((said.splitlines() or [b"{}"])[-1])
+    def _note(self, output: bytes) -> Mapping[str, Any]:
+        """The last line that the program printed."""
+        facts: dict[str, Any] = json.loads((output.splitlines() or [b"{}"])[-1])
         self.sent = facts.get("sent", self.sent)
         return facts
 
 
 def _as_lost(kind: str, reason: str) -> Lost:
-    """What an exception of the program means to a user."""
+    """An exception of the program in a user's words."""
     if kind in _GONE:
-        return Lost("it is gone")
+        return Lost("it closed the connection")
     if kind in ("HTTPUnauthorizedError", "HTTPForbiddenError"):
         return Lost(reason, "check user and password, as in SCHEME://USER:PASSWORD@HOST/PATH")
     if kind in ("HTTPNotFoundError", "HTTPBadRequestError", "HTTPOtherClientError"):

@@ -1,4 +1,4 @@
-"""Events: a line of JSON when a situation begins and when it is over, a clip of it, and a call of an address."""
+"""Events: a line of JSON at the beginning and at the end of a situation, a clip of it, and a call of an address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.video.sinks._caller import Caller
 from pipeline.video.sinks._clips import Clip, Clips
 
 LINES = "events.jsonl"
-_LAST_S = 10.0  # for calls that are still to be made when the run has ended
+_LAST_S = 10.0  # seconds to finish the remaining calls after the run
 
 
 @dataclass
@@ -35,33 +35,33 @@ class _Count:
 
 
 class EventSink:
-    """Watches results by rules. Lines are appended to ``events.jsonl`` in a folder, and clips lie beside it.
+    """Applies rules to results. Lines are appended to ``events.jsonl`` in a folder, and clips are in the same folder.
 
-    Every line has the keys ``event`` (the rule's name), ``id`` (unlike that of every other event) and ``state``:
+    Every line has the keys ``event`` (the rule's name), ``id`` (unique) and ``state``:
 
     - ``begin`` and ``end``: ``source``, ``class`` (a list), ``zone`` (null: the frame), ``above`` or ``below``;
-      ``index``, ``frame``, ``time_s`` and ``utc`` (when it arrived) of the frame at which that is known, and the
-      ``share`` in it; ``since_s``, the first frame of the situation. An end also has ``until_s``, the last frame of the
-      situation, ``seconds`` between both, ``peak`` (the largest share, or the smallest one where ``below``), and
-      ``cause``: ``over`` or ``end of run``. Times are those of the source, null where it has none.
-    - ``clip``: the file ``clip`` in the folder is complete. ``before_s`` is how much of it lies before the situation
-      (negative: it begins later), ``seconds`` and ``frames`` how long it is, and ``cut`` says whether it ended before
-      the event was over, because it had the length that is allowed.
+      ``index``, ``frame``, ``time_s`` and ``utc`` (of its arrival) of the frame at which this is known, and the
+      ``share`` in it; ``since_s``, the time of the first frame of the situation. An end also has ``until_s``, the time
+      of the last frame of the situation, ``seconds`` between both, ``peak`` (the largest share, or the smallest one
+      with ``below``), and ``cause``: ``over`` or ``end of run``. Times are those of the source, null if it has none.
+    - ``clip``: the file ``clip`` in the folder is complete. ``before_s`` is the part of it before the situation
+      (negative: the clip begins later), ``seconds`` and ``frames`` are its length, and ``cut`` is true if the clip
+      reached its longest length before the event was over.
 
     Attributes:
         lines: the file of lines.
 
     Args:
-        folder: made if it is not there; what is in it stays.
-        rules: their zones are those of the results.
-        source: name of what is watched.
-        pace: frames a second of frames without a timestamp; None: they come live, and the time of arrival counts.
-        run: begins the ids of events; None: random.
-        options: of clips: fps, crf and preset of :class:`pipeline.video.sinks.H264Sink`.
+        folder: created if it does not exist; its files are kept.
+        rules: their zones must be in the results.
+        source: name of the source.
+        pace: frame rate for frames without a timestamp; None: such frames are live, and have the time of their arrival.
+        run: first part of the ids of events; None: random.
+        options: for clips: fps, crf and preset of :class:`pipeline.video.sinks.H264Sink`.
 
     Raises:
-        UserError: on construction, when clips are wanted and PyAV or its libx264 is missing; on entering and writing,
-            when the folder cannot be written. An address that cannot be called is counted.
+        UserError: in the constructor, if clips are wanted and PyAV or its libx264 is missing; on entering and writing,
+            if the folder cannot be written. Calls that fail are only counted.
     """
 
     patient = True
@@ -113,8 +113,8 @@ class EventSink:
         for watch in self._watches:
             change = watch.see(now, watch.rule.share_of(result.pixels, result.zone_pixels))
             if change is not None:
-                self._tell(watch.rule, change, result, cause="over")
-        self._tell_clips()
+                self._report(watch.rule, change, result, cause="over")
+        self._report_clips()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,7 +124,7 @@ class EventSink:
             self._complete()
         except BaseException as problem:
             fault = problem
-            if kind is None:  # else what failed first is what is told
+            if kind is None:  # otherwise the first error is reported
                 raise
         finally:
             if self._clips is not None:
@@ -135,15 +135,15 @@ class EventSink:
             self._close(unused=kind is not None and self._last is None)
 
     def _complete(self) -> None:
-        """What began is over now: the rest of the lines, and of the clips."""
+        """End all events, and write their last lines and clips."""
         if self._last is not None:
             for watch in self._watches:
                 change = watch.end()
                 if change is not None:
-                    self._tell(watch.rule, change, self._last, cause="end of run")
+                    self._report(watch.rule, change, self._last, cause="end of run")
         if self._clips is not None:
             self._clips.finish()
-            self._tell_clips()
+            self._report_clips()
 
     def _close(self, *, unused: bool) -> None:
         if self._file < 0:
@@ -155,7 +155,7 @@ class EventSink:
                 self.lines.unlink()
                 self._folder.rmdir()
 
-    def _tell(self, rule: Rule, change: Change, result: Result, *, cause: str) -> None:
+    def _report(self, rule: Rule, change: Change, result: Result, *, cause: str) -> None:
         count = self._counts[rule.name]
         if change.begins:
             self._events += 1
@@ -190,7 +190,7 @@ class EventSink:
         else:
             self._clips.end(rule, until=change.until.seconds)
 
-    def _tell_clips(self) -> None:
+    def _report_clips(self) -> None:
         for clip in self._clips.completed() if self._clips is not None else ():
             rule = self._rules[clip.rule]
             self._counts[rule.name].clips += 1
@@ -198,7 +198,7 @@ class EventSink:
                 self._put(rule, {"event": rule.name, "id": event, "state": "clip", **_about(clip, since)})
 
     def _put(self, rule: Rule, line: dict[str, Any]) -> None:
-        """Append a line as a whole, or not at all, and call the rule's address."""
+        """Append a whole line or nothing, and call the rule's address."""
         data = json.dumps(line, allow_nan=False).encode()
         size = os.fstat(self._file).st_size
         try:
@@ -218,7 +218,7 @@ class EventSink:
         )
 
     def to_meta(self) -> dict[str, Any]:
-        """Plain values for JSON: what became of every rule and of every address."""
+        """Plain values for JSON: the events of every rule, and the calls of every address."""
         return {
             "rules": {
                 name: {"events": count.events, "seconds": round(count.seconds, 3), "clips": count.clips}
@@ -231,7 +231,7 @@ class EventSink:
         }
 
     def describe(self) -> str:
-        """The same for people."""
+        """The same as text."""
         lines = [
             f"events of {name}: {count.events}, {count.seconds:.1f} s in all, {count.clips} clips"
             for name, count in self._counts.items()
@@ -247,7 +247,7 @@ def _rounded(moment: Moment) -> float | None:
 
 
 def _utc(arrived: float) -> str:
-    """Wall time of what ``time.perf_counter`` said, as ISO 8601."""
+    """Wall time of a value of ``time.perf_counter``, as ISO 8601."""
     then = datetime.fromtimestamp(time.time() - (time.perf_counter() - arrived), timezone.utc)
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -1,4 +1,4 @@
-"""Overlays as a video that plays anywhere, while it is written and after a crash, too."""
+"""Overlays as an MP4 that plays in all players, also while it is written and after a crash."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from pipeline.video.staged import StagedFile
 log = logging.getLogger(__name__)
 
 DEFAULT_FPS = 25.0
-#: Presets of libx264: each step down costs half the time and gives files up to twice as large.
+#: Presets of libx264, the fastest first. It takes half the time of the next one, for files up to twice as large.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow")
 _UNPROBED = {"probesize": "32", "analyzeduration": "0"}
-_TICKS = 90_000  # a second; MPEG's clock, in which 24, 25, 30 and 29.97 fps are whole numbers of ticks
+_TICKS = 90_000  # per second; MPEG's clock: a frame of 24, 25, 30 or 29.97 fps is a whole number of ticks
 _TIME_BASE = Fraction(1, _TICKS)
-_KEY_S = 2  # between key frames, and so between fragments
-_LONGEST = 2**31  # ticks of one frame, what MP4 can say: 6 h 37 min
+_KEY_S = 2  # seconds between key frames, and between fragments
+_LONGEST = 2**31  # most ticks of a frame in MP4: 6 h 37 min
 _SIDE = 16_384  # libx264's limit
 
 
 class _Disk:
-    """A file that keeps the first error and tells FFmpeg that all is well: its MP4 writer crashes on a full disk.
+    """A file that keeps its first error and hides it from FFmpeg, whose MP4 writer crashes on a full disk.
 
     Attributes:
-        error: what went wrong; nothing is written after it.
+        error: the first error; nothing is written after it. None if there was none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class _Disk:
         self._file.close()
 
     def check(self) -> None:
-        """Raise the error, if there was one."""
+        """Raise the first error, if there was one."""
         if self.error is not None:
             raise self.error
 
@@ -73,24 +73,23 @@ def _moved(packets: Iterator[Any], stream: Any) -> Iterator[Any]:
 
 
 class H264Sink(StagedFile):
-    """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or oftener.
+    """An MP4 that plays in a browser: H.264, yuv420p, index at the front, a key frame every two seconds or more often.
 
-    While it is written the file is fragmented, so that what a killed run leaves plays to its last two seconds. Frames
-    keep their distance in time, as sources give times that rise; the first one is at 0 s. An odd width or height is
-    padded by one repeated pixel. A frame of another size than the first is fitted into it, with grey bars where its
-    shape differs.
+    While it is written the file is fragmented, so that the file of a killed run plays, except for its last two seconds.
+    Times of frames are those of the source, minus that of the first frame. An odd width or height is padded by one
+    repeated pixel. A frame of another size is fitted into that of the first one, with grey bars if its shape differs.
 
     Args:
         path: the .mp4 file.
-        fps: frames a second, for frames without a timestamp and for the encoder's rate control.
+        fps: frame rate, for frames without a timestamp and for the encoder's rate control.
         crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
         preset: one of :data:`PRESETS`.
-        sound: is copied into the file, in step with the frames; None: the file has none.
+        sound: is copied into the file, in sync with the frames; None: no sound.
         threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
-        expected: how many frames will come, to warn where there is little room; None: not known.
+        expected: expected number of frames, to warn if the disk has too little room; None: unknown.
 
     Raises:
-        UserError: on construction, when PyAV or its libx264 is missing, or a value is out of range.
+        UserError: in the constructor, if PyAV or its libx264 is missing, or a value is out of range.
     """
 
     wants_picture = patient = True
@@ -122,7 +121,7 @@ class H264Sink(StagedFile):
                 "or write masks with --masks DIR"
             ) from error
         self._av = av
-        # 29.97 is 30000/1001; some files claim rates without sense
+        # 29.97 is 30000/1001; some files have impossible rates
         self._rate = Fraction(min(max(fps, 1e-3), 1e3)).limit_denominator(1001)
         self._frame_ticks = round(_TICKS / self._rate)
         # B frames would cost a third of the encoder's time for a tenth of the file
@@ -156,7 +155,7 @@ class H264Sink(StagedFile):
             kinds = self._av.video.frame.PictureType
             frame.pict_type = kinds.I if due else kinds.NONE
             self._key = frame.pts if due else self._key
-            frame.duration = self._frame_ticks  # else the last frame lasts no time
+            frame.duration = self._frame_ticks  # otherwise the last frame has no duration
             self._container.mux(self._stream.encode(frame))
             assert self._disk is not None
             self._disk.check()
@@ -188,20 +187,20 @@ class H264Sink(StagedFile):
         codec.sample_aspect_ratio = picture.aspect
 
     def _open(self) -> Any:
-        """The container that packets go to."""
+        """The container for the packets."""
         assert self.place is not None
         self._disk = _Disk(self.place)
         fragments = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
         return self._av.open(self._disk, "w", format="mp4", options=fragments)
 
     def _ticks(self, timestamp: float | None) -> int:
-        """Presentation time, strictly rising also where two times are nearer than a tick."""
+        """Presentation time; it always rises, also if two times differ by less than a tick."""
         if timestamp is None:
             ticks = round(self._count * _TICKS / self._rate)
         else:
             self._origin = timestamp if self._origin is None else self._origin
             ticks = round((timestamp - self._origin) * _TICKS)
-            if ticks - self._last >= _LONGEST:  # a camera that was away
+            if ticks - self._last >= _LONGEST:  # a camera was gone for hours
                 ticks = self._last + self._frame_ticks
                 self._origin = timestamp - ticks / _TICKS
         self._count += 1
@@ -222,13 +221,13 @@ class H264Sink(StagedFile):
             except self._av.error.FFmpegError as error:
                 if self._sound is None:
                     raise
-                self._sound.tell_lost(error)  # the pictures are worth more
+                self._sound.warn_lost(error)  # the pictures are kept
                 self._index_first()
         except (self._av.error.FFmpegError, OSError) as error:
             raise self.unwritable(error) from error
 
     def _index_first(self, sound: Sound | None = None) -> None:
-        """Write the fragments anew as one plain MP4 with its index at the front; nothing is encoded again."""
+        """Rewrite the fragments as a plain MP4 with its index at the front; nothing is encoded again."""
         assert self.place is not None
         if not has_room_for_copy(self.place, path=self.path, sound=sound is not None):
             return
@@ -236,7 +235,7 @@ class H264Sink(StagedFile):
         with tempfile.TemporaryDirectory(prefix=prefix, dir=self.place.parent) as folder:
             plain = Path(folder) / self.path.name
             with (
-                # parameters stand in the header; to decode frames for them would take half of the time
+                # the parameters are in the header; probing would decode frames and take half of the time
                 self._av.open(str(self.place), format="mp4", options=_UNPROBED) as source,
                 self._av.open(str(plain), "w", format="mp4", options={"movflags": "+faststart"}) as target,
             ):
@@ -251,7 +250,7 @@ class H264Sink(StagedFile):
 
     def discard(self) -> None:
         if self._container is not None:
-            with contextlib.suppress(self._av.error.FFmpegError, OSError):  # what it wrote is removed anyway
+            with contextlib.suppress(self._av.error.FFmpegError, OSError):  # the file is removed anyway
                 self._container.close()
             self._container = None
         if self._disk is not None:

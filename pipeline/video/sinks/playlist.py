@@ -17,9 +17,9 @@ from pipeline.video.sinks.stream import StreamSink
 class PlaylistSink(StreamSink):
     """An HLS playlist, ``NAME.m3u8``, with segments of two seconds beside it: a folder that any web server can serve.
 
-    The playlist and each segment are there when they are whole. Of a file all frames are written, as fast as they come,
-    and all segments stay; of something live the last 30 seconds are kept. At the end the playlist says that it is over.
-    What an older playlist of this name lists is removed when the new one has taken its place.
+    Readers never see an incomplete playlist or segment. Of a file all frames are written, as fast as possible, and all
+    segments are kept. Of a live source the last 30 seconds are kept. At the end of the run the playlist is closed. The
+    segments of an older playlist of this name are removed after the new one has replaced it.
     """
 
     def __init__(self, path: Path, *, live: bool, **options: Any) -> None:
@@ -38,7 +38,7 @@ class PlaylistSink(StreamSink):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._path.parent):
                 self._older = self._segments()
-            # a run that begins anew has other names, and players see that it goes on
+            # a new run uses new names, so that players of the old run continue
             newest = max((int(name[:-3].rpartition("-")[2]) for name in self._older), default=0)
             self._to = replace(
                 self._to, options={**self._to.options, "start_number": str(max(newest + 1, int(time.time())))}
@@ -54,7 +54,7 @@ class PlaylistSink(StreamSink):
                 (self._path.parent / name).unlink(missing_ok=True)
 
     def _segments(self) -> set[str]:
-        """Names of our segments that the playlist lists; none where there is no playlist."""
+        """Names of our segments in the playlist; empty if there is no playlist."""
         if not self._path.is_file():
             return set()
         lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()

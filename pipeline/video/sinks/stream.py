@@ -1,4 +1,4 @@
-"""Overlays as a live stream that others watch: an RTSP or RTMP server, MPEG-TS over UDP or SRT."""
+"""Overlays as a live stream: to an RTSP or RTMP server, or as MPEG-TS over UDP or SRT."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from pipeline.video.sinks.h264 import DEFAULT_FPS, PRESETS
 
 log = logging.getLogger(__name__)
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # before another attempt to connect; doubled from one to the other
-_GOOD_S = 10.0  # a connection that held so long was good: the next outage begins with the shortest wait
-_LEAVE_S = 3.0  # for the last frames to go out
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # before another attempt to connect; each wait is twice the one before
+_GOOD_S = 10.0  # after a connection of this length the next outage begins with the shortest wait
+_LEAVE_S = 3.0  # to send the last frames
 
 
 class StreamSink:
-    """H.264 for whoever watches now: no frame waits in the encoder, and a key frame comes every second.
+    """Sends overlays as H.264 with low delay: no frame waits in the encoder, and every second has a key frame.
 
-    Of something live the newest frame is sent, with the time at which it arrived; frames that come while the other
-    side is slow or gone are dropped and counted, and the run never waits. Frames of a file are all sent, in real time
-    by their timestamps. A connection that is lost is made again, with growing pauses. The first one must succeed.
+    Of a live source the newest frame is sent, with its time of arrival. Frames that arrive while the server is slow or
+    gone are dropped and counted, and the run never waits. Of a file all frames are sent, in real time by their
+    timestamps. A lost connection is opened again, with growing pauses. The first connection must succeed.
 
     Args:
         address: rtsp://, rtsps://, rtmp://, rtmps://, udp:// or srt://.
-        live: the source is live.
-        fps: frames a second, where frames have no timestamps, and for the encoder's rate control.
+        live: whether the source is live.
+        fps: frame rate, for frames without timestamps and for the encoder's rate control.
         crf, preset: see :class:`pipeline.video.sinks.H264Sink`.
-        timeout: seconds that one step of connecting or sending may take.
-        patience: seconds without a connection until it is given up.
+        timeout: most seconds of one step of connecting or sending.
+        patience: seconds without a connection after which it is an error.
 
     Raises:
-        UserError: on construction, when the address cannot be used, or PyAV or its libx264 is missing.
+        UserError: in the constructor, if the address cannot be used, or PyAV or its libx264 is missing.
     """
 
     wants_picture = waits = True
@@ -117,7 +117,7 @@ class StreamSink:
                 raise UserError(f"{self._to.name}: frames of {width}x{height} cannot be encoded ({error})") from None
 
     def _drop(self, lost: Lost) -> None:
-        """A connection is over: tell, and wait the longer the sooner that came."""
+        """A connection is lost: warn, and wait before the next attempt, longer if the connection was short."""
         assert self._line is not None
         self._line.kill()
         self._sent += self._line.sent
@@ -125,19 +125,18 @@ class StreamSink:
         if self._to.path is not None:
             raise self._unwritable(lost.reason)
         if self._hurried.is_set():
-            log.warning("%s: takes nothing any more; the last frames are dropped", self._to.name)
+            log.warning("%s: accepts no more data; the last frames are dropped", self._to.name)
             return
-        told = "%s: %s; connecting again, for %g s at most"
-        log.warning(told, self._to.name, lost.reason, self._patience)
+        log.warning("%s: %s; connecting again, for %g s at most", self._to.name, lost.reason, self._patience)
         if time.perf_counter() - self._opened > _GOOD_S:
             self._wait = _FIRST_WAIT_S
         self._pause(lost)
 
     def _connect(self, picture: Picture) -> bool:
-        """Make a connection. False: the run wants to end, or it is live and another attempt is not due.
+        """Make a connection. False: the run is ending, or the source is live and it is too early for another attempt.
 
         Raises:
-            UserError: the first one fails, or there is none for as long as patience lasts.
+            UserError: the first attempt fails, or there is no connection for ``patience`` seconds.
         """
         self._frames.first = self._frames.first or picture
         while (self.patient or time.perf_counter() >= self._due) and not self._hurried.is_set():
@@ -166,7 +165,7 @@ class StreamSink:
         return False
 
     def _pause(self, lost: Lost) -> None:
-        """Say when another attempt is due; of a file, wait for it. Raises UserError when patience is over."""
+        """Set the time of the next attempt; of a file, wait for it. Raises UserError after ``patience`` seconds."""
         now = time.perf_counter()
         left = self._fresh + self._patience - now
         if left <= 0:
@@ -183,7 +182,7 @@ class StreamSink:
         return UserError(f"{self._to.name}: cannot be written ({reason}); free the place or name another one")
 
     def hurry(self) -> None:
-        """No more frames are read: wait for no time and for no connection. Called from any thread."""
+        """No more frames are read: do not wait any longer. Called from any thread."""
         first = not self._hurried.is_set()
         self._hurried.set()
         opening = self._opening
@@ -195,7 +194,7 @@ class StreamSink:
             leaving.start()
 
     def _leave(self) -> None:
-        """The other side takes nothing: wait for it no longer."""
+        """End a connection that accepts no data."""
         line = self._line
         if line is not None:
             line.kill()
@@ -219,7 +218,7 @@ class StreamSink:
 
     @property
     def dropped(self) -> int:
-        """Overlays that were not sent."""
+        """Number of overlays that were not sent."""
         return self._seen - self._sent - (self._line.sent if self._line else 0)
 
     def to_meta(self) -> dict[str, Any]:
@@ -232,7 +231,7 @@ class StreamSink:
         }
 
     def describe(self) -> str:
-        """What was sent, as a person reads it."""
+        """Number of frames that were sent, as text."""
         again = self._connections - 1
         times = f", connected again {again} time{'s' if again > 1 else ''}" if again > 0 else ""
         return f"sent to {self._to.name}: {self._seen - self.dropped} frames, {self.dropped} dropped{times}"

@@ -1,4 +1,4 @@
-"""Where frames come from: ``open_source`` takes what the user gave and finds the reader for it."""
+"""Sources of frames: ``open_source`` finds the reader for what the user gave."""
 
 from __future__ import annotations
 
@@ -34,25 +34,26 @@ def open_source(
     strict: bool = False,
     listed: Sequence[Path] = (),
 ) -> Source:
-    """Open what ``text`` names: ``-`` is a video on standard input. What exists under that name comes next; else it is,
-    in this order:
+    """Open the source that ``text`` names. The first rule that fits decides:
 
-    - a GStreamer pipeline, if it holds " ! ";
-    - the number of a camera;
-    - an address: rtsp://, http:// and so on; a file on a server is read like a file, all else is live;
-    - a pattern of images: ``*``, ``?``, ``[...]``, and ``**`` for any folders.
+    - ``-`` is a video on standard input;
+    - a path that exists is a file, a folder, a pipe or a camera's device;
+    - a text with " ! " is a GStreamer pipeline;
+    - a number is a camera;
+    - rtsp://, http:// and so on are addresses; a file on a server is read like a file, everything else is live;
+    - a text with ``*``, ``?``, ``[...]``, or ``**`` for any folders, is a pattern of images.
 
     Args:
         open_timeout: seconds for each step of opening an address.
-        read_timeout: seconds to wait for a frame of something live.
-        patience: seconds without a frame, over all attempts to connect again, until something live is given up.
-        fps: frames a second of a video with an end, in place of its own rate and timestamps; else of no effect.
-        reading: which stream of a video, and what is done about HDR and interlacing.
-        strict: raise for an image that cannot be read, instead of passing over it with a warning.
-        listed: images that were named one by one; then ``text`` is not looked at.
+        read_timeout: seconds to wait for a frame of a live source.
+        patience: seconds without a frame, in which a live source is connected again, until it is an error.
+        fps: frame rate of a file, which replaces its rate and timestamps; live sources and images ignore it.
+        reading: which stream of a video is read, and how HDR and interlaced frames are treated.
+        strict: whether an image that cannot be read is an error; otherwise it is skipped with a warning.
+        listed: image files that the user named one by one; ``text`` is then ignored.
 
     Raises:
-        UserError: there is no such thing, it cannot be read, or its first frame does not come.
+        UserError: there is no such source, it cannot be read, or its first frame does not arrive.
     """
     live = Patience(Timeouts(open_timeout, read_timeout), patience)
     if listed:
@@ -66,7 +67,7 @@ def open_source(
 
 
 def _open_text(text: str, live: Patience, *, fps: float | None, reading: StreamOptions, strict: bool) -> Source:
-    """What is no path that exists."""
+    """Open a source that is not an existing path."""
     if " ! " in text:
         return opencv.open_gstreamer(text, patience=live, fps=fps)
     if re.fullmatch(r"[0-9]{1,4}", text):
@@ -97,7 +98,7 @@ def _open_text(text: str, live: Patience, *, fps: float | None, reading: StreamO
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # longer than names may be, or a null byte
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
         return False
 
 

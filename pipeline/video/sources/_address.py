@@ -1,4 +1,4 @@
-"""What a source is called, and what FFmpeg is given to open: addresses lose their passwords before anyone sees them."""
+"""Addresses and files for FFmpeg, and their names for messages, without passwords."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMES = (
     *("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rist"),
     *("mms", "mmsh", "mmst"),
 )
-#: What an address may open in turn, as a playlist or a description of a session does: the network, never a file.
+#: Protocols that a playlist or session description at an address may use: the network, never files.
 _NETWORK = (
     "crypto,data,dtls,ffrtmpcrypt,ffrtmphttp,http,httpproxy,https,mmsh,mmst,rist,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,"
     "rtp,srt,srtp,tcp,tls,udp,udplite"
@@ -23,13 +23,13 @@ _NETWORK = (
 
 @dataclass(frozen=True)
 class Address:
-    """Where FFmpeg finds a video.
+    """The address or file of a video.
 
     Attributes:
-        url: as FFmpeg takes it; holds the password, never shown.
-        name: what people are told.
+        url: for FFmpeg. It may have a password and is never shown.
+        name: for messages, without the password.
         stem: for names of frames and files.
-        protocols: what it may open.
+        protocols: that FFmpeg may use for it, joined by commas.
     """
 
     url: str
@@ -37,17 +37,22 @@ class Address:
     stem: str
     protocols: str
 
+    @property
+    def path(self) -> Path | None:
+        """The local file; None for anything else."""
+        return Path(self.url.removeprefix("file:")) if self.protocols == "file" else None
+
     def __repr__(self) -> str:
         return f"Address({self.name!r})"
 
 
 def of_file(path: Path) -> Address:
-    """A local file, whatever its name looks like."""
+    """The address of a local file, also if its name looks like an address of the network."""
     return Address(url=f"file:{path.absolute()}", name=str(path), stem=shortened(path.stem, STEM), protocols="file")
 
 
 def of_url(text: str) -> Address:
-    """An address on the network. Raises UserError for a scheme that is not known and for what is no address."""
+    """An address of the network. Raises UserError if the scheme is unknown or the text is not an address."""
     scheme = text.partition("://")[0].lower()
     name = _without_secrets(text)
     if scheme not in SCHEMES:
@@ -56,10 +61,10 @@ def of_url(text: str) -> Address:
         )
     try:
         parts = urlsplit(text)
-        sound = bool(parts.netloc) and parts.port != 0  # reading the port raises ValueError for what is none
-    except ValueError:  # its text may hold a part of the password
-        sound = False
-    if not sound:
+        valid = bool(parts.netloc) and parts.port != 0  # an invalid port raises ValueError
+    except ValueError:  # the text of the error may have a part of the password
+        valid = False
+    if not valid:
         raise UserError(
             f"{name}: not an address; write {scheme}://HOST:PORT/PATH; in a password, / ? # @ are %2F %3F %23 %40"
         )
@@ -68,13 +73,13 @@ def of_url(text: str) -> Address:
 
 
 def redacted(text: str) -> str:
-    """A text with addresses in it, without their users, passwords and queries, which may hold either."""
+    """A text in which addresses have no users, passwords and queries."""
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"']*", lambda match: _without_secrets(match[0]), text)
     return re.sub(r"(?i)\b([a-z-]*(?:pw|pass|password|token|secret))\s*=\s*(?:\"[^\"]*\"|'[^']*'|\S+)", r"\1=...", text)
 
 
 def _without_secrets(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    if "@" in rest:  # the last one that a host can follow; passwords hold slashes and more where they should not
+    if "@" in rest:  # up to the last @: passwords may have slashes and @ that should be escaped
         rest = re.sub(r"^.*@(?=[^@]*$)", "", rest, flags=re.DOTALL)
     return f"{scheme}://" + re.sub(r"[?#].*", "?...", rest, flags=re.DOTALL)

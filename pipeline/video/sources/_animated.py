@@ -1,4 +1,4 @@
-"""Image files that hold a moving picture: animated PNG and WebP."""
+"""Animated PNG and WebP files."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pipeline.video.sources._base import Frame, Source
 
 log = logging.getLogger(__name__)
 
-_HEAD = 65_536  # bytes; the chunk that says "animated" lies before the first picture, behind a colour profile at most
-_AT_A_TIME = 16  # pictures that are decoded together; all of a long animation would not fit into memory
+_HEAD = 65_536  # bytes; the chunk that marks an animation comes before the first picture
+_AT_A_TIME = 16  # pictures that are decoded together; a long animation would not fit into memory
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a PNG or WebP file says of itself that it holds more than one picture; False for all other files."""
+    """Whether a PNG or WebP file is an animation of more than one picture; False for all other files."""
     if path.suffix.lower() not in (".png", ".webp"):
         return False
     try:
         with path.open("rb") as file:
-            return says_animated(file.read(_HEAD))
+            return _marks_animation(file.read(_HEAD))
     except OSError:
-        return False  # who reads the picture says it better
+        return False  # the reader of the picture has the better message
 
 
-def says_animated(head: bytes) -> bool:
-    """The same of the first bytes of a file. APNG: chunk ``acTL`` before the first ``IDAT``; WebP: a flag of ``VP8X``
-    (https://developers.google.com/speed/webp/docs/riff_container)."""
+def _marks_animation(head: bytes) -> bool:
+    """Whether the first bytes of a file mark an animation. PNG: a chunk ``acTL`` before the first ``IDAT``; WebP: a
+    flag of ``VP8X`` (https://developers.google.com/speed/webp/docs/riff_container)."""
     if head.startswith(PNG_SIGNATURE):
         place = len(PNG_SIGNATURE)
         while place + 12 <= len(head):
@@ -52,12 +52,12 @@ def says_animated(head: bytes) -> bool:
 
 
 class AnimatedWebp(Source):
-    """An animated WebP file, read with OpenCV, as FFmpeg has no decoder for it.
+    """An animated WebP file, read with OpenCV, because FFmpeg cannot decode it.
 
     Timestamps follow from the durations in the file.
 
     Args:
-        fps: frames a second, in place of those durations.
+        fps: frame rate that replaces those durations.
 
     Raises:
         UserError: this OpenCV cannot read it, or no picture in it can be decoded.
@@ -81,7 +81,7 @@ class AnimatedWebp(Source):
         self.fps = len(first) / seconds if seconds > 0 else None
 
     def _read(self, start: int) -> list[tuple[Any, float]]:
-        """Pictures from number ``start`` on and how many seconds each is shown; empty behind the last one."""
+        """(picture, seconds that it is shown) from number ``start`` on; empty after the last picture."""
         done, found = cv2.imreadanimation(str(self._path), start=start, count=_AT_A_TIME)
         if not done:
             return []

@@ -1,4 +1,4 @@
-"""The contract of a source: frames in order, from a file that waits or from something live that does not."""
+"""The interface of all sources of frames: files, images and live sources."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Frame:
     """One frame of a source.
 
     Attributes:
-        name: unlike that of every other frame of the source; results are called by it.
-        timestamp: seconds from the start of the source; None for images and where a reader cannot tell.
-        picture: what it shows.
-        arrived: when it was read, as time.perf_counter() says it.
+        name: unique among the frames of the source; files of results have this name.
+        timestamp: seconds from the start of the source; None for images and if the reader does not know it.
+        picture: its pixels.
+        arrived: time.perf_counter() when it was read.
     """
 
     name: str
@@ -31,24 +31,24 @@ class Frame:
 
 
 class Source(ABC):
-    """Frames in order. What can be known to fail does so when it is opened, before an engine runs.
+    """Frames in order. As many errors as possible are raised when it is opened, before an engine runs.
 
     Attributes:
-        name: what people call it: a path, or an address without its password.
-        stem: a short name for files made of it.
+        name: for messages: a path, or an address without its password.
+        stem: a short name for files of results.
         paths: files and folders that are read; results must not replace them.
-        live: frames come whether they are taken or not, so whoever is late takes the newest.
-        waits: reading waits for others, so that a core is free meanwhile.
-        alone: set from outside before :meth:`frames`: nothing is encoded meanwhile, so decoding may use more cores.
-        is_video: the frames are one moving picture (and not images).
-        fps: frames a second; None for images and when the source does not say.
-        count: how many frames to expect, for progress only; None when unknown.
-        stream: number of the video stream in its container; None where there are no numbered streams.
-        aspect: width of a pixel by its height, when it is shown.
-        sound: what can be copied into an overlay video; None where there is none, or it cannot be read.
-        dropped: frames of something live that were replaced before :meth:`frames` could give them.
-        damage: what of a file could not be read, known when :meth:`frames` has ended; empty when all of it could.
-        skipped: files that could not be read and were passed over, each with a warning.
+        live: whether frames arrive at their own pace. A slow reader gets the newest frame and misses others.
+        waits: whether reading waits for another program or machine, so that its core is free during that time.
+        alone: set by the caller before :meth:`frames`: no encoder runs, so the decoder may use more cores.
+        is_video: whether the frames are a video (and not separate images).
+        fps: frame rate; None for images and if the source has no rate.
+        count: expected number of frames, for progress only; None if unknown.
+        stream: number of the video stream in its container; None if streams have no numbers.
+        aspect: displayed width of a pixel divided by its displayed height.
+        sound: audio that can be copied into an overlay video; None if there is none, or it cannot be read.
+        dropped: number of frames of a live source that :meth:`frames` did not yield, because newer ones came.
+        damage: which part of a file could not be read; known after :meth:`frames`, empty if the file is whole.
+        skipped: files that could not be read; each had a warning.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
-        """Frames from ``start`` seconds on. A source that is not live begins anew with every call.
+        """Frames from ``start`` seconds on. A source that is not live begins again with every call.
 
         Raises:
-            UserError: a frame cannot be read, or ``start`` is given for images or something live.
+            UserError: a frame cannot be read, or ``start`` is given for images or a live source.
         """
 
     def stop(self) -> None:  # noqa: B027 - a file has nothing to wake up
-        """End :meth:`frames` soon, wherever it waits; called from another thread."""
+        """End :meth:`frames` soon, also while it waits; called from another thread."""
 
     def close(self) -> None:  # noqa: B027 - files are open only while they are read
-        """Free what the source holds."""
+        """Close files and connections."""

@@ -1,4 +1,4 @@
-"""Opening of what holds a video with PyAV: one message for whatever goes wrong, and never an address in it."""
+"""Opens videos with PyAV. Every error becomes one message without passwords."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.video.sources._facts import is_cover, listed
 
 
 class ReadError(Exception):
-    """FFmpeg cannot open or read it.
+    """FFmpeg cannot open or read a video.
 
     Attributes:
         reason: in a few words.
-        advice: what to do next; empty when there is nothing better to say than the usual.
+        advice: what to do next; empty if there is no special advice.
     """
 
     def __init__(self, reason: str, advice: str = "") -> None:
@@ -25,14 +25,14 @@ class ReadError(Exception):
         self.reason = reason
         self.advice = advice
 
-    def told(self) -> str:
-        """The advice as the end of a message; empty where there is none."""
+    def ending(self) -> str:
+        """The advice as the end of a message; empty if there is none."""
         return f"; {self.advice}" if self.advice else ""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that opening and that one reading may take."""
+    """Longest times in seconds to open a video, and to read from it once."""
 
     open: float
     read: float
@@ -47,10 +47,10 @@ def open_container(
     number: int | None = None,
     source: Any = None,
 ) -> tuple[Any, Any]:
-    """The container and its video stream: that of this number, or the one that players choose.
+    """The container and its video stream: the one with this number, or the one that players choose.
 
     Args:
-        source: has ``read(size)``; it is read instead of the address where it is given.
+        source: an object with ``read(size)``, which is read instead of the address.
 
     Raises:
         ReadError: it cannot be opened or read.
@@ -62,7 +62,7 @@ def open_container(
             source or address.url,
             options={"protocol_whitelist": address.protocols, **(options or {})},
             timeout=(timeouts.open, timeouts.read) if timeouts else None,
-            metadata_errors="replace",  # titles in another encoding are no fault of the pictures
+            metadata_errors="replace",  # titles in another encoding do not matter
         )
         stream = _best(container) if number is None else _numbered(container, number, address.name)
         if stream is None:
@@ -73,13 +73,13 @@ def open_container(
         if container is not None:
             container.close()
         if isinstance(error, (av.error.FFmpegError, OSError)):
-            raise read_error(av, error, timeouts.open if timeouts else None) from None  # its text holds the address
+            raise read_error(av, error, timeouts.open if timeouts else None) from None  # its text has the address
         raise
     return container, stream
 
 
 def _best(container: Any) -> Any:
-    """The stream that players choose; None when there is none. Cover art of a song is no video."""
+    """The stream that players choose; None if there is none. Cover art of a song is not a video."""
     stream = container.streams.best("video")
     if stream is not None and is_cover(stream):
         raise ReadError("holds no video stream, only cover art", f"--stream {stream.index} takes that picture")
@@ -100,15 +100,15 @@ def set_threads(stream: Any, *, live: bool, alone: bool = False) -> None:
     """Give a decoder its share of the cores, see :func:`pipeline.video.cores.codec_threads`.
 
     One thread decodes H.264 of 1280x720 in 2.7 ms and of 1920x1080 in 5.1 ms (2 and 4 Mbit/s, one core of a Xeon),
-    ahead of most engines. Threads by frame hold back a frame each, which live video must not: it has threads by slice,
-    which help where a picture has several and cost nothing elsewhere.
+    ahead of most engines. Each frame thread delays the video by one frame. Live video must not be delayed, so it has
+    slice threads, which help if a picture has several slices.
     """
     stream.codec_context.thread_count = codec_threads(alone=alone)
     stream.thread_type = "SLICE" if live else "FRAME"
 
 
 def read_error(av: Any, error: BaseException, seconds: float | None) -> ReadError:
-    """What an error of FFmpeg means to a user; ``seconds`` is the timeout, None for a local file."""
+    """An error of FFmpeg in a user's words; ``seconds`` is the timeout, None for a local file."""
     reason = getattr(error, "strerror", None) or type(error).__name__
     known, advice = av.error, "check the address, its port and the network, and that it is sending"
     if seconds is None:

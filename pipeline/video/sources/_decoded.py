@@ -1,4 +1,4 @@
-"""What PyAV decodes as pictures: the decoder's own planes wherever video is YUV 4:2:0, and upright."""
+"""Decoded frames of PyAV as pictures, upright. YUV 4:2:0 keeps the planes of the decoder."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from pipeline.video.picture import SQUARE, Picture, Yuv
 from pipeline.video.sources import _hdr
 from pipeline.video.sources._facts import Remarks, pixel_aspect
 
-#: 8-bit YUV 4:2:0; the planes of yuva420p are those and one of opacity.
+#: 8-bit YUV 4:2:0; yuva420p has one more plane, the opacity.
 _PLANES = ("yuv420p", "yuvj420p", "yuva420p")
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_UNSPECIFIED = 2
-#: The display matrix of what is not turned, see :func:`_display_matrix`.
+#: The display matrix of a picture that is not rotated, see :func:`_display_matrix`.
 _AS_IT_IS = (1, 0, 0, 1)
 
 
 class Turned:
-    """Turns the frames of one stream as their display matrix says, and tone-maps HDR.
+    """Rotates the frames of one stream by their display matrix, and tone-maps HDR.
 
-    PyAV's ``side_data``, where the matrix stands, makes its frame a part of a cycle, which waits for the garbage
-    collector with all its pixels. So it is asked for once, and again only when ``rotation`` changes.
+    Reading PyAV's ``side_data``, which has the matrix, makes the frame part of a reference cycle: its pixels stay in
+    memory until the garbage collector runs. So it is read once, and again only when ``rotation`` changes.
 
     Args:
-        remarks: where HDR is told of.
-        tone_map: HDR becomes SDR.
-        stream: of the frames; says the shape of pixels, and the transfer curve where frames do not (PyAV before 17).
+        stream: the stream of the frames; it says the shape of the pixels.
+        remarks: gets the warning about HDR.
+        tone_map: whether HDR becomes SDR.
     """
 
     def __init__(self, stream: Any, remarks: Remarks, *, tone_map: bool = True) -> None:
@@ -39,45 +38,38 @@ class Turned:
         self._remarks = remarks
         self._tone_map = tone_map
         self._aspect = pixel_aspect(stream)
-        self._transfer = int(stream.codec_context.color_trc)
-        self._told: int | None = None  # transfer curve
+        self._warned: int | None = None  # transfer curve of the last frame
 
     def picture_of(self, frame: Any) -> Picture:
         """See :func:`picture_of`."""
         rotation = frame.rotation
         if rotation != self._rotation:
             self._rotation, self._turn = rotation, _display_matrix(frame)
-        picture = picture_of(frame, turn=self._turn, tone_map=self._tone_map, transfer=self._transfer)
-        self._tell(int(getattr(frame, "color_trc", self._transfer)))
+        picture = picture_of(frame, turn=self._turn, tone_map=self._tone_map)
+        self._warn(int(frame.color_trc))
         if self._aspect == SQUARE:
             return picture
         return replace(picture, aspect=1 / self._aspect if self._turn[1] else self._aspect)
 
-    def _tell(self, transfer: int) -> None:
-        if transfer == self._told:
+    def _warn(self, transfer: int) -> None:
+        if transfer == self._warned:
             return
-        self._told = transfer
+        self._warned = transfer
         text = _hdr.remark(transfer, mapped=self._tone_map)
         if text:
             self._remarks.warn(text)
 
 
-def picture_of(
-    frame: Any,
-    *,
-    turn: tuple[int, int, int, int] = _AS_IT_IS,
-    tone_map: bool = True,
-    transfer: int = _UNSPECIFIED,
-) -> Picture:
+def picture_of(frame: Any, *, turn: tuple[int, int, int, int] = _AS_IT_IS, tone_map: bool = True) -> Picture:
     """A decoded av.VideoFrame as a picture.
 
-    YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive. Other YUV with
-    shared chroma and even sides becomes 4:2:0 of the same matrix and range; 10 bits lose two, and 4:2:2 half of its
-    chroma lines, which the engine's input does not show. All else becomes BGR: RGB, palettes and grey exactly. HDR is
-    tone-mapped if ``tone_map``, see :func:`pipeline.video.sources._hdr.tone_mapped`; ``transfer`` is the curve of
-    frames that do not say theirs.
+    - YUV 4:2:0 of 8 bits with even sides is not copied: the planes are views that keep the frame alive.
+    - Other YUV with subsampled chroma and even sides becomes 4:2:0 of 8 bits with the same matrix and range. 10 bits
+      lose two bits, and 4:2:2 loses half of its chroma lines; the engine's input does not need them.
+    - Everything else becomes BGR. RGB, palettes and grey keep their exact values.
+    - HDR is tone-mapped if ``tone_map``, see :func:`pipeline.video.sources._hdr.tone_mapped`.
     """
-    yuv = _meaning(frame, transfer)
+    yuv = _meaning(frame)
     form = frame.format
     if tone_map and yuv.transfer in _hdr.NAMES:
         mapped = _tone_mapped(frame, yuv)
@@ -104,23 +96,23 @@ def _tone_mapped(frame: Any, yuv: Yuv) -> Picture:
     return _hdr.tone_mapped(planes, yuv._replace(matrix=matrix, full_range=False))
 
 
-def _meaning(frame: Any, transfer: int = _UNSPECIFIED) -> Yuv:
+def _meaning(frame: Any) -> Yuv:
     return Yuv(
         matrix=int(frame.colorspace),
         full_range=int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
-        primaries=int(getattr(frame, "color_primaries", _UNSPECIFIED)),  # absent before PyAV 17
-        transfer=int(getattr(frame, "color_trc", transfer)),
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
     )
 
 
 def _shares_chroma(frame: Any) -> bool:
-    """Whether chroma has fewer samples than luma: not 4:4:4, nor what is neither YUV nor flagged as RGB."""
+    """Whether chroma has fewer samples than luma, as in 4:2:0 and 4:2:2."""
     form = frame.format
     return bool(form.chroma_width(frame.width) < frame.width or form.chroma_height(frame.height) < frame.height)
 
 
 def _converted(frame: Any, form: str, yuv: Yuv) -> Any:
-    """By FFmpeg's scaler, which has to be told the range: of frames that are not called yuvj it does not look."""
+    """Convert with FFmpeg's scaler. The range is given, because the scaler reads it only from yuvj formats."""
     if frame.format.name == form:
         return frame
     source = _FULL_RANGE if yuv.full_range or frame.format.is_rgb else 1
@@ -129,7 +121,7 @@ def _converted(frame: Any, form: str, yuv: Yuv) -> Any:
 
 
 def _plane(frame: Any, index: int, size: tuple[int, int]) -> Array:
-    """One plane (height, width) as a view that cannot be written through; lines are padded in memory."""
+    """One plane (height, width) as a read-only view; lines are padded in memory."""
     plane = frame.planes[index]
     view = np.frombuffer(plane, np.uint8).reshape(-1, abs(plane.line_size))[: size[0], : size[1]]
     view.flags.writeable = False
@@ -142,7 +134,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     if data is None:
         return _AS_IT_IS
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
-    # by whole quarters: what lies between is rounded to the axis that is nearer
+    # quarter turns only: other angles are rounded to the nearer axis
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
     return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
@@ -153,7 +145,7 @@ def _upright(plane: Array, turn: tuple[int, int, int, int]) -> Array:
     if turn == _AS_IT_IS:
         return plane
     image = cv2.transpose(plane) if b else plane
-    down, right = (b < 0, c < 0) if b else (d < 0, a < 0)  # which axes run the other way
+    down, right = (b < 0, c < 0) if b else (d < 0, a < 0)  # axes that are mirrored
     if down or right:
         image = cv2.flip(image, -1 if down and right else 0 if down else 1)
     return np.asarray(image, np.uint8)

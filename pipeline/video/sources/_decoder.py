@@ -1,4 +1,4 @@
-"""Decodes one stream of a file to its end, over what is damaged."""
+"""Decodes one stream of a file to its end, and skips damaged parts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._numbers import Numbers
 from pipeline.video.sources._timing import Clock, Timing, slack_of
 
-#: Codecs with packets that are never shown, so that packets do not number the frames.
+#: Codecs with packets that show no frame, so that packets cannot be counted as frames.
 _HIDDEN_PACKETS = ("vp8",)
-_LOOKED_AT = 16  # frames that show whether timestamps know the order in which frames are shown
+_LOOKED_AT = 16  # frames that are checked: are their timestamps in the order of display?
 
 
 class Decoder:
-    """Decodes a stream to its end, over what is damaged.
+    """Decodes a stream to its end, and skips damaged parts.
 
     Attributes:
-        packets, decoded: how many there were.
-        damaged: packets that could not be decoded, those before the first key frame left out: a part of a recording.
-        corrupt: frames that the decoder marks as incomplete.
-        broken: why reading ended before the end; None when it did not.
-        torn: the last packet is not whole.
-        ended: nothing more comes.
-        now, number: time of the newest frame in seconds, and its number, both from the start of the file.
+        packets: number of packets that were read.
+        decoded: number of frames that were decoded.
+        damaged: number of packets that could not be decoded. Packets before the first key frame do not count: a
+            recording may begin between key frames.
+        corrupt: number of frames that the decoder marks as incomplete.
+        broken: why reading stopped before the end; None if it did not.
+        torn: whether the last packet is incomplete.
+        ended: whether the end was reached.
+        now: time of the newest frame, in seconds from the start of the file.
+        number: number of the newest frame in the file, from 0.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Decoder:
         self._key: Any = None  # the first key frame's packet
 
     def seek(self, start: float) -> Any | None:
-        """Go to a key frame before ``start``. Its packet; None when that fails, and then this is of no more use."""
+        """Go to a key frame before ``start``. Returns its packet; None if that fails: then use another decoder."""
         if self._origin is None:
             return None
         aim = max(start - self._timing.step, 0.0)
@@ -85,7 +88,7 @@ class Decoder:
         return self._key
 
     def falls(self) -> bool:
-        """Whether frames go back in time though their packets do not: the file has the times of decoding only."""
+        """Whether times of frames fall and those of packets do not: then the file has decoding times only."""
         last = None
         for _, frame in zip(range(_LOOKED_AT), self._frames, strict=False):
             if self.numbers.reordered:
@@ -96,7 +99,7 @@ class Decoder:
         return False
 
     def pictures(self, *, start: float = 0.0) -> Iterator[tuple[float, Picture]]:
-        """Times and pictures from ``start`` on, see :func:`pipeline.video.sources._timing.slack_of`."""
+        """(seconds, picture) from ``start`` on; for the first see :func:`pipeline.video.sources._timing.slack_of`."""
         begin = start - slack_of(self._timing.step) if start > 0 else -math.inf
         for frame in self._frames:
             self.now = self._clock.at(self._stamp(frame))
@@ -113,7 +116,7 @@ class Decoder:
 
     @property
     def leapt(self) -> float | None:
-        """Time of the first frame that the timestamps of the file do not place; None while they place all."""
+        """Time of the first frame after a jump of the timestamps; None if there was no jump until now."""
         return self._clock.leapt
 
     def _stamp(self, frame: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""What a stream says about itself, beyond its pictures, and what the user wants done about it."""
+"""Properties of a video stream (pixel aspect, cover art, other streams), and the options for reading it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.video.sources._base import Source
 
 log = logging.getLogger(__name__)
 
-_MOST = 10  # times that a pixel is wider than high, or higher than wide; scans of films have 2
+_MOST = 10  # largest ratio of the sides of a pixel; scans of films have 2
 
-#: Tags of streams that only a Dolby Vision decoder can show, unless they say what curve they have besides.
+#: Tags of Dolby Vision. Without a transfer curve of HDR10, HLG or SDR only a Dolby decoder can show such a stream.
 _DOLBY_VISION = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 _UNSPECIFIED = 2
 
@@ -26,9 +26,9 @@ class StreamOptions:
     """How a stream is read.
 
     Attributes:
-        number: of the video stream in its file, as ffprobe counts; None: the one that players choose.
-        tone_map: HDR (PQ and HLG) becomes SDR of BT.709.
-        deinterlace: frames that are marked as interlaced become progressive ones.
+        number: number of the video stream in its file, as in ffprobe; None: the stream that players choose.
+        tone_map: whether HDR (PQ and HLG) becomes SDR of BT.709.
+        deinterlace: whether frames that are marked as interlaced are deinterlaced.
     """
 
     number: int | None = None
@@ -36,7 +36,7 @@ class StreamOptions:
     deinterlace: bool = True
 
     def check(self, source: Source) -> None:
-        """Raise UserError where a stream was chosen of something that has no numbered streams."""
+        """Raise UserError if a stream is chosen and the source has no numbered streams."""
         if self.number is not None and source.stream is None:
             raise UserError(
                 f"{source.name}: --stream chooses a video stream of a file or an address that PyAV reads; leave it out"
@@ -44,7 +44,7 @@ class StreamOptions:
 
 
 class Remarks:
-    """Warnings about one source, each given once, however often it is opened.
+    """Warnings about one source. Each is printed once, also if the source is opened several times.
 
     Args:
         name: of the source.
@@ -71,13 +71,13 @@ def moving(container: Any) -> list[Any]:
 
 
 def pixel_aspect(stream: Any) -> Fraction:
-    """Width of a pixel by its height, as the picture is stored; 1 where the stream says none, or one without sense."""
-    said = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    return Fraction(said) if said and 1 / _MOST <= said <= _MOST else SQUARE
+    """Width of a pixel divided by its height; 1 if the stream has no value, or an impossible one."""
+    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    return Fraction(ratio) if ratio and 1 / _MOST <= ratio <= _MOST else SQUARE
 
 
-def tell_streams(container: Any, chosen: Any, remarks: Remarks) -> None:
-    """Warn of video streams and covers that are not read, and of colours that nobody but Dolby can read."""
+def warn_of_streams(container: Any, chosen: Any, remarks: Remarks) -> None:
+    """Warn of video streams and cover art that are not read, and of colours that only Dolby decoders can show."""
     others = [stream for stream in moving(container) if stream.index != chosen.index]
     if others:
         remarks.warn(

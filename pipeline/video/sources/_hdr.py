@@ -1,8 +1,9 @@
-"""HDR video (PQ and HLG) as SDR of BT.709, which is what networks are trained on and what the overlay video is.
+"""Tone mapping of HDR video (PQ and HLG) to SDR of BT.709, which networks are trained on and overlay videos use.
 
-Values are looked up: luma of 10 bits in one table, and at the size of chroma a table of all three components gives
-chroma, and by how much luma of a colour differs from that of a grey. At 1920x1080 that is a few milliseconds a frame
-(docs/video.md); what FFmpeg has for it computes in float32 and needs a library that PyAV's wheels lack.
+Values come from two tables. The first one maps luma of 10 bits as if every pixel were grey. The second one is used at
+the resolution of chroma: from all three components it gives the chroma, and the difference between the luma of the
+colour and the luma of the grey. This takes a few milliseconds per frame of 1920x1080 (docs/video.md). FFmpeg's filters
+compute in float32 and need a library that PyAV's wheels lack.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ Codes = npt.NDArray[np.uint16]
 PQ, HLG = 16, 18  # ITU-T H.273, table 3
 NAMES = {PQ: "PQ", HLG: "HLG"}
 _ODD = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE 428"}
-#: What the pictures are afterwards.
+#: Colours of the tone-mapped pictures.
 SDR = Yuv(matrix=BT709, primaries=BT709, transfer=BT709)
 #: Pixel format that :func:`tone_mapped` takes.
 FORMAT = "yuv420p10le"
 
-_WHITE_NITS = 203.0  # of a diffuse white in HDR, which becomes the white of SDR (ITU-R BT.2408, table 1)
-_PEAK_NITS = 1000.0  # what PQ video is mastered for; more is white
+_WHITE_NITS = 203.0  # cd/m2 of diffuse white in HDR; it becomes the white of SDR (ITU-R BT.2408, table 1)
+_PEAK_NITS = 1000.0  # cd/m2 for which most PQ video is mastered; brighter light becomes white
 #: Signal of the diffuse white (BT.2408, table 1). On a display that shows it as dim as SDR's white (89 cd/m2, a peak of
 #: 334), the system gamma of HLG is 1 (BT.2100, note 5f): light on the display is light of the scene.
 _HLG_WHITE = 0.75
 _SDR_GAMMA = 2.4  # of displays (ITU-R BT.1886)
-_KNEE = 0.7  # of white, in light: what is darker stays as it is, what is brighter is compressed up to the peak
+_KNEE = 0.7  # light relative to white: darker light is unchanged, brighter light up to the peak is compressed
 
 #: Red, green, blue and white in CIE xy by the number of the primaries (H.273, table 2); all have the white D65.
 _D65 = (0.3127, 0.3290)
@@ -45,16 +46,16 @@ _PRIMARIES = {
 }
 BT2020 = 9
 
-_LUMA_BITS, _CHROMA_BITS = 3, 4  # of 10 that lie between two steps of the table of three components
+_LUMA_BITS, _CHROMA_BITS = 3, 4  # low bits of 10 that lie between two steps of the second table
 _LUMA_STEPS, _CHROMA_STEPS = (1024 >> _LUMA_BITS) + 1, (1024 >> _CHROMA_BITS) + 1
-_FRACTION = 5  # bits that OpenCV takes for what lies between two pixels
-_GREY = np.array([0.0, 512, 512])  # Y, U, V where luma begins and chroma is none, of 10 bits
+_FRACTION = 5  # bits that OpenCV uses for positions between two pixels
+_GREY = np.array([0.0, 512, 512])  # offsets of Y, U, V in 10 bits
 _GREY_8 = np.array([0.0, 128, 128])
-_SLICE = 8  # rows of the table that are computed at a time, for memory
+_SLICE = 8  # rows of the table that are computed together; all of them would need much memory
 
 
 def remark(transfer: int, *, mapped: bool) -> str:
-    """What a user is told of a transfer curve; empty for those of SDR.
+    """The warning about a transfer curve; empty for curves of SDR.
 
     Args:
         transfer: H.273's number.
@@ -77,11 +78,11 @@ def tone_mapped(frame: Any, yuv: Yuv) -> Picture:
 
     Args:
         frame: av.VideoFrame.
-        yuv: what its planes mean; the transfer curve is PQ or HLG.
+        yuv: matrix, range, primaries and transfer curve of its planes; the curve is PQ or HLG.
 
     Returns:
-        A picture of 8 bits: YUV 4:2:0, or BGR where a side is odd. Up to 70 % of the diffuse white (203 cd/m2, BT.2408)
-        light is kept, above it is compressed; colours outside of BT.709 are clipped.
+        A picture of 8 bits: YUV 4:2:0, or BGR if a side is odd. Light up to 70 % of the diffuse white (203 cd/m2,
+        BT.2408) is unchanged, brighter light is compressed, and colours outside of BT.709 are clipped.
     """
     greys, colours = _tables(yuv)
     luma, u, v = (_plane(frame, index) for index in range(3))
@@ -99,7 +100,7 @@ def tone_mapped(frame: Any, yuv: Yuv) -> Picture:
 
 
 def _odd_bgr(picture: Picture) -> Array:
-    """(H, W, 3) BGR of planes whose luma lacks a row or a column for its chroma."""
+    """(H, W, 3) BGR of planes with an odd height or width."""
     luma, u, v = picture.planes
     height, width = luma.shape
     below, right = 2 * u.shape[0] - height, 2 * u.shape[1] - width
@@ -114,9 +115,9 @@ def _plane(frame: Any, index: int) -> Codes:
 
 
 def _places(luma: Codes, u: Codes, v: Codes) -> tuple[npt.NDArray[np.int16], Codes]:
-    """Where (h, w) colours stand in the table: whole columns and rows (h, w, 2), and fractions as OpenCV takes them.
+    """Positions of (h, w) colours in the second table: columns and rows (h, w, 2), and fractions in OpenCV's format.
 
-    Chroma is interpolated; of luma the nearest step is taken, as greys have a table of their own.
+    Chroma is interpolated. Luma is rounded to the nearest step, because the first table gives it exactly.
     """
     step = (luma + np.uint16(1 << (_LUMA_BITS - 1))) >> np.uint16(_LUMA_BITS)
     columns = step * np.uint16(_CHROMA_STEPS) + (u >> np.uint16(_CHROMA_BITS))
@@ -129,7 +130,7 @@ def _places(luma: Codes, u: Codes, v: Codes) -> tuple[npt.NDArray[np.int16], Cod
 
 @lru_cache(maxsize=4)
 def _tables(yuv: Yuv) -> tuple[Array, Array]:
-    """Luma (1024,) of greys; and (V, luma x U, 3) of all colours: luma less that of a grey + 128, U and V."""
+    """The first table, luma (1024,) of greys; the second, (V, luma x U, 3): luma minus that of the grey + 128, U, V."""
     codes = np.arange(1024.0)
     greys = _mapped(codes[:, None] * [1, 0, 0] + _GREY, yuv)[:, 0]
     luma = np.minimum(np.arange(_LUMA_STEPS) << _LUMA_BITS, 1023)
@@ -167,7 +168,7 @@ def _mapped(codes: Floats, yuv: Yuv) -> Floats:
 
 
 def _light(signal: Floats, transfer: int) -> tuple[Floats, float]:
-    """Light of R, G, B (..., 3), and that of the brightest white; 1 is the diffuse white."""
+    """Light of R, G, B (..., 3), and of the brightest white, relative to the diffuse white."""
     if transfer == PQ:  # SMPTE ST 2084
         root = signal ** (32 / 2523)
         light = np.maximum(root - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * root)
@@ -184,7 +185,7 @@ def _hlg_scene(signal: Floats) -> Floats:
 
 
 def _to_bt709(primaries: int) -> Floats:
-    """(3, 3): linear RGB of other primaries to linear RGB of BT.709; what is not said is BT.2020."""
+    """(3, 3): linear RGB of other primaries to linear RGB of BT.709. Unknown primaries are taken as BT.2020."""
     there = _to_xyz(_PRIMARIES.get(primaries, _PRIMARIES[BT2020]))
     return np.asarray(np.linalg.inv(_to_xyz(_PRIMARIES[BT709])) @ there, np.float64)
 

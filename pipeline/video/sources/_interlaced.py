@@ -1,4 +1,4 @@
-"""Interlaced frames as progressive ones, by FFmpeg's bwdif filter: as many frames, with the same times."""
+"""Deinterlacing with FFmpeg's bwdif filter. The number of frames and their times stay the same."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from typing import Any
 
 from pipeline.video.sources._facts import Remarks
 
-#: Frames in, as many frames out; only those that are marked as interlaced are changed. One thread, as decoders have.
+#: One frame out per frame in; only frames that are marked as interlaced are changed. One thread, as in decoders.
 _FILTER = "mode=send_frame:parity=auto:deint=interlaced"
 _MADE = "its frames are interlaced and are made progressive; --no-deinterlace keeps them"
 _KEPT = "its frames are interlaced and kept so: what moves has combed edges; the overlay video is marked as progressive"
 
 
 class Progressive:
-    """Passes on the frames of one stream, deinterlaced where they say that they need it.
+    """Deinterlaces those frames of one stream that are marked as interlaced.
 
-    Until the first interlaced frame nothing is done. From it on frames come one frame late, because the filter looks at
-    the next frame, too. Times are those of the frames that went in.
+    Frames before the first interlaced one are not filtered. After it each frame is returned one frame late, because
+    the filter also needs the next frame. Each frame keeps its time.
 
     Args:
         av: the module.
-        wanted: False: frames are passed on as they are, with a warning.
+        wanted: whether to deinterlace; otherwise interlaced frames are only reported, in one warning.
     """
 
     def __init__(self, av: Any, *, wanted: bool, remarks: Remarks) -> None:
         self._av = av
         self._wanted = wanted
         self._remarks = remarks
-        self._told: bool | None = None  # once, not with every frame
+        self._warned = False
         self._graph: Any = None
         self._kind: tuple[object, ...] = ()
-        self._inside: deque[Any] = deque()  # frames as they went into the filter
+        self._inside: deque[Any] = deque()  # input frames that the filter has not returned yet
 
     def of(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The frames of an iterator; what it raises is raised here, after the frames before it."""
+        """The frames of an iterator. An exception of the iterator is raised after the frames before it."""
         for frame in frames:
             yield from self.feed(frame)
         yield from self.rest()
 
     def feed(self, frame: Any) -> Iterator[Any]:
-        """What comes out when an av.VideoFrame goes in: it, nothing yet, or one or more frames."""
+        """Put in an av.VideoFrame; yields the frames that are ready: none, one or more."""
         if self._graph is None:
             if not frame.interlaced_frame:
                 yield frame
                 return
-            if self._told is None:
-                self._told = self._wanted
+            if not self._warned:
+                self._warned = True
                 self._remarks.warn(_MADE if self._wanted else _KEPT)
             if not self._wanted:
                 yield frame
@@ -70,12 +70,12 @@ class Progressive:
         yield from self._out()
 
     def rest(self) -> Iterator[Any]:
-        """What is still in the filter; to be called at the end."""
+        """The frames that are still in the filter, at the end."""
         if self._graph is None:
             return
         self._graph.push(None)
         yield from self._out()
-        yield from self._inside  # a frame without a neighbour may stay within
+        yield from self._inside  # the filter may keep a frame that has no neighbour
         self._inside.clear()
         self._graph, self._kind = None, ()
 

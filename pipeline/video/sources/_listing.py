@@ -1,4 +1,4 @@
-"""What lies in a folder or matches a pattern: images, videos, and what is neither."""
+"""Images, videos and other files of a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.video.sources._order import natural_order
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# A list, because FFmpeg takes more than videos: it plays a .txt file as terminal art.
+# A list, because FFmpeg also opens files that are no videos: it plays a .txt file as terminal art.
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".mxf"),
     *(".wmv", ".asf", ".flv", ".3gp", ".ogv", ".gif", ".apng", ".mjpeg", ".mjpg", ".h264", ".264", ".hevc", ".h265"),
@@ -30,18 +30,18 @@ def is_image(path: Path) -> bool:
 
 
 def is_video(path: Path) -> bool:
-    """By its suffix; animated PNG and WebP by what they hold."""
+    """By its suffix; animated PNG and WebP by their content."""
     return path.suffix.lower() in VIDEO_SUFFIXES or (is_image(path) and is_animated(path))
 
 
 @dataclass
 class Listing:
-    """Paths by kind, each in natural order. Names with a leading dot are in none: macOS leaves ``._frame.png``.
+    """Paths by kind, each in natural order. Names with a leading dot are ignored: macOS makes ``._frame.png``.
 
     Attributes:
         given: the folder or the pattern.
         images, videos: files that are read here.
-        made: overlays that a run over the others wrote, by their names.
+        made: overlays that an earlier run wrote, by their names.
         folders: folders inside; they are not searched.
         others: everything else.
     """
@@ -54,7 +54,7 @@ class Listing:
     others: list[Path] = field(default_factory=list)
 
     def tell_passed_over(self, taken: Sequence[Path]) -> None:
-        """Warn, in one line, of everything but ``taken``."""
+        """Warn, in one line, of all paths that are not in ``taken``."""
         passed = []
         if self.images is not taken:
             passed.append(_counted(self.images, "image", "give them by a pattern"))
@@ -63,9 +63,9 @@ class Listing:
         passed.append(_counted(self.made, "overlay", "made here before"))
         passed.append(_counted(self.folders, "folder", "not searched; the pattern '**/*.png' does that"))
         passed.append(_counted(self.others, "file", "neither image nor video"))
-        told = ", ".join(text for text in passed if text)
-        if told:
-            log.warning("%s: %d of the files are read; passed over: %s", self.given, len(taken), told)
+        skipped = ", ".join(text for text in passed if text)
+        if skipped:
+            log.warning("%s: %d of the files are read; skipped: %s", self.given, len(taken), skipped)
 
 
 def _counted(paths: Sequence[Path], kind: str, why: str) -> str:
@@ -78,10 +78,10 @@ def _counted(paths: Sequence[Path], kind: str, why: str) -> str:
 
 
 def holds_image(entries: Callable[[], Iterable[Path]]) -> bool:
-    """Whether there is surely a still image among paths: it is fast where there is, as large folders hold images.
+    """Whether there is a still image among paths. It stops at the first one, so it is fast in folders of images.
 
     Args:
-        entries: gives the paths; what cannot be listed holds none.
+        entries: lists the paths; False if that fails.
     """
     try:
         return any(
@@ -98,7 +98,7 @@ def holds_image(entries: Callable[[], Iterable[Path]]) -> bool:
 
 
 def list_folder(folder: Path) -> Listing:
-    """What lies in a folder, not what lies in folders inside. Raises UserError when it cannot be listed."""
+    """The paths of a folder, without those of folders inside. Raises UserError if it cannot be listed."""
     try:
         entries = list(folder.iterdir())
     except OSError as error:
@@ -107,7 +107,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def list_pattern(pattern: str) -> Listing:
-    """What a pattern matches; ``**`` is any folders."""
+    """The paths that a pattern matches; ``**`` is any folders."""
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - the pattern may be absolute
     return _sorted(pattern, {Path(name) for name in found})
 

@@ -1,4 +1,4 @@
-"""What does not wait: frames as they come, and again after the stream was gone."""
+"""Live sources: the newest frame, and connecting again after a lost connection."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from pipeline.video.sources._container import ReadError, Timeouts
 
 log = logging.getLogger(__name__)
 
-#: A connection that held so long was good: the next outage begins with the shortest wait.
+#: After a connection of this length the next outage begins with the shortest wait.
 _GOOD_S = 10.0
 
 
 class Connection(Protocol):
-    """Something live that is open; made, read and closed by one thread."""
+    """An open live source; one thread makes, reads and closes it."""
 
     fps: float | None
     stream: int | None  # number of the video stream; None where there are no numbered streams
 
     def read(self) -> Picture:
-        """The next picture. Raises ReadError at the end and when none comes."""
+        """The next picture. Raises ReadError at the end and if no picture arrives."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on.
+    """How long to wait for a live source.
 
     Attributes:
-        timeouts: of opening and of one frame.
-        total: seconds without a frame until a source is given up.
-        first_wait, longest_wait: seconds before another attempt; doubled from one to the other.
+        timeouts: for opening it and for one frame.
+        total: seconds without a frame after which it is an error.
+        first_wait, longest_wait: seconds before the first and before later attempts to connect; each wait is twice the
+            one before.
     """
 
     timeouts: Timeouts
@@ -50,16 +51,16 @@ class Patience:
 
 
 class LiveSource(Source):
-    """Frames of something live; timestamps are the times of arrival since the first, as clocks of cameras jump.
+    """Frames of a live source. Timestamps are seconds since the first frame arrived, because clocks of cameras jump.
 
-    Each connection has a thread of its own that reads as fast as frames come and keeps the newest, so nothing piles up
-    and a blocked read can be left behind. The first connection has to give a frame before this returns.
+    Each connection has its own thread, which reads every frame and keeps the newest one. So old frames do not
+    accumulate, and a read that blocks does not block the run. The constructor returns after the first frame.
 
     Args:
-        connect: opens it, or raises ReadError.
+        connect: opens a connection, or raises ReadError.
 
     Raises:
-        UserError: it cannot be opened, or no frame comes.
+        UserError: it cannot be opened, or no frame arrives.
     """
 
     live = waits = True
@@ -75,7 +76,7 @@ class LiveSource(Source):
             self._line.wait(self._opening)
         except ReadError as error:
             self._line.cut()
-            raise UserError(f"{name}: cannot be opened ({error.reason}){error.told()}") from None
+            raise UserError(f"{name}: cannot be opened ({error.reason}){error.ending()}") from None
         except BaseException:
             self._line.cut()
             raise
@@ -83,7 +84,7 @@ class LiveSource(Source):
 
     @property
     def _opening(self) -> float:
-        # the connection's own timeouts know the reason and come first: two steps of opening, then one of reading
+        # longer than the connection's own timeouts (two steps of opening, one of reading), whose errors say why
         return 2 * self._patience.timeouts.open + self._patience.timeouts.read + 0.5
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
@@ -110,7 +111,7 @@ class LiveSource(Source):
             index += 1
 
     def _reconnect(self, lost: ReadError, last: float, wait: float) -> float:
-        """Try until frames come, or this is stopped; returns how long to wait the next time."""
+        """Connect until frames arrive or :meth:`stop` is called; returns the seconds to wait the next time."""
         patience = self._patience
         log.warning("%s: %s; connecting again, for %g s at most", self.name, lost.reason, patience.total)
         while True:
@@ -118,7 +119,7 @@ class LiveSource(Source):
             left = last + patience.total - time.perf_counter()
             if left <= 0:
                 raise UserError(
-                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{lost.told()}"
+                    f"{self.name}: no frame for {patience.total:g} s, the last reason: {lost.reason}{lost.ending()}"
                 )
             if self._stopped.wait(min(wait, left)):
                 return wait
@@ -126,7 +127,7 @@ class LiveSource(Source):
                 continue
             wait = min(2 * wait, patience.longest_wait)
             self._line = _Line(self._connect, self._count_drop)
-            if self._stopped.is_set():  # before stop() could see this line
+            if self._stopped.is_set():  # stop() may not have seen this connection
                 self._line.cut()
             try:
                 self._line.wait(min(self._opening, max(last + patience.total - time.perf_counter(), 0)))
@@ -145,7 +146,7 @@ class LiveSource(Source):
         self._line.cut()
 
     def close(self) -> None:
-        """Stop, and wait a moment for the connection to close."""
+        """Stop, and wait up to one second until the connection is closed."""
         self.stop()
         self._line.thread.join(1.0)
 
@@ -163,7 +164,7 @@ class _Line:
         self._newest: tuple[Picture, float] | None = None
         self._error: BaseException | None = None
         self._cut = False
-        # a blocked read cannot be interrupted: such a thread is left behind, and ends with its read
+        # a blocked read cannot be interrupted: its thread ends when the read ends
         self.thread = threading.Thread(target=self._run, daemon=True, name="connection")
         self.thread.start()
 
@@ -180,27 +181,27 @@ class _Line:
                             self._dropped()
                         self._newest = (picture, time.perf_counter())
                         self._changed.notify_all()
-        except BaseException as error:  # it is raised where frames are taken
+        except BaseException as error:  # take() raises it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait for a picture, or to be cut. Raises what ended the connection, and ReadError when nothing comes."""
+        """Wait for a picture or :meth:`cut`. Raises the error of the connection, or ReadError if nothing arrives."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest or self._error or self._cut, seconds)
             if self._newest is None and not self._cut:
                 raise self._error or ReadError(f"no frame for {seconds:.1f} s", "check that it is sending")
 
     def take(self, seconds: float) -> tuple[Picture, float] | None:
-        """The newest picture and when it arrived; None when cut. Waits, and raises, as :meth:`wait`."""
+        """The newest picture and its time of arrival; None after :meth:`cut`. Waits and raises like :meth:`wait`."""
         self.wait(seconds)
         with self._changed:
             newest, self._newest = self._newest, None
             return newest
 
     def cut(self) -> None:
-        """Nobody takes any more: whoever waits goes on, and the thread ends after its read."""
+        """End the connection: :meth:`wait` returns, and the thread ends after its current read."""
         with self._changed:
             self._cut = True
             self._changed.notify_all()

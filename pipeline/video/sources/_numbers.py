@@ -6,28 +6,27 @@ import heapq
 from collections import deque
 from typing import Any
 
-#: Packets by which frames may be stored out of the order in which they are shown.
+#: Largest distance, in packets, between the order of storage and the order of display.
 _REORDERED = 16
-#: Frames that did not come in their turn and are waited for; damaged parts have some that come late.
+#: Most missing frames that are remembered; after damage some of them arrive late.
 _PASSED = 1000
-_INDEX = "index_entries"
 
 
 class Numbers:
-    """Numbers frames by how many packets are shown before them, so that damaged ones count, too.
+    """Numbers frames. The number of a frame is the number of packets that are shown before it, so damaged ones count.
 
-    Where that cannot be known (timestamps are missing, equal, or leap), frames are numbered as they come.
+    If timestamps are missing, equal or jump, frames are counted as they arrive instead.
 
     Args:
-        step: ticks of a frame.
-        leap: ticks from which on a gap is a fault.
-        ranked: False: number frames as they come, from the start.
+        step: duration of a frame in ticks.
+        leap: a gap of so many ticks or more is a jump of the clock.
+        ranked: whether numbers follow from timestamps; otherwise frames are counted from the start.
 
     Attributes:
-        ranked: whether numbers are known by timestamps until now.
-        reordered: whether packets came out of the order in which they are shown.
-        packets: how many were added.
-        leap: ticks from which on a gap is a fault.
+        ranked: whether numbers have followed from timestamps until now.
+        reordered: whether packets were stored in another order than that of display.
+        packets: number of packets that were added.
+        leap: see above.
     """
 
     def __init__(self, *, step: float, leap: float, ranked: bool = True) -> None:
@@ -41,15 +40,17 @@ class Numbers:
         self._waiting: list[int] = []
         self._recent: deque[int] = deque(maxlen=2 * _REORDERED)
         self._latest: int | None = None
-        self._passed: dict[int, int] = {}  # numbers of frames that did not come when it was their turn
+        self._passed: dict[int, int] = {}  # timestamp -> number of frames that are missing until now
 
     def begin(self, first: int) -> None:
-        """So many packets are shown before those that were added."""
+        """Set how many packets are shown before the first one that is added."""
         self._shown = first
 
     def add(self, packet: Any) -> None:
-        """A packet, in the order of the file."""
-        if not self.ranked or packet.size == 0 or packet.is_discard:  # what an edit list leaves out is not shown
+        """Add a packet; call it in the order of the file."""
+        if (
+            not self.ranked or packet.size == 0 or packet.is_discard
+        ):  # a packet that an edit list leaves out is not shown
             return
         self.packets += 1
         stamp = packet.pts
@@ -68,7 +69,7 @@ class Numbers:
         return True
 
     def of(self, stamp: int | None) -> int:
-        """The number of the frame that is decoded next, by its presentation timestamp."""
+        """The number of the frame that the decoder gives next, from its presentation timestamp."""
         number = self._number + 1
         if self.ranked and stamp is not None:
             if stamp in self._passed:  # out of order, as after damage
@@ -87,18 +88,17 @@ class Numbers:
 
 
 def packets_before(key: Any, *, container: Any, stream: Any, numbers: Numbers) -> int | None:
-    """How many frames are stored before the key frame ``key``; None where timestamps do not tell.
+    """The number of frames before the key frame ``key``; None if timestamps are not regular.
 
-    Taken from the file's index where that is complete; else the file is read up to there, which decodes nothing.
+    It comes from the file's index if that is complete. Otherwise the file is read up to the key frame, and not decoded.
 
     Args:
         key: the packet of the key frame.
-        container, stream: opened anew, nothing read yet.
-        numbers: as for the frames of this stream from its start.
+        container, stream: opened for this call; nothing was read.
+        numbers: new, for this stream.
     """
-    index = getattr(stream, _INDEX, None)  # absent in older PyAV
-    if index is not None and stream.frames and len(index) == stream.frames:
-        return _in_index(key.dts, index, leap=numbers.leap)
+    if stream.frames and len(stream.index_entries) == stream.frames:
+        return _in_index(key.dts, stream.index_entries, leap=numbers.leap)
     for packet in container.demux(stream):
         if packet.size and (packet.pts, packet.pos) == (key.pts, key.pos):  # dts may be unknown after a jump
             return numbers.packets

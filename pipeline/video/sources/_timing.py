@@ -1,38 +1,44 @@
-"""When a frame is shown: the rate of a stream, its zero, and one clock that only rises."""
+"""Times of frames: the rate of a stream, its start, and one clock that only rises."""
 
 from __future__ import annotations
 
 import logging
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from pipeline.video.sources._jumps import clock_jumps
 
 log = logging.getLogger(__name__)
 
-#: Frames a second where a stream does not say.
+#: Frame rate of a stream that has none.
 USUAL_FPS = 25.0
-#: Seconds by which a timestamp must leap, forwards or back, to be a fault of the recording and no pause.
+#: A jump of so many seconds, forwards or back, is a fault of the recording and no pause.
 LEAP_S = 10.0
 #: The same in frames, for time lapses, whose frames lie many seconds apart.
 _LEAP_FRAMES = 10
-_REORDERED = 16  # frames by which a codec can store one early, at most
+_REORDERED = 16  # largest distance, in frames, between the order of storage and the order of display
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
-#: What is higher is mostly the tick of a clock: DV says 60000, screen recordings say 1000.
+#: A higher rate is mostly the tick of a clock: 60000 in DV, 1000 in screen recordings.
 HIGHEST_FPS = 300.0
 _MOST_SLACK_S = 0.02
 _SAME_START_S = 1e-3
 _MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
+_TRANSPORT = "mpegts"
+_TRANSPORT_PACKET = 188  # bytes; a frame takes one packet or more
+_LEAST_BYTES = 8  # of a frame, in any container
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How the times of a stream are to be read.
+    """How the times of a stream follow from its timestamps and its rate.
 
     Attributes:
-        fps: its usual frame rate; None when it says none.
-        assumed: the rate is a guess of FFmpeg, as neither file nor stream says one.
-        source: which timestamps of a frame count: ``"pts"``; ``"dts"``, for files that do not know in which order
-            frames are shown; ``"none"``: they follow from the rate.
+        fps: its usual frame rate; None if it has none.
+        assumed: whether the rate is a guess of FFmpeg, because neither the file nor the stream has one.
+        source: where times come from: ``"pts"``; ``"dts"``, for files without presentation times; ``"none"``: from the
+            rate.
         origin: timestamp of 0 s, in the stream's unit; None: that of the first frame.
     """
 
@@ -43,18 +49,19 @@ class Timing:
 
     @property
     def step(self) -> float:
-        """Seconds from one frame to the next, where timestamps do not say."""
+        """Seconds from one frame to the next, if there are no timestamps."""
         return 1 / (self.fps or USUAL_FPS)
 
     @property
     def leap(self) -> float:
-        """Seconds from which on a gap is a fault."""
+        """A gap of so many seconds or more is a jump of the clock."""
         return leap_of(self.step)
 
     def from_first(self, time: float, container: Any, stream: Any) -> Timing:
-        """The timing, now that the first frame of the file is known to come at ``time``.
+        """The timing, after the first frame of the file was found to have the time ``time``.
 
-        AVI counts packets: where frames are stored out of order, the first one seems to come some frames late.
+        AVI counts packets. If frames are not stored in the order of display, its first frame seems to be some frames
+        late.
         """
         late = 0 < time <= _REORDERED * self.step and stream.codec_context.has_b_frames
         if container.format.name != "avi" or not late or self.origin is None:
@@ -62,19 +69,19 @@ class Timing:
         return replace(self, origin=self.origin + round(time / float(stream.time_base)))
 
     def stamp(self, frame: Any, *, origin: int | None, unit: Any) -> float | None:
-        """Seconds that the file gives a frame; None where it gives none."""
+        """Time in seconds of a frame by its timestamp; None if it has none."""
         ticks = {"pts": frame.pts, "dts": frame.dts}.get(self.source)
         return None if ticks is None or origin is None else float((ticks - origin) * unit.numerator / unit.denominator)
 
 
 def leap_of(step: float) -> float:
-    """Seconds from which on a gap between frames that are usually ``step`` seconds apart is a fault."""
+    """Seconds of a gap that is a jump of the clock, if frames are usually ``step`` seconds apart."""
     return max(LEAP_S, _LEAP_FRAMES * step)
 
 
 def slack_of(step: float) -> float:
-    """Seconds by which a frame may begin before a time that the user gives, and is still meant by it: half a frame, 20
-    ms at most. Timestamps are rounded, and times that a user gives as well."""
+    """Seconds by which a frame may begin before a time that the user gives, and is still included: half a frame, at
+    most 20 ms. Both the timestamps and the times of users are rounded."""
     return min(step / 2, _MOST_SLACK_S) + 1e-6
 
 
@@ -94,15 +101,15 @@ def timing_of(container: Any, stream: Any, *, fps: float | None = None) -> Timin
 
 
 def is_raw(container: Any) -> bool:
-    """Whether it is a stream without a container, which has no timestamps (.h264, .hevc, .mjpeg)."""
+    """Whether it is a raw stream, without a container and without timestamps (.h264, .hevc, .mjpeg)."""
     return bool(int(container.format.flags) & _NO_TIMESTAMPS)
 
 
 def rate_of(container: Any, stream: Any) -> float | None:
-    """Frames a second of a stream; None when nothing says one.
+    """The frame rate of a stream; None if it is unknown.
 
-    FFmpeg has two rates. The mean follows from durations and timestamps, so it is wrong where there are none and where
-    the container lies; the stream's own rate is the one of the codec, or of the timestamps' usual distance.
+    FFmpeg has two rates. The mean rate follows from durations and timestamps, so it is wrong if these are missing or
+    wrong. The stream's own rate comes from the codec, or from the usual distance of timestamps.
     """
     own, mean = (float(rate) if rate else None for rate in (stream.guessed_rate, stream.average_rate))
     if own is None or mean is None or is_raw(container):
@@ -111,20 +118,28 @@ def rate_of(container: Any, stream: Any) -> float | None:
     return plausible[0] if plausible else min(own, mean)
 
 
-def expected_frames(container: Any, stream: Any) -> int | None:
-    """How many frames there may be by the duration, for progress only; None when nothing tells."""
+def expected_frames(container: Any, stream: Any, *, path: Path | None = None) -> int | None:
+    """The number of frames by the duration, for progress only. None if it is unknown or impossible: the file has too
+    few bytes for it, or its clock jumps.
+
+    Args:
+        path: of a local file; None: what is read is not a file on this machine.
+    """
+    if path is not None and set(container.format.name.split(",")) & {_TRANSPORT, "mpeg"} and clock_jumps(path):
+        return None
     if stream.duration is not None and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
     elif container.duration is not None:
         seconds = container.duration / _MICROSECONDS
     else:
         return None
-    rate = rate_of(container, stream)
-    return round(seconds * rate) or None if rate else None
+    frames = round(seconds * (rate_of(container, stream) or 0))
+    least = _TRANSPORT_PACKET if container.format.name == _TRANSPORT else _LEAST_BYTES
+    return None if 0 < container.size < frames * least else frames or None
 
 
 def _origin_of(container: Any, stream: Any) -> int | None:
-    """Where the file begins, in the stream's unit: sound may begin before the pictures."""
+    """The start of the file, in the stream's unit: sound may begin before the pictures."""
     start: int | None = stream.start_time
     if start is None or container.start_time is None or not stream.time_base:
         return start
@@ -135,34 +150,34 @@ def _origin_of(container: Any, stream: Any) -> int | None:
 
 
 class Clock:
-    """Times of the frames of one source. They rise strictly, whatever the timestamps do:
+    """Times of the frames of one source. They always rise, also if the timestamps do not:
 
-    - a leap of ``leap`` seconds or more, either way, counts as one frame, and times go on from there;
-    - a timestamp that is missing, equal to the one before or earlier, is replaced by one frame after the last time;
-    - one that rises and is still behind the last time, by a few frames, counts as half a frame, until times are those
-      of the file again.
+    - a jump of ``leap`` seconds or more, forwards or back, counts as one frame, and later times follow from it;
+    - a timestamp that is missing, or not later than the one before, is replaced by one frame after the last time;
+    - a timestamp that rises but is a few frames behind the last time counts as half a frame, until it is later.
 
-    The first leap and the first fall are told in one warning each, with their place.
+    The first jump and the first timestamp that does not rise are reported in one warning each, with their time.
 
     Args:
         name: of the source, for warnings.
         step: seconds of a frame.
-        leap: seconds from which on a gap is a fault.
+        leap: a jump of so many seconds or more counts as one frame.
 
     Attributes:
-        leapt: time of the first frame after a leap, from which on times are not those of the file; None: no leap yet.
+        leapt: time of the first frame after a jump; from there on times differ from those of the file. None: no jump
+            until now.
     """
 
     def __init__(self, name: str, *, step: float, leap: float) -> None:
         self._name, self._step, self._leap = name, step, leap
         self._shift = 0.0
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._stamp = -math.inf
         self.now: float | None = None
         self.leapt: float | None = None
 
     def at(self, stamp: float | None) -> float:
-        """The time of the next frame, from the seconds that the file gives it."""
+        """The time of the next frame, from its time in the file (None: it has none)."""
         last = self.now
         self.now = time = stamp or 0.0 if last is None else self._after(last, stamp)
         self._stamp = self._stamp if stamp is None else stamp
@@ -174,18 +189,18 @@ class Clock:
             return follows
         time = stamp + self._shift
         if abs(time - last) >= self._leap:
-            self._tell("leap", f"timestamps leap by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
+            self._warn("jump", f"timestamps jump by {time - last:+.1f} s at {last:.2f} s; the gap counts as one frame")
             self._shift += follows - time
             self.leapt = follows if self.leapt is None else self.leapt
             return follows
         if time <= last:
-            rate = f"{1 / self._step:g} frames a second; --fps sets another rate"
-            self._tell("fall", f"timestamps do not rise at {last:.2f} s; times there follow from {rate}")
+            rate = f"{1 / self._step:g} fps; --fps sets another rate"
+            self._warn("fall", f"timestamps do not rise at {last:.2f} s; times there follow from {rate}")
             behind = stamp > self._stamp and last - time < _REORDERED * self._step
             return last + self._step / 2 if behind else follows
         return time
 
-    def _tell(self, kind: str, text: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn(self, kind: str, text: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             log.warning("%s: %s", self._name, text)

@@ -1,4 +1,4 @@
-"""Whether a file is as long as its own header says: FFmpeg reads what was cut off to its last packet without a word."""
+"""Whether a file is as long as its own header says. FFmpeg reads a file that was cut off without an error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import BinaryIO
 
 _SLACK = 16  # bytes; some writers count their own header twice
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-#: First bytes, and what stands at the end.
+#: First bytes of a file, and its last bytes.
 _ENDS = {b"GIF8": b";", b"\x89PNG": b"IEND\xaeB`\x82"}
-_TAIL = 16  # bytes at the end that are looked at; some writers add a few zeros
+_TAIL = 16  # bytes at the end that are read; some writers add a few zeros
 _BOXES = 1_000_000  # a day of fragments; ends the walk through a file of zeros
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that the file lacks at least; 0 when it is whole, or of a kind that does not tell (MPEG-TS, raw streams).
+    """The smallest number of bytes that a file lacks; 0 if it is whole, or its format has no length (MPEG-TS, raw
+    streams).
 
-    Kinds that tell: MP4 and MOV by their boxes, Matroska and WebM by their segment, AVI by its first chunk, FLV by its
-    metadata where they know it, GIF and PNG by how they end.
+    The length comes from the boxes of MP4 and MOV, the segment of Matroska and WebM, the first chunk of AVI, and the
+    metadata of FLV if they have it. GIF and PNG have a mark at their end.
     """
     try:
         with path.open("rb") as file:
@@ -47,13 +48,13 @@ def _segment_end(head: bytes) -> int:
     if at < 0 or at + 5 > len(head):
         return 0
     first = head[at + 4]
-    width = 9 - first.bit_length()  # the leading zeros of the first byte say how many follow
+    width = 9 - first.bit_length()  # the leading zeros of the first byte give the number of bytes
     field = head[at + 4 : at + 4 + width]
     if width > 8 or len(field) < width:
         return 0
     mask = (1 << 7 * width) - 1
     length = int.from_bytes(field, "big") & mask
-    return 0 if length == mask else at + 4 + width + length  # all ones: nobody knew, as while it is recorded
+    return 0 if length == mask else at + 4 + width + length  # all ones: unknown, as in a live recording
 
 
 def _flv_end(head: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Images: one, a folder of them, what a pattern matches, or a list."""
+"""Images as a source: one, a folder, a pattern or a list."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["IMAGE_SUFFIXES", "Images", "folder_of_images", "is_image", "listed_i
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = LONGEST - len(".png")
-_TOLD = 10  # unreadable images that a warning names; the others are counted
+_NAMED = 10  # unreadable images that have a warning each; the others are counted
 _DEEP = (
-    "16 bits a channel or more do not say which range they use; convert it with what made it, or all of 0..65535 with: "
-    "magick IN -depth 8 OUT.png"
+    "16 bits per channel or more, and the range of its values is unknown; convert it with the program that made it, or "
+    "the whole range 0..65535 with: magick IN -depth 8 OUT.png"
 )
 
 
@@ -35,13 +35,13 @@ class Images(Source):
     """Image files in the given order, as ``check`` reads them; timestamps are None.
 
     Args:
-        name: what the user gave.
-        stem: for files made of them.
-        images: name of each frame and its file.
-        strict: raise for the first image that cannot be read, instead of passing over it with a warning.
+        name: the text that the user gave.
+        stem: for names of results.
+        images: (name of the frame, file) of each image.
+        strict: whether an image that cannot be read is an error; otherwise it is skipped with a warning.
 
     Raises:
-        UserError: no image can be read; with ``strict``, the first one cannot.
+        UserError: no image can be read; with ``strict``, the first image cannot be read.
     """
 
     is_video = False
@@ -53,7 +53,7 @@ class Images(Source):
         self.count = len(images)
         self._images = images
         self._strict = strict
-        self._told_of_rest = False
+        self._warned_of_rest = False
         self._look(images)
 
     def _look(self, images: Sequence[tuple[str, Path]]) -> None:
@@ -70,10 +70,10 @@ class Images(Source):
         raise UserError(f"{self.name}: not one of {len(images)} images can be read; the first: {first}")
 
     def _warn_of_rest(self, path: Path) -> None:
-        """Warn once of a file that holds more than the one picture that is read."""
+        """Warn once of a file with more than one picture, of which only the first one is read."""
         suffix = path.suffix.lower()
-        if not self._told_of_rest and (is_animated(path) or (suffix in (".tif", ".tiff") and _pages(path) > 1)):
-            self._told_of_rest = True
+        if not self._warned_of_rest and (is_animated(path) or (suffix in (".tif", ".tiff") and _pages(path) > 1)):
+            self._warned_of_rest = True
             log.warning("%s: holds more than one picture, only the first one is read; split such files", path)
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
@@ -91,24 +91,24 @@ class Images(Source):
                 if self._strict:
                     raise
                 skipped.append(str(path))
-                if len(skipped) <= _TOLD:
-                    log.warning("passed over: %s", error)
+                if len(skipped) <= _NAMED:
+                    log.warning("skipped: %s", error)
                 continue
             self._warn_of_rest(path)
             yield Frame(name, None, picture)
-        if len(skipped) > _TOLD:
-            log.warning("%s: passed over %d images in all", self.name, len(skipped))
+        if len(skipped) > _NAMED:
+            log.warning("%s: %d images were skipped in all", self.name, len(skipped))
 
 
 def _read(path: Path) -> Array:
-    """(H, W, 3) BGR. Raises UserError for what is no image, and for more than 8 bits a channel."""
+    """(H, W, 3) BGR. Raises UserError if the file is not an image, or has more than 8 bits per channel."""
     suffix = path.suffix.lower()
     if suffix == ".png":
         try:
             with path.open("rb") as file:
                 head = file.read(PNG_DEPTH + 1)
         except OSError:
-            head = b""  # read_frame says it better
+            head = b""  # read_frame has the better message
         if head.startswith(PNG_SIGNATURE) and head[PNG_DEPTH:] == b"\x10":
             raise UserError(f"{path}: {_DEEP}")
     if suffix in (".tif", ".tiff"):
@@ -117,11 +117,11 @@ def _read(path: Path) -> Array:
 
 
 def _refuse_deep_tiff(path: Path) -> None:
-    """OpenCV would drop the lower bits without a word."""
+    """Raise UserError for more than 8 bits: OpenCV would drop the lower bits without a warning."""
     try:
         data = np.fromfile(path, np.uint8)
     except OSError:
-        return  # read_frame says it better
+        return  # read_frame has the better message
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except cv2.error:
@@ -142,14 +142,14 @@ def one_image(path: Path) -> Images:
 
 
 def listed_images(images: Sequence[Path], *, strict: bool = False) -> Images:
-    """Images that were named one by one, in natural order. Raises UserError when results of two would share a name."""
+    """Images that the user named one by one, in natural order. Raises UserError if two results would have one name."""
     ordered = sorted(dict.fromkeys(images), key=natural_order)
     name = f"{ordered[0]} and {len(ordered) - 1} more"
     return Images(name, _common_folder(ordered), _named(name, ordered), strict=strict)
 
 
 def folder_of_images(folder: Path, *, strict: bool = False) -> Images:
-    """The images that lie in a folder, by name. Raises UserError: none, or two whose results would share a name."""
+    """The images of a folder, by name. Raises UserError if there are none, or results of two would have one name."""
     listing = list_folder(folder)
     if not listing.images:
         raise UserError(
@@ -191,7 +191,7 @@ def _common_folder(images: Sequence[Path]) -> str:
 
 
 def _named(given: str, images: Sequence[Path]) -> list[tuple[str, Path]]:
-    """A name for each: its stem, behind the folders in which they differ."""
+    """A name for each image: its stem, after the folders in which the images differ."""
     common = os.path.commonpath([image.parent for image in images])
     named: dict[str, Path] = {}
     for image in images:

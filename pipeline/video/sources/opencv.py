@@ -1,4 +1,4 @@
-"""What OpenCV reads: cameras, GStreamer pipelines, and, where PyAV is not installed, videos and addresses."""
+"""Sources that OpenCV reads: cameras, GStreamer pipelines and, without PyAV, videos and addresses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.video.sources.video_file import convert
 
 log = logging.getLogger(__name__)
 
-#: FFmpeg says some huge number, or a negative one, of what has no end.
+#: FFmpeg gives a huge or negative number of frames for a stream without end.
 _ENDLESS = 2**31
 
 Open = Callable[[], cv2.VideoCapture]
@@ -34,18 +34,18 @@ Convert = Callable[[Any], Picture]
 
 
 class CvFile(Source):
-    """A video with an end, read with OpenCV: times count from its first frame, and damage within it is not noticed.
+    """A video with an end, read with OpenCV. Times count from its first frame, and damage inside of it is not found.
 
     Args:
-        fps: frames a second, in place of the rate and the timestamps of the video.
-        timed: OpenCV knows the timestamps of its frames; else times follow from the rate.
-        opener: opens it.
-        picture: makes a picture of what is read.
-        advice: what to do when it cannot be read.
-        waits: others send it.
+        opener: opens the video.
+        name, stem, waits: see :class:`Source`.
+        picture: converts an image of OpenCV to a picture.
+        advice: what to do if it cannot be read.
+        fps: frame rate that replaces the rate and the timestamps of the video.
+        timed: whether OpenCV knows the timestamps of its frames; otherwise times follow from the rate.
 
     Raises:
-        UserError: it cannot be opened, or not one frame can be decoded.
+        UserError: it cannot be opened, or no frame can be decoded.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class CvFile(Source):
             rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
             self._timed = timed and fps is None
             self._origin = 0.0
-            # a rate that is the tick of a clock, as of DV, tells nothing; nor does a count that follows from it
-            sound = math.isfinite(rate) and 0 < rate <= (HIGHEST_FPS if self._timed else math.inf)
-            self.fps = fps or (rate if sound else None)
-            self.count = int(count) if sound and math.isfinite(count) and 0 < count < _ENDLESS else None
+            # the rate of DV is the tick of a clock: neither it nor the number of frames is right
+            valid = math.isfinite(rate) and 0 < rate <= (HIGHEST_FPS if self._timed else math.inf)
+            self.fps = fps or (rate if valid else None)
+            self.count = int(count) if valid and math.isfinite(count) and 0 < count < _ENDLESS else None
             if not capture.read()[0]:
                 raise UserError(f"{name}: not one frame of this video can be decoded; {advice}")
         finally:
@@ -125,7 +125,7 @@ class CvFile(Source):
 
 
 class _CvConnection:
-    """One capture that is live."""
+    """One open live capture."""
 
     stream: int | None = None
 
@@ -141,7 +141,7 @@ class _CvConnection:
     def read(self) -> Picture:
         done, image = self._capture.read()
         if not done:
-            raise ReadError("it gives no more frames")
+            raise ReadError("no more frames arrive")
         return self._picture(image)
 
     def close(self) -> None:
@@ -152,13 +152,13 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
     """A video file, for machines without PyAV; ``fps`` as in :class:`CvFile`."""
 
     log.warning(
-        "%s: read with OpenCV, as PyAV is not installed (pip install av): HDR, interlacing, other streams and the "
-        "shape of pixels are not seen, and frames have no times",
+        "%s: read with OpenCV, because PyAV is not installed (pip install av): HDR, interlacing, other streams and the "
+        "shape of pixels are ignored",
         path,
     )
 
     def opener() -> cv2.VideoCapture:
-        # an absolute path cannot be taken for an address, nor does FFmpeg open addresses from within a file
+        # an absolute path is never an address, and FFmpeg opens no addresses that are in a file
         capture = cv2.VideoCapture(str(path.absolute()))
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default in OpenCV 4.11 (opencv#26795)
         return capture
@@ -175,7 +175,7 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
 
 
 def open_camera(camera: int | Path, *, patience: Patience) -> Source:
-    """A camera by its number, or by its device file. Raises UserError when it cannot be opened or gives no frame."""
+    """A camera, by its number or its device file. Raises UserError if it cannot be opened or gives no frame."""
     name = f"camera {camera}" if isinstance(camera, int) else str(camera)
     found = sorted(map(str, Path("/dev").glob("video*")))
     advice = (
@@ -185,7 +185,7 @@ def open_camera(camera: int | Path, *, patience: Patience) -> Source:
 
     def opener() -> cv2.VideoCapture:
         capture = cv2.VideoCapture(camera) if isinstance(camera, int) else cv2.VideoCapture(str(camera), cv2.CAP_V4L2)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where a driver heeds it
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # some drivers ignore it
         return capture
 
     stem = f"camera{camera}" if isinstance(camera, int) else camera.name
@@ -193,7 +193,7 @@ def open_camera(camera: int | Path, *, patience: Patience) -> Source:
 
 
 def open_address(address: Address, *, patience: Patience, fps: float | None = None) -> Source:
-    """Video from the network, for machines without PyAV: a file where OpenCV tells its length, else live."""
+    """Video from the network, for machines without PyAV: a file if OpenCV knows its length, otherwise live."""
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(patience.timeouts.open * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(patience.timeouts.read * 1000)),
@@ -202,7 +202,7 @@ def open_address(address: Address, *, patience: Patience, fps: float | None = No
     def opener() -> cv2.VideoCapture:
         return cv2.VideoCapture(address.url, cv2.CAP_FFMPEG, limits)
 
-    advice = "check address, port, user and password, and that it is sending; PyAV tells more: pip install av"
+    advice = "check address, port, user and password, and that it is sending; PyAV has better messages: pip install av"
     if address.url.lower().startswith(("http://", "https://")):
         capture = opener()
         ends = 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < _ENDLESS
@@ -224,9 +224,9 @@ def open_address(address: Address, *, patience: Patience, fps: float | None = No
 
 
 def open_gstreamer(text: str, *, patience: Patience, fps: float | None = None) -> Source:
-    """A GStreamer pipeline that ends in an appsink; it is live unless it reads files.
+    """A GStreamer pipeline that ends in an appsink. It is live unless it reads files.
 
-    Pictures may be BGR, BGRx, GRAY8, or I420, which is not converted.
+    Frames may be BGR, BGRx, GRAY8 or I420. I420 is not converted.
 
     Raises:
         UserError: it does not end in an appsink, this OpenCV has no GStreamer, or it does not start.
@@ -249,7 +249,7 @@ def open_gstreamer(text: str, *, patience: Patience, fps: float | None = None) -
         return _of_sample(image, i420="format=I420" in re.sub(r"\s|\(string\)", "", text))
 
     def opener() -> cv2.VideoCapture:
-        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)  # to set a property that it does not know stops a pipeline
+        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)  # an unknown property would stop a pipeline
 
     advice = "OpenCV's lines above say why; try it with: gst-launch-1.0 -v ... ! fakesink"
     if re.search(r"\b(multi)?filesrc\b|\buri=[\"']?file:", text):
@@ -279,13 +279,13 @@ def _three_channels(image: Any) -> Array:
 
 
 def _of_sample(image: Any, *, i420: bool) -> Picture:
-    """A sample of an appsink; I420 comes as (3/2 H, W): Y, then the lines of U and of V two in a row."""
+    """A sample of an appsink. I420 has the shape (3/2 H, W): Y, then U and V, with two of their lines per row."""
     if not i420:
         return _of_bgr(image)
     image = image.reshape(image.shape[0], -1)
     height, width = image.shape[0] * 2 // 3, image.shape[1]
-    if height % 4 or width % 2:  # U would end within a row
+    if height % 4 or width % 2:  # U would end in the middle of a row
         return Picture.of_bgr(np.asarray(cv2.cvtColor(image, cv2.COLOR_YUV2BGR_I420), np.uint8))
     u, v = (part.reshape(height // 2, width // 2) for part in np.split(image[height:], 2))
-    # GStreamer's own rule where a stream does not say: BT.709 for more than 576 lines
+    # GStreamer's own rule for a stream without a matrix: BT.709 for more than 576 lines
     return Picture((image[:height], u, v), Yuv(matrix=BT709 if height > 576 else BT601))

@@ -1,4 +1,4 @@
-"""Video that comes through a pipe: standard input or a named pipe. It is read once, from its beginning to its end."""
+"""Video from a pipe: standard input or a named pipe. It is read once, from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from pipeline.video.sources.video_file import VideoFile
 log = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-_REMEMBERED = 1 << 26  # bytes before the first picture; FFmpeg looks at 5 MB of a stream by default
-_LOOK_S = 0.2  # between looks whether reading is to end
+_REMEMBERED = 1 << 26  # bytes before the first picture; FFmpeg probes 5 MB of a stream by default
+_LOOK_S = 0.2  # seconds between checks whether reading should end
 _ADVICE = (
     "a pipe cannot be read backwards: send MPEG-TS, Matroska or an MP4 with its index in front, or name the file itself"
 )
 
 
 class _Feed:
-    """Bytes of a pipe, as PyAV reads them; the first ones twice, because a source looks at its first picture and then
-    begins anew.
+    """Bytes of a pipe for PyAV. The first bytes are read twice, because a source decodes its first picture when it is
+    opened, and later begins again.
 
     Args:
-        descriptor: of the pipe; it is closed by :meth:`release`.
-        name: what people call it.
-        patience: seconds without a byte until it is given up.
+        descriptor: of the pipe; :meth:`release` closes it.
+        name: for messages.
+        patience: seconds without a byte after which it is an error.
 
     Attributes:
-        error: what ended the reading early, Ctrl-C included. PyAV may swallow what is raised while it reads, so it gets
-            an end of the bytes, and whoever asked PyAV looks here.
+        error: exception that ended the reading early, also Ctrl-C. PyAV may lose an exception that is raised while it
+            reads. So PyAV gets the end of the file instead, and the caller of PyAV calls :meth:`check`.
     """
 
     def __init__(self, descriptor: int, *, name: str, patience: float) -> None:
@@ -56,17 +56,17 @@ class _Feed:
         self._again = 0
         self._stopped = threading.Event()
         self._reading = threading.Lock()
-        # select() knows pipes on Windows no more than files that are no pipes
+        # on Windows select() does not work with pipes
         self._can_wait = sys.platform != "win32"
 
     def begin_anew(self) -> None:
-        """Give the bytes that were read until now once more; from now on none are kept."""
+        """Repeat the bytes that were read until now; later bytes are not kept."""
         assert self._kept is not None
         self._first = memoryview(bytes(self._kept))
         self._kept = None
 
     def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end, and after an error."""
+        """At most ``size`` bytes; no bytes at the end and after an error."""
         if self.error is not None:
             return b""
         try:
@@ -76,7 +76,7 @@ class _Feed:
             return b""
 
     def check(self) -> None:
-        """Raise what ended the reading early, if anything did."""
+        """Raise :attr:`error` if there is one."""
         if self.error is not None:
             raise self.error
 
@@ -96,7 +96,7 @@ class _Feed:
         return part
 
     def _wait(self) -> bool:
-        """Until there is something to read, or the end. False when it is to end."""
+        """Wait until there are bytes to read, or the end. False after :meth:`stop`."""
         until = time.monotonic() + self._patience
         while self._can_wait and not self._stopped.is_set():
             if select.select([self._descriptor], [], [], _LOOK_S)[0]:
@@ -111,23 +111,23 @@ class _Feed:
     def stop(self) -> None:
         self._stopped.set()
 
-    def release(self) -> None:  # PyAV would call a close() itself
+    def release(self) -> None:  # not called close(), which PyAV would call itself
         self.stop()
-        with self._reading:  # a number that is closed while it is waited for may soon be another file's
+        with self._reading:  # not during a read: another file could get the number
             os.close(self._descriptor)
 
 
 class PipedVideo(VideoFile):
-    """A video that is read once, as it comes. Whoever writes into the pipe waits where this is slower, so no frame is
-    lost.
+    """A video that is read once. If this is slower than the program that writes into the pipe, that program waits, so
+    no frame is lost.
 
     Args:
         path: the named pipe; None: standard input.
-        patience: seconds without a byte until it is given up.
+        patience: seconds without a byte after which it is an error.
         fps, reading: see :class:`VideoFile`.
 
     Raises:
-        UserError: nothing comes, or what comes is no video that can be read as a stream.
+        UserError: no bytes arrive, or they are not a video that can be read as a stream.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PipedVideo(VideoFile):
         self._looking = True
         self._read_once = False
         try:
-            with _errors_of(self._feed):  # whatever the bytes ask for, nothing else is opened
+            with _errors_of(self._feed):  # the protocols allow nothing but the pipe
                 super().__init__(Address(url="", name=name, stem=stem, protocols="pipe"), av, fps=fps, reading=reading)
         except BaseException:
             self._feed.release()
@@ -159,7 +159,7 @@ class PipedVideo(VideoFile):
 
     def _open(self) -> tuple[Any, Any]:
         if not self._looking and self._read_once:
-            raise UserError(f"{self.name}: is a pipe and was read already; begin anew with what writes into it")
+            raise UserError(f"{self.name}: is a pipe and was read already; start the program that writes into it again")
         self._read_once = not self._looking
         try:
             return open_container(self._av, self._address, source=self._feed, number=self._reading.number)
@@ -167,7 +167,7 @@ class PipedVideo(VideoFile):
             raise UserError(f"{self.name}: not a readable video ({error.reason}); {_ADVICE}") from None
 
     def _begin(self, stack: ExitStack, start: float) -> Decoder:
-        return super()._begin(stack, 0.0)  # what lies before the start is passed over; there is no going back
+        return super()._begin(stack, 0.0)  # frames before the start are decoded and skipped; a pipe cannot seek
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         with _errors_of(self._feed):
@@ -182,7 +182,7 @@ class PipedVideo(VideoFile):
 
 @contextmanager
 def _errors_of(feed: _Feed) -> Iterator[None]:
-    """Raise the error of the feed in the place of what follows from it."""
+    """Raise the error of the feed instead of the errors that follow from it."""
     try:
         yield
     except (UserError, OSError):
@@ -192,7 +192,7 @@ def _errors_of(feed: _Feed) -> Iterator[None]:
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether it is a named pipe, or another pipe under a name, such as ``/dev/stdin`` and ``/dev/fd/63``."""
+    """Whether it is a named pipe, or another pipe with a path, such as ``/dev/stdin`` and ``/dev/fd/63``."""
     try:
         return stat.S_ISFIFO(path.stat().st_mode)
     except (OSError, ValueError):
@@ -201,7 +201,7 @@ def is_pipe(path: Path) -> bool:
 
 def _descriptor(path: Path | None) -> int:
     if path is not None:
-        # without O_NONBLOCK opening would wait for a writer, and Ctrl-C for it
+        # without O_NONBLOCK open() would wait for a writer, and Ctrl-C would not work
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         if hasattr(os, "set_blocking"):
             os.set_blocking(descriptor, True)

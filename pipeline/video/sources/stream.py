@@ -1,4 +1,4 @@
-"""Video from the network, read with PyAV: live, or a file on a server."""
+"""Video from the network, read with PyAV: a live stream, or a file on a server."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Source
 from pipeline.video.sources._container import ReadError, open_container, read_error, set_threads
 from pipeline.video.sources._decoded import Turned
-from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._facts import Remarks, StreamOptions, warn_of_streams
 from pipeline.video.sources._interlaced import Progressive
 from pipeline.video.sources._live import LiveSource, Patience
 from pipeline.video.sources._timing import rate_of
 from pipeline.video.sources.video_file import VideoFile
 
-#: RTSP over TCP, as lost packets of UDP are holes in pictures. What comes while the stream is looked at is decoded at
-#: once and passed over; FFmpeg's nobuffer would throw it away, and the first frame had to wait for the next key frame.
+#: RTSP uses TCP, because lost packets of UDP damage pictures. Frames that arrive while FFmpeg probes the stream are
+#: decoded and skipped. FFmpeg's nobuffer would drop them, and the first frame would come at the next key frame.
 _LIVE = {
-    "analyzeduration": "100000",  # microseconds; default 5 s of a stream that does not tell its frame rate
+    "analyzeduration": "100000",  # microseconds; the default is 5 s for a stream without a frame rate
     "rtsp_transport": "tcp",
     "allowed_media_types": "video",
 }
-#: A file is read on where a connection broke, for so many seconds.
+#: Options for a file: a lost connection is opened again at the same place, for so many seconds.
 _FILE = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
-#: Playlists: their address has a size whether what they list goes on or not.
+#: Formats of playlists. The size of a playlist does not show whether it is live.
 _PLAYLISTS = ("hls", "dash")
-#: Seconds by which the clock of a playlist jumps when its frames are not to be waited for.
+#: If the clock of a playlist jumps by more seconds, its frames are not delayed.
 _JUMP_S = 2.0
 
 
@@ -41,13 +41,13 @@ def open_stream(
     fps: float | None = None,
     reading: StreamOptions = StreamOptions(),  # noqa: B008 - cannot be changed
 ) -> Source:
-    """A file on a server where it has a length, else something live.
+    """A file on a server if it has a length, otherwise a live source.
 
     Args:
         fps: of a file, see :class:`VideoFile`.
 
     Raises:
-        UserError: it cannot be opened, or nothing can be decoded.
+        UserError: it cannot be opened, or no frame can be decoded.
     """
 
     def connect() -> tuple[Any, Any]:
@@ -59,12 +59,12 @@ def open_stream(
         try:
             opened.append(connect())
         except ReadError as error:
-            raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.told()}") from None
+            raise UserError(f"{address.name}: cannot be opened ({error.reason}){error.ending()}") from None
         if _ends(opened[0][0]):
             opened[0][0].close()
             return VideoFile(address, av, fps=fps, timeouts=patience.timeouts, options=_FILE, reading=reading)
     return LiveSource(
-        # some cameras serve one viewer: what was opened to look at it is the first connection
+        # some cameras have one viewer at a time, so the container that is open already is the first connection
         lambda: _AvConnection(
             *(opened.pop() if opened else connect()), av=av, patience=patience, reading=reading, remarks=remarks
         ),
@@ -75,7 +75,7 @@ def open_stream(
 
 
 def _ends(container: Any) -> bool:
-    """Whether it is a file. Cameras that send one JPEG after the other claim lengths that mean nothing."""
+    """Whether it is a file. Cameras that send JPEGs give lengths that are wrong."""
     if _is_playlist(container):
         return container.duration is not None
     return container.format.name != "mpjpeg" and bool(container.size > 0)
@@ -86,13 +86,13 @@ def _is_playlist(container: Any) -> bool:
 
 
 class _Pace:
-    """Playlists come in pieces of many seconds: their frames are held back until it is their time."""
+    """Delays the frames of a playlist until their time, because they arrive in segments of many seconds."""
 
     def __init__(self) -> None:
         self._ahead: float | None = None
 
     def hold(self, timestamp: float | None) -> None:
-        """Wait until as long after the first frame as the timestamps say; what lags or jumps begins anew."""
+        """Wait until the time of a frame, relative to the first one. A late frame or a jump starts the clock again."""
         if timestamp is None:
             return
         ahead = timestamp - time.perf_counter()
@@ -114,9 +114,9 @@ class _AvConnection:
         self.fps = rate_of(container, stream)
         set_threads(stream, live=True)
         self.stream: int | None = int(stream.index)
-        tell_streams(container, stream, remarks)
+        warn_of_streams(container, stream, remarks)
         if container.streams.audio:
-            remarks.warn("its sound is not carried over: only files can be copied from")
+            remarks.warn("its sound is not carried over: sound can be copied from files only")
         self._turned = Turned(stream, remarks, tone_map=reading.tone_map)
         self._progressive = Progressive(av, wanted=reading.deinterlace, remarks=remarks)
         self._pictures = self._taken(stream)
@@ -132,7 +132,7 @@ class _AvConnection:
             except self._av.error.EOFError:
                 return
             except self._av.error.FFmpegError:
-                continue  # until the next key frame; when nothing can be decoded, no frame comes
+                continue  # until the next key frame
             for frame in frames:
                 if self._pace:
                     self._pace.hold(frame.time)

@@ -1,4 +1,4 @@
-"""A video with an end, read with PyAV: every frame is taken, with the time that the file gives it."""
+"""A video with an end, read with PyAV: every frame, with its time in the file."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pipeline.video.sources._address import Address
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts, open_container, set_threads
 from pipeline.video.sources._decoder import Decoder
-from pipeline.video.sources._facts import Remarks, StreamOptions, tell_streams
+from pipeline.video.sources._facts import Remarks, StreamOptions, warn_of_streams
 from pipeline.video.sources._numbers import packets_before
 from pipeline.video.sources._timing import expected_frames, timing_of
 from pipeline.video.sources._whole import missing_bytes
 
 log = logging.getLogger(__name__)
 
-_LATE_S = 0.1  # pictures that begin so long after the file are told
+_LATE_S = 0.1  # a first picture that is later than this after the start of the file has a warning
 
 
 class VideoFile(Source):
     """A local file, or one on a server.
 
-    Timestamps count from the start of the file, which may lie before its first picture, and rise strictly, see
-    :class:`pipeline.video.sources._timing.Clock`; where the file has none they follow from the frame rate. Frames are
-    called by their number in the file, wherever reading begins.
+    Timestamps count from the start of the file, which may be before its first picture. They always rise, see
+    :class:`pipeline.video.sources._timing.Clock`. If the file has none they follow from the frame rate. The name of a
+    frame is its number in the file, also if reading begins later.
 
     Args:
-        fps: frames a second, in place of the rate and the timestamps of the file.
-        timeouts: for a file on a server.
-        options: of FFmpeg, for opening.
-        reading: which stream, and what is done about HDR and interlacing.
+        fps: frame rate that replaces the rate and the timestamps of the file.
+        timeouts: for a file on a server; None: a local file.
+        options: options of FFmpeg for opening it.
+        reading: which stream is read, and how HDR and interlaced frames are treated.
 
     Raises:
-        UserError: it cannot be opened, has no pictures, or not one of them can be decoded.
+        UserError: it cannot be opened, has no pictures, or no picture can be decoded.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class VideoFile(Source):
         with container:
             self._timing = timing_of(container, stream, fps=fps)
             self.fps = self._timing.fps
-            # of a GIF it is what was found, not what should be there
+            # of a GIF this is the number of frames that were found, not of those that should exist
             self._packets = stream.frames if stream.frames and container.format.name != "gif" else None
-            # frames that an edit list leaves out, or an AVI dropped, are in the first number only
-            known = [number for number in (self._packets, expected_frames(container, stream)) if number]
+            # only the first number includes frames that an edit list leaves out or an AVI dropped
+            known = [
+                number for number in (self._packets, expected_frames(container, stream, path=address.path)) if number
+            ]
             self.count = min(known, default=None)
             self._first = 0
             self._leapt: float | None = None
             self.stream = stream.index
-            tell_streams(container, stream, self._remarks)
+            warn_of_streams(container, stream, self._remarks)
             decoder = self._decoder(container, stream)
             first = next(decoder.pictures(), None)
             if first is None:
@@ -91,7 +93,7 @@ class VideoFile(Source):
                 leapt=lambda: self._leapt,
             )
         if self._timing.assumed:
-            log.warning("%s: does not say its frame rate; %g is assumed; --fps sets it", self.name, self.fps or 0)
+            log.warning("%s: has no frame rate; %g is assumed; --fps sets it", self.name, self.fps or 0)
 
     @property
     def _advice(self) -> str:
@@ -122,12 +124,12 @@ class VideoFile(Source):
             try:
                 for time, picture in decoder.pictures(start=start):
                     if not given and start <= 0 and time >= _LATE_S:
-                        self._tell_late(time)
+                        self._warn_late(time)
                     given += 1
                     yield Frame(f"{self.stem}-{decoder.number - self._first:06d}", time, picture)
             finally:
                 self._leapt = decoder.leapt
-                self._tell_damage(decoder, given)
+                self._warn_of_damage(decoder, given)
         if not decoder.decoded or (not given and start <= 0):
             self._give_up(decoder)
         if not given:
@@ -135,7 +137,7 @@ class VideoFile(Source):
             raise UserError(
                 f"{self.name}: nothing from {start:g} s on, it ends at {decoder.now:.2f} s{why}; start earlier"
             )
-        if decoder.broken and self._timeouts is not None:  # what a server breaks off is there, and can be had
+        if decoder.broken and self._timeouts is not None:  # the rest of the file exists on the server
             raise UserError(f"{self.name}: broke off after {given} frames ({decoder.broken.reason}); run it again")
 
     def _decoder(self, container: Any, stream: Any) -> Decoder:
@@ -148,7 +150,7 @@ class VideoFile(Source):
         )
 
     def _begin(self, stack: ExitStack, start: float) -> Decoder:
-        """A decoder at a key frame before ``start``, or at the first frame where that cannot be found for sure."""
+        """A decoder at a key frame before ``start``, or at the first frame if the key frame is not found for sure."""
 
         def opened() -> tuple[Any, Any]:
             container, stream = self._open()
@@ -180,31 +182,31 @@ class VideoFile(Source):
         reason = f" ({decoder.broken.reason})" if decoder.broken else ""
         raise UserError(f"{self.name}: not one frame of this video can be decoded{reason}; {self._advice}")
 
-    def _tell_late(self, time: float) -> None:
+    def _warn_late(self, time: float) -> None:
         log.warning(
             "%s: its first picture comes %.2f s after the start of the file: times are those of the file, and a video "
             "that is made of it begins with that picture",
             *(self.name, time),
         )
 
-    def _tell_damage(self, decoder: Decoder, given: int) -> None:
-        """Note damage, and tell it in one warning with figures. What a server breaks off is an error instead."""
+    def _warn_of_damage(self, decoder: Decoder, given: int) -> None:
+        """Set :attr:`damage`, and warn of it in one line. A connection that a server closed is an error instead."""
         if decoder.broken and self._timeouts is not None:
             return
-        told = [f"{decoder.damaged} packets could not be decoded"] if decoder.damaged else []
-        told += [f"{decoder.corrupt} frames are decoded in part"] if decoder.corrupt else []
-        told += [f"reading stopped early ({decoder.broken.reason})"] if decoder.broken else []
+        found = [f"{decoder.damaged} packets could not be decoded"] if decoder.damaged else []
+        found += [f"{decoder.corrupt} frames are decoded in part"] if decoder.corrupt else []
+        found += [f"reading stopped early ({decoder.broken.reason})"] if decoder.broken else []
         if decoder.ended and (not self._packets or decoder.packets < self._packets):
             missing = missing_bytes(self.paths[0]) if self.paths else 0
             if missing or decoder.torn:
-                says = f", its header says {self._packets} frames" if self._packets else ""
-                told.append("it was cut off" + (f": {missing} bytes or more are missing" if missing else "") + says)
-        if told:
-            self.damage = f"{given} frames were read; {'; '.join(told)}"
+                known = f", its header says {self._packets} frames" if self._packets else ""
+                found.append("it was cut off" + (f": {missing} bytes or more are missing" if missing else "") + known)
+        if found:
+            self.damage = f"{given} frames were read; {'; '.join(found)}"
             if given:  # else it is an error
                 log.warning("%s: damaged: %s", self.name, self.damage)
 
 
 def convert(name: str) -> str:
-    """What to do about a video that cannot be read."""
+    """Advice for a video that cannot be read."""
     return f"convert it with: ffmpeg -i {shlex.quote(name)} -c:v libx264 out.mp4"
