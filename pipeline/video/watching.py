@@ -1,0 +1,168 @@
+"""Several cameras inside another Python program: the newest frame of each, with its label map."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.frames import Array
+from pipeline.labels import LabelSpec
+from pipeline.video.engines import open_engines
+from pipeline.video.flow import Channel, Closed
+from pipeline.video.loop import segment
+from pipeline.video.selection import NoFramesError
+from pipeline.video.sinks import Result, Stop
+from pipeline.video.sources import Source, open_source
+from pipeline.video.turns import Turns
+from pipeline.video.view import Looking, Region
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 2.0  # for a source that does not answer when nobody takes frames any more
+
+
+class Watched(NamedTuple):
+    """A frame of a source.
+
+    Attributes:
+        source: its name.
+        frame: (H, W, 3) BGR uint8.
+        mask: (H, W) uint8 train ids; the ignored id outside of the region.
+        result: time, figures, confidence; see :class:`pipeline.video.sinks.Result`.
+    """
+
+    source: str
+    frame: Array
+    mask: Array
+    result: Result
+
+
+def watch(
+    engine: str | Path,
+    sources: Mapping[str, str | Source],
+    *,
+    threads: int | None = None,
+    contexts: int | None = None,
+    resize: str = "stretch",
+    region: str | None = None,
+) -> Iterator[Watched]:
+    """Frames of several sources, segmented at the same time on one engine, as they are ready.
+
+    The sources have fair turns. Of a live source the newest frame is segmented, and frames that come meanwhile are
+    dropped; of a file every frame is. A source that fails is reported in the log, and the others continue. The iteration
+    ends when all sources have ended; leaving it early ends them.
+
+    Args:
+        engine: engine folder, built on this machine.
+        sources: what to read, by name: text as for ``stages/infer.py``, or an open source.
+        threads, contexts: see :func:`pipeline.video.engines.open_engines`.
+        resize, region: see :class:`pipeline.video.segmenter.Segmenter`.
+
+    Raises:
+        UserError: no engine of this machine, an option that is not allowed; or all sources failed: the first error.
+
+    Example:
+        for name, frame, mask, result in watch("artifacts/engines/kd/int8", {"front": "0", "rear": "rtsp://rear/1"}):
+            ...
+    """
+    looking = Looking(resize, Region.parse(region) if region else None)
+    engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts, live=True, sources=len(sources))
+    try:
+        yield from _Watch(sources, Turns(engines), labels=facts.labels, looking=looking)
+    finally:
+        for opened in engines:
+            opened.close()
+
+
+class _Watch:
+    """Runs of all sources, each in a thread."""
+
+    def __init__(
+        self, sources: Mapping[str, str | Source], turns: Turns, *, labels: LabelSpec, looking: Looking
+    ) -> None:
+        self._sources, self._turns, self._labels, self._looking = sources, turns, labels, looking
+        self._handed: Channel[Watched] = Channel(1)
+        self._until = threading.Event()
+        self._lock = threading.Lock()
+        self._open = len(sources)
+        self._errors: list[BaseException] = []
+
+    def __iter__(self) -> Iterator[Watched]:
+        threads = [
+            threading.Thread(target=self._work, args=(name,), name=f"segpress-{name}", daemon=True)
+            for name in self._sources
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._handed
+        finally:
+            self._until.set()
+            self._handed.close()
+            for thread in threads:
+                thread.join(_PATIENCE_S)
+        faults = [error for error in self._errors if not isinstance(error, UserError)]
+        if faults or len(self._errors) == len(self._sources):
+            raise (faults or self._errors)[0]
+
+    def _work(self, name: str) -> None:
+        try:
+            self._run(name)
+        except (NoFramesError, KeyboardInterrupt):
+            pass  # it was ended before its first frame
+        except BaseException as error:
+            self._errors.append(error)
+            log.error("error: %s: %s", name, error)
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._handed.end()
+
+    def _run(self, name: str) -> None:
+        given = self._sources[name]
+        source = open_source(given) if isinstance(given, str) else given
+        try:
+            segment(
+                source,
+                [self._turns.seat()],
+                labels=self._labels,
+                sinks=[_Handing(name, self._handed, outside=self._labels.ignore_index, patient=not source.live)],
+                looking=self._looking,
+                engines_wait=True,
+                until=self._until,
+            )
+        finally:
+            source.close()
+
+
+class _Handing:
+    """Hands results to the caller: of a file all of them, of a live source the newest one when the last was taken."""
+
+    wants_picture = False
+    waits = True
+    written = None
+
+    def __init__(self, name: str, handed: Channel[Watched], *, outside: int, patient: bool) -> None:
+        self.patient = patient
+        self._name, self._handed, self._outside = name, handed, outside
+
+    def __enter__(self) -> _Handing:
+        return self
+
+    def write(self, result: Result) -> None:
+        assert result.frame is not None
+        watched = Watched(self._name, result.frame.bgr(), result.full_label_map(self._outside), result)
+        try:
+            self._handed.put(watched)
+        except Closed:
+            raise Stop("nobody takes frames any more") from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to complete."""

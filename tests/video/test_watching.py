@@ -1,0 +1,80 @@
+"""Several cameras in another program: newest frames, files whole, ends, errors, and leaving early."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
+from pipeline.video import watching
+from pipeline.video.watching import watch
+from tests.video.fakes import Bars, BrightnessEngine, quarters
+
+
+@pytest.fixture(autouse=True)
+def opened(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Options with which the engine was opened."""
+    asked: list[dict[str, Any]] = []
+
+    def open_engines(path: Path, **options: Any) -> Any:
+        asked.append(options)
+        return [engine], SimpleNamespace(labels=labels)
+
+    monkeypatch.setattr(watching, "open_engines", open_engines)
+    return asked
+
+
+def test_every_frame_of_files_with_its_mask(engine: BrightnessEngine, opened: list[dict[str, Any]]) -> None:
+    sources = {"one": Bars(7), "two": Bars(5, image=lambda index: quarters(index)[:, ::-1])}
+    found = list(watch("engine", sources))
+    assert Counter(each.source for each in found) == {"one": 7, "two": 5}
+    for each in found:
+        image = quarters(each.result.index)
+        assert np.array_equal(each.frame, image if each.source == "one" else image[:, ::-1])
+        assert np.array_equal(each.mask, each.frame[..., 1] // 64)
+    assert [each.result.index for each in found if each.source == "one"] == list(range(7))
+    assert (opened[0]["live"], opened[0]["sources"]) == (True, 2) and engine.closed
+
+
+def test_the_newest_frame_of_a_camera_counts_for_a_slow_program() -> None:
+    camera = Bars(200, live=True, pause=0.005)
+    indices = []
+    for each in watch("engine", {"camera": camera}):
+        indices.append(int(each.result.name.removeprefix("bars-")))
+        time.sleep(0.05)
+        if len(indices) == 8:
+            break
+    assert np.diff(indices).min() >= 3, "frames that came meanwhile are dropped"
+
+
+def test_leaving_early_ends_the_sources(engine: BrightnessEngine) -> None:
+    before = threading.active_count()
+    for _ in watch("engine", {"front": Bars(100_000, live=True, pause=0.002), "rear": Bars(100_000, pause=0.002)}):
+        break
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert threading.active_count() <= before and engine.closed
+
+
+def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFixture) -> None:
+    found = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
+    assert Counter(each.source for each in found)["good"] == 6
+    assert "error: bad: told to fail" in caplog.text
+
+
+def test_errors_of_all_sources_and_faults_are_raised() -> None:
+    with pytest.raises(UserError, match="told to fail"):
+        list(watch("engine", {"one": Bars(6, fails=1), "two": Bars(6, fails=0)}))
+    with pytest.raises(UserError, match=r"nowhere\.mp4: no such file"):
+        list(watch("engine", {"one": "nowhere.mp4"}))
+    with pytest.raises(ZeroDivisionError):
+        list(watch("engine", {"one": Bars(6), "two": Bars(6, fails=1, error=ZeroDivisionError)}))
