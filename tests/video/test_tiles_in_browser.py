@@ -110,10 +110,12 @@ def test_tiles_at_the_end(browser: Any, make_result: Callable[..., Result], tmp_
         back.fail()
         with front:
             for index, value in enumerate((50, 90, 200)):
-                picture = Picture.of_bgr(np.full((*SIZE, 3), value, np.uint8))
-                front.write(make_result(index, picture=picture, size=SIZE))
+                picture = Picture.of_bgr(np.full((*SIZE[::-1], 3), value, np.uint8))  # a high one
+                front.write(make_result(index, picture=picture, size=SIZE[::-1]))
         until(lambda: shown.all_inner_texts() == ["ended", "failed"])
         until(lambda: abs(sky(page, 0) - 200) < 4)
+        for box in (page.locator(kind).first.bounding_box() for kind in (".view", ".tile canvas")):
+            assert box["width"] / box["height"] == pytest.approx(16 / 9, rel=0.01)
         assert page.locator(".view p").nth(1).inner_text() == "No frames"
         asked = list[str]()
         page.on("request", lambda request: asked.append(request.url))
