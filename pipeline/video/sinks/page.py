@@ -237,16 +237,27 @@ class PageSink(SourcePage):
     Args:
         host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
         hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
-        page: see :class:`SourcePage`.
+        labels, title, engine, only, side, rate: see :class:`SourcePage`.
 
     Raises:
         UserError: a host or an origin that is none; on entering, when the address cannot be served.
     """
 
     def __init__(
-        self, host: str, port: int, *, hosts: Sequence[str] = (), embed: Sequence[str] = (), **page: Any
+        self,
+        host: str,
+        port: int,
+        *,
+        labels: LabelSpec,
+        title: str,
+        engine: str = "",
+        only: Collection[int] | None = None,
+        side: int = 960,
+        rate: float = 15.0,
+        hosts: Sequence[str] = (),
+        embed: Sequence[str] = (),
     ) -> None:
-        super().__init__(**page)
+        super().__init__(labels=labels, title=title, engine=engine, only=only, side=side, rate=rate)
         self._host, self._port = host, port
         self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
         self._server: WebServer | None = None
