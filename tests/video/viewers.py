@@ -17,13 +17,15 @@ import numpy as np
 
 from pipeline.frames import Array
 from pipeline.video.sinks._base import Result
-from pipeline.video.sinks.page import PageSink
+from pipeline.video.sinks.page import PageSink, SourcePage
+from pipeline.video.sinks.tiles import SharedPage
 
 MakeResult = Callable[..., Result]
 Serve = Callable[..., PageSink]
+Page = PageSink | SharedPage
 
 
-def connect(sink: PageSink, request: str | bytes, *, timeout: float = 10) -> socket.socket:
+def connect(sink: Page, request: str | bytes, *, timeout: float = 10) -> socket.socket:
     """A connection that has sent ``request``, a path or raw bytes."""
     assert sink._server is not None
     connection = socket.create_connection(("127.0.0.1", sink._server.port), timeout=timeout)
@@ -33,7 +35,7 @@ def connect(sink: PageSink, request: str | bytes, *, timeout: float = 10) -> soc
     return connection
 
 
-def get(sink: PageSink, path: str, *, method: str = "GET", **headers: str) -> tuple[int, Any, bytes]:
+def get(sink: Page, path: str, *, method: str = "GET", **headers: str) -> tuple[int, Any, bytes]:
     """Status, headers and body."""
     assert sink._server is not None
     connection = http.client.HTTPConnection("127.0.0.1", sink._server.port, timeout=10)
@@ -45,9 +47,9 @@ def get(sink: PageSink, path: str, *, method: str = "GET", **headers: str) -> tu
         connection.close()
 
 
-def pictures(sink: PageSink) -> Iterator[bytes]:
+def pictures(sink: Page, *, at: str = "/") -> Iterator[bytes]:
     """JPEGs of the stream, as a reader of multipart/x-mixed-replace takes them."""
-    with connect(sink, "/stream") as connection, connection.makefile("rb") as stream:
+    with connect(sink, f"{at}stream") as connection, connection.makefile("rb") as stream:
         assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
         head = b"".join(iter(stream.readline, b"\r\n"))
         assert b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n" in head
@@ -60,9 +62,9 @@ def pictures(sink: PageSink) -> Iterator[bytes]:
             assert stream.read(11) == b"\r\n--frame\r\n"
 
 
-def events(sink: PageSink, *, visit: str = "") -> Iterator[tuple[str, Any]]:
+def events(sink: Page, *, visit: str = "", at: str = "/") -> Iterator[tuple[str, Any]]:
     """Server-sent events, by name."""
-    with connect(sink, f"/events?{visit}") as connection, connection.makefile("rb") as stream:
+    with connect(sink, f"{at}events?{visit}") as connection, connection.makefile("rb") as stream:
         head = b"".join(iter(stream.readline, b"\r\n"))
         assert b"Content-Type: text/event-stream\r\n" in head
         while True:
@@ -78,7 +80,7 @@ def decoded(jpeg: bytes) -> Array:
 
 
 @contextmanager
-def producing(sink: PageSink, make: Callable[[int], Result], *, fps: float) -> Iterator[list[float]]:
+def producing(sink: SourcePage, make: Callable[[int], Result], *, fps: float) -> Iterator[list[float]]:
     """Writes results in a thread, as the pipeline does. Yields how long each write took, in seconds."""
     over, taken = threading.Event(), list[float]()
 

@@ -11,6 +11,7 @@ from pipeline.video.sinks.lines import LinesSink, PrintedLinesSink
 from pipeline.video.sinks.page import PageSink
 from pipeline.video.sinks.playlist import PlaylistSink
 from pipeline.video.sinks.stream import StreamSink
+from pipeline.video.sinks.tiles import SharedPage
 from pipeline.video.sinks.window import WindowSink
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PlaylistSink",
     "PrintedLinesSink",
     "Result",
+    "SharedPage",
     "Sink",
     "Stop",
     "StreamSink",

@@ -66,6 +66,15 @@ class Pictures:
             self._changed.wait_for(lambda: self._number > number, seconds)
             return (self._number, self._jpeg) if self._number > number else None
 
+    def snapshot(self, number: int, *, seconds: float) -> tuple[int, bytes] | None:
+        """Like :meth:`after`, for one that asks for single pictures: watches no longer than it waits.
+
+        Args:
+            number: of the picture that is there already; one that was never given (of an earlier run) counts as 0.
+        """
+        with self.watching() as first:
+            return self.after(max(first, number if number <= self._number else 0), seconds=seconds)
+
     @property
     def watchers(self) -> int:
         return self._watchers

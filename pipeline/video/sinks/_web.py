@@ -12,7 +12,8 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -33,6 +34,9 @@ _HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would collect events and pictures until 8 KB are there
     "X-Content-Type-Options": "nosniff",
 }
+
+
+_NO_MORE: Mapping[str, str] = {}
 
 
 class Request(BaseHTTPRequestHandler):
@@ -82,9 +86,9 @@ class Request(BaseHTTPRequestHandler):
         else:
             route(self)
 
-    def whole(self, kind: str, body: bytes, *, status: int = HTTPStatus.OK) -> None:
-        """Answer with ``body`` of media type ``kind``."""
-        self.begin(kind, status=status, length=len(body))
+    def whole(self, kind: str, body: bytes, *, status: int = HTTPStatus.OK, more: Mapping[str, str] = _NO_MORE) -> None:
+        """Answer with ``body`` of media type ``kind``, and ``more`` headers."""
+        self.begin(kind, status=status, length=len(body), more=more)
         if not self.only_head:
             self.wfile.write(body)
 
@@ -93,10 +97,12 @@ class Request(BaseHTTPRequestHandler):
         """Whether the answer ends with its headers."""
         return self.command == "HEAD"
 
-    def begin(self, kind: str, *, status: int = HTTPStatus.OK, length: int | None = None) -> None:
+    def begin(
+        self, kind: str, *, status: int = HTTPStatus.OK, length: int | None = None, more: Mapping[str, str] = _NO_MORE
+    ) -> None:
         """Begin an answer; without ``length`` it goes on until the connection ends."""
         self.send_response(status)
-        headers = {"Content-Type": kind, **_HEADERS, **self._embedding(), "Connection": "close"}
+        headers = {"Content-Type": kind, **_HEADERS, **self._embedding(), **more, "Connection": "close"}
         headers["Content-Security-Policy"] += " ".join(self.server.embed) or "'none'"
         if length is not None:
             headers["Content-Length"] = str(length)
@@ -142,6 +148,35 @@ class Request(BaseHTTPRequestHandler):
         _log.debug(format, *args)
 
 
+Route = Callable[[Request], None]
+
+
+class Places:
+    """A limit on how many viewers are served at a time."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._taken = count, 0
+        self._lock = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    @contextmanager
+    def one(self, request: Request) -> Iterator[bool]:
+        """A place while entered; False, and the answer is given, when all are taken."""
+        with self._lock:
+            free = self._taken < self._count
+            self._taken += free
+        try:
+            if not free:
+                request.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            yield free
+        finally:
+            with self._lock:
+                self._taken -= free
+
+
 def _name_in(host: str) -> str:
     """The name in a header ``Host``, without the port, in small letters."""
     return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
@@ -172,7 +207,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self,
         host: str,
         port: int,
-        routes: Mapping[str, Callable[[Request], None]],
+        routes: Mapping[str, Route],
         *,
         hosts: Collection[str] = (),
         embed: Sequence[str] = (),

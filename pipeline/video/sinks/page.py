@@ -9,10 +9,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,13 +21,13 @@ from pipeline.labels import LabelSpec
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.sinks._figures import Figures
 from pipeline.video.sinks._pictures import Pictures
-from pipeline.video.sinks._web import Request, WebServer
+from pipeline.video.sinks._web import Places, Request, Route, WebServer
 
 LOOPBACK = "127.0.0.1"
 VIEWERS = 16  # that pictures go to; as many again get figures
-_TICK_S = 0.25  # between figures
+TICK_S = 0.25  # between figures
 _GONE_S = 1.0  # between looks whether a viewer is still there, while there is nothing to send
-_LAST_S = 0.3  # for viewers to be told that it has ended
+LAST_S = 0.3  # for viewers to be told that it has ended
 _ON_THE_WAY = 1 << 16  # bytes at most that wait in the system for a slow viewer: less than a second of a slow network
 _BOUNDARY = b"--frame\r\n"
 _HERE = Path(__file__).parent
@@ -86,24 +85,46 @@ def checked_origins(origins: Sequence[str]) -> list[str]:
     return list(origins)
 
 
-class PageSink:
-    """Serves a page that shows results as they come. The pipeline does not wait for it: it takes a reference to the
-    newest result, and makes pictures in a thread of its own, only while somebody watches.
+def open_server(
+    host: str, port: int, routes: Mapping[str, Route], *, hosts: Sequence[str], embed: Sequence[str]
+) -> WebServer:
+    """A server that listens and does not answer yet; logs its address, and a warning if others can see the page.
 
-    After the run the page says that it has ended, as long as the process lives or until :meth:`close`.
+    Raises:
+        UserError: a host or an origin that is none; the address cannot be served.
+    """
+    server = WebServer(host, port, routes, hosts=checked_hosts(hosts), embed=checked_origins(embed))
+    if not server.is_local:
+        _log.warning("everybody on the network can watch the page; to keep it to this machine: --serve PORT")
+    _log.info("live page: %s", server.address)
+    return server
+
+
+def file_routes(files: Mapping[str, tuple[str, str]]) -> dict[str, Route]:
+    """What answers with files of this folder, by path.
 
     Args:
-        host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
+        files: name and media type of a file, by path.
+    """
+    return {
+        path: partial(Request.whole, kind=kind, body=(_HERE / name).read_bytes())
+        for path, (name, kind) in files.items()
+    }
+
+
+class SourcePage:
+    """The page of one source, for a server that another object owns: a sink, and the :meth:`routes` of the page.
+
+    The pipeline does not wait for it: it takes a reference to the newest result, and makes pictures in a thread of its
+    own, only while somebody watches.
+
+    Args:
         labels: names and colours of the classes.
         title: what is watched.
         engine: name of what segments it.
         only: ids that the overlay shows; None: all classes.
         side: the most pixels that a picture is high or wide.
         rate: the most pictures a second.
-        hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
-
-    Raises:
-        UserError: a host or an origin that is none; on entering, when the address cannot be served.
     """
 
     wants_picture = waits = reads_confidence = True
@@ -112,8 +133,6 @@ class PageSink:
 
     def __init__(
         self,
-        host: str,
-        port: int,
         *,
         labels: LabelSpec,
         title: str,
@@ -121,32 +140,21 @@ class PageSink:
         only: Collection[int] | None = None,
         side: int = 960,
         rate: float = 15.0,
-        hosts: Sequence[str] = (),
-        embed: Sequence[str] = (),
     ) -> None:
-        self._host, self._port = host, port
-        self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
         self._figures = Figures(labels=labels, title=title, engine=engine, rate=rate, only=only)
         self._pictures = Pictures(side=side, rate=rate)
-        self._places = {kind: threading.BoundedSemaphore(VIEWERS) for kind in ("pictures", "figures")}
+        self._places = {kind: Places(VIEWERS) for kind in ("pictures", "figures")}
         self._over, self._closed = threading.Event(), threading.Event()
         self._visits: set[str] = set()  # pages that get pictures now
-        self._server: WebServer | None = None
         self.address = ""
 
-    def __enter__(self) -> PageSink:
-        routes: dict[str, Callable[[Request], None]] = {
-            path: partial(Request.whole, kind=kind, body=(_HERE / name).read_bytes())
-            for path, (name, kind) in _FILES.items()
-        }
-        routes |= {"/state": self._send_state, "/events": self._send_figures, "/stream": self._send_pictures}
-        self._server = WebServer(self._host, self._port, routes, hosts=self._hosts, embed=self._embed)
-        self.address = self._server.address
-        if not self._server.is_local:
-            _log.warning("everybody on the network can watch the page; to keep it to this machine: --serve PORT")
-        _log.info("live page: %s", self.address)
+    def routes(self) -> dict[str, Route]:
+        """What answers, by path; the paths begin with ``/``, and another path can come before them."""
+        live = {"/state": self._send_state, "/events": self._send_figures, "/stream": self._send_pictures}
+        return {**file_routes(_FILES), **live}
+
+    def __enter__(self) -> SourcePage:
         self._pictures.start()
-        self._server.start()
         return self
 
     def write(self, result: Result) -> None:
@@ -162,25 +170,14 @@ class PageSink:
         self._pictures.finish()
         self._over.set()
         if self._pictures.watchers:
-            time.sleep(_LAST_S)
+            time.sleep(LAST_S)
 
     def close(self) -> None:
-        """Serve the page no more."""
+        """End the answers that are under way."""
         self._closed.set()
-        if self._server is not None:
-            self._server.close()
 
-    @contextmanager
-    def _place(self, kind: str, request: Request) -> Iterator[bool]:
-        """A place among the viewers; False, and the answer is given, when all are taken."""
-        free = self._places[kind].acquire(blocking=False)
-        try:
-            if not free:
-                request.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
-            yield free
-        finally:
-            if free:
-                self._places[kind].release()
+    def _about(self) -> dict[str, Any]:
+        return self._figures.about()
 
     @contextmanager
     def _visiting(self, visit: str) -> Iterator[None]:
@@ -191,28 +188,28 @@ class PageSink:
             self._visits.discard(visit)
 
     def _send_state(self, request: Request) -> None:
-        request.whole("application/json", _json({**self._figures.about(), **self._figures.now()}) + b"\n")
+        request.whole("application/json", as_json({**self._about(), **self._figures.now()}) + b"\n")
 
     def _send_figures(self, request: Request) -> None:
         """Server-sent events: ``about`` once, then ``figures`` four times a second, and whether this page, which calls
         itself by a number of its own, gets ``pictures``."""
         visit = request.path.partition("?")[2]
-        with self._place("figures", request) as free:
+        with self._places["figures"].one(request) as free:
             if not free:
                 return
             request.begin("text/event-stream")
             if request.only_head:
                 return
-            request.wfile.write(b"event: about\ndata: " + _json(self._figures.about()) + b"\n\n")
+            request.wfile.write(b"event: about\ndata: " + as_json(self._about()) + b"\n\n")
             while not (self._closed.is_set() or request.gone()):
                 told = self._over.is_set()
                 figures = {**self._figures.now(), "pictures": visit in self._visits}
-                request.wfile.write(b"event: figures\ndata: " + _json(figures) + b"\n\n")
-                (self._closed if told else self._over).wait(_TICK_S)
+                request.wfile.write(b"event: figures\ndata: " + as_json(figures) + b"\n\n")
+                (self._closed if told else self._over).wait(TICK_S)
 
     def _send_pictures(self, request: Request) -> None:
         """Motion JPEG. Whoever is slow gets every so manieth picture: the newest one when the last was taken."""
-        with self._place("pictures", request) as free:
+        with self._places["pictures"].one(request) as free:
             if not free:
                 return
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY)
@@ -232,5 +229,52 @@ class PageSink:
                     request.wfile.write(head + jpeg + b"\r\n" + _BOUNDARY)
 
 
-def _json(value: Any) -> bytes:
+class PageSink(SourcePage):
+    """Serves the page of one source.
+
+    After the run the page says that it has ended, as long as the process lives or until :meth:`close`.
+
+    Args:
+        host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
+        hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
+        labels, title, engine, only, side, rate: see :class:`SourcePage`.
+
+    Raises:
+        UserError: a host or an origin that is none; on entering, when the address cannot be served.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        labels: LabelSpec,
+        title: str,
+        engine: str = "",
+        only: Collection[int] | None = None,
+        side: int = 960,
+        rate: float = 15.0,
+        hosts: Sequence[str] = (),
+        embed: Sequence[str] = (),
+    ) -> None:
+        super().__init__(labels=labels, title=title, engine=engine, only=only, side=side, rate=rate)
+        self._host, self._port = host, port
+        self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
+        self._server: WebServer | None = None
+
+    def __enter__(self) -> PageSink:
+        self._server = open_server(self._host, self._port, self.routes(), hosts=self._hosts, embed=self._embed)
+        self.address = self._server.address
+        super().__enter__()
+        self._server.start()
+        return self
+
+    def close(self) -> None:
+        """Serve the page no more."""
+        super().close()
+        if self._server is not None:
+            self._server.close()
+
+
+def as_json(value: Any) -> bytes:
     return json.dumps(value, allow_nan=False).encode()

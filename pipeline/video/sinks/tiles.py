@@ -1,19 +1,229 @@
-"""Stub, replaced by the branch tiles."""
+"""A live web page for several sources that run at the same time: an overview with a tile for each, and their pages."""
 
 from __future__ import annotations
 
+import re
+import threading
+import time
+from collections.abc import Collection, Sequence
+from functools import partial
+from http import HTTPStatus
+from types import TracebackType
 from typing import Any
 
-from pipeline.video.sinks.page import PageSink
+from pipeline.labels import LabelSpec
+from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._pictures import Pictures
+from pipeline.video.sinks._web import Places, Request, Route, WebServer
+from pipeline.video.sinks.page import (
+    LAST_S,
+    TICK_S,
+    VIEWERS,
+    SourcePage,
+    as_json,
+    checked_hosts,
+    checked_origins,
+    file_routes,
+    open_server,
+)
+
+SNAPSHOTS = 32  # that are waited for at a time; a browser asks for four
+_SIDE = 640  # pixels at most that the picture of a tile is high or wide
+_RATE = 10.0  # pictures a second at most, of one tile
+_WAIT_S = 1.0  # for a picture that is newer than the viewer's
+_LARGEST = 3  # classes that a tile names
+_NUMBER = "X-Picture-Number"
+_FILES = {
+    "/": ("tiles.html", "text/html; charset=utf-8"),
+    "/tiles.css": ("tiles.css", "text/css; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/tiles.js": ("tiles.js", "text/javascript; charset=utf-8"),
+}
+_ON_A_TILE = ("state", "frames", "quiet_s", "fps", "age_ms", "dropped", "size")
+
+
+class TileSink(SourcePage):
+    """The page of one source among several, and its tile in the overview. :meth:`SharedPage.sink` makes it.
+
+    Args:
+        name: of the source; no other source has it.
+        snapshots: places of viewers that wait for the picture of a tile, shared by all tiles.
+        page: see :class:`pipeline.video.sinks.page.SourcePage`.
+    """
+
+    def __init__(self, name: str, *, snapshots: Places, **page: Any) -> None:
+        super().__init__(**page)
+        self.name = name
+        self._small = Pictures(side=_SIDE, rate=_RATE)
+        self._snapshots = snapshots
+
+    def __enter__(self) -> TileSink:
+        super().__enter__()
+        self._small.start()
+        return self
+
+    def write(self, result: Result) -> None:
+        super().write(result)
+        assert result.picture is not None
+        self._small.offer(result.picture)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._small.finish()
+        super().__exit__(kind, error, trace)
+
+    def routes(self) -> dict[str, Route]:
+        return {**super().routes(), "/picture": self._send_picture}
+
+    def fail(self) -> None:
+        """The source failed before this sink was entered: show it. Without effect on a source that has ended."""
+        if not self._over.is_set():
+            self._figures.state = "failed"
+            self._over.set()
+
+    def tile(self) -> dict[str, Any]:
+        """What the tile shows of :meth:`pipeline.video.sinks._figures.Figures.now`, and ``largest``: index in
+        ``classes`` and share of the pixels (0 to 1) of the three largest classes, the largest first."""
+        now = self._figures.now()
+        shares = list(enumerate(now.get("shares", [])))
+        largest = sorted((pair for pair in shares if pair[1]), key=lambda pair: -pair[1])[:_LARGEST]
+        return {**{key: now[key] for key in _ON_A_TILE if key in now}, "largest": largest}
+
+    def state(self) -> dict[str, Any]:
+        """What stays and what changes, see :class:`pipeline.video.sinks._figures.Figures`."""
+        return {**self.about(), **self._figures.now()}
+
+    def about(self) -> dict[str, Any]:
+        """What stays, with the ``name`` of the source."""
+        return {"name": self.name, **self._figures.about()}
+
+    def _about(self) -> dict[str, Any]:
+        return {**super()._about(), "overview": True}
+
+    def _send_picture(self, request: Request) -> None:
+        """One JPEG and its number. With ``?after=NUMBER`` a newer one; status 204 when there is none within a second.
+
+        Pictures are made while a request waits, and not between requests.
+        """
+        query = request.path.partition("?")[2]
+        found = re.fullmatch(r"(?:after=(\d{1,15}))?", query, re.ASCII)
+        if found is None:
+            request.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        with self._snapshots.one(request) as free:
+            if not free:
+                return
+            if request.only_head:
+                request.begin("image/jpeg")
+                return
+            newer = self._small.snapshot(int(found[1] or 0), seconds=0 if self._over.is_set() else _WAIT_S)
+            if newer is None:
+                request.begin("image/jpeg", status=HTTPStatus.NO_CONTENT)
+                return
+            number, jpeg = newer
+            request.whole("image/jpeg", jpeg, more={_NUMBER: str(number)})
 
 
 class SharedPage:
-    def __init__(self, host: str, port: int, *, hosts: Any = (), embed: Any = ()) -> None: ...
+    """Serves one page for several sources. Each source writes to a sink of its own, in any thread.
+
+    ``/`` is the overview, ``/1/``, ``/2/`` ... are the pages of the sources in the order of :meth:`sink`. Entering
+    begins to serve, leaving ends it. The sinks are entered and left by those who write to them, in any order; when one
+    source ends or fails, its tile says so, and the others stay as they are.
+
+    Args:
+        host, port: where to listen, see :func:`pipeline.video.sinks.page.parse_address`; port 0 takes a free one.
+        hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
+
+    Raises:
+        UserError: a host or an origin that is none; on entering, when the address cannot be served.
+
+    Example:
+        >>> with SharedPage("127.0.0.1", 0) as page:
+        ...     page.address.startswith("http://127.0.0.1:")
+        True
+    """
+
+    def __init__(self, host: str, port: int, *, hosts: Sequence[str] = (), embed: Sequence[str] = ()) -> None:
+        self._host, self._port = host, port
+        self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
+        self._sinks: dict[str, TileSink] = {}
+        self._figures, self._snapshots = Places(VIEWERS), Places(SNAPSHOTS)
+        self._closed = threading.Event()
+        self._server: WebServer | None = None
+        self.address = ""
+
+    def sink(
+        self, name: str, *, labels: LabelSpec, title: str, engine: str = "", only: Collection[int] | None = None
+    ) -> TileSink:
+        """The sink of one source, to be made before the page is entered.
+
+        Args:
+            name: of the source; no other source has it.
+            labels, title, engine, only: see :class:`pipeline.video.sinks.page.SourcePage`.
+
+        Raises:
+            ValueError: the name is in use, or the page is served already.
+        """
+        if name in self._sinks or self._server is not None:
+            raise ValueError(f"{name!r}: " + ("is the name of two sources" if name in self._sinks else "is too late"))
+        made = TileSink(name, snapshots=self._snapshots, labels=labels, title=title, engine=engine, only=only)
+        self._sinks[name] = made
+        return made
 
     def __enter__(self) -> SharedPage:
+        self._server = open_server(self._host, self._port, self._routes(), hosts=self._hosts, embed=self._embed)
+        self.address = self._server.address
+        for number, sink in enumerate(self._sinks.values(), start=1):
+            sink.address = f"{self.address}{number}/"
+        self._server.start()
         return self
 
-    def __exit__(self, *rest: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._figures.taken:
+            time.sleep(LAST_S)  # so that viewers get the last figures
+        self.close()
 
-    def sink(self, name: str, **about: Any) -> PageSink:
-        return PageSink("127.0.0.1", 0, **about)
+    def close(self) -> None:
+        """Serve the page no more; once or more."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        for sink in self._sinks.values():
+            sink.close()
+        if self._server is not None:
+            self._server.close()
+
+    def _routes(self) -> dict[str, Route]:
+        routes = {**file_routes(_FILES), "/state": self._send_state, "/events": self._send_figures}
+        for number, sink in enumerate(self._sinks.values(), start=1):
+            routes[f"/{number}"] = partial(_redirect, place=f"{number}/")
+            routes |= {f"/{number}{path}": route for path, route in sink.routes().items()}
+        return routes
+
+    def _send_state(self, request: Request) -> None:
+        sources = [sink.state() for sink in self._sinks.values()]
+        request.whole("application/json", as_json({"sources": sources}) + b"\n")
+
+    def _send_figures(self, request: Request) -> None:
+        """Server-sent events: ``about`` of all sources once, then ``figures`` of all sources four times a second."""
+        with self._figures.one(request) as free:
+            if not free:
+                return
+            request.begin("text/event-stream")
+            if request.only_head:
+                return
+            about = [sink.about() for sink in self._sinks.values()]
+            request.wfile.write(b"event: about\ndata: " + as_json({"sources": about}) + b"\n\n")
+            while not (self._closed.is_set() or request.gone()):
+                figures = [sink.tile() for sink in self._sinks.values()]
+                request.wfile.write(b"event: figures\ndata: " + as_json({"sources": figures}) + b"\n\n")
+                self._closed.wait(TICK_S)
+
+
+def _redirect(request: Request, place: str) -> None:
+    """To a place beside the path that was asked for, so that it works behind a proxy under any path."""
+    request.whole("text/plain; charset=utf-8", b"", status=HTTPStatus.FOUND, more={"Location": place})
