@@ -13,7 +13,6 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.engines import open_engines
-from pipeline.video.flow import Channel, Closed
 from pipeline.video.loop import segment
 from pipeline.video.selection import NoFramesError
 from pipeline.video.sinks import Result, Stop
@@ -53,9 +52,9 @@ def watch(
 ) -> Iterator[Watched]:
     """Frames of several sources, segmented at the same time on one engine, as they are ready.
 
-    The sources have fair turns. Of a live source the newest frame is segmented, and frames that come meanwhile are
-    dropped; of a file every frame is. A source that fails is reported in the log, and the others continue. The iteration
-    ends when all sources have ended; leaving it early ends them.
+    The sources have fair turns. A file gives every frame; a live source gives its newest frame, and frames that come
+    meanwhile are dropped. A source that fails is reported in the log, and the others continue. The iteration ends when
+    all sources have ended; leaving it early ends them.
 
     Args:
         engine: engine folder, built on this machine.
@@ -79,6 +78,53 @@ def watch(
             opened.close()
 
 
+class _Mailbox:
+    """Holds at most one frame of each source, for a program that takes them one by one, the longest waiting first."""
+
+    def __init__(self, senders: int) -> None:
+        self._waiting: dict[str, Watched] = {}
+        self._senders = senders
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def put(self, watched: Watched, *, patient: bool) -> None:
+        """Leave a frame. It takes the place of one that waits; ``patient``: waits until that one is taken.
+
+        Raises:
+            Stop: nobody takes frames any more.
+        """
+        with self._changed:
+            if patient:
+                self._changed.wait_for(lambda: self._is_closed or watched.source not in self._waiting)
+            if self._is_closed:
+                raise Stop("nobody takes frames any more")
+            self._waiting[watched.source] = watched
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Watched]:
+        """Frames until all senders have ended."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or not self._senders)
+                if not self._waiting:
+                    return
+                watched = self._waiting.pop(next(iter(self._waiting)))
+                self._changed.notify_all()
+            yield watched
+
+    def end(self) -> None:
+        """One of the senders has ended."""
+        with self._changed:
+            self._senders -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes frames any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
 class _Watch:
     """Runs of all sources, each in a thread."""
 
@@ -86,10 +132,8 @@ class _Watch:
         self, sources: Mapping[str, str | Source], turns: Turns, *, labels: LabelSpec, looking: Looking
     ) -> None:
         self._sources, self._turns, self._labels, self._looking = sources, turns, labels, looking
-        self._handed: Channel[Watched] = Channel(1)
+        self._mailbox = _Mailbox(len(sources))
         self._until = threading.Event()
-        self._lock = threading.Lock()
-        self._open = len(sources)
         self._errors: list[BaseException] = []
 
     def __iter__(self) -> Iterator[Watched]:
@@ -100,10 +144,10 @@ class _Watch:
         for thread in threads:
             thread.start()
         try:
-            yield from self._handed
+            yield from self._mailbox
         finally:
             self._until.set()
-            self._handed.close()
+            self._mailbox.close()
             for thread in threads:
                 thread.join(_PATIENCE_S)
         faults = [error for error in self._errors if not isinstance(error, UserError)]
@@ -118,10 +162,7 @@ class _Watch:
         except BaseException as error:
             self._errors.append(error)
             log.error("error: %s: %s", name, error)
-        with self._lock:
-            self._open -= 1
-            if not self._open:
-                self._handed.end()
+        self._mailbox.end()
 
     def _run(self, name: str) -> None:
         given = self._sources[name]
@@ -131,7 +172,7 @@ class _Watch:
                 source,
                 [self._turns.seat()],
                 labels=self._labels,
-                sinks=[_Handing(name, self._handed, outside=self._labels.ignore_index, patient=not source.live)],
+                sinks=[_Handing(name, self._mailbox, outside=self._labels.ignore_index, patient=not source.live)],
                 looking=self._looking,
                 engines_wait=True,
                 until=self._until,
@@ -147,9 +188,9 @@ class _Handing:
     waits = True
     written = None
 
-    def __init__(self, name: str, handed: Channel[Watched], *, outside: int, patient: bool) -> None:
+    def __init__(self, name: str, mailbox: _Mailbox, *, outside: int, patient: bool) -> None:
         self.patient = patient
-        self._name, self._handed, self._outside = name, handed, outside
+        self._name, self._mailbox, self._outside = name, mailbox, outside
 
     def __enter__(self) -> _Handing:
         return self
@@ -157,10 +198,7 @@ class _Handing:
     def write(self, result: Result) -> None:
         assert result.frame is not None
         watched = Watched(self._name, result.frame.bgr(), result.full_label_map(self._outside), result)
-        try:
-            self._handed.put(watched)
-        except Closed:
-            raise Stop("nobody takes frames any more") from None
+        self._mailbox.put(watched, patient=self.patient)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
