@@ -229,8 +229,6 @@ def test_addresses(labels: LabelSpec, share: Share, caplog: pytest.LogCaptureFix
     port = int(page.address.rstrip("/").rpartition(":")[2])
     with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port} cannot be served"):
         SharedPage("127.0.0.1", port).__enter__()
-    with pytest.raises(ValueError, match="too late"):
-        page.sink("third", labels=labels, title="x")
     other = SharedPage("127.0.0.1", 0)
     other.sink("same", labels=labels, title="x")
     with pytest.raises(ValueError, match="name of two"):
@@ -318,6 +316,35 @@ def test_a_source_that_never_began(labels: LabelSpec, make_result: MakeResult) -
         assert [one["state"] for one in json.loads(get(page, "/state")[2])["sources"]] == ["failed", "ended"]
     with pytest.raises(OSError):
         get(page, "/state")
+
+
+def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: MakeResult) -> None:
+    with SharedPage("127.0.0.1", 0, names=["front", "back", "bad"]) as page:
+        told = events(page)
+        assert [one["name"] for one in next(told)[1]["sources"]] == ["front", "back", "bad"]
+        assert [one["state"] for one in next(told)[1]["sources"]] == ["waiting"] * 3
+        status, headers, _ = get(page, "/2/")
+        assert (status, headers["Location"]) == (302, "../"), "there is no page of it yet"
+        page.fail("bad")
+        with pytest.raises(KeyError):
+            page.fail("other")
+        # the second one is there first, and one that nobody spoke of comes last
+        sinks = {name: page.sink(name, labels=labels, title=f"{name}.mp4") for name in ("back", "more", "front")}
+        assert [sinks[name].address for name in ("front", "back", "more")] == [f"{page.address}{n}/" for n in (1, 2, 4)]
+        with pytest.raises(ValueError, match="name of two"):
+            page.sink("back", labels=labels, title="x")
+        abouts = (about for kind, about in told if kind == "about")
+        titles = ["front.mp4", "back.mp4", "bad", "more.mp4"]
+        assert [one["title"] for one in next(abouts)["sources"]] == titles
+        with sinks["back"] as back:
+            back.write(make_result(0, picture=grey(120)))
+            assert abs(snapshot(page, 2)[1] - 120) < 3
+            assert get(page, "/2/")[0] == 200
+            next(told)  # figures from before
+            figures = next(told)[1]["sources"]
+            assert [one["state"] for one in figures] == ["waiting", "running", "failed", "waiting"]
+            state = json.loads(get(page, "/state")[2])["sources"]
+            assert [(one["title"], one["frames"]) for one in state] == list(zip(titles, (0, 1, 0, 0), strict=True))
 
 
 def test_leaving_ends_all_answers(labels: LabelSpec, make_result: MakeResult) -> None:

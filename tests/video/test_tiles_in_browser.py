@@ -100,15 +100,16 @@ def test_the_overview_of_several_sources(
 def test_tiles_at_the_end(browser: Any, make_result: Callable[..., Result], tmp_path: Path) -> None:
     with running_several(make_result, 1) as (_, _):
         pass  # no viewer: nobody is waited for
-    shared = SharedPage("127.0.0.1", 0)
-    front, back = (shared.sink(name, labels=LABELS, title=name) for name in ("front", "back"))
-    with shared:
+    with SharedPage("127.0.0.1", 0, names=["front", "back"]) as shared:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(shared.address)
         shown = page.locator(".tile .state")
         until(lambda: shown.all_inner_texts() == ["waiting", "waiting"])
-        back.fail()
-        with front:
+        shared.fail("back")
+        page.locator(".tile").nth(1).click()  # there is no page of it
+        until(lambda: shown.all_inner_texts() == ["waiting", "failed"])
+        assert page.url == shared.address
+        with shared.sink("front", labels=LABELS, title="front.mp4") as front:
             for index, value in enumerate((50, 90, 200)):
                 picture = Picture.of_bgr(np.full((*SIZE[::-1], 3), value, np.uint8))  # a high one
                 front.write(make_result(index, picture=picture, size=SIZE[::-1]))

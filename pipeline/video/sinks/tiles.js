@@ -81,10 +81,14 @@ function onAbout(text) {
   if (text === known) return; // what is seen stays
   known = text;
   const about = JSON.parse(text);
+  const before = tiles;
+  tiles = about.sources.map((one, index) => {
+    const there = before[index];
+    return there && JSON.stringify(there.about) === JSON.stringify(one) ? there : makeTile(one, index);
+  });
   onScreen.disconnect();
-  byId("grid").replaceChildren();
+  byId("grid").replaceChildren(...tiles.map((tile) => tile.root));
   byId("legend").replaceChildren();
-  tiles = about.sources.map(makeTile);
   tiles.forEach((tile) => onScreen.observe(tile.root));
   byId("title").textContent = `${tiles.length} ${tiles.length === 1 ? "source" : "sources"}`;
   document.title = `${byId("title").textContent} - segpress`;

@@ -125,15 +125,43 @@ class TileSink(SourcePage):
             request.whole("image/jpeg", jpeg, more={_NUMBER: str(number)})
 
 
+class _Awaited:
+    """The tile of a source that is not open yet: it waits, or has failed. Its page leads to the overview."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.address = name, ""
+        self._state = "waiting"
+
+    def routes(self) -> dict[str, Route]:
+        return {"/": partial(_redirect, place="../")}
+
+    def fail(self) -> None:
+        self._state = "failed"
+
+    def tile(self) -> dict[str, Any]:
+        return {"state": self._state, "frames": 0, "largest": []}
+
+    def about(self) -> dict[str, Any]:
+        return {"name": self.name, "title": self.name, "engine": "", "classes": []}
+
+    def state(self) -> dict[str, Any]:
+        return {**self.about(), "state": self._state, "frames": 0}
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
 class SharedPage:
     """Serves one page for several sources. Each source writes to a sink of its own, in any thread.
 
-    ``/`` is the overview, ``/1/``, ``/2/`` ... are the pages of the sources in the order of :meth:`sink`. Entering
-    begins to serve, leaving ends it. The sinks are entered and left by those who write to them, in any order; when one
-    source ends or fails, its tile says so, and the others stay as they are.
+    ``/`` is the overview, ``/1/``, ``/2/`` ... are the pages of the sources. Entering begins to serve, leaving ends it.
+    The sinks can be made before and after, and are entered and left by those who write to them, in any order and any
+    thread; when one source ends or fails, its tile says so, and the others stay as they are.
 
     Args:
         host, port: where to listen, see :func:`pipeline.video.sinks.page.parse_address`; port 0 takes a free one.
+        names: of sources, in the order of their tiles, which wait until :meth:`sink` is called; a source with another
+            name comes after them.
         hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
 
     Raises:
@@ -145,39 +173,63 @@ class SharedPage:
         True
     """
 
-    def __init__(self, host: str, port: int, *, hosts: Sequence[str] = (), embed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        names: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+        embed: Sequence[str] = (),
+    ) -> None:
         self._host, self._port = host, port
         self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
-        self._sinks: dict[str, TileSink] = {}
         self._figures, self._snapshots = Places(VIEWERS), Places(SNAPSHOTS)
-        self._closed = threading.Event()
+        self._changing, self._closed = threading.Lock(), threading.Event()
+        self._routes: dict[str, Route] = file_routes(_FILES)
+        self._routes |= {"/state": self._send_state, "/events": self._send_figures}
+        self._sources: dict[str, TileSink | _Awaited] = {}
+        for name in names:
+            self._place(name, _Awaited(name))
         self._server: WebServer | None = None
         self.address = ""
 
     def sink(
         self, name: str, *, labels: LabelSpec, title: str, engine: str = "", only: Collection[int] | None = None
     ) -> TileSink:
-        """The sink of one source, to be made before the page is entered.
+        """The sink of one source.
 
         Args:
             name: of the source; no other source has it.
             labels, title, engine, only: see :class:`pipeline.video.sinks.page.SourcePage`.
 
         Raises:
-            ValueError: the name is in use, or the page is served already.
+            ValueError: there is a sink of this name.
         """
-        if name in self._sinks or self._server is not None:
-            raise ValueError(f"{name!r}: " + ("is the name of two sources" if name in self._sinks else "is too late"))
         made = TileSink(name, snapshots=self._snapshots, labels=labels, title=title, engine=engine, only=only)
-        self._sinks[name] = made
+        with self._changing:
+            if isinstance(self._sources.get(name), TileSink):
+                raise ValueError(f"{name!r}: is the name of two sources")
+            number = self._place(name, made)
+            if self._server is not None:
+                made.address = f"{self.address}{number}/"
         return made
 
+    def fail(self, name: str) -> None:
+        """The source failed before its sink was entered: its tile says so. Without effect on one that has ended.
+
+        Raises:
+            KeyError: there is no such source.
+        """
+        self._sources[name].fail()
+
     def __enter__(self) -> SharedPage:
-        self._server = open_server(self._host, self._port, self._routes(), hosts=self._hosts, embed=self._embed)
-        self.address = self._server.address
-        for number, sink in enumerate(self._sinks.values(), start=1):
-            sink.address = f"{self.address}{number}/"
-        self._server.start()
+        server = open_server(self._host, self._port, self._routes, hosts=self._hosts, embed=self._embed)
+        with self._changing:
+            self._server, self.address = server, server.address
+            for number, source in enumerate(self._sources.values(), start=1):
+                source.address = f"{self.address}{number}/"
+        server.start()
         return self
 
     def __exit__(
@@ -192,35 +244,44 @@ class SharedPage:
         if self._closed.is_set():
             return
         self._closed.set()
-        for sink in self._sinks.values():
-            sink.close()
+        for source in self._all():
+            source.close()
         if self._server is not None:
             self._server.close()
 
-    def _routes(self) -> dict[str, Route]:
-        routes = {**file_routes(_FILES), "/state": self._send_state, "/events": self._send_figures}
-        for number, sink in enumerate(self._sinks.values(), start=1):
-            routes[f"/{number}"] = partial(_redirect, place=f"{number}/")
-            routes |= {f"/{number}{path}": route for path, route in sink.routes().items()}
-        return routes
+    def _all(self) -> list[TileSink | _Awaited]:
+        with self._changing:
+            return list(self._sources.values())
+
+    def _place(self, name: str, source: TileSink | _Awaited) -> int:
+        """Take it in, in the place of one that was awaited, and return its number."""
+        self._sources[name] = source
+        number = list(self._sources).index(name) + 1
+        self._routes[f"/{number}"] = partial(_redirect, place=f"{number}/")
+        self._routes |= {f"/{number}{path}": route for path, route in source.routes().items()}
+        return number
 
     def _send_state(self, request: Request) -> None:
-        sources = [sink.state() for sink in self._sinks.values()]
-        request.whole("application/json", as_json({"sources": sources}) + b"\n")
+        request.whole("application/json", as_json({"sources": [source.state() for source in self._all()]}) + b"\n")
 
     def _send_figures(self, request: Request) -> None:
-        """Server-sent events: ``about`` of all sources once, then ``figures`` of all sources four times a second."""
+        """Server-sent events: ``about`` of all sources, again when a source is there that was not, and ``figures`` of
+        all sources four times a second."""
         with self._figures.one(request) as free:
             if not free:
                 return
             request.begin("text/event-stream")
             if request.only_head:
                 return
-            about = [sink.about() for sink in self._sinks.values()]
-            request.wfile.write(b"event: about\ndata: " + as_json({"sources": about}) + b"\n\n")
+            told: list[TileSink | _Awaited] | None = None
             while not (self._closed.is_set() or request.gone()):
-                figures = [sink.tile() for sink in self._sinks.values()]
-                request.wfile.write(b"event: figures\ndata: " + as_json({"sources": figures}) + b"\n\n")
+                sources = self._all()
+                if sources != told:
+                    about = {"sources": [source.about() for source in sources]}
+                    request.wfile.write(b"event: about\ndata: " + as_json(about) + b"\n\n")
+                    told = sources
+                figures = {"sources": [source.tile() for source in sources]}
+                request.wfile.write(b"event: figures\ndata: " + as_json(figures) + b"\n\n")
                 self._closed.wait(TICK_S)
 
 
