@@ -8,6 +8,7 @@ by name at run time; those that params.yaml chooses are added to the stages that
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline import artifact
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "pipeline"
-#: Modules that check values, report, or measure the run itself. No result depends on them, nor on what only they import.
+#: Modules that check values, report, or measure the run itself: no result depends on them or on what only they import.
 DECIDE_NOTHING = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
@@ -25,6 +26,8 @@ DECIDE_NOTHING = frozenset(
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )
 )
+#: How a string looks that may be the name of a data file.
+DATA_FILE = re.compile(r"[\w-]+(\.[\w-]+)+")
 #: Kinds of plugin that each stage uses.
 KINDS = {
     "prepare": ("datasets",),
@@ -95,7 +98,7 @@ def imports(root: Path, path: str, digest: str) -> tuple[str, ...]:
             parents = path.split("/")[: -node.level] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
-        elif isinstance(node, ast.Constant) and _is_file_beside(node.value, file):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_beside(node.value, file):
             found.add(f"{path.rpartition('/')[0]}/{node.value}")
     for name in names:
         parts = name.split(".")
@@ -113,7 +116,6 @@ def _files(root: Path, parts: list[str]) -> Iterable[str]:
                 yield file
 
 
-def _is_file_beside(value: object, file: Path) -> bool:
-    """Whether a constant is the name of a data file in the same folder."""
-    is_name = isinstance(value, str) and 0 < len(value) < 100 and value.isprintable() and "/" not in value
-    return is_name and "." in str(value).strip(".") and not str(value).endswith(".py") and (file.parent / str(value)).is_file()
+def _is_file_beside(text: str, file: Path) -> bool:
+    """Whether a string is the name of a data file in the same folder."""
+    return bool(DATA_FILE.fullmatch(text)) and not text.endswith(".py") and (file.parent / text).is_file()

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``<stage>`` or ``<stage>/<student>``, and its facts: code, and where it matters the losses and the weight files."""
+    """Each ``<stage>`` or ``<stage>/<student>`` with its code and, where it needs them, losses and weight files."""
     teacher = settings.teacher.model
     shared = {"datasets": [settings.dataset], "runtimes": [settings.convert.runtime]}
     for stage in provenance.KINDS:
