@@ -6,15 +6,15 @@ come from ``losses.<name>``; those in the mapping stand above them.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, provenance
+from pipeline.errors import UserError
 
 Options = dict[str, Any]
-FOLDER = Path(__file__).parent / "losses"
+FOLDER = "pipeline/losses/"
 FORMS = "a name (kd), a list of names ([kd, fitnet]) or names with their options ({kd: {}, fitnet: {weight: 5.0}})"
 #: The loss that adds nothing, and so stands alone.
 NOTHING = "none"
@@ -61,28 +61,25 @@ def title(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def sources(names: Iterable[str], *, folder: Path = FOLDER) -> dict[str, str]:
-    """sha256 of each loss's file and of every file of ``pipeline/losses`` that it imports, directly or not."""
-    found: dict[str, str] = {}
-    queue = list(names)
-    while queue:
-        file = folder / f"{queue.pop()}.py"
-        if file.name not in found:
-            found[file.name] = artifact.sha256(file)
-            queue += [name for name in _imports(file) if (folder / f"{name}.py").is_file()]
-    return dict(sorted(found.items()))
+def facts(recipe: Mapping[str, Options]) -> dict[str, Any]:
+    """What a training depends on: ``name``, ``options``, and the ``sources`` (sha256) of the losses."""
+    return {"name": title(recipe), "options": dict(recipe), "sources": sources(recipe)}
 
 
-def _imports(file: Path) -> set[str]:
-    """Modules of ``pipeline.losses`` that a file names in its imports, wherever they stand."""
-    prefix = "pipeline.losses"
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = f"{prefix}.{base}".rstrip(".")
-            found.update({base, *(f"{base}.{alias.name}" for alias in node.names)})
-    return {name.split(".")[2] for name in found if name.startswith(f"{prefix}.")}
+def sources(names: Iterable[str], *, root: Path = provenance.ROOT) -> dict[str, str]:
+    """sha256 of each loss's file and of every file of ``pipeline/losses`` that it imports, by path."""
+    found = provenance.code([f"{FOLDER}{name}.py" for name in names], root=root)
+    return {path: digest for path, digest in found.items() if path.startswith(FOLDER)}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The losses in a file of the stage ``sources``, see :func:`facts`.
+
+    Raises:
+        UserError: no such file, no JSON, or no losses in it.
+    """
+    advice = "write it with: dvc repro sources"
+    found = artifact.read_json(file, advice=advice).get("loss")
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: names no losses; needed: <out>/distill/<student>.json of the stage sources; {advice}")
+    return found

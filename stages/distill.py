@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, models, params
+from pipeline import artifact, models, params, recipes
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact, processes
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--student", required=True, help="key of students in params.yaml")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--loss", type=Path, required=True, help="recipe that the stage losses wrote for this student")
+    parser.add_argument("--loss", type=Path, required=True, help="JSON of the stage sources, with the losses")
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
     parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("models",))
-    chosen = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
+    chosen = recipes.read(args.loss)
     prepared = Prepared(args.dataset)
     labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)

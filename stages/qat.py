@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import artifact, params
+from pipeline import artifact, params, recipes
 from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.export.onnx_file import AWARE
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="key of students in params.yaml")
     parser.add_argument("--student", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--loss", type=Path, required=True, help="recipe that the stage losses wrote for this student")
+    parser.add_argument("--loss", type=Path, required=True, help="JSON of the stage sources, with the losses")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
     parser.add_argument("--out", type=Path, required=True)
@@ -53,7 +53,7 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
     chosen, recipe = settings.qat, settings.distill
     student, found = network_artifact.load(args.student)
     teacher, teacher_artifact = network_artifact.load(args.teacher)
-    losses = artifact.read_json(args.loss, advice="write it with: dvc repro losses")
+    losses = recipes.read(args.loss)
     prepared = Prepared(args.dataset)
     processes.start_asked_for()
     frames = Frames.for_calibration(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +27,13 @@ OLDER_CPU = {
     "ATEN_CPU_CAPABILITY": "avx2",
 }
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start, also where this one ignores it, as under ``nohup make test &``:
+    a process that is started inherits that, and tests of interruption would wait for it without end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import runpy
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import recipes
+from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"kd": {"temperature": 2.0, "weight": 1.0}, "fitnet": {"weight": 10.0}}
@@ -43,43 +44,12 @@ def test_a_mixture_is_called_by_its_parts() -> None:
     assert recipes.title(recipes.resolve("kd", OPTIONS)) == "kd"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Losses that import one another in every way that Python has."""
-    texts = {
-        "a": "from pipeline.losses import DistillationLoss\nfrom pipeline.losses._one import x\nimport torch\n",
-        "b": "def f():\n    import pipeline.losses._three\n",
-        "_one": "from pipeline.losses import _two\nfrom pipeline.models import SegOutput\n",
-        "_two": "from ._three import x\nfrom . import _one\n",
-        "_three": "",
-    }
-    for name, text in texts.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    return tmp_path
-
-
-def test_sources_are_the_files_that_a_loss_imports(folder: Path) -> None:
-    assert list(recipes.sources(["a"], folder=folder)) == ["_one.py", "_three.py", "_two.py", "a.py"]
-    assert list(recipes.sources(["b"], folder=folder)) == ["_three.py", "b.py"]
-    both = recipes.sources(["a", "b"], folder=folder)
-    assert both == {**recipes.sources(["a"], folder=folder), **recipes.sources(["b"], folder=folder)}
-
-
-def test_a_changed_private_module_changes_the_recipes_that_use_it(folder: Path) -> None:
-    before = [recipes.sources([name], folder=folder) for name in ("a", "b")]
-    (folder / "_two.py").write_text("from ._three import y\n")
-    after = [recipes.sources([name], folder=folder) for name in ("a", "b")]
-    assert before[0] != after[0] and before[1] == after[1]
-
-
 class Stage:
-    """``run()`` writes the recipes of the committed params.yaml after a change, with a copy of the losses."""
+    """``run()`` writes the lists of the committed params.yaml after a change, for two students."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.out, self.params, self.losses = root / "out", root / "params.yaml", root / "losses"
-        shutil.copytree(recipes.FOLDER, self.losses)
+        self.out, self.params = root / "out", root / "params.yaml"
         self.patch = monkeypatch
-        monkeypatch.setattr(recipes.sources, "__kwdefaults__", {"folder": self.losses})
 
     def run(self, change: Callable[[dict[str, Any]], object] = lambda raw: None) -> dict[str, bytes]:
         raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -89,9 +59,9 @@ class Stage:
         change(raw)
         with self.params.open("w") as stream:
             YAML().dump(raw, stream)
-        self.patch.setattr(sys, "argv", ["losses.py", "--params", str(self.params), "--out", str(self.out)])
-        assert runpy.run_path(str(ROOT / "stages/losses.py"))["main"]() == 0
-        return {file.name: file.read_bytes() for file in self.out.iterdir()}
+        self.patch.setattr(sys, "argv", ["sources.py", "--params", str(self.params), "--out", str(self.out)])
+        assert runpy.run_path(str(ROOT / "stages/sources.py"))["main"]() == 0
+        return {file.relative_to(self.out).as_posix(): file.read_bytes() for file in self.out.rglob("*.json")}
 
 
 @pytest.fixture
@@ -99,28 +69,54 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path, monkeypatch)
 
 
-def test_the_stage_writes_name_options_and_sources(stage: Stage) -> None:
+def test_the_stage_writes_a_list_per_stage_and_student(stage: Stage) -> None:
     written = stage.run(lambda raw: raw["students"]["kd"].update(loss={"kd": {"weight": 3.0}}))
-    assert sorted(written) == ["both.json", "kd.json"]
-    kd, both = json.loads(written["kd.json"]), json.loads(written["both.json"])
+    assert {name for name in written if "/" not in name} == {
+        "prepare.json", "train_teacher.json", "report.json", "gate.json",
+    }  # fmt: skip
+    assert {name for name in written if name.startswith("distill/")} == {"distill/both.json", "distill/kd.json"}
+    kd, both = (json.loads(written[f"distill/{name}.json"])["loss"] for name in ("kd", "both"))
     assert (kd["name"], both["name"]) == ("kd", "kd+fitnet")
     assert kd["options"]["kd"]["weight"] == 3.0 and both["options"]["kd"]["weight"] == 1.0
-    assert {"kd.py", "_base.py"} <= set(kd["sources"]) and "fitnet.py" not in kd["sources"]
-    assert {"kd.py", "fitnet.py"} <= set(both["sources"])
+    assert "pipeline/losses/kd.py" in kd["sources"] and "pipeline/losses/fitnet.py" not in kd["sources"]
+    assert {"pipeline/losses/kd.py", "pipeline/losses/fitnet.py"} <= set(both["sources"])
+    assert json.loads(written["qat/both.json"])["loss"] == both and "loss" not in json.loads(written["export/kd.json"])
 
 
 def test_only_what_changed_is_written_anew(stage: Stage) -> None:
     before = stage.run()
     assert stage.run() == before
-    (stage.losses / "another.py").write_text("")
-    assert stage.run() == before
-    options = stage.run(lambda raw: raw["losses"]["fitnet"].update(weight=3.0))
-    assert options["kd.json"] == before["kd.json"] and options["both.json"] != before["both.json"]
-    (stage.losses / "fitnet.py").write_text((stage.losses / "fitnet.py").read_text() + "\n")
-    code = stage.run()
-    assert code["kd.json"] == before["kd.json"] and code["both.json"] != before["both.json"]
+    after = stage.run(lambda raw: raw["losses"]["fitnet"].update(weight=3.0))
+    assert {name for name in before if after[name] != before[name]} == {"distill/both.json", "qat/both.json"}
+    runtime = stage.run(lambda raw: raw["convert"].update(runtime="tensorrt"))
+    changed = {name for name in before if runtime[name] != before[name]}
+    assert changed == {f"{stage}/{student}.json" for stage in ("convert", "check") for student in ("kd", "both")}
+
+
+def test_weights_are_named_by_their_bytes(stage: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+
+    def weights(raw: dict[str, Any]) -> None:
+        raw["teacher"]["model"]["encoder_weights"] = str(file)
+
+    file.write_bytes(b"one")
+    before = stage.run(weights)
+    digest = hashlib.sha256(b"one").hexdigest()
+    named = {"encoder_weights": {"value": str(file), "sha256": digest}}
+    assert json.loads(before["train_teacher.json"])["weights"] == named
+    assert json.loads(before["distill/kd.json"])["weights"] == {}
+    file.write_bytes(b"other")
+    after = stage.run(weights)
+    assert {name for name in before if after[name] != before[name]} == {"train_teacher.json"}
 
 
 def test_files_of_students_that_are_gone_are_removed(stage: Stage) -> None:
     stage.run()
-    assert sorted(stage.run(lambda raw: raw["students"].pop("both"))) == ["kd.json"]
+    assert not [name for name in stage.run(lambda raw: raw["students"].pop("both")) if "both" in name]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"loss": "kd"}'])
+def test_a_file_without_losses_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(UserError, match=r"export\.json: names no losses; needed: .*; write it with: dvc repro sources"):
+        recipes.read(tmp_path / "export.json")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import runpy
 from pathlib import Path
-
-import pytest
 
 from pipeline.weight_files import fingerprint
 
@@ -28,14 +24,3 @@ def test_files_and_folders_by_their_bytes_and_names_as_they_are(tmp_path: Path) 
     assert after["weights"] != before["weights"] and after["encoder_weights"] == before["encoder_weights"]
     assert fingerprint({"weights": "hf://a/b", "encoder_weights": None}) == {"weights": {"value": "hf://a/b"}}
     assert fingerprint({}) == {}
-
-
-def test_the_stage_writes_one_file_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "gone.json").write_text("{}")
-    arguments = ["weights.py", "--params", str(ROOT / "params.yaml"), "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "stages/weights.py"), run_name="__main__")
-    assert not ended.value.code
-    written = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
-    assert set(written) == {"teacher", "alone", "kd"} and all(not found for found in written.values())

@@ -134,9 +134,9 @@ def test_metrics_and_plots_show(project: Path) -> None:
     assert "bar_horizontal" in html or "results/kd.csv" in html
 
 
-def test_a_second_repro_only_looks_at_device_raw_data_and_weights(project: Path) -> None:
+def test_a_second_repro_only_looks_at_device_raw_data_and_sources(project: Path) -> None:
     status, output, ran = dvc(project, "repro")
-    assert status == 0 and ran == {"device", "raw_data", "weights"}, output
+    assert status == 0 and ran == {"device", "raw_data", "sources"}, output
 
 
 def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> None:
@@ -148,22 +148,22 @@ def test_quantisation_change_reruns_quantize_and_what_follows(project: Path) -> 
     status, output, ran = dvc(folder, "repro")
     each = {f"{stage}@{student}" for stage in ("qat", "quantize", "convert", "check") for student in ("alone", "kd")}
     again = {"export@kd", "calibrate@kd"}  # fine-tuned with other ranges; the other student was handed on as it was
-    assert status == 0 and ran == {"device", "raw_data", "weights", "report", "gate"} | each | again, output
+    assert status == 0 and ran == {"device", "raw_data", "sources", "report", "gate"} | each | again, output
 
 
 def test_another_loss_retrains_only_that_student(project: Path) -> None:
     folder = project.with_name("loss")
     shutil.copytree(project, folder, symlinks=True)
-    before = (folder / "artifacts/losses/alone.json").read_bytes()
+    before = (folder / "artifacts/sources/distill/alone.json").read_bytes()
     status, output, ran = dvc(folder, "exp", "run", "-S", "students.kd.loss=[kd,fitnet]")
     each = {f"{stage}@kd" for stage in ("distill", "qat", "export", "calibrate", "quantize", "convert", "check")}
-    assert status == 0 and ran == {"device", "raw_data", "weights", "losses", "report", "gate"} | each, output
+    assert status == 0 and ran == {"device", "raw_data", "sources", "report", "gate"} | each, output
     assert json.loads((folder / "results/kd.json").read_text())["loss"] == "kd+fitnet"
     loss = json.loads((folder / "artifacts/students/kd/meta.json").read_text())["loss"]
     assert loss["name"] == "kd+fitnet" and sorted(loss["options"]) == ["fitnet", "kd"]
     costs = json.loads((folder / "artifacts/costs/kd.json").read_text())
     assert costs["seconds_per_step"] > 0 and costs["parameters_of_loss"] > 0
-    assert (folder / "artifacts/losses/alone.json").read_bytes() == before
+    assert (folder / "artifacts/sources/distill/alone.json").read_bytes() == before
 
 
 def test_a_teacher_from_elsewhere_is_evaluated_and_watched(project: Path) -> None:
@@ -184,16 +184,16 @@ def test_a_teacher_from_elsewhere_is_evaluated_and_watched(project: Path) -> Non
     params["teacher"]["model"]["weights_classes"] = [trained["classes"][i].upper() for i in order]
     yaml.dump(params, folder / "params.yaml")
     status, output, ran = dvc(folder, "repro", "train_teacher")
-    assert status == 0 and ran == {"raw_data", "weights", "train_teacher"}, output
+    assert status == 0 and ran == {"raw_data", "sources", "train_teacher"}, output
     meta = json.loads((folder / "artifacts/teacher/meta.json").read_text())
     assert meta["trained"] is False and meta["initial_weights"]["source"] == "foreign.safetensors"
     assert meta["metrics"]["val"] == trained["metrics"]["val"]
     status, output, ran = dvc(folder, "repro", "train_teacher")
-    assert status == 0 and ran == {"raw_data", "weights"}, output
+    assert status == 0 and ran == {"raw_data", "sources"}, output
     state["decoder.p5.bias"] += 0.01
     save_file(state, folder / "foreign.safetensors")
     status, output, ran = dvc(folder, "repro", "train_teacher")
-    assert status == 0 and ran == {"raw_data", "weights", "train_teacher"}, output
+    assert status == 0 and ran == {"raw_data", "sources", "train_teacher"}, output
 
 
 def test_a_new_loss_file_trains_nothing(project: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_new_loss_file_trains_nothing(project: Path) -> None:
     shutil.copytree(project, folder, symlinks=True)
     shutil.copy(folder / "pipeline/losses/kd.py", folder / "pipeline/losses/another.py")
     status, output, ran = dvc(folder, "repro")
-    assert status == 0 and ran == {"device", "raw_data", "weights", "losses"}, output
+    assert status == 0 and ran == {"device", "raw_data", "sources"}, output
 
 
 def test_a_changed_loss_file_retrains_the_students_that_use_it(project: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_changed_loss_file_retrains_the_students_that_use_it(project: Path) ->
     with (folder / "pipeline/losses/kd.py").open("a") as stream:
         stream.write("\n# changed\n")
     status, output, ran = dvc(folder, "repro", "distill")
-    assert status == 0 and ran == {"losses", "raw_data", "weights", "distill@kd"}, output
+    assert status == 0 and ran == {"raw_data", "sources", "distill@kd"}, output
 
 
 def test_another_seed_retrains_students_under_the_same_teacher(project: Path) -> None:
@@ -220,7 +220,7 @@ def test_another_seed_retrains_students_under_the_same_teacher(project: Path) ->
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(re.sub(r"(\ndistill:.*\n  seed:)", r"\1 1 ", text))
     status, output, ran = dvc(folder, "repro", "distill@kd")
-    assert status == 0 and ran == {"raw_data", "weights", "distill@kd"}, output
+    assert status == 0 and ran == {"raw_data", "sources", "distill@kd"}, output
     assert (folder / "artifacts/students/kd/meta.json").read_bytes() != before
 
 
@@ -255,7 +255,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     assert found["teacher"]["sha256"] and "| mix | kd+at |" in (folder / "table.md").read_text()
     assert before == {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
     status, output, ran = dvc(folder, "repro")
-    assert status == 0 and ran == {"device", "raw_data", "weights", "report", "gate"}, output
+    assert status == 0 and ran == {"device", "raw_data", "sources", "report", "gate"}, output
     assert "Losses compared" in (folder / "report/index.html").read_text()
     (folder / "pipeline/losses/unknown.py").write_text("")
     done = subprocess.run(

@@ -86,12 +86,15 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number
     with subprocess.Popen(
         stage("prepare", "--params", file, "--out", out), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 60
-        while not list(out.parent.glob(".out.partial-*/train/labels/*.png")):
-            assert process.poll() is None and time.monotonic() < deadline, "prepare never began"
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 60
+            while not list(out.parent.glob(".out.partial-*/train/labels/*.png")):
+                assert process.poll() is None and time.monotonic() < deadline, "prepare never began"
+                time.sleep(0.05)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # a test that fails does not wait for it
     assert process.returncode == 130
     assert "interrupted: nothing half-written" in errors and "Traceback" not in errors
     assert list(out.parent.iterdir()) == []

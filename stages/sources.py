@@ -1,0 +1,60 @@
+"""params.yaml and the code -> one file per stage and student: what its result depends on beside its data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, params, provenance, recipes, weight_files
+from pipeline.errors import command
+
+#: Stages that run once; all others run for each student.
+ONCE = ("prepare", "train_teacher", "report", "gate")
+#: Stages that start from the weights that params.yaml names.
+TRAIN = ("train_teacher", "distill")
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for <stage>.json and <stage>/<student>.json")
+    args = parser.parse_args()
+
+    written = {args.out / f"{name}.json": facts for name, facts in sources(params.load(args.params, kinds=("losses",)))}
+    for file, facts in written.items():
+        artifact.write_text(file, artifact.dump_json(facts))
+    for file in args.out.rglob("*.json"):
+        if file not in written:
+            file.unlink()
+    print(f"{args.out}: {len(written)} files")
+
+
+def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each ``<stage>`` or ``<stage>/<student>`` with its code and, where it needs them, losses and weight files."""
+    teacher = settings.teacher.model
+    shared = {"datasets": [settings.dataset], "runtimes": [settings.convert.runtime]}
+    for stage in provenance.KINDS:
+        if stage in ONCE:
+            facts: dict[str, Any] = {"code": provenance.of_stage(stage, {**shared, "models": [teacher.name]})}
+            yield stage, facts | weights(stage, teacher)
+            continue
+        for name, student in settings.students.items():
+            losses = recipes.resolve(student.loss, settings.losses)
+            plugins = {**shared, "models": [teacher.name, student.model.name], "losses": list(losses)}
+            facts = {"code": provenance.of_stage(stage, plugins)} | weights(stage, student.model)
+            if "losses" in provenance.KINDS[stage]:
+                facts["loss"] = recipes.facts(losses)
+            yield f"{stage}/{name}", facts
+
+
+def weights(stage: str, model: params.Model) -> dict[str, Any]:
+    """The weight files that a training starts from: outside the graph, so that a changed file trains again."""
+    return {"weights": weight_files.fingerprint(model.options)} if stage in TRAIN else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
