@@ -2,7 +2,7 @@
 
     python benchmarks/quantization.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset
     python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
-    python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/losses/kd.json
+    python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/sources/qat/kd.json
 
 With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the pipeline's own stages.
 
