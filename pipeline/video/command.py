@@ -137,12 +137,19 @@ def _run_together(
     opened, facts = engines.open(live=True)
     turns = Turns(opened)
     log.info("%d sources at the same time on one engine", len(inputs))
+    page: SharedPage | None = None
     if args.serve is not None:
-        page = SharedPage(*parse_address(args.serve), hosts=args.allow_host, embed=args.embed)
+        names = [str(given.name) for given in inputs]
+        page = SharedPage(*parse_address(args.serve), names=names, hosts=args.allow_host, embed=args.embed)
         wanted = replace(wanted, page=stack.enter_context(page))
 
     def run_lane(lane: Lane) -> Outcome:
-        return run(lane.given, wanted=wanted, engines_for=lambda live: ([turns.seat()], facts), lane=lane)
+        try:
+            return run(lane.given, wanted=wanted, engines_for=lambda live: ([turns.seat()], facts), lane=lane)
+        except Exception:
+            if page is not None:
+                page.fail(str(lane.given.name))
+            raise
 
     with Progress(None, sys.stderr) as progress:
         outcomes = run_together(inputs, run_lane, strict=args.strict, progress=progress.update)
