@@ -147,7 +147,7 @@ def _run_together(
     def run_lane(lane: Lane) -> Outcome:
         try:
             return run(lane.given, wanted=wanted, engines_for=lambda live: ([turns.seat()], facts), lane=lane)
-        except UserError:
+        except Exception:
             if page is not None:
                 page.fail(str(lane.given.name))
             raise

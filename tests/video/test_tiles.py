@@ -16,14 +16,19 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video import command
+from pipeline.video.inputs import Input
 from pipeline.video.picture import Picture
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks import tiles
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.sinks._web import Places
 from pipeline.video.sinks.tiles import SharedPage, TileSink
+from tests.video import test_together
+from tests.video.test_together import URLS
 from tests.video.viewers import connect, decoded, events, get, pictures, producing, until
 
+infer, cameras, ctrl_c_after = test_together.infer, test_together.cameras, test_together.ctrl_c_after  # fixtures
 MakeResult = Callable[..., Result]
 Share = Callable[..., tuple[SharedPage, list[TileSink]]]
 
@@ -345,6 +350,43 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
             assert [one["state"] for one in figures] == ["waiting", "running", "failed", "waiting"]
             state = json.loads(get(page, "/state")[2])["sources"]
             assert [(one["title"], one["frames"]) for one in state] == list(zip(titles, (0, 1, 0, 0), strict=True))
+
+
+def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they are named, also the one that cannot be opened."""
+    opened = cameras(front={}, rear={})
+    served, states = list[SharedPage](), list[Any]()
+
+    class Noted(SharedPage):
+        def __enter__(self) -> SharedPage:
+            served.append(super().__enter__())
+            return self
+
+    def open_or_fail(given: Input, **options: Any) -> Any:
+        name = given.text.rpartition("/")[2]
+        if name == "side":
+            raise UserError("rtsp://cameras/side: cannot be opened")
+        return opened[name]
+
+    def look() -> None:
+        until(lambda: len(served) == 1)
+        until(lambda: [one["state"] for one in state()] == ["failed", "running", "running"])
+        states.extend(state())
+
+    def state() -> Any:
+        return json.loads(get(served[0], "/state")[2])["sources"]
+
+    monkeypatch.setattr(command, "SharedPage", Noted)
+    monkeypatch.setattr(Input, "open", open_or_fail)
+    viewer = threading.Thread(target=look)
+    viewer.start()
+    ctrl_c_after(1.5)
+    infer("rtsp://cameras/side", *URLS, "--serve", "0")
+    viewer.join()
+    assert [one["name"] for one in states] == [f"rtsp-cameras-{name}" for name in ("side", "front", "rear")]
+    assert [one["title"] for one in states[1:]] == ["front", "rear"]
+    with pytest.raises(OSError):
+        get(served[0], "/state")
 
 
 def test_leaving_ends_all_answers(labels: LabelSpec, make_result: MakeResult) -> None:
