@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TextIO
 import cv2
 
 from pipeline.artifact import dump_json
-from pipeline.errors import UserError
 from pipeline.video.confidence import check_gives
 from pipeline.video.engines import open_engines
 from pipeline.video.inputs import Input, inputs_of
