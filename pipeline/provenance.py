@@ -18,11 +18,12 @@ from pipeline import artifact
 ROOT = Path(__file__).parents[1]
 PACKAGE = "pipeline"
 #: Modules that check values, report, or measure the run itself: no result depends on them or on what only they import.
-DECIDE_NOTHING = frozenset(
+WITHOUT_EFFECT = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
         *("errors", "progress", "inspection", "contact_sheet"),
-        *("params", "param_types", "plugin_options", "yaml_file", "presets", "survey"),
+        *("params", "param_types", "plugin_options", "yaml_file", "presets"),
+        *("provenance", "recipes"),  # what they give is in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )
 )
@@ -52,7 +53,7 @@ def code(starts: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
         root: the folder that holds ``pipeline`` and ``stages``.
 
     Returns:
-        by path from the root, sorted; without :data:`DECIDE_NOTHING`.
+        by path from the root, sorted; without :data:`WITHOUT_EFFECT`.
 
     Raises:
         OSError, SyntaxError: a file is missing or no Python.
@@ -61,7 +62,7 @@ def code(starts: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
     waiting = list(starts)
     while waiting:
         path = waiting.pop()
-        if path in found or path in DECIDE_NOTHING:
+        if path in found or path in WITHOUT_EFFECT:
             continue
         digest = artifact.sha256(root / path)
         found[path] = digest

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
+    parser.add_argument("--checkpoint", type=Path, help="file from which an interrupted pass resumes")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 

@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--loss", type=Path, required=True, help="JSON of the stage sources, with the losses")
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
-    parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
+    parser.add_argument(
+        "--checkpoints", type=Path, required=True, help="folder; an interrupted training resumes from it"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 

@@ -27,9 +27,10 @@ def main() -> None:
     written = {args.out / f"{name}.json": facts for name, facts in sources(params.load(args.params, kinds=("losses",)))}
     for file, facts in written.items():
         artifact.write_text(file, artifact.dump_json(facts))
-    for file in args.out.rglob("*.json"):
-        if file not in written:
-            file.unlink()
+    for stage in provenance.KINDS:
+        for file in (args.out / f"{stage}.json", *(args.out / stage).glob("*.json")):
+            if file not in written:
+                file.unlink(missing_ok=True)
     print(f"{args.out}: {len(written)} files")
 
 

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--curves", type=Path, required=True)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="what an interrupted training goes on from")
+    parser.add_argument(
+        "--checkpoints", type=Path, required=True, help="folder; an interrupted training resumes from it"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 

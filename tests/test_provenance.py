@@ -39,7 +39,7 @@ def imported(scripts: list[str], graph: grimp.ImportGraph) -> set[str]:
     waiting = [module for module in direct if module in graph.modules]
     while waiting:
         module = waiting.pop()
-        if as_file(module) not in found | provenance.DECIDE_NOTHING:
+        if as_file(module) not in found | provenance.WITHOUT_EFFECT:
             found.add(as_file(module))
             parents = [".".join(module.split(".")[:end]) for end in range(1, module.count(".") + 1)]
             waiting += [*graph.find_modules_directly_imported_by(module), *parents]
@@ -69,7 +69,7 @@ def test_every_stage_depends_on_its_list() -> None:
 
 def test_what_decides_nothing_is_used_where_nothing_is_computed(graph: grimp.ImportGraph) -> None:
     """The loop, which reports progress and costs, and the store, which chooses between memory and disk."""
-    assert all((ROOT / path).is_file() for path in provenance.DECIDE_NOTHING)
+    assert all((ROOT / path).is_file() for path in provenance.WITHOUT_EFFECT)
     reporting = {"pipeline.training.costs", "pipeline.training.curves", "pipeline.training.memory"}
     reporting |= {"pipeline.training.free_memory", "pipeline.training.ledger"}
     users = {user for module in reporting for user in graph.find_modules_that_directly_import(module)} - reporting
@@ -98,6 +98,9 @@ def changed(root: Path, path: str) -> set[str]:
         ("pipeline/losses/kd.py", set()),
         ("pipeline/training/memory.py", set()),
         ("pipeline/errors.py", set()),
+        ("pipeline/recipes.py", set()),
+        ("pipeline/survey.py", {"prepare"}),
+        ("pipeline/preparation.py", {"prepare"}),
         ("pipeline/datasets/camvid.py", {"prepare"}),
         ("pipeline/datasets/streets.py", set()),
         ("pipeline/runtimes/_tensorrt.py", {"convert", "check"}),

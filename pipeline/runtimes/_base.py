@@ -20,7 +20,10 @@ from pipeline.frames import Array
 #: Name of the optional second output of a deploy graph.
 CONFIDENCE = "confidence"
 #: The error of engines without the second output.
-NO_CONFIDENCE = "this engine gives no confidence; set export.confidence: true in params.yaml and run dvc repro"
+NO_CONFIDENCE = (
+    "this engine gives no confidence; set export.confidence: true in params.yaml (for an own network, confidence: true "
+    "in its file) and build the engine again with dvc repro"
+)
 
 
 class Engine(ABC):
@@ -49,7 +52,7 @@ class Engine(ABC):
 
         Returns:
             label maps (N, h, w) uint8 train ids, the same as those of :meth:`run`; and confidence (N, h, w) uint8: the
-            softmax probability of the label, 0 to 1 as 0 to 255.
+            probability of the label, 0 to 1 as 0 to 255.
 
         Raises:
             UserError: the engine gives no confidence.

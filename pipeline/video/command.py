@@ -20,7 +20,7 @@ from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.places import check_several, of_name
 from pipeline.video.progress import Progress
 from pipeline.video.several import Outcome, run_each, status_of, table
-from pipeline.video.single import Opened, run_one, tell
+from pipeline.video.single import Opened, describe, run_one
 from pipeline.video.sinks import check_address
 from pipeline.video.sinks.page import parse_address
 from pipeline.video.sinks.tiles import SharedPage
@@ -63,7 +63,9 @@ def infer(args: Namespace) -> Ending:
     wanted = _outputs(args)
     read = [path for given in inputs for path in ([given.path] if given.path else given.images)]
     check_several(wanted, len(inputs), read if len(inputs) > 1 else [], together=together)
-    marked = {given: read_zones(of_name(args.zones, given.name)) if args.zones else [] for given in inputs}
+    if args.zones and len(inputs) > 1:
+        for given in inputs:  # what is wrong in one of them shows before anything starts
+            read_zones(of_name(args.zones, given.name))
     with ExitStack() as stack:
         engines = _Engines(args, stack, sources=len(inputs) if together else 1)
 
@@ -71,14 +73,11 @@ def infer(args: Namespace) -> Ending:
             given: Input, *, wanted: Outputs = wanted, engines_for: Any = engines.open, lane: Any = None
         ) -> Outcome:
             several = read if len(inputs) > 1 else None
-            zones = marked[given]
-            return run_one(
-                given, args=args, wanted=wanted, marked=zones, read=several, engines_for=engines_for, lane=lane
-            )
+            return run_one(given, args=args, wanted=wanted, read=several, engines_for=engines_for, lane=lane)
 
         if len(inputs) == 1:
             outcome = run(inputs[0])
-            status, found, said = outcome.status, outcome.found, tell(outcome, args=args)
+            status, found, said = outcome.status, outcome.found, describe(outcome, args=args)
         else:
             report = stack.enter_context(StagedText(args.json)) if args.json and args.json != STANDARD_OUTPUT else None
             if together:

@@ -2,7 +2,7 @@
 
 A thread a step would leave it to the system which of them runs, and where: with more threads than cores they push each
 other off the cores, caches turn cold, and a core that is free is not always given to a thread that could use it. A
-worker goes on as long as there is anything to do. On 2 cores that makes a seventh more frames (docs/results/video.md).
+worker continues while there is anything to do. On 2 cores that makes a seventh more frames (docs/results/video.md).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Input:
 
     @property
     def shown(self) -> str:
-        """The text as people are told it, without a password."""
+        """The text as messages show it, without a password."""
         return self.text if self.path is not None else redacted(self.text)
 
     @property

@@ -174,7 +174,7 @@ class Outputs:
             raise UserError("--lines - and --json -: one of them can be standard output; name a file for the other")
 
     def _default_out(self, source: Source) -> Path:
-        """Beside where the user is; told when it is there already."""
+        """In the current folder; warns if it is there already."""
         single = not source.is_video and source.count == 1
         ending = f"-overlay{'.png' if single else '.mp4'}"
         out = Path(shortened(self.name or source.stem, LONGEST - len(ending)) + ending)

@@ -23,7 +23,7 @@ _LUMA |= {9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _UNSPECIFIED = 2
 SQUARE = Fraction(1)  # pixels
 BT601, BT709 = 6, 1
-_SPARSE = 3.5  # pixels between two of two points would be passed over
+_SPARSE = 3.5  # pixels between two of two points would be skipped
 
 
 class Yuv(NamedTuple):

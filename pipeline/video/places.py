@@ -36,7 +36,9 @@ def check_several(wanted: Outputs, count: int, read: Sequence[Path] = (), *, tog
             f"name of the source belongs, such as rtsp://server:8554/{NAME}"
         )
     if wanted.stream and not together:
-        raise UserError(f"--out with an address is for one source, or for live sources; got {count} files: name one")
+        raise UserError(
+            f"--out with an address is for one source, or for live sources; got {count}: name one, or add --serve"
+        )
     for option, place in (("--out", wanted.out), ("--lines", wanted.lines)):
         if (
             place is not None

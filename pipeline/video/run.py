@@ -68,7 +68,7 @@ class Run:
     ) -> None:
         self._until = until
         self.ended = self.interrupted = False
-        self._told = 0  # frames, to whoever watches the progress
+        self._reported = 0  # frames, as progress
         self._source = source
         self._meter = meter = Meter(STEPS)
         live, batch = source.live, engines[0].batches[1]
@@ -93,7 +93,7 @@ class Run:
         self._frames = iter(selection.frames(source))
         # whatever reading hangs in, a core is left for the rest
         waits = source.waits or live or usable_cores() == 1
-        self._reading = Reading(self._frames, self._read, meter, waits=waits, told=self._size_up)
+        self._reading = Reading(self._frames, self._read, meter, waits=waits, on_frame=self._size_up)
         self._confident = engines[0].gives_confidence and (
             any(isinstance(sink, ConfidenceReader) and sink.reads_confidence for sink in sinks)
             or (overlay is not None and overlay.shows_confidence)
@@ -182,9 +182,9 @@ class Run:
             for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
                 for sink in self._here:
                     sink.write(result)
-        if self._drawing.frames > self._told:
-            self._told = self._drawing.frames
-            progress(self._told)
+        if self._drawing.frames > self._reported:
+            self._reported = self._drawing.frames
+            progress(self._reported)
 
     def _size_up(self, frame: Frame) -> None:
         """Let as many frames wait as the size of the largest allows."""
@@ -196,7 +196,7 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that were passed over."""
+        """Frames of a live source that were dropped."""
         return self._source.dropped + self._read.dropped
 
     def summary(self, labels: LabelSpec, *, seconds: float) -> Summary:

@@ -91,7 +91,7 @@ class Segmenter:
         """The mask of one frame as in :meth:`mask`, and the confidence of its labels.
 
         Returns:
-            train ids (H, W) uint8; and confidence (H, W) uint8: the softmax probability of the label, 0 to 1 as 0 to
+            train ids (H, W) uint8; and confidence (H, W) uint8: the probability of the label, 0 to 1 as 0 to
             255, and 0 outside of the region.
 
         Raises:

@@ -82,13 +82,15 @@ def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict
 def status_of(outcomes: Sequence[Outcome], *, expected: int, strict: bool = False) -> int:
     """The exit status of all runs together.
 
-    130: interrupted. 1: not one input was processed, it ended before the last one, or one failed and ``strict`` is
-    set. EXIT_DAMAGED: some input failed, or was damaged or skipped in part. 0: everything was processed.
+    1: not one input was processed, it ended before the last one, or one failed and ``strict`` is set. 130: interrupted.
+    EXIT_DAMAGED: some input failed, or was damaged or skipped in part. 0: everything was processed.
     """
     states = [outcome.status for outcome in outcomes]
+    if strict and 1 in states:
+        return 1
     if INTERRUPTED in states:
         return INTERRUPTED
-    if all(state == 1 for state in states) or len(states) < expected or (strict and 1 in states):
+    if all(state == 1 for state in states) or len(states) < expected:
         return 1
     return EXIT_DAMAGED if any(states) else 0
 
@@ -112,11 +114,11 @@ def table(outcomes: Sequence[Outcome], *, expected: int, live: bool = False) -> 
         lines.append(f"{name:<{width}}{figures}  {_result(outcome)}")
     failed = sum(outcome.summary is None for outcome in outcomes)
     flawed = sum(outcome.summary is not None and outcome.status == EXIT_DAMAGED for outcome in outcomes)
-    told = [f"{len(outcomes) - failed} of {expected} sources were processed"]
-    told += [f"{failed} failed"] if failed else []
-    told += [f"{flawed} in part: damaged, or some files passed over"] if flawed else []
-    told += [f"{expected - len(outcomes)} not begun"] if expected > len(outcomes) else []
-    return "\n".join([*lines, "", "; ".join(told)])
+    counts = [f"{len(outcomes) - failed} of {expected} sources were processed"]
+    counts += [f"{failed} failed"] if failed else []
+    counts += [f"{flawed} in part: damaged, or files were skipped"] if flawed else []
+    counts += [f"{expected - len(outcomes)} not started"] if expected > len(outcomes) else []
+    return "\n".join([*lines, "", "; ".join(counts)])
 
 
 def _result(outcome: Outcome) -> str:

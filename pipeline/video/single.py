@@ -29,7 +29,7 @@ from pipeline.video.sources import StreamOptions
 from pipeline.video.staged import StagedText
 from pipeline.video.together import Lane
 from pipeline.video.view import Looking, Region
-from pipeline.video.zone_file import Zone
+from pipeline.video.zone_file import read_zones
 from pipeline.video.zones import Zones
 
 Opened = tuple[list[Engine], Artifact]
@@ -52,7 +52,6 @@ def run_one(
     *,
     args: Namespace,
     wanted: Outputs,
-    marked: Sequence[Zone],
     read: Sequence[Path] | None,
     engines_for: EnginesFor,
     lane: Lane | None = None,
@@ -63,7 +62,6 @@ def run_one(
         given: the source.
         args: see :mod:`pipeline.video.arguments`.
         wanted: places of the results, before the name of the source is put in.
-        marked: zones that the user gave.
         read: the files of all runs, where there are several; None: this is the only one.
         engines_for: opens the engines, or returns those that are open.
         lane: this run among others at the same time; None: it runs alone.
@@ -88,8 +86,10 @@ def run_one(
             raise UserError(f"{source.name}: is live and never ends; add --serve to run all sources at the same time")
         engines, facts = engines_for(source.live)
         only = chosen_ids(facts.labels, args.only)
+        name = given.name or source.stem
+        marked = read_zones(of_name(args.zones, name)) if args.zones else []
         zones = Zones(marked, ignore_index=facts.labels.ignore_index) if marked else None
-        rules = read_rules(of_name(args.events, given.name), labels=facts.labels, zones=marked) if args.events else []
+        rules = read_rules(of_name(args.events, name), labels=facts.labels, zones=marked) if args.events else []
         overlay = Overlay(
             facts.labels,
             alpha=args.alpha,
@@ -104,7 +104,7 @@ def run_one(
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
         named = "/".join(args.engine.resolve().parts[-2:])
         frames = selection.expected(source)
-        places = of_source(wanted, given.name or source.stem, several=several, read=read or [], expected=frames)
+        places = of_source(wanted, name, several=several, read=read or [], expected=frames)
         places = replace(places, rules=rules)
         sinks = places.sinks(source, labels=facts.labels, engine=named, only=only)
         if args.uncertainty and not any(sink.wants_picture for sink in sinks):
@@ -150,7 +150,7 @@ def run_one(
     return Outcome(source.name, summary=summary, status=status, written=written, found=found, noted=noted)
 
 
-def tell(outcome: Outcome, *, args: Namespace) -> str:
+def describe(outcome: Outcome, *, args: Namespace) -> str:
     """What one run showed, as a person reads it."""
     assert outcome.summary is not None
     said = [outcome.summary.describe(verbose=args.benchmark)]

@@ -63,7 +63,7 @@ class Staged(ABC):
                 self.commit()
                 self.of_use = False
             elif self.of_use:
-                with contextlib.suppress(UserError, OSError):  # what failed first is what is told
+                with contextlib.suppress(UserError, OSError):  # the first error is reported
                     self.finish()
         except OSError as problem:
             raise self.unwritable(problem) from problem

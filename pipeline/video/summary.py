@@ -37,7 +37,7 @@ class Summary:
         other: share of pixels of ignored or unknown ids.
         zones: ``shares`` and ``other`` of the pixels of each zone, by its name.
         depths: by the queue's name.
-        dropped: frames of a live source that were passed over.
+        dropped: frames of a live source that were dropped.
         interrupted: whether Ctrl-C ended it before its source did.
         damage: what of the source could not be read; empty when all of it could.
         confidence: mean of the pixels of each class that occurred, 0..1, by its name; empty without confidence.

@@ -17,19 +17,39 @@ _LOOK_S = 0.1  # between looks at the runs
 _BEGIN_S = 0.5  # that a run which has not begun may take to end
 
 
+class Ending:
+    """Ends all runs, as Ctrl-C does: what was read is finished.
+
+    Attributes:
+        until: set when they are to end.
+        reason: what a run says that has not begun.
+    """
+
+    def __init__(self) -> None:
+        self.until = threading.Event()
+        self.reason = "interrupted before its first frame"
+
+    def set(self, reason: str = "") -> None:
+        """End all; the first reason counts."""
+        if reason and not self.until.is_set():
+            self.reason = reason
+        self.until.set()
+
+
 class Lane:
     """The run of one source, as the others and the main thread see it.
 
     Attributes:
         given: its source.
-        until: set: the run ends as after Ctrl-C, what was read is finished.
+        until: set: the run ends as after Ctrl-C.
         frames: that are done.
         outcome: how it ended; None: it runs.
         failure: an error that is no user's, from its thread.
     """
 
-    def __init__(self, given: Input, until: threading.Event) -> None:
-        self.given, self.until = given, until
+    def __init__(self, given: Input, ending: Ending) -> None:
+        self.given, self.until = given, ending.until
+        self._ending = ending
         self.frames = 0
         self.outcome: Outcome | None = None
         self.failure: BaseException | None = None
@@ -58,11 +78,12 @@ class Lane:
             log.error("error: %s", error)
             self.outcome = Outcome(shown, status=1, error=str(error))
         except KeyboardInterrupt:
-            self.outcome = Outcome(shown, status=INTERRUPTED, error="interrupted before its first frame")
+            self.outcome = Outcome(shown, status=INTERRUPTED, error=self._ending.reason)
         except BaseException as error:
             self.failure = error
             self.outcome = Outcome(shown, status=1, error=f"{type(error).__name__}: {error}")
 
+    @property
     def can_be_left(self) -> bool:
         """Whether it has not begun: it waits for its source and has written nothing."""
         return self.outcome is None and not self._has_begun
@@ -86,30 +107,32 @@ def run_together(
     Returns:
         how each run ended, in the order of the inputs.
     """
-    until = threading.Event()
-    lanes = [Lane(given, until) for given in inputs]
+    ending = Ending()
+    lanes = [Lane(given, ending) for given in inputs]
     threads = [
         threading.Thread(target=lane.work, args=(run,), name=f"segpress-source-{number}", daemon=True)
         for number, lane in enumerate(lanes, 1)
     ]
-    for thread in threads:
-        thread.start()
+    waiting = iter(threads)
     ended_at: float | None = None
-    while not all(lane.outcome for lane in lanes):
+    while True:
         try:
+            for thread in waiting:  # here, so that Ctrl-C between two of them ends those that run
+                if not ending.until.is_set():
+                    thread.start()
             is_late = ended_at is not None and time.monotonic() - ended_at > _BEGIN_S
-            if is_late and all(lane.outcome or lane.can_be_left() for lane in lanes):
+            if all(lane.outcome or (is_late and lane.can_be_left) for lane in lanes):
                 break
             time.sleep(_LOOK_S)
             progress(sum(lane.frames for lane in lanes))
-            failed = any(lane.outcome and lane.outcome.status == 1 for lane in lanes)
-            if not until.is_set() and ((strict and failed) or any(lane.failure for lane in lanes)):
-                raise KeyboardInterrupt  # ends the others
+            has_failed = any(lane.outcome and lane.outcome.status == 1 for lane in lanes)
+            if (strict and has_failed) or any(lane.failure for lane in lanes):
+                ending.set("ended before its first frame, because another source failed")
         except KeyboardInterrupt:
-            until.set()
+            ending.set()
+        if ending.until.is_set():
             ended_at = ended_at or time.monotonic()
     for lane in lanes:
         if lane.failure is not None:
             raise lane.failure
-    waiting = "interrupted before its first frame"
-    return [lane.outcome or Outcome(lane.given.shown, status=INTERRUPTED, error=waiting) for lane in lanes]
+    return [lane.outcome or Outcome(lane.given.shown, status=INTERRUPTED, error=ending.reason) for lane in lanes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -63,12 +64,15 @@ def watch(
         resize, region: see :class:`pipeline.video.segmenter.Segmenter`.
 
     Raises:
-        UserError: no engine of this machine, an option that is not allowed; or all sources failed: the first error.
+        UserError: no source, no engine of this machine, an option that is not allowed; or all sources failed: the
+            first error.
 
     Example:
         for name, frame, mask, result in watch("artifacts/engines/kd/int8", {"front": "0", "rear": "rtsp://rear/1"}):
             ...
     """
+    if not sources:
+        raise UserError("watch: got no source; name at least one")
     looking = Looking(resize, Region.parse(region) if region else None)
     engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts, live=True, sources=len(sources))
     try:
@@ -148,8 +152,9 @@ class _Watch:
         finally:
             self._until.set()
             self._mailbox.close()
+            deadline = time.monotonic() + _PATIENCE_S
             for thread in threads:
-                thread.join(_PATIENCE_S)
+                thread.join(max(0.0, deadline - time.monotonic()))
         faults = [error for error in self._errors if not isinstance(error, UserError)]
         if faults or len(self._errors) == len(self._sources):
             raise (faults or self._errors)[0]
@@ -161,13 +166,16 @@ class _Watch:
             pass  # it was ended before its first frame
         except BaseException as error:
             self._errors.append(error)
-            log.error("error: %s: %s", name, error)
+            if not self._until.is_set():
+                log.error("error: %s: %s", name, error)
         self._mailbox.end()
 
     def _run(self, name: str) -> None:
         given = self._sources[name]
         source = open_source(given) if isinstance(given, str) else given
         try:
+            if self._until.is_set():  # nobody waits for it any more, and the engine may be closed
+                return
             segment(
                 source,
                 [self._turns.seat()],
@@ -185,7 +193,7 @@ class _Handing:
     """Hands results to the caller: of a file all of them, of a live source the newest one when the last was taken."""
 
     wants_picture = False
-    waits = True
+    waits = reads_confidence = True
     written = None
 
     def __init__(self, name: str, mailbox: _Mailbox, *, outside: int, patient: bool) -> None:

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.frames import Array, read_label_map, write_png
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
+from pipeline.runtimes._base import NO_CONFIDENCE
 from pipeline.video.confidence import mean_of, means_by_class, sum_by_id
 from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
@@ -366,10 +367,7 @@ def test_an_engine_without_it_is_refused(
     infer: Callable[..., int], args: list[str], options: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert infer(*args, "--lines", "l.jsonl", "--json", "s.json", confident=False) == 1
-    assert capsys.readouterr().err == (
-        f"error: {options}: this engine gives no confidence; set export.confidence: true in params.yaml and run dvc "
-        "repro\n"
-    )
+    assert capsys.readouterr().err == f"error: {options}: {NO_CONFIDENCE}\n"
     assert not list(Path().iterdir())
 
 

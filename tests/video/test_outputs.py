@@ -152,7 +152,11 @@ def test_places_of_several_sources() -> None:
         check_several(Outputs(**options), 1)
     for address, together, message in (
         ("rtsp://me:secret@server/all", True, r"--out rtsp://server/all: 2 sources .* such as rtsp://server:8554/"),
-        ("rtsp://server/{name}", False, "--out with an address is for one source, or for live sources; got 2 files"),
+        (
+            "rtsp://server/{name}",
+            False,
+            "--out with an address is for one source, or for live sources; got 2",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             check_several(Outputs(stream=address), 2, together=together)

@@ -207,7 +207,7 @@ def test_a_bad_source_is_told_and_passed_over(
 def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     (drives / "a.mp4").write_bytes(b"no video")
     assert infer(drives, "--strict") == 1
-    assert "0 of 3 sources were processed; 1 failed; 2 not begun" in capsys.readouterr().out
+    assert "0 of 3 sources were processed; 1 failed; 2 not started" in capsys.readouterr().out
     assert not list(Path().iterdir())
 
 
@@ -242,7 +242,7 @@ def test_a_full_disk_ends_it_all(
 
     monkeypatch.setattr(folders, "write_png", full)
     assert infer(drives, "--masks", "m") == 1
-    assert "0 of 2 sources were processed; 1 failed; 1 not begun" in capsys.readouterr().out
+    assert "0 of 2 sources were processed; 1 failed; 1 not started" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_it_all(
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_it_all(
     assert infer(drives) == 130
     said = capsys.readouterr().out
     assert "interrupted: b9-overlay.mp4" in said
-    assert "1 of 2 sources were processed; 1 not begun" in said
+    assert "1 of 2 sources were processed; 1 not started" in said
     assert [path.name for path in Path().iterdir()] == ["b9-overlay.mp4"]
 
 

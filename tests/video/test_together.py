@@ -16,7 +16,7 @@ import pytest
 from pipeline.errors import EXIT_DAMAGED, UserError
 from pipeline.video import command
 from pipeline.video.inputs import Input
-from pipeline.video.together import Lane
+from pipeline.video.together import Ending, Lane
 from tests.video import test_infer
 from tests.video.fakes import Bars, BrightnessEngine, quarters
 
@@ -130,6 +130,17 @@ def test_strict_ends_all_with_the_first_failure(infer: Any, cameras: Any) -> Non
     assert time.monotonic() - start < 10
 
 
+def test_strict_with_a_file_among_them(
+    infer: Any,
+    cameras: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The file ends as after Ctrl-C, but nobody interrupted: the status is that of the failure."""
+    cameras(front={"fails": 3}, rear={})["rear"].live = False
+    assert infer(*URLS, "--masks", "m", "--strict") == 1
+    assert "1 of 2 sources were processed; 1 failed" in capsys.readouterr().out
+
+
 def test_all_failed(infer: Any, cameras: Any) -> None:
     cameras(front={"fails": 0}, rear={"fails": 0})
     assert infer(*URLS, "--masks", "m") == 1
@@ -205,13 +216,13 @@ def test_ctrl_c_while_a_source_does_not_answer(
 
 
 def test_a_run_that_begins_after_the_end_writes_nothing() -> None:
-    until = threading.Event()
-    lane = Lane(Input("x"), until)
-    assert lane.can_be_left()
-    until.set()
+    ending = Ending()
+    lane = Lane(Input("x"), ending)
+    assert lane.can_be_left
+    ending.set()
     with pytest.raises(KeyboardInterrupt), lane:
         raise AssertionError("it began")
-    assert not lane.can_be_left()
+    assert not lane.can_be_left
 
 
 def test_what_is_for_one_source_is_refused_before_anything_starts(

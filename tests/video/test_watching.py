@@ -71,6 +71,40 @@ def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFix
     assert "error: bad: told to fail" in caplog.text
 
 
+def test_no_source_is_refused() -> None:
+    with pytest.raises(UserError, match="got no source; name at least one"):
+        list(watch("engine", {}))
+
+
+def test_a_source_that_opens_too_late_does_not_use_the_closed_engine(
+    engine: BrightnessEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = threading.Event()
+
+    def slow(text: str) -> Bars:
+        assert opened.wait(10)
+        return late
+
+    late = Bars(5)
+    closed = threading.Event()
+    monkeypatch.setattr(late, "close", closed.set, raising=False)
+    monkeypatch.setattr(watching, "open_source", slow)
+    monkeypatch.setattr(watching, "_PATIENCE_S", 0.1)
+    for _ in watch("engine", {"front": Bars(100_000, live=True, pause=0.002), "rear": "rtsp://rear/1"}):
+        break
+    calls = engine.calls
+    opened.set()
+    assert closed.wait(10) and engine.calls == calls and not caplog.text
+
+
+def test_confidence_comes_along(engine: BrightnessEngine) -> None:
+    engine.gives_confidence = True
+    engine.run_with_confidence = lambda frames: (engine.run(frames), frames[:, ::2, ::2, 1])  # type: ignore[method-assign]
+    for each in watch("engine", {"one": Bars(3)}):
+        assert each.result.confidence is not None
+        assert np.array_equal(each.result.full_confidence(), each.frame[..., 1])
+
+
 def test_errors_of_all_sources_and_faults_are_raised() -> None:
     with pytest.raises(UserError, match="told to fail"):
         list(watch("engine", {"one": Bars(6, fails=1), "two": Bars(6, fails=0)}))

@@ -27,11 +27,11 @@ class Result:
         label_map: (h, w) train ids of that part, as the engine gives them.
         pixels: (256,) how many pixels of ``label_map`` have each id.
         infer_ms: how long the engine ran.
-        dropped: frames of a live source that were passed over until now.
+        dropped: frames of a live source that were dropped until now.
         picture: the overlay; None where no sink wants one.
         frame: the frame as it came.
         zone_pixels: (256,) how many pixels of each zone have each id, by the zone's name.
-        confidence: (h, w) softmax probability, 0 to 1 as 0 to 255, of the label that the network gave to each pixel of
+        confidence: (h, w) probability, 0 to 1 as 0 to 255, of the label that the network gave to each pixel of
             ``label_map``; 0 in ignored zones. None: the engine gives none, or nothing in this run uses it.
         confidence_sums: (256,) sum of ``confidence`` of the pixels of each id, see
             :func:`pipeline.video.confidence.mean_of`; None without ``confidence``.
@@ -82,7 +82,7 @@ class Sink(Protocol):
         wants_picture: whether it needs the overlay drawn.
         patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
         waits: whether writing waits for others (viewers, another program), so that a core is free meanwhile.
-        written: what exists after a normal exit, as the user is told; None for what only shows.
+        written: what exists after a normal exit; None for what only shows.
     """
 
     wants_picture: bool

@@ -109,7 +109,7 @@ class Figures:
             "state": self.state,
             "frames": newest.index + 1,
             "quiet_s": round(now - last, 1),
-            # frames that were not handed to this sink count, too; one a window or less is told by quiet_s
+            # frames that were not handed to this sink count, too; quiet_s shows when fewer than one per window come
             "fps": round((marks[-1].number - marks[0].number) / seconds, 1) if seconds > 0 else 0.0,
             "infer_ms": round(median(mark.infer_ms for mark in marks), 2) if marks else None,
             "age_ms": round(median(mark.age_ms for mark in marks), 1) if marks else None,

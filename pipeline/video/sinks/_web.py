@@ -25,7 +25,7 @@ READ_S = 5.0  # for the whole of it
 SEND_S = 10.0  # for one piece of an answer; whoever takes longer is let go
 CONNECTIONS = 64
 _log = logging.getLogger(__name__)
-_TOLD = 20  # names whose refusal is told, each once: whoever asks chooses them
+_REPORTED = 20  # names whose refusal is logged, each once: the client chooses them
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
@@ -100,7 +100,7 @@ class Request(BaseHTTPRequestHandler):
     def begin(
         self, kind: str, *, status: int = HTTPStatus.OK, length: int | None = None, more: Mapping[str, str] = _NO_MORE
     ) -> None:
-        """Begin an answer; without ``length`` it goes on until the connection ends."""
+        """Begin an answer; without ``length`` it lasts until the connection ends."""
         self.send_response(status)
         headers = {"Content-Type": kind, **_HEADERS, **self._embedding(), **more, "Connection": "close"}
         headers["Content-Security-Policy"] += " ".join(self.server.embed) or "'none'"
@@ -224,7 +224,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             reason = getattr(error, "strerror", None) or error
             raise UserError(
                 f"--serve: {host}:{port} cannot be served ({reason}); name another port, or 0 for any that is free; "
-                "the host is an address of this machine, 127.0.0.1 unless told otherwise"
+                "the host is an address of this machine, 127.0.0.1 by default"
             ) from error
         bound = ipaddress.ip_address(str(self.server_address[0]).split("%")[0])
         self.port = self.server_address[1]
@@ -239,7 +239,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more; answers that are under way go on."""
+        """Listen no more; answers that have begun are completed."""
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -251,7 +251,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def tell_refused(self, host: str) -> None:
         """Log a name that was refused, once, with what allows it."""
         name = _name_in(host)
-        if name in self._refused or len(self._refused) >= _TOLD:
+        if name in self._refused or len(self._refused) >= _REPORTED:
             return
         self._refused.add(name)
         if re.fullmatch(r"[a-z0-9._:-]{1,253}", name):

@@ -74,7 +74,7 @@ class ConfidenceSink(_FolderSink):
 
     def __init__(self, path: Path) -> None:
         meaning = {
-            "confidence": "softmax probability of the label that the network gave to the pixel",
+            "confidence": "probability of the label that the network gave to the pixel",
             "values": {"0": 0.0, str(FULL): 1.0},
             "not_seen": 0,
         }

@@ -25,7 +25,7 @@ def line_of(result: Result, labels: LabelSpec, *, source: str | None = None) -> 
     """A result as one line of JSON, ASCII, with its end of line.
 
     Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
-    ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames passed over until now), ``shares`` (of the
+    ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames dropped until now), ``shares`` (of the
     pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids). With zones also ``zones``:
     ``shares`` and ``other`` of each zone's pixels, by its name. With confidence also ``confidence`` (mean of the pixels
     of each class that occurs, 0..1, by its name) and ``mean_confidence`` (of all pixels), for the frame and each zone.
@@ -88,7 +88,7 @@ class LinesSink(StagedFile):
 
     def discard(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk, which was told already
+            with contextlib.suppress(OSError):  # a full disk, which was reported already
                 self._file.close()
         super().discard()
 

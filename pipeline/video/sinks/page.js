@@ -10,7 +10,7 @@ let source = null; // of the figures
 let visit = ""; // number of this connection: by it the server says whether its pictures still come
 let watchdog = 0;
 let retry = 0;
-let last = "connecting"; // state that the server told
+let last = "connecting"; // state that the server sent
 let asked = 0; // for pictures, when
 let rows = []; // of the classes, the rest at the end
 

@@ -27,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 VIEWERS = 16  # that pictures go to; as many again get figures
 TICK_S = 0.25  # between figures
 _GONE_S = 1.0  # between looks whether a viewer is still there, while there is nothing to send
-LAST_S = 0.3  # for viewers to be told that it has ended
+LAST_S = 0.3  # for viewers to get the last figures
 _ON_THE_WAY = 1 << 16  # bytes at most that wait in the system for a slow viewer: less than a second of a slow network
 _BOUNDARY = b"--frame\r\n"
 _HERE = Path(__file__).parent
@@ -202,10 +202,10 @@ class SourcePage:
                 return
             request.wfile.write(b"event: about\ndata: " + as_json(self._about()) + b"\n\n")
             while not (self._closed.is_set() or request.gone()):
-                told = self._over.is_set()
+                is_last = self._over.is_set()
                 figures = {**self._figures.now(), "pictures": visit in self._visits}
                 request.wfile.write(b"event: figures\ndata: " + as_json(figures) + b"\n\n")
-                (self._closed if told else self._over).wait(TICK_S)
+                (self._closed if is_last else self._over).wait(TICK_S)
 
     def _send_pictures(self, request: Request) -> None:
         """Motion JPEG. Whoever is slow gets every so manieth picture: the newest one when the last was taken."""

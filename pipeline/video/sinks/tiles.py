@@ -273,13 +273,13 @@ class SharedPage:
             request.begin("text/event-stream")
             if request.only_head:
                 return
-            told: list[TileSink | _Awaited] | None = None
+            sent: list[TileSink | _Awaited] | None = None
             while not (self._closed.is_set() or request.gone()):
                 sources = self._all()
-                if sources != told:
+                if sources != sent:
                     about = {"sources": [source.about() for source in sources]}
                     request.wfile.write(b"event: about\ndata: " + as_json(about) + b"\n\n")
-                    told = sources
+                    sent = sources
                 figures = {"sources": [source.tile() for source in sources]}
                 request.wfile.write(b"event: figures\ndata: " + as_json(figures) + b"\n\n")
                 self._closed.wait(TICK_S)

@@ -24,7 +24,7 @@ class Drawing(Step[Seen | BaseException, Result]):
 
     Args:
         zones: counted apart, and those that count nowhere; None: there are none.
-        dropped: frames that were passed over until now.
+        dropped: frames that were dropped until now.
         is_last: nothing is written.
 
     Attributes:

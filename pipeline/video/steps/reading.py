@@ -14,7 +14,7 @@ class Reading(Step[None, Frame | None]):
     """Takes frames from their source.
 
     Args:
-        told: of every frame, before it waits.
+        on_frame: called with every frame, before it waits.
     """
 
     name = "read"
@@ -26,11 +26,11 @@ class Reading(Step[None, Frame | None]):
         meter: Meter,
         *,
         waits: bool,
-        told: Callable[[Frame], None],
+        on_frame: Callable[[Frame], None],
     ) -> None:
         self.waits = waits
         self._frames, self._out, self._meter = frames, out, meter
-        self._told = told
+        self._on_frame = on_frame
         self._exhausted = False
 
     def ready(self) -> bool:
@@ -47,7 +47,7 @@ class Reading(Step[None, Frame | None]):
         if done is None:
             self._exhausted = True
             return
-        self._told(done)
+        self._on_frame(done)
         if not self._out.stopped:
             self._out.put(done)
 
