@@ -52,7 +52,8 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path,
     for copy in (one, two):
         shutil.copyfile(args.video, copy)
     (folder / "zones.json").write_text(json.dumps(ZONES))
-    overlay, zones = ["--out", "{name}-o.mp4"], ["--zones", "zones.json"]
+    overlay, zones = ["--out", "overlay.mp4"], ["--zones", "zones.json"]
+    overlays = ["--out", "{name}-overlay.mp4"]
     found = {"default": (ROOT, args.engine, [one], overlay)}
     if args.before:
         found["before"] = (args.before, args.engine, [one], overlay)
@@ -61,10 +62,10 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path,
         found["engine with confidence"] = (ROOT, args.confident, [one], overlay)
         found["uncertainty and lines"] = (
             *(ROOT, args.confident, [one]),
-            [*overlay, "--uncertainty", "--lines", "{name}.jsonl"],
+            [*overlay, "--uncertainty", "--lines", "lines.jsonl"],
         )
-    found["two in turn"] = (ROOT, args.engine, [one, two], overlay)
-    found["two at the same time"] = (ROOT, args.engine, [one, two], [*overlay, "--serve", "0"])
+    found["two in turn"] = (ROOT, args.engine, [one, two], overlays)
+    found["two at the same time"] = (ROOT, args.engine, [one, two], [*overlays, "--serve", "0"])
     return found
 
 

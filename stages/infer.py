@@ -18,7 +18,7 @@ if importlib.util.find_spec("pipeline") is None:
 
 from pipeline.errors import command
 from pipeline.video.arguments import parse
-from pipeline.video.command import infer
+from pipeline.video.command import infer, leave
 
 
 @command
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import cv2
 
 from pipeline.artifact import dump_json
+from pipeline.labels import LabelSpec
 from pipeline.video.confidence import check_gives
 from pipeline.video.engines import open_engines
 from pipeline.video.inputs import Input, inputs_of
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
 from pipeline.video.places import check_several, of_name
 from pipeline.video.progress import Progress
+from pipeline.video.rule_file import read_rules
 from pipeline.video.several import Outcome, run_each, status_of, table
 from pipeline.video.single import Opened, describe, run_one
 from pipeline.video.sinks import check_address
@@ -63,9 +67,6 @@ def infer(args: Namespace) -> Ending:
     wanted = _outputs(args)
     read = [path for given in inputs for path in ([given.path] if given.path else given.images)]
     check_several(wanted, len(inputs), read if len(inputs) > 1 else [], together=together)
-    if args.zones and len(inputs) > 1:
-        for given in inputs:  # what is wrong in one of them shows before anything starts
-            read_zones(of_name(args.zones, given.name))
     with ExitStack() as stack:
         engines = _Engines(args, stack, sources=len(inputs) if together else 1)
 
@@ -83,7 +84,7 @@ def infer(args: Namespace) -> Ending:
             if together:
                 outcomes, found = _run_together(inputs, run, args=args, wanted=wanted, engines=engines, stack=stack)
             else:
-                engines.open(live=False)  # without an engine nothing is begun
+                _check_files(args, inputs, engines.open(live=False)[1].labels)  # nothing starts without an engine
                 outcomes, found = run_each(inputs, run, strict=args.strict), {}
             status = status_of(outcomes, expected=len(inputs), strict=args.strict)
             found = {**found, "status": status, "sources": [outcome.to_meta() for outcome in outcomes]}
@@ -134,6 +135,7 @@ def _run_together(
 ) -> tuple[list[Outcome], Mapping[str, Any]]:
     """How each run ended, and what the engine did for all of them."""
     opened, facts = engines.open(live=True)
+    _check_files(args, inputs, facts.labels)
     turns = Turns(opened)
     log.info("%d sources at the same time on one engine", len(inputs))
     page: SharedPage | None = None
@@ -156,6 +158,26 @@ def _run_together(
     frames, seconds = sum(each.frames for each in summaries), max((each.seconds for each in summaries), default=0.0)
     rate = frames / seconds if seconds else 0.0
     return outcomes, {"frames": frames, "fps": round(rate, 2), "frames_per_engine_run": round(turns.mean_batch, 3)}
+
+
+def _check_files(args: Namespace, inputs: Sequence[Input], labels: LabelSpec) -> None:
+    """Read the zones and rules of all sources, so that a fault in those of one shows before anything starts."""
+    for given in inputs:
+        zones = read_zones(of_name(args.zones, given.name)) if args.zones else []
+        if args.events:
+            read_rules(of_name(args.events, given.name), labels=labels, zones=zones)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process. If a thread hangs in a driver or a library, end it at once: the thread would crash when Python
+    frees what it uses. Everything is written by then."""
+    hangs = any(thread.name.startswith("segpress") for thread in threading.enumerate())
+    if hangs:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _outputs(args: Namespace) -> Outputs:

@@ -91,7 +91,10 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
 def _once(found: Sequence[Input]) -> list[Input]:
     seen: dict[object, Input] = {}
     for given in found:
-        seen.setdefault(_whole(given.path) if given.path else given.images or given.text, given)
+        key = _whole(given.path) if given.path else given.images or given.text
+        if key in seen:
+            log.warning("%s: is named twice and read once", given.shown)
+        seen.setdefault(key, given)
     return list(seen.values())
 
 

@@ -48,7 +48,7 @@ class Outcome:
     def to_meta(self) -> dict[str, Any]:
         """Plain values for JSON."""
         if self.summary is None:
-            return {"source": self.source, "status": self.status, "error": self.error}
+            return {**self.found, "source": self.source, "status": self.status, "error": self.error}
         return {**self.found, "status": self.status, "written": [str(path) for path in self.written]}
 
 
@@ -106,7 +106,7 @@ def table(outcomes: Sequence[Outcome], *, expected: int, live: bool = False) -> 
     more = f"{'dropped':>9}{'age ms':>9}" if live else ""
     lines = [f"{'source':<{width}}{'frames':>9}{'fps':>9}{more}  result"]
     for name, outcome in zip(names, outcomes, strict=True):
-        figures = f"{'-':>9}" * (4 if live else 2)
+        figures = f"{outcome.found.get('frames') or '-':>9}" + f"{'-':>9}" * (3 if live else 1)
         if (summary := outcome.summary) is not None:
             figures = f"{summary.frames:>9}{summary.fps:>9.1f}"
             age = f"{summary.steps['age'].p50_ms:>9.1f}" if "age" in summary.steps else f"{'-':>9}"

@@ -76,7 +76,7 @@ class Lane:
             self.outcome = run(self)
         except UserError as error:
             log.error("error: %s", error)
-            self.outcome = Outcome(shown, status=1, error=str(error))
+            self.outcome = Outcome(shown, status=1, error=str(error), found={"frames": self.frames})
         except KeyboardInterrupt:
             self.outcome = Outcome(shown, status=INTERRUPTED, error=self._ending.reason)
         except BaseException as error:

@@ -44,7 +44,7 @@ class Watched(NamedTuple):
 
 def watch(
     engine: str | Path,
-    sources: Mapping[str, str | Source],
+    sources: Mapping[str, str | int | Source],
     *,
     threads: int | None = None,
     contexts: int | None = None,
@@ -59,7 +59,7 @@ def watch(
 
     Args:
         engine: engine folder, built on this machine.
-        sources: what to read, by name: text as for ``stages/infer.py``, or an open source.
+        sources: what to read, by name: text as for ``stages/infer.py``, the number of a camera, or an open source.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
         resize, region: see :class:`pipeline.video.segmenter.Segmenter`.
 
@@ -71,8 +71,8 @@ def watch(
         for name, frame, mask, result in watch("artifacts/engines/kd/int8", {"front": "0", "rear": "rtsp://rear/1"}):
             ...
     """
-    if not sources:
-        raise UserError("watch: got no source; name at least one")
+    if not isinstance(sources, Mapping) or not sources:
+        raise UserError(f"watch: got {sources!r} as sources; needed: a mapping of names to sources, at least one")
     looking = Looking(resize, Region.parse(region) if region else None)
     engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts, live=True, sources=len(sources))
     try:
@@ -133,7 +133,7 @@ class _Watch:
     """Runs of all sources, each in a thread."""
 
     def __init__(
-        self, sources: Mapping[str, str | Source], turns: Turns, *, labels: LabelSpec, looking: Looking
+        self, sources: Mapping[str, str | int | Source], turns: Turns, *, labels: LabelSpec, looking: Looking
     ) -> None:
         self._sources, self._turns, self._labels, self._looking = sources, turns, labels, looking
         self._mailbox = _Mailbox(len(sources))
@@ -172,7 +172,7 @@ class _Watch:
 
     def _run(self, name: str) -> None:
         given = self._sources[name]
-        source = open_source(given) if isinstance(given, str) else given
+        source = given if isinstance(given, Source) else open_source(str(given))
         try:
             if self._until.is_set():  # nobody waits for it any more, and the engine may be closed
                 return

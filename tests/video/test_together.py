@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,6 +188,48 @@ def test_zones_and_rules_of_each_camera(
     assert infer(*URLS, "--zones", "{name}.json", "--masks", "m") == 1
     assert "rtsp-cameras-rear.json: " in capsys.readouterr().err
     assert not Path("m").exists()
+
+
+def test_a_fault_in_the_rules_of_one_shows_before_anything_starts(
+    infer: Any,
+    cameras: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cameras(front={}, rear={})
+    for name, kind in (("front", "car"), ("rear", "carr")):
+        rule = {"events": [{"name": "busy", "class": kind, "above": 0.1}]}
+        Path(f"rtsp-cameras-{name}.json").write_text(json.dumps(rule))
+    assert infer(*URLS, "--events", "{name}.json", "--masks", "m") == 1
+    assert "rtsp-cameras-rear.json: " in capsys.readouterr().err
+    assert not Path("m").exists() and not Path("events").exists()
+
+
+def test_all_end_when_nobody_reads_the_lines_any_more(
+    infer: Any,
+    cameras: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Closed:
+        """A pipe that is closed after ten lines."""
+
+        def __init__(self) -> None:
+            self.lines = 0
+
+        def write(self, line: bytes) -> None:
+            self.lines += 1
+
+        def flush(self) -> None:
+            if self.lines > 10:
+                raise BrokenPipeError
+
+    registered: list[Any] = []
+    monkeypatch.setattr("pipeline.video.sinks.lines.atexit.register", registered.append)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=Closed(), write=lambda text: None, flush=lambda: None))
+    cameras(front={}, rear={})
+    start = time.monotonic()
+    assert infer(*URLS, "--lines", "-") == 0
+    assert time.monotonic() - start < 10 and registered
 
 
 def test_ctrl_c_while_a_source_does_not_answer(

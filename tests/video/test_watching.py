@@ -72,8 +72,21 @@ def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFix
 
 
 def test_no_source_is_refused() -> None:
-    with pytest.raises(UserError, match="got no source; name at least one"):
-        list(watch("engine", {}))
+    for sources in ({}, ["0"]):
+        with pytest.raises(UserError, match="as sources; needed: a mapping of names to sources, at least one"):
+            list(watch("engine", sources))  # type: ignore[arg-type]
+
+
+def test_a_camera_may_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def opening(text: str) -> Bars:
+        asked.append(text)
+        return camera
+
+    camera = Bars(3)
+    monkeypatch.setattr(watching, "open_source", opening)
+    assert len(list(watch("engine", {"front": 0}))) == 3 and asked == ["0"]
 
 
 def test_a_source_that_opens_too_late_does_not_use_the_closed_engine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.confidence import confidence_facts
 from pipeline.video.pixels import class_shares
@@ -94,7 +96,12 @@ class LinesSink(StagedFile):
 
 
 class PrintedLinesSink:
-    """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends."""
+    """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends, and so do
+    those of other sources with their next line.
+
+    Raises:
+        UserError: standard output is closed, or cannot be written.
+    """
 
     wants_picture = False
     reads_confidence = True
@@ -105,6 +112,8 @@ class PrintedLinesSink:
         self._labels, self._source = labels, source
 
     def __enter__(self) -> PrintedLinesSink:
+        if sys.stdout is None:
+            raise UserError("--lines -: standard output is closed; name a file: --lines FILE")
         return self
 
     def write(self, result: Result) -> None:
@@ -112,11 +121,18 @@ class PrintedLinesSink:
             sys.stdout.buffer.write(line_of(result, self._labels, source=self._source))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            # what is left in the buffer would fail again when the interpreter ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            atexit.register(_discard_output)  # not now: each source is to meet the error
             raise Stop("nobody reads standard output any more") from None
+        except OSError as error:
+            atexit.register(_discard_output)
+            raise UserError(f"standard output: cannot be written ({error.strerror}); free the place") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing to complete."""
+
+
+def _discard_output() -> None:
+    """Let what is left in the buffer of standard output go nowhere: it would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -226,7 +226,9 @@ class SourcePage:
                     number, jpeg = found
                     head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                     # the next boundary goes with it: browsers show a picture when they know that it is complete
-                    request.wfile.write(head + jpeg + b"\r\n" + _BOUNDARY)
+                    part = head + jpeg + b"\r\n" + _BOUNDARY
+                    # Chromium shows a picture with the next one, and after the last there is none
+                    request.wfile.write(part * (2 if self._over.is_set() else 1))
 
 
 class PageSink(SourcePage):
