@@ -143,7 +143,8 @@ def load(path: Path) -> Description:
         UserError: not YAML, or every unknown key, wrong type, missing value, and contradiction at once.
     """
     fields = File.model_fields
-    raw = yaml_file.read(path, sections=fields, absent="name the description of your network; docs/own-network.md shows one")
+    advice = "name the description of your network; docs/own-network.md shows one"
+    raw = yaml_file.read(path, sections=fields, absent=advice)
     faults = Faults(str(path))
     found: File | None = None
     labels: LabelSpec | None = None
