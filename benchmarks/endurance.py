@@ -57,7 +57,7 @@ def look(pid: int) -> dict[str, float]:
 
 
 def send(file: str, port: int) -> None:
-    """Send the pictures of a file over and over, in real time, to whoever connects (MPEG-TS over TCP)."""
+    """Send the pictures of a file again and again, in real time, to the first client (MPEG-TS over TCP)."""
     with suppress(OSError), av.open(f"tcp://127.0.0.1:{port}?listen=1", "w", format="mpegts") as out:
         start, sent_s, stream = time.monotonic(), 0.0, None
         while True:

@@ -103,7 +103,7 @@ class Segmenter:
         return mask, self._placed(confidence, view, frame, outside=0)
 
     def _prepare(self, frame: Array) -> tuple[Engine, View, Array]:
-        """An engine that nobody else uses, what it is shown of a frame, and its input."""
+        """An engine of its own for single frames, the view of the frame, and the batch for the engine."""
         picture = _picture(frame, 0)
         if self._alone is None:
             self._alone = self._engines[0].another()

@@ -45,7 +45,7 @@ class Turns:
     many as the engine takes; none waits for a batch to fill.
 
     Args:
-        engines: copies of one; whoever opened them closes them, after the runs.
+        engines: copies of one. They stay open: the caller closes them after the runs.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:

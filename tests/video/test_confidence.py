@@ -85,7 +85,7 @@ def test_a_default_run_does_not_ask_for_confidence(sure: SureEngine, labels: Lab
 
 
 @pytest.mark.parametrize("asks", ["sink", "overlay"])
-def test_whoever_uses_confidence_gets_it(sure: SureEngine, labels: LabelSpec, asks: str) -> None:
+def test_a_sink_or_overlay_that_uses_confidence_gets_it(sure: SureEngine, labels: LabelSpec, asks: str) -> None:
     sink = Reading() if asks == "sink" else Kept()
     overlay = Overlay(labels, uncertainty=True) if asks == "overlay" else None
     segment(Bars(3), [sure], labels=labels, sinks=[sink], overlay=overlay)

@@ -88,7 +88,7 @@ def test_a_server_that_hangs_is_left(recorder: Callable[..., Recorder], camera: 
 def test_no_connection_does_not_hold_up_a_live_run(
     labels: LabelSpec, engine: Any, camera: Callable[[int], Result]
 ) -> None:
-    """The server accepts and says nothing: the run goes on, every frame is segmented, and the end is quick."""
+    """The server accepts and never answers: every frame is segmented all the same, and the run ends quickly."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sink = StreamSink(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live", live=True, timeout=60)
         source = Bars(200, live=True, pause=0.01)
