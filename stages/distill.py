@@ -66,6 +66,7 @@ def main() -> None:
         },
         **loop,
     )
+    processes.leave()
     if not processes.is_main():
         return
     network_artifact.save(

@@ -100,6 +100,7 @@ def fine_tune(settings: params.Params, args: argparse.Namespace) -> None:
             },
             **{**recipe.loop(images=len(prepared.splits["train"])), **chosen.model_dump(exclude={"target"})},
         )
+    processes.leave()
     if not processes.is_main():
         return
     carried = {key: value for key, value in found.facts.items() if key not in ("best_step", "metrics")}

@@ -63,6 +63,7 @@ def main() -> None:
             **recipe.loop(images=len(prepared.splits["train"])),
         )
         facts, how = trained.facts, f"best of step {trained.facts['best_step']}"
+    processes.leave()
     if not processes.is_main():
         return
     network_artifact.save(

@@ -61,6 +61,16 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def leave() -> None:
+    """Leave the group of processes, if this process joined one. Call it when the last result was exchanged.
+
+    Threads of the group that still run when Python ends can abort the process. Do not call it after an error: it would
+    wait for exchanges that the other processes never finish.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def accelerator(*, precision: str) -> Accelerator:
     """Devices and processes of a run.
 

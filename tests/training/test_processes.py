@@ -54,6 +54,8 @@ def train_in_process(rank: int, folder: str, dataset: str, port: int) -> None:
     found |= {"student": remembering.network.state_dict(), "gone on": going_on.network.state_dict()}
 
     found["normalised"] = _with_batch_norm(bench, out, rank)
+    processes.leave()
+    assert not torch.distributed.is_initialized(), "its threads can abort a process that ends"
     torch.save(found, out / f"{rank}.pt")
 
 
