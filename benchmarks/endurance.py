@@ -41,7 +41,9 @@ ZONES = {
 }
 RULES = {
     "events": [
-        {"name": "car", "class": "car", "above": 0.08, "until": 0.05, "seconds": 1, "pause": 20},
+        # the first two begin and end several times per minute; the last one stays on
+        {"name": "car", "class": "car", "above": 0.09, "until": 0.08, "seconds": 0.2, "pause": 1},
+        {"name": "building", "class": "building", "above": 0.04, "until": 0.03, "seconds": 0.2, "pause": 1},
         {"name": "lane", "class": "car", "zone": "lane", "above": 0.02, "seconds": 1, "pause": 20},
     ]
 }
