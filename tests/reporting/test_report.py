@@ -75,7 +75,7 @@ def results_of(student: str, classes: list[str] = CLASSES, **changes: Any) -> di
 
 
 class Project:
-    """A folder with results, data set and predictions; ``page()`` makes the report of what is there."""
+    """A folder with results, a data set and predictions; ``page()`` renders their report."""
 
     def __init__(self, root: Path, classes: list[str] = CLASSES) -> None:
         self.results, self.dataset, self.predictions = root / "results", root / "dataset", root / "predictions"
@@ -95,7 +95,7 @@ class Project:
         (self.results / f"{file}.json").write_text(json.dumps(data), encoding="utf-8")
 
     def predict(self, student: str, names: list[str] = NAMES) -> None:
-        """Float is right everywhere; INT8 is wrong on the first row."""
+        """Write predictions: float is right everywhere, INT8 is wrong on the first row."""
         meta = {"split": "val", "names": names, "variants": ["torch", "int8"]}
         with artifact.create(self.predictions / student, kind="predictions", meta=meta) as folder:
             for name in names:
@@ -196,7 +196,7 @@ def test_many_undecided_classes_are_one_sentence(project: Project) -> None:
     assert wording.verdict(result) == "pass (undecided: 5 classes, mIoU)"
 
 
-def test_int8_that_is_slower_is_named_everywhere(project: Project) -> None:
+def test_slow_int8_is_marked_in_tables_and_page(project: Project) -> None:
     project.add("kd", speedup_int8_vs_fp32=0.97, unstable=["fp32"], warnings=[SLOW])
     markdown = table.markdown(project.load())
     assert cells(markdown, "kd")["speed-up"] == f"0.97{X} (slower, unstable)"
@@ -236,7 +236,7 @@ def test_the_time_on_a_gpu_changes_nothing_that_is_shown(project: Project) -> No
     assert (table.markdown(project.load()), project.page()) == before
 
 
-def test_a_student_that_was_trained_with_8_bits_is_named_so(project: Project) -> None:
+def test_quantization_aware_training_is_shown_beside_the_loss(project: Project) -> None:
     project.add("aware", loss="kd", quantization={"quantization_aware": {"target": "cpu"}})
     project.add("plain", loss="kd", quantization={})
     assert [result.training for result in project.load()] == ["kd, QAT", "kd"]
@@ -260,7 +260,7 @@ def test_without_sensitivities_there_is_no_section(project: Project) -> None:
     assert "Which layers hurt" not in project.page()
 
 
-def test_markdown_keeps_its_columns_whatever_a_name_holds(project: Project) -> None:
+def test_a_name_cannot_break_the_markdown_table(project: Project) -> None:
     project.add("kd", student="a|b\n<i>")
     lines = table.markdown(project.load()).splitlines()
     assert len(lines) == 3
@@ -273,7 +273,7 @@ def test_baseline_comes_first_then_by_name(project: Project) -> None:
     assert [result.student for result in project.load()] == ["zero", "fitnet", "kd"]
 
 
-def test_one_student_on_two_devices_is_named_apart(project: Project) -> None:
+def test_one_student_on_two_devices_has_two_labels(project: Project) -> None:
     project.add("kd")
     other = results_of("kd", device={"id": "orin"})
     (project.results / "kd-orin.json").write_text(json.dumps(other), encoding="utf-8")
@@ -284,7 +284,7 @@ def test_one_student_on_two_devices_is_named_apart(project: Project) -> None:
         project.load()
 
 
-def test_comparisons_that_are_not_recorded_are_worked_out(project: Project) -> None:
+def test_drop_and_speed_up_are_computed_where_the_file_lacks_them(project: Project) -> None:
     project.add("kd", drop=None, speedup_int8_vs_fp32=None)
     (result,) = project.load()
     assert result.drop.versus_float == pytest.approx(0.4)
