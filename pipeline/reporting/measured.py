@@ -120,7 +120,7 @@ class Layer(JsonObject):
 
 
 class Quantization(JsonObject):
-    """How the INT8 file was made."""
+    """How the INT8 file was produced."""
 
     in_float: tuple[str, ...] = ()  # names of layers
     sensitivity: tuple[Layer, ...] = ()  # the most sensitive first

@@ -64,6 +64,6 @@ def test_a_new_column_of_compared_losses_is_one_entry_of_the_list(monkeypatch: p
 def test_the_terminal_marks_verdicts_and_missing_values() -> None:
     failed = RESULT.model_copy(update={"passed": False, "label": "bad"})
     shown = table.rich_table([RESULT, failed])
-    styles = {column.header: [cell.style for cell in column.cells] for column in shown.columns}  # type: ignore[union-attr]
+    styles = {column.header: [cell.style for cell in column.cells] for column in shown.columns}
     assert styles["student"] == ["bold", "bold"] and styles["loss"] == ["", ""]
     assert styles["verdict"] == ["dim", "bold red"] and styles["INT8 mIoU"] == ["dim", "dim"]
