@@ -43,7 +43,7 @@ LATENCY_SCOPE = "uint8 frame in host memory \N{RIGHTWARDS ARROW} label map in ho
 
 @dataclass(frozen=True)
 class Tile:
-    """A key number of the page: title, value, a note with the numbers that it is computed from, and warnings (``marks``)."""
+    """A key number of the page: title, value, a note with its sources, and warnings (``marks``)."""
 
     title: str
     value: str
