@@ -177,7 +177,7 @@ def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> 
     text = project.page()
     assert "Not enough pixels of pole: why." in text
     assert f"pole: {wording.MINUS}0.9 to 3.6 lost, with 95% confidence" in text
-    section = text[text.index("What each class loses") : text.index("Which layers hurt")]
+    section = text[text.index("IoU lost by each class") : text.index("Which layers hurt")]
     assert re.findall(r'<tr><th scope="row">(\w+)', section) == ["pole", "road"], "largest loss first, none absent"
     pole = section[section.index('<th scope="row">pole') :].split("</tr>")[0]
     shown = [cell.strip() for cell in re.findall(r">([^<>]+)<", pole) if cell.strip()]
@@ -213,13 +213,13 @@ def test_a_class_that_broke_its_budget_is_marked(project: Project) -> None:
     broken = {"budget": "class_drop", "class": "pole", "limit": 1.5, "got": 2.2, "what": what}
     project.add("kd", drop=INTERVALS, passed=False, violations=[broken])
     text = project.page()
-    assert what in text and '<span class="lost">2.2</span>' in text[text.index("What each class loses") :]
+    assert what in text and '<span class="lost">2.2</span>' in text[text.index("IoU lost by each class") :]
 
 
 def test_results_of_an_earlier_version_are_shown_without_intervals(project: Project) -> None:
     project.add("kd")
     text = project.page()
-    assert "What each class loses" not in text and "undecided" not in re.sub(
+    assert "IoU lost by each class" not in text and "undecided" not in re.sub(
         r"<style>.*?</style>", "", text, flags=re.S
     )
     committed = load(ROOT / "results")
@@ -278,7 +278,7 @@ def test_one_student_on_two_devices_has_two_labels(project: Project) -> None:
     other = results_of("kd", device={"id": "orin"})
     (project.results / "kd-orin.json").write_text(json.dumps(other), encoding="utf-8")
     assert [result.label for result in project.load()] == ["kd @ cpu-x", "kd @ orin"]
-    assert "latencies compare only within one" in project.page()
+    assert "compare latencies only on the same device" in project.page()
     (project.results / "kd-again.json").write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(UserError, match=r"kd-orin\.json and .*kd-again\.json both hold student 'kd'"):
         project.load()
@@ -475,7 +475,7 @@ def test_samples_show_what_int8_broke(project: Project) -> None:
     project.predict("kd")
     text = project.page()
     assert text.count("data:image/png;base64,") == 3 * 5
-    assert "INT8 wrong on 3.1% of labelled pixels, 3.1% broken by INT8" in text  # one row of 32
+    assert "INT8 is wrong on 3.1% of the labelled pixels, only INT8 on 3.1%" in text  # one row of 32
 
 
 def test_predictions_of_another_data_set_are_refused(project: Project) -> None:
