@@ -1,7 +1,7 @@
-"""params.yaml, typed: every value of a run, checked as a whole, with all problems reported at once.
+"""params.yaml, typed: every value of a run. The file is checked as a whole, and all problems are reported at once.
 
-A section of a plugin (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ...) is checked against the signature of
-its class, in ``plugin_options.py``.
+``plugin_options.py`` checks the sections of plugins (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ...)
+against the signatures of their classes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pipeline.param_types import (
     Size,
 )
 
-#: Names that no student may have, with the path that it would write to.
+#: Names that no student may have, because something else has the path that it would write.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed stands there twice; each counts once")
+        raise ValueError("a seed is named twice; name each once")
     return seeds
 
 
 class Model(BaseModel):
-    """A network: plugin name, and the options of that plugin beside it."""
+    """A network: the name of a plugin, and the options of that plugin."""
 
     model_config = {**STRICT, "extra": "allow"}
     name: str
@@ -63,8 +63,8 @@ class Recipe(Section):
 
     steps: Positive | None  # updates; null where epochs are given
     epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null where steps are given
-    batch_size: Positive  # images of one update, over all processes and accumulated parts
-    accumulate: Positive = 1  # parts of a batch that go through the network one after another
+    batch_size: Positive  # images per update, over all processes and accumulated parts
+    accumulate: Positive = 1  # parts of a batch that pass the network one after another
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Field(gt=0)]
     lr_factors: LearningRateFactors
@@ -120,7 +120,7 @@ class Teacher(Section):
 
 
 class QuantizationAware(Section):
-    """Fine-tuning with 8 bits simulated; what is not here is as in ``distill``."""
+    """Fine-tuning with 8 bits simulated; other settings are as in ``distill``."""
 
     target: Literal["cpu", "tensorrt"]  # whose roundings
     steps: Positive
@@ -136,7 +136,7 @@ class Student(Section):
 
 
 class Compare(Section):
-    """What ``make compare`` runs: every loss with every seed, on one student."""
+    """The runs of ``make compare``: every loss with every seed, on one student."""
 
     student: str
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
@@ -150,11 +150,11 @@ class Export(Section):
 
 class Calibrate(Section):
     images: Positive
-    allow_missing_classes: bool  # go on when no train frame shows a class
+    allow_missing_classes: bool  # do not stop when no train frame shows a class
 
 
 class QuantizeBudget(Section):
-    """Points that INT8 may lose against float on train frames; null switches one off."""
+    """Points that INT8 may lose against float on train frames; null switches a limit off."""
 
     miou_drop: Share | None
     class_drop: Share | None
@@ -171,7 +171,7 @@ class Quantize(Section):
 
 
 class Convert(BaseModel):
-    """The chosen runtime plugin, and beside it one section of options for each that may be chosen."""
+    """The chosen runtime plugin, and one section of options for each runtime."""
 
     model_config = {**STRICT, "extra": "allow"}
     runtime: str
@@ -236,11 +236,11 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
     """Read and check a params file.
 
     Args:
-        kinds: plugin kinds whose options are checked too; that imports them, so a stage names those it uses.
+        kinds: plugin kinds whose options are checked too; this imports them, so a stage names only those it uses.
 
     Raises:
-        UserError: unreadable YAML (with line and column), or every unknown key, wrong type, missing value, unknown
-            plugin and wrong plugin option at once, misspelt ones with the closest name.
+        UserError: unreadable YAML (with line and column); or, all at once, unknown keys and plugins (with the closest
+            name), wrong types, values out of range and missing values.
     """
     raw = yaml_file.read(path, sections=Params.model_fields)
     faults = Faults(str(path))
@@ -258,10 +258,10 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
 
 
 def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
-    """Names of students that are taken."""
+    """Names of students that are not free."""
     students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return
     for name, file in TAKEN.items():
         if name in students:
-            yield f"students.{name}: {file} is something else's; choose another name"
+            yield f"students.{name}: {file} is already the path of something else; choose another name"
