@@ -12,12 +12,14 @@ from pipeline import plugins
 from pipeline.errors import Faults
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-#: YAML's names for pydantic's types.
+#: What is allowed, by the type of a pydantic error. Tuples are pairs, or colours, which are lists of three.
 TYPES = {
     "model_type": "a section",
     "dict_type": "a section",
     "list_type": "a list",
     "tuple_type": "a list of two numbers",
+    "missing": "a list of two numbers",
+    "too_long": "a list of two numbers",
 }
 
 

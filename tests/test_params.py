@@ -204,6 +204,10 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
             "students.kd.model.std: got [58.395, 57.12, 57.375]; allowed: 0..1, and these are of pixels in 0..255; "
             "use std: [0.229, 0.224, 0.225]",
         ),
+        (
+            lambda raw: raw["students"]["kd"]["model"].update(weights="a.pth", encoder_weights="imagenet"),
+            "students.kd.model.encoder_weights: got 'imagenet'; leave it out, because weights has the encoder too",
+        ),
         (put("teacher", "model", "mean", [0.5, 0.5]), "teacher.model.mean: got [0.5, 0.5]; allowed: three numbers"),
         (put("students", "kd", "model", "name", "spm"), "students.kd.model.name: got 'spm'; pipeline/models has no"),
         (put("students", "kd", "model", None), "students.kd.model: got None; allowed: a section"),
@@ -224,6 +228,9 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("datasets", "streets", "size", [1, "2"]), "datasets.streets.size: got [1, '2']; allowed: a valid integer"),
         (put("losses", "none", None), "losses.none: got None; allowed: a section"),
         (put("losses", "kd", "weight", "1"), "losses.kd.weight: got '1'; allowed: a valid number"),
+        (put("losses", "kd", "temperature", 0), "losses.kd.temperature: got 0; allowed: greater than 0"),
+        (put("datasets", "streets", "val", 0), "datasets.streets.val: got 0; allowed: greater than or equal to 1"),
+        (put("datasets", "streets", "size", [128]), "datasets.streets.size: got [128]; allowed: a list of two numbers"),
         (put("losses", "fitnet", "weight", float("inf")), "losses.fitnet.weight: got inf; allowed: a finite number"),
         (put("convert", "runtime", "onnx"), "convert.runtime: got 'onnx'; pipeline/runtimes has no such file"),
         (put("convert", "tensorrtx", {}), "convert.tensorrtx: unknown key; did you mean 'tensorrt'?"),

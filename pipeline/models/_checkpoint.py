@@ -125,12 +125,9 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
     normalisation = loaded.normalisation
     if (preprocessor := path / "preprocessor_config.json").is_file():
         normalisation = normalisation or stated(artifact.read_json(preprocessor, advice="restore or remove it"))
+    classes, normalisation = loaded.classes or class_names(facts), normalisation or stated(facts)
     return replace(
-        loaded,
-        source=f"{path.name}/{file.name}",
-        classes=loaded.classes or class_names(facts),
-        config=facts,
-        normalisation=normalisation or stated(facts),
+        loaded, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation
     )
 
 
@@ -219,8 +216,7 @@ def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
         return f"is a TorchScript archive, which holds code; save the state_dict of its module: {convert}"
     if match := re.search(r"GLOBAL ([\w.]+)", text):
         return (
-            f"only unpickling can read it (it needs {match[1]}), which runs code in the file; segpress never does that; "
-            f"{convert}"
+            f"only unpickling can read it (it needs {match[1]}): that runs code, which segpress never does; {convert}"
         )
     if looks := _looks(path):
         return f"not a checkpoint{looks}"

@@ -235,7 +235,7 @@ def test_the_conversion_opens_modules_and_takes_the_named_weights(
 
 def test_the_conversion_runs_in_a_shell(tmp_path: Path) -> None:
     file = save(tmp_path / "a $file.pth", {"model": STATE, "args": argparse.Namespace()})
-    line = conversion(file)[len("convert it where you trust it: python") :]
+    line = conversion(file)[len("if you trust the file, convert it: python") :]
     done = subprocess.run(f"'{sys.executable}'{line}", shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "a $file.safetensors", where="model.weights").tensors.keys() == STATE.keys()
