@@ -40,7 +40,7 @@ def _distinct(seeds: list[int]) -> list[int]:
 
 
 class Model(BaseModel):
-    """A network: the name of a plugin, and the options of that plugin."""
+    """A network: plugin name, and the options of that plugin beside it."""
 
     model_config = {**STRICT, "extra": "allow"}
     name: str
@@ -63,8 +63,8 @@ class Recipe(Section):
 
     steps: Positive | None  # updates; null where epochs are given
     epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null where steps are given
-    batch_size: Positive  # images per update, over all processes and accumulated parts
-    accumulate: Positive = 1  # parts of a batch that pass the network one after another
+    batch_size: Positive  # images of one update, over all processes and accumulated parts
+    accumulate: Positive = 1  # parts of a batch that go through the network one after another
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Field(gt=0)]
     lr_factors: LearningRateFactors
@@ -120,7 +120,7 @@ class Teacher(Section):
 
 
 class QuantizationAware(Section):
-    """Fine-tuning with 8 bits simulated; other settings are as in ``distill``."""
+    """Fine-tuning with 8 bits simulated; what is not here is as in ``distill``."""
 
     target: Literal["cpu", "tensorrt"]  # whose roundings
     steps: Positive
@@ -136,7 +136,7 @@ class Student(Section):
 
 
 class Compare(Section):
-    """The runs of ``make compare``: every loss with every seed, on one student."""
+    """What ``make compare`` runs: every loss with every seed, on one student."""
 
     student: str
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
@@ -150,11 +150,11 @@ class Export(Section):
 
 class Calibrate(Section):
     images: Positive
-    allow_missing_classes: bool  # do not stop when no train frame shows a class
+    allow_missing_classes: bool  # go on when no train frame shows a class
 
 
 class QuantizeBudget(Section):
-    """Points that INT8 may lose against float on train frames; null switches a limit off."""
+    """Points that INT8 may lose against float on train frames; null switches one off."""
 
     miou_drop: Share | None
     class_drop: Share | None
@@ -171,7 +171,7 @@ class Quantize(Section):
 
 
 class Convert(BaseModel):
-    """The chosen runtime plugin, and one section of options for each runtime."""
+    """The chosen runtime plugin, and beside it one section of options for each that may be chosen."""
 
     model_config = {**STRICT, "extra": "allow"}
     runtime: str

@@ -37,7 +37,7 @@ SHOWN = 3  # names of each group in a message
 class InitialWeights:
     """Where the initial weights of a network come from: options of every network that can start from a checkpoint.
 
-    Attributes:
+    Args:
         encoder_weights: null (random), ``imagenet`` (downloaded), or a checkpoint with the encoder's tensors, named as
             in ``weights``.
         weights: null, or a checkpoint of the whole network: a file, a folder as ``save_pretrained`` or segpress writes

@@ -83,7 +83,7 @@ class Smp(SegNetwork):
                     **(options or {}),
                 )
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-            hint = "; the hub was not reached: give a local .safetensors file instead" if from_hub else ""
+            hint = "; no connection to the hub: give the path of a checkpoint instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
         around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
         if checkpoint is not None:
