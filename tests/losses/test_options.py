@@ -31,7 +31,8 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 def parts(annotation: Any) -> tuple[Any, list[Any]]:
     """Type and limits of an annotation, without None."""
     if get_origin(annotation) in (types.UnionType, Union):
-        (annotation,) = (each for each in get_args(annotation) if each is not type(None))
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        annotation = kinds[0] if len(kinds) == 1 else annotation
     if get_origin(annotation) is Annotated:
         base, *limits = get_args(annotation)
         return base, limits
