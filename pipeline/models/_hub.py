@@ -42,7 +42,7 @@ def fetch(name: str, *, where: str) -> Path:
                 continue
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{where}: {name}: not in the cache, and no connection to the hub; connect to the internet, {advice}"
+            f"{where}: {name}: no connection to the hub, and it is not in the cache; connect to the internet, {advice}"
         ) from error
     except EntryNotFoundError as error:
         raise UserError(f"{where}: {name} has no config.json, so smp did not write it; check the name") from error
