@@ -10,7 +10,7 @@ from pydantic_core import core_schema
 from pipeline import recipes
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-#: No network of segpress takes sides that 8 does not divide; most need 32, which training checks.
+#: Every network of segpress needs height and width that are multiples of 8; most need 32, which training checks.
 DIVISOR = 8
 
 
@@ -42,8 +42,8 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
 Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidator(_ordered)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
-#: A loss, a mixture, or losses with options: see :mod:`pipeline.recipes`.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
+#: A loss, several losses, or losses with options: see :mod:`pipeline.recipes`.
 Loss = Annotated[Any, AfterValidator(_formed)]
 #: Part of paths and commands in dvc.yaml.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -56,7 +56,7 @@ class Section(BaseModel):
 
 
 class OrFalse:
-    """A section, or ``false``; faults of the section are said as if it were the only thing allowed."""
+    """A section, or ``false``; messages about a section do not mention ``false``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def validate(value: Any, section: core_schema.ValidatorFunctionWrapHandler) -> Any:

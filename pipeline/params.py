@@ -1,7 +1,7 @@
-"""params.yaml, typed: every value of a run, checked as a whole, with all problems reported at once.
+"""params.yaml, typed: every value of a run. The file is checked as a whole, and all problems are reported at once.
 
-A section of a plugin (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ...) is checked against the signature of
-its class, in ``plugin_options.py``.
+``plugin_options.py`` checks the sections of plugins (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ...)
+against the signatures of their classes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipeline.param_types import (
     Size,
 )
 
-#: Names that no student may have, with the path that it would write to.
+#: Names that no student may have, because something else has the path that it would write.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
 
 def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed stands there twice; each counts once")
+        raise ValueError("a seed is named twice; name each once")
     return seeds
 
 
@@ -236,11 +236,11 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
     """Read and check a params file.
 
     Args:
-        kinds: plugin kinds whose options are checked too; that imports them, so a stage names those it uses.
+        kinds: plugin kinds whose options are checked too; this imports them, so a stage names only those it uses.
 
     Raises:
-        UserError: unreadable YAML (with line and column), or every unknown key, wrong type, missing value, unknown
-            plugin and wrong plugin option at once, misspelt ones with the closest name.
+        UserError: unreadable YAML (with line and column); or, all at once, unknown keys and plugins (with the closest
+            name), wrong types, values out of range and missing values.
     """
     raw = yaml_file.read(path, sections=Params.model_fields)
     faults = Faults(str(path))
@@ -258,10 +258,10 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
 
 
 def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
-    """Names of students that are taken."""
+    """Names of students that are not free."""
     students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return
     for name, file in TAKEN.items():
         if name in students:
-            yield f"students.{name}: {file} is something else's; choose another name"
+            yield f"students.{name}: {file} is already the path of something else; choose another name"

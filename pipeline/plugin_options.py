@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from pipeline import plugins, recipes
+from pipeline import option_values, plugins, recipes
 from pipeline.errors import UserError, closest
 
-OPTION = ConfigDict(strict=True, allow_inf_nan=False)
 #: Facts that stages offer to the plugins of a kind: not options.
 OFFERED = {
     "models": frozenset(["num_classes", "classes"]),
@@ -25,20 +21,13 @@ OFFERED = {
         ]
     ),
 }
-#: pydantic's words for YAML's things.
-TYPES = {
-    "model_type": "a section",
-    "dict_type": "a section",
-    "list_type": "a list",
-    "tuple_type": "a list of two numbers",
-}
 
 
 def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
-    """Unknown plugins and wrong options, also in a file with other faults: as far as it can be read.
+    """Unknown plugins and invalid options, also in a file with other faults.
 
     Args:
-        raw: params.yaml as it was parsed.
+        raw: params.yaml as YAML reads it.
         kinds: plugin kinds whose options are checked; their plugins are imported.
     """
     sections = list(_plugin_sections(raw))
@@ -74,15 +63,15 @@ def _chosen(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _losses(raw: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """(where, loss) of every loss that is chosen, as it is written; those of a wrong form are left to pydantic."""
+    """(where, loss) of every chosen loss, as it is written; pydantic reports those of an invalid form."""
     students, compared = _section(raw, "students"), _section(raw, "compare", "losses")
-    found = [(f"students.{key}.loss", _section(students, key).get("loss")) for key in students]
-    found += [(f"compare.losses.{key}", loss) for key, loss in compared.items()]
-    return ((where, loss) for where, loss in found if not recipes.form_fault(loss))
+    losses = [(f"students.{key}.loss", _section(students, key).get("loss")) for key in students]
+    losses += [(f"compare.losses.{key}", loss) for key, loss in compared.items()]
+    return ((where, loss) for where, loss in losses if not recipes.form_fault(loss))
 
 
 def _overrides(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(where, loss name, options) of every loss whose options stand beside its name."""
+    """(where, loss name, options) of every loss that has options beside its name."""
     for where, loss in _losses(raw):
         if isinstance(loss, dict):
             yield from ((f"{where}.{name}", name, options) for name, options in loss.items())
@@ -92,7 +81,7 @@ def _plugin_sections(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str, An
     """(where, plugin kind, plugin name, options) of every section of a plugin, chosen or not."""
     for kind in ("datasets", "losses"):
         for name, options in _section(raw, kind).items():
-            if isinstance(name, str) and isinstance(options, dict):  # else pydantic says so
+            if isinstance(name, str) and isinstance(options, dict):  # pydantic reports others
                 yield f"{kind}.{name}", kind, name, options
     for name, options in _section(raw, "convert").items():
         if isinstance(name, str) and name != "runtime":
@@ -106,47 +95,32 @@ def _plugin_sections(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str, An
 
 
 def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
-    """What lies under these keys when it is a mapping, else an empty one."""
-    found: Any = raw
+    """The mapping under these keys; an empty one where there is no mapping."""
+    value: Any = raw
     for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _option_faults(
     where: str, kind: str, name: str, options: dict[str, Any], *, inherited: Collection[str] = ()
 ) -> Iterator[str]:
-    """Faults of one plugin section against the signature of its class; ``inherited`` options are given elsewhere."""
+    """Faults of the options of one plugin; ``inherited`` are keys whose values stand in another section."""
     try:
         plugin = plugins.load(kind, name)
     except UserError as error:
         yield f"{where}: {error}"
         return
-    allowed = {key: p for key, p in plugins.signature(plugin).items() if key not in OFFERED.get(kind, ())}
-    hints, wrong = get_type_hints(plugin.__init__), False
+    allowed = {key: p for key, p in plugins.keys(plugin).items() if key not in OFFERED.get(kind, ())}
+    valid = True
     for key, value in options.items():
         if key not in allowed:
             yield f"{where}.{key}: unknown key; {closest(str(key), allowed)}"
-            continue
-        try:  # as JSON, because a tuple is a list there, and nothing else is taken for another type
-            TypeAdapter(hints[key], config=OPTION).validate_json(json.dumps(value))
-        except ValidationError as error:
-            wrong = True
-            yield f"{where}.{key}: got {value!r}; {' or '.join(dict.fromkeys(map(allowed_by, error.errors())))}"
-    if kind == "models" and not wrong:
+        elif fault := option_values.fault(value, allowed[key].annotation):
+            valid = False
+            yield f"{where}.{key}: {fault}"
+    if kind == "models" and valid:
         yield from (f"{where}.{fault}" for fault in plugin.option_faults(options))
     for key, parameter in allowed.items():
         if key not in options and key not in inherited and parameter.default is inspect.Parameter.empty:
             yield f"{where}.{key}: missing; it has no default"
-
-
-def allowed_by(problem: Mapping[str, Any]) -> str:
-    """The second half of a message: what one pydantic error says is allowed."""
-    if problem["type"] == "tuple_type" and "tuple[int, int, int]" in problem["loc"]:  # a colour
-        return "allowed: [red, green, blue]"
-    if problem["type"] in TYPES:
-        return f"allowed: {TYPES[problem['type']]}"
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    message = problem["msg"].replace("Input should be ", "allowed: ")
-    return f"{message[0].lower()}{message[1:]}"

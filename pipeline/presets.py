@@ -1,4 +1,4 @@
-"""Presets: recipes that are known to go together, written into params.yaml, where every value of a run stands."""
+"""Presets: tested sets of values that are written into params.yaml."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline import artifact, params, yaml_file
 from pipeline.errors import UserError, closest
 
 FOLDER = Path(__file__).parents[1] / "presets"
-#: Sections that are taken as a whole: options of another network or other students would make no sense beside new ones.
+#: Sections that a preset replaces as a whole: options of another network, and other students, do not fit the new ones.
 WHOLE = ("model", "students")
 
 
 def available() -> dict[str, str]:
-    """Names of the presets with the first line of each, which says what it is for."""
+    """Names of the presets, each with its first line, which says what it is for."""
     return {
         file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         for file in sorted(FOLDER.glob("*.yaml"))
@@ -28,31 +28,31 @@ def available() -> dict[str, str]:
 
 
 def apply(name: str, path: Path) -> list[str]:
-    """Write a preset into a params file; its comments, and values that the preset does not name, stay.
+    """Write a preset into a params file. Comments, and values that the preset does not name, stay.
 
     Returns:
-        what changed: ``distill.lr: 0.002 -> 0.02``.
+        one line per change: ``distill.lr: 0.002 -> 0.02``.
 
     Raises:
-        UserError: no such preset, or the file is not valid with it; it is as before then.
+        UserError: unknown preset, or the result is not valid; the file is then unchanged.
     """
     if name not in available():
         raise UserError(f"no preset '{name}'; {closest(name, available())}")
-    chosen = yaml_file.read(FOLDER / f"{name}.yaml", sections=params.Params.model_fields)
+    preset = yaml_file.read(FOLDER / f"{name}.yaml", sections=params.Params.model_fields)
     yaml = _yaml()
     try:
         target = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's root") from None
     before = yaml_file.read(path, sections=params.Params.model_fields)
-    _merge(target, chosen)
+    _merge(target, preset)
     text = io.StringIO()
     yaml.dump(target, text)
     with tempfile.TemporaryDirectory() as folder:
-        tried = Path(folder) / path.name
-        tried.write_text(text.getvalue(), encoding="utf-8")
-        params.load(tried)
-        after = yaml_file.read(tried, sections=params.Params.model_fields)
+        candidate = Path(folder) / path.name
+        candidate.write_text(text.getvalue(), encoding="utf-8")
+        params.load(candidate)
+        after = yaml_file.read(candidate, sections=params.Params.model_fields)
     changes = list(_changes(before, after, ""))
     if changes:
         artifact.write_text(path, text.getvalue())
@@ -60,7 +60,7 @@ def apply(name: str, path: Path) -> list[str]:
 
 
 def _yaml() -> YAML:
-    """Round trips that keep comments, and write what is new as params.yaml is written: null, no anchors."""
+    """A reader and writer that keeps comments, and writes new values in the style of params.yaml: null, no anchors."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 120
@@ -71,20 +71,20 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _merge(target: dict[Any, Any], chosen: Mapping[str, Any], *, whole: bool = False) -> None:
-    """Values of a preset into a section; ``whole`` removes those that the preset does not name."""
-    for key in [key for key in target if whole and key not in chosen]:
+def _merge(target: dict[Any, Any], preset: Mapping[str, Any], *, whole: bool = False) -> None:
+    """Write the values of a preset into a section; ``whole`` removes keys that the preset does not name."""
+    for key in [key for key in target if whole and key not in preset]:
         del target[key]
-    for key, value in chosen.items():
-        inside = target.get(key)
-        if isinstance(value, dict) and isinstance(inside, dict):
-            _merge(inside, value, whole=whole or key in WHOLE)
-        elif key not in target or inside != value:
+    for key, value in preset.items():
+        current = target.get(key)
+        if isinstance(value, dict) and isinstance(current, dict):
+            _merge(current, value, whole=whole or key in WHOLE)
+        elif key not in target or current != value:
             target[key] = _inline(value)
 
 
 def _inline(value: Any) -> Any:
-    """A value that is new in the file: a section as lines, lists and options on one line."""
+    """A new value in the layout of the file: a section of sections as lines, other sections and lists on one line."""
     if isinstance(value, dict):
         section = CommentedMap({key: _inline(child) for key, child in value.items()})
         if not any(isinstance(child, dict) for child in value.values()):

@@ -22,7 +22,7 @@ WITHOUT_EFFECT = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
         *("errors", "progress", "inspection", "contact_sheet"),
-        *("params", "param_types", "plugin_options", "yaml_file", "presets"),
+        *("params", "param_types", "plugin_options", "option_values", "yaml_file", "presets"),
         *("provenance", "recipes"),  # what they give is in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )

@@ -1,4 +1,4 @@
-"""What the weights are that params.yaml names: files outside the graph, told apart by their bytes."""
+"""The weights that params.yaml names: files outside the graph, identified by their sha256."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ OPTIONS = ("encoder_weights", "weights")
 
 
 def fingerprint(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What a network's weights come from: equal as long as a training would start from the same bytes.
+    """The source of a network's initial weights; equal fingerprints mean equal weights.
 
     Args:
         options: of the network's plugin, as in params.yaml.
 
     Returns:
-        for every option that names weights: its value, and the sha256 of the file or of all files of the folder. Names
-        that are no path (``imagenet``, ``hf://...``) stand for themselves.
+        for every option that names weights: its ``value``, and the ``sha256`` of the file or of all files of the
+        folder. A name that is not a path (``imagenet``, ``hf://...``) has no ``sha256``.
     """
-    found = {}
+    sources = {}
     for option in OPTIONS:
         value = options.get(option)
         if isinstance(value, str):
             digest = _digest(Path(value))
-            found[option] = {"value": value, **({"sha256": digest} if digest else {})}
-    return found
+            sources[option] = {"value": value, **({"sha256": digest} if digest else {})}
+    return sources
 
 
 def _digest(path: Path) -> str | None:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        found = digests.of(files, remembered="weights")
-        return artifact.files_hash({file.relative_to(path).as_posix(): found[file] or "" for file in files})
+        sha256 = digests.of(files, remembered="weights")
+        return artifact.files_hash({file.relative_to(path).as_posix(): sha256[file] or "" for file in files})
     return digests.of([path], remembered="weights")[path]

@@ -1,4 +1,4 @@
-"""Reading a YAML file of typed sections: where it is not YAML, and what pydantic finds wrong in it, in our words."""
+"""Reading a YAML file of typed sections, with one message per error of syntax, type or range."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import plugin_options
+from pipeline import option_values
 from pipeline.errors import Faults, UserError, closest
 
-#: A colour without quotes, which YAML takes for a comment.
+#: A colour without quotes, which YAML reads as a comment.
 COLOUR = re.compile(r"[\[,\s](#[0-9a-fA-F]{6})\b")
 
-#: What a value of a section may be, and what YAML makes of words and numbers without quotes.
+#: Types that a value may have.
 PLAIN = (str, bool, int, float, type(None))
+#: How messages name the types that YAML gives to text without quotes.
 KINDS = {
     bool: "true or false",
     int: "a number",
@@ -32,15 +33,15 @@ KINDS = {
 
 
 def read(path: Path, *, sections: Iterable[str], absent: str = "run from the project's root") -> dict[Any, Any]:
-    """A YAML file that holds a mapping.
+    """The mapping in a YAML file.
 
     Args:
-        sections: keys that it may have, for the message where it holds something else.
-        absent: what to do where there is no such file.
+        sections: keys that it may have, for the message about a file without a mapping.
+        absent: what to do if the file is missing, for the message.
 
     Raises:
-        UserError: no such file, not UTF-8, not YAML (with line and column), no mapping, or every value that YAML takes
-            for a date and every key that it takes for a number, a date or a truth value, at once.
+        UserError: the file is missing, is not UTF-8, is not YAML (with line and column) or has no mapping; or, all at
+            once, values that YAML reads as dates, and keys that it reads as numbers, dates or true and false.
     """
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
@@ -56,8 +57,8 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
         reason = " ".join(str(problem or error).split())
         raise UserError(f"{path}{where}: not valid YAML: {reason}{_comment(path, mark)}") from error
     if not isinstance(raw, dict):
-        got = "nothing" if raw is None else f"a {type(raw).__name__}"
-        raise UserError(f"{path}: holds {got}; a mapping of {', '.join(sections)} is needed")
+        content = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise UserError(f"{path}: holds {content}; a mapping of {', '.join(sections)} is needed")
     faults = Faults(str(path))
     for message in _unquoted(raw, ()):
         faults.add(message)
@@ -65,34 +66,34 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
     return raw
 
 
-def _unquoted(found: Any, where: tuple[str, ...]) -> Iterator[str]:
-    """Keys that are no text and values that JSON does not have: YAML reads 2024-01-01 as a date and `on` as true."""
-    if isinstance(found, dict):
-        for key, value in found.items():
+def _unquoted(node: Any, where: tuple[str, ...]) -> Iterator[str]:
+    """Keys that are not text, and values that JSON does not have: YAML reads 2024-01-01 as a date and `on` as true."""
+    if isinstance(node, dict):
+        for key, value in node.items():
             if not isinstance(key, str):
-                read = "null" if key is None else KINDS.get(type(key), f"a {type(key).__name__}")
-                yield f"{'.'.join(where) or 'top level'}: YAML reads the key {key} as {read}; write it in quotes"
+                kind = "null" if key is None else KINDS.get(type(key), f"a {type(key).__name__}")
+                yield f"{'.'.join(where) or 'top level'}: YAML reads the key {key} as {kind}; write it in quotes"
             yield from _unquoted(value, (*where, str(key)))
-    elif isinstance(found, list):
-        for index, value in enumerate(found):
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
             yield from _unquoted(value, (*where, str(index)))
-    elif not isinstance(found, PLAIN):
-        read = KINDS.get(type(found), f"a {type(found).__name__}")
-        yield f"{'.'.join(where)}: YAML reads {found} as {read}; write text in quotes, several values as a list"
+    elif not isinstance(node, PLAIN):
+        kind = KINDS.get(type(node), f"a {type(node).__name__}")
+        yield f"{'.'.join(where)}: YAML reads {node} as {kind}; write text in quotes, several values as a list"
 
 
 def _comment(path: Path, mark: Any) -> str:
-    """A hint where a colour without quotes has made the end of a line a comment."""
+    """A hint, if a colour without quotes stands before the error: the rest of its line is a comment."""
     before = path.read_text(encoding="utf-8").splitlines()[: mark.line + 1] if mark else []
-    colour = next((found for line in reversed(before) if (found := COLOUR.search(line))), None)
+    colour = next((match for line in reversed(before) if (match := COLOUR.search(line))), None)
     return f'; # begins a comment: write colours in quotes, "{colour[1]}"' if colour else ""
 
 
 def explain(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
-    """One pydantic error as: where: what, got, allowed.
+    """The message of one pydantic error: where, what, got, allowed.
 
     Args:
-        root: the model that the file was checked against.
+        root: the class of the whole file.
     """
     location = [str(part) for part in problem["loc"]]
     where = ".".join(location)
@@ -100,14 +101,14 @@ def explain(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
         return f"{where}: unknown key; {closest(location[-1], _keys_at(location[:-1], root))}"
     if problem["type"] == "missing":
         return f"{where}: missing; it has no default"
-    return f"{where}: got {problem['input']!r}; {plugin_options.allowed_by(problem)}"
+    return f"{where}: got {problem['input']!r}; {option_values.allowed(problem)}"
 
 
 def _keys_at(location: list[str], root: type[BaseModel]) -> list[str]:
-    """The keys that a section of a model may have."""
-    found: Any = root
+    """The keys that a section may have."""
+    section: Any = root
     for part in location:
-        found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[1]
-        if get_origin(found) in (Union, UnionType):  # a section or something else
-            found = next(each for each in get_args(found) if hasattr(each, "model_fields"))
-    return sorted(found.model_fields)
+        section = section.model_fields[part].annotation if hasattr(section, "model_fields") else get_args(section)[1]
+        if get_origin(section) in (Union, UnionType):  # a section or something else
+            section = next(kind for kind in get_args(section) if hasattr(kind, "model_fields"))
+    return sorted(section.model_fields)

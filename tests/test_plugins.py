@@ -8,6 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,6 +16,7 @@ import pytest
 
 from pipeline import datasets, losses, models, plugins, runtimes
 from pipeline.errors import UserError
+from pipeline.models._initial import InitialWeights
 
 ALL = [(kind, name) for kind in plugins.KINDS for name in plugins.available(kind)]
 FOLDER = Path(plugins.__file__).parent
@@ -168,3 +170,44 @@ def test_build_refuses_every_wrong_option_at_once(write: Callable[[str, str], No
     ]
     with pytest.raises(UserError, match="1 problem\n  num_classes: missing"):
         plugins.build("datasets", "mine", {"root": "r"})
+
+
+SHARED = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    root: str
+    suffix: str = ".png"
+
+
+class Mine(Dataset):
+    def __init__(self, *, files: Files, size: int = 3) -> None:
+        self.got = (files, size)
+    def splits(self): return {}
+    def read(self, split, name): ...
+"""
+
+
+def test_fields_of_a_dataclass_are_keys_of_the_section(write: Callable[[str, str], None]) -> None:
+    """So that plugins share options, and params.yaml stays flat."""
+    write("mine", SHARED)
+    assert list(plugins.keys(plugins.load("datasets", "mine"))) == ["root", "suffix", "size"]
+    files, size = plugins.build("datasets", "mine", {"root": "r", "size": 5}).got
+    assert (files.root, files.suffix, size) == ("r", ".png", 5)
+    with pytest.raises(UserError) as caught:
+        plugins.build("datasets", "mine", {"files": {"root": "r"}, "sufix": ".jpg"})
+    assert str(caught.value).split("\n") == [
+        "datasets.mine: 3 problems",
+        "  files: unknown option; allowed: root, size, suffix",
+        "  sufix: unknown option; did you mean 'suffix'?",
+        "  root: missing; it has no default",
+    ]
+
+
+def test_shared_options_of_networks_are_documented_once() -> None:
+    section = inspect.getdoc(InitialWeights) or ""
+    for field in fields(InitialWeights):
+        assert re.search(rf"^    {field.name}: ", section, re.MULTILINE), field.name
+    for name in models.available():
+        assert {field.name for field in fields(InitialWeights)} <= set(plugins.keys(plugins.load("models", name)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline import plugins
+from pipeline import option_values, plugins
 from pipeline.datasets._base import Dataset
 
 __all__ = ["Dataset", "available", "build"]
@@ -15,5 +15,11 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any], **offered: Any) -> Dataset:
+    """A data set; its options by key, as in params.yaml.
+
+    Raises:
+        UserError: unknown data set; unknown, missing or invalid options; and see the class of the data set.
+    """
+    option_values.check("datasets", name, options)
     dataset: Dataset = plugins.build("datasets", name, options, **offered)
     return dataset

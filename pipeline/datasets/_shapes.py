@@ -8,10 +8,11 @@ rounds coordinates to a fifth of a pixel; so a mask is what the COCO API gives.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Gt
 from pycocotools import mask as coco
 
 from pipeline.errors import UserError
@@ -19,6 +20,7 @@ from pipeline.errors import UserError
 Size = tuple[int, int]
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
+Width = Annotated[float, Gt(0)]  # of a line, in pixels
 
 
 def points(values: Any, *, least: int) -> Points:

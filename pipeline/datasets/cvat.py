@@ -21,7 +21,7 @@ from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._palettes import Colour
 from pipeline.datasets._patterns import compiled, find
-from pipeline.datasets._shapes import Mask, Size
+from pipeline.datasets._shapes import Mask, Size, Width
 from pipeline.datasets._splits import FOLDERS
 from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
@@ -58,7 +58,7 @@ class Cvat(AnnotatedDataset):
         background: str | None = None,
         rest: Rest = "fault",
         order: Order = "file",
-        line_width: float | None = None,
+        line_width: Width | None = None,
         lists: dict[str, str] | None = None,
         splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,

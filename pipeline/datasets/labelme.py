@@ -23,7 +23,7 @@ from pipeline.datasets._exports import inside, loaded
 from pipeline.datasets._images import read_image
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
-from pipeline.datasets._shapes import Mask, Size, box, ellipse, placed, points, polygon, stroke, union
+from pipeline.datasets._shapes import Mask, Size, Width, box, ellipse, placed, points, polygon, stroke, union
 from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
 
@@ -63,7 +63,7 @@ class Labelme(AnnotatedDataset):
         background: str | None = None,
         rest: Rest = "fault",
         order: Order = "file",
-        line_width: float | None = None,
+        line_width: Width | None = None,
         lists: dict[str, str] | None = None,
         splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from random import Random
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from pipeline.datasets._base import Dataset
 from pipeline.datasets._streets.classes import LABELS
@@ -45,15 +47,16 @@ class Streets(Dataset):
 
     labels = LABELS
 
-    def __init__(self, *, train: int, val: int, sequence: int, size: tuple[int, int], seed: int) -> None:
-        faults = Faults("datasets.streets")
-        for key, count, least in (("train", train, 1), ("val", val, 1), ("sequence", sequence, 0)):
-            if not _is_integer(count) or count < least:
-                faults.add(f"{key}: got {count!r}; allowed: an integer of at least {least}")
-        _check_size(size, faults)
-        if not _is_integer(seed) or seed < 0:
-            faults.add(f"seed: got {seed!r}; allowed: an integer of at least 0")
-        faults.raise_if_any(advice="Correct these values under datasets.streets in params.yaml.")
+    def __init__(
+        self,
+        *,
+        train: Annotated[int, Ge(1)],
+        val: Annotated[int, Ge(1)],
+        sequence: Annotated[int, Ge(0)],
+        size: tuple[int, int],
+        seed: Annotated[int, Ge(0)],
+    ) -> None:
+        _check_size(size)
         self._counts = dict(zip(_SPLITS, (train, val, sequence), strict=True))
         self._size = (int(size[0]), int(size[1]))
         self._seed = seed
@@ -82,18 +85,13 @@ class Streets(Dataset):
         return index
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_size(size: Sequence[int], faults: Faults) -> None:
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(_is_integer(n) for n in size):
-        faults.add(f"size: got {size!r}; allowed: [height, width], two integers")
-        return
-    for what, pixels, least in zip(("height", "width"), size, _SMALLEST, strict=True):
+def _check_size(size: Sequence[int]) -> None:
+    faults = Faults("datasets.streets")
+    for side, pixels, least in zip(("height", "width"), size, _SMALLEST, strict=True):
         if pixels < least or pixels % _STEP:
             near = max(round(pixels / _STEP) * _STEP, least)
-            faults.add(f"size: {what} {pixels} must be a multiple of {_STEP} and at least {least}; nearest is {near}")
+            faults.add(f"size: {side} {pixels} must be a multiple of {_STEP} and at least {least}; nearest is {near}")
+    faults.raise_if_any()
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import plugins
+from pipeline import option_values, plugins
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._composition import Composition
@@ -18,25 +18,37 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any], **offered: Any) -> DistillationLoss:
+    """One loss.
+
+    Args:
+        options: by key, as in params.yaml.
+        offered: facts of the run, see :func:`pipeline.plugins.build`.
+
+    Raises:
+        UserError: unknown loss; unknown, missing or invalid options.
+    """
+    option_values.check("losses", name, options)
     loss: DistillationLoss = plugins.build("losses", name, options, **offered)
     return loss
 
 
 def build_all(recipe: Mapping[str, Mapping[str, Any]], **offered: Any) -> DistillationLoss:
-    """The loss of a run: one loss as it is, several as a :class:`Composition`.
+    """The loss of a run: one loss, or several as a :class:`Composition`.
 
-    They are built in the order of their names, so that the order in which they are written changes no random weight.
+    They are built in the order of their names, so that random weights do not depend on the order in params.yaml.
 
     Args:
         recipe: loss names with their options.
         offered: facts of the run, see :func:`pipeline.plugins.build`.
 
     Raises:
-        UserError: no loss, ``none`` beside others, or whatever building one of them says.
+        UserError: no loss, ``none`` together with others; see :func:`build`.
     """
     if not recipe:
         raise UserError("a student needs a loss; 'none' is the student alone")
     if "none" in recipe and len(recipe) > 1:
-        raise UserError(f"losses {'+'.join(recipe)}: 'none' is the student alone and mixes with nothing; leave it out")
+        raise UserError(
+            f"losses {'+'.join(recipe)}: 'none' is the student alone and cannot be combined with others; leave it out"
+        )
     parts = {name: build(name, dict(recipe[name]), **offered) for name in sorted(recipe)}
     return next(iter(parts.values())) if len(parts) == 1 else Composition(parts)

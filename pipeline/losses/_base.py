@@ -13,19 +13,19 @@ from pipeline.models import SegOutput
 
 
 class DistillationLoss(nn.Module, ABC):
-    """Named terms that pull a student towards its teacher; the task adds cross-entropy.
+    """Named terms that measure how a student differs from its teacher; the task adds cross-entropy.
 
-    A loss is one file with keyword-only, annotated constructor arguments (the schema of ``losses.<name>`` in
-    params.yaml). Facts that only the run knows are offered to it by name: ``num_classes``, ``ignore_index``,
-    ``student_channels``, ``teacher_channels``, ``student_stage_channels``, ``teacher_stage_channels``, ``steps``.
-    Adapters and queues are its parameters and buffers: optimised with the run, never part of the student. It knows no
-    path, data set, model, device or rank.
+    A loss is one file with keyword-only constructor arguments, annotated with types and ranges (the schema of
+    ``losses.<name>`` in params.yaml). Facts that only the run knows are offered to it by name: ``num_classes``,
+    ``ignore_index``, ``student_channels``, ``teacher_channels``, ``student_stage_channels``,
+    ``teacher_stage_channels``, ``steps``. Adapters and queues are its parameters and buffers: trained with the
+    student, never part of it. A loss knows no path, data set, model, device or rank.
 
-    A loss is called with whatever precision the networks ran in and computes in float32 (float64 stays float64):
-    norms, softmaxes over positions and distances are not safe in half precision, so autocast is off inside.
+    A loss takes outputs of any precision and computes in float32 (float64 stays float64): norms, softmaxes over
+    positions and distances are not accurate in half precision, so autocast is off inside.
     """
 
-    #: False spares the teacher's forward pass; the loss then gets the student's own detached output in its place.
+    #: False: the teacher does not run, and the loss gets the student's own detached output in its place.
     uses_teacher: ClassVar[bool] = True
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ class DistillationLoss(nn.Module, ABC):
         """Scalar terms, already weighted; their sum is the loss.
 
         Args:
-            student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's carry no gradient.
+            student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
             target: (N, H, W) int64 train ids.
         """
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def resize_labels(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Nearest neighbour: (N, H, W) int64 to (N, h, w) int64. Anything smoother would invent classes at borders."""
+    """Nearest neighbour: (N, H, W) int64 to (N, h, w) int64. Interpolation would give wrong classes at borders."""
     if target.shape[-2:] == tuple(size):
         return target
     return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(target.dtype)
@@ -30,12 +30,12 @@ def class_masks(target: Tensor, features: Tensor, *, num_classes: int, ignore_in
 
 
 def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tuple[Tensor, Tensor]:
-    """Mean feature of every class by one matrix product.
+    """Mean feature of every class, by one matrix product.
 
     Args:
         features: (N, C, h, w).
         masks: (N, K, h*w) from :func:`class_masks`.
-        over: ``image`` gives a mean for each image, ``batch`` one for all images together (N becomes 1).
+        over: ``image`` gives one mean per image, ``batch`` one for all images together (N becomes 1).
 
     Returns:
         means (N, K, C), zero where the class is absent, and pixel counts (N, K).

@@ -12,7 +12,7 @@ from pipeline.models import SegOutput
 
 
 class Composition(DistillationLoss):
-    """The terms of several losses side by side; each is weighted by its own options.
+    """The terms of several losses; each has the weights of its own options.
 
     Args:
         parts: losses by name, at least two.
@@ -20,7 +20,7 @@ class Composition(DistillationLoss):
     Shapes: as the parts take them; returns the terms of all.
 
     Raises:
-        UserError: in ``forward``, when two losses give a term of the same name: one would hide the other.
+        UserError: in ``forward``, when two losses have a term of the same name: one would overwrite the other.
     """
 
     def __init__(self, parts: Mapping[str, DistillationLoss]) -> None:
@@ -35,7 +35,7 @@ class Composition(DistillationLoss):
             for term, value in part(student, teacher, target).items():
                 if term in terms:
                     raise UserError(
-                        f"losses {owners[term]} and {name} both give a term '{term}'; use one of them, or rename the "
+                        f"losses {owners[term]} and {name} both have a term '{term}'; use one of them, or rename the "
                         f"term in pipeline/losses/{name}.py"
                     )
                 terms[term], owners[term] = value, name

@@ -1,4 +1,4 @@
-"""What a loss needs to know about other processes: nothing, or their rows."""
+"""Rows of a tensor from all processes of a training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process acts as if it were the only one: for what the others do not do at the same time."""
+    """Inside, this process does not communicate: for computations that the others do not do at the same time."""
     token = _alone.set(True)
     try:
         yield
@@ -24,10 +24,7 @@ def alone() -> Iterator[None]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Rows (n, ...) of all processes in rank order, where n may differ; x itself when there is one process.
-
-    No gradient flows back.
-    """
+    """Rows (n, ...) of all processes in rank order, where n may differ, without gradient; x itself for one process."""
     if _alone.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
     processes = dist.get_world_size()

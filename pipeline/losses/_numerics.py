@@ -1,4 +1,4 @@
-"""Norms, distances and divergences whose value and gradient stay finite where the plain formula does not."""
+"""Norms, distances and divergences with finite values and gradients, also where those of the plain formula are not."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
+    """Half precision to float32; float32 and float64 stay unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def unit(x: Tensor, *, dim: int = 1, eps: float = 1e-6) -> Tensor:
     """x / ||x||_2 along a dimension; vectors shorter than ``eps`` become zero, with zero gradient.
 
-    Embeddings come out of a ReLU, so whole vectors are zero now and then. ``F.normalize`` multiplies their gradient by
-    1e12.
+    Embeddings are outputs of a ReLU, so whole vectors are sometimes zero, and ``F.normalize`` multiplies their gradient
+    by 1e12.
 
     Example:
         >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -29,7 +29,7 @@ def unit(x: Tensor, *, dim: int = 1, eps: float = 1e-6) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor, *, dim: int = -1) -> Tensor:
-    """||a - b||_2 along a dimension (broadcast); where a equals b the gradient is zero, not NaN.
+    """||a - b||_2 along a dimension, with broadcasting; where a equals b the gradient is zero, not NaN.
 
     Example:
         >>> distance(torch.tensor([0.0, 3.0]), torch.tensor([4.0, 0.0]))
@@ -41,7 +41,7 @@ def distance(a: Tensor, b: Tensor, *, dim: int = -1) -> Tensor:
 
 
 def kl_rows(student: Tensor, teacher: Tensor, *, dim: int, temperature: float = 1.0) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)) along a dimension, which disappears. No factor of T^2."""
+    """KL(softmax(teacher / T) || softmax(student / T)) along a dimension, which is removed. No factor of T^2."""
     log_s = F.log_softmax(student / temperature, dim=dim)
     log_t = F.log_softmax(teacher / temperature, dim=dim)
     return (log_t.exp() * (log_t - log_s)).sum(dim=dim)

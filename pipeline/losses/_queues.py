@@ -1,4 +1,4 @@
-"""Memory of teacher vectors by class, filled and sampled without loops."""
+"""Memory of teacher vectors by class, written and sampled without loops."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline.losses._distributed import gather_rows
 
 
 class ClassQueues(nn.Module):
-    """One ring buffer of vectors for each class; only filled slots are ever sampled.
+    """One ring buffer of vectors per class; only filled slots are sampled.
 
-    State (buffers, so in the loss's ``state_dict``; without gradient): ``vectors`` (K, length, C), ``pointer`` (K,)
-    next slot to write, ``filled`` (K,) slots that hold a vector. Under data-parallel training every process appends
-    what all processes found, in rank order, so that the buffers stay equal without being broadcast.
+    State (buffers without gradient, in the loss's ``state_dict``): ``vectors`` (K, length, C), ``pointer`` (K,) the
+    next slot to write, ``filled`` (K,) the number of slots that hold a vector. In data-parallel training every process
+    appends the vectors of all processes, in rank order, so the buffers stay equal without a broadcast.
 
     Args:
         num_classes: K.
-        length: slots of a class.
+        length: slots per class.
         channels: C.
     """
 
@@ -37,13 +37,13 @@ class ClassQueues(nn.Module):
 
     @torch.no_grad()
     def append(self, vectors: Tensor, classes: Tensor) -> None:
-        """Write vectors (n, C) of classes (n,) in their order; the oldest of a class give way."""
+        """Write vectors (n, C) of classes (n,) in their order, over the oldest of each class."""
         vectors, classes = gather_rows(vectors), gather_rows(classes)
         order = classes.argsort(stable=True)
         vectors, classes = vectors[order], classes[order]
         counts = classes.bincount(minlength=len(self.pointer))
         rank = _rank_within(classes, counts)
-        kept = rank >= counts[classes] - self.length  # more than fit: the newest stay
+        kept = rank >= counts[classes] - self.length  # of more than ``length``, the newest
         slot = (self.pointer[classes] + rank) % self.length
         self.vectors[classes[kept], slot[kept]] = vectors[kept].to(self.vectors.dtype)
         self.pointer.copy_((self.pointer + counts) % self.length)
@@ -80,5 +80,5 @@ def random_members(labels: Tensor, *, each: int, num_classes: int) -> Tensor:
 
 
 def _rank_within(groups: Tensor, counts: Tensor) -> Tensor:
-    """How many entries of its own group stand before each entry of sorted group ids, given the size of each group."""
+    """Number of earlier entries of the same group, for each entry of sorted group ids; ``counts``: size of groups."""
     return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]

@@ -1,11 +1,11 @@
-"""Similarities between pixels, without ever holding all of them.
+"""Similarities between pixels, in blocks: all of them are never in memory at the same time.
 
 The gradient of ``KL(softmax(t) || softmax(s))`` with respect to the similarities s is ``softmax(s) - softmax(t)``. So a
 block of rows gives its value *and* its share of the features' gradient while it is in memory; the forward pass
-accumulates both, saves one tensor of the features' size for the backward pass, and recomputes nothing in it.
+accumulates both and saves one tensor of the features' size, so that the backward pass recomputes nothing.
 
-Similarities within a group of images are symmetric: a block on and above the diagonal serves the pixels of its rows and
-those of its columns. The first pass over these blocks sums the exponentials, the second makes value and gradient.
+Similarities within a group of images are symmetric: a block on or above the diagonal serves the pixels of its rows and
+those of its columns. The first pass over these blocks sums the exponentials, the second computes value and gradient.
 """
 
 from __future__ import annotations
@@ -17,41 +17,35 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.errors import UserError
-
-#: Bytes that the blocks of similarities may take at a time. See benchmarks/losses.py: on a CPU smaller blocks make thin
-#: matrix products, larger ones leave the cache.
+#: Bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix products
+#: of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
-BUFFERS = 4  # of a block's size that live at once
-MIN_ROWS = 16  # of a block, whatever the budget
-#: Cosines over a temperature below this overflow float32 when exponentiated; they are computed in float64.
+BUFFERS = 4  # of a block's size, at the same time
+MIN_ROWS = 16  # of a block, for any budget
+#: The exponential of a cosine divided by a lower temperature overflows float32; it is computed in float64.
 LEAST_FLOAT32 = 1 / 40
-LEAST_TEMPERATURE = 0.005  # of float64
+LEAST_TEMPERATURE = 0.005  # in float64
 
 
 def relation_kl(
     student: Tensor, teacher: Tensor, *, temperature: float, group: int = 1, valid: Tensor | None = None
 ) -> Tensor:
-    """How differently the two networks relate pixels, within and across the images of a group.
+    """Difference between the two networks in how they relate pixels, within and across the images of a group.
 
     For every ordered pair (i, j) of images of a group, i = j included, each pixel of image i has a distribution over
-    the pixels of image j: softmax of its cosines over ``temperature``. The result is the KL divergence of the student's
-    from the teacher's, averaged over pixels and pairs; groups count by their number of images.
+    the pixels of image j: the softmax of its cosines / ``temperature``. The result is the KL divergence of the
+    student's from the teacher's, averaged over pixels and pairs; a group counts by its number of images.
 
     Args:
         student, teacher: (N, C_S, A) and (N, C_T, A), columns of unit length; gradient flows to the student.
-        temperature: tau inside the softmax. No factor of tau^2, as in CIRKD.
-        group: consecutive images that are related to each other; a last, smaller group takes what is left.
-        valid: (N, A) bool; pixels that are False neither relate nor are related to. None: all take part.
+        temperature: tau inside the softmax, ``LEAST_TEMPERATURE`` or more. No factor of tau^2, as in CIRKD.
+        group: number of consecutive images that are related to each other; the last group may be smaller.
+        valid: (N, A) bool; pixels that are False are left out. None: all are valid.
 
     Returns:
         a scalar; a connected zero when no pixel is valid.
-
-    Raises:
-        UserError: the temperature is too low for float64.
     """
-    if temperature < LEAST_TEMPERATURE:
-        raise UserError(f"temperature of pixel similarities: got {temperature}; allowed: {LEAST_TEMPERATURE} or more")
+    assert temperature >= LEAST_TEMPERATURE, "the options of the losses have this range"
     images, _, pixels = student.shape
     dtype = student.dtype if temperature >= LEAST_FLOAT32 else torch.float64
     total = student.sum() * 0.0
@@ -70,7 +64,7 @@ def relation_kl(
 
 
 def reference_kl(anchors_s: Tensor, anchors_t: Tensor, references: Tensor, *, temperature: float) -> Tensor:
-    """How differently the two networks relate pixels to a fixed set of vectors: mean KL over the anchors.
+    """Difference between the two networks in how they relate pixels to a fixed set of vectors: mean KL over anchors.
 
     Args:
         anchors_s, anchors_t: (R, C) unit rows of student and teacher in one space; gradient flows to the student.
@@ -102,7 +96,7 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class _GradientIsReady(torch.autograd.Function):
-    """Forward saves the gradient of its value by its first of four inputs; the others have none."""
+    """Forward saves the gradient with respect to the first of its four inputs; the others have no gradient."""
 
     @staticmethod
     @once_differentiable
@@ -114,7 +108,7 @@ class _GradientIsReady(torch.autograd.Function):
 class _SelfRelations(_GradientIsReady):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, lengths: Sequence[int], temperature: float) -> Tensor:
-        """Unit rows (R, C_S) and (R, C_T) of the images of one group, ``lengths`` of them from each image."""
+        """Unit rows (R, C_S) and (R, C_T) of the images of one group; ``lengths``: number of rows of each image."""
         ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
         spans = list(zip([0, *ends], ends, strict=False))
         tiles = _tiles(rows_s, spans)
@@ -125,7 +119,7 @@ class _SelfRelations(_GradientIsReady):
             for exponentials, sums in zip(block.exponentials(a, b), (sums_s, sums_t), strict=True):
                 for other, (start, end) in enumerate(spans[image:], start=image):
                     sums[a:b, other] += exponentials[:, max(start, a) - a : end - a].sum(dim=1)
-                sums[b:, image] += exponentials[:, b - a :].sum(dim=0)  # the same similarities, seen from the columns
+                sums[b:, image] += exponentials[:, b - a :].sum(dim=0)  # the same similarities, for the columns
 
         weight = torch.cat([rows_s.new_full((n, 1), 1 / (n * len(spans) ** 2)) for n in lengths])
         value = (weight * (sums_s / sums_t).log()).sum()
@@ -136,7 +130,7 @@ class _SelfRelations(_GradientIsReady):
             gap, s, t = block.gap_and_exponentials(a, b)
             t *= block.both_ways(scale_t, spans, image, a, b)
             gap *= t
-            value += gap.sum() - 0.5 * gap[:, : b - a].sum()  # the block on the diagonal holds every pair twice
+            value += gap.sum() - 0.5 * gap[:, : b - a].sum()  # the block on the diagonal has every pair twice
             s *= block.both_ways(scale_s, spans, image, a, b)
             s -= t
             gradient[a:b].addmm_(s, rows_s[a:])
@@ -146,9 +140,9 @@ class _SelfRelations(_GradientIsReady):
 
 
 class _SymmetricBlocks:
-    """Blocks of rows a..b and columns a..R of both similarity matrices, in buffers that are used again.
+    """Blocks of rows a..b and columns a..R of both similarity matrices, in buffers that all blocks share.
 
-    Fresh memory for every block costs more time than the arithmetic. A result is valid until the next call.
+    New memory for every block takes more time than the arithmetic. A result is valid until the next call.
     """
 
     def __init__(self, rows_s: Tensor, rows_t: Tensor, *, temperature: float, widest: int) -> None:
@@ -162,10 +156,10 @@ class _SymmetricBlocks:
         return self._buffers[buffer][: (b - a) * columns].view(b - a, columns)
 
     def _similarities(self, a: int, b: int) -> list[Tensor]:
-        found = []
-        for buffer, (rows, columns) in enumerate(self._pairs):
-            found.append(torch.mm(rows[a:b], columns[a:].T, out=self._view(buffer, a, b)))
-        return found
+        return [
+            torch.mm(rows[a:b], columns[a:].T, out=self._view(buffer, a, b))
+            for buffer, (rows, columns) in enumerate(self._pairs)
+        ]
 
     def _exp(self, similarities: Tensor) -> Tensor:
         return (similarities.add_(self._shift) if self._shift else similarities).exp_()
@@ -182,12 +176,12 @@ class _SymmetricBlocks:
         return gap, self._exp(s), self._exp(t)
 
     def both_ways(self, scale: Tensor, spans: Sequence[tuple[int, int]], image: int, a: int, b: int) -> Tensor:
-        """Factor of each similarity: as part of its row's distribution, plus as part of its column's."""
+        """Factor of each similarity: its factor in the row's distribution, plus that in the column's."""
         factor = self._view(3, a, b)
         for other, (start, end) in enumerate(spans[image:], start=image):
             columns = slice(max(start, a), end)
-            here = factor[:, columns.start - a : columns.stop - a]
-            torch.add(scale[a:b, other, None], scale[columns, image], out=here)
+            part = factor[:, columns.start - a : columns.stop - a]
+            torch.add(scale[a:b, other, None], scale[columns, image], out=part)
         return factor
 
 
@@ -217,12 +211,12 @@ class _ReferenceRelations(_GradientIsReady):
 
 
 def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(image, first row, end) of blocks of rows; none crosses the border of an image."""
+    """(image, first row, end) of blocks of rows; each block is of one image."""
     step = _rows_of_a_block(rows, columns=len(rows))
     return [(image, a, min(a + step, end)) for image, (start, end) in enumerate(spans) for a in range(start, end, step)]
 
 
 def _rows_of_a_block(rows: Tensor, *, columns: int) -> int:
-    """How many rows have their similarities with so many columns within the budget."""
+    """Number of rows whose similarities with so many columns fit the budget."""
     budget = BUDGET.get(rows.device.type, BUDGET["cuda"])
     return max(MIN_ROWS, budget // (BUFFERS * columns * rows.element_size()))

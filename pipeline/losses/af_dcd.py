@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration
-from pipeline.losses._options import at_least, positive
 from pipeline.models import SegOutput
 
 
@@ -19,16 +19,16 @@ class DenseContrast(DistillationLoss):
     """Feature reconstruction, and InfoNCE over the channel groups and positions of a patch.
 
     The student's features generate the teacher's as in :mod:`pipeline.losses.mgd`; ``||G - F_T||^2 / N`` is the first
-    term. For the second both maps are max-pooled and cut into patches, and the channels into M groups: a patch of
-    4 x 4 and M = 16 holds 256 vectors of C_T / 16 channels. A student's vector at (position, group) must find the
-    teacher's at the same place (``similarity = -||a - b||_1 / temperature``) among the teacher's vectors of all *other*
-    groups in that patch; those of its own group at other positions are left out. Cross-entropies are summed and divided
-    by the h*w of the pooled map and by N (Fan et al. 2023, NeurIPS, official code). Published with pixel-wise KD:
-    ``loss: [kd, af_dcd]``.
+    term. For the second term both maps are max-pooled and cut into patches, and the channels into M groups: with
+    patches of 4 x 4 and M = 16, a patch has 256 vectors of C_T / 16 channels. A student's vector at (position, group)
+    must be nearest to the teacher's at the same place (``similarity = -||a - b||_1 / temperature``) among the teacher's
+    vectors of all *other* groups in that patch; those of its own group at other positions are left out. The sum of the
+    cross-entropies is divided by the h*w of the pooled map and by N (Fan et al. 2023, NeurIPS, official code).
+    Published with pixel-wise KD: ``loss: [kd, af_dcd]``.
 
-    Differences from the official code: it crashes when widths agree (no adapter) and when the pooled map is no multiple
-    of the patch (here cropped); the adapter has no bias; its deeper projector of some scripts and the clipping of the
-    adapter's gradient at norm 15 are left out.
+    Differences from the official code, which fails when the numbers of channels agree and when the patch does not
+    divide the pooled map: there is then no adapter, and the map is cropped; the adapter has no bias; the deeper
+    projector of some scripts and the clipping of the adapter's gradient at norm 15 are left out.
 
     Args:
         student_channels, teacher_channels, student_stage_channels, teacher_stage_channels: offered by the run.
@@ -36,9 +36,8 @@ class DenseContrast(DistillationLoss):
         pool: max-pooling before the patches; 4 in the official code, 1 (none) there for CamVid.
         groups: M; 16 in the official code. It must divide C_T.
         patch: height and width of a patch after pooling; 4 in the official code.
-        mask_ratio: probability that a position is dropped before generation; 0.75 in the official code.
+        mask_ratio: probability that a position is set to 0 before generation; 0.75 in the official code.
         temperature: of the contrast; 0.07 in the official code.
-        metric: ``l1`` as in the official code, or ``l2``, as the paper is remembered to say.
         reconstruction_weight: factor of the first term; 2e-6 in the official script for Cityscapes (up to 8e-6
             elsewhere).
         contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
@@ -47,7 +46,7 @@ class DenseContrast(DistillationLoss):
     "af_dcd_contrast": scalar}``.
 
     Raises:
-        UserError: an option out of range; the pooled map is smaller than a patch.
+        UserError: ``groups`` does not divide the channels; in ``forward``, the pooled map is smaller than a patch.
 
     Example:
         >>> x = torch.randn(2, 32, 16, 16)
@@ -66,38 +65,34 @@ class DenseContrast(DistillationLoss):
         student_stage_channels: tuple[int, ...],
         teacher_stage_channels: tuple[int, ...],
         feature: Literal["stage", "embedding"] = "stage",
-        pool: int = 4,
-        groups: int = 16,
-        patch: int = 4,
-        mask_ratio: float = 0.75,
-        temperature: float = 0.07,
-        metric: Literal["l1", "l2"] = "l1",
-        reconstruction_weight: float = 2e-6,
-        contrast_weight: float = 0.005,
+        pool: Annotated[int, Ge(1)] = 4,
+        groups: Annotated[int, Ge(2)] = 16,
+        patch: Annotated[int, Ge(1)] = 4,
+        mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
+        temperature: Annotated[float, Gt(0)] = 0.07,
+        reconstruction_weight: Annotated[float, Ge(0)] = 2e-6,
+        contrast_weight: Annotated[float, Ge(0)] = 0.005,
     ) -> None:
         super().__init__()
         if feature == "stage":
             student_channels, teacher_channels = student_stage_channels[-1], teacher_stage_channels[-1]
         self.feature = feature
-        self.pool = at_least("af_dcd.pool", pool, 1)
-        self.groups = at_least("af_dcd.groups", groups, 2)
-        self.patch = at_least("af_dcd.patch", patch, 1)
-        self.temperature = positive("af_dcd.temperature", temperature)
-        self.metric = metric
+        self.pool = pool
+        self.groups = groups
+        self.patch = patch
+        self.temperature = temperature
         self.reconstruction_weight = reconstruction_weight
         self.contrast_weight = contrast_weight
         if teacher_channels % groups:
             raise UserError(f"losses.af_dcd.groups: got {groups}; allowed: divisors of the {teacher_channels} channels")
-        self.generation = MaskedGeneration(
-            student_channels, teacher_channels, mask_ratio=mask_ratio, where="af_dcd.mask_ratio"
-        )
+        self.generation = MaskedGeneration(student_channels, teacher_channels, mask_ratio=mask_ratio)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        generated, wanted = self.generation(self._features(student), self._features(teacher))
-        reconstruction = F.mse_loss(generated, wanted, reduction="sum") / len(generated)
+        generated, original = self.generation(self._features(student), self._features(teacher))
+        reconstruction = F.mse_loss(generated, original, reduction="sum") / len(generated)
         return {
             "af_dcd_reconstruction": self.reconstruction_weight * reconstruction,
-            "af_dcd_contrast": self.contrast_weight * self._contrast(self._patches(generated), self._patches(wanted)),
+            "af_dcd_contrast": self.contrast_weight * self._contrast(self._patches(generated), self._patches(original)),
         }
 
     def _features(self, output: SegOutput) -> Tensor:
@@ -109,21 +104,19 @@ class DenseContrast(DistillationLoss):
         rows, columns = (size // self.pool // self.patch for size in (height, width))
         if not rows or not columns:
             raise UserError(
-                f"losses.af_dcd.pool: got {self.pool}; a feature map of {height} x {width} is then smaller than a "
-                f"patch of {self.patch}; take a smaller pool or patch, or larger crops"
+                f"losses.af_dcd.pool: got {self.pool}; after it, a feature map of {height} x {width} is smaller than a "
+                f"patch of {self.patch}; use a smaller pool or patch, or larger crops"
             )
         pooled = F.max_pool2d(features, self.pool)[..., : rows * self.patch, : columns * self.patch]
         parts = pooled.reshape(len(features), self.groups, -1, rows, self.patch, columns, self.patch)
         return parts.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, self.patch**2 * self.groups, parts.shape[2])
 
     def _contrast(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy of finding the own place: sum over groups, mean over positions."""
-        distances = torch.cdist(
-            student, teacher, p=1.0 if self.metric == "l1" else 2.0, compute_mode="donot_use_mm_for_euclid_dist"
-        )
+        """Cross-entropy of a vector's own place among the others: sum over groups, mean over positions."""
+        distances = torch.cdist(student, teacher, p=1.0)
         group = torch.arange(student.shape[1], device=student.device) % self.groups
         own = torch.eye(len(group), dtype=torch.bool, device=student.device)
         left_out = (group[:, None] == group) & ~own
         logits = (distances / -self.temperature).masked_fill(left_out, -torch.inf)
-        found = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=2)  # (patches, positions * groups)
-        return -found.mean() * self.groups
+        log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=2)  # (patches, positions * groups)
+        return -log_p.mean() * self.groups

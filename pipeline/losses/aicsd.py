@@ -1,11 +1,12 @@
-"""Inter-class similarity distillation: how the places of two classes differ, with weights that shift in training."""
+"""Inter-class similarity distillation: how the places of two classes differ; its weights change during training."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
@@ -17,23 +18,24 @@ class InterClassSimilarity(DistillationLoss):
     """Mean squared error between K x K matrices of divergences between class maps, and pixel-wise KD.
 
     ``P_c`` is the softmax over positions of class channel c, ``ICS[c, c'] = KL(P_c || P_c')``, its rows get unit length
-    and ``icsd = mean (ICS_S - ICS_T)^2``. Pixel-wise KD (T = 1, mean over all elements) is part of the method, since
-    the balance of the two moves: ``alpha * weight * icsd + (1 - alpha) * kd_weight * kd`` where alpha goes from 0 to 1
-    over the training (Mansourian et al. 2023, arXiv 2308.04243). So it stands alone: ``loss: aicsd``.
+    and ``icsd = mean (ICS_S - ICS_T)^2``. Pixel-wise KD (T = 1, mean over all elements) is part of the method, because
+    the weights of the two change: ``alpha * weight * icsd + (1 - alpha) * kd_weight * kd``, where alpha grows from 0 to
+    1 during training (Mansourian et al. 2023, arXiv 2308.04243). So use it without ``kd``: ``loss: aicsd``.
 
     Differences: in the paper alpha also scales cross-entropy, which belongs to the task here and keeps weight 1; alpha
-    moves with steps, not epochs. The official code is broken, so this follows the text: softmax over all positions (not
-    over the height alone), log-probabilities where the KL wants them, the whole matrix (KL is not symmetric; there a
-    triangle is mirrored), any K, no second division by N, and the adaptive weights, which are commented out there.
+    grows with steps, not epochs. The official code is broken, so this follows the text: softmax over all positions (not
+    over the height alone), log-probabilities as the KL needs them, the whole matrix (KL is not symmetric; the official
+    code mirrors a triangle), any K, no second division by N, and the adaptive weights, which the official code has
+    commented out.
 
     Args:
         steps: number of training steps, offered by the run.
-        weight: factor of the matrix term; 20 (ours: no number of the broken code carries over; its gradient is then
-            half of the cross-entropy's in the default run on streets).
+        weight: factor of the matrix term; 20 (ours, because no number of the broken code is valid here; the term's
+            gradient is then half of the cross-entropy's in the default run on streets).
         kd_weight: factor of the KD term; 10 in the official code.
-        scope: a matrix for each ``image``, or one for the ``batch``, the mean of the images' divergences (official) of
-            one process.
-        adaptive: False sets the factors alpha and 1 - alpha to 1.
+        scope: one matrix per ``image``, or one per ``batch`` of a process, the mean of the images' divergences
+            (official).
+        adaptive: false sets the factors alpha and 1 - alpha to 1.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"aicsd": scalar, "aicsd_kd": scalar}``.
 
@@ -53,8 +55,8 @@ class InterClassSimilarity(DistillationLoss):
         self,
         *,
         steps: int,
-        weight: float = 20.0,
-        kd_weight: float = 10.0,
+        weight: Annotated[float, Ge(0)] = 20.0,
+        kd_weight: Annotated[float, Ge(0)] = 10.0,
         scope: Literal["image", "batch"] = "image",
         adaptive: bool = True,
     ) -> None:
@@ -81,7 +83,7 @@ class InterClassSimilarity(DistillationLoss):
         return unit(divergence.mean(dim=0, keepdim=True) if self.scope == "batch" else divergence, dim=2)
 
     def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Those of the matrix term and of KD at this step; counts the steps of training mode."""
+        """Factors of the matrix term and of KD at this step; in training mode each call counts as a step."""
         if not self.adaptive:
             return self.step.new_ones((), dtype=dtype), self.step.new_ones((), dtype=dtype)
         alpha = (self.step / self.steps).clamp(max=1).to(dtype)

@@ -1,8 +1,11 @@
-"""Attention transfer: the student looks where the teacher looks."""
+"""Attention transfer: the student has large features at the places where the teacher has them."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
@@ -15,13 +18,13 @@ class AttentionTransfer(DistillationLoss):
 
     The attention map of an image is the mean over channels of the squared embedding, flattened and divided by its
     L2 norm: ``a = v / ||v||, v[p] = 1/C * sum_c F[c, p]^2``. The loss is ``weight * mean_np (a_S - a_T)^2`` (Zagoruyko
-    and Komodakis 2017, arXiv 1612.03928, as the CIRKD code base applies it to the embedding alone). The CIRKD code base
-    runs it with pixel-wise KD: ``loss: [kd, at]``. Widths may differ; there is no adapter.
+    and Komodakis 2017, arXiv 1612.03928, as the CIRKD code base applies it to the embedding alone). That code base
+    adds pixel-wise KD: ``loss: [kd, at]``. The numbers of channels may differ; there is no adapter.
 
-    Difference from that code: a map that is zero everywhere stays zero and gives no gradient.
+    Difference from that code: a map of zeros stays zero and has no gradient.
 
     Args:
-        weight: factor of the term; 1e4 in the CIRKD code, since the entries of a unit map are small.
+        weight: factor of the term; 1e4 in the CIRKD code, because the values of a map of unit length are small.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w); returns ``{"at": scalar}``.
 
@@ -33,7 +36,7 @@ class AttentionTransfer(DistillationLoss):
         1.0
     """
 
-    def __init__(self, *, weight: float = 1e4) -> None:
+    def __init__(self, *, weight: Annotated[float, Ge(0)] = 1e4) -> None:
         super().__init__()
         self.weight = weight
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, resize_labels
 from pipeline.losses._numerics import unit
-from pipeline.losses._options import at_least, positive
 from pipeline.losses._queues import ClassQueues, random_members
-from pipeline.losses._similarity import reference_kl, relation_kl
+from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
 from pipeline.models import SegOutput
 
 
@@ -22,35 +24,43 @@ class CIRKD(DistillationLoss):
     teacher's (Yang et al., CVPR 2022, arXiv 2204.06986; formulas and weights from the official code, commit 2d8ad0f):
 
     - ``cirkd_batch``: mini-batch pixel-to-pixel. Every pixel of image i against the pixels of image j, for all ordered
-      pairs (i, j) of a group, i = j included; mean over pixels and pairs. No projection: widths may differ.
+      pairs (i, j) of a group, i = j included; mean over pixels and pairs. No projection: the numbers of channels may
+      differ.
     - ``cirkd_pixel``: memory pixel-to-pixel. Every labelled pixel against teacher pixels of all classes from the queue,
-      in the teacher's space; the student gets there by a projection head (1x1 conv, batch norm, ReLU, 1x1 conv).
+      in the teacher's space; a projection head (1x1 conv, batch norm, ReLU, 1x1 conv) brings the student's pixels
+      there.
     - ``cirkd_region``: the same against mean vectors of whole class regions of earlier images.
 
     Published total: these and pixel-wise KD of weight 1, ``loss: [kd, cirkd]``; memory weights 0.01 on VOC.
 
-    Differences from the official code, all on purpose: queues are ring buffers, where it overwrites newer entries when
-    one wraps; they start empty and only filled slots are sampled, where it starts with random vectors; pixels in the
-    queue are of the class that they are filed under, where it takes the first pixels of the image whatever they show
-    (``official_enqueue=True`` does as it does); a batch without labelled pixels gives a connected zero, where it gives
-    NaN; the group is an option, where it is the batch of one GPU (2 in its runs); one process needs no process group.
-    As there, anchors are the pixels of one process's batch and the memory is that of all processes; buffers need not
-    be broadcast.
+    Intended differences from the official code:
+
+    - Queues are ring buffers; the official code overwrites newer vectors when a queue wraps.
+    - Queues start empty and only filled slots are sampled; the official code starts with random vectors.
+    - A pixel is stored under its own class; the official code stores the first pixels of the image, of any class
+      (``official_enqueue: true`` does the same).
+    - A batch without labelled pixels gives a connected zero; the official code gives NaN.
+    - The group is an option; in the official code it is the batch of one GPU (2 in its runs).
+    - One process needs no process group.
+
+    As in the official code, anchors are the pixels of one process's batch and the memory is that of all processes;
+    buffers need not be broadcast.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
         batch_weight: of the mini-batch term (alpha); 1 in the official code.
         pixel_weight, region_weight: of the memory terms (beta, gamma); 0.1 in the official code. 0 leaves one out.
-        temperature: tau of every softmax; 0.1.
-        memory_temperature: second temperature of the memory terms, with its factor squared; 1.
+        temperature: tau of every softmax; 0.1. The official code has a second temperature for the memory terms, 1 by
+            default, which is always 1 here.
         relation_group: images related to each other in the mini-batch term; 2 per GPU in the official runs.
-        pool: average pooling before the mini-batch term, as kernel and stride; 1 is none, 2 for SegFormer officially.
+        pool: average pooling before the mini-batch term, as kernel and stride; 1 is none, the official code takes 2
+            for SegFormer.
         mask_ignored: leave unlabelled pixels out of the mini-batch term; the official code keeps them.
-        pixel_queue, region_queue: slots of a class; 20000 and 2000.
-        pixels_per_class: pixels enqueued for each class of an image; 16.
-        pixel_samples, region_samples: references drawn per step, over all classes; 4096 and 1024 (// K + 1 a class).
-        max_anchors: pixels of a batch that meet the memory; null takes all, as officially.
-        official_enqueue: file the first pixels of an image under each of its classes, as the official code does.
+        pixel_queue, region_queue: slots per class; 20000 and 2000.
+        pixels_per_class: pixels stored per class of an image; 16.
+        pixel_samples, region_samples: references drawn per step, over all classes; 4096 and 1024 (// K + 1 per class).
+        max_anchors: pixels of a batch that are compared with the memory; null takes all, as the official code.
+        official_enqueue: store the first pixels of an image under each of its classes, as the official code does.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Values are computed in blocks
     (:mod:`pipeline.losses._similarity`), so memory grows with N*h*w, not with its square.
@@ -72,20 +82,19 @@ class CIRKD(DistillationLoss):
         ignore_index: int,
         student_channels: int,
         teacher_channels: int,
-        batch_weight: float = 1.0,
-        pixel_weight: float = 0.1,
-        region_weight: float = 0.1,
-        temperature: float = 0.1,
-        memory_temperature: float = 1.0,
-        relation_group: int = 2,
-        pool: int = 1,
+        batch_weight: Annotated[float, Ge(0)] = 1.0,
+        pixel_weight: Annotated[float, Ge(0)] = 0.1,
+        region_weight: Annotated[float, Ge(0)] = 0.1,
+        temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
+        relation_group: Annotated[int, Ge(1)] = 2,
+        pool: Annotated[int, Ge(1)] = 1,
         mask_ignored: bool = False,
-        pixel_queue: int = 20000,
-        region_queue: int = 2000,
-        pixels_per_class: int = 16,
-        pixel_samples: int = 4096,
-        region_samples: int = 1024,
-        max_anchors: int | None = None,
+        pixel_queue: Annotated[int, Ge(1)] = 20000,
+        region_queue: Annotated[int, Ge(1)] = 2000,
+        pixels_per_class: Annotated[int, Ge(1)] = 16,
+        pixel_samples: Annotated[int, Ge(1)] = 4096,
+        region_samples: Annotated[int, Ge(1)] = 1024,
+        max_anchors: Annotated[int, Ge(1)] | None = None,
         official_enqueue: bool = False,
     ) -> None:
         super().__init__()
@@ -94,15 +103,14 @@ class CIRKD(DistillationLoss):
         self.batch_weight = batch_weight
         self.pixel_weight = pixel_weight
         self.region_weight = region_weight
-        self.temperature = positive("cirkd.temperature", temperature)
-        self.memory_temperature = positive("cirkd.memory_temperature", memory_temperature)
-        self.relation_group = at_least("cirkd.relation_group", relation_group, 1)
-        self.pool = at_least("cirkd.pool", pool, 1)
+        self.temperature = temperature
+        self.relation_group = relation_group
+        self.pool = pool
         self.mask_ignored = mask_ignored
-        self.pixels_per_class = at_least("cirkd.pixels_per_class", pixels_per_class, 1)
-        self.pixel_samples = at_least("cirkd.pixel_samples", pixel_samples, 1)
-        self.region_samples = at_least("cirkd.region_samples", region_samples, 1)
-        self.max_anchors = None if max_anchors is None else at_least("cirkd.max_anchors", max_anchors, 1)
+        self.pixels_per_class = pixels_per_class
+        self.pixel_samples = pixel_samples
+        self.region_samples = region_samples
+        self.max_anchors = max_anchors
         self.official_enqueue = official_enqueue
         if pixel_weight or region_weight:
             self.projection = nn.Sequential(
@@ -113,11 +121,9 @@ class CIRKD(DistillationLoss):
             )
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         if pixel_weight:
-            length = at_least("cirkd.pixel_queue", pixel_queue, 1)
-            self.pixels = ClassQueues(num_classes=num_classes, length=length, channels=teacher_channels)
+            self.pixels = ClassQueues(num_classes=num_classes, length=pixel_queue, channels=teacher_channels)
         if region_weight:
-            length = at_least("cirkd.region_queue", region_queue, 1)
-            self.regions = ClassQueues(num_classes=num_classes, length=length, channels=teacher_channels)
+            self.regions = ClassQueues(num_classes=num_classes, length=region_queue, channels=teacher_channels)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
@@ -149,33 +155,31 @@ class CIRKD(DistillationLoss):
         projected = unit(self.projection(student))
         anchors = self.anchors(labels)
         rows_s, rows_t = (x.flatten(2).transpose(1, 2).flatten(0, 1)[anchors] for x in (projected, teacher))
-        # The same slots in every process, and again after a restart: the draw depends on the step alone.
+        # The same slots in every process, and again when a run resumes: the draw depends on the step alone.
         generator = torch.Generator().manual_seed(int(self.updates))
         terms = {}
 
-        def meet(queues: ClassQueues, samples: int) -> Tensor:
+        def divergence(queues: ClassQueues, samples: int) -> Tensor:
             references = queues.sample(samples // self.num_classes + 1, generator).to(rows_s.dtype)
-            temperature = self.temperature * self.memory_temperature
-            divergence = reference_kl(rows_s, rows_t, references, temperature=temperature)
             # The zero keeps the projection in the graph where no pixel is labelled.
-            return self.memory_temperature**2 * divergence + 0.0 * projected.sum()
+            return reference_kl(rows_s, rows_t, references, temperature=self.temperature) + 0.0 * projected.sum()
 
         if self.pixel_weight:
-            terms["cirkd_pixel"] = self.pixel_weight * meet(self.pixels, self.pixel_samples)
+            terms["cirkd_pixel"] = self.pixel_weight * divergence(self.pixels, self.pixel_samples)
         if self.region_weight:
-            terms["cirkd_region"] = self.region_weight * meet(self.regions, self.region_samples)
+            terms["cirkd_region"] = self.region_weight * divergence(self.regions, self.region_samples)
         return terms
 
     def anchors(self, labels: Tensor) -> Tensor:
-        """Indices of the labelled pixels of the batch, or of a random part of them."""
-        found = (labels.flatten() != self.ignore_index).nonzero()[:, 0]
-        if self.max_anchors is None or len(found) <= self.max_anchors:
-            return found
-        return found[torch.randperm(len(found), device=found.device)[: self.max_anchors]]
+        """Indices of the labelled pixels of the batch; of ``max_anchors`` random ones, where there are more."""
+        labelled = (labels.flatten() != self.ignore_index).nonzero()[:, 0]
+        if self.max_anchors is None or len(labelled) <= self.max_anchors:
+            return labelled
+        return labelled[torch.randperm(len(labelled), device=labelled.device)[: self.max_anchors]]
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, labels: Tensor) -> None:
-        """File pixels and class regions of the teacher's unit embedding (N, C_T, h, w) under labels (N, h, w)."""
+        """Store pixels and class regions of the teacher's unit embedding (N, C_T, h, w) under labels (N, h, w)."""
         self.updates += 1
         if self.region_weight:
             masks = class_masks(labels, teacher, num_classes=self.num_classes, ignore_index=self.ignore_index)
@@ -193,10 +197,10 @@ class CIRKD(DistillationLoss):
 
 
 def first_pixels(chosen: Tensor, classes: Tensor, flat: Tensor) -> Tensor:
-    """What the official code takes instead of the chosen pixels.
+    """The pixels that the official code stores instead of the chosen ones.
 
     It permutes ``range(count of the class)`` and uses that as positions in the image, so that a class of n pixels is
-    represented by random ones of the image's first n, whatever they show.
+    represented by random ones of the image's first n pixels, of any class.
 
     Args:
         chosen: (n,) indices into flat.flatten(), ordered by image, then class, as :func:`random_members` gives them.

@@ -1,13 +1,15 @@
-"""Channel-wise distillation: where in the image does each channel look."""
+"""Channel-wise distillation: at which places of the image each channel is large."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
-from pipeline.losses._options import positive
 from pipeline.models import SegOutput
 
 
@@ -15,18 +17,19 @@ class ChannelWise(DistillationLoss):
     r"""KL divergence between the two networks' softmaxes over *positions*, channel by channel.
 
     ``T^2 / (N * C) * sum_nc KL(softmax(x_T[n, c] / T) || softmax(x_S[n, c] / T))``, softmax over the h*w positions, for
-    x = logits and, when asked for, x = embedding (Shu et al. 2021, arXiv 2011.13256, as the CIRKD code base applies
-    it). That code base runs it with pixel-wise KD (``loss: [kd, cwd]``), a ``feature_weight`` of 50 and an adversarial
+    x = logits and, with a ``feature_weight``, x = embedding (Shu et al. 2021, arXiv 2011.13256, as the CIRKD code base
+    applies it). That code base adds pixel-wise KD (``loss: [kd, cwd]``), a ``feature_weight`` of 50 and an adversarial
     term.
 
-    Differences from official code: the divisor is C of the compared tensors, not the student's C before the adapter;
-    log_softmax, not the logarithm of a softmax, which underflows; the adapter exists only where widths differ and has
-    no bias, which a softmax over positions would cancel; no adversarial term, which needs a second optimiser.
+    Differences from the official code: the divisor is C of the compared tensors, not the student's C before the
+    adapter; log_softmax, not the logarithm of a softmax, which underflows; the adapter exists only where the numbers
+    of channels differ and has no bias, which a softmax over positions would cancel; no adversarial term, which needs a
+    second optimiser.
 
     Args:
         student_channels, teacher_channels: C of the two embeddings, offered by the run.
         logit_weight: factor of the term on logits; 3 in the paper and in the CIRKD code.
-        feature_weight: factor of the term on embeddings; 50 in the CIRKD code, here 0, which builds no adapter.
+        feature_weight: factor of the term on embeddings; 50 in the CIRKD code; the default of 0 builds no adapter.
         temperature: T of both terms; 4 in the CIRKD code.
 
     Shapes: logits (N, K, h, w), embeddings (N, C_S or C_T, h, w); returns ``{"cwd_logit": scalar}`` and, with a feature
@@ -46,14 +49,14 @@ class ChannelWise(DistillationLoss):
         *,
         student_channels: int,
         teacher_channels: int,
-        logit_weight: float = 3.0,
-        feature_weight: float = 0.0,
-        temperature: float = 4.0,
+        logit_weight: Annotated[float, Ge(0)] = 3.0,
+        feature_weight: Annotated[float, Ge(0)] = 0.0,
+        temperature: Annotated[float, Gt(0)] = 4.0,
     ) -> None:
         super().__init__()
         self.logit_weight = logit_weight
         self.feature_weight = feature_weight
-        self.temperature = positive("cwd.temperature", temperature)
+        self.temperature = temperature
         self.adapter = match_channels(student_channels, teacher_channels) if feature_weight > 0 else None
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

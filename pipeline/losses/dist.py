@@ -1,18 +1,20 @@
-"""DIST: the student keeps the teacher's relations between classes and between pixels, not its probabilities."""
+"""DIST: the student learns the teacher's relations between classes and between pixels, not its probabilities."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import distance
-from pipeline.losses._options import positive
 from pipeline.models import SegOutput
 
 EPS = 1e-8  # added to the product of the norms, as in the official code
-ROUND_OFF = 1e-6  # a vector whose spread is below this part of its length is constant
+ROUND_OFF = 1e-6  # a vector whose spread is below this fraction of its length counts as constant
 
 
 class DIST(DistillationLoss):
@@ -20,19 +22,19 @@ class DIST(DistillationLoss):
 
     Y = softmax(Z / T) is an (R, K) matrix with a row for each of the R = N*h*w pixels. The loss is
     ``inter_weight * (1 - mean_r rho(Y_S[r], Y_T[r])) + intra_weight * (1 - mean_k rho(Y_S[:, k], Y_T[:, k]))``
-    (Huang et al. 2022, arXiv 2205.10536, official code). Columns run over all pixels of the batch, so the value depends
-    on the batch size of a process. Published without KD: ``loss: dist``. With two classes a row has two entries that
-    sum to one and rho is +1 or -1: the row term then teaches nothing.
+    (Huang et al. 2022, arXiv 2205.10536, official code). A column holds all pixels of the batch, so the value depends
+    on the batch size of a process. Published without KD: ``loss: dist``. With two classes a row has two values that
+    sum to one, so rho is +1 or -1 and the row term has no gradient.
 
-    Differences from the official code: a row or column without spread has correlation 0 and gives no gradient, where
-    the plain formula multiplies it by 1e8; no factor T^2 (T = 1 there).
+    Differences from the official code: a constant row or column has correlation 0 and no gradient, while the plain
+    formula multiplies its gradient by 1e8; no factor T^2 (T = 1 in the official code).
 
     Args:
         inter_weight: factor of the row term (between the classes of a pixel); 1 in the official code.
         intra_weight: factor of the column term (between the pixels of a class); 1 in the official code.
         temperature: T; 1 in the official code.
-        aux_weight: factor of the same sum on auxiliary logits, where both networks give them in equal size; 0.4 in the
-            official code.
+        aux_weight: factor of the same sum on auxiliary logits, where both networks return them in equal size; 0.4 in
+            the official code.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"dist": scalar}`` and, with auxiliary logits, ``"dist_aux"``.
 
@@ -46,15 +48,15 @@ class DIST(DistillationLoss):
     def __init__(
         self,
         *,
-        inter_weight: float = 1.0,
-        intra_weight: float = 1.0,
-        temperature: float = 1.0,
-        aux_weight: float = 0.4,
+        inter_weight: Annotated[float, Ge(0)] = 1.0,
+        intra_weight: Annotated[float, Ge(0)] = 1.0,
+        temperature: Annotated[float, Gt(0)] = 1.0,
+        aux_weight: Annotated[float, Ge(0)] = 0.4,
     ) -> None:
         super().__init__()
         self.inter_weight = inter_weight
         self.intra_weight = intra_weight
-        self.temperature = positive("dist.temperature", temperature)
+        self.temperature = temperature
         self.aux_weight = aux_weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
@@ -70,7 +72,7 @@ class DIST(DistillationLoss):
 
 
 def _pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
-    """Correlation along a dimension, which disappears; 0 where a vector is constant."""
+    """Correlation along a dimension, which is removed; 0 where a vector is constant."""
     mean_a, mean_b = a.mean(dim=dim, keepdim=True), b.mean(dim=dim, keepdim=True)
     spread_a, spread_b = distance(a, mean_a, dim=dim), distance(b, mean_b, dim=dim)
     varies = (spread_a > ROUND_OFF * a.norm(dim=dim)) & (spread_b > ROUND_OFF * b.norm(dim=dim))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
@@ -13,9 +16,8 @@ class FitNet(DistillationLoss):
     """Mean squared error between embeddings (Romero et al. 2015, arXiv 1412.6550, as the CIRKD code base applies it).
 
     The student's embedding passes a 1x1 convolution without bias to the teacher's width; the mean runs over all
-    elements. The adapter is trained with the student and stays behind. Difference from that code base: it adds
-    pixel-wise KD of weight 1 in the same run; here the terms are separate files, and this one is the feature term
-    alone.
+    elements. The adapter is trained with the student and is not part of it. Difference from that code base: it adds
+    pixel-wise KD of weight 1 in the same run; here each term is a file, and this one is the feature term alone.
 
     Args:
         student_channels, teacher_channels: C of the two embeddings, offered by the run.
@@ -32,7 +34,7 @@ class FitNet(DistillationLoss):
         10.0
     """
 
-    def __init__(self, *, student_channels: int, teacher_channels: int, weight: float = 10.0) -> None:
+    def __init__(self, *, student_channels: int, teacher_channels: int, weight: Annotated[float, Ge(0)] = 10.0) -> None:
         super().__init__()
         self.weight = weight
         self.adapter = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)

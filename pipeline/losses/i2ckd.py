@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -12,7 +13,6 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance, unit
-from pipeline.losses._options import at_least
 from pipeline.models import SegOutput
 
 
@@ -21,26 +21,27 @@ class I2CKD(DistillationLoss):
 
     Re-implementation after the published idea (Karine et al., arXiv 2403.18490: class prototypes of feature maps, a
     triplet loss between teacher and student); details reconstructed. The prototype of a class is the mean feature of
-    its pixels, the student's after a 1x1 convolution where widths differ. With d the Euclidean distance, S and T the
-    prototypes and n the classes present,
+    its pixels, the student's after a 1x1 convolution where the numbers of channels differ. With the Euclidean distance
+    d, the prototypes S and T and the number n of classes present, the value is
 
         ``1 / (n (n - 1)) sum_c sum_{c' != c} max(0, d(S_c, T_c) - d(S_c, T_c') + margin)``
 
-    averaged over layers, and over images where prototypes are per image. One class alone: d(S_c, T_c), for it has no
-    negative. Reconstructed: distance, margin, weight, layers, adapter, normalisation, scope.
+    averaged over layers, and over images where prototypes are per image. With one class the value is d(S_c, T_c),
+    because there is no negative. Reconstructed: distance, margin, weight, layers, adapter, normalisation, scope.
 
     Prototypes per batch are of the batch of one process. Used with pixel-wise KD: ``loss: [kd, i2ckd]``.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
         student_stage_channels, teacher_stage_channels: offered by the run.
-        weight: of the term, 1 (ours).
-        margin: 0.5 (ours); distances of normalised prototypes lie in 0..2.
-        normalize: prototypes to unit length. Without it the margin has the scale of the features.
-        layers: ``embedding`` and ``stage1`` (shallow), ``stage2``, ...; each has an adapter of its own.
-        prototypes: one for each class of the ``batch``, or of each ``image``.
+        weight: factor of the term; 1 (ours).
+        margin: 0.5 (ours); distances between normalised prototypes are in 0..2.
+        normalize: scale prototypes to unit length. Without it the margin has the scale of the features.
+        layers: one or more of ``embedding`` and ``stage1`` (shallow), ``stage2``, ...; each has its own adapter. Null:
+            the embedding.
+        prototypes: one per class of the ``batch``, or per class of each ``image``.
         negatives: ``teacher`` (T_c'), ``student`` (S_c') or ``both``.
-        mining: ``all`` negatives, or the ``hard`` one, the nearest.
+        mining: ``all`` negatives, or only the nearest one (``hard``).
         min_pixels: a class with fewer pixels has no prototype; 1.
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w') of each layer, sizes may differ; target (N, H, W).
@@ -62,14 +63,14 @@ class I2CKD(DistillationLoss):
         teacher_channels: int,
         student_stage_channels: tuple[int, ...] = (),
         teacher_stage_channels: tuple[int, ...] = (),
-        weight: float = 1.0,
-        margin: float = 0.5,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        margin: Annotated[float, Ge(0)] = 0.5,
         normalize: bool = True,
         layers: list[str] | None = None,
         prototypes: Literal["batch", "image"] = "batch",
         negatives: Literal["teacher", "student", "both"] = "teacher",
         mining: Literal["all", "hard"] = "all",
-        min_pixels: int = 1,
+        min_pixels: Annotated[int, Ge(1)] = 1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -80,7 +81,7 @@ class I2CKD(DistillationLoss):
         self.prototypes = prototypes
         self.negatives = negatives
         self.mining = mining
-        self.min_pixels = at_least("i2ckd.min_pixels", min_pixels, 1)
+        self.min_pixels = min_pixels
         widths = {"embedding": (student_channels, teacher_channels)}
         for number, pair in enumerate(zip(student_stage_channels, teacher_stage_channels, strict=False), start=1):
             widths[f"stage{number}"] = pair

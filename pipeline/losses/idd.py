@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance
-from pipeline.losses._options import at_least
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
 
 
 class IDD(DistillationLoss):
-    r"""The student keeps classes as far apart as the teacher does, and knows where in the image a pixel lies.
+    r"""The student learns the teacher's distances between classes, and the position of a pixel in the image.
 
     Re-implementation after the published idea (Zhang et al., IJCAI 2022, arXiv 2205.03650: a graph of inter-class
     distances, and a module for position information); details reconstructed:
 
     - ``idd``: edge e(c, c') = ||v_c - v_c'|| between the mean features of two classes of an image; mean of
       ``(e_T - e_S)^2`` over the pairs of classes present (reconstructed: the mean, so that the value does not depend on
-      how many classes are in view; layer and weight).
+      the number of classes in the image; layer and weight).
     - ``idd_position`` (reconstructed, off by default): a read-out without zero padding, two 3x3 convolutions, predicts
       the x and y of a pixel from the teacher's embedding (``idd_read_out`` fits it to the true position, as Islam et
-      al. 2020, arXiv 2001.08248, do); the student's adapted embedding must give what the teacher's gives. The target is
-      the teacher's prediction, and the read-out learns from the teacher alone.
+      al. 2020, arXiv 2001.08248, do); the read-out must give the same for the student's adapted embedding. The target
+      is the teacher's prediction, and the read-out learns from the teacher alone.
 
-    Absent classes take no part and labels are resized by nearest neighbour; a third-party re-implementation has it
-    otherwise. The mean over pairs runs over the batch of one process. The published total has an adversarial term,
-    which needs a second optimiser and is left out. Used with pixel-wise KD: ``loss: [kd, idd]``.
+    Absent classes are left out and labels are resized by nearest neighbour, unlike in a third-party re-implementation.
+    The mean over pairs runs over the batch of one process. The published total has an adversarial term, which needs a
+    second optimiser and is left out. Used with pixel-wise KD: ``loss: [kd, idd]``.
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
-        weight: of the graph, 0.01 (ours: the term is then a fifth of the cross-entropy in the default run on streets,
-            with 1 its gradient is 80 times that of the cross-entropy). It goes with the square of the teacher's
-            feature scale, so look at the curve ``train/idd`` of a new teacher and aim at 5 to 20 %.
-        position_weight: of the position term; 0 leaves the module out.
-        centers: class means of each ``image`` or of the whole ``batch``.
-        normalize: ``none``, or ``mean``: edges of each network over their own mean, so that only proportions count (our
-            variant; then no adapter is needed, and scaling the student's features changes nothing).
-        min_pixels: classes with fewer pixels have no centre; 1.
+        weight: factor of the graph term; 0.01 (ours: the term is then a fifth of the cross-entropy in the default run
+            on streets; with 1 its gradient is 80 times that of the cross-entropy). The term grows with the square of
+            the teacher's feature scale, so with a new teacher look at the curve ``train/idd`` and choose a weight that
+            makes it 5 to 20 % of the cross-entropy.
+        position_weight: factor of the position term; 0 leaves it out.
+        centers: class means per ``image`` or per ``batch``.
+        normalize: ``none``, or ``mean``: divide the edges of each network by their mean, so that only proportions count
+            (our variant; it needs no adapter, and scaling the student's features changes nothing).
+        min_pixels: a class with fewer pixels has no centre; 1.
 
-    Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Where widths differ, a 1x1 convolution
-    brings the student's to C_T, so that lengths in both spaces compare.
+    Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Where C_S and C_T differ, a 1x1 convolution
+    brings the student's embedding to C_T, so that lengths in both spaces are comparable.
 
     Example:
         >>> loss = IDD(num_classes=2, ignore_index=255, student_channels=1, teacher_channels=1, weight=1.0)
@@ -65,11 +66,11 @@ class IDD(DistillationLoss):
         ignore_index: int,
         student_channels: int,
         teacher_channels: int,
-        weight: float = 0.01,
-        position_weight: float = 0.0,
+        weight: Annotated[float, Ge(0)] = 0.01,
+        position_weight: Annotated[float, Ge(0)] = 0.0,
         centers: Literal["image", "batch"] = "image",
         normalize: Literal["none", "mean"] = "none",
-        min_pixels: int = 1,
+        min_pixels: Annotated[int, Ge(1)] = 1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -78,7 +79,7 @@ class IDD(DistillationLoss):
         self.position_weight = position_weight
         self.centers = centers
         self.normalize = normalize
-        self.min_pixels = at_least("idd.min_pixels", min_pixels, 1)
+        self.min_pixels = min_pixels
         relative = normalize == "mean"
         if weight:
             self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels)
@@ -113,13 +114,13 @@ class IDD(DistillationLoss):
 
     def position(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """The student's term, and the fit of the read-out to the teacher."""
-        believed = self.read_out(teacher.detach())
-        height, width = believed.shape[-2:]
-        y, x = (torch.linspace(0, 1, side, device=believed.device, dtype=believed.dtype) for side in (height, width))
-        true = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+        predicted = self.read_out(teacher.detach())
+        height, width = predicted.shape[-2:]
+        y, x = (torch.linspace(0, 1, side, device=predicted.device, dtype=predicted.dtype) for side in (height, width))
+        position = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
         frozen = {name: parameter.detach() for name, parameter in self.read_out.named_parameters()}
-        of_student = torch.func.functional_call(self.read_out, frozen, (student,))
+        predicted_by_student = torch.func.functional_call(self.read_out, frozen, (student,))
         return {
-            "idd_position": self.position_weight * F.mse_loss(of_student, believed.detach()),
-            "idd_read_out": F.mse_loss(believed, true.expand_as(believed)),
+            "idd_position": self.position_weight * F.mse_loss(predicted_by_student, predicted.detach()),
+            "idd_read_out": F.mse_loss(predicted, position.expand_as(predicted)),
         }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
@@ -16,15 +19,16 @@ class IntraClassFeatureVariation(DistillationLoss):
 
     The centre is the mean embedding of the pixels of that class in that image, by labels at feature size. With
     ``m[p] = cos(F[p], centre[class of p])`` the loss is ``weight * mean_np (m_S - m_T)^2`` (Wang et al. 2020, arXiv
-    2007.09072, official code). An ignored pixel is its own centre: its cosine is 1 in both networks, so it adds nothing
-    but counts in the mean. Gradient flows through the student's centres as well, as there. Widths may differ; there is
-    no adapter. The CIRKD code base runs it with pixel-wise KD: ``loss: [kd, ifvd]``.
+    2007.09072, official code). An ignored pixel has cosine 0 in both networks (1 in the official code), so it adds
+    nothing to the sum but counts in the mean. Gradient flows through the student's centres too, as in the official
+    code. The numbers of channels may differ; there is no adapter. The CIRKD code base adds pixel-wise KD:
+    ``loss: [kd, ifvd]``.
 
-    Differences from official code: zero vectors have cosine 0 without gradient; no holistic (adversarial) term, which
-    needs a second optimiser.
+    Differences from the official code: a zero vector has cosine 0 and no gradient; no holistic (adversarial) term,
+    which needs a second optimiser.
 
     Args:
-        num_classes, ignore_index: K and the target id that counts nowhere, offered by the run.
+        num_classes, ignore_index: K and the target id of ignored pixels, offered by the run.
         weight: factor of the term; 20 in the CIRKD code, 200 in the official code (beside WGAN-GP).
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W); returns ``{"ifvd": scalar}``.
@@ -37,7 +41,7 @@ class IntraClassFeatureVariation(DistillationLoss):
         0.0
     """
 
-    def __init__(self, *, num_classes: int, ignore_index: int, weight: float = 20.0) -> None:
+    def __init__(self, *, num_classes: int, ignore_index: int, weight: Annotated[float, Ge(0)] = 20.0) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -54,7 +58,8 @@ class IntraClassFeatureVariation(DistillationLoss):
 def _variation(features: Tensor, masks: Tensor) -> Tensor:
     """(N, A) cosine of every pixel with the centre of its class; 0 for a pixel without a class.
 
-    The cosines with all K centres come from one product, and the mask picks one: no (N, C, A) map of centres is held.
+    One matrix product gives the cosines with all K centres and the mask selects one, so no (N, C, A) map of centres is
+    needed.
     """
     means, _ = class_means(features, masks)  # (N, K, C)
     cosines = unit(means, dim=2) @ unit(features.flatten(2))  # (N, K, A)

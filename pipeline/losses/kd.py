@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
-from pipeline.losses._options import positive
 from pipeline.models import SegOutput
 
 
@@ -15,11 +17,11 @@ class PixelKD(DistillationLoss):
 
     ``T^2 / R * sum_r KL(softmax(z_T[r] / T) || softmax(z_S[r] / T))`` over the R = N*h*w pixels at logits resolution
     (Hinton et al. 2015, arXiv 1503.02531, as the CIRKD code base applies it to segmentation: T = 1, weight 1, mean over
-    rows). Ignored pixels take part, as there: the teacher has an opinion on them.
+    rows). Ignored pixels count too, as in that code base: the teacher predicts classes there as well.
 
     Args:
         temperature: T, softens both distributions; 1 in the CIRKD code.
-        weight: factor of the term; 1 in the CIRKD code (not portable to code bases with other reductions).
+        weight: factor of the term; 1 in the CIRKD code. Code bases with another reduction need another weight.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"kd": scalar}``.
 
@@ -31,9 +33,9 @@ class PixelKD(DistillationLoss):
         1.0
     """
 
-    def __init__(self, *, temperature: float = 1.0, weight: float = 1.0) -> None:
+    def __init__(self, *, temperature: Annotated[float, Gt(0)] = 1.0, weight: Annotated[float, Ge(0)] = 1.0) -> None:
         super().__init__()
-        self.temperature = positive("kd.temperature", temperature)
+        self.temperature = temperature
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
-"""Masked generative distillation: the student's last stage with holes must generate the teacher's."""
+"""Masked generative distillation: the student's last stage, partly set to 0, must generate the teacher's."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
@@ -11,19 +14,19 @@ from pipeline.models import SegOutput
 
 
 class MaskedGenerative(DistillationLoss):
-    """Sum of squared errors between features generated from the student's and the teacher's own, by image.
+    """Sum of squared errors, per image, between features generated from the student's and the teacher's features.
 
-    The student's last encoder stage goes through a 1x1 adapter to the teacher's width (where widths differ), loses a
-    random part of its positions, and two 3x3 convolutions with a ReLU between generate the teacher's last stage from
-    what is left: ``weight / N * ||G(M * F_S) - F_T||^2`` (Yang et al. 2022, arXiv 2205.01529, official code). Published
-    with channel-wise distillation of the logits: ``loss: [cwd, mgd]``.
+    A 1x1 adapter brings the student's last encoder stage to the teacher's number of channels (where the numbers
+    differ), random positions are set to 0, and two 3x3 convolutions with a ReLU between them generate the teacher's
+    last stage from the rest: ``weight / N * ||G(M * F_S) - F_T||^2`` (Yang et al. 2022, arXiv 2205.01529, official
+    code). Published with channel-wise distillation of the logits: ``loss: [cwd, mgd]``.
 
     Differences from the official code: the teacher's map is resized bilinearly where sizes differ; the adapter has no
     bias. The value is a sum, so it grows with h, w and C_T.
 
     Args:
         student_stage_channels, teacher_stage_channels: C of the encoder stages, offered by the run.
-        mask_ratio: probability that a position is dropped; 0.75 in the official code for segmentation.
+        mask_ratio: probability that a position is set to 0; 0.75 in the official code for segmentation.
         weight: factor of the term; 2e-5 in the official code.
 
     Shapes: last stages (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"mgd": scalar}``.
@@ -42,15 +45,14 @@ class MaskedGenerative(DistillationLoss):
         *,
         student_stage_channels: tuple[int, ...],
         teacher_stage_channels: tuple[int, ...],
-        mask_ratio: float = 0.75,
-        weight: float = 2e-5,
+        mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
+        weight: Annotated[float, Ge(0)] = 2e-5,
     ) -> None:
         super().__init__()
         self.weight = weight
-        self.generation = MaskedGeneration(
-            student_stage_channels[-1], teacher_stage_channels[-1], mask_ratio=mask_ratio, where="mgd.mask_ratio"
-        )
+        channels = student_stage_channels[-1], teacher_stage_channels[-1]
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        generated, wanted = self.generation(student.stages[-1], teacher.stages[-1])
-        return {"mgd": self.weight * F.mse_loss(generated, wanted, reduction="sum") / len(generated)}
+        generated, original = self.generation(student.stages[-1], teacher.stages[-1])
+        return {"mgd": self.weight * F.mse_loss(generated, original, reduction="sum") / len(generated)}

@@ -1,4 +1,4 @@
-"""No distillation: the student alone, the row that every other loss must beat."""
+"""No distillation: the student alone, with which every other loss is compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.models import SegOutput
 
 
 class NoDistillation(DistillationLoss):
-    """No terms: the student learns from labels only, and the teacher is not run."""
+    """No terms: the student learns from labels only, and the teacher does not run."""
 
     uses_teacher = False
 

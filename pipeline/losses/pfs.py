@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import resize_labels
 from pipeline.losses._numerics import kl_rows, unit
-from pipeline.losses._options import positive
-from pipeline.losses._similarity import gram_distance, relation_kl
+from pipeline.losses._similarity import LEAST_TEMPERATURE, gram_distance, relation_kl
 from pipeline.models import SegOutput
 
 
 class PFS(DistillationLoss):
-    r"""Each pixel relates to the pixels of its image as in the teacher; predictions are imitated where it pays.
+    r"""Similarities between the pixels of an image, and predictions where the student is worse than the teacher.
 
-    Re-implementation after the published idea (Shan 2019, arXiv 1910.14226); details reconstructed, since neither code
-    nor formulas were at hand:
+    Re-implementation after the published idea (Shan 2019, arXiv 1910.14226); details reconstructed, because neither
+    code nor formulas were available:
 
     - ``pfs`` (reconstructed): cosines of all pixels of an image, rows as softmax over ``temperature``; KL of the
       student's rows from the teacher's, mean over rows. ``metric: l2`` is the mean squared difference of the cosines.
       The first is the i = j part of CIRKD's mini-batch term, the second is SKD without pooling.
     - ``pfs_imitation`` (reconstructed): pixel-wise KL on logits, ``sum_i w_i KL_i * T^2 / sum_i w_i`` over labelled
-      pixels, where the detached weight w_i is the knowledge gap of pixel i, zero where the student is not behind.
+      pixels, where the detached weight w_i is the knowledge gap of pixel i, zero where the student is no worse than the
+      teacher.
 
-    The imitation's normaliser runs over the batch of one process. It needs no plain KD beside it: ``loss: pfs``.
+    The sum of weights runs over the batch of one process. Use it without ``kd``: ``loss: pfs``.
 
     Args:
         ignore_index: offered by the run.
-        similarity_weight, imitation_weight: of the two terms; 1 each (ours).
-        temperature: of the rows; 0.1, as CIRKD's (ours). With 1, the raw cosines, rows are nearly uniform: the
+        similarity_weight, imitation_weight: factors of the two terms; 1 each (ours).
+        temperature: of the rows; 0.1, as in CIRKD (ours). With 1, the raw cosines, rows are nearly uniform, and the
             term's gradient is 2 % of the cross-entropy's in the default run on streets.
-        metric: ``kl`` or ``l2`` (temperature is then unused).
+        metric: ``kl``, or ``l2``, which uses no temperature.
         gap: ``conf`` max(0, p_T - p_S) of the labelled class; ``ce`` max(0, CE_S - CE_T); ``kl`` KL(p_T || p_S)
             over its maximum; ``l1`` half the L1 distance, which needs no label.
         normalizer: ``gap`` divides by the sum of weights; ``pixels`` by the number of labelled pixels, so that the
@@ -56,23 +57,23 @@ class PFS(DistillationLoss):
         self,
         *,
         ignore_index: int,
-        similarity_weight: float = 1.0,
-        imitation_weight: float = 1.0,
-        temperature: float = 0.1,
+        similarity_weight: Annotated[float, Ge(0)] = 1.0,
+        imitation_weight: Annotated[float, Ge(0)] = 1.0,
+        temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
         metric: Literal["kl", "l2"] = "kl",
         gap: Literal["conf", "ce", "kl", "l1"] = "conf",
         normalizer: Literal["gap", "pixels"] = "gap",
-        imitation_temperature: float = 1.0,
+        imitation_temperature: Annotated[float, Gt(0)] = 1.0,
     ) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.similarity_weight = similarity_weight
         self.imitation_weight = imitation_weight
-        self.temperature = positive("pfs.temperature", temperature)
+        self.temperature = temperature
         self.metric = metric
         self.gap = gap
         self.normalizer = normalizer
-        self.imitation_temperature = positive("pfs.imitation_temperature", imitation_temperature)
+        self.imitation_temperature = imitation_temperature
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
@@ -100,12 +101,12 @@ class PFS(DistillationLoss):
         return temperature**2 * (weight * divergence).sum()
 
     def knowledge_gap(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """(N, h, w), at least 0; arbitrary where a pixel is not labelled."""
+        """(N, h, w), 0 or more; pixels without a label have any value."""
         if self.gap == "l1":
             return 0.5 * (teacher.softmax(1) - student.softmax(1)).abs().sum(1)
         if self.gap == "kl":
             gap = kl_rows(student, teacher, dim=1).clamp(min=0)
             return gap / gap.where(labels != self.ignore_index, 0).amax().clamp(min=1e-12)
-        picked = labels.where(labels != self.ignore_index, 0)[:, None]
-        log_s, log_t = (F.log_softmax(logits, dim=1).gather(1, picked)[:, 0] for logits in (student, teacher))
+        classes = labels.where(labels != self.ignore_index, 0)[:, None]
+        log_s, log_t = (F.log_softmax(logits, dim=1).gather(1, classes)[:, 0] for logits in (student, teacher))
         return (log_t - log_s if self.gap == "ce" else log_t.exp() - log_s.exp()).clamp(min=0)

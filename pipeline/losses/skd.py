@@ -1,15 +1,15 @@
-"""Pair-wise structured distillation: which regions of an image look alike."""
+"""Pair-wise structured distillation: which regions of an image are similar."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import unit
-from pipeline.losses._options import at_least
 from pipeline.losses._similarity import gram_distance
 from pipeline.models import SegOutput
 
@@ -19,13 +19,13 @@ class PairWise(DistillationLoss):
 
     The embedding is max-pooled to n regions and its vectors get unit length; ``S = F^T F`` holds the cosines of all
     pairs, and the loss is ``weight / (N * n^2) * sum ||S_S - S_T||_F^2`` (Liu et al. 2019, arXiv 1903.04197). Two
-    objectives bear this name: the CIRKD code base pools 2 x 2 pixels to a region (``kernel``), the official code pools
-    the image to 2 x 2 regions (``grid``). The CIRKD code base runs it with pixel-wise KD: ``loss: [kd, skd]``. Widths
-    may differ; there is no adapter, and no (n, n) map is held.
+    objectives have this name: the CIRKD code base pools 2 x 2 pixels to a region (``kernel``), the official code pools
+    the image to 2 x 2 regions (``grid``). The CIRKD code base adds pixel-wise KD: ``loss: [kd, skd]``. The numbers of
+    channels may differ; there is no adapter, and no (n, n) map in memory.
 
-    Differences from official code: gradient flows through the norms (the official code detaches them); zero vectors
-    have cosine 0 without gradient; ``grid`` gives exactly that many regions for odd sizes too; no holistic
-    (adversarial) term, which needs a second optimiser. The paper says average pooling, both code bases take the
+    Differences from the official code: gradient flows through the norms (the official code detaches them); a zero
+    vector has cosine 0 and no gradient; ``grid`` gives exactly that many regions for odd sizes too; no holistic
+    (adversarial) term, which needs a second optimiser. The paper says average pooling; both code bases take the
     maximum.
 
     Args:
@@ -45,13 +45,18 @@ class PairWise(DistillationLoss):
     """
 
     def __init__(
-        self, *, weight: float = 10.0, mode: Literal["kernel", "grid"] = "kernel", kernel: int = 2, grid: int = 2
+        self,
+        *,
+        weight: Annotated[float, Ge(0)] = 10.0,
+        mode: Literal["kernel", "grid"] = "kernel",
+        kernel: Annotated[int, Ge(1)] = 2,
+        grid: Annotated[int, Ge(1)] = 2,
     ) -> None:
         super().__init__()
         self.weight = weight
         self.mode = mode
-        self.kernel = at_least("skd.kernel", kernel, 1)
-        self.grid = at_least("skd.grid", grid, 1)
+        self.kernel = kernel
+        self.grid = grid
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         return {"skd": self.weight * gram_distance(self._regions(student.embedding), self._regions(teacher.embedding))}

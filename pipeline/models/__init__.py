@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import plugins
+from pipeline import option_values, plugins
+from pipeline.errors import UserError
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 
 __all__ = ["NetworkFacts", "SegNetwork", "SegOutput", "available", "build"]
@@ -16,15 +17,18 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any], *, num_classes: int, classes: Sequence[str] = ()) -> SegNetwork:
-    """Make a network.
+    """One network.
 
     Args:
         options: of the plugin, as in params.yaml.
         num_classes: K.
-        classes: their names in train-id order; needed only where ``options`` name weights of a whole network.
+        classes: their names in train-id order; needed only if ``options`` name weights of a whole network.
 
     Raises:
-        UserError: unknown plugin, wrong options, weights that cannot be read or do not fit.
+        UserError: unknown network; unknown, missing or invalid options; weights that cannot be read or do not fit.
     """
+    option_values.check("models", name, options)
+    if faults := plugins.load("models", name).option_faults(options):
+        raise UserError("\n".join(f"model.{fault}" for fault in faults))
     network: SegNetwork = plugins.build("models", name, options, num_classes=num_classes, classes=tuple(classes))
     return network

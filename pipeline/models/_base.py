@@ -1,4 +1,4 @@
-"""What networks return and declare; losses and tasks rely on nothing else."""
+"""What networks return and declare: all that losses and tasks know about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models._normalisation import differ, fault, in_opencv_order
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class SegOutput:
     aux: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
-        """Every tensor through a function."""
+        """The output with a function applied to every tensor."""
         return SegOutput(
             logits=function(self.logits),
             embedding=function(self.embedding),
@@ -49,7 +48,7 @@ class SegOutput:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Declared shapes: what a loss may build its adapters from, without a dummy forward.
+    """Declared shapes, from which a loss builds its adapters without a forward pass.
 
     Attributes:
         channels: C of the embedding.
@@ -64,7 +63,7 @@ class NetworkFacts:
     divisor: int
 
     def offered(self, role: str) -> dict[str, Any]:
-        """These facts under the names by which losses ask for them, e.g. ``student_channels``."""
+        """These facts under the names that losses have for them, such as ``student_channels``."""
         return {f"{role}_{field.name}": getattr(self, field.name) for field in fields(self)}
 
 
@@ -76,11 +75,11 @@ class SegNetwork(nn.Module, ABC):
         mean, std: per-channel normalisation of RGB in 0..1 that the encoder expects.
     """
 
-    #: Options that only choose the initial weights: dropped when a trained network is built again.
+    #: Options that only choose the initial weights; a trained network is built without them.
     initial_weight_options: ClassVar[frozenset[str]] = frozenset()
 
-    #: Where the initial weights came from; empty when all were random: ``source``, ``sha256`` of the file, ``classes``
-    #: (data set class -> class of the file), and in ``random`` what started random all the same.
+    #: Source of the initial weights; empty if all were random. ``source``, ``sha256`` of the file, ``classes`` (data
+    #: set class -> class of the file) and ``random``, the parts that started random.
     initial_weights: Mapping[str, Any] = MappingProxyType({})
 
     facts: NetworkFacts
@@ -88,30 +87,30 @@ class SegNetwork(nn.Module, ABC):
     std: tuple[float, float, float]
 
     def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set ``mean`` and ``std``, of RGB in 0..1.
-
-        Raises:
-            UserError: :func:`pipeline.models._normalisation.fault`.
-        """
-        if wrong := fault(mean, std):
-            raise UserError(f"model.{wrong}")
+        """Set ``mean`` and ``std`` of RGB in 0..1, and warn if the order of ImageNet's mean looks wrong."""
         if in_opencv_order(mean):
             log.warning(
-                "model.mean: got %s, ImageNet's in the order blue, green, red; red comes first here", list(mean)
+                "model.mean: got %s, ImageNet's in the order blue, green, red; the order here is red, green, blue",
+                list(mean),
             )
         self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
     @classmethod
     def option_faults(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        """Faults of options whose types are right, each as ``key: got ...``: found when params.yaml is read."""
-        wrong = fault(options.get("mean"), options.get("std"))
-        return [wrong] if wrong else []
+        """Faults of options that have valid types, each as ``key: got ...``, for the check of params.yaml."""
+        faults = [fault(options.get("mean"), options.get("std"))]
+        encoder_weights = options.get("encoder_weights")
+        if options.get("weights") is not None and encoder_weights is not None:
+            faults.append(
+                f"encoder_weights: got {encoder_weights!r}; leave it out, because weights has the encoder too"
+            )
+        return [message for message in faults if message]
 
     def compare_normalisation(self, source: str, stated: Mapping[str, Sequence[float]]) -> None:
-        """Warn when a checkpoint says that it was trained with another ``mean`` or ``std``.
+        """Warn if a checkpoint was trained with another ``mean`` or ``std``.
 
         Args:
-            stated: what it says: ``mean`` and ``std``, empty where it says nothing.
+            stated: ``mean`` and ``std`` in the checkpoint; empty if it has none.
         """
         own = {"mean": self.mean, "std": self.std}
         if stated and differ(own, stated):
@@ -124,7 +123,7 @@ class SegNetwork(nn.Module, ABC):
 
     @property
     def encoder(self) -> nn.Module | None:
-        """The part that is pretrained and whose parameters may learn at a rate of their own; None: no such part."""
+        """The pretrained part, whose parameters may have their own learning rate; None: there is no such part."""
         return None
 
     @abstractmethod

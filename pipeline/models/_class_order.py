@@ -1,4 +1,4 @@
-"""Which class of a checkpoint each class of the data set is: by name, never by position."""
+"""Which class of a checkpoint each class of the data set is: found by name, never by position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = 30  # names of a long list in a message
 
 
 def plain(name: str) -> str:
-    """A class name as names are compared: without case, spaces, underscores, hyphens and forms of Unicode.
+    """The form of a class name for comparisons: lower case, composed Unicode, without spaces, underscores and hyphens.
 
     Example:
         >>> plain("Traffic_Light") == plain("traffic light")
@@ -36,12 +36,12 @@ def rows(
         ours: classes of the data set in train-id order, in composed Unicode.
         theirs: classes of the checkpoint in the order of its classifier.
         class_map: data set class -> checkpoint class, where their names differ.
-        allow_new: let the checkpoint lack classes.
-        subject: what messages begin with.
+        allow_new: the checkpoint may lack classes.
+        subject: start of the message.
 
     Raises:
-        UserError: classes that the checkpoint lacks, with those that are closest; names in ``class_map`` that are on
-            neither side; one class of the checkpoint for two of the data set; names that fit several.
+        UserError: classes that the checkpoint lacks, with the closest names; unknown names in ``class_map``; one class
+            of the checkpoint for two of the data set; names that fit several classes. All at once.
 
     Example:
         >>> rows(["road", "car"], ["Car", "sky", "Road"], class_map={}, allow_new=False, subject="x.pth")
@@ -59,35 +59,35 @@ def rows(
             )
         else:
             chosen[ours_name] = theirs_name
-    found: list[int | None] = []
+    order: list[int | None] = []
     for name in ours:
         places = _places(chosen.get(name, name), theirs)
-        found.append(places[0] if places else None)
+        order.append(places[0] if places else None)
         if len(places) > 1:
             faults.add(f"'{name}' is {len(places)} classes of the checkpoint: {[theirs[place] for place in places]}")
         if not places and not allow_new and name not in class_map:
             faults.add(f"the checkpoint has no class '{name}'; {near(name, theirs)}")
-    for place in sorted({place for place in found if place is not None and found.count(place) > 1}):
-        twice = [name for name, row in zip(ours, found, strict=True) if row == place]
-        faults.add(f"{' and '.join(twice)} are both '{theirs[place]}' of the checkpoint; it can stand for one class")
+    for place in sorted({place for place in order if place is not None and order.count(place) > 1}):
+        names = [name for name, row in zip(ours, order, strict=True) if row == place]
+        faults.add(f"{' and '.join(names)} are both '{theirs[place]}' of the checkpoint; it can be only one class")
     faults.raise_if_any(
         advice="name the checkpoint's class in model.class_map: {data set class: checkpoint class}, or let classes "
-        "that it lacks start random (and train them) with model.new_classes: some"
+        "that it lacks start random (and train them): model.new_classes: some"
     )
-    return found
+    return order
 
 
 def _places(name: str, names: Sequence[str]) -> list[int]:
-    """Where a name stands: exactly, else as :func:`plain` has it."""
-    exact = [i for i, each in enumerate(names) if each == name]
-    return exact or [i for i, each in enumerate(names) if plain(each) == plain(name)]
+    """Positions of a name: of exact matches; if there are none, of matches in their :func:`plain` form."""
+    exact = [i for i, candidate in enumerate(names) if candidate == name]
+    return exact or [i for i, candidate in enumerate(names) if plain(candidate) == plain(name)]
 
 
 def near(name: str, names: Sequence[str]) -> str:
-    """The closest names, up to three; where none is close, what there is."""
-    by_plain = {plain(each): each for each in names}
+    """The closest names, up to three; if none is close, all names."""
+    by_plain = {plain(candidate): candidate for candidate in names}
     close = difflib.get_close_matches(plain(name), by_plain, n=3, cutoff=0.5)
     if close:
-        return f"the closest: {', '.join(by_plain[each] for each in close)}"
+        return f"the closest: {', '.join(by_plain[form] for form in close)}"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"it has {', '.join(names[:SHOWN])}{more}"

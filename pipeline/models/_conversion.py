@@ -1,4 +1,4 @@
-"""Where checkpoints keep their weights, and the line that turns one that needs unpickling into safetensors."""
+"""Keys of the weights in checkpoints, and the command that converts a file that needs unpickling to safetensors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-#: Keys under which training code keeps a state dict, the first that is there is taken.
+#: Keys of a state dict in files of training code; the first one in a file is used.
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights")
-#: Keys of averaged weights; they are taken where there are no others, or when ``weights_key`` names one.
+#: Keys of averaged weights; used if there are no others, or if ``weights_key`` names one.
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "module_ema", "ema")
-#: Turns a torch file into safetensors; it opens containers and modules as `read` does, and arrays of NumPy too.
+#: Converts a torch file to safetensors; opens containers and modules as `read` does, and arrays of NumPy too.
 CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; keys = '{keys}'.split(); "
     "find = lambda c: c.state_dict() if hasattr(c, 'state_dict') else next((find(c[k]) for k in keys if k in c "
@@ -23,11 +23,11 @@ CONVERT = (
 
 
 def conversion(path: Path, key: str | None = None) -> str:
-    """What to run where unpickling is needed: a line for the shell, which its user must trust the file for."""
-    parts = (part for part in (key or "").split(".") if re.fullmatch(r"[\w-]+", part))  # nothing that a shell reads
+    """The shell command for a file that needs unpickling. It runs code in the file, so users must trust the file."""
+    parts = (part for part in (key or "").split(".") if re.fullmatch(r"[\w-]+", part))  # safe in a shell
     inner = "".join(f"['{part}']" for part in parts)
     program = CONVERT.format(keys=" ".join((*CONTAINERS, *AVERAGES)), inner=inner)
-    named = FOLDER_FILES[0] if path.name == FOLDER_FILES[1] else f"{path.stem}.safetensors"
-    target = path.with_name(named if named != path.name else f"{path.stem}.converted.safetensors")
+    name = FOLDER_FILES[0] if path.name == FOLDER_FILES[1] else f"{path.stem}.safetensors"
+    target = path.with_name(name if name != path.name else f"{path.stem}.converted.safetensors")
     files = shlex.join([str(path), str(target)])
-    return f'convert it where you trust it: python -c "{program}" {files}'
+    return f'if you trust the file, convert it: python -c "{program}" {files}'

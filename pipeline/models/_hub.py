@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face hub: ``hf://owner/name[@revision]``, fetched only because the user named one."""
+"""Networks on the Hugging Face hub: ``hf://owner/name[@revision]``, downloaded only if the user names one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def fetch(name: str, *, where: str) -> Path:
-    """The folder of the hub's local cache with config.json and the weights of a network, downloaded where need be.
+    """The folder of the hub's local cache with config.json and the weights of a network, downloaded if it is missing.
 
     Args:
-        name: ``hf://owner/name``, or with ``@`` and a branch, tag or commit; a commit makes a run repeatable.
+        name: ``hf://owner/name``, optionally with ``@`` and a branch, tag or commit; with a commit a run is repeatable.
         where: the option that named it, for messages.
 
     Raises:
-        UserError: no such name or file there, no access, or the hub was not reached.
+        UserError: invalid name, missing network or file, no access, or no connection to the hub.
     """
-    named = NAME.fullmatch(name)
-    if named is None:
-        raise UserError(f"{where}: got '{name}'; a network on the hub is hf://owner/name or hf://owner/name@revision")
-    repo, revision = named["repo"], named["revision"]
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise UserError(f"{where}: got '{name}'; allowed: hf://owner/name or hf://owner/name@revision")
+    repo, revision = match["repo"], match["revision"]
     advice = "or download the folder elsewhere and give its path"
     try:
         config = huggingface_hub.hf_hub_download(repo, "config.json", revision=revision)
@@ -42,12 +42,10 @@ def fetch(name: str, *, where: str) -> Path:
                 continue
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{where}: {name}: the hub was not reached and it is not in the cache; go online, {advice}"
+            f"{where}: {name}: no connection to the hub, and it is not in the cache; connect to the internet, {advice}"
         ) from error
     except EntryNotFoundError as error:
-        raise UserError(
-            f"{where}: {name} has no config.json, so it is no network that smp wrote; check the name"
-        ) from error
+        raise UserError(f"{where}: {name} has no config.json, so smp did not write it; check the name") from error
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -55,5 +53,5 @@ def fetch(name: str, *, where: str) -> Path:
         ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{where}: {name}: the hub was not reached ({reason}); try again, {advice}") from error
+        raise UserError(f"{where}: {name}: no connection to the hub ({reason}); try again, {advice}") from error
     raise UserError(f"{where}: {name} has neither {' nor '.join(FOLDER_FILES)}; {advice}")

@@ -1,10 +1,13 @@
-"""Weights of a checkpoint into a network: names and shapes compared as a whole, classes brought into our order."""
+"""Initial weights of a network: the options that choose them, and a checkpoint's tensors copied into a network.
+
+Names and shapes are compared as a whole before anything is copied, and classes are brought into the data set's order.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +22,7 @@ from pipeline.models._wrappers import AROUND_ENCODERS, WITHIN, unwrap
 
 log = logging.getLogger(__name__)
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # whose values mean what they are
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # quantised numbers need scales
 COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, inference does not use it
 AVERAGED = "n_averaged"  # counter of torch's AveragedModel
 #: What classifiers have after the features of an encoder, in timm and torchvision: never used.
@@ -29,132 +32,162 @@ AFTER_ENCODERS = (
 )  # fmt: skip
 SHOWN = 3  # names of each group in a message
 
-NewClasses = Literal["none", "some", "all"]
-#: Options of plugins that only choose the initial weights.
-WEIGHT_OPTIONS = frozenset(
-    [
-        "encoder_weights",
-        "weights",
-        "weights_key",
-        "weights_classes",
-        "class_map",
-        "new_classes",
-        "allow_missing",
-        "allow_unexpected",
-    ]
-)
+
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """Where the initial weights of a network come from: options of every network that can start from a checkpoint.
+
+    Args:
+        encoder_weights: null (random), ``imagenet`` (downloaded), or a checkpoint with the encoder's tensors, named as
+            in ``weights``.
+        weights: null, or a checkpoint of the whole network: a file, a folder as ``save_pretrained`` or segpress writes
+            it, or ``hf://owner/name[@revision]``, which is downloaded. Not together with ``encoder_weights``.
+        weights_key: key of the tensors in a torch file that holds several sets, such as ``model_ema``; null: the usual
+            keys, and averaged weights only if there are no others. For ``encoder_weights`` too.
+        weights_classes: the classes of ``weights`` in the order of its classifier, if it does not name them itself.
+        class_map: data set class -> class of ``weights``, where their names differ.
+        new_classes: ``none``: ``weights`` has every class of the data set; ``some``: classes that it lacks start
+            random; ``all``: the classifier starts random.
+        allow_missing: prefixes of tensors that the checkpoint may lack, such as ``[layer4]``; they start random.
+        allow_unexpected: prefixes of tensors that only the checkpoint has, such as ``[decoder]``; they are not used.
+            For ``encoder_weights``, the classifier after the encoder (``fc``, ``head``, ...) is always allowed.
+    """
+
+    encoder_weights: str | None = None
+    weights: str | None = None
+    weights_key: str | None = None
+    weights_classes: list[str] | None = None
+    class_map: dict[str, str] | None = None
+    new_classes: Literal["none", "some", "all"] = "none"
+    allow_missing: list[str] | None = None
+    allow_unexpected: list[str] | None = None
+
+    def open_network(self) -> Checkpoint | None:
+        """The checkpoint that ``weights`` names; None: it names none."""
+        return None if self.weights is None else self._open(self.weights, where="model.weights")
+
+    def open_encoder(self) -> Checkpoint | None:
+        """The checkpoint that ``encoder_weights`` names; None: it names none."""
+        where = "model.encoder_weights"
+        return None if self.encoder_weights is None else self._open(self.encoder_weights, where=where)
+
+    def _open(self, name: str, *, where: str) -> Checkpoint:
+        if not name.startswith(_hub.SCHEME):
+            return read(Path(name), where=where, key=self.weights_key)
+        return replace(read(_hub.fetch(name, where=where), where=where, key=self.weights_key), source=name)
 
 
-def open_checkpoint(weights: str, *, where: str, key: str | None = None) -> Checkpoint:
-    """The checkpoint that an option names: a file, a folder, or ``hf://owner/name[@revision]``; ``key``: of `read`."""
-    if not weights.startswith(_hub.SCHEME):
-        return read(Path(weights), where=where, key=key)
-    return replace(read(_hub.fetch(weights, where=where), where=where, key=key), source=weights)
+#: Random weights.
+RANDOM = InitialWeights()
+#: Options of networks that only choose the initial weights.
+WEIGHT_OPTIONS = frozenset(field.name for field in fields(InitialWeights))
 
 
-def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, *, allow: Allowed) -> dict[str, Any]:
-    """Load an encoder alone, from its own checkpoint or out of that of a whole network or classifier.
+def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, initial: InitialWeights) -> dict[str, Any]:
+    """Load an encoder from its own checkpoint, or from that of a whole network or classifier.
 
     Returns:
-        ``initial_weights`` for meta.json, without what is random around the encoder.
+        ``initial_weights`` for meta.json, without the random parts around the encoder.
 
     Raises:
         UserError: see :func:`assign`.
     """
-    found = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
-    allow = Allowed(allow.missing, [*allow.unexpected, *AFTER_ENCODERS])
-    absent = assign(encoder, found, where="model.encoder_weights", allow=allow)
-    return {"source": checkpoint.source, "sha256": checkpoint.sha256, "random": absent}
+    renamed = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
+    allow = Allowed(initial, unexpected=AFTER_ENCODERS)
+    random = assign(encoder, renamed, where="model.encoder_weights", allow=allow)
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256, "random": random}
 
 
 def load_network(
     network: nn.Module,
     checkpoint: Checkpoint,
+    initial: InitialWeights,
     *,
     classifiers: Sequence[str],
     classes: Sequence[str],
-    weights_classes: Sequence[str] | None,
-    class_map: Mapping[str, str] | None,
-    new_classes: NewClasses,
-    allow: Allowed,
+    unused: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Load a whole network, its classifiers' rows in the order of the data set's classes.
+    """Load a whole network, with the rows of its classifiers in the order of the data set's classes.
 
     Args:
         checkpoint: with the network's names (see :func:`pipeline.models._wrappers.unwrap`).
-        classifiers: names of the layers with one output a class.
+        initial: the options about classes, and about tensors that may be missing or unexpected.
+        classifiers: names of the layers with one output per class.
         classes: of the data set, in train-id order.
-        weights_classes: of the checkpoint, in the order of its classifier; None: as the checkpoint says itself.
-        class_map: data set class -> checkpoint class, where names differ.
-        new_classes: ``none``: the checkpoint has every class; ``some``: those it lacks start random; ``all``: its
-            classifier is not used.
+        unused: prefixes of further tensors that only the checkpoint may have.
 
     Returns:
         ``initial_weights`` for meta.json: ``source``, ``sha256``, ``classes`` (data set class -> checkpoint class),
-        ``random`` (names of what started random; empty when nothing did).
+        ``random`` (names of parts that start random; empty: none).
 
     Raises:
-        UserError: the checkpoint's classes are unknown or lack some of ours; and see :func:`assign`.
+        UserError: the checkpoint's classes are unknown or lack some of the data set's; and see :func:`assign`.
     """
     assert len(classes) == network.state_dict()[f"{classifiers[0]}.weight"].shape[0], "the caller offers class names"
     where, source = "model.weights", checkpoint.source
-    tensors, wanted = dict(checkpoint.tensors), network.state_dict()
-    names = [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias") if f"{layer}.{kind}" in wanted]
+    tensors, own = dict(checkpoint.tensors), network.state_dict()
+    names = [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias") if f"{layer}.{kind}" in own]
     given = [name for name in names if name in tensors]
     mapped: dict[str, str] = {}
-    absent = []
-    if new_classes == "all":
-        absent = list(classifiers)
-        tensors.update({name: wanted[name].clone() for name in names})
+    random = []
+    if initial.new_classes == "all":
+        random = list(classifiers)
+        tensors.update({name: own[name].clone() for name in names})
         log.info("%s: its classifier is not used; all classes start random", source)
     elif given:
         count = tensors[given[0]].shape[0] if tensors[given[0]].ndim else 0
-        theirs = weights_classes or checkpoint.classes
+        theirs = initial.weights_classes or checkpoint.classes
         if theirs is None:
             raise UserError(
-                f"{where}: {source} does not say what its {count} classes are; list them in model.weights_classes in "
-                f"the order of its classifier (for the data set's own order: [{', '.join(classes)}]), or set "
-                "model.new_classes: all to start a new classifier"
+                f"{where}: {source} does not name its {count} classes; list them in model.weights_classes in the order "
+                f"of its classifier (for the data set's own order: [{', '.join(classes)}]), or start with a new "
+                "classifier: model.new_classes: all"
             )
         if any(tensors[name].shape[:1] != (count,) for name in given):
             raise UserError(f"{where}: {source}: its classifiers differ in their numbers of classes: {grouped(given)}")
         if len(theirs) != count:
-            told = "model.weights_classes" if weights_classes else source
-            raise UserError(f"{where}: {told} names {len(theirs)} classes; the classifier of {source} has {count}")
-        subject = f"{where}: classes of {source}"
-        order = rows(classes, theirs, class_map=class_map or {}, allow_new=new_classes == "some", subject=subject)
+            subject = "model.weights_classes" if initial.weights_classes else source
+            raise UserError(f"{where}: {subject} names {len(theirs)} classes; the classifier of {source} has {count}")
+        order = rows(
+            classes,
+            theirs,
+            class_map=initial.class_map or {},
+            allow_new=initial.new_classes == "some",
+            subject=f"{where}: classes of {source}",
+        )
         mapped = {name: theirs[row] for name, row in zip(classes, order, strict=True) if row is not None}
-        absent = [f"class {name}" for name in classes if name not in mapped]
+        random = [f"class {name}" for name in classes if name not in mapped]
         for name in given:
-            tensors[name] = _selected(tensors[name], wanted[name], order)
-        unused = [name for name in theirs if name not in mapped.values()]
-        log.info("%s: %d of its %d classes are used; not: %s", source, len(mapped), count, ", ".join(unused) or "none")
-    absent += assign(network, replace(checkpoint, tensors=tensors), where=where, allow=allow)
-    return {"source": source, "sha256": checkpoint.sha256, "classes": mapped, "random": absent}
+            tensors[name] = _selected(tensors[name], own[name], order)
+        unmapped = [name for name in theirs if name not in mapped.values()]
+        log.info("%s: uses %d of its %d classes; not: %s", source, len(mapped), count, ", ".join(unmapped) or "none")
+    allow = Allowed(initial, unexpected=unused)
+    random += assign(network, replace(checkpoint, tensors=tensors), where=where, allow=allow)
+    return {"source": source, "sha256": checkpoint.sha256, "classes": mapped, "random": random}
 
 
 def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor:
-    """Rows of a classifier in our order, rows of new classes as they are; unchanged where the shape differs."""
+    """Rows of a classifier in the data set's order, with own rows for new classes; ``given`` where shapes differ."""
     if given.shape[1:] != own.shape[1:] or given.dtype not in FLOATS:
         return given
-    found = own.detach().clone()
+    selected = own.detach().clone()
     for index, row in enumerate(order):
         if row is not None:
-            found[index] = given[row]
-    return found
+            selected[index] = given[row]
+    return selected
 
 
 class Allowed:
-    """Which tensors may be missing or left over, as prefixes of their names: ours, those in the file, or timm's.
+    """Prefixes of tensors that may be missing or unexpected: of their names here, in the file, or in timm.
 
     Args:
-        missing: of tensors of the network that the checkpoint may lack: they start random.
-        unexpected: of tensors of the checkpoint that the network may lack: they are not used.
+        initial: its ``allow_missing`` and ``allow_unexpected``.
+        unexpected: further prefixes of tensors that only the checkpoint may have.
     """
 
-    def __init__(self, missing: Sequence[str] | None, unexpected: Sequence[str] | None) -> None:
-        self.missing = tuple(missing or ())
-        self.unexpected = tuple(unexpected or ())
+    def __init__(self, initial: InitialWeights, *, unexpected: Sequence[str] = ()) -> None:
+        self.missing = tuple(initial.allow_missing or ())
+        self.unexpected = (*(initial.allow_unexpected or ()), *unexpected)
 
 
 def _under(name: str, prefixes: Iterable[str], *, in_file: str = "") -> bool:
@@ -163,7 +196,7 @@ def _under(name: str, prefixes: Iterable[str], *, in_file: str = "") -> bool:
 
 
 def _shown(name: str, in_file: str | None) -> str:
-    """A name as messages show it: as in the file where only smp's module around a timm network is added."""
+    """A name in messages: that in the file, if the two differ only by smp's module around a timm network."""
     return in_file if in_file is not None and name == WITHIN + in_file else name
 
 
@@ -174,8 +207,8 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
         the prefixes in ``allow.missing`` for which tensors started random.
 
     Raises:
-        UserError: tensors that are missing or left over and not allowed, shapes and kinds of number that differ,
-            values that are not finite: all at once, grouped by prefix.
+        UserError: missing or unexpected tensors that are not allowed, other shapes or kinds of number, values that are
+            not finite: all at once, grouped by prefix.
     """
     tensors, source, in_file = checkpoint.tensors, checkpoint.source, checkpoint.names
     own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
@@ -201,7 +234,7 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
             kinds.append(f"{name} {given.dtype} for {ours.dtype}")
         elif given.dtype in FLOATS and not bool(torch.isfinite(given).all()):
             infinite.append(name)
-    for what, names in (
+    for problem, names in (
         ("missing in the file", [name for name in missing if not _under(name, allow.missing)]),
         ("unexpected in the file", [name for name, allowed in unexpected.items() if not allowed]),
         ("of another shape (file for network)", shapes),
@@ -209,10 +242,10 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
         ("not finite", infinite),
     ):
         if names:
-            faults.add(f"{len(names)} tensors {what}: {grouped(names)}")
+            faults.add(f"{len(names)} tensors {problem}: {grouped(names)}")
     faults.raise_if_any(
-        advice="choose the architecture, encoder and options that it was made with; tensors that may start random or "
-        "stay unused are named by prefix in model.allow_missing and model.allow_unexpected"
+        advice="use the architecture, encoder and options of the checkpoint; to let tensors start random or stay "
+        "unused, list their prefixes in model.allow_missing and model.allow_unexpected"
     )
     with torch.no_grad():
         for name in own.keys() & tensors.keys():
@@ -225,7 +258,7 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
 
 
 def grouped(names: Sequence[str]) -> str:
-    """Names by their first part, counted, with the first few of each.
+    """Names grouped by their first part, with the number and the first few of each group.
 
     Example:
         >>> grouped(["a.x", "b.1.w", "b.1.b", "b.2.w", "b.2.b"])
@@ -235,6 +268,6 @@ def grouped(names: Sequence[str]) -> str:
     for name in sorted(names):
         groups.setdefault(name.split(".")[0], []).append(name)
     return ", ".join(
-        f"{prefix} ({len(each)}: {', '.join(each[:SHOWN])}{', ...' if len(each) > SHOWN else ''})"
-        for prefix, each in groups.items()
+        f"{prefix} ({len(members)}: {', '.join(members[:SHOWN])}{', ...' if len(members) > SHOWN else ''})"
+        for prefix, members in groups.items()
     )

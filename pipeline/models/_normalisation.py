@@ -1,4 +1,4 @@
-"""Mean and standard deviation of RGB in 0..1: what is wrong with them, and what checkpoints say."""
+"""Mean and standard deviation of RGB in 0..1: checks, and their values in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NEAR = 0.005  # distance of two that are the same but for rounding
+NEAR = 0.005  # highest distance of two values that differ only by rounding
 BYTE = 255  # the highest value of a pixel
 
 
 def fault(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
-    """What is wrong with a mean and a standard deviation of RGB in 0..1; None: nothing, or they are not given.
+    """What is wrong with a mean and a standard deviation of RGB in 0..1; None: nothing, or both are None.
 
-    Numbers of pixels in 0..255 are refused with the numbers to use instead.
+    For values of pixels in 0..255 the message has the values to use.
 
     Example:
         >>> fault(None, [51.0, 102.0, 255.0])
@@ -42,11 +42,11 @@ def fault(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | No
 
 
 def in_unit(given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """``mean`` and ``std`` of pixels in 0..255 as those of pixels in 0..1; others as they are."""
-    bytes_too = max(given.get("mean", [0.0])) > 1  # beside such a mean, 1 is a deviation of bytes, too
+    """``mean`` and ``std`` of pixels in 0..255 as those of pixels in 0..1; values of 0..1 stay unchanged."""
+    mean_of_bytes = max(given.get("mean", [0.0])) > 1  # with such a mean, a deviation of 1 is of bytes too
     return {
         key: [round(value / BYTE, 6) for value in values]
-        if max(values) > 1 or (bytes_too and set(values) == {1.0})
+        if max(values) > 1 or (mean_of_bytes and set(values) == {1.0})
         else list(values)
         for key, values in given.items()
     }
@@ -62,16 +62,16 @@ def differ(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[floa
 
 
 def stated(facts: Any) -> dict[str, list[float]]:
-    """``mean`` and ``std`` in 0..1 that a configuration states as segpress or transformers does; empty: it does not.
+    """``mean`` and ``std`` in 0..1 from a configuration of segpress or transformers; empty: it has none.
 
     Example:
         >>> stated({"image_mean": [0.5, 0.5, 0.5], "image_std": [127.5, 127.5, 127.5], "size": 512})
         {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
     """
-    found: dict[str, list[float]] = {}
+    normalisation: dict[str, list[float]] = {}
     for key in ("mean", "std"):
         values = facts.get(key, facts.get(f"image_{key}")) if isinstance(facts, dict) else None
         if not isinstance(values, (list, tuple)) or not all(isinstance(value, (int, float)) for value in values):
             return {}
-        found[key] = [float(value) for value in values]
-    return in_unit(found) if fault(**in_unit(found)) is None else {}
+        normalisation[key] = [float(value) for value in values]
+    return in_unit(normalisation) if fault(**in_unit(normalisation)) is None else {}

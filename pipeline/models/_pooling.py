@@ -1,11 +1,11 @@
 """Adaptive average pooling as two matrix products: exact for every size, and four ONNX nodes instead of thousands.
 
-torch.onnx exports AdaptiveAvgPool2d to one AveragePool when the bins divide the feature map, else to slices for every
-bin (2,562 nodes for PSPNet at 512x1024, stride 8). Bin i averages rows floor(i*H/b) .. ceil((i+1)*H/b) - 1, which is a
-linear map.
+torch.onnx exports AdaptiveAvgPool2d to one AveragePool if the number of bins divides the feature map, else to slices
+for every bin (2,562 nodes for PSPNet at 512x1024, stride 8). Bin i averages rows floor(i*H/b) .. ceil((i+1)*H/b) - 1,
+which is a linear map.
 
-smp's PSPBlock forgets its pooling layer while it is exported (it calls ``interpolate(mode="area")``, which is adaptive
-pooling under another name), so the block is replaced, too.
+During export, smp's PSPBlock calls ``interpolate(mode="area")``, which is adaptive pooling too, instead of its pooling
+layer, so the block is replaced as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 
 def pooling_matrix(size: int, bins: int) -> Tensor:
-    """(bins, size) weights: row i averages the cells of bin i, as torch's adaptive pooling defines it."""
+    """(bins, size) weights: row i averages the cells of bin i, as torch's adaptive pooling does."""
     rows = [[0.0] * size for _ in range(bins)]
     for i in range(bins):
         start, end = i * size // bins, math.ceil((i + 1) * size / bins)
@@ -53,10 +53,10 @@ class PooledBlock(nn.Module):
 
 
 def replace_adaptive_pooling(module: nn.Module) -> None:
-    """Swap, in place, every AdaptiveAvgPool2d of more than one bin (one bin exports to ReduceMean, which is fine)."""
+    """Replace, in place, every AdaptiveAvgPool2d with more than one bin (with one bin it exports to ReduceMean)."""
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
-            size: Any = child.output_size  # an int or a pair; None in a pair keeps that side as it is
+            size: Any = child.output_size  # an int or a pair; None in a pair keeps the size of that side
             rows, columns = (size, size) if isinstance(size, int) else size
             if rows is not None and columns is not None and (rows, columns) != (1, 1):
                 setattr(module, name, MatrixAvgPool2d((rows, columns)))

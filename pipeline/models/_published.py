@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes: downloaded where the user asked for them, recognised where he has the file."""
+"""Weights that torchvision publishes: downloaded if the user names them, recognised if the user has the file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.models._checkpoint import Checkpoint, read
 
 
 def fetch(weights: Any, *, where: str) -> Checkpoint:
-    """Read published weights from torch's cache, after downloading them once; their sha256 is checked then.
+    """Read published weights from torch's cache; if they are missing, download them and check their sha256.
 
     Args:
-        weights: an entry of one of torchvision's enumerations, e.g. ``DeepLabV3_ResNet50_Weights.DEFAULT``.
+        weights: an entry of one of torchvision's enumerations, such as ``DeepLabV3_ResNet50_Weights.DEFAULT``.
         where: the option that named it, for messages.
 
     Raises:
-        UserError: it was not to be had.
+        UserError: the download failed.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / _name(weights)
     if not file.is_file():
@@ -31,13 +31,13 @@ def fetch(weights: Any, *, where: str) -> Checkpoint:
             torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=_digest(weights), progress=False)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"{where}: {weights.url} could not be downloaded ({error}); fetch it elsewhere and give the file's path"
+                f"{where}: {weights.url} could not be downloaded ({error}); download it elsewhere and give its path"
             ) from error
     return recognised(read(file, where=where), weights)
 
 
 def recognised(checkpoint: Checkpoint, weights: Any) -> Checkpoint:
-    """The checkpoint with the class names of published weights, when it is that very file and names none itself."""
+    """The checkpoint with the class names of published weights, if it is that file and names no classes itself."""
     if checkpoint.classes is None and checkpoint.sha256.startswith(_digest(weights)):
         return replace(checkpoint, classes=tuple(weights.meta["categories"]))
     return checkpoint
@@ -48,7 +48,7 @@ def _name(weights: Any) -> str:
 
 
 def _digest(weights: Any) -> str:
-    """The first digits of the file's sha256, which torchvision's file names end with."""
-    found = re.search(r"-([0-9a-f]{8,})\.", _name(weights))
-    assert found is not None, "torchvision names its files so"
-    return found[1]
+    """The first digits of the file's sha256, from the end of its name."""
+    match = re.search(r"-([0-9a-f]{8,})\.", _name(weights))
+    assert match is not None, "names of torchvision's files have them"
+    return match[1]

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, closest
 from pipeline.models import _published
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
-from pipeline.models._checkpoint import Checkpoint
-from pipeline.models._initial import WEIGHT_OPTIONS, Allowed, NewClasses, load_encoder, load_network, open_checkpoint
+from pipeline.models._initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models._wrappers import unwrap
 
-#: Architecture -> encoders that torchvision has it with.
+#: Architecture -> encoders that torchvision offers for it.
 NETWORKS = {
     "deeplabv3": ("mobilenet_v3_large", "resnet101", "resnet50"),
     "fcn": ("resnet101", "resnet50"),
@@ -31,9 +30,9 @@ STAGES = {
     "resnet": (("relu", "layer1", "layer2", "layer3", "layer4"), (64, 256, 512, 1024, 2048), 8),
     "mobilenet": (("0", "2", "4", "7", "13", "16"), (16, 24, 40, 80, 160, 960), 16),
 }
-LRASPP_STRIDE = 8  # of the finer of its two inputs, at which it classifies
+LRASPP_STRIDE = 8  # of the finer of the classifier's two inputs
 AUX = "aux_classifier"
-#: Layers with one output a class: of deeplabv3 and fcn, the auxiliary one if there is one, and of lraspp.
+#: Layers with one output per class: of deeplabv3 and fcn, with the auxiliary one second; and of lraspp.
 CLASSIFIERS = ("classifier.4", f"{AUX}.4")
 _JOINED = "classifier.classifier"
 
@@ -41,7 +40,7 @@ _JOINED = "classifier.classifier"
 class TorchVision(SegNetwork):
     """A torchvision network behind :class:`SegOutput`.
 
-    LRASPP adds up two classifiers; here they are one, on both their inputs side by side.
+    LRASPP adds the outputs of two classifiers; here they are one classifier on the concatenation of both inputs.
 
     Args:
         num_classes: K, offered by the run.
@@ -49,24 +48,13 @@ class TorchVision(SegNetwork):
         architecture: deeplabv3, fcn or lraspp.
         encoder: resnet50 or resnet101 (deeplabv3, fcn), mobilenet_v3_large (deeplabv3, lraspp).
         aux_loss: train an auxiliary classifier on the encoder, too (deeplabv3, fcn).
-        mean, std: of RGB in 0..1, three numbers each, that the weights were trained with; null: torchvision's.
-        encoder_weights: null (random), ``imagenet`` (downloaded from torchvision), or a checkpoint with the encoder's
-            tensors: as in ``weights``.
-        weights: null; ``default``: torchvision's own, trained on COCO with the classes of Pascal VOC, which are
-            downloaded; or the whole network as a checkpoint file, a network artifact of segpress, or
-            ``hf://owner/name[@revision]``. Instead of ``encoder_weights``.
-        weights_key: key of the tensors in a torch file that holds several sets, such as ``model_ema``; null: the usual
-            ones, and averages only where there are no others. Of ``encoder_weights`` too.
-        weights_classes: the classes of ``weights`` in the order of its classifier, where it does not say them.
-        class_map: data set class -> class of ``weights``, where their names differ.
-        new_classes: ``none``: every class must be among those of ``weights``; ``some``: those that it lacks start
-            random; ``all``: the classifier starts random.
-        allow_missing: prefixes of tensors that the checkpoint may lack; they start random.
-        allow_unexpected: prefixes of tensors that only the checkpoint has, e.g. ``[decoder]``; they are not used. The
-            classifier behind an encoder (``fc``, ``head``, ...) needs no mention in ``encoder_weights``.
+        mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: torchvision's.
+        initial: initial weights: the options of :class:`pipeline.models._initial.InitialWeights`. The encoder's
+            ``imagenet`` weights come from torchvision; ``weights: default`` are torchvision's own, trained on COCO with
+            the classes of Pascal VOC, and are downloaded.
 
     Raises:
-        UserError: a network that torchvision lacks; weights that are missing or do not fit.
+        UserError: unknown architecture, encoder or option; weights that are missing or do not fit.
     """
 
     initial_weight_options = WEIGHT_OPTIONS
@@ -81,14 +69,7 @@ class TorchVision(SegNetwork):
         aux_loss: bool = False,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        encoder_weights: str | None = None,
-        weights: str | None = None,
-        weights_key: str | None = None,
-        weights_classes: list[str] | None = None,
-        class_map: dict[str, str] | None = None,
-        new_classes: NewClasses = "none",
-        allow_missing: list[str] | None = None,
-        allow_unexpected: list[str] | None = None,
+        initial: InitialWeights = RANDOM,
     ) -> None:
         super().__init__()
         if architecture not in NETWORKS:
@@ -100,55 +81,49 @@ class TorchVision(SegNetwork):
             raise UserError(f"model.encoder: torchvision has no {architecture} with '{encoder}'; allowed: {allowed}")
         if aux_loss and architecture == "lraspp":
             raise UserError("model.aux_loss: lraspp has no auxiliary classifier; leave it out")
-        if weights is not None and encoder_weights is not None:
-            raise UserError("model.weights holds the encoder too: leave model.encoder_weights out")
         name = f"{architecture}_{encoder}"
         auxiliary = {} if architecture == "lraspp" else {"aux_loss": aux_loss}
         self.net = library.get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
         if architecture == "lraspp":
             self.net.classifier = _JoinedHead(self.net.classifier)
         published = library.get_model_weights(name).DEFAULT
-        usual = published.transforms()
-        self.normalise_with(usual.mean if mean is None else mean, usual.std if std is None else std)
-        names, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
-        self._stages = names
+        default = published.transforms()
+        self.normalise_with(default.mean if mean is None else mean, default.std if std is None else std)
+        stages, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
+        self._stages = stages
         self.facts = NetworkFacts(
             channels=self._classifier().in_channels,
             stage_channels=channels,
             output_stride=LRASPP_STRIDE if architecture == "lraspp" else stride,
             divisor=stride,
         )
-        if weights == "default":
-            checkpoint: Checkpoint | None = _published.fetch(published, where="model.weights")
-        elif weights is not None:
-            checkpoint = _published.recognised(
-                open_checkpoint(weights, where="model.weights", key=weights_key), published
-            )
-        else:
-            checkpoint = None
+        checkpoint = (
+            _published.fetch(published, where="model.weights")
+            if initial.weights == "default"
+            else initial.open_network()
+        )
         if checkpoint is not None:
+            checkpoint = _published.recognised(checkpoint, published)
             self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
-            unused = [] if aux_loss else [AUX]
             checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(
                 self.net,
                 replace(checkpoint, tensors=_joined(checkpoint.tensors)),
+                initial,
                 classifiers=[_JOINED] if architecture == "lraspp" else CLASSIFIERS[: 1 + aux_loss],
                 classes=classes,
-                weights_classes=weights_classes,
-                class_map=class_map,
-                new_classes=new_classes,
-                allow=Allowed(allow_missing, [*(allow_unexpected or []), *unused]),
+                unused=[] if aux_loss else [AUX],
             )
-        elif encoder_weights is not None:
-            where = "model.encoder_weights"
-            if encoder_weights == "imagenet":
-                checkpoint = _published.fetch(library.get_model_weights(encoder).IMAGENET1K_V1, where=where)
-            else:
-                checkpoint = open_checkpoint(encoder_weights, where=where, key=weights_key)
-            found = load_encoder(self.net.backbone, checkpoint, allow=Allowed(allow_missing, allow_unexpected))
+        elif initial.encoder_weights is not None:
+            encoder_checkpoint = (
+                _published.fetch(library.get_model_weights(encoder).IMAGENET1K_V1, where="model.encoder_weights")
+                if initial.encoder_weights == "imagenet"
+                else initial.open_encoder()
+            )
+            assert encoder_checkpoint is not None
+            loaded = load_encoder(self.net.backbone, encoder_checkpoint, initial)
             around = [part for part, _ in self.net.named_children() if part != "backbone"]
-            self.initial_weights = {**found, "random": [*found["random"], *around]}
+            self.initial_weights = {**loaded, "random": [*loaded["random"], *around]}
         replace_adaptive_pooling(self.net)
 
     @property
@@ -157,7 +132,7 @@ class TorchVision(SegNetwork):
         return encoder
 
     def _classifier(self) -> Any:
-        """The layer with one output a class."""
+        """The layer with one output per class."""
         head = self.net.classifier
         return head.classifier if isinstance(head, _JoinedHead) else head[-1]
 
@@ -186,7 +161,7 @@ class TorchVision(SegNetwork):
 
 
 class _JoinedHead(nn.Module):
-    """LRASPP's head with its two 1x1 classifiers as one: a sum of products is the product of what lies side by side."""
+    """LRASPP's head with its two 1x1 classifiers as one, which gives the same sum from concatenated inputs."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -210,7 +185,7 @@ def _parts() -> list[str]:
 
 
 def _joined(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Tensors of a network as torchvision has it -> as it is here; others as they are."""
+    """Tensors with the two classifiers of torchvision's LRASPP joined; tensors of other networks stay unchanged."""
     low, high, low_bias, high_bias = (tensors.get(name) for name in _parts())
     if low is None or high is None or low_bias is None or high_bias is None:
         return tensors
@@ -218,5 +193,5 @@ def _joined(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return tensors
     if low_bias.shape != low.shape[:1] or high_bias.shape != low.shape[:1]:
         return tensors
-    found = {name: tensor for name, tensor in tensors.items() if name not in _parts()}
-    return {**found, f"{_JOINED}.weight": torch.cat([low, high], dim=1), f"{_JOINED}.bias": low_bias + high_bias}
+    others = {name: tensor for name, tensor in tensors.items() if name not in _parts()}
+    return {**others, f"{_JOINED}.weight": torch.cat([low, high], dim=1), f"{_JOINED}.bias": low_bias + high_bias}

@@ -150,17 +150,24 @@ def test_sequence_hangs_together() -> None:
 
 def test_bad_options_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        Streets(train=0, val=True, sequence=-1, size=(60, 100), seed=-5)
-    message = str(caught.value)
-    assert "6 problems" in message
-    for part in ("train: got 0", "val: got True", "sequence: got -1", "height 60", "width 100", "seed: got -5"):
-        assert part in message
+        datasets.build("streets", {"train": 0, "val": True, "sequence": -1, "size": (64, 96), "seed": -5})
+    assert str(caught.value).split("\n") == [
+        "datasets.streets: 4 problems",
+        "  train: got 0; allowed: greater than or equal to 1",
+        "  val: got True; allowed: a valid integer",
+        "  sequence: got -1; allowed: greater than or equal to 0",
+        "  seed: got -5; allowed: greater than or equal to 0",
+    ]
+    with pytest.raises(
+        UserError, match=r"2 problems\n  size: height 60 must be .* 64\n  size: width 100 must be .* 96"
+    ):
+        make(size=(60, 100))
 
 
-@pytest.mark.parametrize("size", [(128,), "128x192", (128.0, 192), None, [[128], 192]])
+@pytest.mark.parametrize("size", [(128,), (1, 2, 3), "128x192", (128.0, 192), None, [[128], 192]])
 def test_size_that_is_no_pair_of_integers(size: object) -> None:
-    with pytest.raises(UserError, match=r"size: got .* \[height, width\]"):
-        make(size=size)
+    with pytest.raises(UserError, match=r"size: got .*; allowed: (a list of two numbers|a valid integer)"):
+        datasets.build("streets", {**OPTIONS, "size": size})
 
 
 @pytest.mark.parametrize(

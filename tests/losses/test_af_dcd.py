@@ -12,18 +12,16 @@ from torch import Tensor
 from pipeline.errors import UserError
 
 
-def contrast(ours: Tensor, theirs: Tensor, *, groups: int, patch: int, temperature: float, metric: str) -> float:
+def contrast(ours: Tensor, theirs: Tensor, *, groups: int, patch: int, temperature: float) -> float:
     """Sum of the cross-entropies over the anchors of (N, C, h, w) maps, divided by N and h*w; no pooling."""
     images, channels, height, width = ours.shape
     width_of_group = channels // groups
-    power = 1 if metric == "l1" else 2
 
     def vector(x: Tensor, n: int, place: tuple[int, int], group: int) -> list[float]:
         return x[n, group * width_of_group : (group + 1) * width_of_group, place[0], place[1]].tolist()
 
     def similarity(a: list[float], b: list[float]) -> float:
-        norm = sum(abs(x - y) ** power for x, y in zip(a, b, strict=True)) ** (1 / power)
-        return -norm / temperature
+        return -sum(abs(x - y) for x, y in zip(a, b, strict=True)) / temperature
 
     total = 0.0
     for n in range(images):
@@ -52,11 +50,10 @@ def generate(loss: Any, features: Tensor) -> Tensor:
     return made
 
 
-@pytest.mark.parametrize("metric", ["l1", "l2"])
 @pytest.mark.parametrize("feature", ["stage", "embedding"])
-def test_both_terms_equal_plain_loops(metric: str, feature: str, bench: Any) -> None:
+def test_both_terms_equal_plain_loops(feature: str, bench: Any) -> None:
     student, teacher = bench.student(3), bench.teacher(4)
-    options = {"groups": 3, "patch": 2, "temperature": 0.7, "metric": metric}
+    options = {"groups": 3, "patch": 2, "temperature": 0.7}
     weights = {"reconstruction_weight": 0.5, "contrast_weight": 2.5}
     loss = bench.build("af_dcd", feature=feature, **options, **weights)
     ours, theirs = (x.stages[-1] if feature == "stage" else x.embedding for x in (student, teacher))
@@ -82,7 +79,7 @@ def test_pooling_takes_the_maximum_and_crops_to_whole_patches(bench: Any) -> Non
             for j in range(4):
                 pooled[:, :, i, j] = x[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax(dim=(2, 3))
         maps.append(pooled)
-    expected = contrast(*maps, groups=2, patch=2, temperature=1.0, metric="l1")
+    expected = contrast(*maps, groups=2, patch=2, temperature=1.0)
     torch.manual_seed(5)
     got = loss(student, teacher, bench.labels())["af_dcd_contrast"]
     assert float(got.detach()) == pytest.approx(expected, rel=1e-9)
@@ -99,14 +96,13 @@ def test_golden(bench: Any) -> None:
     assert float(got["af_dcd_reconstruction"]) == 0
 
 
-def test_equal_vectors_have_finite_gradients_under_both_metrics(bench: Any) -> None:
-    for metric in ("l1", "l2"):
-        loss = bench.build("af_dcd", metric=metric)
-        loss.generation.generator[2].weight.data.zero_()
-        loss.generation.generator[2].bias.data.zero_()
-        zero = bench.teacher().map(torch.zeros_like)
-        loss(bench.student(3), zero, bench.labels())["af_dcd_contrast"].backward()
-        assert all(bool(p.grad.isfinite().all()) for p in loss.parameters() if p.grad is not None)
+def test_equal_vectors_have_finite_gradients(bench: Any) -> None:
+    loss = bench.build("af_dcd")
+    loss.generation.generator[2].weight.data.zero_()
+    loss.generation.generator[2].bias.data.zero_()
+    zero = bench.teacher().map(torch.zeros_like)
+    loss(bench.student(3), zero, bench.labels())["af_dcd_contrast"].backward()
+    assert all(bool(p.grad.isfinite().all()) for p in loss.parameters() if p.grad is not None)
 
 
 def test_equal_widths_need_no_adapter(bench: Any) -> None:
@@ -116,20 +112,11 @@ def test_equal_widths_need_no_adapter(bench: Any) -> None:
     assert bool(loss(bench.student(3), bench.student(4), bench.labels())["af_dcd_contrast"].isfinite())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"groups": 4}, r"groups: got 4; allowed: divisors of the 6 channels"),
-        ({"groups": 1}, r"groups: got 1"),
-        ({"temperature": 0.0}, r"temperature: got 0\.0"),
-        ({"mask_ratio": 1.0}, r"mask_ratio: got 1\.0"),
-    ],
-)
-def test_options_out_of_range_are_named(options: dict[str, Any], message: str, bench: Any) -> None:
-    with pytest.raises(UserError, match=r"losses\.af_dcd\." + message):
-        bench.build("af_dcd", **options)
+def test_groups_must_divide_the_channels(bench: Any) -> None:
+    with pytest.raises(UserError, match=r"losses\.af_dcd\.groups: got 4; allowed: divisors of the 6 channels"):
+        bench.build("af_dcd", groups=4)
 
 
 def test_a_map_smaller_than_a_patch_is_refused(bench: Any) -> None:
-    with pytest.raises(UserError, match=r"losses\.af_dcd\.pool: got 2; a feature map of 4 x 4"):
+    with pytest.raises(UserError, match=r"losses\.af_dcd\.pool: got 2; after it, a feature map of 4 x 4"):
         bench.build("af_dcd", pool=2)(bench.student(), bench.teacher(), bench.labels())

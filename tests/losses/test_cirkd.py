@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.losses._numerics import unit
 from pipeline.losses.cirkd import first_pixels
 
@@ -54,13 +53,13 @@ def test_batch_term_equals_plain_loops(bench: Any) -> None:
     assert float(terms["cirkd_batch"]) == pytest.approx(3.0 * total / 4, abs=1e-9)
 
 
-@pytest.mark.parametrize("memory_temperature", [1.0, 2.0])
-def test_memory_terms_equal_plain_loops(memory_temperature: float, bench: Any) -> None:
+@pytest.mark.parametrize("temperature", [0.1, 0.2])
+def test_memory_terms_equal_plain_loops(temperature: float, bench: Any) -> None:
     """With a memory that is filled by hand and sampled whole."""
     student, teacher, labels = bench.student(3), bench.teacher(4), bench.labels()
     loss = bench.build(
         "cirkd", pixel_weight=0.5, region_weight=0.25, pixel_samples=100, region_samples=100,
-        memory_temperature=memory_temperature,
+        temperature=temperature,
     ).eval()  # fmt: skip
     for queues, seed in ((loss.pixels, 5), (loss.regions, 6)):
         vectors = torch.randn(7, bench.C_T, generator=torch.Generator().manual_seed(seed)).double()
@@ -72,12 +71,12 @@ def test_memory_terms_equal_plain_loops(memory_temperature: float, bench: Any) -
         references = [queues.vectors[c, slot].tolist() for c in range(3) for slot in range(int(queues.filled[c]))]
         assert len(references) == 7
         divergences = [
-            kl_of_rows(*([dot(f[n][a], r) / (TAU * memory_temperature) for r in references] for f in (f_s, f_t)))
+            kl_of_rows(*([dot(f[n][a], r) / temperature for r in references] for f in (f_s, f_t)))
             for n in range(2)
             for a in range(bench.H * bench.W)
             if int(small[n, a]) != bench.IGNORE
         ]
-        expected = weight * memory_temperature**2 * sum(divergences) / len(divergences)
+        expected = weight * sum(divergences) / len(divergences)
         assert float(terms[f"cirkd_{term}"].detach()) == pytest.approx(expected, abs=1e-6)
 
 
@@ -195,12 +194,6 @@ def test_sampling_depends_on_the_step_alone(bench: Any) -> None:
         torch.manual_seed(seed)
         values.append(float(loss(bench.student(3), bench.teacher(4), bench.labels())["cirkd_pixel"].detach()))
     assert values[0] == values[1]
-
-
-@pytest.mark.parametrize("option", ["temperature", "relation_group", "pool", "pixels_per_class", "pixel_queue"])
-def test_options_out_of_range_are_refused(option: str, bench: Any) -> None:
-    with pytest.raises(UserError, match=rf"losses\.cirkd\.{option}: got 0"):
-        bench.build("cirkd", **{option: 0})
 
 
 def test_golden(bench: Any) -> None:

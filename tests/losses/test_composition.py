@@ -68,7 +68,7 @@ def test_a_teacher_is_run_when_one_part_needs_it() -> None:
 
 def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
     mixture = Composition({"kd": losses.build("kd", {}), "twin": Silent()})
-    with pytest.raises(UserError, match=r"losses kd and twin both give a term 'kd'; .*pipeline/losses/twin\.py"):
+    with pytest.raises(UserError, match=r"losses kd and twin both have a term 'kd'; .*pipeline/losses/twin\.py"):
         mixture(bench.student(), bench.teacher(), bench.labels())
 
 
@@ -76,7 +76,7 @@ def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
     ("recipe", "said"),
     [
         ({}, "a student needs a loss; 'none' is the student alone"),
-        ({"none": {}, "kd": {}}, r"losses none\+kd: 'none' is the student alone and mixes with nothing"),
+        ({"none": {}, "kd": {}}, r"losses none\+kd: 'none' is the student alone and cannot be combined with others"),
         ({"kd": {}, "fitnt": {}}, "pipeline/losses has no plugin 'fitnt'; did you mean 'fitnet'"),
         ({"kd": {}, "fitnet": {"wieght": 1.0}}, "wieght: unknown option; did you mean 'weight'"),
     ],

@@ -74,7 +74,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cirkd", {"official_enqueue": True, "pool": 2}),
     ("cwd", {"feature_weight": 50.0}),
     ("aicsd", {"adaptive": False, "scope": "batch"}),
-    ("af_dcd", {"feature": "embedding", "metric": "l2"}),
+    ("af_dcd", {"feature": "embedding"}),
     ("skd", {"mode": "grid"}),
 ]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.models import SegOutput
 
 
@@ -82,8 +81,3 @@ def test_logits_without_spread_cost_one_each_and_stay_in_place(value: float, ben
     term = bench.build("dist").float()(*pair, bench.labels())["dist"]
     term.backward()
     assert float(term) == 2.0 and float(logits.grad.abs().max()) == 0
-
-
-def test_dist_refuses_a_temperature_that_is_not_positive(bench: Any) -> None:
-    with pytest.raises(UserError, match=r"losses\.dist\.temperature"):
-        bench.build("dist", temperature=-1.0)

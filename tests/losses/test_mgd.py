@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-
 
 def convolve(image: list[Any], weight: Tensor, bias: Tensor | None) -> list[Any]:
     """A convolution of odd size with zero padding on nested lists [C][h][w]."""
@@ -93,9 +91,3 @@ def test_a_teacher_of_another_size_is_resized(bench: Any) -> None:
         torch.manual_seed(5)
         values.append(float(loss(student, teacher, bench.labels())["mgd"]))
     assert values[0] == pytest.approx(values[1], rel=1e-12)
-
-
-@pytest.mark.parametrize("ratio", [-0.1, 1.0])
-def test_mgd_refuses_to_drop_all_or_less_than_nothing(ratio: float, bench: Any) -> None:
-    with pytest.raises(UserError, match=rf"losses\.mgd\.mask_ratio: got {ratio}"):
-        bench.build("mgd", mask_ratio=ratio)

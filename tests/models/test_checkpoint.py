@@ -58,7 +58,7 @@ def test_the_log_says_what_was_opened(tmp_path: Path, caplog: pytest.LogCaptureF
     caplog.set_level(logging.INFO)
     read(save(tmp_path / "x.pth", {"model": {"state_dict": {**STATE, "n": 1}}, "epoch": 3}), where="model.weights")
     assert "x.pth: read model.state_dict; not used: epoch" in caplog.text
-    assert "1 entries are no tensors and not used: n" in caplog.text
+    assert "1 entries are not tensors and not used: n" in caplog.text
 
 
 def test_class_names_of_safetensors_headers(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path, name: str, zipped: bool) 
     proof = tmp_path / "proof"
     content = {"state_dict": {**STATE, "x": Malicious(f"touch '{proof}'")}}
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"only unpickling could read it \(it asks for (posix|nt)\.system\)") as caught:
+    with pytest.raises(UserError, match=r"only unpickling can read it \(it needs (posix|nt)\.system\)") as caught:
         read(tmp_path / name, where="model.weights")
     assert conversion(tmp_path / name) in str(caught.value) and not proof.exists()
     torch.load(tmp_path / name, weights_only=False)  # the file does what it is meant to do
@@ -144,8 +144,8 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     ("x.pth", lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0"), "git lfs pull"),
     ("x.pth", torchscript, "TorchScript archive"),
-    ("x.pth", lambda file: torch.save(nn.Conv2d(1, 1, 1), file), r"it asks for torch\.nn\.modules\.conv\.Conv2d"),
-    ("x.pth", lambda file: torch.save({"miou": np.float64(3), **STATE}, file), "it asks for numpy"),
+    ("x.pth", lambda file: torch.save(nn.Conv2d(1, 1, 1), file), r"it needs torch\.nn\.modules\.conv\.Conv2d"),
+    ("x.pth", lambda file: torch.save({"miou": np.float64(3), **STATE}, file), "it needs numpy"),
     ("x.pth", lambda file: torch.save(torch.zeros(3), file), "holds a Tensor; tensors by name are needed"),
     ("x.pth", lambda file: torch.save({"epoch": 3}, file), "holds a mapping of epoch; tensors by name"),
     ("x.pth", lambda file: torch.save({"w": torch.zeros(2, 2).to_sparse()}, file), "w: a sparse or nested tensor"),
@@ -156,7 +156,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
         lambda file: torch.save({"w": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)}, file),
         "w: a torch.qint8 tensor",
     ),
-    ("x.pth", lambda file: file.mkdir(), "no folder of a network"),
+    ("x.pth", lambda file: file.mkdir(), "is not the folder of a network"),
     ("x.pth", lambda file: None, "no such file; a relative path counts from the project's root"),
 ]
 
@@ -235,7 +235,7 @@ def test_the_conversion_opens_modules_and_takes_the_named_weights(
 
 def test_the_conversion_runs_in_a_shell(tmp_path: Path) -> None:
     file = save(tmp_path / "a $file.pth", {"model": STATE, "args": argparse.Namespace()})
-    line = conversion(file)[len("convert it where you trust it: python") :]
+    line = conversion(file)[len("if you trust the file, convert it: python") :]
     done = subprocess.run(f"'{sys.executable}'{line}", shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "a $file.safetensors", where="model.weights").tensors.keys() == STATE.keys()

@@ -147,7 +147,7 @@ def test_a_download_happens_only_where_it_is_asked_for(cache: Path, monkeypatch:
     build("lraspp", "mobilenet_v3_large", tuple(VOC), weights="default")
     assert not asked, "null needs nothing, and what is in the cache is not fetched again"
     cache.unlink()
-    with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\); fetch it elsewhere"):
+    with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\); download it elsewhere"):
         build("lraspp", "mobilenet_v3_large", weights="default")
     assert asked == [(f"https://download.pytorch.org/models/{cache.name}", cache.stem.split("-")[1])]
 
@@ -194,7 +194,7 @@ def test_an_encoder_from_a_classifier(tmp_path: Path, encoder: str, prefix: str)
         ({"architecture": "lraspp", "encoder": "mobilenet_v3_large", "aux_loss": True}, "no auxiliary classifier"),
         (
             {"architecture": "fcn", "encoder": "resnet50", "weights": "default", "encoder_weights": "imagenet"},
-            r"leave model.encoder_weights out",
+            r"model.encoder_weights: got 'imagenet'; leave it out",
         ),
     ],
 )
