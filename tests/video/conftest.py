@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.picture import Box, Picture
 from pipeline.video.sinks import PageSink, Result
-from tests.video.fakes import SIZE, SYSTEM_PYTHON, BrightnessEngine, quarters
+from tests.video import system_python
+from tests.video.fakes import SIZE, BrightnessEngine, quarters
 
 collect_ignore = ["rtsp_server.py"]  # a program of another Python
 
@@ -72,20 +72,22 @@ def lacks() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture(scope="session")
-def needs(lacks: Callable[[str], NoReturn]) -> Callable[[str, str], None]:
-    """``needs(modules, packages)``: see ``lacks`` where the system's Python has no such modules."""
+def needs(lacks: Callable[[str], NoReturn]) -> Callable[..., None]:
+    """``needs(packages, argument, ...)``: see ``lacks`` where the system's Python fails with these arguments.
 
-    def check(modules: str, packages: str) -> None:
-        command = [SYSTEM_PYTHON, "-c", f"import {modules}"]
-        if not SYSTEM_PYTHON.exists() or subprocess.run(command, capture_output=True, check=False, env={}).returncode:
-            lacks(f"needs {modules} in {SYSTEM_PYTHON}: apt-get install {packages}")
+    It is run, as a module that can be found may still lack what it loads.
+    """
+
+    def check(packages: str, *arguments: object) -> None:
+        if reason := system_python.missing(*arguments):
+            lacks(f"{system_python.SYSTEM_PYTHON}: {reason}; apt-get install {packages}")
 
     return check
 
 
 @pytest.fixture(scope="session")
 def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
-    """``program(name, ...)``: where the first of these programs is; None is there: see ``lacks``."""
+    """``program(name, ...)``: where the first of these programs is; none is there: see ``lacks``."""
 
     def find(*names: str) -> str:
         return next(filter(None, map(shutil.which, names)), None) or lacks(f"needs {' or '.join(names)}, a program")

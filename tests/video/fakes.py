@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result
 from pipeline.video.sources import Frame, Source
 
-#: Has what pip has not: GStreamer, and an OpenCV built with it.
-SYSTEM_PYTHON = Path("/usr/bin/python3")
 SIZE = (48, 64)  # (height, width) of the videos and images made here
 
 
