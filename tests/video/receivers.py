@@ -14,22 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result, StreamSink
+from tests.video.fakes import grey
 from tests.video.system_python import RTSP_PACKAGES, RTSP_SERVER, SYSTEM_PYTHON
 
 av = pytest.importorskip("av", reason="streams are sent with PyAV")
-SIZE = (48, 64)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def grey(brightness: int, size: tuple[int, int] = SIZE) -> Picture:
-    return Picture.of_bgr(np.full((*size, 3), brightness, np.uint8))
 
 
 @pytest.fixture
