@@ -76,7 +76,7 @@ def runtime(name: str) -> Runtime:
 def needs_gpu(error: UserError) -> None:
     """Skip where a runtime says that the GPU is missing, and it is; any other error is the test's."""
     if _cuda.device() is None and "NVIDIA GPU" in str(error):
-        pytest.skip(str(error))
+        pytest.skip("its engines need an NVIDIA GPU and its driver; this machine has none")
     raise error
 
 
