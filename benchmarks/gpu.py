@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import artifact, runtimes
+from pipeline import artifact, plugins, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, command
 from pipeline.evaluation import environment, latency
@@ -46,7 +46,8 @@ def open_all(floats: Artifact, int8: Artifact, scratch: Path, *, names: list[str
     opened: dict[str, Engine] = {}
     absent: dict[str, str] = {}
     for way, name, options in (candidate for candidate in CANDIDATES if candidate[1] in names):
-        given = {**options, "threads": threads} if name == "onnxruntime" else options
+        takes_threads = "threads" in plugins.signature(plugins.load("runtimes", name))
+        given = {**options, "threads": threads} if takes_threads else options
         for precision in PRECISIONS:
             title, folder = f"{name} {way} {precision}", scratch / f"{name} {given.get('provider', '')} {precision}"
             try:

@@ -28,8 +28,8 @@ STAGE = "check_bundle.py"
 RUN = """\
 #!/bin/sh
 # Builds the engines here, checks them and writes results.json. Needs Python 3.10 or newer with numpy, OpenCV (cv2)
-# and one runtime: onnxruntime, tensorrt or tensorrt_rtx. Another Python: PYTHON=python3.12 sh run.sh
-# Options: sh run.sh --help
+# and one runtime: --runtime names it. Options, and the names of the runtimes: sh run.sh --help
+# Another Python: PYTHON=python3.12 sh run.sh
 cd "$(dirname "$0")" || exit 1
 PYTHONPATH=. exec "${PYTHON:-python3}" stages/check_bundle.py "$@"
 """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, runtimes
 from pipeline.errors import UserError, command
 from pipeline.evaluation import on_device
 from pipeline.evaluation.budgets import conclusion
@@ -18,7 +18,7 @@ from pipeline.evaluation.budgets import conclusion
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path(), help="the unpacked bundle; this folder by default")
-    parser.add_argument("--runtime", help="onnxruntime, tensorrt or tensorrt_rtx; by default that of the bundle")
+    parser.add_argument("--runtime", help=f"{', '.join(runtimes.available())}; by default that of the bundle")
     parser.add_argument("--options", default="{}", help="of the runtime, as JSON: '{\"threads\": 4}'")
     parser.add_argument("--out", type=Path, help="results file; by default results.json in the bundle")
     args = parser.parse_args()

@@ -3,6 +3,9 @@
 A *deploy graph* takes uint8 frames (N, H, W, 3) BGR and gives uint8 label maps (N, h, w); everything between
 (normalisation, upsampling, argmax) is inside. This module and its plugins run on the device: numpy, OpenCV and one
 runtime, nothing else.
+
+No other module asks for the name of a plugin: what depends on the runtime is a question to :class:`Runtime` or
+:class:`Engine`. ``tests/runtimes/test_contract.py`` checks every runtime that this machine has.
 """
 
 from __future__ import annotations
@@ -24,15 +27,20 @@ NO_CONFIDENCE = (
     "this engine gives no confidence; set export.confidence: true in params.yaml (for an own network, confidence: true "
     "in its file) and build the engine again with dvc repro"
 )
+#: The error of engines that were closed.
+CLOSED = "this engine was closed; open it again"
 
 
 class Engine(ABC):
-    """A loaded engine. Not for concurrent use: one engine a thread.
+    """A loaded engine. Not for concurrent use: one engine per thread, see :meth:`another`.
+
+    Arrays that it returns are the caller's: a later run does not write into them. It does not write into its frames.
 
     Attributes:
         input_size: (height, width) of the frames it takes.
         output_size: (height, width) of the label maps it gives.
         batches: fewest and most frames of a run.
+        on_gpu: whether it computes on a GPU, or on another device that leaves the CPU's cores to other work.
         device_ms: how long the last run took on the GPU, without copies; None for an engine that cannot tell.
         gives_confidence: whether its deploy graph has the second output, see :meth:`run_with_confidence`.
     """
@@ -40,12 +48,23 @@ class Engine(ABC):
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     batches: tuple[int, int] = (1, 1)
+    on_gpu: bool = False
     device_ms: float | None = None
     gives_confidence: bool = False
 
     @abstractmethod
     def run(self, frames: Array) -> Array:
-        """Segment frames (N, H, W, 3) BGR uint8 of ``input_size``; returns label maps (N, h, w) uint8 train ids."""
+        """Segment frames.
+
+        Args:
+            frames: (N, H, W, 3) BGR uint8, of ``input_size`` and as many as ``batches`` allows.
+
+        Returns:
+            label maps (N, h, w) uint8 train ids, of ``output_size``.
+
+        Raises:
+            UserError: other frames (:func:`check_frames`), or the engine was closed (:data:`CLOSED`).
+        """
 
     def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
         """Segment frames as :meth:`run` does, and give the confidence of every label.
@@ -60,11 +79,11 @@ class Engine(ABC):
         raise UserError(NO_CONFIDENCE)
 
     def another(self) -> Engine:
-        """The same engine for another thread; close it as well. Raises UserError where there can be only one."""
+        """The same engine for another thread; close both, in any order. UserError where there can be only one."""
         raise UserError(f"{type(self).__name__} runs in one thread only; use one context")
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to free
-        """Free device memory; the engine cannot run afterwards."""
+        """Free memory; the engine cannot run afterwards. A second call does nothing."""
 
 
 def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
@@ -88,7 +107,11 @@ class Release(Protocol):
 
 
 class Runtime(ABC):
-    """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml."""
+    """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml.
+
+    The constructor imports the library, and raises UserError with the package to install where it is missing. A runtime
+    that computes on the CPU calls the number of its threads ``threads``, as ``infer.py --threads`` sets it.
+    """
 
     #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations), ``int8_arm`` (int8) or ``int8_tensorrt`` (symmetric).
     int8_variant: str
@@ -97,9 +120,32 @@ class Runtime(ABC):
     #: Name of the engine file inside the artifact.
     engine_file: str
 
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the library, e.g. ``1.27.0``."""
+
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What an engine of this runtime is bound to on this machine (versions, device); plain values."""
+        """What an engine of this runtime is bound to: an engine is refused where one of these values differs.
+
+        Returns:
+            plain values of JSON, the same at every call on one machine. It must hold
+
+            - the name of the plugin: :attr:`version`;
+
+            and may hold
+
+            - ``gpu``: name of the GPU that computes; results are then filed under it, as measured on a GPU,
+            - ``compute_capability``: of an NVIDIA GPU, e.g. ``8.7``,
+            - ``cpu``: name of the processor; results are filed under it where there is no ``gpu``,
+            - ``machine``: architecture, as ``platform.machine()`` gives it,
+            - ``instructions``: extensions of the CPU that decide which kernel runs, as /proc/cpuinfo names them, with
+              blanks between; from a runtime whose INT8 kernels are those of ONNX Runtime, and with ``machine``,
+
+            and other keys of its own, except those that :func:`pipeline.evaluation.device.describe` adds: ``id``,
+            ``name``, ``kind``, ``cores``, ``system``, ``runtime``, ``int8_kernels``.
+        """
 
     @abstractmethod
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:

@@ -79,10 +79,15 @@ class TensorRTBase(Runtime):
 
     @property
     def version(self) -> str:
-        return f"{self.library} {self.trt.__version__}"
+        return str(self.trt.__version__)
+
+    @property
+    def title(self) -> str:
+        """Library and version, for messages."""
+        return f"{self.library} {self.version}"
 
     def fingerprint(self) -> dict[str, Any]:
-        return {self.library: self.trt.__version__, **(_cuda.device() or {})}
+        return {self.library: self.version, **(_cuda.device() or {})}
 
     def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
         """Set what is special to a library; returns facts for meta.json."""
@@ -98,7 +103,7 @@ class TensorRTBase(Runtime):
 
     def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
         """Climb the ladder of :mod:`pipeline.runtimes._tensorrt_ladder`; never an engine without an INT8 layer."""
-        weakly = None if hasattr(self.trt.BuilderFlag, "INT8") else f"{self.version} has strongly typed networks only"
+        weakly = None if hasattr(self.trt.BuilderFlag, "INT8") else f"{self.title} has strongly typed networks only"
         with self._naming(onnx_file):
             built = climb(onnx_file, partial(self._attempt, int8=True), release=release, weakly=weakly)
         return self._write(built, engine_file)
@@ -116,13 +121,13 @@ class TensorRTBase(Runtime):
             network = builder.create_network(network_flags(trt, strongly_typed=strongly_typed))
             parser = trt.OnnxParser(network, self.logger)
             if not parser.parse_from_file(str(onnx_file)):
-                raise parser_failure(parser, lines, library=self.version)
+                raise parser_failure(parser, lines, library=self.title)
             if network.num_inputs == 0:  # what an empty file gives
-                raise UserError(f"{self.version} cannot parse it: it holds no graph with an input; make it again")
+                raise UserError(f"{self.title} cannot parse it: it holds no graph with an input; make it again")
             asked = precisions(trt, network)
             if int8 and not any("int8" in counts for counts in asked.values()):
                 raise NoInt8Error(
-                    f"{self.version} sees no INT8 layer in it; keep fewer quantize.float_layers, or use fp16"
+                    f"{self.title} sees no INT8 layer in it; keep fewer quantize.float_layers, or use fp16"
                 )
             config = builder.create_builder_config()
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
@@ -150,7 +155,7 @@ class TensorRTBase(Runtime):
             return self.trt.Builder(self.logger)
         except TypeError as error:  # how the bindings say that the library gave none
             raise UserError(
-                f"{self.version} cannot start a builder here: {readable(lines) or error}; it needs an NVIDIA GPU and a "
+                f"{self.title} cannot start a builder here: {readable(lines) or error}; it needs an NVIDIA GPU and a "
                 "driver that fits its CUDA version"
             ) from error
 
@@ -165,7 +170,7 @@ class TensorRTBase(Runtime):
         asked = {precision for counts in precisions(self.trt, network).values() for precision in counts}
         other = "another convert.runtime" if asked == {"float32"} else "another precision"
         return BuildError(
-            f"{self.version} could not build it{where}: {what}; try {', '.join(advice)}, or {other}", nodes=nodes
+            f"{self.title} could not build it{where}: {what}; try {', '.join(advice)}, or {other}", nodes=nodes
         )
 
     @contextmanager
@@ -201,8 +206,6 @@ class TensorRTBase(Runtime):
         runtime = self.new_runtime()
         engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
-            raise UserError(
-                f"{engine_file}: {self.library} {self.trt.__version__} cannot load it; run dvc repro -f convert here"
-            )
+            raise UserError(f"{engine_file}: {self.title} cannot load it; run dvc repro -f convert here")
         on_dla = getattr(runtime, "DLA_core", -1) >= 0  # what runs there cannot be captured
         return TensorRTEngine(self.trt, engine, cuda_graph=self.cuda_graph and not on_dla)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import CONFIDENCE, NO_CONFIDENCE, Engine, check_frames
+from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, check_frames
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ class TensorRTEngine(Engine):
     Raises:
         UserError: not a deploy graph, or the GPU's memory does not suffice. Nothing is left allocated.
     """
+
+    on_gpu = True
 
     def __init__(self, trt: ModuleType, engine: Any, *, cuda_graph: bool = True) -> None:
         self.trt, self.engine, self.cuda_graph = trt, engine, cuda_graph
@@ -126,7 +128,7 @@ class TensorRTEngine(Engine):
 
     def _run(self, frames: Array) -> None:
         if self.context is None:
-            raise UserError("this engine was closed; open it again")
+            raise UserError(CLOSED)
         self.device_ms = None
         self._take(frames)
         np.copyto(self._host_frames.array[: frames.size].reshape(frames.shape), frames)

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
+from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
 
 #: What runs a graph, and behind it what runs the rest.
 PROVIDERS = {
@@ -84,10 +84,14 @@ class OnnxRuntime(Runtime):
         if provider != "cpu":
             load_libraries(onnxruntime)
 
+    @property
+    def version(self) -> str:
+        return str(self.ort.__version__)
+
     def fingerprint(self) -> dict[str, Any]:
         gpu = {} if self.provider == "CPUExecutionProvider" else _cuda.device() or {}
         here = {"machine": platform.machine(), "cpu": cpu_model(), "instructions": instructions()}
-        return {"onnxruntime": self.ort.__version__, **here, **gpu}
+        return {"onnxruntime": self.version, **here, **gpu}
 
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
         if self.provider == "TensorrtExecutionProvider":
@@ -127,7 +131,7 @@ class OnnxRuntime(Runtime):
             session = self._open(file, options, [(self.provider, told), *self.behind])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
             advice = "" if self.provider == "CPUExecutionProvider" else f"; {self.provider} was asked for: {remedy}"
-            raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}{advice}") from error
+            raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}{advice}") from error
         if session.get_providers()[0] != self.provider:
             raise UserError(
                 f"ONNX Runtime was asked for {self.provider} but offers {', '.join(session.get_providers())}; {remedy}"
@@ -152,7 +156,7 @@ class OnnxRuntime(Runtime):
             plain = self._options(self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
             facts = self._open(file, plain, ["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
         except Exception as error:
-            raise UserError(f"{file}: ONNX Runtime {self.ort.__version__} cannot load it: {error}") from error
+            raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}") from error
         about = json.loads(facts.get(METADATA_KEY, "{}"))
         precision = about.get("precision")
         if precision not in TENSORRT_MAY_USE:
@@ -179,7 +183,7 @@ class OnnxRuntimeEngine(Engine):
     """A session on a deploy graph."""
 
     def __init__(self, session: Any) -> None:
-        self.session = session
+        self.session: Any = session  # None: closed
         frame, label_map = session.get_inputs()[0], session.get_outputs()[0]
         types, ranks = (frame.type, label_map.type), (len(frame.shape), len(label_map.shape))
         fixed = all(isinstance(size, int) for size in (*frame.shape, *label_map.shape))
@@ -193,21 +197,31 @@ class OnnxRuntimeEngine(Engine):
         self.input_size = (self.input_shape[1], self.input_shape[2])
         self.output_size = (int(label_map.shape[1]), int(label_map.shape[2]))
         self.batches = (self.input_shape[0], self.input_shape[0])
+        self.on_gpu = session.get_providers()[0] != "CPUExecutionProvider"
         self.gives_confidence = CONFIDENCE in [output.name for output in session.get_outputs()]
 
     def another(self) -> OnnxRuntimeEngine:
+        if self.session is None:
+            raise UserError(CLOSED)
         return OnnxRuntimeEngine(self.session)  # a session may run in several threads at once
 
     def run(self, frames: Array) -> Array:
-        check_frames(frames, self.input_shape)
-        return np.asarray(self.session.run([self.output_name], {self.input_name: frames})[0], np.uint8)
+        return self._run(frames, [self.output_name])[0]
 
     def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
         if not self.gives_confidence:
             raise UserError(NO_CONFIDENCE)
+        label_maps, confidence = self._run(frames, [self.output_name, CONFIDENCE])
+        return label_maps, confidence
+
+    def _run(self, frames: Array, outputs: list[str]) -> list[Array]:
+        if self.session is None:
+            raise UserError(CLOSED)
         check_frames(frames, self.input_shape)
-        label_maps, confidence = self.session.run([self.output_name, CONFIDENCE], {self.input_name: frames})
-        return np.asarray(label_maps, np.uint8), np.asarray(confidence, np.uint8)
+        return [np.asarray(output, np.uint8) for output in self.session.run(outputs, {self.input_name: frames})]
+
+    def close(self) -> None:
+        self.session = None
 
 
 def cpu_model() -> str:

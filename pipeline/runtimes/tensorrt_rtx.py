@@ -45,7 +45,7 @@ class TensorRTRTX(TensorRTBase):
 
     def fingerprint(self) -> dict[str, Any]:
         if self.compute_capabilities:  # bound to the targets, not to the machine that builds
-            return {self.library: self.trt.__version__, "targets": self.compute_capabilities}
+            return {self.library: self.version, "targets": self.compute_capabilities}
         return super().fingerprint()
 
     def load(self, engine_file: Path) -> Engine:

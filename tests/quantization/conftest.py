@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.quantization import calibration
+from pipeline.quantization import calibration, half_limits, tensorrt
+from pipeline.quantization import graph as graphs
 from pipeline.quantization.ranges import choose_all
 
 SIZE = 16  # height and width of the frames
@@ -242,3 +243,20 @@ def evaluate() -> Callable[..., dict[str, Any]]:
         return dict(zip(names, session.run(names, {"frames": frame[None]}), strict=True))
 
     return run
+
+
+@pytest.fixture
+def placed(make: Any, frames: Any, tmp_path: Path, calibrated: Any) -> Callable[..., Any]:
+    """``placed(fill)`` -> (float graph, INT8 graph for TensorRT, the same to be run on a CPU)."""
+
+    def build(fill: Callable[[Net], None]) -> tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto]:
+        model = make(None, fill)
+        onnx.save(model, tmp_path / "float.onnx")
+        graph = graphs.load(str(tmp_path / "float.onnx"))
+        found = calibration.collect(tmp_path / "float.onnx", frames)
+        ranges = choose_all(found.histograms, method="minmax", percentile=99.0)
+        kept = half_limits.float32_nodes(model, half_limits.measure(model, frames))
+        options = {"float_nodes": {"logits"}, "float32": kept}
+        return model, tensorrt.place(graph, ranges, **options), tensorrt.simulate(graph, ranges, **options)
+
+    return build

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline import runtimes
 from pipeline.quantization import graph as graphs
 from pipeline.quantization import tensorrt
-from pipeline.runtimes import _cuda
+from pipeline.runtimes import CONFIDENCE, _cuda
 from tests.runtimes import fake_tensorrt
 from tests.runtimes.fake_tensorrt_network import Play
 
@@ -96,6 +96,30 @@ def small_files(small_deploy: Callable[..., onnx.ModelProto], tmp_path_factory: 
     onnx.save(tensorrt.place(graph, ranges), folder / "int8.onnx")
     onnx.save(tensorrt.place(graph, ranges, float_nodes=["node_a", "node_b", "node_c"]), folder / "no_int8.onnx")
     return folder
+
+
+@pytest.fixture(scope="session")
+def confident_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deploy graph with the second output: the id is that of the largest of three channels, its value the confidence.
+
+    Frames are (1, 8, 16, 3).
+    """
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ArgMax", ["values"], ["ids"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["ids"], ["labels"], to=TensorProto.UINT8),
+        helper.make_node("ReduceMax", ["values", "channels"], ["largest"], keepdims=0),
+        helper.make_node("Cast", ["largest"], [CONFIDENCE], to=TensorProto.UINT8),
+    ]
+    value = helper.make_tensor_value_info
+    outputs = [value(name, TensorProto.UINT8, [1, 8, 16]) for name in ("labels", CONFIDENCE)]
+    channels = [numpy_helper.from_array(np.array([3]), "channels")]
+    graph = helper.make_graph(nodes, "deploy", [value("frames", TensorProto.UINT8, [1, 8, 16, 3])], outputs, channels)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    file = tmp_path_factory.mktemp("confident") / "fp32.onnx"
+    onnx.save(model, file)
+    return file
 
 
 @pytest.fixture(params=["10.3.0.30", "11.4.0.106"])

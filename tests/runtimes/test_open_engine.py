@@ -165,9 +165,3 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, facts: Any) -> None:
             runtime, tmp_path / "broken.onnx", tmp_path / "e", name="onnxruntime", options={}, meta=facts
         )
     assert [p.name for p in tmp_path.iterdir()] == ["broken.onnx"]
-
-
-def test_every_runtime_keeps_the_contract() -> None:
-    names = runtimes.available()
-    assert names == ["onnxruntime", "tensorrt", "tensorrt_rtx"]
-    assert runtimes.build("onnxruntime", {}).int8_variant == "int8_cpu"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
-import subprocess
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import cv2
@@ -18,9 +21,12 @@ import pytest
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
+from pipeline.video import command
 from pipeline.video.picture import Box, Picture
 from pipeline.video.sinks import PageSink, Result
-from tests.video.fakes import SIZE, SYSTEM_PYTHON, BrightnessEngine, quarters
+from pipeline.video.sinks.tiles import SharedPage, TileSink
+from tests.video import system_python
+from tests.video.fakes import SIZE, BrightnessEngine, quarters
 
 collect_ignore = ["rtsp_server.py"]  # a program of another Python
 
@@ -72,20 +78,22 @@ def lacks() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture(scope="session")
-def needs(lacks: Callable[[str], NoReturn]) -> Callable[[str, str], None]:
-    """``needs(modules, packages)``: see ``lacks`` where the system's Python has no such modules."""
+def needs(lacks: Callable[[str], NoReturn]) -> Callable[..., None]:
+    """``needs(packages, argument, ...)``: see ``lacks`` where the system's Python fails with these arguments.
 
-    def check(modules: str, packages: str) -> None:
-        command = [SYSTEM_PYTHON, "-c", f"import {modules}"]
-        if not SYSTEM_PYTHON.exists() or subprocess.run(command, capture_output=True, check=False, env={}).returncode:
-            lacks(f"needs {modules} in {SYSTEM_PYTHON}: apt-get install {packages}")
+    It is run, as a module that can be found may still lack what it loads.
+    """
+
+    def check(packages: str, *arguments: object) -> None:
+        if reason := system_python.missing(*arguments):
+            lacks(f"{system_python.SYSTEM_PYTHON}: {reason}; apt-get install {packages}")
 
     return check
 
 
 @pytest.fixture(scope="session")
 def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
-    """``program(name, ...)``: where the first of these programs is; None is there: see ``lacks``."""
+    """``program(name, ...)``: where the first of these programs is; none is there: see ``lacks``."""
 
     def find(*names: str) -> str:
         return next(filter(None, map(shutil.which, names)), None) or lacks(f"needs {' or '.join(names)}, a program")
@@ -170,3 +178,77 @@ def folder(tmp_path: Path) -> Path:
     (path / "._a.png").write_text("left by macOS")
     (path / "more.png").mkdir()
     return path
+
+
+@pytest.fixture
+def share(labels: LabelSpec) -> Iterator[Callable[..., tuple[SharedPage, list[TileSink]]]]:
+    """Starts a page for sources of these names, and their sinks; all are left at the end if the test did not."""
+    started: list[tuple[SharedPage, list[TileSink]]] = []
+
+    def start(*names: str, host: str = "127.0.0.1", **options: Any) -> tuple[SharedPage, list[TileSink]]:
+        page = SharedPage(host, 0, **options)
+        sinks = [page.sink(name, labels=labels, title=f"{name}.mp4", engine="kd/int8") for name in names]
+        page.__enter__()
+        started.append((page, sinks))
+        for sink in sinks:
+            sink.__enter__()
+        return page, sinks
+
+    yield start
+    for page, sinks in started:
+        for sink in sinks:
+            if not sink._over.is_set():
+                sink.__exit__(None, None, None)
+        page.close()
+
+
+@pytest.fixture
+def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls main() with arguments, from another working directory."""
+    pytest.importorskip("av", reason="the default output is H.264")
+    spec = importlib.util.spec_from_file_location("infer_stage", Path(__file__).parents[2] / "stages/infer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    facts = SimpleNamespace(labels=labels, hash="e", meta={"runtime": "onnxruntime", "runtime_options": {}})
+    monkeypatch.setattr(command, "open_engines", lambda path, **options: ([engine], facts))
+
+    def call(*args: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["infer.py", "engine", *map(str, args)])
+        return int(module.main())
+
+    return call
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch, engine: Any) -> Callable[[int], None]:
+    """Sends SIGINT while the engine runs for so many frames and one."""
+
+    def at(frames: int) -> None:
+        run = engine.run
+
+        def interrupting(given: Any) -> Any:
+            result = run(given)
+            if engine.calls == frames + 1:  # one is the warm-up
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+            return result
+
+        monkeypatch.setattr(engine, "run", interrupting)
+
+    return at
+
+
+@pytest.fixture
+def no_thread_stays() -> Iterator[None]:
+    """Every thread that a test starts has ended with it."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(2)
+    assert not [thread.name for thread in left if thread.is_alive()]

@@ -1,11 +1,10 @@
-"""An engine whose answer is known, a source in memory and a sink that keeps what it gets; a part of any source."""
+"""An engine whose answer is known, a source in memory, results, and a sink that keeps them; a part of any source."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
-from pipeline.video.picture import Picture
+from pipeline.video.picture import Box, Picture
+from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import Result
 from pipeline.video.sources import Frame, Source
 
-#: Has what pip has not: GStreamer, and an OpenCV built with it.
-SYSTEM_PYTHON = Path("/usr/bin/python3")
 SIZE = (48, 64)  # (height, width) of the videos and images made here
+NAMES = [f"bars-{index:03d}" for index in range(1000)]  # of the frames of Bars
 
 
 class BrightnessEngine(Engine):
@@ -166,3 +165,29 @@ def take(source: Source, count: int) -> list[Frame]:
         if len(frames) == count:
             break
     return frames
+
+
+def grey(value: int, size: tuple[int, int] = SIZE) -> Picture:
+    """A picture of one brightness, 0 to 255."""
+    return Picture.of_bgr(np.full((*size, 3), value, np.uint8))
+
+
+def result(
+    picture: Array | Picture, *, name: str = "x", timestamp: float | None = None, box: Box | None = None
+) -> Result:
+    """What a sink is given for a drawn picture; its label map (3, 4) counts 0 to 3 over and over."""
+    label_map = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
+    drawn = picture if isinstance(picture, Picture) else Picture.of_bgr(picture)
+    return Result(
+        index=0,
+        name=name,
+        timestamp=timestamp,
+        arrived=0.0,
+        size=drawn.size,
+        box=box or Box(0, 0, *drawn.size),
+        label_map=label_map,
+        pixels=count_ids(label_map),
+        infer_ms=1.0,
+        dropped=0,
+        picture=drawn,
+    )

@@ -9,28 +9,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result, StreamSink
-from tests.video.fakes import SYSTEM_PYTHON
+from tests.video.fakes import grey
+from tests.video.system_python import RTSP_PACKAGES, RTSP_SERVER, SYSTEM_PYTHON
 
 av = pytest.importorskip("av", reason="streams are sent with PyAV")
-SIZE = (48, 64)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def grey(brightness: int, size: tuple[int, int] = SIZE) -> Picture:
-    return Picture.of_bgr(np.full((*size, 3), brightness, np.uint8))
 
 
 @pytest.fixture
@@ -81,9 +75,8 @@ class Recorder:
 
     def start(self) -> None:
         self.lines: list[list[int]] = []
-        program = Path(__file__).with_name("rtsp_server.py")
         self.process = subprocess.Popen(
-            [SYSTEM_PYTHON, program, str(self.port), "--record", *self.options],
+            [SYSTEM_PYTHON, RTSP_SERVER, str(self.port), "--record", *self.options],
             stdout=subprocess.PIPE,
             text=True,
             env={"PATH": os.environ["PATH"]},
@@ -103,8 +96,8 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(needs: Callable[[str, str], None]) -> Iterator[Callable[..., Recorder]]:
-    needs("gi", "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-ugly gstreamer1.0-libav")
+def recorder(needs: Callable[..., None]) -> Iterator[Callable[..., Recorder]]:
+    needs(RTSP_PACKAGES, RTSP_SERVER, "--check", "--record")
     servers: list[Recorder] = []
 
     def start(*options: str) -> Recorder:

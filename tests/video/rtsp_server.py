@@ -6,6 +6,8 @@ picture that it decodes: "frame MILLISECONDS WIDTH HEIGHT LUMA".
 Without, it serves rtsp://127.0.0.1:PORT/live, in H.264, by default 128x64 at 25 frames a second. It writes "ready" when
 it listens. Each picture shows in its upper half when it was drawn: milliseconds of the monotonic clock modulo 65536, as
 16 bits, the highest left, white for 1.
+
+With --check it starts nothing; the exit status is 1 where something is missing that it needs, and stderr says what.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 BITS = 16
+SENDS = ("appsrc", "videoconvert", "x264enc", "rtph264pay")
+TAKES = ("rtph264depay", "h264parse", "avdec_h264", "videoconvert", "appsink")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("port")
+    parser.add_argument("port", nargs="?")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--fps", type=int, default=25)
@@ -32,6 +37,11 @@ def main() -> None:
     parser.add_argument("--user", help="NAME:PASSWORD that clients must give")
     args = parser.parse_args()
     Gst.init(None)
+    missing = [name for name in (TAKES if args.record else SENDS) if Gst.ElementFactory.find(name) is None]
+    if missing:
+        sys.exit(f"GStreamer has no {', '.join(missing)}")
+    if args.check:
+        return
     server = GstRtspServer.RTSPServer()
     server.set_service(args.port)
     factory = GstRtspServer.RTSPMediaFactory()

@@ -1,8 +1,7 @@
+"""The overlapped loop: results, their order, memory, live sources, sizes, selections, summary."""
+
 from __future__ import annotations
 
-import itertools
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,26 +16,17 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video import run
 from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
-from pipeline.video.sinks import H264Sink, MaskSink, Stop
+from pipeline.video.sinks import H264Sink, MaskSink
 from pipeline.video.view import Looking, Region
-from tests.video.fakes import Bars, BrightnessEngine, Kept, Shown, quarters
+from tests.video.fakes import NAMES, Bars, BrightnessEngine, Kept, Shown, quarters
+
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
+
 
 ROOT = Path(__file__).parents[2]
-NAMES = [f"bars-{index:03d}" for index in range(1000)]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Any:
-    before = set(threading.enumerate())
-    yield
-    left = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in left:
-        thread.join(2)
-    assert not [thread.name for thread in left if thread.is_alive()]
 
 
 def test_results_are_those_of_the_sequential_loop(engine: BrightnessEngine, labels: LabelSpec) -> None:
@@ -151,165 +141,6 @@ def test_an_engine_beside_others_that_sees_a_part(engine: BrightnessEngine, labe
     assert (mask[:, 48:] == 255).all()
     with pytest.raises(UserError, match=r"bars-000: region 60,0,32,48 reaches beyond the frame"):
         segment(Bars(1), [engine], labels=labels, looking=Looking(region=Region.parse("60,0,32,48")))
-
-
-@pytest.mark.parametrize("error", [UserError, RuntimeError])
-@pytest.mark.parametrize("where", ["source", "engine", "sink", "window"])
-def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[BaseException]) -> None:
-    class Failing(BrightnessEngine):
-        def run(self, frames: Any) -> Any:
-            result = super().run(frames)
-            if where == "engine" and self.calls >= 12:
-                raise error("told to fail")
-            return result
-
-    source = Bars(1000, fails=10 if where == "source" else None, error=error)
-    engine = Failing()
-    kept = Kept()
-    kind = Shown if where == "window" else Kept
-    other = kind(fails=10 if where in ("sink", "window") else None, error=error, pause=0.002)
-    with pytest.raises(error, match="told to fail"):
-        segment(source, [engine, engine], labels=labels, sinks=[kept, other])
-    assert kept.ended is other.ended is error
-    assert kept.names == NAMES[: len(kept.names)], "in order until then"
-    if where == "source":
-        assert len(kept.names) == 10, "what was read before is finished"
-
-
-def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
-    class Forgetful(BrightnessEngine):
-        def run(self, frames: Any) -> Any:
-            result = super().run(frames)
-            return result[:-1] if self.calls > 12 else result
-
-    kept, engine = Kept(), Forgetful(batches=(1, 2))
-    with pytest.raises(ValueError, match="shorter"):
-        segment(Bars(100), [engine, engine], labels=labels, sinks=[kept])
-    assert kept.names == NAMES[: len(kept.names)]
-    assert len(kept.names) >= 10, "what was seen before arrives"
-    assert kept.ended is ValueError
-
-
-def test_a_source_that_fails_while_it_is_stopped(engine: BrightnessEngine, labels: LabelSpec) -> None:
-    class Stubborn(Bars):
-        def stop(self) -> None:
-            raise OSError("driver")
-
-    with pytest.raises((UserError, OSError)):
-        segment(Stubborn(100), [engine], labels=labels, sinks=[Kept(fails=3)])
-
-
-def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
-    class Failing(BrightnessEngine):
-        def run(self, frames: Any) -> Any:
-            if self.calls == 4:
-                raise RuntimeError("told to fail")
-            return super().run(frames)
-
-    class Silent(Bars):
-        def frames(self, *, start: float = 0.0) -> Any:
-            yield from super().frames(start=start)
-            self._stopped.wait(30)
-
-    engine = Failing()
-    start = time.perf_counter()
-    with pytest.raises(RuntimeError, match="told to fail"):
-        segment(Silent(4, live=True, pause=0.05), [engine, engine], labels=labels, sinks=[Kept()])
-    assert time.perf_counter() - start < 5
-
-
-def test_a_sink_that_fails_does_not_wait_for_the_next_frame(engine: BrightnessEngine, labels: LabelSpec) -> None:
-    class Silent(Bars):
-        def frames(self, *, start: float = 0.0) -> Any:
-            yield from super().frames(start=start)
-            self._stopped.wait(30)
-
-    start = time.perf_counter()
-    with pytest.raises(UserError, match="told to fail"):
-        segment(Silent(4, live=True, pause=0.05), [engine], labels=labels, sinks=[Kept(fails=3), Kept()])
-    assert time.perf_counter() - start < 5
-
-
-@pytest.mark.parametrize("live", [False, True])
-def test_ctrl_c_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path, live: bool) -> None:
-    av = pytest.importorskip("av")
-    kept = Kept()
-    sinks = [H264Sink(tmp_path / "o.mp4"), MaskSink(tmp_path / "m", labels=labels), kept]
-    threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    source = Bars(100_000, pause=0.01, live=live)
-    summary = segment(source, [engine], labels=labels, sinks=sinks, overlay=Overlay(labels))
-    assert summary.interrupted
-    assert 5 < summary.frames < 200
-    assert "(interrupted)" in summary.describe()
-    assert kept.ended is None
-    with av.open(str(tmp_path / "o.mp4")) as container:
-        assert len(list(container.decode(video=0))) == summary.frames
-    assert len(list((tmp_path / "m").glob("*.png"))) == summary.frames
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSpec, tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        segment(Bars(10, pause=30), [engine], labels=labels, sinks=[H264Sink(tmp_path / "o.mp4")])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("started", range(3))
-def test_ctrl_c_while_the_threads_start(
-    engine: BrightnessEngine, labels: LabelSpec, started: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """None of them is left behind, at work with sinks that were left."""
-    start, calls = threading.Thread.start, itertools.count()
-
-    def interrupted(self: threading.Thread) -> None:
-        if next(calls) == started:
-            raise KeyboardInterrupt
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
-    monkeypatch.setattr(run, "usable_cores", lambda: 2)
-    kept = Kept()
-    with pytest.raises(KeyboardInterrupt):
-        segment(Bars(10_000, pause=0.005), [engine, engine], labels=labels, sinks=[kept])
-    assert engine.calls == 2, "the warm-up of both"
-    assert kept.ended is KeyboardInterrupt
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("signals", [1, 2])
-def test_ctrl_c_while_a_file_hangs(
-    engine: BrightnessEngine, labels: LabelSpec, cores: int, signals: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was read is finished, and another Ctrl-C meanwhile changes nothing."""
-    goes_on = threading.Event()
-
-    class Hanging(Bars):
-        def frames(self, *, start: float = 0.0) -> Any:
-            yield from super().frames(start=start)
-            goes_on.wait(20)
-
-    monkeypatch.setattr(run, "usable_cores", lambda: cores)
-    kept = Kept()
-    for number in range(signals):
-        threading.Timer(0.3 + 0.5 * number, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    start = time.perf_counter()
-    summary = segment(Hanging(6), [engine], labels=labels, sinks=[kept])
-    assert time.perf_counter() - start < 10
-    assert (summary.frames, summary.interrupted) == (6, True)
-    assert kept.ended is None
-    goes_on.set()
-
-
-def test_closing_the_window_ends_in_good_order(engine: BrightnessEngine, labels: LabelSpec) -> None:
-    kept = Kept()
-    window = Shown(fails=5, error=Stop)
-    summary = segment(Bars(10_000, pause=0.005), [engine], labels=labels, sinks=[kept, window])
-    assert not summary.interrupted
-    assert 5 < summary.frames < 100
-    assert kept.ended is window.ended is None
-    assert len(kept.results) == summary.frames
 
 
 def test_a_window_is_looked_after_while_nothing_comes(engine: BrightnessEngine, labels: LabelSpec) -> None:

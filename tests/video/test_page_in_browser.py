@@ -49,12 +49,15 @@ def street(index: int) -> Array:
 @pytest.fixture(scope="module")
 def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> Iterator[Any]:
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import Error, sync_playwright
     except ImportError:
         lacks("needs playwright, of the dev extra")
     path = program("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
+        try:
+            found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
+        except Error as error:  # Ubuntu's chromium-browser only says that it needs snap
+            lacks(f"{path} does not start: {error}")
         yield found
         found.close()
 

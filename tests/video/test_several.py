@@ -21,7 +21,6 @@ from pipeline.video import command
 from pipeline.video.inputs import inputs_of
 from pipeline.video.sinks import folders
 from tests.video.fakes import quarters
-from tests.video.test_infer import infer  # noqa: F401 - a fixture
 
 
 def texts(*given: object) -> list[tuple[str, str | None]]:
@@ -122,7 +121,7 @@ def test_what_never_ends_is_known_by_its_text(drives: Path) -> None:
 # what comes of them
 
 
-def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(drives, "--json", "all.json") == 0
     assert sorted(path.name for path in Path().iterdir()) == ["all.json", "b10-overlay.mp4", "b9-overlay.mp4"]
     assert engine.closed
@@ -140,7 +139,7 @@ def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.Ca
     ]
 
 
-def test_places_of_results(infer: Any, drives: Path) -> None:  # noqa: F811
+def test_places_of_results(infer: Any, drives: Path) -> None:
     assert infer(drives, "--out", "o/{name}.mp4", "--masks", "m", "--lines", "l/{name}.jsonl") == 0
     found = sorted(str(path) for path in Path().rglob("*.*") if path.suffix in (".mp4", ".jsonl"))
     assert found == ["l/b10.jsonl", "l/b9.jsonl", "o/b10.mp4", "o/b9.mp4"]
@@ -150,7 +149,7 @@ def test_places_of_results(infer: Any, drives: Path) -> None:  # noqa: F811
 
 
 def test_folders_of_several_are_not_replaced_by_one(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -164,7 +163,7 @@ def test_folders_of_several_are_not_replaced_by_one(
 
 
 def test_runs_among_their_own_results(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -183,7 +182,7 @@ def test_runs_among_their_own_results(
 
 
 def test_a_bad_source_is_told_and_passed_over(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -204,7 +203,7 @@ def test_a_bad_source_is_told_and_passed_over(
     assert infer(drives / "a.mp4", "gone.mp4") == 1, "nothing came of it"
 
 
-def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (drives / "a.mp4").write_bytes(b"no video")
     assert infer(drives, "--strict") == 1
     assert "0 of 3 sources were processed; 1 failed; 2 not started" in capsys.readouterr().out
@@ -213,7 +212,7 @@ def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_unreadable_image(
-    infer: Any,  # noqa: F811
+    infer: Any,
     folder: Path,
     strict: bool,
     capsys: pytest.CaptureFixture[str],
@@ -232,7 +231,7 @@ def test_an_unreadable_image(
 
 
 def test_a_full_disk_ends_it_all(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -246,7 +245,7 @@ def test_a_full_disk_ends_it_all(
 
 
 def test_ctrl_c_ends_it_all(
-    infer: Any,  # noqa: F811
+    infer: Any,
     engine: Any,
     drives: Path,
     make_video: Callable[..., Path],
@@ -270,7 +269,7 @@ def test_ctrl_c_ends_it_all(
     assert [path.name for path in Path().iterdir()] == ["b9-overlay.mp4"]
 
 
-def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(folder, "--masks", "m", "--json", "-") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["frames"] == 3
@@ -281,7 +280,7 @@ def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture
     assert [path.name for path in Path().iterdir()] == ["m"]
 
 
-def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> None:  # noqa: F811
+def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> None:
     before = (drives / "b9.mp4").read_bytes()
     assert infer(drives, "--json", drives / "b9.mp4") == 1
     assert infer(drives / "b9.mp4", "--json", "{name}.json") == 1
@@ -290,7 +289,7 @@ def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> N
 
 
 def test_passwords_are_not_told(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -302,7 +301,7 @@ def test_passwords_are_not_told(
 
 
 def test_without_an_engine_nothing_is_begun(
-    infer: Any,  # noqa: F811
+    infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

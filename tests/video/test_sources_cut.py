@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.video.sources import open_source
-from tests.video import test_infer
 from tests.video.fakes import quarters
 from tests.video.stamped import av, encode, evenly, overlay_times, remux, times
-
-infer = test_infer.infer  # the fixture
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm", "x.avi", "x.flv", "fragments.mp4"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.video.fakes import SYSTEM_PYTHON
+from tests.video.system_python import SYSTEM_PYTHON
 
 av = pytest.importorskip("av", reason="streams are read with PyAV")
 ROOT = Path(__file__).parents[2]
@@ -34,12 +34,27 @@ for text in sys.argv[1:]:
         told.update(error=str(error))
     print("told", json.dumps(told))
 """
+#: Ends with an error where OpenCV has no GStreamer, or that lacks an element.
+CHECK = """
+import ctypes, re, sys
+import cv2
+if not re.search("GStreamer: +YES", cv2.getBuildInformation()):
+    sys.exit("its OpenCV is built without GStreamer")
+gstreamer = ctypes.CDLL("libgstreamer-1.0.so.0")
+gstreamer.gst_init(None, None)
+gstreamer.gst_element_factory_find.restype = ctypes.c_void_p
+elements = ("videotestsrc", "videoconvert", "appsink", "filesrc", "matroskademux", "h264parse", "avdec_h264")
+lacking = [name for name in elements if not gstreamer.gst_element_factory_find(name.encode())]
+if lacking:
+    sys.exit("GStreamer has no " + ", ".join(lacking))
+"""
+PACKAGES = "python3-opencv gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav"
 RED = "videotestsrc is-live=true pattern=red ! video/x-raw,width=64,height=48,framerate=30/1 ! videoconvert"
 
 
-def test_gstreamer(make_video: Callable[..., Path], needs: Callable[[str, str], None]) -> None:
+def test_gstreamer(make_video: Callable[..., Path], needs: Callable[..., None]) -> None:
     """With Debian's OpenCV, which has it; no PyAV there."""
-    needs("cv2", "python3-opencv gstreamer1.0-plugins-good gstreamer1.0-libav")
+    needs(PACKAGES, "-c", CHECK)
     forms = ("BGR", "I420", "BGRx", "GRAY8")
     path = make_video("drive.mkv", count=30)
     pipelines = [

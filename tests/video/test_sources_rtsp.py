@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,8 @@ from pipeline.video.sources._address import of_url
 from pipeline.video.sources._container import Timeouts
 from pipeline.video.sources._live import Patience
 from pipeline.video.sources.stream import open_stream
-from tests.video.fakes import SYSTEM_PYTHON, take
+from tests.video.fakes import take
+from tests.video.system_python import RTSP_PACKAGES, RTSP_SERVER, SYSTEM_PYTHON
 
 av = pytest.importorskip("av", reason="streams are read with PyAV")
 QUICK = Patience(Timeouts(open=3, read=0.6), total=20, first_wait=0.1, longest_wait=0.4)
@@ -44,7 +44,7 @@ class Rtsp:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [SYSTEM_PYTHON, Path(__file__).with_name("rtsp_server.py"), str(self.port), *self.options],
+            [SYSTEM_PYTHON, RTSP_SERVER, str(self.port), *self.options],
             stdout=subprocess.PIPE,
             env={"PATH": os.environ["PATH"]},
         )
@@ -61,8 +61,8 @@ class Rtsp:
 
 
 @pytest.fixture
-def rtsp(needs: Callable[[str, str], None]) -> Iterator[Callable[..., Rtsp]]:
-    needs("gi", "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-ugly")
+def rtsp(needs: Callable[..., None]) -> Iterator[Callable[..., Rtsp]]:
+    needs(RTSP_PACKAGES, RTSP_SERVER, "--check")
     servers: list[Rtsp] = []
 
     def start(*options: str) -> Rtsp:

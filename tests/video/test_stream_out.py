@@ -15,8 +15,8 @@ from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
 from pipeline.video.sinks import Result, StreamSink
 from tests.video import receivers
-from tests.video.fakes import Bars
-from tests.video.receivers import Receiver, Recorder, feed, free_port, grey, numbers, until
+from tests.video.fakes import Bars, grey
+from tests.video.receivers import Receiver, Recorder, feed, free_port, numbers, until
 
 camera = receivers.camera  # the fixture
 recorder = receivers.recorder  # the fixture

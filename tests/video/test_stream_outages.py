@@ -21,8 +21,8 @@ from pipeline.video.overlay import Overlay
 from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result, StreamSink
 from tests.video import receivers
-from tests.video.fakes import Bars
-from tests.video.receivers import Recorder, feed, free_port, grey, numbers, until
+from tests.video.fakes import Bars, grey
+from tests.video.receivers import Recorder, feed, free_port, numbers, until
 
 camera = receivers.camera  # the fixture
 recorder = receivers.recorder  # the fixture

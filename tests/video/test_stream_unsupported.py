@@ -9,10 +9,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.video.sinks import PlaylistSink, StreamSink, check_address
-from tests.video import test_infer
 from tests.video.receivers import av
-
-infer = test_infer.infer  # the fixture
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "srt")
 

@@ -20,11 +20,8 @@ from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, LinesSink
 from pipeline.video.sources import open_source
 from pipeline.video.sources._timing import Clock
-from tests.video import test_infer
 from tests.video.fakes import Bars, BrightnessEngine
 from tests.video.stamped import encode, evenly, line_times, overlay_times, remux, times
-
-infer = test_infer.infer  # the fixture
 
 
 def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:

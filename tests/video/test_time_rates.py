@@ -17,11 +17,8 @@ from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
 from pipeline.video.sources import open_source
 from pipeline.video.sources._timing import rate_of
-from tests.video import test_infer
 from tests.video.fakes import Bars
 from tests.video.stamped import av, encode, evenly, line_times, overlay_times, times
-
-infer = test_infer.infer  # the fixture
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.h264", "libx264"), ("x.hevc", "libx265"), ("x.m4v", "mpeg4")])

@@ -18,10 +18,8 @@ from pipeline.errors import EXIT_DAMAGED, UserError
 from pipeline.video import command
 from pipeline.video.inputs import Input
 from pipeline.video.together import Ending, Lane
-from tests.video import test_infer
 from tests.video.fakes import Bars, BrightnessEngine, quarters
 
-infer = test_infer.infer  # the fixture
 URLS = ("rtsp://cameras/front", "rtsp://cameras/rear")
 
 

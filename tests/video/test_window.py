@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -137,8 +138,11 @@ class Visitor:
 
 
 @pytest.fixture
-def visitor(display: str) -> Visitor:
-    return Visitor(display)
+def visitor(display: str, lacks: Callable[[str], NoReturn]) -> Visitor:
+    try:
+        return Visitor(display)
+    except OSError as error:
+        lacks(f"{error}; apt-get install libx11-6 libxtst6")
 
 
 @pytest.fixture

@@ -105,3 +105,13 @@ def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.01)
+
+
+def snapshot(page: SharedPage, number: int, after: int = 0) -> tuple[int, Any]:
+    """Number of the picture and its mean; (0, None) when there is none."""
+    status, headers, body = get(page, f"/{number}/picture?after={after}")
+    if status == 204:
+        assert body == b""
+        return 0, None
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    return int(headers["X-Picture-Number"]), decoded(body).mean()
