@@ -34,7 +34,7 @@ def main() -> None:
         print(f"{folder}: {name} engine, {(folder / runtime.engine_file).stat().st_size / 1e6:.2f} MB")
         how = artifact.load(folder, kind="engine", verify=False).meta["build"]
         for rung, reason in how.get("failed_rungs", {}).items():
-            print(f"  {rung} failed ({reason}); built instead: {how['rung']}")
+            print(f"  built {how['rung']}, because {rung} failed: {reason}")
         if "released" in how:
             print(f"  in float: {', '.join(how['released'])}")
 

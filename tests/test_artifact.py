@@ -103,7 +103,7 @@ def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, what: str) -> Non
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "cat.jpg").write_text("mine")
     before = snapshot(tmp_path)
-    with pytest.raises(UserError, match="photos is there and is no artifact; it is not replaced"):
+    with pytest.raises(UserError, match="photos exists and is no artifact, so it is not replaced"):
         make(tmp_path / "photos", {"w.bin": "new"})
     assert snapshot(tmp_path) == before
 
@@ -136,15 +136,15 @@ def damaged(change: Callable[[Path], object]) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda tmp_path: tmp_path / "nowhere", r"nowhere: no meta\.json there.* make it with: dvc repro"),
-        (damaged(lambda path: (path / "meta.json").unlink()), r"no meta\.json there"),
+        (lambda tmp_path: tmp_path / "nowhere", r"nowhere: has no meta\.json.* create it with: dvc repro"),
+        (damaged(lambda path: (path / "meta.json").unlink()), r"has no meta\.json"),
         (damaged(lambda path: (path / "meta.json").write_text("{")), r"meta\.json: not JSON .*dvc repro -f"),
         (damaged(lambda path: (path / "meta.json").write_bytes(b"\xff\xfe")), "not JSON"),
         (damaged(lambda path: (path / "meta.json").write_text("[" * 100_000)), "not JSON"),
         (damaged(lambda path: (path / "meta.json").write_text("[]")), "holds a list where a JSON object is needed"),
-        (damaged(lambda path: (path / "meta.json").write_text("{}")), "lacks kind, format, files"),
-        (damaged(lambda path: set_meta(path, format=2)), "format 2, this version reads 1"),
-        (damaged(lambda path: set_meta(path, kind="onnx")), "is a 'onnx' artifact; a 'network' is needed"),
+        (damaged(lambda path: (path / "meta.json").write_text("{}")), "missing: kind, format, files"),
+        (damaged(lambda path: set_meta(path, format=2)), "got format 2; allowed: 1"),
+        (damaged(lambda path: set_meta(path, kind="onnx")), "got an artifact of kind 'onnx'; needed: 'network'"),
         (damaged(lambda path: set_meta(path, files=["w.bin"])), "files must map names to sha256"),
         (damaged(lambda path: set_meta(path, files={"w.bin": 5})), "files must map names to sha256"),
         (damaged(lambda path: (path / "w.bin").unlink()), "payload 'w.bin' is missing"),
@@ -181,19 +181,19 @@ def test_payload_outside_the_folder_is_refused(tmp_path: Path, name: str, verify
     make(tmp_path / "a", {"sub/w.bin": "w"})
     name = str(tmp_path / "secret") if name == "ABSOLUTE" else name
     set_meta(tmp_path / "a", files={name: artifact.sha256(tmp_path / "secret")})
-    with pytest.raises(UserError, match="lies outside the artifact"):
+    with pytest.raises(UserError, match="is outside the artifact"):
         artifact.load(tmp_path / "a", kind="network", verify=verify)
 
 
 def test_file_refuses_what_meta_does_not_list(tmp_path: Path) -> None:
     found = make(tmp_path / "a", {"w.bin": "w"})
     (tmp_path / "a" / "stray").write_text("")
-    with pytest.raises(UserError, match=r"holds no 'stray'; it holds w\.bin"):
+    with pytest.raises(UserError, match=r"has no file 'stray'; its files: w\.bin"):
         found.file("stray")
 
 
 def test_labels_that_are_missing_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a/meta\.json: no 'classes' there"):
+    with pytest.raises(UserError, match=r"a/meta\.json: 'classes' is missing"):
         make(tmp_path / "a", {}).labels  # noqa: B018
 
 

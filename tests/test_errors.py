@@ -1,4 +1,4 @@
-"""One message and one exit status for what a user can mend; everything else keeps its traceback."""
+"""One message and one exit status for what a user can fix; everything else keeps its traceback."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_no_fault_raises_nothing() -> None:
 @pytest.mark.parametrize(("count", "said"), [(1, "1 problem\n"), (2, "2 problems\n")])
 def test_faults_are_counted_and_end_with_the_advice(count: int, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        faults(count).raise_if_any(advice="mend them")
+        faults(count).raise_if_any(advice="fix them")
     lines = str(caught.value).split("\n")
-    assert lines == ["file.yaml: " + said.strip(), *(f"  fault {index}" for index in range(count)), "mend them"]
+    assert lines == ["file.yaml: " + said.strip(), *(f"  fault {index}" for index in range(count)), "fix them"]
 
 
 def test_only_the_limit_is_printed_and_the_rest_is_counted() -> None:
@@ -64,7 +64,7 @@ def test_a_user_error_is_one_message_and_status_1(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
 def test_a_blocked_path_is_a_user_error_too(code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(raiser(OSError(code, os.strerror(code), "/mnt/out")))() == 1
-    assert capsys.readouterr().err == f"error: /mnt/out: {os.strerror(code)}; mend that and run again\n"
+    assert capsys.readouterr().err == f"error: /mnt/out: {os.strerror(code)}; fix this and run the command again\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), FileNotFoundError(errno.ENOENT, "bug")])
@@ -90,7 +90,7 @@ def test_a_signal_is_status_130_and_a_second_one_waits_for_the_cleaning_up(
 
     assert command(main)() == 130
     assert steps == ["cleaned up"]
-    assert capsys.readouterr().err.startswith("interrupted: nothing half-written")
+    assert capsys.readouterr().err.startswith("interrupted: no partial files remain")
     assert signal.getsignal(number) == before
 
 
@@ -116,8 +116,8 @@ def test_the_first_of_several_processes_speaks(
     waited: list[float] = []
     monkeypatch.setattr("pipeline.errors.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "0")
-    assert command(raiser(UserError("mend it")))() == 1 and not waited
-    assert capsys.readouterr().err == "error: mend it\n"
+    assert command(raiser(UserError("fix it")))() == 1 and not waited
+    assert capsys.readouterr().err == "error: fix it\n"
     monkeypatch.setenv("RANK", "1")
     assert command(raiser(UserError("mine alone")))() == 1 and len(waited) == 1
     assert capsys.readouterr().err == "error: mine alone\n"
@@ -126,5 +126,5 @@ def test_the_first_of_several_processes_speaks(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.errors.time.sleep", ended)
-    assert command(raiser(UserError("mend it")))() == 1
+    assert command(raiser(UserError("fix it")))() == 1
     assert capsys.readouterr().err == ""

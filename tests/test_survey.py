@@ -105,7 +105,7 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "said"),
     [
-        ([[0, 1]], [[255, 255]], ["split val: no pixel of it has a class"]),
+        ([[0, 1]], [[255, 255]], ["split val: no pixel has a class"]),
         (
             [[255, 255]],
             [[0, 255], [0, 0]],

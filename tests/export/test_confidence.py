@@ -150,7 +150,7 @@ def test_a_wrong_confidence_is_refused(student: Any, confident: Any, tmp_path: P
             if node.name == f"{confidence.PREFIX}behind":
                 node.input[:] = list(node.input)[::-1]  # exp(max - x)
         onnx.save(model, tmp_path / f"{name}.onnx")
-    with pytest.raises(UserError, match=r"fp32\.onnx gives a confidence that differs from torch by \d+\.\d of 255"):
+    with pytest.raises(UserError, match=r"the confidence of fp32\.onnx differs from torch by \d+\.\d of 255"):
         parity.check(student.network, tmp_path, student.frames[:1], label_stride=1)
 
 

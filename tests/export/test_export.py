@@ -181,7 +181,7 @@ def test_parity_passes_what_was_exported(student: Any) -> None:
 
 
 def test_label_stride_must_divide(student: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"export.label_stride: 5 does not divide input_size \[128, 192\]"):
+    with pytest.raises(UserError, match=r"export.label_stride: got 5, which does not divide input_size \[128, 192\]"):
         export_network(student.network, student.parent, tmp_path / "x", frames=[], label_stride=5, built_with={})
     assert not list(tmp_path.iterdir())
 

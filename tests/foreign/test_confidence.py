@@ -86,13 +86,13 @@ def test_one_channel_that_is_neither_is_refused(make_single: Any, described: Any
     found = described(
         ending(make_single, nodes, TensorProto.FLOAT, most=np.float32(255)), **TWO, threshold=127, confidence=True
     )
-    with pytest.raises(UserError, match=r"neither probabilities .* so they say nothing about confidence"):
+    with pytest.raises(UserError, match=r"neither probabilities .* so they give no confidence"):
         import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
     assert not (found.file.parent / "onnx").exists()
 
 
 def test_a_label_map_has_none(make: Any, described: Any) -> None:
-    with pytest.raises(UserError, match=r"confidence: a map of class ids holds no probabilities"):
+    with pytest.raises(UserError, match=r"confidence: a map of class ids has no probabilities"):
         described(make(output="labels"), output="labels", confidence=True)
 
 

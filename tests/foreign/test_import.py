@@ -167,7 +167,7 @@ def test_opsets_from_old_to_new(make: Any, described: Any, frames: Any, opset: i
 def test_open_sizes_are_fixed_by_the_description(make: Any, described: Any, frames: Any) -> None:
     model = make(size=("height", "width"))
     with pytest.raises(
-        UserError, match=r"leaves height or width open.*add `input_size: \[height, width\]` to .*own.yaml"
+        UserError, match=r"has no fixed height or width.*add `input_size: \[height, width\]` to .*own.yaml"
     ):
         imported(described(model), frames)
     found = described(model, input_size=[48, 64])
@@ -230,6 +230,6 @@ def test_networks_that_float16_spoils_are_imported_with_a_warning(make: Any, des
 
 def test_ids_that_are_no_class_are_refused(make: Any, described: Any, frames: Any) -> None:
     found = described(make(output="labels"), output="labels", classes=["sky", "road"], palette=[[0, 0, 0], [1, 1, 1]])
-    with pytest.raises(UserError, match=r"gives ids 2, which are no class; the 2 classes have the ids 0, 1"):
+    with pytest.raises(UserError, match=r"its output has ids 2, which are no class; the 2 classes have the ids 0, 1"):
         imported(found, frames)
     assert not (found.file.parent / "onnx").exists()

@@ -91,9 +91,13 @@ def test_images_of_integers(
 @pytest.mark.parametrize(
     ("kind", "keys", "said"),
     [
-        (TensorProto.UINT8, {"mean": 0.5, "std": 0.5}, "-1 to 1; the input of model.onnx is uint8, .*: leave mean and"),
-        (TensorProto.UINT8, {"mean": 0.502, "std": 0.00392157}, "-128 to 127; .*: leave mean and std out"),
-        (TensorProto.INT8, {}, r"0 to 255; .* int8, .*: say std: 0.00392157 and mean: 0.501961 \(128 / 255\)"),
+        (
+            TensorProto.UINT8,
+            {"mean": 0.5, "std": 0.5},
+            "-1 to 1; the input of model.onnx is uint8: .*; leave mean and std out",
+        ),
+        (TensorProto.UINT8, {"mean": 0.502, "std": 0.00392157}, "-128 to 127; .*; leave mean and std out"),
+        (TensorProto.INT8, {}, r"0 to 255; .* int8: .*; write std: 0.00392157 and mean: 0.501961 \(128 / 255\)"),
     ],
 )
 def test_a_description_that_gives_no_whole_numbers(
@@ -177,7 +181,7 @@ def test_bfloat16_is_refused(make: Any, described: Any, frames: Any) -> None:
 def test_an_image_of_unknown_shape(make: Any, described: Any, frames: Any) -> None:
     model = make()
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(UserError, match=r"leaves height or width open.*add `input_size"):
+    with pytest.raises(UserError, match=r"has no fixed height or width.*add `input_size"):
         labels(described(model), frames)
     found = described(model, input_size=[48, 64])
     image = (frames[0][:, :, ::-1] / 255).astype(np.float32).transpose(2, 0, 1)[None]

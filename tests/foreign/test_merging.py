@@ -57,7 +57,9 @@ def test_unknown_classes_and_none_at_all(described: Any, dataset: Path, tmp_path
     with pytest.raises(UserError, match=r"merge.road: the data set has no class 'raod'; did you mean 'road'?"):
         merge(Prepared(dataset), described(None, merge={"road": ["raod"]}), tmp_path / "merged", progress=quiet)
     found = described(None, classes=["x", "y", "z"])
-    with pytest.raises(UserError, match=r"no class of the network \(x, y, z\) has one of the data set \(sky, road"):
+    with pytest.raises(
+        UserError, match=r"no class of the network \(x, y, z\) gets a class of the data set \(sky, road"
+    ):
         merge(Prepared(dataset), found, tmp_path / "merged", progress=quiet)
     assert not (tmp_path / "merged").exists()
 

@@ -198,5 +198,5 @@ def test_external_constants_of_any_size(make: Any, described: Any, frames: Any, 
 
 def test_a_network_that_no_file_holds(make: Any, described: Any, frames: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.foreign.reading.LARGEST_FILE", 1000)
-    with pytest.raises(UserError, match=r"GiB with its external data; a file of ours holds 2 GiB at most; choose"):
+    with pytest.raises(UserError, match=r"GiB with its external data; allowed: 2 GiB; choose"):
         require_same(described(make()), frames)

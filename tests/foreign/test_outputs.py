@@ -106,7 +106,7 @@ def test_one_channel_of_neither_probabilities_nor_scores(single: Any, described:
         model = ending(single(), [*nodes, node("Identity", [last], ["scores"])], kind, most=np.float32(255))
         if kind == TensorProto.FLOAT:
             with pytest.raises(
-                UserError, match=r"values from .* to .*: neither probabilities .* nor scores .*'road': `thr"
+                UserError, match=r"values from .* to .*: neither probabilities .* nor scores .*`threshold: .*'road'"
             ):
                 require_labels(described(model, **TWO), frames, lambda logits: logits[0] > 0)
         require_labels(described(model, **TWO, threshold=127), frames, lambda logits: logits[0] > 0, share=0.99)
@@ -121,17 +121,15 @@ def test_scores_cast_to_whole_numbers_may_be_one_apart() -> None:
 
 
 def test_one_channel_and_three_classes(make: Any, single: Any, described: Any, frames: Any) -> None:
-    with pytest.raises(UserError, match=r"one channel, which tells two classes apart, and the description names 3"):
+    with pytest.raises(UserError, match=r"one channel, which separates two classes, but the description names 3"):
         require_labels(described(single()), frames, np.argmax)
-    with pytest.raises(
-        UserError, match=r"a channel for each class, of which the highest counts; leave `threshold` out"
-    ):
+    with pytest.raises(UserError, match=r"one channel per class, where the largest value wins; leave `threshold` out"):
         require_labels(described(make(), threshold=0.5), frames, np.argmax)
 
 
 def test_probabilities_are_no_label_map(single: Any, described: Any, frames: Any) -> None:
     found = described(ending(single(), SIGMOID, TensorProto.FLOAT), output="labels", **TWO)
-    with pytest.raises(UserError, match=r"no whole numbers \(0\.\d+, .*say `output: logits`, and `threshold"):
+    with pytest.raises(UserError, match=r"no whole numbers \(0\.\d+, .*write `output: logits`, and `threshold"):
         require_labels(found, frames, np.argmax)
     assert not (found.file.parent / "onnx").exists()
 
@@ -162,7 +160,7 @@ def scaled_mask(model: onnx.ModelProto, kind: int, *, value: float) -> onnx.Mode
 @pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT64, TensorProto.FLOAT])
 def test_values_of_a_map_stand_for_classes(single: Any, described: Any, frames: Any, kind: int) -> None:
     model = scaled_mask(single(), kind, value=255)
-    with pytest.raises(UserError, match=r"gives ids 255, which are no class; .* `ids: {road: \[255\]}`"):
+    with pytest.raises(UserError, match=r"its output has ids 255, which are no class; .* `ids: {road: \[255\]}`"):
         require_labels(described(model, output="labels", **TWO), frames, lambda logits: logits[0] > 0)
     meta = require_labels(
         described(model, output="labels", ids={"road": [255]}, **TWO), frames, lambda logits: logits[0] > 0
@@ -176,7 +174,9 @@ def test_values_of_a_map_stand_for_classes(single: Any, described: Any, frames: 
 def test_ids_that_begin_at_one(make: Any, described: Any, frames: Any) -> None:
     nodes = [node("ArgMax", ["deep"], ["zero_based"], axis=1), node("Add", ["zero_based", "one"], ["scores"])]
     model = ending(make(), nodes, TensorProto.INT64, one=np.array(1))
-    with pytest.raises(UserError, match=r"gives ids 3, which are no class; .* `ids: {sky: \[...\], road: \[...\]}`"):
+    with pytest.raises(
+        UserError, match=r"its output has ids 3, which are no class; .* `ids: {sky: \[...\], road: \[...\]}`"
+    ):
         require_labels(described(model, output="labels"), frames, np.argmax)
     ids = {"sky": [1], "road": [2], "car": [3]}
     require_labels(described(model, output="labels", ids=ids), frames, lambda logits: logits.argmax(axis=0))
@@ -214,7 +214,7 @@ def test_logits_in_any_order_with_and_without_batch(
 
 
 def test_the_other_layout_is_refused_where_it_is_said(make: Any, described: Any, frames: Any) -> None:
-    with pytest.raises(UserError, match=r"do not have the aspect of the image, 48x64; correct `output_layout`"):
+    with pytest.raises(UserError, match=r"do not have the aspect ratio of the image, 48x64; correct `output_layout`"):
         require_labels(described(make(), output_layout="NHWC"), frames, np.argmax)
 
 
@@ -231,7 +231,7 @@ def test_a_file_that_gives_nan_is_named_as_such(make: Any, described: Any, frame
     with pytest.raises(UserError) as caught:
         require_labels(found, frames, np.argmax)
     said = str(caught.value)
-    assert f"the file itself gives NaN, before any conversion: {broken} of 9216 values" in said
+    assert f"the file itself computes NaN, before any conversion: {broken} of 9216 values" in said
     assert "output 'scores' on frame 1 of 4" in said and "opset" not in said
 
 

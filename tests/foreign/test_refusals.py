@@ -40,8 +40,8 @@ def test_a_damaged_file(make: Any, refused: Any, tmp_path: Path, content: bytes 
 
 
 def test_a_file_that_is_not_there(refused: Any, tmp_path: Path) -> None:
-    assert "model.onnx: no such file; `model` in the description names it" in refused(None)
-    assert "a folder; `model` in the description names the .onnx file" in refused(None, model="..")
+    assert "model.onnx: no such file; set `model` in the description to" in refused(None)
+    assert "a folder; set `model` in the description to the .onnx file" in refused(None, model="..")
 
 
 def test_an_unknown_operator(make: Any, refused: Any) -> None:
@@ -68,17 +68,17 @@ def test_an_unknown_head(make: Any, refused: Any) -> None:
 def test_a_wrong_number_of_classes(make: Any, refused: Any) -> None:
     said = refused(make(classes=5))
     assert (
-        "is float32 1x5x48x64: 5 channels (layout NCHW), and the description names 3 classes (sky, road, car)" in said
+        "is float32 1x5x48x64: 5 channels (layout NCHW), but the description names 3 classes (sky, road, car)" in said
     )
 
 
 def test_logits_and_labels_taken_for_each_other(make: Any, refused: Any) -> None:
-    assert "is float32 1x3x48x64; a label map is one id for each pixel" in refused(make(), output="labels")
-    assert "is int64 1x1x48x64; logits are floats, a channel for each class and pixel" in refused(make(output="labels"))
+    assert "is float32 1x3x48x64; a label map has one id per pixel" in refused(make(), output="labels")
+    assert "is int64 1x1x48x64; logits are floats, with one channel per class" in refused(make(output="labels"))
 
 
 def test_a_size_that_contradicts_the_file(make: Any, refused: Any) -> None:
-    assert "input_size: got [32, 64], but the file is fixed to [48, 64]" in refused(make(), input_size=[32, 64])
+    assert "input_size: got [32, 64], but the ONNX file is fixed to [48, 64]" in refused(make(), input_size=[32, 64])
 
 
 def test_another_layout(make: Any, refused: Any) -> None:
@@ -153,7 +153,7 @@ def test_external_data_outside_the_folder(make: Any, refused: Any, tmp_path: Pat
     for tensor in model.graph.initializer:
         next(entry for entry in tensor.external_data if entry.key == "location").value = place
     (tmp_path / "inner" / "model.onnx").write_bytes(model.SerializeToString())
-    assert f"in '{place}'; only a path relative to the model's folder, and inside it, is read" in refused(
+    assert f"in '{place}'; allowed: a relative path inside the model's folder" in refused(
         None, model="inner/model.onnx"
     )
 
@@ -162,14 +162,14 @@ def test_operators_that_are_not_onnx_or_not_float(make: Any, refused: Any) -> No
     model = make()
     model.graph.node[-1].CopyFrom(helper.make_node("FusedGelu", ["deep"], ["scores"], "gelu", domain="com.microsoft"))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    assert "operator com.microsoft.FusedGelu (node 'gelu') is not ONNX's own" in refused(model)
+    assert "operator com.microsoft.FusedGelu (node 'gelu') is not a standard ONNX operator" in refused(model)
     model = make(opset=13)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
     model.graph.node[-1].CopyFrom(helper.make_node("QuantizeLinear", ["deep", "s"], ["q"], "quantise"))
     model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s"], ["scores"], "dequantise"))
     said = refused(model)
     assert (
-        "2 problems" in said and "operator QuantizeLinear (node 'quantise'): the network is quantised already" in said
+        "2 problems" in said and "operator QuantizeLinear (node 'quantise'): the network is already quantised" in said
     )
 
 

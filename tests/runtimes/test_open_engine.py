@@ -119,10 +119,10 @@ def test_a_meta_file_without_a_key_is_refused(engine: Path, edit: Callable[..., 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"files": {}}, r"holds no 'engine.onnx'"),
+        ({"files": {}}, r"has no file 'engine.onnx'"),
         ({"files": {"engine.onnx": "0" * 64}}, r"'engine.onnx' was changed after it was written"),
-        ({"format": 99}, r"format 99, this version reads 1"),
-        ({"kind": "onnx"}, r"is a 'onnx' artifact; a 'engine' is needed here"),
+        ({"format": 99}, r"got format 99; allowed: 1"),
+        ({"kind": "onnx"}, r"got an artifact of kind 'onnx'; needed: 'engine'"),
         ({"runtime": "onnxruntim"}, r"no plugin 'onnxruntim'; did you mean 'onnxruntime'"),
         ({"runtime_options": {"thread": 1}}, r"thread: unknown option; did you mean 'threads'"),
     ],
@@ -136,7 +136,7 @@ def test_a_changed_meta_file_is_refused(
 
 
 def test_an_onnx_artifact_is_no_engine(student: Any) -> None:
-    with pytest.raises(UserError, match=r"is a 'onnx' artifact; a 'engine' is needed here"):
+    with pytest.raises(UserError, match=r"got an artifact of kind 'onnx'; needed: 'engine'"):
         runtimes.open_engine(student.onnx.path)
 
 
