@@ -1,4 +1,4 @@
-"""Names, colours and the ignored id: only sets that make sense can be built."""
+"""Names, colours and ids of classes: inconsistent ones are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_counts_its_classes_and_ignores_255() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"names": ()}, "must be unique and not empty"),
         ({"names": ("road", "road")}, r"must be unique.*\['road', 'road'\]"),
@@ -43,12 +43,12 @@ def test_counts_its_classes_and_ignores_255() -> None:
         ({"original_ids": (7, 26), "original_ignored": -1}, r"integers in 0\.\.255"),
     ],
 )
-def test_refuses(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_refuses(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         LabelSpec(**{**GOOD, **change})
 
 
-def test_there_is_room_for_255_classes_and_no_more() -> None:
+def test_255_classes_are_allowed_and_256_are_refused() -> None:
     def spec(classes: int) -> LabelSpec:
         return LabelSpec(
             tuple(map(str, range(classes))), tuple((index % 256, index // 256, 9) for index in range(classes))
@@ -67,7 +67,7 @@ def test_a_colour_may_be_three_numbers_or_hexadecimal(colour: Any) -> None:
 @pytest.mark.parametrize(
     "colour", ["8000ff", "#8000f", "#8000fg", "red", "", [1, 2], [1, 2, 3, 4], [0, 0, 256], [-1, 0, 0]]
 )
-def test_anything_else_is_no_colour(colour: Any) -> None:
+def test_other_values_are_no_colour(colour: Any) -> None:
     with pytest.raises(UserError, match=r'allowed: \[red, green, blue\] with integers in 0\.\.255, or "#rrggbb"'):
         rgb(colour)
 
@@ -102,7 +102,7 @@ def test_without_original_ids_there_is_no_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"classes": None}, "wrong type"),
         ({"palette": [[1, 2], [3, 4]]}, "wrong type"),
@@ -116,8 +116,8 @@ def test_without_original_ids_there_is_no_table() -> None:
         ({"original_ids": [7], "original_ignored": 0}, "1 ids for 2 classes"),
     ],
 )
-def test_damaged_meta_is_a_user_error(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_damaged_meta_is_a_user_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         LabelSpec.from_meta({**LabelSpec(**GOOD).to_meta(), **change})
 
 

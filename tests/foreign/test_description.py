@@ -1,4 +1,4 @@
-"""The description file: all its faults at once, each with what is allowed."""
+"""The description file: all its problems are reported at once, each with the allowed values."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pipeline.foreign import description
 
 
 def test_the_defaults(described: Any, tmp_path: Path) -> None:
-    found = described(None)
-    assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    assert (found.layout, found.output_layout, found.head, found.input_size) == ("NCHW", None, None, None)
-    assert found.model == tmp_path / "model.onnx" and found.labels.ignore_index == 255 and found.rest == "ignore"
+    loaded = described(None)
+    assert (loaded.mean, loaded.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert (loaded.layout, loaded.output_layout, loaded.head, loaded.input_size) == ("NCHW", None, None, None)
+    assert loaded.model == tmp_path / "model.onnx" and loaded.labels.ignore_index == 255 and loaded.rest == "ignore"
 
 
-def test_one_number_stands_for_three_channels(described: Any) -> None:
+def test_one_number_is_used_for_three_channels(described: Any) -> None:
     assert described(None, mean=0.5, std=[0.1, 0.2, 0.3]).mean == (0.5, 0.5, 0.5)
 
 
 def test_a_colour_may_be_hexadecimal(described: Any) -> None:
-    found = described(None, palette=["#8000ff", "#fff", [1, 2, 3]])
-    assert found.labels.palette == ((128, 0, 255), (255, 255, 255), (1, 2, 3))
+    loaded = described(None, palette=["#8000ff", "#fff", [1, 2, 3]])
+    assert loaded.labels.palette == ((128, 0, 255), (255, 255, 255), (1, 2, 3))
 
 
-def test_all_faults_come_at_once(described: Any) -> None:
+def test_all_problems_are_reported_at_once(described: Any) -> None:
     with pytest.raises(UserError) as caught:
         described(
             None, chanel_order="RGB", output="scores", mean=[123.7, 116.3, 103.5], std=0.0, input_size=[0, 64],
             classes="road", channel_order=None,
         )  # fmt: skip
-    said = str(caught.value)
-    assert "own.yaml: 7 problems" in said
+    message = str(caught.value)
+    assert "own.yaml: 7 problems" in message
     for part in (
         "chanel_order: unknown key; did you mean 'channel_order'?",
         "channel_order: missing",
@@ -44,11 +44,11 @@ def test_all_faults_come_at_once(described: Any) -> None:
         "input_size.0: got 0",
         "classes: got 'road'; allowed: a list",
     ):
-        assert part in said, said
+        assert part in message, message
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 3 classes"),
         (
@@ -72,13 +72,13 @@ def test_all_faults_come_at_once(described: Any) -> None:
         ({"rest": "skyy"}, "rest: got 'skyy'; did you mean 'sky'?"),
     ],
 )
-def test_contradictions(described: Any, keys: dict[str, Any], said: str) -> None:
+def test_contradictions(described: Any, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         described(None, **keys)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_no_yaml(tmp_path: Path) -> None:
+def test_a_missing_file_and_invalid_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.yaml: no such file; name the description of your network"):
         description.load(tmp_path / "none.yaml")
     (tmp_path / "own.yaml").write_text("model: [")

@@ -98,7 +98,7 @@ def test_a_missing_file_is_named(engine: Path, name: str) -> None:
     (engine / name).unlink()
     with pytest.raises(UserError, match=rf"(?s){name}.*dvc repro"):
         runtimes.open_engine(engine)
-    with pytest.raises(UserError, match=r"no meta.json there"):
+    with pytest.raises(UserError, match=r"has no meta.json"):
         runtimes.open_engine(engine.parent / "nowhere")
 
 
