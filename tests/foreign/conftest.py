@@ -37,7 +37,7 @@ def network(
     classes: int = 3,
     kind: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """Convolution, batch normalisation, PRelu, convolution. NHWC networks transpose inside, as those from TensorFlow do.
+    """Convolution, batch normalisation, PRelu, convolution. With NHWC, it transposes inside, as TensorFlow does.
 
     Logits have a standard deviation near 1, and every class has some pixels of :func:`frames`.
     """

@@ -115,7 +115,7 @@ def test_an_activation_of_zeros_has_a_scale_that_float16_holds(
 def test_float16_conversion_keeps_what_onnx_requires_in_float32(
     make: Callable[..., onnx.ModelProto], frames: Any, evaluate: Any
 ) -> None:
-    """Scales of Resize stay float32, as initializer and as Constant node; too large weights are clipped, not infinite."""
+    """Scales of Resize stay float32, as initializer and as Constant node; larger weights are clipped."""
 
     def fill(net: Any) -> None:
         net.add("Relu", [net.conv("x", "a", 3, 5, strides=[2, 2])], "a_relu")
