@@ -109,7 +109,7 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         (
             [[255, 255]],
             [[0, 255], [0, 0]],
-            ["split train: no pixel of it has", "split val: every labelled pixel is 'r"],
+            ["split train: no pixel has", "split val: every labelled pixel is 'r"],
         ),
         ([[1, 255], [1, 1]], [[1, 2]], ["split train: every labelled pixel is 'car'; it must show two classes"]),
         ([[1, 255], [255, 2]], [[1, 2]], []),

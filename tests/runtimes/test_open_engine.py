@@ -105,14 +105,14 @@ def test_a_missing_file_is_named(engine: Path, name: str) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00\ufffd", '{"kind": "engine"}'])
 def test_a_broken_meta_file_is_refused(engine: Path, text: str) -> None:
     (engine / "meta.json").write_text(text)
-    with pytest.raises(UserError, match=r"meta.json: (not JSON|lacks |holds a \w+ where).*dvc repro"):
+    with pytest.raises(UserError, match=r"meta.json: (not JSON|missing: |holds a \w+ where).*dvc repro"):
         runtimes.open_engine(engine)
 
 
 @pytest.mark.parametrize("key", ["kind", "files", "format", "runtime", "runtime_options", "fingerprint"])
 def test_a_meta_file_without_a_key_is_refused(engine: Path, edit: Callable[..., None], key: str) -> None:
     edit(**{key: None})
-    with pytest.raises(UserError, match=rf"meta.json: lacks {key}.*dvc repro"):
+    with pytest.raises(UserError, match=rf"meta.json: (lacks|missing:) {key}.*dvc repro"):
         runtimes.open_engine(engine)
 
 
