@@ -106,7 +106,10 @@ def test_labels_are_equal_with_and_without_it(student: Any, confident: Any, name
         assert np.array_equal(run(model, frame)[0], run(plain, frame)[0])
 
 
-@pytest.mark.parametrize(("name", "most"), [("fp16", 0.6), ("int8_cpu", 12), ("int8_arm", 12), ("int8_tensorrt", 12)])
+@pytest.mark.parametrize(
+    ("name", "most"),  # mean difference in levels of 255; measured for INT8: 2.9, 2.9 and 3.5
+    [("fp16", 0.6), ("int8_cpu", 3.5), ("int8_arm", 3.5), ("int8_tensorrt", 4.5)],
+)
 def test_files_of_fewer_bits_have_nearly_the_same_confidence(
     student: Any, confident: Any, name: str, most: float
 ) -> None:

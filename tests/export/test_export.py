@@ -89,8 +89,8 @@ def test_artifact_names_its_parent_and_its_parity(student: Any) -> None:
     assert sorted(meta["files"]) == sorted(FILES)
     assert meta["parents"] == {"network": student.parent.hash}
     assert meta["parity"] == student.parity
-    assert meta["parity"]["core_max_difference"] <= 1e-3
-    assert 0.97 <= meta["parity"]["agreement"]["fp16"] <= 1
+    assert meta["parity"]["core_max_difference"] <= 1e-4  # measured: 5e-6
+    assert meta["parity"]["agreement"]["fp32"] >= 0.9999 and 0.99 <= meta["parity"]["agreement"]["fp16"] <= 1
 
 
 def test_fp16_file_holds_float16_only(student: Any) -> None:
@@ -104,7 +104,7 @@ def test_fp16_file_holds_float16_only(student: Any) -> None:
     values = (*model.graph.input, *model.graph.output)
     assert [value.type.tensor_type.elem_type for value in values] == [TensorProto.UINT8, TensorProto.UINT8]
     size = {name: student.onnx.file(name).stat().st_size for name in FILES}
-    assert size["fp16.onnx"] < 0.6 * size["fp32.onnx"]
+    assert size["fp16.onnx"] < 0.51 * size["fp32.onnx"]
 
 
 def altered(student: Any, folder: Path, name: str, change: Any) -> Path:

@@ -90,7 +90,7 @@ def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
     kinds = Counter(n.op_type for n in optimised(student.int8.file("int8_cpu.onnx"), tmp_path).graph.node)
     assert kinds["QLinearConv"] == float_layers - 2  # all but the classifier; the normaliser is in the first layer
     assert kinds["Conv"] + kinds["FusedConv"] == 1
-    assert student.int8.file("int8_cpu.onnx").stat().st_size < 0.4 * student.onnx.file("fp32.onnx").stat().st_size
+    assert student.int8.file("int8_cpu.onnx").stat().st_size < 0.33 * student.onnx.file("fp32.onnx").stat().st_size
 
 
 @pytest.mark.parametrize("float_head", [True, False])
@@ -139,8 +139,11 @@ def test_pooling_matrices_stay_in_float(calibrated: Any, write_int8: Any, tmp_pa
     assert constants["rows"].dtype == constants["columns"].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"])
-def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "least"),  # measured: 0.948, 0.948 and 0.934; the weights are random
+    [("int8_cpu.onnx", 0.93), ("int8_arm.onnx", 0.93), ("int8_tensorrt.onnx", 0.92)],
+)
+def test_labels_are_those_of_the_float_network(student: Any, name: str, least: float) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     int8, fp32 = (
@@ -151,7 +154,7 @@ def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
         float((int8.run(None, {"frames": f[None]})[0] == fp32.run(None, {"frames": f[None]})[0]).mean())
         for f in student.frames
     ]
-    assert np.mean(agreement) > 0.9
+    assert np.mean(agreement) > least
     facts = json.loads(int8.get_modelmeta().custom_metadata_map["segpress"])
     assert (facts["precision"], facts["classes"]) == ("int8", list("abcde"))
     assert facts["parents"]["onnx"] == student.onnx.hash
