@@ -1,7 +1,8 @@
 """Artifacts: a folder of payload files with a ``meta.json`` that holds every fact about them.
 
-The folder appears in one rename, so it is either whole or absent. ``meta.json`` names the sha256 of every payload
-file; an artifact's own hash is the sha256 of that list, so equal inputs hash equal (no dates, hosts or paths).
+One rename creates the folder, so it is either complete or absent. ``meta.json`` lists the sha256 of every payload file,
+and the hash of an artifact is the sha256 of that list. Equal inputs give equal hashes: nothing depends on dates, hosts
+or paths.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from pipeline.labels import LabelSpec
 
 FORMAT = 1
 META = "meta.json"
-#: The INT8 file for x86 CPUs, whose kernels without VNNI multiply its weights in pairs.
+#: The INT8 file for x86 CPUs; kernels without VNNI multiply its weights in pairs.
 CPU_FILE = "int8_cpu.onnx"
-AGAIN = "make the artifact again with: dvc repro -f"
+AGAIN = "write the artifact again with: dvc repro -f"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact: where it lies and what its meta.json says."""
+    """A loaded artifact: its folder and the content of its meta.json."""
 
     path: Path
     meta: dict[str, Any]
@@ -40,12 +41,12 @@ class Artifact:
 
     @property
     def hash(self) -> str:
-        """sha256 over the payload list: the identity that children record as parent."""
+        """sha256 over the payload list; artifacts that are built from this one record it as their parent."""
         return files_hash(self.meta["files"])
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its maker recorded: meta.json without the kind, the format and the payload list."""
+        """The facts in meta.json: everything but the kind, the format and the payload list."""
         return {key: value for key, value in self.meta.items() if key not in ("kind", "format", "files")}
 
     @property
@@ -56,9 +57,9 @@ class Artifact:
             raise UserError(f"{self.path / META}: {error}; {AGAIN}") from error
 
     def file(self, name: str) -> Path:
-        """Path of a payload file; refuses names that meta.json does not list."""
+        """Path of a payload file. Raises UserError for a name that meta.json does not list."""
         if name not in self.meta["files"]:
-            raise UserError(f"{self.path} holds no '{name}'; it holds {', '.join(sorted(self.meta['files']))}")
+            raise UserError(f"{self.path} has no file '{name}'; its files: {', '.join(sorted(self.meta['files']))}")
         return self.path / name
 
 
@@ -67,7 +68,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
 
 
-def _digest(stream: Any) -> str:  # Python 3.10, which JetPack 6 has, lacks hashlib.file_digest
+def _digest(stream: Any) -> str:  # Python 3.10 (on JetPack 6) has no hashlib.file_digest
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)
@@ -75,21 +76,22 @@ def _digest(stream: Any) -> str:  # Python 3.10, which JetPack 6 has, lacks hash
 
 
 def files_hash(files: Mapping[str, str]) -> str:
-    """Identity of a set of files: sha256 over their sorted ``name: sha256`` list."""
+    """Identity of a set of files: sha256 over the sorted list of ``name: sha256``."""
     return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
 def dump_json(value: Any) -> str:
-    """The one JSON style of the project: sorted keys, indented, final newline."""
+    """A value as JSON in the style of the project: sorted keys, indented, final newline."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place on success: the file is old or new, never half.
+    """A temporary file beside ``path`` that replaces it on success: ``path`` is the old or the new file, never partial.
 
     Raises:
-        OSError: the place cannot be written; whatever the body raises goes on. ``path`` is then as before.
+        OSError: the folder cannot be written. Exceptions of the body pass through. After any of them ``path`` is
+            unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -104,19 +106,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as :func:`replacing` does."""
+    """Write ``text`` to ``path``, which is never partial, see :func:`replacing`."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, *, advice: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Args:
-        advice: what to do when it is missing or damaged; the end of the message.
+        advice: what to do if the file is missing or damaged; the end of the message.
 
     Raises:
-        UserError: no such file, not JSON, or JSON of another kind than an object.
+        UserError: the file is missing, is not JSON, or holds another JSON value than an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -134,28 +136,28 @@ def create(path: Path, *, kind: str, meta: Mapping[str, Any]) -> Iterator[Path]:
     """Fill a temporary folder; on success hash it, add meta.json and rename it to ``path``.
 
     Args:
-        path: the folder to make; an older artifact there is replaced as a whole. A link is followed.
-        kind: what it is (``dataset``, ``network``, ``onnx``, ``engine``).
-        meta: plain values; read after the body ran, so the body may add to it.
+        path: the folder to create; it replaces an older artifact there as a whole. A link is followed.
+        kind: kind of the artifact (``dataset``, ``network``, ``onnx``, ``engine``).
+        meta: facts as plain values; read after the body ran, so the body may add to it.
 
     Yields:
-        the temporary folder to write payload files to. After an exception it is removed and ``path`` is as before.
+        a temporary folder for payload files. After an exception it is removed and ``path`` is unchanged.
 
     Raises:
-        UserError: something else lies at ``path`` (it is never deleted), or the place cannot be written.
+        UserError: ``path`` exists and is no artifact (it is never deleted), or its folder cannot be written.
     """
     path = path.resolve()
     if path.exists() and not (path / META).is_file() and not _is_empty_folder(path):
-        raise UserError(f"{path} is there and is no artifact; it is not replaced: move it away or choose another place")
+        raise UserError(f"{path} exists and is no artifact, so it is not replaced; move it or choose another path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the place or name another one") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); fix this or choose another path") from error
     old = scratch.with_name(f"{scratch.name}-old")
     try:
         yield scratch
-        assert not (scratch / META).exists(), f"{META} is written here; the body must not"
+        assert not (scratch / META).exists(), f"create() writes {META}; the body must not"
         names = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
         facts = {**meta, "kind": kind, "format": FORMAT, "files": {name: sha256(scratch / name) for name in names}}
         (scratch / META).write_text(dump_json(facts), encoding="utf-8")
@@ -173,7 +175,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _replace_folder(new: Path, path: Path, old: Path) -> None:
-    """Rename ``new`` to ``path``; what was there goes by way of ``old``, and comes back when that fails."""
+    """Rename ``new`` to ``path``; an older folder there becomes ``old`` first, and comes back after an error."""
     try:
         if path.exists():
             path.rename(old)
@@ -186,27 +188,27 @@ def _replace_folder(new: Path, path: Path, old: Path) -> None:
 
 
 def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
-    """Read an artifact and check that it is what it says.
+    """Load an artifact and check it against its meta.json.
 
     Args:
         path: the artifact's folder.
-        kind: the kind that the caller can use.
-        verify: hash every payload file and compare (switch off only for large data sets).
+        kind: the kind that the caller needs.
+        verify: hash every payload file and compare it with meta.json (switch off only for large data sets).
 
     Raises:
-        UserError: missing, of another kind or format, incomplete, or changed since it was written.
+        UserError: the artifact is missing, incomplete, of another kind or format, or was changed after it was written.
     """
     file = path / META
     if not file.is_file():
-        raise UserError(f"{path}: no {META} there, so it is no artifact; make it with: dvc repro")
+        raise UserError(f"{path}: has no {META}, so it is no artifact; create it with: dvc repro")
     meta = read_json(file, advice=AGAIN)
     missing = [key for key in ("kind", "format", "files") if key not in meta]
     if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; {AGAIN}")
+        raise UserError(f"{file}: missing: {', '.join(missing)}; {AGAIN}")
     if meta["format"] != FORMAT:
-        raise UserError(f"{file}: format {meta['format']}, this version reads {FORMAT}; {AGAIN}")
+        raise UserError(f"{file}: got format {meta['format']}; allowed: {FORMAT}; {AGAIN}")
     if meta["kind"] != kind:
-        raise UserError(f"{path} is a '{meta['kind']}' artifact; a '{kind}' is needed here")
+        raise UserError(f"{path}: got an artifact of kind '{meta['kind']}'; needed: '{kind}'; pass another folder")
     files = meta["files"]
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise UserError(f"{file}: files must map names to sha256 digests; {AGAIN}")
@@ -214,7 +216,7 @@ def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
     for name, expected in files.items():
         payload = path / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            faults.add(f"payload '{name}' lies outside the artifact; {META} was tampered with")
+            faults.add(f"payload '{name}' is outside the artifact's folder; {META} was changed")
         elif not payload.is_file():
             faults.add(f"payload '{name}' is missing")
         elif verify and sha256(payload) != expected:

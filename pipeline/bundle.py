@@ -1,4 +1,4 @@
-"""One archive that builds, checks and answers on a device: ONNX files, frames to check on, and the device's code."""
+"""Write a bundle: one archive that builds and checks engines on a device. It holds ONNX files, frames and code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.evaluation.on_device import DATASET, FACTS, INT8, ONNX
 from pipeline.frames import write_png
 from pipeline.prepared import Prepared
 
-#: Files and packages of `pipeline` that run on a device; a test compares them with what they import.
+#: Files and packages of `pipeline` that run on a device; a test compares them with their imports.
 CODE = (
     "__init__.py", "errors.py", "labels.py", "artifact.py", "plugins.py", "frames.py", "prepared.py", "runtimes",
     "evaluation",
@@ -27,8 +27,8 @@ CODE = (
 STAGE = "check_bundle.py"
 RUN = """\
 #!/bin/sh
-# Builds the engines here, checks them and writes results.json. Needs Python 3.10 or newer with numpy, OpenCV (cv2)
-# and one runtime: --runtime names it. Options, and the names of the runtimes: sh run.sh --help
+# Builds the engines on this machine, checks them and writes results.json. Needs Python 3.10 or newer with numpy,
+# OpenCV (cv2) and one runtime: --runtime names it. Options, and the names of the runtimes: sh run.sh --help
 # Another Python: PYTHON=python3.12 sh run.sh
 cd "$(dirname "$0")" || exit 1
 PYTHONPATH=. exec "${PYTHON:-python3}" stages/check_bundle.py "$@"
@@ -41,16 +41,17 @@ def write(
     """Write the bundle as a tar.gz, under a temporary name first; equal contents give equal bytes.
 
     Args:
-        onnx, int8: artifacts of one student.
-        split: that the frames are taken from, evenly spaced.
-        images: how many.
+        onnx, int8: artifacts of the same student.
+        split: split of the frames, which are evenly spaced in it.
+        images: number of frames.
         facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``.
 
     Raises:
-        UserError: the artifacts are not of one network, the data set has other classes, or the place cannot be written.
+        UserError: the artifacts are of different networks, the data set has other classes, or ``out`` cannot be
+            written.
     """
     if int8.meta["parents"]["onnx"] != onnx.hash:
-        raise UserError(f"{int8.path} was made from another network than {onnx.path}; run dvc repro quantize")
+        raise UserError(f"{int8.path} is of another network than {onnx.path}; run dvc repro quantize")
     require_same_classes(prepared, onnx)
     frames = prepared.split(split)
     step = max(1.0, len(frames) / images)
@@ -75,14 +76,14 @@ def write(
                 shutil.copyfile(code / name, folder / "pipeline" / name)
         (folder / "stages").mkdir()
         shutil.copyfile(code.parent / "stages" / STAGE, folder / "stages" / STAGE)
-        told = {**facts, "split": split, "dataset_sha256": prepared.artifact.hash}
-        artifact.write_text(folder / FACTS, artifact.dump_json(told))
+        content = {**facts, "split": split, "dataset_sha256": prepared.artifact.hash}
+        artifact.write_text(folder / FACTS, artifact.dump_json(content))
         artifact.write_text(folder / "run.sh", RUN)
         _pack(folder, out)
 
 
 def _pack(folder: Path, out: Path) -> None:
-    """A folder as tar.gz without owners and dates."""
+    """Write a folder as tar.gz without owners and dates."""
     try:
         with (
             artifact.replacing(out) as scratch,
@@ -96,7 +97,7 @@ def _pack(folder: Path, out: Path) -> None:
                 entry.size, entry.mode = len(content), 0o755 if file.suffix == ".sh" else 0o644
                 archive.addfile(entry, io.BytesIO(content))
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); free the place or name another one") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror}); fix this or choose another path") from error
 
 
 def _files(folder: Path) -> Sequence[Path]:

@@ -1,6 +1,6 @@
-"""The one error that a user can fix, and the one place that turns it into an exit status.
+"""The error class for problems that a user can fix, and the wrapper that turns it into an exit status.
 
-Everything else that is raised is our bug and keeps its traceback.
+Every other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import time
 from collections.abc import Callable, Iterable
 from types import FrameType
 
-EXIT_DAMAGED = 3  # a run that came to its end, but some of its input was damaged or could not be read
-#: Seconds after which a process that is not the first of several says what is wrong with it.
+EXIT_DAMAGED = 3  # exit status of a run that finished, but some of its input was damaged or unreadable
+#: Seconds that all processes but the first wait before they print an error.
 LATER_S = 3.0
-#: What the system says about a path that the user chose: rights, space, a file where a folder is needed.
+#: System errors about a path that the user chose: permissions, disk space, a file where a folder is needed.
 BLOCKED = frozenset(
     [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST]
 )
 
 
 class UserError(ValueError):
-    """A fault that the user can mend. The message says what, where, got, allowed and what to do next."""
+    """A problem that the user can fix. The message says what, where, got, allowed and what to do next."""
 
 
 class Faults:
-    """Collect all faults of one input, then raise them as a single :class:`UserError`.
+    """Collect all problems of one input, then raise them as a single :class:`UserError`.
 
     Args:
-        subject: what was read, as the first line of the message says it.
-        limit: how many faults are printed; the rest are counted.
+        subject: name of the input, for the first line of the message.
+        limit: number of problems to print; the rest are only counted.
 
     Example:
         >>> faults = Faults("params.yaml")
@@ -54,7 +54,7 @@ class Faults:
         self.messages.append(message)
 
     def raise_if_any(self, *, advice: str = "") -> None:
-        """Raise :class:`UserError` when a fault was added; ``advice`` becomes the last line."""
+        """Raise :class:`UserError` if a problem was added; ``advice`` becomes the last line."""
         if not self.messages:
             return
         count = len(self.messages)
@@ -68,46 +68,52 @@ class Faults:
 
 
 def closest(got: str, allowed: Iterable[str]) -> str:
-    """`` did you mean 'x'?`` for a near miss, else the allowed names.
+    """The most similar allowed name as a question, or all allowed names if none is similar.
 
     Example:
         >>> closest("temprature", ["temperature", "weight"])
         "did you mean 'temperature'?"
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(got, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(names) or 'nothing'}"
+    matches = difflib.get_close_matches(got, names, n=1)
+    return f"did you mean '{matches[0]}'?" if matches else f"allowed: {', '.join(names) or 'nothing'}"
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
-    """Wrap a script's ``main``: user errors become one message and status 1, an interruption status 130."""
+    """Wrap a script's ``main``: a user error becomes one message and status 1, an interruption status 130."""
 
     @functools.wraps(main)
     def run() -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number, handler in before.items():
-            if handler in (signal.SIG_DFL, signal.default_int_handler):  # a background job ignores SIGINT: leave it so
+        old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in old_handlers.items():
+            if handler in (signal.SIG_DFL, signal.default_int_handler):  # a background job keeps ignoring SIGINT
                 signal.signal(number, _as_interrupt)
         try:
             return main() or 0
         except UserError as error:
-            return _tell(f"error: {error}", status=1)
+            return _print_error(f"error: {error}", status=1)
         except OSError as error:
             if error.errno not in BLOCKED:
                 raise
-            return _tell(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again", status=1)
+            message = f"error: {error.filename or 'a file'}: {error.strerror}; fix this and run the command again"
+            return _print_error(message, status=1)
         except KeyboardInterrupt:
-            return _tell("interrupted: nothing half-written was left behind; run the same command again", status=130)
+            message = "interrupted: no partial files remain; run the same command again"
+            return _print_error(message, status=130)
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
     return run
 
 
-def _tell(message: str, *, status: int) -> int:
-    """Say it once. What all processes of a training find, the first one says, and its launcher ends the others."""
+def _print_error(message: str, *, status: int) -> int:
+    """Print a message and return ``status``.
+
+    In a training with several processes, all of them have the same error: the first one prints it, and the launcher
+    ends the others while they wait.
+    """
     try:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(LATER_S)
@@ -118,7 +124,7 @@ def _tell(message: str, *, status: int) -> int:
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:
-    """Interrupt once; a second Ctrl-C must not stop the cleaning up after the first."""
+    """Raise KeyboardInterrupt, and ignore later signals: a second Ctrl-C must not stop the cleanup."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 
 IGNORE_INDEX = 255
-#: Train ids are 8 bits, and one of them is ignored.
+#: Train ids have 8 bits, and one of the 256 is the ignored id.
 MOST_CLASSES = 255
 CONTROLS = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
@@ -41,18 +41,18 @@ def rgb(colour: str | Sequence[int]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """What the train ids ``0 .. len(names) - 1`` mean.
+    """The meaning of the train ids ``0 .. len(names) - 1``.
 
     Args:
-        names: class names in train-id order; kept in composed Unicode, so that the same name is the same string.
-        palette: one RGB colour a class.
-        ignore_index: id of pixels that count nowhere.
-        original_ids: id of each class in the data set's own masks, as test servers want it; None: it has none, or
-            masks of more than 8 bits.
-        original_ignored: what ignored pixels have there; given with ``original_ids``.
+        names: class names in train-id order; stored in composed Unicode, so that equal names are equal strings.
+        palette: one RGB colour per class.
+        ignore_index: id of pixels that no loss and no metric counts.
+        original_ids: id of each class in the data set's own masks, which test servers expect; None: the data set has no
+            such ids, or its masks have more than 8 bits.
+        original_ignored: id of ignored pixels in these masks; required with ``original_ids``.
 
     Raises:
-        UserError: names repeat, or palette or original ids do not match them.
+        UserError: names repeat, or palette or original ids do not match the names.
     """
 
     names: tuple[str, ...]
@@ -69,34 +69,38 @@ class LabelSpec:
             raise UserError(f"class names must not be blank or hold control characters; got {unclear}")
         if len(self.names) > MOST_CLASSES:
             raise UserError(
-                f"{len(self.names)} classes; at most {MOST_CLASSES} are possible, because a train id has 8 bits and "
-                "255 is the ignored one; merge classes: several ids may stand for one"
+                f"got {len(self.names)} classes; allowed: {MOST_CLASSES}, because a train id has 8 bits and 255 is the "
+                "ignored id; merge classes: several ids may belong to one class"
             )
         if len(self.palette) != len(self.names):
-            raise UserError(f"palette has {len(self.palette)} colours for {len(self.names)} classes; give one each")
+            raise UserError(
+                f"palette has {len(self.palette)} colours for {len(self.names)} classes; list one per class"
+            )
         if any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in self.palette):
             raise UserError("palette: every colour is three integers in 0..255")
         if 0 <= self.ignore_index < len(self.names) or not 0 <= self.ignore_index <= 255:
-            raise UserError(f"ignore_index {self.ignore_index} must lie in {len(self.names)}..255")
+            raise UserError(f"ignore_index: got {self.ignore_index}; allowed: {len(self.names)}..255")
         if (self.original_ids is None) != (self.original_ignored is None):
-            raise UserError("original_ids and original_ignored are given together or not at all")
+            raise UserError("original_ids and original_ignored: set both or neither")
         if self.original_ids is not None and self.original_ignored is not None:
             ids = (*self.original_ids, self.original_ignored)
             if len(self.original_ids) != len(self.names):
-                raise UserError(f"original_ids has {len(ids) - 1} ids for {len(self.names)} classes; give one each")
+                raise UserError(
+                    f"original_ids has {len(ids) - 1} ids for {len(self.names)} classes; list one per class"
+                )
             if len(set(ids)) != len(ids) or not all(0 <= i <= 255 for i in ids):
-                given = f"original_ids {list(ids[:-1])}, original_ignored {ids[-1]}"
-                raise UserError(f"{given}; allowed: integers in 0..255, no two alike")
+                got = f"original_ids {list(ids[:-1])}, original_ignored {ids[-1]}"
+                raise UserError(f"got {got}; allowed: different integers in 0..255")
 
     @property
     def num_classes(self) -> int:
         return len(self.names)
 
     def shortage(self, split: str, pixels: Sequence[int]) -> str | None:
-        """Why a network cannot learn from a split, or be measured on it; None: it can.
+        """Why a split has too few classes for training or measuring; None: it has enough.
 
         Args:
-            pixels: (K,) labelled pixels of each class in the split.
+            pixels: (K,) number of labelled pixels of each class in the split.
 
         Example:
             >>> labels = LabelSpec(("road", "car"), ((0, 0, 0), (9, 9, 9)))
@@ -106,7 +110,7 @@ class LabelSpec:
         """
         shown = [name for name, count in zip(self.names, pixels, strict=True) if count]
         if not shown:
-            return f"split {split}: no pixel of it has a class, all are ignored; it must show two classes or more"
+            return f"split {split}: no pixel has a class, all are ignored; it must show two classes or more"
         if len(shown) == 1:
             return f"split {split}: every labelled pixel is '{shown[0]}'; it must show two classes or more"
         return None
@@ -123,7 +127,7 @@ class LabelSpec:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> LabelSpec:
-        """Read what :meth:`to_meta` wrote. Raises UserError when a fact is missing or of another type."""
+        """Read the facts of :meth:`to_meta`. Raises UserError if one is missing or has a wrong type."""
         original: dict[str, Any] = {}
         try:
             if "original_ids" in meta or "original_ignored" in meta:
@@ -138,13 +142,13 @@ class LabelSpec:
         except UserError:
             raise
         except KeyError as error:
-            needed = "classes, palette and ignore_index, and both original_ids and original_ignored or neither"
-            raise UserError(f"no {error} there; a label set has {needed}") from error
+            needed = "classes, palette, ignore_index, and both original_ids and original_ignored or neither"
+            raise UserError(f"{error} is missing; needed: {needed}") from error
         except (TypeError, ValueError) as error:
-            raise UserError(f"classes, palette, ignore_index or an original id is of a wrong type ({error})") from error
+            raise UserError(f"classes, palette, ignore_index or an original id has a wrong type ({error})") from error
 
     def to_original(self) -> npt.NDArray[np.uint8]:
-        """Original id of every train id, ready for cv2.LUT: shape (256,); what is no class counts as ignored.
+        """Original id of every train id, as a table for cv2.LUT, (256,); ids without a class become the ignored id.
 
         Raises:
             UserError: these labels have no original ids.
@@ -156,19 +160,16 @@ class LabelSpec:
         """
         if self.original_ids is None:
             raise UserError(
-                "these classes have no original ids: their data set has none, or they were merged, or the artifact was "
-                "made by an earlier version (then run dvc repro, or describe a foreign network's original_ids); "
-                "write train ids instead"
+                "these classes have no original ids: the data set has none, or its classes were merged, or an earlier "
+                "version wrote the artifact (then run dvc repro; for an imported network add original_ids to its "
+                "description); write train ids instead"
             )
         table = np.full(256, self.original_ignored, np.uint8)
         table[: self.num_classes] = self.original_ids
         return table
 
     def lookup_bgr(self) -> npt.NDArray[np.uint8]:
-        """Colour of every possible id as BGR, ready for cv2.LUT.
-
-        Shape (256, 1, 3); unknown and ignored ids are black.
-        """
+        """BGR colour of every id, as a table for cv2.LUT, (256, 1, 3); ids without a class are black."""
         table = np.zeros((256, 1, 3), np.uint8)
         table[: self.num_classes, 0] = np.asarray(self.palette, np.uint8)[:, ::-1]
         return table

@@ -1,4 +1,4 @@
-"""Progress bars of the stages that run where rich is installed."""
+"""Progress bars for stages; they need rich."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rich.progress import (
 
 
 def make(*, disable: bool = False) -> Progress:
-    """Description, bar, count, elapsed time and ETA; nothing at all, printed lines included, when disabled."""
+    """A bar with description, count, elapsed time and ETA. If disabled, it prints nothing, not even other lines."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(quiet=disable), disable=disable)
 
 
 class Bars:
-    """Several named bars that appear when they are first stepped.
+    """Several named bars; a bar appears at its first step.
 
     Example:
         >>> with Bars() as bars:  # doctest: +SKIP
@@ -46,17 +46,17 @@ class Bars:
         self.progress.stop()
 
     def step(self, name: str, total: int) -> None:
-        """One more of ``total`` is done for ``name``."""
+        """Advance the bar ``name`` by one of ``total``."""
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=total)
         self.progress.advance(self.tasks[name])
 
     def reach(self, name: str, done: int, total: int) -> None:
-        """``done`` of ``total`` are done for ``name``."""
+        """Set the bar ``name`` to ``done`` of ``total``."""
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=total)
         self.progress.update(self.tasks[name], completed=done)
 
     def counter(self, name: str, total: int) -> Callable[[], None]:
-        """:meth:`step` of one bar as a call without arguments."""
+        """:meth:`step` for one bar, as a function without arguments."""
         return partial(self.step, name, total)

@@ -1,8 +1,8 @@
-"""The code behind a result: the files that a stage imports, directly and indirectly, each with its sha256.
+"""The code of each stage: the files that it imports, directly and indirectly, each with its sha256.
 
-DVC compares these lists instead of hand-kept ones in ``dvc.yaml``, so a stage runs again when a file changes that its
-result depends on, and only then. Imports count wherever they stand in a file, also in functions. Plugins are imported
-by name at run time; those that params.yaml chooses are added to the stages that use their kind.
+DVC compares these lists, so a stage runs again exactly when a file changes on which its result depends. Imports inside
+functions count too. Plugins are imported by name at run time: those that params.yaml chooses are added to the stages
+that use their kind.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from pipeline import artifact
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "pipeline"
-#: Modules that check values, report, or measure the run itself: no result depends on them or on what only they import.
+#: Modules that check values, print, or measure the run itself. No result depends on them, or on modules that only they
+#: import.
 WITHOUT_EFFECT = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
         *("errors", "progress", "inspection", "contact_sheet"),
         *("params", "param_types", "plugin_options", "option_values", "yaml_file", "presets"),
-        *("provenance", "recipes"),  # what they give is in the files of the stage `sources`
+        *("provenance", "recipes"),  # their results are in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )
 )
-#: How a string looks that may be the name of a data file.
+#: Pattern of strings that may be the name of a data file.
 DATA_FILE = re.compile(r"[\w-]+(\.[\w-]+)+")
 #: Kinds of plugin that each stage uses.
 KINDS = {
@@ -46,37 +47,36 @@ KINDS = {
 
 
 def code(starts: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
-    """sha256 of some files and of all files of the package that they import.
+    """sha256 of some files and of all files of the package that they import, directly or indirectly.
 
     Args:
         starts: paths from the root, such as ``stages/export.py``.
-        root: the folder that holds ``pipeline`` and ``stages``.
+        root: the folder with ``pipeline`` and ``stages``.
 
     Returns:
-        by path from the root, sorted; without :data:`WITHOUT_EFFECT`.
+        from path (relative to the root, sorted) to sha256; without :data:`WITHOUT_EFFECT`.
 
     Raises:
-        OSError, SyntaxError: a file is missing or no Python.
+        OSError, SyntaxError: a file is missing or is not Python.
     """
-    found: dict[str, str] = {}
-    waiting = list(starts)
-    while waiting:
-        path = waiting.pop()
-        if path in found or path in WITHOUT_EFFECT:
+    digests: dict[str, str] = {}
+    queue = list(starts)
+    while queue:
+        path = queue.pop()
+        if path in digests or path in WITHOUT_EFFECT:
             continue
-        digest = artifact.sha256(root / path)
-        found[path] = digest
+        digests[path] = artifact.sha256(root / path)
         if path.endswith(".py"):
-            waiting += imports(root, path, digest)
-    return dict(sorted(found.items()))
+            queue += imports(root, path, digests[path])
+    return dict(sorted(digests.items()))
 
 
 def of_stage(name: str, chosen: Mapping[str, Iterable[str]], *, root: Path = ROOT) -> dict[str, str]:
     """The code of a stage.
 
     Args:
-        name: of the stage and its script.
-        chosen: names of plugins by kind; kinds that the stage does not use are left out.
+        name: of the stage and of its script.
+        chosen: for each kind of plugin, the names that params.yaml chooses; only kinds that the stage uses count.
     """
     plugins = [f"{PACKAGE}/{kind}/{plugin}.py" for kind in KINDS[name] for plugin in chosen.get(kind, ())]
     return code([f"stages/{name}.py", *plugins], root=root)
@@ -84,14 +84,14 @@ def of_stage(name: str, chosen: Mapping[str, Iterable[str]], *, root: Path = ROO
 
 @cache
 def imports(root: Path, path: str, digest: str) -> tuple[str, ...]:
-    """Files of the package that one file imports, and files beside it that it names in a string, such as a template.
+    """Files of the package that one file imports, and data files in its folder that it names in a string.
 
     Args:
-        digest: sha256 of the file, so that a changed file is read again.
+        digest: sha256 of the file; part of the cache key, so that a changed file is read again.
     """
     file = root / path
     names: set[str] = set()
-    found: set[str] = set()
+    files: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
@@ -100,16 +100,16 @@ def imports(root: Path, path: str, digest: str) -> tuple[str, ...]:
             base = ".".join([*parents, *([node.module] if node.module else [])])
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_beside(node.value, file):
-            found.add(f"{path.rpartition('/')[0]}/{node.value}")
+            files.add(f"{path.rpartition('/')[0]}/{node.value}")
     for name in names:
         parts = name.split(".")
         if parts[0] == PACKAGE:
-            found.update(_files(root, parts))
-    return tuple(sorted(found))
+            files.update(_files(root, parts))
+    return tuple(sorted(files))
 
 
 def _files(root: Path, parts: list[str]) -> Iterable[str]:
-    """Files that Python runs to import a module: those of the packages that it is in, and its own."""
+    """Files that Python runs to import a module: its own file and the ``__init__.py`` of every package above it."""
     for end in range(1, len(parts) + 1):
         path = "/".join(parts[:end])
         for file in (f"{path}/__init__.py", f"{path}.py"):

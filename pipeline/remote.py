@@ -1,7 +1,8 @@
-"""A bundle on another machine over ssh: sent, run, followed and answered, also through a connection that breaks.
+"""Run a bundle on another machine over ssh: send it, start it, print its output, fetch its results.
 
-Needs nothing there but an ssh server, a POSIX shell, tar, sha256sum, and what the bundle needs. All state of a run lies
-there in a folder named after the bundle's hash and the arguments: whoever starts the same run again goes on with it.
+The connection may break at any time. The other machine (the host) needs an ssh server, a POSIX shell, tar, sha256sum,
+and the requirements of the bundle. The state of a run is in a folder on the host whose name is a hash of the bundle and
+the arguments: the same command, started again, continues the same run.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from typing import Any
 from pipeline import artifact
 from pipeline.errors import UserError
 
-ROOT = ".segpress"  # below the home folder there
-CHUNK = 1 << 18
-LOST = 255  # exit status of ssh itself
-#: Attempts in a row that may fail, and seconds before the next one.
+ROOT = ".segpress"  # in the home folder of the host
+CHUNK = 1 << 18  # bytes
+LOST = 255  # exit status of ssh when the connection fails
+#: Number of attempts before an error, and seconds before the second one; the pause then doubles.
 ATTEMPTS, PAUSE = 5, 2.0
-POLL = 1.0  # seconds between two looks at a run
+POLL = 1.0  # seconds between two queries of a run's state
 ALIVE = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
 
 class LostError(Exception):
-    """The connection broke, or could not be made."""
+    """The connection broke, or could not be opened."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine that ssh reaches without asking for anything.
+    """A machine that ssh reaches without asking for a password.
 
     Attributes:
         name: ``user@host``, or an alias of the ssh configuration.
@@ -50,24 +51,25 @@ class Host:
         return ["ssh", *ALIVE, *self.options, "--", self.name, script]
 
     def run(self, script: str) -> str:
-        """Output of a shell script there.
+        """Run a shell script on the host and return its output.
 
         Raises:
             LostError: no connection.
             UserError: the script failed.
         """
         try:
-            done = subprocess.run(self.command(script), capture_output=True, text=True, check=False, errors="replace")  # noqa: S603
+            result = subprocess.run(self.command(script), capture_output=True, text=True, check=False, errors="replace")  # noqa: S603
         except FileNotFoundError:
             raise UserError("ssh is not installed; install an OpenSSH client") from None
-        if done.returncode == LOST:
-            raise LostError(done.stderr.strip() or "ssh failed")
-        if done.returncode:
-            raise UserError(f"{self.name}: {done.stderr.strip() or done.stdout.strip()} (status {done.returncode})")
-        return done.stdout
+        if result.returncode == LOST:
+            raise LostError(result.stderr.strip() or "ssh failed")
+        if result.returncode:
+            message = result.stderr.strip() or result.stdout.strip()
+            raise UserError(f"{self.name}: {message} (status {result.returncode})")
+        return result.stdout
 
     def append(self, file: Path, place: str, *, start: int, progress: Callable[[int], object]) -> None:
-        """Send the rest of a file from an offset to the end of a file there. Raises LostError or UserError."""
+        """Append a file's bytes from offset ``start`` to ``place`` on the host. Raises LostError or UserError."""
         with (
             file.open("rb") as stream,
             subprocess.Popen(  # noqa: S603 - a list of arguments
@@ -79,18 +81,18 @@ class Host:
         ):
             assert process.stdin is not None and process.stderr is not None
             stream.seek(start)
-            with contextlib.suppress(BrokenPipeError):  # the status tells why
+            with contextlib.suppress(BrokenPipeError):  # the exit status shows the reason
                 while block := stream.read(CHUNK):
                     process.stdin.write(block)
                     process.stdin.flush()
                     progress(len(block))
                 process.stdin.close()
-            said = process.stderr.read().decode(errors="replace").strip()
+            message = process.stderr.read().decode(errors="replace").strip()
             status = process.wait()
         if status == LOST:
-            raise LostError(said or "ssh failed")
+            raise LostError(message or "ssh failed")
         if status:
-            raise UserError(f"{self.name}: {place}: {said} (status {status})")
+            raise UserError(f"{self.name}: {place}: {message} (status {status})")
 
 
 def check(
@@ -103,21 +105,22 @@ def check(
     progress: Callable[[int, int], object] = lambda sent, total: None,
     pause: float = PAUSE,
 ) -> tuple[dict[str, Any], int]:
-    """Run a bundle on a host, or go on with a run that was interrupted, and fetch its results.
+    """Run a bundle on a host, or continue an interrupted run, and fetch its results.
 
     Args:
-        bundle: the tar.gz that ``stages/bundle.py`` wrote.
+        bundle: a tar.gz from ``stages/bundle.py``.
         arguments: of its run.sh.
-        python: interpreter there, with numpy, OpenCV and the runtime.
-        say: called with each line that the run prints there.
-        progress: called with (bytes sent, bytes in all).
-        pause: seconds before another attempt after a lost connection; they double.
+        python: Python interpreter on the host, with numpy, OpenCV and the runtime.
+        say: called with each line that the run prints on the host.
+        progress: called with (bytes sent, bytes in total).
+        pause: seconds before the second attempt after a lost connection; doubled for each further one.
 
     Returns:
-        what its results.json holds, and its exit status: 1 when a budget is broken.
+        the content of its results.json, and its exit status: 1 if a budget is broken.
 
     Raises:
-        UserError: no connection after several attempts (the run goes on there: start again to fetch it), or it failed.
+        UserError: no connection after several attempts (the run continues on the host: start the same command again to
+            fetch its results), or the run failed.
     """
     digest = artifact.sha256(bundle)
     run = hashlib.sha256("\0".join((digest, python, *arguments)).encode()).hexdigest()[:16]
@@ -125,30 +128,32 @@ def check(
     patient = Patience(host, pause=pause)
     patient.until_done(lambda: send(host, bundle, f"{ROOT}/{digest[:16]}.tar.gz", digest=digest, progress=progress))
     patient.until_done(lambda: host.run(starting(folder, f"{digest[:16]}.tar.gz", name, arguments, python=python)))
-    seen = 0
+    printed = 0  # bytes of the log
     while True:
-        text = patient.until_done(partial(host.run, looking(folder, seen)))
-        status, _, fresh = text.partition("\n")
-        seen += len(fresh.encode())
-        for line in fresh.splitlines():
+        text = patient.until_done(partial(host.run, looking(folder, printed)))
+        status, _, log = text.partition("\n")
+        printed += len(log.encode())
+        for line in log.splitlines():
             say(line)
         if status:
             break
         time.sleep(POLL)
     content = patient.until_done(lambda: host.run(f"cat {folder}/{shlex.quote(name)}/results.json 2>/dev/null || true"))
     if not content:
-        raise UserError(f"{host.name}: the run ended with status {status} and no results; its last lines are above")
+        raise UserError(
+            f"{host.name}: the run ended with status {status} and wrote no results; fix the error in the lines above"
+        )
     try:
         results: dict[str, Any] = json.loads(content)
     except ValueError as error:
         raise UserError(f"{host.name}: {folder}/{name}/results.json is not JSON ({error})") from error
-    patient.until_done(lambda: host.run(f"rm -rf {folder}"))  # so that the next start measures anew
+    patient.until_done(lambda: host.run(f"rm -rf {folder}"))  # so that the next start measures again
     return results, int(status)
 
 
 @dataclass
 class Patience:
-    """Tries again when the connection is lost."""
+    """Repeats an action while the connection is lost."""
 
     host: Host
     pause: float = PAUSE
@@ -161,23 +166,23 @@ class Patience:
                 last = error
                 time.sleep(self.pause * 2**attempt)
         raise UserError(
-            f"{self.host.name}: no connection ({last}); what was sent and what runs there stays: "
-            "start the same command again to go on"
+            f"{self.host.name}: no connection ({last}); the sent data and the run stay on the host: start the same "
+            "command again to continue"
         )
 
 
 def send(host: Host, file: Path, place: str, *, digest: str, progress: Callable[[int, int], object]) -> None:
-    """Bring a file to a place there, from where an earlier attempt ended.
+    """Send a file to ``place`` on the host; a transfer that broke continues.
 
     Raises:
         LostError: the connection broke; call again.
         UserError: the copy differs from the file; it was removed.
     """
     total, part = file.stat().st_size, f"{place}.part"
-    look = f"if [ -f {place} ]; then echo done; elif [ -f {part} ]; then wc -c < {part}; else echo 0; fi"
-    there = host.run(f"mkdir -p {ROOT} && {look}").strip()
-    if there != "done":
-        sent = int(there)
+    query = f"if [ -f {place} ]; then echo done; elif [ -f {part} ]; then wc -c < {part}; else echo 0; fi"
+    state = host.run(f"mkdir -p {ROOT} && {query}").strip()
+    if state != "done":
+        sent = int(state)
         if sent < total:
 
             def count(more: int) -> None:
@@ -186,16 +191,16 @@ def send(host: Host, file: Path, place: str, *, digest: str, progress: Callable[
                 progress(sent, total)
 
             host.append(file, part, start=sent, progress=count)
-        found = host.run(f"sha256sum {part}").split()[0]
-        if found != digest:
+        received = host.run(f"sha256sum {part}").split()[0]
+        if received != digest:
             host.run(f"rm -f {part}")
-            raise UserError(f"{host.name}: {part} is not what was sent; it was removed: start again")
+            raise UserError(f"{host.name}: {part} differs from {file} and was removed; run the same command again")
         host.run(f"mv {part} {place}")
     progress(total, total)
 
 
 def starting(folder: str, archive: str, name: str, arguments: Sequence[str], *, python: str) -> str:
-    """Script that unpacks and starts a run in the background, unless it was started before."""
+    """Shell script that unpacks the bundle and starts it in the background, unless it was started before."""
     quoted = " ".join(map(shlex.quote, arguments))
     start = f"PYTHON={shlex.quote(python)} sh {shlex.quote(name)}/run.sh {quoted}"
     inner = f"{start} > log 2>&1; echo $? > status.part; mv status.part status"
@@ -205,6 +210,6 @@ def starting(folder: str, archive: str, name: str, arguments: Sequence[str], *, 
     )
 
 
-def looking(folder: str, seen: int) -> str:
-    """Script that prints the status on the first line, empty while it runs, and what is new in the log."""
-    return f"(cat {folder}/status 2>/dev/null || echo) && tail -c +{seen + 1} {folder}/log"
+def looking(folder: str, printed: int) -> str:
+    """Shell script that prints the run's status (an empty line while it runs), then the log after ``printed`` bytes."""
+    return f"(cat {folder}/status 2>/dev/null || echo) && tail -c +{printed + 1} {folder}/log"

@@ -1,4 +1,4 @@
-"""ONNX and train frames -> statistics of every activation, from which ranges are chosen."""
+"""ONNX and train frames -> statistics of every activation; `quantize` chooses the ranges from them."""
 
 from __future__ import annotations
 

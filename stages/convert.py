@@ -1,4 +1,4 @@
-"""ONNX -> engines (fp32, fp16, int8) of the chosen runtime, built on the machine that will run them."""
+"""ONNX -> engines (fp32, fp16, int8) of the chosen runtime, built on the machine that runs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
     runtime = runtimes.build(name, options)
     device = artifact.read_json(args.device, advice="write it with: dvc repro device")
     if device != describe(runtime, name=name):
-        raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it first")
+        raise UserError(f"{args.device} describes another machine or runtime; run dvc repro, which writes it again")
     floats, int8 = artifact.load(args.onnx, kind="onnx"), artifact.load(args.int8, kind="int8")
     built = runtimes.build_engines(runtime, floats, int8, args.out, name=name, options=options, release=release)
     for folder in built.values():

@@ -1,4 +1,4 @@
-"""Network -> ONNX graphs (core, fp32, fp16), with parity to torch checked."""
+"""Network -> ONNX graphs (core, fp32, fp16), whose results are compared with torch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=())
-    network, found = network_artifact.load(args.network)
+    network, source = network_artifact.load(args.network)
     split = Prepared(args.dataset).split("train")
-    height, width = found.meta["input_size"]
+    height, width = source.meta["input_size"]
     frames = [resize_frame(split.frame(index), (height, width)) for index in range(min(PARITY_FRAMES, len(split)))]
     parity = export_network(
         network,
-        found,
+        source,
         args.out,
         frames=frames,
         label_stride=settings.export.label_stride,
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{args.out}: logits within {parity['core_max_difference']} sd of torch; label maps agree: {agreement}")
     if differences := parity.get("confidence_difference"):
         levels = ", ".join(f"{name} {mean:.2f}" for name, mean in differences.items())
-        print(f"confidence differs from torch by, on average, {levels} of 255 levels")
+        print(f"{args.out}: mean difference of the confidence from torch, in levels of 255: {levels}")
     for line in float16_report(artifact.load(args.out, kind="onnx").meta):
         print(f"{args.out / 'fp16.onnx'}: {line}")
 

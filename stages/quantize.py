@@ -1,4 +1,4 @@
-"""ONNX, its calibration and train frames -> INT8 ONNX, one file for each family of targets."""
+"""ONNX, its calibration and train frames -> INT8 ONNX files for CPUs and for TensorRT."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ def main() -> None:
     meta = artifact.load(args.out, kind="int8").meta
     if line := summary(meta["float16"]["float32_nodes"]):
         print(f"{args.out / 'int8_tensorrt.onnx'}: {line}")
-    if late := meta["float16"].get("fp16_overflows"):
-        reached = ", ".join(f"'{name}' reaches {most}" for name, most in late.items())
-        print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
+    if overflows := meta["float16"].get("fp16_overflows"):
+        peaks = ", ".join(f"'{name}' reaches {peak}" for name, peak in overflows.items())
+        print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({peaks}); on GPUs use fp32")
     for file, share in meta.get("exact_agreement", {}).items():
-        print(f"{args.out / file}: the kernels of this CPU agree with exact arithmetic on {share:.2f} % of the labels")
-    for file, found in meta["fallback"].items():
+        print(f"{args.out / file}: on {share:.2f} % of the pixels, this CPU's kernels and exact arithmetic agree")
+    for file, outcome in meta["fallback"].items():
         layers = meta["in_float"][file]["layers"]
         floats = f"; in float: {', '.join(layers)}" if layers else ""
-        floats += "; sums in float" if found.get("sums_in_float") else ""
-        held = "" if found["held"] else "; quantize.budget does not hold"
+        floats += "; sums in float" if outcome.get("sums_in_float") else ""
+        held = "" if outcome["held"] else "; quantize.budget does not hold"
         interval = ""
-        if bounds := found.get("class_interval"):
-            interval = f" ({bounds[0]:.2f} to {bounds[1]:.2f} with {found['confidence']:.0%} confidence)"
+        if bounds := outcome.get("class_interval"):
+            interval = f" ({bounds[0]:.2f} to {bounds[1]:.2f} with {outcome['confidence']:.0%} confidence)"
         print(
-            f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
-            f"{found['class_drop']:.2f}{interval} IoU in {found['worst_class']}, the most of a class{floats}{held}"
+            f"{args.out / file}: {images} train frames: drop of {outcome['miou_drop']:.2f} points mIoU; worst class: "
+            f"{outcome['worst_class']}, drop of {outcome['class_drop']:.2f}{interval} points IoU{floats}{held}"
         )
-    unknown = dict.fromkeys(name for found in meta["fallback"].values() for name in found.get("undecided", ()))
+    unknown = dict.fromkeys(name for outcome in meta["fallback"].values() for name in outcome.get("undecided", ()))
     if unknown:
         print(
-            f"{images} train frames do not decide whether {', '.join(unknown)} keep to quantize.budget: no layer "
-            "stays in float for them; raise quantize.trial_images, and read the result of check"
+            f"{images} train frames are too few to decide whether quantize.budget holds for {', '.join(unknown)}; no "
+            "layer stays in float for them; set quantize.trial_images higher, or read the result of check"
         )
 
 

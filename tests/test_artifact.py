@@ -1,4 +1,4 @@
-"""Artifacts appear whole or not at all, say what they are, and are refused when they are not that any more."""
+"""Artifacts are complete or absent, record their facts, and are refused after a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(path: Path, files: dict[str, str], **meta: Any) -> artifact.Artifact:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder, hidden names included; None stands for a folder."""
+    """Everything below a folder, also hidden files: content of each file, None for a folder."""
     paths = sorted(folder.rglob("*"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
 
@@ -35,11 +35,11 @@ def set_meta(path: Path, **changes: Any) -> None:
 
 
 def test_holds_payload_facts_and_hashes(tmp_path: Path) -> None:
-    found = make(tmp_path / "deep" / "a", {"w.bin": "weights", "sub/x.txt": "x"}, note="hi", order=(1, 2))
-    assert found.kind == "network"
-    assert found.meta["note"] == "hi" and found.meta["order"] == [1, 2]
-    assert found.meta["files"]["w.bin"] == hashlib.sha256(b"weights").hexdigest()
-    assert found.file("sub/x.txt").read_text() == "x"
+    loaded = make(tmp_path / "deep" / "a", {"w.bin": "weights", "sub/x.txt": "x"}, note="hi", order=(1, 2))
+    assert loaded.kind == "network"
+    assert loaded.meta["note"] == "hi" and loaded.meta["order"] == [1, 2]
+    assert loaded.meta["files"]["w.bin"] == hashlib.sha256(b"weights").hexdigest()
+    assert loaded.file("sub/x.txt").read_text() == "x"
     assert sorted(snapshot(tmp_path / "deep")) == ["a", "a/meta.json", "a/sub", "a/sub/x.txt", "a/w.bin"]
 
 
@@ -50,7 +50,7 @@ def test_the_body_may_add_facts(tmp_path: Path) -> None:
     assert artifact.load(tmp_path / "a", kind="onnx").meta["b"] == 2
 
 
-def test_a_new_one_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+def test_a_new_artifact_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     make(tmp_path / "a", {"old.txt": "1"})
     assert list(make(tmp_path / "a", {"new.txt": "2"}).meta["files"]) == ["new.txt"]
     assert sorted(snapshot(tmp_path)) == ["a", "a/meta.json", "a/new.txt"]
@@ -58,7 +58,7 @@ def test_a_new_one_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, UserError])
 @pytest.mark.parametrize("older", [True, False])
-def test_a_failing_body_leaves_everything_as_it_was(tmp_path: Path, error: type[BaseException], older: bool) -> None:
+def test_a_failing_body_changes_nothing(tmp_path: Path, error: type[BaseException], older: bool) -> None:
     if older:
         make(tmp_path / "a", {"w.bin": "old"})
     before = snapshot(tmp_path)
@@ -68,7 +68,7 @@ def test_a_failing_body_leaves_everything_as_it_was(tmp_path: Path, error: type[
     assert snapshot(tmp_path) == before
 
 
-def test_facts_that_json_cannot_hold_leave_everything_as_it_was(tmp_path: Path) -> None:
+def test_facts_that_json_cannot_hold_change_nothing(tmp_path: Path) -> None:
     make(tmp_path / "a", {"w.bin": "old"})
     before = snapshot(tmp_path)
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -77,7 +77,7 @@ def test_facts_that_json_cannot_hold_leave_everything_as_it_was(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("moment", [1, 2])
-def test_an_interrupted_replacement_puts_the_old_one_back(
+def test_an_interrupted_replacement_restores_the_old_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     make(tmp_path / "a", {"w.bin": "old"})
@@ -96,14 +96,14 @@ def test_an_interrupted_replacement_puts_the_old_one_back(
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, what: str) -> None:
+def test_other_files_and_folders_are_never_replaced(tmp_path: Path, what: str) -> None:
     if what == "file":
         (tmp_path / "photos").write_text("mine")
     else:
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "cat.jpg").write_text("mine")
     before = snapshot(tmp_path)
-    with pytest.raises(UserError, match="photos is there and is no artifact; it is not replaced"):
+    with pytest.raises(UserError, match="photos exists and is no artifact, so it is not replaced"):
         make(tmp_path / "photos", {"w.bin": "new"})
     assert snapshot(tmp_path) == before
 
@@ -117,7 +117,7 @@ def test_an_empty_folder_is_replaced_and_a_link_is_followed(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "disk"]
 
 
-def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/a: cannot be written \(Not a directory\)|\(File exists\)"):
         make(tmp_path / "file" / "a", {})
@@ -134,26 +134,26 @@ def damaged(change: Callable[[Path], object]) -> Callable[[Path], Path]:
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
-        (lambda tmp_path: tmp_path / "nowhere", r"nowhere: no meta\.json there.* make it with: dvc repro"),
-        (damaged(lambda path: (path / "meta.json").unlink()), r"no meta\.json there"),
+        (lambda tmp_path: tmp_path / "nowhere", r"nowhere: has no meta\.json.* create it with: dvc repro"),
+        (damaged(lambda path: (path / "meta.json").unlink()), r"has no meta\.json"),
         (damaged(lambda path: (path / "meta.json").write_text("{")), r"meta\.json: not JSON .*dvc repro -f"),
         (damaged(lambda path: (path / "meta.json").write_bytes(b"\xff\xfe")), "not JSON"),
         (damaged(lambda path: (path / "meta.json").write_text("[" * 100_000)), "not JSON"),
         (damaged(lambda path: (path / "meta.json").write_text("[]")), "holds a list where a JSON object is needed"),
-        (damaged(lambda path: (path / "meta.json").write_text("{}")), "lacks kind, format, files"),
-        (damaged(lambda path: set_meta(path, format=2)), "format 2, this version reads 1"),
-        (damaged(lambda path: set_meta(path, kind="onnx")), "is a 'onnx' artifact; a 'network' is needed"),
+        (damaged(lambda path: (path / "meta.json").write_text("{}")), "missing: kind, format, files"),
+        (damaged(lambda path: set_meta(path, format=2)), "got format 2; allowed: 1"),
+        (damaged(lambda path: set_meta(path, kind="onnx")), "got an artifact of kind 'onnx'; needed: 'network'"),
         (damaged(lambda path: set_meta(path, files=["w.bin"])), "files must map names to sha256"),
         (damaged(lambda path: set_meta(path, files={"w.bin": 5})), "files must map names to sha256"),
         (damaged(lambda path: (path / "w.bin").unlink()), "payload 'w.bin' is missing"),
         (damaged(lambda path: (path / "w.bin").write_text("tampered")), "payload 'w.bin' was changed"),
     ],
 )
-def test_load_refuses(tmp_path: Path, build: Callable[[Path], Path], said: str) -> None:
+def test_load_refuses(tmp_path: Path, build: Callable[[Path], Path], message: str) -> None:
     path = build(tmp_path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         artifact.load(path, kind="network")
 
 
@@ -181,23 +181,23 @@ def test_payload_outside_the_folder_is_refused(tmp_path: Path, name: str, verify
     make(tmp_path / "a", {"sub/w.bin": "w"})
     name = str(tmp_path / "secret") if name == "ABSOLUTE" else name
     set_meta(tmp_path / "a", files={name: artifact.sha256(tmp_path / "secret")})
-    with pytest.raises(UserError, match="lies outside the artifact"):
+    with pytest.raises(UserError, match="is outside the artifact"):
         artifact.load(tmp_path / "a", kind="network", verify=verify)
 
 
 def test_file_refuses_what_meta_does_not_list(tmp_path: Path) -> None:
-    found = make(tmp_path / "a", {"w.bin": "w"})
+    loaded = make(tmp_path / "a", {"w.bin": "w"})
     (tmp_path / "a" / "stray").write_text("")
-    with pytest.raises(UserError, match=r"holds no 'stray'; it holds w\.bin"):
-        found.file("stray")
+    with pytest.raises(UserError, match=r"has no file 'stray'; its files: w\.bin"):
+        loaded.file("stray")
 
 
 def test_labels_that_are_missing_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a/meta\.json: no 'classes' there"):
+    with pytest.raises(UserError, match=r"a/meta\.json: 'classes' is missing"):
         make(tmp_path / "a", {}).labels  # noqa: B018
 
 
-def test_equal_content_hashes_equal_wherever_and_whenever(tmp_path: Path) -> None:
+def test_equal_content_has_equal_hashes_in_any_folder_at_any_time(tmp_path: Path) -> None:
     first = make(tmp_path / "a", {"b": "2", "a": "1"}, seed=1)
     second = make(tmp_path / "far" / "away", {"a": "1", "b": "2"}, seed=1)
     os.utime(second.file("a"), (0, 0))

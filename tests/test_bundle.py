@@ -72,38 +72,38 @@ def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def test_it_runs_with_nothing_else_installed(bare_python: Path, unpacked: Path, tmp_path: Path) -> None:
-    done = run(bare_python, unpacked)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((unpacked / "results.json").read_text())
-    assert (found["student"], found["images"], found["split"], found["dataset"]) == ("tiny", 3, "val", "noise")
-    assert set(found["variants"]) == {"fp32", "fp16", "int8"} and found["runtime_options"] == {"threads": 1}
-    for name, variant in found["variants"].items():
+def test_it_runs_with_only_its_requirements_installed(bare_python: Path, unpacked: Path, tmp_path: Path) -> None:
+    result = run(bare_python, unpacked)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((unpacked / "results.json").read_text())
+    assert (results["student"], results["images"], results["split"], results["dataset"]) == ("tiny", 3, "val", "noise")
+    assert set(results["variants"]) == {"fp32", "fp16", "int8"} and results["runtime_options"] == {"threads": 1}
+    for name, variant in results["variants"].items():
         engine = unpacked / "engines" / name / "engine.onnx"
         assert variant["size_bytes"] == engine.stat().st_size and variant["sha256"] == artifact.sha256(engine)
         assert variant["latency_ms"]["p50"] > 0 and variant["latency_ms"]["n"] == 10
-    assert len(found["conditions"]) == 2 and found["passed"] is True and found["undecided"] == []
-    counts = np.array(found["objects"]["counts"])
-    assert counts.shape == (5, 3) and counts.sum() > 0 and np.array(found["objects"]["recall_int8"]).shape == (5, 3)
-    assert found["drop"]["class_frames"] == [3] * 5 and "class_intervals" not in found["drop"], (
+    assert len(results["conditions"]) == 2 and results["passed"] is True and results["undecided"] == []
+    counts = np.array(results["objects"]["counts"])
+    assert counts.shape == (5, 3) and counts.sum() > 0 and np.array(results["objects"]["recall_int8"]).shape == (5, 3)
+    assert results["drop"]["class_frames"] == [3] * 5 and "class_intervals" not in results["drop"], (
         "no confidence, no intervals"
     )
     (tmp_path / "results").mkdir()
     shutil.copy(unpacked / "results.json", tmp_path / "results/tiny.json")
-    (read,) = reporting.load(tmp_path / "results")  # the report takes it as it is
-    assert read.int8.miou == found["variants"]["int8"]["miou"] and read.verdict == "pass"
+    (read,) = reporting.load(tmp_path / "results")  # the report reads it unchanged
+    assert read.int8.miou == results["variants"]["int8"]["miou"] and read.verdict == "pass"
 
 
 def test_a_broken_budget_is_an_exit_status(bare_python: Path, unpacked: Path) -> None:
     facts = json.loads((unpacked / "bundle.json").read_text())
     facts["budgets"] |= {"size_mb": 0.001, "min_speedup": 1000.0, "class_drop": 5.0, "confidence": 0.95}
     (unpacked / "bundle.json").write_text(json.dumps(facts))
-    done = run(bare_python, unpacked, "--options", '{"threads": 2}', "--out", str(unpacked / "other.json"))
-    assert done.returncode == 1
-    assert "budget broken: the INT8 engine has" in done.stdout
-    assert "x: " in done.stdout or "x as fast as float32 (" in done.stdout
-    assert "; the budget requires 1000x. Left in float: 1 layer (segmentation_head.0) " in done.stdout
-    last = done.stdout.splitlines()[-1]
+    result = run(bare_python, unpacked, "--options", '{"threads": 2}', "--out", str(unpacked / "other.json"))
+    assert result.returncode == 1
+    assert "budget broken: the INT8 engine has" in result.stdout
+    assert "x: " in result.stdout or "x as fast as float32 (" in result.stdout
+    assert "; the budget requires 1000x. Left in float: 1 layer (segmentation_head.0) " in result.stdout
+    last = result.stdout.splitlines()[-1]
     assert last.startswith(f"{unpacked / 'other.json'}: passed: False; ") and "undecided: not enough pixels of " in last
     assert json.loads((unpacked / "other.json").read_text())["runtime_options"] == {"threads": 2}
 
@@ -119,9 +119,9 @@ def test_equal_contents_give_equal_bytes(student: Any, prepared: Prepared, packe
 
 
 def test_frames_are_spread_over_the_split(unpacked: Path) -> None:
-    found = Prepared(unpacked / "dataset")
-    assert found.splits == {"val": ["frame-0", "frame-2", "frame-5"]}
-    assert found.split("val").frame(1).shape == (128, 192, 3)
+    dataset = Prepared(unpacked / "dataset")
+    assert dataset.splits == {"val": ["frame-0", "frame-2", "frame-5"]}
+    assert dataset.split("val").frame(1).shape == (128, 192, 3)
 
 
 def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--options", "{threads: 4}"], "error: --options: not JSON"),
         (["--options", "[1]"], "error: --options: got [1]; a JSON object is needed"),
@@ -147,9 +147,9 @@ def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
         (["--runtime", "tensorrt"], "tensorrt does not import"),
     ],
 )
-def test_wrong_arguments(bare_python: Path, unpacked: Path, arguments: list[str], said: str) -> None:
-    done = run(bare_python, unpacked, *arguments)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+def test_wrong_arguments(bare_python: Path, unpacked: Path, arguments: list[str], message: str) -> None:
+    result = run(bare_python, unpacked, *arguments)
+    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
     assert not (unpacked / "results.json").exists()
 
 
@@ -158,22 +158,22 @@ def test_a_damaged_bundle_is_refused(bare_python: Path, unpacked: Path, what: st
     if what == "tampered":
         file = unpacked / "int8/int8_cpu.onnx"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-        said = "was changed after it was written"
+        message = "was changed after it was written"
     elif what == "half":
         (unpacked / "onnx/fp16.onnx").unlink()
-        said = "payload 'fp16.onnx' is missing"
+        message = "payload 'fp16.onnx' is missing"
     else:
         (unpacked / "bundle.json").unlink()
-        said = "bundle.json: no such file; run this in an unpacked bundle"
-    done = run(bare_python, unpacked)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        message = "bundle.json: no such file; run this in an unpacked bundle"
+    result = run(bare_python, unpacked)
+    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_what_cannot_be_bundled(student: Any, prepared: Prepared, tmp_path: Path) -> None:
+def test_artifacts_that_cannot_be_bundled(student: Any, prepared: Prepared, tmp_path: Path) -> None:
     rest = {"prepared": prepared, "split": "val", "images": 3, "facts": FACTS}
-    foreign = SimpleNamespace(path=tmp_path, hash="0")
-    with pytest.raises(UserError, match="was made from another network"):
-        bundle.write(tmp_path / "b.tar.gz", onnx=foreign, int8=student.int8, **rest)  # type: ignore[arg-type]
+    other = SimpleNamespace(path=tmp_path, hash="0")
+    with pytest.raises(UserError, match="is of another network than"):
+        bundle.write(tmp_path / "b.tar.gz", onnx=other, int8=student.int8, **rest)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has no split 'test'"):
         options: Any = {**rest, "split": "test"}
         bundle.write(tmp_path / "b.tar.gz", onnx=student.onnx, int8=student.int8, **options)

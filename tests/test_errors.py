@@ -1,4 +1,4 @@
-"""One message and one exit status for what a user can mend; everything else keeps its traceback."""
+"""A problem that a user can fix is one message and one exit status; every other exception keeps its traceback."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.errors import Faults, UserError, closest, command
 
 
 def faults(count: int, *, limit: int = 50) -> Faults:
-    found = Faults("file.yaml", limit=limit)
+    collected = Faults("file.yaml", limit=limit)
     for index in range(count):
-        found.add(f"fault {index}")
-    return found
+        collected.add(f"fault {index}")
+    return collected
 
 
 def raiser(error: BaseException) -> Callable[[], int | None]:
@@ -31,12 +31,12 @@ def test_no_fault_raises_nothing() -> None:
     faults(0).raise_if_any(advice="never read")
 
 
-@pytest.mark.parametrize(("count", "said"), [(1, "1 problem\n"), (2, "2 problems\n")])
-def test_faults_are_counted_and_end_with_the_advice(count: int, said: str) -> None:
+@pytest.mark.parametrize(("count", "first_line"), [(1, "1 problem\n"), (2, "2 problems\n")])
+def test_faults_are_counted_and_end_with_the_advice(count: int, first_line: str) -> None:
     with pytest.raises(UserError) as caught:
-        faults(count).raise_if_any(advice="mend them")
+        faults(count).raise_if_any(advice="fix them")
     lines = str(caught.value).split("\n")
-    assert lines == ["file.yaml: " + said.strip(), *(f"  fault {index}" for index in range(count)), "mend them"]
+    assert lines == ["file.yaml: " + first_line.strip(), *(f"  fault {index}" for index in range(count)), "fix them"]
 
 
 def test_only_the_limit_is_printed_and_the_rest_is_counted() -> None:
@@ -64,7 +64,7 @@ def test_a_user_error_is_one_message_and_status_1(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
 def test_a_blocked_path_is_a_user_error_too(code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(raiser(OSError(code, os.strerror(code), "/mnt/out")))() == 1
-    assert capsys.readouterr().err == f"error: /mnt/out: {os.strerror(code)}; mend that and run again\n"
+    assert capsys.readouterr().err == f"error: /mnt/out: {os.strerror(code)}; fix this and run the command again\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), FileNotFoundError(errno.ENOENT, "bug")])
@@ -74,7 +74,7 @@ def test_our_own_bugs_keep_their_traceback(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_status_130_and_a_second_one_waits_for_the_cleaning_up(
+def test_a_signal_is_status_130_and_a_second_one_does_not_stop_the_cleanup(
     number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
@@ -90,11 +90,11 @@ def test_a_signal_is_status_130_and_a_second_one_waits_for_the_cleaning_up(
 
     assert command(main)() == 130
     assert steps == ["cleaned up"]
-    assert capsys.readouterr().err.startswith("interrupted: nothing half-written")
+    assert capsys.readouterr().err.startswith("interrupted: no partial files remain")
     assert signal.getsignal(number) == before
 
 
-def test_a_background_job_goes_on_ignoring_sigint() -> None:
+def test_a_background_job_keeps_ignoring_sigint() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert command(lambda: os.kill(os.getpid(), signal.SIGINT))() == 0
@@ -109,15 +109,15 @@ def test_the_wrapped_function_is_still_there(tmp_path: Path) -> None:
     assert command(main).__doc__ == "What it does."
 
 
-def test_the_first_of_several_processes_speaks(
+def test_the_first_of_several_processes_prints_the_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others wait, and say nothing when their launcher ends them meanwhile."""
+    """The others wait, and print nothing if their launcher ends them meanwhile."""
     waited: list[float] = []
     monkeypatch.setattr("pipeline.errors.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "0")
-    assert command(raiser(UserError("mend it")))() == 1 and not waited
-    assert capsys.readouterr().err == "error: mend it\n"
+    assert command(raiser(UserError("fix it")))() == 1 and not waited
+    assert capsys.readouterr().err == "error: fix it\n"
     monkeypatch.setenv("RANK", "1")
     assert command(raiser(UserError("mine alone")))() == 1 and len(waited) == 1
     assert capsys.readouterr().err == "error: mine alone\n"
@@ -126,5 +126,5 @@ def test_the_first_of_several_processes_speaks(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.errors.time.sleep", ended)
-    assert command(raiser(UserError("mend it")))() == 1
+    assert command(raiser(UserError("fix it")))() == 1
     assert capsys.readouterr().err == ""

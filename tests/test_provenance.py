@@ -1,4 +1,4 @@
-"""The lists of code are what Python imports, and every stage of the graph depends on its own: nothing goes stale."""
+"""The code list of a stage holds exactly the files that Python imports, and every stage depends on its own list."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def imported(scripts: list[str], graph: grimp.ImportGraph) -> set[str]:
         for node in ast.walk(ast.parse((ROOT / script).read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
                 direct.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    found: set[str] = set()
-    waiting = [module for module in direct if module in graph.modules]
-    while waiting:
-        module = waiting.pop()
-        if as_file(module) not in found | provenance.WITHOUT_EFFECT:
-            found.add(as_file(module))
+    files: set[str] = set()
+    queue = [module for module in direct if module in graph.modules]
+    while queue:
+        module = queue.pop()
+        if as_file(module) not in files | provenance.WITHOUT_EFFECT:
+            files.add(as_file(module))
             parents = [".".join(module.split(".")[:end]) for end in range(1, module.count(".") + 1)]
-            waiting += [*graph.find_modules_directly_imported_by(module), *parents]
-    return found
+            queue += [*graph.find_modules_directly_imported_by(module), *parents]
+    return files
 
 
 @pytest.mark.parametrize("name", sorted(provenance.KINDS))
 def test_the_code_of_a_stage_is_what_it_imports(name: str, graph: grimp.ImportGraph) -> None:
     chosen = [f"pipeline/{kind}/{plugin}.py" for kind in provenance.KINDS[name] for plugin in CHOSEN[kind]]
-    found = provenance.of_stage(name, CHOSEN)
+    code = provenance.of_stage(name, CHOSEN)
     scripts = [f"stages/{name}.py", *chosen]
     templates = {"pipeline/reporting/report.html.j2"} if name == "report" else set()
-    assert set(found) == imported(scripts, graph) | set(scripts) | templates
-    assert all(len(digest) == 64 for digest in found.values()) and list(found) == sorted(found)
+    assert set(code) == imported(scripts, graph) | set(scripts) | templates
+    assert all(len(digest) == 64 for digest in code.values()) and list(code) == sorted(code)
 
 
 def test_every_stage_depends_on_its_list() -> None:
@@ -67,8 +67,8 @@ def test_every_stage_depends_on_its_list() -> None:
         assert not [path for path in stage["deps"] if path.startswith(("pipeline", "stages"))]
 
 
-def test_what_decides_nothing_is_used_where_nothing_is_computed(graph: grimp.ImportGraph) -> None:
-    """The loop, which reports progress and costs, and the store, which chooses between memory and disk."""
+def test_modules_without_effect_are_imported_by_few(graph: grimp.ImportGraph) -> None:
+    """By the training loop, which reports progress and costs, and the store, which chooses between memory and disk."""
     assert all((ROOT / path).is_file() for path in provenance.WITHOUT_EFFECT)
     reporting = {"pipeline.training.costs", "pipeline.training.curves", "pipeline.training.memory"}
     reporting |= {"pipeline.training.free_memory", "pipeline.training.ledger"}
@@ -109,7 +109,7 @@ def changed(root: Path, path: str) -> set[str]:
         ("stages/gate.py", {"gate"}),
     ],
 )
-def test_one_changed_file_changes_the_lists_that_hold_it(tmp_path: Path, path: str, stages: set[str]) -> None:
+def test_a_changed_file_changes_only_the_lists_that_contain_it(tmp_path: Path, path: str, stages: set[str]) -> None:
     assert changed(copy_of(tmp_path), path) == stages
 
 
@@ -138,5 +138,5 @@ def test_imports_of_every_form_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", plugins.available("losses"))
 def test_the_sources_of_a_loss_are_code_of_the_training(name: str) -> None:
     code = provenance.of_stage("distill", {**CHOSEN, "losses": [name]})
-    found = recipes.sources([name])
-    assert f"pipeline/losses/{name}.py" in found and found.items() <= code.items()
+    sources = recipes.sources([name])
+    assert f"pipeline/losses/{name}.py" in sources and sources.items() <= code.items()

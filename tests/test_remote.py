@@ -1,4 +1,4 @@
-"""Bundles over ssh, against a real server on the loopback interface; connections are cut by killing its processes."""
+"""Bundles over ssh, against a real server on the loopback interface; killing its processes cuts the connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Server:
-    """An sshd of our own: key, port and home folder are made for the test."""
+    """An sshd for the test, with its own key, port and home folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,16 +70,16 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     if os.geteuid() != 0:
-        pytest.skip("an sshd of our own needs root")
-    made = Server(tmp_path)
-    yield made
-    made.cut()
-    made.process.kill()
-    made.process.wait()
+        pytest.skip("starting an sshd needs root")
+    started = Server(tmp_path)
+    yield started
+    started.cut()
+    started.process.kill()
+    started.process.wait()
 
 
 def bundle(folder: Path, script: str, *, padding: int = 0) -> Path:
-    """An archive with a run.sh of our own."""
+    """An archive with a run.sh of the test."""
     out = folder / "some.tar.gz"
     with tarfile.open(out, "w:gz", compresslevel=0) as archive:
         for name, content in (("some/run.sh", script.encode()), ("some/padding", os.urandom(padding))):
@@ -95,28 +95,28 @@ OK = (
 )
 
 
-def test_a_run_is_followed_and_answered(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_run_prints_its_lines_and_returns_its_results(server: Server, tmp_path: Path) -> None:
+    lines: list[str] = []
     sent: list[tuple[int, int]] = []
     file = bundle(tmp_path, OK, padding=1_000_000)
     arguments = ["--options", '{"threads": 1}', "a'b; touch /tmp/never"]
-    for _ in range(2):  # a second time it measures anew, and sends nothing
+    for _ in range(2):  # the second time it measures again, and sends nothing
         results, status = remote.check(
             server.host,
             file,
             arguments=arguments,
             python="/opt/my python",
-            say=said.append,
+            say=lines.append,
             progress=lambda *done: sent.append(done),
         )
         assert (results, status) == ({"miou": 50}, 1)
-    assert said == [f"hello {' '.join(arguments)} /opt/my python", "done"] * 2
+    assert lines == [f"hello {' '.join(arguments)} /opt/my python", "done"] * 2
     total = file.stat().st_size
     assert sent[-2:] == [(total, total)] * 2 and len(sent) >= 5
     assert [path.name for path in (server.home / remote.ROOT).iterdir()] == [f"{artifact.sha256(file)[:16]}.tar.gz"]
 
 
-def test_a_cut_while_sending_goes_on_from_there(server: Server, tmp_path: Path) -> None:
+def test_a_cut_transfer_resumes(server: Server, tmp_path: Path) -> None:
     file = bundle(tmp_path, OK, padding=30_000_000)
     cuts: list[int] = []
     offsets: list[int] = []
@@ -135,20 +135,20 @@ def test_a_cut_while_sending_goes_on_from_there(server: Server, tmp_path: Path) 
 
 def test_a_cut_while_running_loses_nothing(server: Server, tmp_path: Path) -> None:
     script = OK.replace("sleep 1", "sleep 3")
-    said: list[str] = []
+    lines: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         if line.startswith("hello"):
             server.cut()
 
     results, _ = remote.check(server.host, bundle(tmp_path, script), say=say, pause=0.1)
     assert results == {"miou": 50}
-    assert said == ["hello  python3", "done"]
+    assert lines == ["hello  python3", "done"]
 
 
-def test_starting_again_after_giving_up_goes_on(server: Server, tmp_path: Path) -> None:
-    """The client is interrupted; the run goes on, is not started twice, and its answer is fetched."""
+def test_an_interrupted_client_continues_the_same_run(server: Server, tmp_path: Path) -> None:
+    """The run is not started twice, and its results are fetched."""
     script = OK.replace("sleep 1", f"echo started >> {tmp_path}/starts; sleep 2")
     file = bundle(tmp_path, script)
 
@@ -162,11 +162,11 @@ def test_starting_again_after_giving_up_goes_on(server: Server, tmp_path: Path) 
     assert (tmp_path / "starts").read_text() == "started\n"
 
 
-def test_what_goes_wrong_is_told(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
-    with pytest.raises(UserError, match="the run ended with status 3 and no results"):
-        remote.check(server.host, bundle(tmp_path, "echo no runtime; exit 3\n"), say=said.append)
-    assert said == ["no runtime"]
+def test_errors_of_the_run_and_of_the_connection(server: Server, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(UserError, match="the run ended with status 3 and wrote no results"):
+        remote.check(server.host, bundle(tmp_path, "echo no runtime; exit 3\n"), say=lines.append)
+    assert lines == ["no runtime"]
     nowhere = remote.Host("127.0.0.1", ("-p", "1"))
     with pytest.raises(UserError, match=r"127\.0\.0\.1: no connection \(.*refused.*start the same command again"):
         remote.check(nowhere, bundle(tmp_path, OK), pause=0.01)
@@ -177,7 +177,7 @@ def test_a_copy_that_differs_is_removed(server: Server, tmp_path: Path) -> None:
     part = server.home / remote.ROOT / f"{artifact.sha256(file)[:16]}.tar.gz.part"
     part.parent.mkdir()
     part.write_bytes(b"something else")
-    with pytest.raises(UserError, match="is not what was sent; it was removed"):
+    with pytest.raises(UserError, match=r"some\.tar\.gz and was removed; run the same command again"):
         remote.check(server.host, file)
     assert not part.exists()
     assert remote.check(server.host, file)[0] == {"miou": 50}

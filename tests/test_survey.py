@@ -105,11 +105,11 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "said"),
     [
-        ([[0, 1]], [[255, 255]], ["split val: no pixel of it has a class"]),
+        ([[0, 1]], [[255, 255]], ["split val: no pixel has a class"]),
         (
             [[255, 255]],
             [[0, 255], [0, 0]],
-            ["split train: no pixel of it has", "split val: every labelled pixel is 'r"],
+            ["split train: no pixel has", "split val: every labelled pixel is 'r"],
         ),
         ([[1, 255], [1, 1]], [[1, 2]], ["split train: every labelled pixel is 'car'; it must show two classes"]),
         ([[1, 255], [255, 2]], [[1, 2]], []),

@@ -10,29 +10,30 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import UserError
 
-#: Name of the output, as :mod:`pipeline.runtimes` has it.
+#: Name of the output, the same as in :mod:`pipeline.runtimes`.
 CONFIDENCE = "confidence"
-#: What the network gives: logits; probabilities that add up to 1; or a probability for each class by itself.
+#: The network's output: logits, or probabilities (which sum to 1, or one independent probability per class).
 Scores = Literal["logits", "probabilities"]
-#: Before the names of all nodes, tensors and constants that are added here.
+#: Prefix of the names of all nodes, tensors and constants that this module adds.
 PREFIX = "confidence_"
 #: Probability 1 as uint8.
 ONE = 255.0
 
 
 def add_confidence(model: onnx.ModelProto, scores: Scores = "logits") -> None:
-    """Add the output ``confidence`` to a float deploy graph, in place; its labels are computed as before.
+    """Add the output ``confidence`` to a float deploy graph, in place; its labels do not change.
 
-    Confidence is the probability of the label, 0 to 1 as 0 to 255: of the softmax of the upsampled logits, or, where
-    one channel tells two classes apart, of the sigmoid. Every node reads what ArgMax (or the comparison with the
-    threshold) reads, so the value belongs to that label, also at the borders of classes.
+    Confidence is the probability of the label, 0..1 stored as 0..255: the softmax of the upsampled logits, or the
+    sigmoid where one channel separates two classes. The new nodes read the same tensor as ArgMax (or the comparison
+    with the threshold), so the value always belongs to the label of its pixel, also at the borders of classes.
 
     Args:
-        model: uint8 frames in, uint8 label maps out; ends with ArgMax or Greater, and a Cast. Changed only on success.
-        scores: whether the network gives logits or probabilities.
+        model: uint8 frames in, uint8 label maps out; it ends with ArgMax or Greater, then Cast. After an error it is
+            unchanged.
+        scores: whether the network computes logits or probabilities.
 
     Raises:
-        UserError: the graph takes its labels from a map of ids, which has no probabilities.
+        UserError: the network's output is a map of class ids, which has no probabilities.
     """
     graph = model.graph
     labels = graph.output[0]
@@ -41,8 +42,8 @@ def add_confidence(model: onnx.ModelProto, scores: Scores = "logits") -> None:
     chooser = producers.get(cast.input[0])
     if chooser is None or chooser.op_type not in ("ArgMax", "Greater"):
         raise UserError(
-            "confidence: the network gives a map of class ids, without probabilities; export it with logits as its "
-            "output, or leave `confidence` out"
+            "confidence: the network's output is a map of class ids, which has no probabilities; export the network "
+            "with logits as its output, or leave `confidence` out"
         )
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Any] = {"axis": np.array([1], np.int64), "one": np.array(ONE, np.float32)}
@@ -52,20 +53,20 @@ def add_confidence(model: onnx.ModelProto, scores: Scores = "logits") -> None:
         nodes.append(helper.make_node(operator, inputs, [name], name=name, **settings))
         return name
 
-    given = chooser.input[0]
+    values = chooser.input[0]  # logits or probabilities
     if chooser.op_type == "Greater":
         constants["unit"] = np.array(1, np.float32)
-        second = given if scores == "probabilities" else then("Sigmoid", [given], "second")
+        second = values if scores == "probabilities" else then("Sigmoid", [values], "second")
         first = then("Sub", [PREFIX + "unit", second], "first")
         probability = then("Where", [chooser.output[0], second, first], "probability")
         level = then("Mul", [probability, PREFIX + "one"], "level")
     elif scores == "probabilities":
-        probability = then("ReduceMax", [given, PREFIX + "axis"], "probability", keepdims=0)
+        probability = then("ReduceMax", [values, PREFIX + "axis"], "probability", keepdims=0)
         level = then("Mul", [probability, PREFIX + "one"], "level")
-    else:  # 1 / sum(exp(x - max)): no Softmax, which ONNX Runtime computes slowly along this axis
-        highest = then("ReduceMax", [given, PREFIX + "axis"], "highest", keepdims=1)
-        behind = then("Sub", [given, highest], "behind")
-        shares = then("Exp", [behind], "shares")
+    else:  # 1 / sum(exp(x - max)) instead of Softmax, which is slow along this axis in ONNX Runtime
+        highest = then("ReduceMax", [values, PREFIX + "axis"], "highest", keepdims=1)
+        difference = then("Sub", [values, highest], "behind")
+        shares = then("Exp", [difference], "shares")
         total = then("ReduceSum", [shares, PREFIX + "axis"], "total", keepdims=0)
         level = then("Div", [PREFIX + "one", total], "level")
     whole = then("Round", [level], "whole")

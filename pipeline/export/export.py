@@ -1,4 +1,4 @@
-"""From a trained network to the files that every device starts from."""
+"""From a trained network to ONNX files, from which every device builds its engines."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from pipeline.frames import Array
 from pipeline.models import SegNetwork
 from pipeline.quantization import half_limits
 
-#: Facts of a network that its ONNX files carry on.
+#: Facts of a network that are copied into its ONNX files.
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
-#: Those that only some have.
+#: Facts that only some networks have; they are copied too.
 CARRIED_IF_THERE = ("original_ids", "original_ignored", AWARE)
 
 
 def deploy_facts(
     network: Mapping[str, Any], *, output_size: tuple[int, int], precision: str, confidence: bool = False
 ) -> dict[str, Any]:
-    """What a deploy graph is, for meta.json and for the ONNX file itself.
+    """Facts about a deploy graph, for meta.json and for the ONNX file itself.
 
     Args:
-        network: facts of the network; those of ``CARRIED`` are needed.
-        output_size: (height, width) of its label maps.
-        confidence: whether it has the second output.
+        network: facts of the network; those of ``CARRIED`` are required.
+        output_size: (height, width) of the label maps.
+        confidence: whether the graph has the second output.
     """
     height, width = network["input_size"]
     map_of = {"dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]}
@@ -63,8 +63,9 @@ def export_network(
     """Write core.onnx (float in, logits out), fp32.onnx and fp16.onnx (deploy graphs), and check them against torch.
 
     Args:
-        network: in eval mode; ``parent`` is the artifact it came from.
-        frames: real frames of the input size, for the parity check and for what float16 must hold.
+        network: in eval mode; loaded from the artifact ``parent``.
+        frames: real frames of the input size, (H, W, 3) BGR uint8: for the parity check, and to find the nodes that do
+            not work in float16.
         label_stride: input size / label-map size.
         confidence: add the second output, see :func:`pipeline.export.confidence.add_confidence`.
 
@@ -73,12 +74,15 @@ def export_network(
     """
     height, width = parent.meta["input_size"]
     if height % label_stride or width % label_stride:
-        raise UserError(f"export.label_stride: {label_stride} does not divide input_size {[height, width]}")
+        raise UserError(
+            f"export.label_stride: got {label_stride}, which does not divide input_size {[height, width]}; allowed: a "
+            "divisor of both, such as 1"
+        )
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     output_size = (height // label_stride, width // label_stride)
-    about = partial(deploy_facts, parent.meta, output_size=output_size, confidence=confidence)
+    facts_of = partial(deploy_facts, parent.meta, output_size=output_size, confidence=confidence)
     meta: dict[str, Any] = {
-        **about(precision="fp32"),
+        **facts_of(precision="fp32"),
         "built_with": dict(built_with),
         "parents": {"network": parent.hash},
     }
@@ -93,7 +97,7 @@ def export_network(
         half, kept = half_limits.in_float16(model, frames)
         onnx.save(half, folder / "fp16.onnx")
         for precision in ("fp32", "fp16"):
-            facts = about(precision=precision)
+            facts = facts_of(precision=precision)
             if precision == "fp16":
                 facts["float16"] = {"float32_nodes": kept}
             write_metadata(folder / f"{precision}.onnx", facts)

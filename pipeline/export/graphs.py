@@ -1,4 +1,4 @@
-"""The two graphs of a network: ``core`` for parity and calibration, ``deploy`` as the device runs it."""
+"""The two graphs of a network: ``core`` from normalised image to logits, ``deploy`` from frame to label map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.models import SegNetwork
 
 
 def normaliser(mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Conv2d:
-    """BGR 0..255 -> normalised RGB as a 1x1 convolution: one fast node, which the CPU INT8 file runs in integers."""
+    """BGR 0..255 -> normalised RGB as a 1x1 convolution: one fast node, which the CPU INT8 file computes in INT8."""
     layer = nn.Conv2d(3, 3, kernel_size=1, device="meta").to_empty(device="cpu").requires_grad_(False)  # no random draw
     weight, bias = torch.zeros(3, 3, 1, 1), torch.zeros(3)
     for channel in range(3):
@@ -33,9 +33,9 @@ class CoreGraph(nn.Module):
 
 
 class DeployGraph(nn.Module):
-    """Frames as OpenCV delivers them -> label map: the whole contract of the device in one file.
+    """Frames as OpenCV delivers them -> label map: everything that a device computes for a frame.
 
-    Normalisation, BGR to RGB, bilinear upsampling and argmax are inside; the host only resizes.
+    The graph contains normalisation, BGR to RGB, bilinear upsampling and argmax; the host only resizes.
 
     Args:
         network: the network.
@@ -53,7 +53,7 @@ class DeployGraph(nn.Module):
 
     def to_input(self, frames: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 BGR -> (N, 3, H, W) normalised RGB, in the precision of the network."""
-        pixels = frames.to(self.normalise.weight.dtype)  # before the transpose: TensorRT moves no uint8
+        pixels = frames.to(self.normalise.weight.dtype)  # before the transpose: TensorRT cannot transpose uint8
         normalised: Tensor = self.normalise(pixels.permute(0, 3, 1, 2))
         return normalised
 

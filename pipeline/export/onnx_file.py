@@ -1,4 +1,4 @@
-"""Writing ONNX files: torch.onnx.export with fixed shapes, and the artifact's facts inside the file."""
+"""Write ONNX files: torch.onnx.export with fixed shapes, and the artifact's facts inside the file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-#: 18 runs on every ONNX Runtime since 1.14, also with CUDA (Resize of opset 19 fell back to the CPU until 2026).
+#: Opset 18 runs on every ONNX Runtime since 1.14, also with CUDA (Resize of opset 19 ran on the CPU until 2026).
 OPSET = 18
 METADATA_KEY = "segpress"
-#: Fact of networks that were fine-tuned with 8 bits simulated, and how.
+#: Key of meta.json for networks that were fine-tuned with 8 bits simulated; its value says how.
 AWARE = "quantization_aware"
 
 
 def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:
-    """Export a graph in eval mode with the shapes of ``example``: one file, weights inside, reproducible bytes."""
+    """Export a graph in eval mode with the shapes of ``example``, to one file with weights and reproducible bytes."""
     for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, output
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of its own run (source lines, paths): it is no fact about the network."""
+    """Remove the exporter's notes about its own run (source lines, paths): they are no facts about the network."""
     del model.metadata_props[:]
     model.doc_string = ""
     for node in model.graph.node:
@@ -56,7 +56,7 @@ def strip_traces(model: onnx.ModelProto) -> None:
 
 
 def write_metadata(file: Path, meta: Mapping[str, Any]) -> None:
-    """Put the facts of an artifact into the file's ``metadata_props``, where ONNX Runtime reads them too."""
+    """Store the facts of an artifact in the file's ``metadata_props``, which ONNX Runtime can read."""
     model = onnx.load(file)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(meta, sort_keys=True)})
     onnx.save(model, file)

@@ -1,4 +1,4 @@
-"""The float network behind the engine contract: the reference that every exported variant is compared with."""
+"""The float network as an engine: the reference for every exported variant."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.runtimes import Engine
 
 
 class TorchEngine(Engine):
-    """Runs a network in torch as a deploy graph; leaves the network's train/eval mode as it was.
+    """Runs a network in torch as a deploy graph; the network's train or eval mode does not change.
 
     Args:
-        network: stays on its device.
+        network: it stays on its device.
         input_size: (height, width).
         label_stride: see :class:`DeployGraph`.
     """

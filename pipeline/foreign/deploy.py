@@ -1,4 +1,4 @@
-"""The deploy graph of a foreign network: uint8 BGR frame in, uint8 label map out, like that of our own networks."""
+"""The deploy graph of an imported network: uint8 BGR frame in, uint8 label map out, like that of our own networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.foreign.names import IMAGE, RESULT
 from pipeline.foreign.network import Network
 from pipeline.quantization.graph import NORMALISER
 
-#: Bias of the normaliser; its weight has the name by which quantisation knows it.
+#: Name of the normaliser's bias; quantisation finds the normaliser by the name of its weight.
 BIAS = "normalise.bias"
 
 
@@ -26,13 +26,13 @@ def normaliser(description: Description) -> tuple[npt.NDArray[np.float32], npt.N
 
 
 def build(network: Network, description: Description) -> tuple[onnx.ModelProto, tuple[int, int]]:
-    """Normalisation, the network, and what makes a label map of its result.
+    """A graph of normalisation, the network, and the steps from its result to a label map.
 
-    Logits are brought to the size of the frame (bilinear, half-pixel centres) before the argmax, or before one channel
-    is compared with the threshold; a label map keeps its size. Values that no class has become the ignored id.
+    Logits are resized to the frame (bilinear, half-pixel centres) before the argmax, or before one channel is compared
+    with the threshold; a label map keeps its size. Values that belong to no class become the ignored id.
 
     Args:
-        description: ``network.description``, with a threshold where the result has one channel.
+        description: ``network.description``, with a threshold if the result has one channel.
 
     Returns:
         the graph, and (height, width) of its label maps.
@@ -41,7 +41,7 @@ def build(network: Network, description: Description) -> tuple[onnx.ModelProto, 
     weight, bias = normaliser(description)
     constants: dict[str, npt.NDArray[np.generic]] = {NORMALISER: weight, BIAS: bias}
     before = [
-        _node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT),  # before the transpose: TensorRT moves no uint8
+        _node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT),  # first, as TensorRT cannot transpose uint8
         _node("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2]),
         _node("Conv", ["planes", NORMALISER, BIAS], IMAGE),
     ]
@@ -68,7 +68,7 @@ def build(network: Network, description: Description) -> tuple[onnx.ModelProto, 
         table = [classes.get(value, description.labels.ignore_index) for value in range(max(classes) + 2)]
         integer = _integer(network.model)
         constants["lowest"], constants["highest"] = np.array(-1, integer), np.array(len(table) - 1, integer)
-        constants["table"] = np.array(table, np.int32)  # its last stands for all that is above, and, as -1, below
+        constants["table"] = np.array(table, np.int32)  # the last entry, also as -1: out of range
         then("Clip", ["lowest", "highest"], "values")
         after.append(_node("Gather", ["table", "values"], "ids"))
     then("Cast", [], "labels", to=TensorProto.UINT8)
@@ -93,7 +93,7 @@ def build(network: Network, description: Description) -> tuple[onnx.ModelProto, 
 
 
 def _integer(model: onnx.ModelProto) -> type[np.int32] | type[np.int64]:
-    """In which integers a network gives its label map."""
+    """The integer type of a network's label map."""
     wide = model.graph.output[0].type.tensor_type.elem_type == TensorProto.INT64
     return np.int64 if wide else np.int32
 

@@ -1,4 +1,4 @@
-"""The description of a foreign network: a small YAML file that says what its ONNX file does not."""
+"""The description of an imported network: a small YAML file with what the ONNX file does not say."""
 
 from __future__ import annotations
 
@@ -14,44 +14,48 @@ from pipeline.errors import Faults, UserError, closest
 from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 from pipeline.param_types import Positive, Section
 
-#: Values of `rest` beside the names of classes.
+#: Value of `rest` that is not the name of a class.
 IGNORED = "ignore"
-#: Of a value in a label map.
+#: Largest value in a label map.
 LARGEST_ID = 65535
 
 
 def _triple(value: Any) -> Any:
-    """A list as the tuple that it stands for; one number for all three channels."""
+    """A list as a tuple; one number is repeated for the three channels."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (value, value, value)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _colour(value: Any) -> Any:
-    """A colour in any form that :func:`pipeline.labels.rgb` reads; other types are left to pydantic."""
+    """A colour in any form that :func:`pipeline.labels.rgb` reads; pydantic checks other types."""
     if not isinstance(value, str) and not (isinstance(value, list) and all(type(each) is int for each in value)):
         return value
     try:
         return rgb(value)
     except UserError as error:
-        raise ValueError(str(error).partition("; ")[2]) from error  # what was given is said already
+        raise ValueError(str(error).partition("; ")[2]) from error  # pydantic's message already names the value
 
 
 def _unit(values: tuple[float, float, float]) -> tuple[float, float, float]:
     if not all(0 <= value <= 1 for value in values):
-        raise ValueError("pixels count from 0 to 1 here; divide values in 0..255 by 255, those of std too")
+        raise ValueError("pixels are 0 to 1 here; divide values in 0..255 by 255, also those of std")
     return values
 
 
 def _positive(values: tuple[float, float, float]) -> tuple[float, float, float]:
     if not all(value > 0 for value in values):
-        raise ValueError("it divides; every value must be above 0 (1/255 = 0.00392157 for a network that takes 0..255)")
+        raise ValueError(
+            "pixels are divided by it; every value must be above 0 (1/255 = 0.00392157 for a network that reads 0..255)"
+        )
     return values
 
 
 def _several(values: list[str]) -> list[str]:
     if len(values) <= 1:
-        raise ValueError("two or more; where the network tells one thing from all others, name these first: background")
+        raise ValueError(
+            "two or more; if the network separates one class from all others, name the others first: background"
+        )
     return values
 
 
@@ -61,30 +65,31 @@ Layout = Literal["NCHW", "NHWC"]
 
 
 class File(Section):
-    """The YAML file.
+    """The keys of the YAML file.
 
     Attributes:
-        model: the ONNX file, relative to the YAML file.
-        head: name of the output to use; needed when there are several.
-        output: ``logits`` (or probabilities), one channel a class or one channel for two classes, or ``labels``, a map
-            of class ids.
-        threshold: of one channel for two classes: the second class is where the value is above it; null: 0.5 for
-            probabilities, 0 for other scores.
-        ids: which values of a label map stand for a class, as in ``{road: [255]}``; other classes have their place in
-            ``classes``.
+        model: path of the ONNX file, relative to the YAML file.
+        head: name of the output to use; required if the network has several.
+        output: ``logits`` (or probabilities) with one channel per class, or one channel for two classes; or ``labels``,
+            a map of class ids.
+        threshold: only for one channel: pixels with a larger value get the second class. null: 0.5 for probabilities, 0
+            for other scores.
+        ids: values of a label map that mean a class, as in ``{road: [255]}``; the value of a class that is not listed
+            is its position in ``classes``.
         layout: of the image.
-        output_layout: of logits; null: what goes with the number of classes.
-        channel_order: of the image that the network takes.
-        mean, std: the network sees (pixel / 255 - mean) / std; three values in the order of its channels, or one. A
-            network that takes integers sees pixels as they are when both are left out.
-        input_size: height, width; for a file that leaves them open.
-        confidence: add a second output to the deploy graphs, the probability of each label.
-        classes, palette: names in the order of their ids, and a colour for each: ``[128, 0, 255]`` or ``"#8000ff"``.
-        ignore_index: id that counts nowhere.
-        original_ids, original_ignored: ids of the classes, and of ignored pixels, in the masks of the data set that the
-            network was trained on; for label maps that a test server takes.
-        merge: which classes of a data set stand for each class of the network; null: they have the same names.
-        rest: what the other classes of the data set are: ``ignore``, or a class of the network.
+        output_layout: of logits; null: the layout in which the number of channels fits the number of classes.
+        channel_order: of the image that the network reads.
+        mean, std: the network reads (pixel / 255 - mean) / std; three values in the order of its channels, or one
+            value. Without both keys, a network with an integer image reads the pixels themselves.
+        input_size: height, width; for a file without a fixed size.
+        confidence: add a second output to the deploy graphs: the probability of each label.
+        classes, palette: names in the order of their ids, and one colour each: ``[128, 0, 255]`` or ``"#8000ff"``.
+        ignore_index: id of pixels that no metric counts.
+        original_ids, original_ignored: ids of the classes, and of ignored pixels, in the masks of the data set on which
+            the network was trained; for label maps that a test server reads.
+        merge: for each class of the network: the classes of a data set that it contains. null: the classes of the same
+            name.
+        rest: what all other classes of the data set become: ``ignore``, or a class of the network.
     """
 
     model: str
@@ -110,7 +115,7 @@ class File(Section):
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a foreign network before its file is opened; see :class:`File` for the fields."""
+    """A checked description; see :class:`File` for the fields."""
 
     file: Path
     model: Path
@@ -131,7 +136,7 @@ class Description:
 
     @property
     def classes_of(self) -> dict[int, int]:
-        """Class of each value of a label map that stands for one."""
+        """From each value of a label map that means a class to the index of that class."""
         names = self.labels.names
         return {value: index for index, name in enumerate(names) for value in (self.ids or {}).get(name, [index])}
 
@@ -140,84 +145,86 @@ def load(path: Path) -> Description:
     """Read and check a description.
 
     Raises:
-        UserError: not YAML, or every unknown key, wrong type, missing value, and contradiction at once.
+        UserError: the file is not YAML; or unknown keys, wrong types, missing values and contradictions, all at once.
     """
     fields = File.model_fields
     advice = "name the description of your network; docs/own-network.md shows one"
     raw = yaml_file.read(path, sections=fields, absent=advice)
     faults = Faults(str(path))
-    found: File | None = None
+    content: File | None = None
     labels: LabelSpec | None = None
     try:
-        found = File.model_validate(raw)
+        content = File.model_validate(raw)
     except ValidationError as error:
         for problem in error.errors():
             faults.add(yaml_file.explain(problem, File))
-    if found is not None:
+    if content is not None:
         try:
             labels = LabelSpec(
-                names=tuple(found.classes),
-                palette=tuple(found.palette),
-                ignore_index=found.ignore_index,
-                original_ids=None if found.original_ids is None else tuple(found.original_ids),
-                original_ignored=found.original_ignored,
+                names=tuple(content.classes),
+                palette=tuple(content.palette),
+                ignore_index=content.ignore_index,
+                original_ids=None if content.original_ids is None else tuple(content.original_ids),
+                original_ignored=content.original_ignored,
             )
         except UserError as error:
             faults.add(str(error))
-        for message in (*_output_faults(found), *_merge_faults(found)):
+        for message in (*_output_faults(content), *_merge_faults(content)):
             faults.add(message)
     faults.raise_if_any()
-    assert found is not None
+    assert content is not None
     assert labels is not None
-    elsewhere = {"model", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
-    values = found.model_dump(exclude=elsewhere)
+    excluded = {"model", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
+    values = content.model_dump(exclude=excluded)
     return Description(
         file=path,
-        model=path.parent / found.model,
+        model=path.parent / content.model,
         labels=labels,
         **values,
     )
 
 
-def _output_faults(found: File) -> list[str]:
+def _output_faults(content: File) -> list[str]:
     faults = []
-    if found.threshold is not None and found.output == "labels":
-        faults.append("threshold: it is for `output: logits` of one channel; leave it out, or say `output: logits`")
-    if found.confidence and found.output == "labels":
+    if content.threshold is not None and content.output == "labels":
+        faults.append("threshold: only for `output: logits` with one channel; leave it out, or write `output: logits`")
+    if content.confidence and content.output == "labels":
         faults.append(
-            "confidence: a map of class ids holds no probabilities; export the network with logits as its output and "
+            "confidence: a map of class ids has no probabilities; export the network with logits as its output and "
             "write `output: logits`, or leave `confidence` out"
         )
-    if found.ids is None:
+    if content.ids is None:
         return faults
-    if found.output == "logits":
-        faults.append("ids: they are for `output: labels`; the order of `classes` is that of the channels")
+    if content.output == "logits":
+        faults.append("ids: only for `output: labels`; leave them out, and list `classes` in the order of the channels")
     faults += [
-        f"ids.{name}: no class; {closest(name, found.classes)}" for name in found.ids if name not in found.classes
+        f"ids.{name}: not in `classes`; {closest(name, content.classes)}"
+        for name in content.ids
+        if name not in content.classes
     ]
     owners: dict[int, str] = {}
-    for index, name in enumerate(found.classes):
-        for value in found.ids.get(name, [index]):
+    for index, name in enumerate(content.classes):
+        for value in content.ids.get(name, [index]):
             if value in owners:
-                advice = f"name the ids of {owners[value] if name in found.ids else name} too"
-                faults.append(f"ids: {value} stands for {owners[value]} and for {name}; {advice}")
+                advice = f"list the ids of {owners[value] if name in content.ids else name} too"
+                faults.append(f"ids: {value} means {owners[value]} and {name}; {advice}")
             owners[value] = name
     return faults
 
 
-def _merge_faults(found: File) -> list[str]:
+def _merge_faults(content: File) -> list[str]:
     faults = []
-    merge = found.merge or {}
-    taken: dict[str, str] = {}
+    merge = content.merge or {}
+    targets: dict[str, str] = {}  # class of the data set -> class of the network
     for name, sources in merge.items():
-        if name not in found.classes:
-            faults.append(f"merge.{name}: no class of the network; {closest(name, found.classes)}")
+        if name not in content.classes:
+            faults.append(f"merge.{name}: no class of the network; {closest(name, content.classes)}")
         for source in sources:
-            if source in taken:
+            if source in targets:
                 faults.append(
-                    f"merge.{name}: '{source}' stands under {taken[source]} already; it can be one class only"
+                    f"merge.{name}: '{source}' is already listed for {targets[source]}; list it for one class only"
                 )
-            taken[source] = name
-    if found.rest not in (IGNORED, *found.classes):
-        faults.append(f"rest: got '{found.rest}'; {closest(found.rest, [IGNORED, *found.classes])}")
+            targets[source] = name
+    if content.rest not in (IGNORED, *content.classes):
+        faults.append(f"rest: got '{content.rest}'; {closest(content.rest, [IGNORED, *content.classes])}")
     return faults

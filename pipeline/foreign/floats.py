@@ -1,6 +1,6 @@
-"""Types of numbers that every target has inside a network: float32, and int32 for ids.
+"""Convert an imported network to the number types that every target supports: float32, and int32 for ids.
 
-Files in float16, images of integers and maps of bytes are brought to them.
+Float16 networks, integer images and label maps of bytes are converted.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ MOVES = (
     *("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Split"),
     *("DepthToSpace", "SpaceToDepth"),
 )
-#: Types of ids that TensorRT has at the ends of a network only.
+#: Types of ids that TensorRT supports only at a network's inputs and outputs.
 SMALL = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16)
-#: (pixel / 255 - mean) / std for a network that takes pixels as they are.
+#: (mean, std) for a network that reads pixels of 0..255: (pixel / 255 - mean) / std is the pixel.
 PIXELS = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
-#: A description that says nothing of mean and std.
-UNSAID = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-#: How far from a whole number an image of integers may be; a std of five digits is that near.
+#: (mean, std) of a description without these keys.
+DEFAULTS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+#: Largest distance of an integer image's values from whole numbers; a std of five digits stays within it.
 WHOLE = 0.01
 
 
 def holds_float16(model: onnx.ModelProto) -> bool:
-    """Whether some of a network computes in float16."""
+    """Whether any part of a network computes in float16."""
     values = (*model.graph.input, *model.graph.output)
     kinds = {value.type.tensor_type.elem_type for value in values}
     casts = {a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
@@ -40,7 +40,7 @@ def holds_float16(model: onnx.ModelProto) -> bool:
 
 
 def in_float32(model: onnx.ModelProto) -> None:
-    """Turn everything that is float16 into float32, in place: each value keeps its exact value."""
+    """Convert all float16 tensors to float32, in place; the conversion is exact."""
     _in_float32(model.graph)
 
 
@@ -68,39 +68,44 @@ def _widen(tensor: onnx.TensorProto) -> None:
 
 
 def scaled(description: Description, kind: int) -> Description:
-    """The description with the mean and std that an image of this type has.
+    """The description with a mean and std that suit the type of the network's image.
 
-    An image of integers takes pixels as they are when nothing is said, and what is said must give whole numbers.
+    An integer image holds the pixels themselves if the description has no mean and std. If it has, they must turn
+    pixels into whole numbers.
+
+    Args:
+        kind: ONNX element type of the image.
 
     Raises:
-        UserError: the image that the description asks for does not fit into the type.
+        UserError: mean and std give values that the type cannot hold.
     """
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     if not np.issubdtype(dtype, np.integer):
         return description
-    said = (description.mean, description.std)
-    mean, std = (np.array(values) for values in (PIXELS if said == UNSAID else said))
+    described = (description.mean, description.std)
+    mean, std = (np.array(values) for values in (PIXELS if described == DEFAULTS else described))
     levels = (np.arange(256)[:, np.newaxis] / 255 - mean) / std
     limits = np.iinfo(dtype)
     fits = limits.min <= np.rint(levels.min()) and np.rint(levels.max()) <= limits.max
     if np.abs(levels - np.rint(levels)).max() > WHOLE or not fits:
-        named = "leave mean and std out" if np.iinfo(dtype).max >= np.iinfo(np.uint8).max else "say std: 0.00392157"
+        advice = "leave mean and std out" if np.iinfo(dtype).max >= np.iinfo(np.uint8).max else "write std: 0.00392157"
         offset = " and mean: 0.501961 (128 / 255)" if dtype == np.int8 else ""
         raise UserError(
             f"{description.file}: mean and std: got {_listed(description.mean)} and {_listed(description.std)}, which "
-            f"make an image of {levels.min():.3g} to {levels.max():.3g}; the input of {description.model.name} is "
-            f"{dtype.name}, so it takes whole numbers and normalises them itself: {named}{offset}"
+            f"give an image with values {levels.min():.3g} to {levels.max():.3g}; the input of "
+            f"{description.model.name} is {dtype.name}: it needs whole numbers, and the network normalises them "
+            f"itself; {advice}{offset}"
         )
-    if np.allclose(std, PIXELS[1], rtol=1e-4):  # 1/255 was rounded
+    if np.allclose(std, PIXELS[1], rtol=1e-4):  # 1/255, rounded in the file
         std = np.array(PIXELS[1])
         mean = np.rint(mean * 255) / 255
     return replace(description, mean=_triple(mean), std=_triple(std))
 
 
 def take_float(model: onnx.ModelProto) -> None:
-    """Let the network take its image as float32 instead of integers, in place; the values are the same whole numbers.
+    """Change the type of the network's image from integers to float32, in place; the values stay whole numbers.
 
-    Casts behind the input then have nothing to do. Where something else reads the integers, a cast brings them back.
+    Casts after the input are then without effect. If another node needs the integers, a Cast restores their type.
     """
     graph = model.graph
     image, kind = graph.input[0], graph.input[0].type.tensor_type.elem_type
@@ -116,16 +121,16 @@ def take_float(model: onnx.ModelProto) -> None:
             break
     else:
         return
-    as_it_was = f"{image.name}_in_its_type"
+    integers = f"{image.name}_in_its_type"
     for node in graph.node:
-        node.input[:] = [as_it_was if name == image.name else name for name in node.input]
-    graph.node.insert(0, helper.make_node("Cast", [image.name], [as_it_was], name=as_it_was, to=kind))
+        node.input[:] = [integers if name == image.name else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Cast", [image.name], [integers], name=integers, to=kind))
 
 
 def give_int32(model: onnx.ModelProto) -> None:
-    """Where the network ends with a cast of ids to a smaller type, let it cast to int32, in place.
+    """If the network casts its ids to a smaller type at its end, cast them to int32 instead, in place.
 
-    TensorRT has no bytes between its layers.
+    TensorRT does not support bytes between layers.
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}

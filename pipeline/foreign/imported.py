@@ -1,4 +1,4 @@
-"""From a foreign network's description to the ONNX artifact that `calibrate`, `quantize` and `convert` start from."""
+"""From the description of an imported network to the ONNX artifact that `calibrate`, `quantize` and `convert` read."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from pipeline.quantization import half_limits
 def import_network(
     description: Description, out: Path, *, frames: Callable[[tuple[int, int]], Sequence[Array]]
 ) -> dict[str, Any]:
-    """Write fp32.onnx and fp16.onnx (deploy graphs) of a foreign file, and check them against it.
+    """Write fp32.onnx and fp16.onnx (deploy graphs) of an ONNX file, and compare their results with those of the file.
 
     Args:
-        frames: real frames, (H, W, 3) BGR uint8, for an input size (height, width).
+        frames: function from an input size (height, width) to real frames of that size, (H, W, 3) BGR uint8.
 
     Returns:
         the parity record.
 
     Raises:
-        UserError: the file or its description cannot be used, or a graph does not compute what the file computes.
+        UserError: the file or its description cannot be used, or a graph's results differ from those of the file.
     """
-    found = network.load(description)
-    samples = frames(found.input_size)
-    description = _with_threshold(found, samples)
-    fp32, size = deploy.build(found, description)
+    imported = network.load(description)
+    samples = frames(imported.input_size)
+    description = _with_threshold(imported, samples)
+    fp32, size = deploy.build(imported, description)
     if description.confidence:
-        add_confidence(fp32, output.scores(Reference(description, samples).range(), found.form, description))
+        add_confidence(fp32, output.scores(Reference(description, samples).range(), imported.form, description))
     fp16, kept = _in_float16(fp32, description, samples)
     graphs = {"fp32": fp32, "fp16": fp16}
     facts = {
         **description.labels.to_meta(),
         "mean": list(description.mean),
         "std": list(description.std),
-        "input_size": list(found.input_size),
+        "input_size": list(imported.input_size),
         "model": {"name": "onnx", "options": _options(description)},
-        "parameters": found.parameters,
+        "parameters": imported.parameters,
     }
-    about = partial(deploy_facts, facts, output_size=size, confidence=description.confidence)
+    facts_of = partial(deploy_facts, facts, output_size=size, confidence=description.confidence)
     meta: dict[str, Any] = {
-        **about(precision="fp32"),
+        **facts_of(precision="fp32"),
         "built_with": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         "parents": reading.hashes(description.model),
         "parity": parity.check(description, graphs, samples, size=size),
@@ -67,25 +67,25 @@ def import_network(
         for precision, graph in graphs.items():
             file = folder / f"{precision}.onnx"
             onnx.save(graph, file)
-            described = about(precision=precision)
+            file_facts = facts_of(precision=precision)
             if precision == "fp16":
-                described["float16"] = {"float32_nodes": kept}
-            write_metadata(file, described)
+                file_facts["float16"] = {"float32_nodes": kept}
+            write_metadata(file, file_facts)
     return dict(meta["parity"])
 
 
-def _with_threshold(found: Network, frames: Sequence[Array]) -> Description:
-    """The description with a threshold where the network has one channel and nothing is said."""
-    description = found.description
-    if found.form.channels != 1 or description.threshold is not None:
+def _with_threshold(imported: Network, frames: Sequence[Array]) -> Description:
+    """The description; with a threshold if the network has one channel and the description has no threshold."""
+    description = imported.description
+    if imported.form.channels != 1 or description.threshold is not None:
         return description
-    if found.probabilities:
+    if imported.probabilities:
         return replace(description, threshold=output.PROBABILITY)
     return replace(description, threshold=output.threshold(Reference(description, frames).range(), description))
 
 
 def _options(description: Description) -> dict[str, Any]:
-    """What the description chose of the file, for meta.json."""
+    """The choices of the description that select what is used of the file, for meta.json."""
     options: dict[str, Any] = {"file": description.model.name, "head": description.head}
     if description.threshold is not None:
         options["threshold"] = description.threshold
@@ -101,6 +101,8 @@ def _in_float16(
         graph, kept = half_limits.in_float16(fp32, frames)
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise UserError(f"{description.model}: cannot be turned into float16: {told}") from error
+        raise UserError(
+            f"{description.model}: cannot be converted to float16: {reading.line(error)}; {reading.AGAIN} in float32 "
+            "with standard operators"
+        ) from error
     return graph, kept

@@ -1,4 +1,4 @@
-"""A prepared data set in the classes of a foreign network: its labels renamed and merged, its frames as they are."""
+"""Convert a prepared data set to the classes of an imported network: labels are renamed and merged, frames copied."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from pipeline.survey import SplitCounts
 
 
 def sources(description: Description, classes: LabelSpec) -> dict[str, list[str]]:
-    """Which classes of a data set stand for each class of the network, ``rest`` left out.
+    """The classes of a data set that become each class of the network, without ``rest``.
 
-    A class that ``merge`` does not name takes the data set's class of the same name, unless another class has it.
+    A class that ``merge`` does not name gets the data set's class of the same name, unless ``merge`` gives that to
+    another class.
 
     Raises:
-        UserError: ``merge`` names classes that the data set does not have, or no class of the network gets one.
+        UserError: ``merge`` names a class that the data set does not have, or no class of the network gets one.
     """
     merge = description.merge or {}
     faults = Faults(str(description.file))
-    mentioned = {source for names in merge.values() for source in names}
-    for name, chosen in merge.items():
-        for source in chosen:
+    merged = {source for names in merge.values() for source in names}
+    for name, names in merge.items():
+        for source in names:
             if source not in classes.names:
                 faults.add(f"merge.{name}: the data set has no class '{source}'; {closest(source, classes.names)}")
-    free = set(classes.names) - mentioned
-    found = {name: list(merge.get(name, [name] if name in free else [])) for name in description.labels.names}
-    if not faults.messages and not any(found.values()):
-        ours, theirs = ", ".join(description.labels.names), ", ".join(classes.names)
+    unmerged = set(classes.names) - merged
+    by_class = {name: list(merge.get(name, [name] if name in unmerged else [])) for name in description.labels.names}
+    if not faults.messages and not any(by_class.values()):
         faults.add(
-            f"merge: no class of the network ({ours}) has one of the data set ({theirs}); say which stand for it"
+            f"merge: no class of the network ({', '.join(description.labels.names)}) gets a class of the data set "
+            f"({', '.join(classes.names)}); list for each class of the network the classes of the data set: "
+            "`merge: {road: [street, lane]}`"
         )
     faults.raise_if_any()
-    return found
+    return by_class
 
 
 def lookup(description: Description, classes: LabelSpec) -> Array:
-    """The network's id for every id of the data set, (256,)."""
+    """A table with the network's id for every id of the data set, (256,)."""
     labels = description.labels
     rest = labels.ignore_index if description.rest == IGNORED else labels.names.index(description.rest)
     table = np.full(256, labels.ignore_index, np.uint8)
@@ -64,10 +66,10 @@ def merge(
     """Write the data set with the network's classes as an artifact of kind ``dataset``.
 
     Args:
-        progress: called with (split, number of samples in it) before each sample.
+        progress: called with (split, number of samples in the split) before each sample.
 
     Returns:
-        the facts of meta.json: splits, classes, counts of each class by split as in `prepare`, ``merged``.
+        the facts of meta.json: splits, classes, ``merged``, and counts of each class per split as in `prepare`.
     """
     table = lookup(description, prepared.labels)
     labels = description.labels

@@ -1,4 +1,4 @@
-"""Names inside a foreign network that no pass of ours uses, whatever they are in the file."""
+"""Rename the tensors and nodes of an imported network, so that no later step of ours uses the same names."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import onnx
 
 from pipeline.quantization.graph import OURS
 
-#: What the deploy graph calls the image and the result of the network.
+#: Names of the network's image and result in the deploy graph.
 IMAGE, RESULT = "image", "result"
-#: What ONNX Runtime puts before the name of a weight into which it folds something; reports go by that name.
+#: Prefixes that ONNX Runtime adds to the name of a weight when it folds something into it. Reports show the name
+#: without them.
 FOLDED = ("ConvBnFusion_W_", "ConvMulFusion_W_")
 
-#: What our passes put between the name of a tensor and a word of theirs.
+#: Characters that later steps put between the name of a tensor and a suffix.
 SEPARATORS = "_|"
 
 
 def rename(model: onnx.ModelProto) -> None:
-    """Image and result get our names, everything else a name that begins with ``network.net.``, in place.
+    """Rename everything, in place: image and result get our names, all others the prefix ``network.net.``.
 
-    Our graph around the network has no name that begins so. Quantisation puts ``_`` or ``|`` and a word behind the name
-    of a tensor; a name that is another one with such a word gets a dot at its end, which no word of ours has.
+    No name in the deploy graph around the network has this prefix. Quantisation adds suffixes such as ``_scale`` or
+    ``|half`` to the name of a tensor. A name that could be another name with such a suffix gets a dot at its end,
+    because no suffix ends with a dot.
     """
     graph = model.graph
     new = {graph.input[0].name: IMAGE, graph.output[0].name: RESULT}
     names = dict.fromkeys(name for node in graph.node for name in (*node.input, *node.output) if name)
     taken = set(new.values())
     for name in sorted(names.keys() - new.keys()):
-        plain = next((name.removeprefix(prefix) for prefix in FOLDED if name.startswith(prefix)), name)
-        plain = OURS + plain.removeprefix(OURS)
-        while plain in taken:
-            plain += "_"
-        new[name] = plain
-        taken.add(plain)
-    for name, plain in new.items():
-        if not taken.isdisjoint(plain[:index] for index, letter in enumerate(plain) if letter in SEPARATORS):
-            while (plain := f"{plain}.") in taken:
+        renamed = next((name.removeprefix(prefix) for prefix in FOLDED if name.startswith(prefix)), name)
+        renamed = OURS + renamed.removeprefix(OURS)
+        while renamed in taken:
+            renamed += "_"
+        new[name] = renamed
+        taken.add(renamed)
+    for name, renamed in new.items():
+        if not taken.isdisjoint(renamed[:index] for index, letter in enumerate(renamed) if letter in SEPARATORS):
+            while (renamed := f"{renamed}.") in taken:
                 pass
-            new[name] = plain
-            taken.add(plain)
+            new[name] = renamed
+            taken.add(renamed)
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         value.name = new.get(value.name, value.name)
     used: set[str] = set()
@@ -50,8 +52,8 @@ def rename(model: onnx.ModelProto) -> None:
         used.add(node.name)
 
 
-def free(graph: onnx.GraphProto, name: str) -> str:
-    """The name, or one like it that no tensor of the graph has."""
+def unused(graph: onnx.GraphProto, name: str) -> str:
+    """The name itself, or with underscores at its end if a tensor of the graph already has it."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     while name in taken:
         name += "_"

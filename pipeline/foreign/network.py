@@ -1,9 +1,9 @@
-"""The network inside a foreign file: one head, fixed sizes, a current opset, constants folded, names of its own.
+"""Read an imported network and simplify it: one head, fixed sizes, a current opset, folded constants, unique names.
 
-ONNX Runtime's basic optimisation, which knows standard operators only, folds what depends on the size alone, branches
-that a constant decides, and batch normalisation into the convolution before it. ONNX's converter brings old operators
-up to date. So exporters' detours are gone before anything is quantised. That the result still computes the same is
-measured, not assumed: see :mod:`pipeline.foreign.parity`.
+ONNX Runtime's basic optimisation uses standard operators only. It folds values that depend only on the image size,
+branches with a constant condition, and batch normalisation into the convolution before it. ONNX's converter updates old
+operators. So the superfluous nodes of exporters are gone before anything is quantised. :mod:`pipeline.foreign.parity`
+measures that the result is still the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.export.onnx_file import strip_traces
 from pipeline.foreign import floats, opset, output, reading
 from pipeline.foreign.description import Description
-from pipeline.foreign.names import free, rename
+from pipeline.foreign.names import rename, unused
 from pipeline.foreign.output import Form
 
 #: Axes of an NCHW tensor in the order NHWC, and back.
@@ -32,15 +32,15 @@ TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
 @dataclass(frozen=True)
 class Network:
-    """A network between ``IMAGE``, float32 (1, 3, H, W), and ``RESULT``.
+    """A network from ``IMAGE``, float32 (1, 3, H, W), to ``RESULT``.
 
     Attributes:
         model: opset 18 to 20.
-        description: what it was read by, with the mean and std that its image has.
+        description: its description, with a mean and std that suit the type of the image.
         input_size: (height, width).
-        form: of the result; it has the shape that this says, logits as float32 and ids in a type of their own.
-        probabilities: whether a sigmoid gives the result.
-        parameters: how many weights it has.
+        form: of the result, which is float32 for logits and int32 or int64 for ids.
+        probabilities: whether a sigmoid computes the result.
+        parameters: number of weights.
     """
 
     model: onnx.ModelProto
@@ -52,16 +52,16 @@ class Network:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the result: (1, K, h, w) for logits, (1, h, w) for a label map."""
+        """Shape of the result: (1, K, h, w) for logits, (1, h, w) for a label map."""
         return self.form.shape
 
 
 def load(description: Description) -> Network:
-    """Read the file that a description names.
+    """Read and simplify the ONNX file of a description.
 
     Raises:
-        UserError: see :mod:`pipeline.foreign.reading`; sizes that are open or contradict the description, an opset that
-            cannot be brought up to date, an output that is not what the description says.
+        UserError: see :mod:`pipeline.foreign.reading`; or a size is not fixed or contradicts the description, the opset
+            cannot be converted, or the output is not what the description says.
     """
     path = description.model
     model = reading.read(path)
@@ -76,10 +76,10 @@ def load(description: Description) -> Network:
     model = opset.current(model, path)
     floats.take_float(model)
     floats.give_int32(model)
-    given = _run(model, description)
-    form = output.form(given.shape, given.dtype, description, image=size)
+    result = _run(model, description)
+    form = output.form(result.shape, result.dtype, description, image=size)
     probabilities = form.channels == 1 and output.gives_probabilities(model)
-    _with_layouts(model, description, form, given)
+    _with_layouts(model, description, form, result)
     model = _folded(model, description, size)
     rename(model)
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
@@ -88,53 +88,62 @@ def load(description: Description) -> Network:
 
 
 def _fix_size(image: onnx.ValueInfoProto, description: Description) -> tuple[int, int]:
-    """Give the image its fixed size: one frame, three channels, height and width of the file or the description."""
+    """Set the image's fixed size: one frame, three channels, height and width from the file or the description.
+
+    Returns:
+        (height, width).
+    """
     nchw = description.layout == "NCHW"
     kind = image.type.tensor_type
     sizes = reading.dims(image) or (0, 0, 0, 0)
     batch = sizes[0] if len(sizes) == 4 else 1
     channels, height, width = sizes[-3:] if nchw else (sizes[-1], *sizes[-3:-1])
-    path, given = description.model, description.input_size
+    path, described = description.model, description.input_size
     if channels not in (0, 3) or batch not in (0, 1):
         raise UserError(
             f"{path}: input '{image.name}' is {'x'.join(map(str, sizes))}; needed: one frame of three channels, "
             f"{'1x3xHxW' if nchw else '1xHxWx3'} for layout {description.layout}; correct `layout`, or {reading.AGAIN} "
-            "so"
+            "with such an input"
         )
-    if given is None and not (height and width):
+    if described is None and not (height and width):
         raise UserError(
-            f"{path}: input '{image.name}' leaves height or width open, and engines need them fixed; add "
+            f"{path}: input '{image.name}' has no fixed height or width, and engines need both; add "
             f"`input_size: [height, width]` to {description.file}"
         )
-    if given is not None and any(
-        there not in (0, wanted) for there, wanted in zip((height, width), given, strict=True)
+    if described is not None and any(
+        in_file not in (0, wanted) for in_file, wanted in zip((height, width), described, strict=True)
     ):
         raise UserError(
-            f"{description.file}: input_size: got {list(given)}, but the file is fixed to {[height, width]}; take "
-            "that, or leave input_size out"
+            f"{description.file}: input_size: got {list(described)}, but the ONNX file is fixed to {[height, width]}; "
+            "write that, or leave input_size out"
         )
-    height, width = given or (height, width)
+    height, width = described or (height, width)
     fixed = (1, 3, height, width) if nchw else (1, height, width, 3)
     del kind.shape.dim[:]
     kind.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=side) for side in fixed[-len(sizes) :])
     return height, width
 
 
-def _with_layouts(model: onnx.ModelProto, description: Description, form: Form, given: npt.NDArray[np.generic]) -> None:
-    """Let the network take and give four axes in the order NCHW, logits as float32 and ids as (1, h, w).
+def _with_layouts(
+    model: onnx.ModelProto, description: Description, form: Form, result: npt.NDArray[np.generic]
+) -> None:
+    """Change input and output, in place: the image to NCHW, logits to NCHW float32, ids to (1, h, w) integers.
 
-    ONNX Runtime then cancels these transposes against the network's own.
+    ONNX Runtime later removes these transposes together with inverse ones of the network.
+
+    Args:
+        result: what the network computes for some image.
     """
     graph = model.graph
     image, last = graph.input[0], graph.output[0].name
     before: list[onnx.NodeProto] = []
     name, sizes = image.name, reading.dims(image)
-    inside = free(graph, f"{name}_inside")
+    inside = unused(graph, f"{name}_inside")
     if description.layout == "NHWC":
-        before.append(_node("Transpose", [name], free(graph, f"{name}_NHWC"), perm=TO_NHWC))
+        before.append(_node("Transpose", [name], unused(graph, f"{name}_NHWC"), perm=TO_NHWC))
         name = before[-1].output[0]
     if len(sizes) == 3:
-        before.append(_node("Reshape", [name, _constant(graph, sizes)], free(graph, f"{name}_frame")))
+        before.append(_node("Reshape", [name, _constant(graph, sizes)], unused(graph, f"{name}_frame")))
     if before:
         before[-1].output[0] = inside
         for node in graph.node:
@@ -148,32 +157,32 @@ def _with_layouts(model: onnx.ModelProto, description: Description, form: Form, 
 
     def then(operator: str, *more: str, **settings: Any) -> None:
         source = after[-1].output[0] if after else last
-        after.append(_node(operator, [source, *more], free(graph, f"{last}_{len(after)}"), **settings))
+        after.append(_node(operator, [source, *more], unused(graph, f"{last}_{len(after)}"), **settings))
 
-    if form.channels and given.dtype != np.float32:
-        given = given.astype(np.float32)
+    if form.channels and result.dtype != np.float32:
+        result = result.astype(np.float32)
         then("Cast", to=TensorProto.FLOAT)
     elif not form.channels:
-        if given.dtype.kind == "f":
+        if result.dtype.kind == "f":
             then("Round")
-        if given.dtype not in (np.int32, np.int64):
-            then("Cast", to=TensorProto.INT32)  # TensorRT has no bytes and no bools between its layers
-    if given.shape != form.as_given:
-        then("Reshape", _constant(graph, form.as_given))
+        if result.dtype not in (np.int32, np.int64):
+            then("Cast", to=TensorProto.INT32)  # TensorRT supports neither bytes nor bools between layers
+    if result.shape != form.file_shape:
+        then("Reshape", _constant(graph, form.file_shape))
     if form.last:
         then("Transpose", perm=TO_NCHW)
     graph.node.extend(after)
     if after:
         graph.output[0].name = after[-1].output[0]
     kind = TensorProto.FLOAT if form.channels else TensorProto.INT32
-    graph.output[0].type.tensor_type.elem_type = TensorProto.INT64 if given.dtype == np.int64 else kind
+    graph.output[0].type.tensor_type.elem_type = TensorProto.INT64 if result.dtype == np.int64 else kind
     nodes = [*before, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def _constant(graph: onnx.GraphProto, sizes: tuple[int, ...]) -> str:
-    name = free(graph, f"sizes_{len(graph.initializer)}")
+    name = unused(graph, f"sizes_{len(graph.initializer)}")
     graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
     return name
 
@@ -183,7 +192,7 @@ def _node(operator: str, inputs: list[str], result: str, **settings: Any) -> onn
 
 
 def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, int]) -> onnx.ModelProto:
-    """The model as ONNX Runtime's basic optimisation leaves it: standard operators, constants folded."""
+    """The model after ONNX Runtime's basic optimisation: standard operators, folded constants."""
     standard = [entry for entry in model.opset_import if entry.domain in reading.STANDARD]
     model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(standard))
     options = onnxruntime.SessionOptions()
@@ -194,7 +203,7 @@ def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, i
         options.optimized_model_filepath = str(file)
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own types, one for each status code
+        except Exception as error:  # onnxruntime raises its own exception types, one per status code
             advice = f"choose another input_size in {description.file}, or " if description.input_size else ""
             raise UserError(
                 f"{description.model}: ONNX Runtime {onnxruntime.__version__} cannot run it at {size[0]}x{size[1]}: "
@@ -211,13 +220,13 @@ def _folded(model: onnx.ModelProto, description: Description, size: tuple[int, i
 
 
 def _run(model: onnx.ModelProto, description: Description) -> npt.NDArray[Any]:
-    """What the network gives for a black image."""
+    """The network's output for a black image."""
     image = np.zeros(reading.dims(model.graph.input[0]), np.float32)
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {model.graph.input[0].name: image})[0])
     except Exception as error:  # see above
         raise UserError(
-            f"{description.model}: does not run at {'x'.join(map(str, image.shape))}: {reading.line(error)}; "
-            f"{reading.AGAIN}"
+            f"{description.model}: ONNX Runtime {onnxruntime.__version__} cannot run it at "
+            f"{'x'.join(map(str, image.shape))}: {reading.line(error)}; {reading.AGAIN}"
         ) from error

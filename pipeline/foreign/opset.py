@@ -1,7 +1,7 @@
-"""Bringing a network to an opset that every target knows, without a change of what it computes.
+"""Convert a network to an opset that every target supports, without changing what it computes.
 
-ONNX's converter leaves one thing out (onnx/onnx#8480): Upsample, and Resize up to opset 10, measure from the corner of
-a pixel, and Resize from opset 11 on measures from its centre unless an attribute says otherwise.
+ONNX's converter misses one change (onnx/onnx#8480): Upsample, and Resize up to opset 10, measure positions from the
+corner of a pixel; Resize since opset 11 measures from the centre, unless an attribute says otherwise.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pipeline.errors import UserError
 from pipeline.export.onnx_file import OPSET
 from pipeline.foreign import reading
 
-#: The newest opset that stays as it is; the TensorRT file is of this one.
+#: The newest opset that is kept; the TensorRT file has it too.
 NEWEST = 20
-#: The oldest that ONNX Runtime promises to run.
+#: The oldest opset that ONNX Runtime supports.
 OLDEST = 7
-#: The last whose Resize has no attribute for where it measures from.
+#: The last opset whose Resize measures from corners.
 CORNERS = 10
 
 
 def version(model: onnx.ModelProto) -> int:
-    """Opset of ONNX's own operators; 0 where the file names none."""
+    """Opset of ONNX's own operators; 0 if the file has none."""
     return next((entry.version for entry in model.opset_import if entry.domain in reading.STANDARD), 0)
 
 
 def require_known(model: onnx.ModelProto, path: Path) -> None:
-    """Raise UserError where ONNX Runtime does not promise to run the opset."""
+    """Raise UserError if ONNX Runtime does not support the opset."""
     if version(model) < OLDEST:
         raise UserError(
             f"{path}: opset {version(model)}; needed: {OLDEST} or newer; {reading.AGAIN} with opset {OPSET}"
@@ -37,7 +37,7 @@ def require_known(model: onnx.ModelProto, path: Path) -> None:
 
 
 def current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model in opset 18, or as it is up to 20. Raises UserError where the converter cannot do it."""
+    """The model in opset 18, or in its own opset from 18 to 20. Raises UserError if the converter fails."""
     opset = version(model)
     target = min(max(opset, OPSET), NEWEST)
     if opset != target:
@@ -57,7 +57,7 @@ def current(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def _measure_from_corners(model: onnx.ModelProto) -> None:
-    """Say of every Resize what opset 10 meant. ONNX Runtime rounds up there where an image shrinks, else down."""
+    """Give every Resize the attributes that opset 10 implies. It rounds up if an image shrinks, else down."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -67,7 +67,7 @@ def _measure_from_corners(model: onnx.ModelProto) -> None:
             continue
         scales = constants.get(node.input[2]) if len(node.input) > 2 else None
         shrinks = scales is not None and bool((numpy_helper.to_array(scales) < 1).any())
-        said = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
-        kept = [attribute for attribute in node.attribute if attribute.name not in said]
+        modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+        kept = [attribute for attribute in node.attribute if attribute.name not in modes]
         del node.attribute[:]
-        node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in said.items())])
+        node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in modes.items())])

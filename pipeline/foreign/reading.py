@@ -1,6 +1,6 @@
-"""Opening a foreign ONNX file: whole, one image in, one head, and only what can be quantised and converted.
+"""Open the ONNX file of an imported network and check it: complete, one image as input, one head, usable operators.
 
-What a file may not hold is refused here with what to do about it, before anything is computed with it.
+A file that cannot be quantised or converted is refused here, before any computation; the message says what to do.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pipeline.errors import Faults, UserError, closest
 AGAIN = "export the network again"
 #: Operators that run other graphs inside themselves.
 NESTED = ("If", "Loop", "Scan", "SequenceMap")
-#: Operators of a network that was quantised already.
+#: Operators of a network that is already quantised.
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 STANDARD = ("", "ai.onnx")
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-#: Types of an image: floats, and integers that hold pixels.
+#: Types that an image may have: floats, and integers that hold pixels.
 IMAGES = (
     *(*FLOATS, TensorProto.DOUBLE),
     *(TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
 )
-#: The first IR version that need not list weights among the inputs, and the oldest that ONNX's converter takes.
+#: The first IR version that does not list weights among the inputs; ONNX's converter accepts no older one.
 IR_VERSION = 4
-#: Bytes that one protobuf message can hold.
+#: Largest size of a protobuf message, in bytes.
 LARGEST_FILE = 2**31 - 1
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """A valid file with all its weights in memory, and none of them among its inputs.
+    """Read a valid model with all its weights in memory, and without weights among its inputs.
 
     Raises:
-        UserError: missing, damaged, without its weights, or with more of them than one file can hold.
+        UserError: the file is missing or damaged, lacks its weights, or has more of them than one file can hold.
     """
     model = whole(path)
-    for value in (*model.graph.input, *model.graph.output):  # the checker wants shapes, and some exporters write none
+    for value in (*model.graph.input, *model.graph.output):  # the checker needs shapes; some exporters write none
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
     try:
@@ -58,31 +58,36 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def whole(path: Path) -> onnx.ModelProto:
-    """The file as it is, external data inside it, no two nodes of one name. Raises UserError as :func:`read` does."""
+    """Read the model unchanged, except for external data inside it and unique node names. Raises as :func:`read`."""
     try:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `model` in the description names it, beside that file") from None
+        raise UserError(
+            f"{path}: no such file; set `model` in the description to the path of the .onnx file, relative to the "
+            "description"
+        ) from None
     except IsADirectoryError:
-        raise UserError(f"{path}: a folder; `model` in the description names the .onnx file") from None
+        raise UserError(f"{path}: a folder; set `model` in the description to the .onnx file") from None
     except DecodeError as error:
-        raise UserError(f"{path}: not an ONNX file, or a damaged one ({error}); fetch or {AGAIN}") from error
+        raise UserError(f"{path}: not an ONNX file, or damaged ({error}); copy it again, or {AGAIN}") from error
     if not model.graph.node:
-        raise UserError(f"{path}: holds no network; fetch or {AGAIN}")
+        raise UserError(f"{path}: holds no network; copy it again, or {AGAIN}")
     data = external_files(model, path)
     size = sum(file.stat().st_size for file in (path, *data))
     if size > LARGEST_FILE:
         raise UserError(
-            f"{path}: {size / 2**30:.1f} GiB with its external data; a file of ours holds 2 GiB at most; choose a "
-            "smaller network, or export it without weights that no output needs"
+            f"{path}: {size / 2**30:.1f} GiB with its external data; allowed: 2 GiB; choose a smaller network, or "
+            "export it without weights that no output needs"
         )
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise UserError(f"{path}: its external data cannot be read ({line(error)}); fetch or {AGAIN}") from error
+        raise UserError(
+            f"{path}: its external data cannot be read ({line(error)}); copy it again, or {AGAIN}"
+        ) from error
     model.ir_version = max(model.ir_version, IR_VERSION)
     used: set[str] = set()
-    for index, node in enumerate(model.graph.node):  # ONNX Runtime wants names of nodes that differ; ONNX does not
+    for index, node in enumerate(model.graph.node):  # ONNX Runtime needs unique names of nodes; ONNX does not
         if node.name in used:
             node.name = f"{node.name}_{index}"
         used.update([node.name] if node.name else [])
@@ -90,36 +95,36 @@ def whole(path: Path) -> onnx.ModelProto:
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside the model that hold weights, sorted. Raises UserError where one is missing or not beside it."""
-    places: dict[str, list[str]] = {}
+    """The files with the model's weights, sorted. Raises UserError if one is missing or outside the model's folder."""
+    by_location: dict[str, list[str]] = {}  # path in the model -> names of its weights
     for tensor in tensors(model.graph):
         if external_data_helper.uses_external_data(tensor):
-            places.setdefault(external_data_helper.ExternalDataInfo(tensor).location, []).append(tensor.name)
-    faults, found = Faults(str(path)), set[Path]()
-    for location, names in places.items():
-        place = (path.parent / location).resolve()
-        subject = f"weight '{names[0]}'" + (f" and {len(names) - 1} more lie" if len(names) > 1 else " lies")
-        if PurePosixPath(location).is_absolute() or not place.is_relative_to(path.parent.resolve()):
+            by_location.setdefault(external_data_helper.ExternalDataInfo(tensor).location, []).append(tensor.name)
+    faults, files = Faults(str(path)), set[Path]()
+    for location, names in by_location.items():
+        file = (path.parent / location).resolve()
+        subject = f"weight '{names[0]}'" + (f" and {len(names) - 1} more are" if len(names) > 1 else " is")
+        if PurePosixPath(location).is_absolute() or not file.is_relative_to(path.parent.resolve()):
             faults.add(
-                f"{subject} in '{location}'; only a path relative to the model's folder, and inside it, is read: save "
-                "the model again with such a `location`"
+                f"{subject} in '{location}'; allowed: a relative path inside the model's folder; save the model again "
+                "with such a `location`"
             )
-        elif not place.is_file():
+        elif not file.is_file():
             faults.add(f"{subject} in '{location}', which is missing")
         else:
-            found.add(place)
+            files.add(file)
     faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")
-    return sorted(found)
+    return sorted(files)
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """sha256 of the file as ``file``, and where it has external data, of all that as ``data``."""
+    """``file``: sha256 of the file; ``data``: hash of its external data, if it has any."""
     data = external_files(onnx.load(path, load_external_data=False), path)
-    found = {"file": sha256(path)}
+    digests = {"file": sha256(path)}
     if data:
         folder = path.parent.resolve()
-        found["data"] = files_hash({file.relative_to(folder).as_posix(): sha256(file) for file in data})
-    return found
+        digests["data"] = files_hash({file.relative_to(folder).as_posix(): sha256(file) for file in data})
+    return digests
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -135,13 +140,13 @@ def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def head(model: onnx.ModelProto, path: Path, *, name: str | None) -> onnx.ValueInfoProto:
-    """The output that the description names, or the only one. Raises UserError when there is none of that name."""
+    """The output that the description names, or the only one. Raises UserError if there is no such output."""
     outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in model.graph.output}
     if name is None:
         if len(outputs) > 1:
             listed = "; ".join(_described(value) for value in outputs.values())
             raise UserError(
-                f"{path}: {len(outputs)} outputs ({listed}); name the one to use in the description: `head: ...`"
+                f"{path}: {len(outputs)} outputs ({listed}); write the name of one into the description: `head: ...`"
             )
         name = next(iter(outputs))
     if name not in outputs:
@@ -149,17 +154,17 @@ def head(model: onnx.ModelProto, path: Path, *, name: str | None) -> onnx.ValueI
     kind = outputs[name].type.WhichOneof("value")
     if kind not in ("tensor_type", None):
         raise UserError(
-            f"{path}: output '{name}' is a {str(kind).removesuffix('_type')}; needed: one tensor; {AGAIN} with the "
-            "tensor itself as output"
+            f"{path}: output '{name}' is a {str(kind).removesuffix('_type')}; needed: one tensor; {AGAIN} with that "
+            "tensor as output"
         )
     return outputs[name]
 
 
 def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """Leave in the model what the head needs, and return the one input that it needs: the image.
+    """Reduce the model to the nodes that the head needs, in place, and return its only input: the image.
 
     Raises:
-        UserError: several inputs or none, or one that cannot be an image.
+        UserError: the head needs several inputs or none, or one that cannot be an image.
     """
     graph = model.graph
     needed, nodes = {head.name}, list[onnx.NodeProto]()
@@ -178,12 +183,12 @@ def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) ->
     if kind.elem_type not in IMAGES or len(kind.shape.dim) not in (0, 3, 4):
         raise UserError(
             f"{path}: input {_described(inputs[0])}; needed: an image, three or four dimensions of float32, float16 or "
-            f"uint8; {AGAIN} so"
+            f"uint8; {AGAIN} with such an input"
         )
     if not nodes:
         raise UserError(f"{path}: the output '{head.name}' is the image itself; name another `head`, or {AGAIN}")
     output = onnx.ValueInfoProto(name=head.name)
-    output.type.tensor_type.elem_type = head.type.tensor_type.elem_type  # no shape: it may be of another size now
+    output.type.tensor_type.elem_type = head.type.tensor_type.elem_type  # without shape: its size may change
     kept = [tensor for tensor in graph.initializer if tensor.name in needed]
     image = inputs[0]
     del graph.node[:], graph.initializer[:], graph.input[:], graph.output[:], graph.value_info[:]
@@ -196,7 +201,7 @@ def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) ->
 
 
 def require_plain(model: onnx.ModelProto, path: Path) -> None:
-    """Raise UserError, all faults at once, where the part in use has operators or weights that cannot be handled."""
+    """Raise UserError for all operators and weights of the model that cannot be used."""
     faults = Faults(str(path))
     for message in (*_operator_faults(model), *_weight_faults(model)):
         faults.add(message)
@@ -204,7 +209,7 @@ def require_plain(model: onnx.ModelProto, path: Path) -> None:
 
 
 def require_fixed(model: onnx.ModelProto, path: Path) -> None:
-    """Raise UserError where operators are left, after folding, that choose at run time what to compute."""
+    """Raise UserError if, after folding, operators remain that decide at run time what to compute."""
     faults = Faults(str(path))
     kinds = {node.op_type: node for node in model.graph.node if node.domain in STANDARD}
     for name in sorted(set(NESTED).intersection(kinds)):
@@ -216,17 +221,17 @@ def require_fixed(model: onnx.ModelProto, path: Path) -> None:
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """Sizes of a tensor; 0 where the file leaves one open."""
+    """Sizes of a tensor; 0 for a size that is not fixed."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
 def line(error: Exception) -> str:
-    """What a library says, in one line of no more than 300 characters."""
+    """The message of a library's error in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, and those that graphs inside it read from around them."""
+    """Names of the tensors that a node reads, including those that graphs inside it read from outside."""
     yield from node.input
     for attribute in node.attribute:
         for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -236,15 +241,15 @@ def _read(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _operator_faults(model: onnx.ModelProto) -> Iterator[str]:
-    foreign = {node.op_type: node for node in model.graph.node if node.domain not in STANDARD}
-    for name, node in sorted(foreign.items()):
+    nonstandard = {node.op_type: node for node in model.graph.node if node.domain not in STANDARD}
+    for name, node in sorted(nonstandard.items()):
         yield (
-            f"operator {node.domain}.{name} (node '{node.name}') is not ONNX's own; {AGAIN} with standard operators, "
-            "before any optimisation for one runtime"
+            f"operator {node.domain}.{name} (node '{node.name}') is not a standard ONNX operator; {AGAIN} with "
+            "standard operators, before any optimisation for one runtime"
         )
     kinds = {node.op_type: node for node in model.graph.node if node.domain in STANDARD}
     for name in sorted(set(QUANTISED).intersection(kinds)):
-        yield f"operator {name} (node '{kinds[name].name}'): the network is quantised already; give the float one"
+        yield f"operator {name} (node '{kinds[name].name}'): the network is already quantised; use the float network"
 
 
 def _weight_faults(model: onnx.ModelProto) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""What a foreign file computes by itself: the measure of every graph that is made from it.
+"""The results of an imported network's own ONNX file: the reference for every graph that is built from it.
 
-It shares nothing with those graphs: the unchanged file, run by ONNX Runtime, with preprocessing, upsampling, threshold
-and argmax in NumPy and OpenCV.
+It shares no code with those graphs: ONNX Runtime runs the unchanged file; preprocessing, upsampling, threshold and
+argmax are in NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from pipeline.foreign import floats, output, reading
 from pipeline.foreign.description import Description
 from pipeline.frames import Array
 
-#: How far from a whole number an id may be.
+#: Largest distance of an id from a whole number.
 WHOLE = 1e-3
-#: As many different values as this, and beyond what classes need, are no ids.
+#: More different unknown values than this, and more than there are classes, cannot be ids.
 MANY = 16
 
 
 class Reference:
-    """The file that a description names, and real frames.
+    """The ONNX file of a description, and real frames.
 
     Args:
         frames: (H, W, 3) BGR uint8 of the input size.
 
     Attributes:
-        half: whether the file computes in float16, so that its results are only that exact.
-        whole: whether the file gives whole numbers; known after the first of :meth:`results`.
-        strange: values in label maps that stand for no class, and how many pixels have them.
-        seen: those that stand for one.
+        half: whether the file computes in float16, so that its results are less exact.
+        whole: whether the file's results are integers; known after the first of :meth:`results`.
+        unknown: values in label maps that mean no class, and how many pixels have them.
+        known: values in label maps that mean a class.
 
     Raises:
         UserError: ONNX Runtime cannot run the file.
     """
 
     def __init__(self, description: Description, frames: Sequence[Array]) -> None:
-        model = reading.whole(description.model)  # in memory: ONNX Runtime reads no shapes from other files
+        model = reading.whole(description.model)  # in memory: ONNX Runtime cannot read shapes from external data
         weights = {tensor.name for tensor in model.graph.initializer}
-        if len([value for value in model.graph.input if value.name not in weights]) > 1:  # of other heads
+        if len([value for value in model.graph.input if value.name not in weights]) > 1:  # other heads need them
             head = reading.head(model, description.model, name=description.head)
             reading.extract(model, description.model, head=head)
         self.image = next(value for value in model.graph.input if value.name not in weights)
         self.head = description.head or model.graph.output[0].name
         self.half = floats.holds_float16(model)
         self.whole = False
-        self.strange: Counter[float] = Counter()
-        self.seen: set[int] = set()
+        self.unknown: Counter[float] = Counter()
+        self.known: set[int] = set()
         self.description = description
         self.frames = frames
         options = onnxruntime.SessionOptions()
@@ -63,14 +63,14 @@ class Reference:
             self.session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime raises its own types, one for each status code
+        except Exception as error:  # onnxruntime raises its own exception types, one per status code
             raise self._cannot_run(error) from error
 
     def results(self) -> Iterator[tuple[Array, npt.NDArray[Any]]]:
-        """Each frame and what the file gives for it: logits (K, h, w) in float32, or a map (h, w).
+        """Each frame with the file's result for it: logits (K, h, w) in float32, or a map of ids (h, w).
 
         Raises:
-            UserError: the file does not run, or gives NaN.
+            UserError: ONNX Runtime cannot run the file, or its result has NaN.
         """
         kind = self.image.type.tensor_type
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
@@ -91,7 +91,7 @@ class Reference:
             yield frame, form.planes(result)
 
     def labels(self, result: npt.NDArray[Any], *, size: tuple[int, int]) -> Array:
-        """Label map (height, width) of ``size`` from one of :meth:`results`."""
+        """Label map (height, width) of ``size`` for one of :meth:`results`."""
         if result.ndim == 2:
             return self._classes(result)
         scores = [cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in result]
@@ -101,65 +101,65 @@ class Reference:
         return np.asarray(scores[0] > np.float32(self.description.threshold), np.uint8)
 
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value that the file gives on the frames."""
+        """Lowest and highest value of the file's results on the frames."""
         ends = [(float(result.min()), float(result.max())) for _, result in self.results()]
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     def require_classes(self) -> None:
-        """Raise UserError where label maps held values that are no class."""
-        if not self.strange:
+        """Raise UserError if label maps had values that mean no class."""
+        if not self.unknown:
             return
         names, model = self.description.labels.names, self.description.model
-        values = sorted(self.strange)
+        values = sorted(self.unknown)
         shown = ", ".join(f"{value:.6g}" for value in values[:8]) + (", ..." if len(values) > 8 else "")
         if any(abs(value - round(value)) > WHOLE for value in values):
             raise UserError(
-                f"{model}: gives values that are no whole numbers ({shown}); a label map holds class ids. For one "
-                "channel of probabilities or scores say `output: logits`, and `threshold: ...` where the second class "
-                "does not begin at 0.5 or 0"
+                f"{model}: its output has values that are no whole numbers ({shown}); a label map holds class ids. For "
+                "one channel of probabilities or scores write `output: logits`, and `threshold: ...` if the second "
+                "class does not begin at 0.5 or 0"
             )
         if len(values) > max(MANY, len(names)):
             raise UserError(
-                f"{model}: gives {len(values)} values that are no class ({shown}); if they are scores and not ids, "
-                "say `output: logits` with the `threshold` above which the second class is"
+                f"{model}: its output has {len(values)} values that are no class ({shown}); if they are scores and not "
+                "ids, write `output: logits`, and as `threshold` the value above which a pixel has the second class"
             )
-        known = self.description.classes_of
-        binary = len(names) == output.BINARY and len(values) == 1 and 1 not in self.seen  # 0 and something else
+        allowed = ", ".join(str(value) for value in sorted(self.description.classes_of))
+        binary = len(names) == output.BINARY and len(values) == 1 and 1 not in self.known  # 0 and another value
         example = f"{names[1]}: [{values[0]:.0f}]" if binary else f"{names[0]}: [...], {names[1]}: [...]"
         raise UserError(
-            f"{model}: gives ids {shown}, which are no class; the {len(names)} classes have the ids "
-            f"{', '.join(str(value) for value in sorted(known))}. Name all classes of the network, or say in "
-            f"{self.description.file} which ids stand for them: `ids: {{{example}}}`"
+            f"{model}: its output has ids {shown}, which are no class; the {len(names)} classes have the ids {allowed}"
+            f". Name all classes of the network, or list the ids of each class in {self.description.file}: "
+            f"`ids: {{{example}}}`"
         )
 
     def _classes(self, ids: npt.NDArray[Any]) -> Array:
-        """Class of each pixel of a map; the ignored id, and a count, where a value is no class."""
+        """Class of each pixel of a map. Values without a class are counted and become the ignored id."""
         classes, ignored = self.description.classes_of, self.description.labels.ignore_index
-        values, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
-        found = [
+        values, positions, counts = np.unique(ids, return_inverse=True, return_counts=True)
+        indices = [
             classes.get(round(value), -1) if abs(value - round(value)) <= WHOLE else -1 for value in values.tolist()
         ]
-        for value, count, index in zip(values.tolist(), counts.tolist(), found, strict=True):
+        for value, count, index in zip(values.tolist(), counts.tolist(), indices, strict=True):
             if index < 0:
-                self.strange[float(value)] += count
+                self.unknown[float(value)] += count
             else:
-                self.seen.add(round(value))
-        table = np.array([ignored if index < 0 else index for index in found], np.uint8)
-        return np.asarray(table[places].reshape(ids.shape), np.uint8)
+                self.known.add(round(value))
+        table = np.array([ignored if index < 0 else index for index in indices], np.uint8)
+        return np.asarray(table[positions].reshape(ids.shape), np.uint8)
 
     def _require_numbers(self, result: npt.NDArray[np.float32], index: int, *, enlarged: bool) -> None:
         where = f"values of output '{self.head}' on frame {index + 1} of {len(self.frames)}"
-        if broken := int(np.isnan(result).sum()):
+        if nans := int(np.isnan(result).sum()):
             raise UserError(
-                f"{self.description.model}: the file itself gives NaN, before any conversion: {broken} of "
-                f"{result.size} {where}; look for a logarithm, root or division at the network's end, and whether mean "
-                f"and std in {self.description.file} are those of its training; else {reading.AGAIN} from a checkpoint "
-                "that works"
+                f"{self.description.model}: the file itself computes NaN, before any conversion: {nans} of "
+                f"{result.size} {where}; look for a logarithm, root or division at the network's end, and check that "
+                f"mean and std in {self.description.file} are those of its training; else {reading.AGAIN} from a "
+                "checkpoint that works"
             )
         if enlarged and (infinite := int(np.isinf(result).sum())):
             raise UserError(
-                f"{self.description.model}: the file itself gives infinity for {infinite} of {result.size} {where}, "
-                f"and such a map cannot be enlarged to the image; {reading.AGAIN} with logits, not their logarithm"
+                f"{self.description.model}: the file itself computes infinity: {infinite} of {result.size} {where}; "
+                f"such a map cannot be enlarged to the image; {reading.AGAIN} with logits, not their logarithm"
             )
 
     def _cannot_run(self, error: Exception) -> UserError:

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: a network made ready to be fine-tuned as its INT8 graph computes."""
+"""Quantisation-aware training: prepare a network for fine-tuning with the roundings of its INT8 graph."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.quantization.simulated import Roundings, SimulatedNetwork
 def simulate(
     network: SegNetwork, frames: FrameSource, *, input_size: tuple[int, int], target: str, settings: Settings
 ) -> SimulatedNetwork:
-    """The network behind the roundings of its INT8 graph, with ranges from a calibration of its own.
+    """The network with the roundings of its INT8 graph; the activation ranges come from a new calibration.
 
     Args:
         network: in eval mode; its weights are shared, not copied.
         frames: (H, W, 3) BGR uint8 of ``input_size``, from train.
         input_size: (height, width) of the deployed network.
         target: key of ``quantize.FAMILIES``.
-        settings: how ranges are chosen and what stays in float.
+        settings: how ranges are chosen and which layers stay in float.
     """
     family = FAMILIES[target]
     with tempfile.TemporaryDirectory() as folder:
@@ -36,5 +36,5 @@ def simulate(
         export(DeployGraph(network, input_size=input_size), frame, file, inputs="frames", outputs="labels")
         plain = graphs.load(str(file))
         source = Source(plain, calibration.collect(file, frames), settings)
-    placed = source.placing(family, family.simulated)(settings.kept(plain))
-    return SimulatedNetwork(network, Roundings.of(placed, plain))
+    int8_graph = source.placing(family, family.simulated)(settings.kept(plain))
+    return SimulatedNetwork(network, Roundings.of(int8_graph, plain))

@@ -25,26 +25,26 @@ def calibrate(
     checkpoint: Path | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write what a pass over the frames counted, as an artifact of kind ``calibration``.
+    """Run one pass over the frames and write its statistics as an artifact of kind ``calibration``.
 
     Args:
-        source: the ONNX artifact; the activations of its fp32.onnx are counted.
+        source: the ONNX artifact; the activations of its fp32.onnx are measured.
         frames: (H, W, 3) BGR uint8 of the input size, from train.
-        facts: which frames they are, for meta.json.
+        facts: names the frames, for meta.json.
         checkpoint: see ``calibration.collect``.
     """
     meta = {**facts, "built_with": {"onnxruntime": onnxruntime.__version__}, "parents": {"onnx": source.hash}}
     with artifact.create(out, kind="calibration", meta=meta) as folder:
-        found = calibration.collect(
+        statistics = calibration.collect(
             source.file("fp32.onnx"),
             frames,
             checkpoint=checkpoint,
             identity=artifact.dump_json(dict(facts)),
             progress=progress,
         )
-        found.save(folder / STATISTICS)
+        statistics.save(folder / STATISTICS)
 
 
-def load(found: Artifact) -> Statistics:
+def load(source: Artifact) -> Statistics:
     """The statistics of a calibration artifact."""
-    return Statistics.load(found.file(STATISTICS))[0]
+    return Statistics.load(source.file(STATISTICS))[0]

@@ -1,4 +1,4 @@
-"""Which train frames calibrate: drawn with a seed, so that every class is among them."""
+"""Choose the train frames for calibration: drawn with a seed, and every class is in at least one of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pipeline.frames import Array, resize_frame
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared, Split
 
-#: A class shows in a frame when it has this share of its pixels; less is counted only where no frame has more.
+#: A frame shows a class when at least this share of its pixels has the class. A smaller share counts only for a class
+#: of which no frame has more.
 SHOWS = 1e-3
 
 
 class Frames:
-    """Frames of a split at the networks' input size, read when they are asked for."""
+    """Frames of a split at the network's input size, read on access."""
 
     def __init__(self, split: Split, chosen: Sequence[int], size: tuple[int, int]) -> None:
         self.split = split
@@ -52,38 +53,39 @@ class Frames:
 
 
 def class_shares(split: Split, labels: LabelSpec) -> npt.NDArray[np.float64]:
-    """Share of the pixels of each frame that each class has, (frames, K)."""
+    """Share of each frame's pixels that belong to each class, (frames, K)."""
 
     def shares(index: int) -> npt.NDArray[np.float64]:
         label = split.label(index)
         counts = np.bincount(label.ravel(), minlength=256)[: len(labels.names)]
         return counts / label.size
 
-    with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter while it decodes
+    with ThreadPoolExecutor() as pool:  # OpenCV releases Python's lock while it decodes
         return np.stack(list(pool.map(shares, range(len(split)))))
 
 
 def choose(shares: npt.NDArray[np.float64], *, count: int, seed: int) -> list[int]:
-    """Indices of ``count`` frames, in order; all of them when there are fewer.
+    """Indices of ``count`` frames, in ascending order; of all frames when there are fewer than ``count``.
 
-    Frames are drawn at random, the first for the rarest class among those that show it, the next for the class that
-    then has the fewest, until each class has its ``count / K`` frames or all that there are; the rest is drawn from all
-    frames. So the histograms know what a rare class looks like, and still mostly see ordinary frames.
+    Each class should be in ``count / K`` chosen frames, or in all frames that show it where there are fewer. Frames are
+    drawn at random. As long as a class has too few frames, the next frame is drawn from those that show the rarest such
+    class; the others are drawn from all frames. So the histograms contain the activations of rare classes, and most
+    frames are still ordinary ones.
 
     Args:
-        shares: (frames, K) share of the pixels that each class has in each frame.
+        shares: (frames, K) share of each frame's pixels that belong to each class.
     """
     shows = shows_class(shares)
     wanted = np.minimum(shows.sum(axis=0), max(1, count // shares.shape[1]))
     order = np.random.default_rng(seed).permutation(len(shares))
     chosen: list[int] = []
     while len(chosen) < min(count, len(shares)):
-        lacking = wanted > shows[chosen].sum(axis=0)
-        left = order[~np.isin(order, chosen)]
-        if lacking.any():
-            rarest = min(np.flatnonzero(lacking), key=lambda k: (shows[:, k].sum(), k))
-            left = left[shows[left, rarest]]
-        chosen.append(int(left[0]))
+        too_few = wanted > shows[chosen].sum(axis=0)
+        candidates = order[~np.isin(order, chosen)]
+        if too_few.any():
+            rarest = min(np.flatnonzero(too_few), key=lambda k: (shows[:, k].sum(), k))
+            candidates = candidates[shows[candidates, rarest]]
+        chosen.append(int(candidates[0]))
     return sorted(chosen)
 
 
@@ -100,18 +102,18 @@ def require_classes(
 
     Args:
         names: of the K classes.
-        allow_missing: go on without the classes that no frame of all shows.
+        allow_missing: accept classes that no frame of the whole split shows.
     """
     shows = shows_class(shares)
     absent = [names[k] for k in range(len(names)) if not shows[:, k].any()]
     missing = [names[k] for k in range(len(names)) if not shows[chosen, k].any() and names[k] not in absent]
     if absent and not allow_missing:
         raise UserError(
-            f"calibration: no train frame shows {', '.join(absent)}; the ranges would not know the activations of such "
-            "pixels. Add frames to train, or set calibrate.allow_missing_classes: true"
+            f"calibration: no train frame shows {', '.join(absent)}; the activation ranges would not cover these "
+            "classes. Add frames to train, or set calibrate.allow_missing_classes: true"
         )
     if missing:
         raise UserError(
-            f"calibrate.images: {len(chosen)} frames do not show {', '.join(missing)}; take more: {len(names)} always "
-            "show all"
+            f"calibrate.images: the {len(chosen)} chosen frames do not show {', '.join(missing)}; set it higher: "
+            f"{len(names)} frames always show all classes"
         )

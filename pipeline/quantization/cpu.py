@@ -1,7 +1,7 @@
-"""Q/DQ for CPUs: 8-bit activations on both sides of what ONNX Runtime fuses, int8 weights per channel.
+"""Q/DQ for CPUs: 8-bit activations before and after the nodes that ONNX Runtime fuses, int8 weights per channel.
 
-Placement is ONNX Runtime's own (QDQQuantizer), fed with our ranges: its CPU kernels fuse exactly the patterns that it
-writes. Activations are uint8 for x86, where they run 2.3x faster than int8 ones with VNNI, and int8 for ARM. Weights
+The Q/DQ nodes are placed by ONNX Runtime's own QDQQuantizer with our ranges, because its CPU kernels fuse exactly the
+patterns that it writes. Activations are uint8 for x86 (with VNNI 2.3x faster than int8 there) and int8 for ARM. Weights
 have the scales of :mod:`pipeline.quantization.saturation`, so that x86 kernels without VNNI give the same labels.
 """
 
@@ -22,26 +22,26 @@ from pipeline.quantization.graph import Graph
 from pipeline.quantization.pixels import fold_normaliser
 from pipeline.quantization.ranges import Ranges
 
-#: Range of the frame: scale 1, zero-point 0, so pixels are their own quantised values.
+#: Activation range of the frame: scale 1 and zero-point 0, so the quantised values are the pixels themselves.
 PIXELS = (0.0, 255.0)
 #: Share of a range by which it may exceed the limits of a Clip: ranges are rounded to 9 digits.
 TOLERANCE = 1e-6
-#: Operators with an INT8 CPU kernel (or that pass INT8 through). Those of average pooling are no faster than float, and
-#: round a mean over the whole image in a way of their own, which changed 0.4 percent of the labels of a small network.
+#: Operators with an INT8 CPU kernel, or that pass INT8 through. Average pooling is not among them: its INT8 kernels are
+#: no faster than float, and their rounding of a mean over the whole image changed 0.4 % of a small network's labels.
 OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Relu", "Clip", "MaxPool", "Resize"]
 
 
 def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), signed: bool = False) -> onnx.ModelProto:
-    """The CPU INT8 graph of a float deploy graph, which stays as it is.
+    """The CPU INT8 graph of a float deploy graph, which is not changed.
 
     Args:
         ranges: (low, high) of every float activation.
-        float_nodes: names of nodes that stay in float, and with them what only they feed.
+        float_nodes: names of nodes that stay in float; nodes that read only their results stay in float too.
         signed: int8 activations, for ARM, instead of uint8.
     """
     graph = source.copy()
     float_nodes = graph.without_integers(float_nodes)
-    pixels = ""  # the tensor that holds the frame's bytes, when a quantised layer reads them
+    pixels = ""  # name of the tensor with the frame's bytes, if a quantised layer reads it
     readers = {node.name for node in graph.normalised}.intersection(node.name for node in graph.body)
     if graph.normaliser is not None and not float_nodes.issuperset(readers):
         folded = fold_normaliser(graph)
@@ -82,11 +82,11 @@ def place(source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), s
 
 
 def is_slow_product(graph: Graph, node: onnx.NodeProto) -> bool:
-    """A matrix product that 8 bits make slower, or that no INT8 kernel computes.
+    """Whether a matrix product is slower in 8 bits than in float, or has no INT8 kernel.
 
-    Slower: with a small constant (pooling), or of two activations (attention). Attention over 3,600 places took
-    TwinLiteNet 23 of 84 ms longer in INT8 than in float, and its probabilities are far below a 255th. No kernel: the
-    constant is on the left, or is a stack of matrices; its output channels cannot have scales of their own.
+    Slower are products with a small constant (pooling) and of two activations (attention): attention over 3,600
+    positions made TwinLiteNet 23 ms slower in INT8 (84 ms in all), and its probabilities are far smaller than 1/255. No
+    kernel exists when the constant is on the left or is a stack of matrices: there is no scale per output channel then.
     """
     if node.op_type not in ("MatMul", "Gemm"):
         return False
@@ -95,24 +95,24 @@ def is_slow_product(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def cuts_range(graph: Graph, node: onnx.NodeProto, ranges: Ranges) -> bool:
-    """Whether a Clip or ReLU cuts values off that the 8-bit range of its output would let through.
+    """Whether a Clip or ReLU clips values that lie inside the 8-bit range of its output, so that the node must stay.
 
-    ONNX Runtime's quantiser removes every Clip and ReLU behind a quantised layer and leaves clipping to the range. That
-    is right where the range is within the limits. It is wrong for Clip(0.5, 2): ranges hold 0, so 0 to 0.5 came back.
-    A limit that is no constant is unknown, and such a Clip stays too.
+    ONNX Runtime's quantiser removes every Clip and ReLU after a quantised layer: the range then does the clipping. That
+    is right only if the range is within the limits. It is wrong for Clip(0.5, 2): every range contains 0, so values of
+    0 to 0.5 would pass. A Clip stays as well if a limit is not a constant.
     """
     if node.op_type not in ("Clip", "Relu") or node.output[0] not in ranges:
         return False
     low, high = ranges[node.output[0]]
     limits = (0.0, np.inf) if node.op_type == "Relu" else clip_limits(graph, node)
-    room = TOLERANCE * (high - low)
-    return limits is None or low < limits[0] - room or high > limits[1] + room
+    tolerance = TOLERANCE * (high - low)
+    return limits is None or low < limits[0] - tolerance or high > limits[1] + tolerance
 
 
 def clip_limits(graph: Graph, clip: onnx.NodeProto) -> tuple[float, float] | None:
-    """Minimum and maximum of a Clip, from its inputs or, before opset 11, its attributes; None: not constants."""
-    given = {attribute.name: attribute.f for attribute in clip.attribute}
-    limits = [given.get("min", -np.inf), given.get("max", np.inf)]
+    """Minimum and maximum of a Clip, from its inputs or (before opset 11) its attributes; None: not constant."""
+    attributes = {attribute.name: attribute.f for attribute in clip.attribute}
+    limits = [attributes.get("min", -np.inf), attributes.get("max", np.inf)]
     for index, name in enumerate(clip.input[1:3]):
         if name:
             value = _constant(graph, name)
@@ -123,21 +123,21 @@ def clip_limits(graph: Graph, clip: onnx.NodeProto) -> tuple[float, float] | Non
 
 
 def _constant(graph: Graph, name: str) -> float | None:
-    """Value of a tensor of one number: of an initializer, or of a Constant node as exporters for opset 11 write it."""
+    """The number in an initializer or (exporters for opset 11) a Constant node; None: the tensor is neither."""
     if name in graph.initializers:
         return float(numpy_helper.to_array(graph.initializers[name]).item())
-    maker = graph.producers.get(name)
-    if maker is None or maker.op_type != "Constant":
+    producer = graph.producers.get(name)
+    if producer is None or producer.op_type != "Constant":
         return None
-    given = maker.attribute[0]
-    return float(numpy_helper.to_array(given.t).item() if given.name == "value" else given.f)
+    attribute = producer.attribute[0]
+    return float(numpy_helper.to_array(attribute.t).item() if attribute.name == "value" else attribute.f)
 
 
 def feed_pixels(model: onnx.ModelProto, pixels: str) -> None:
     """Let the layer that reads the quantised tensor ``pixels`` read the uint8 frame itself.
 
-    Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize, which is the same:
-    scale is 1 and zero-point 0.
+    Frame -> Cast -> Transpose -> Quantize -> Dequantize becomes Frame -> Transpose -> Dequantize. The values are the
+    same, because the scale is 1 and the zero-point is 0.
     """
     graph = model.graph
     transpose = next(node for node in graph.node if pixels in node.output)

@@ -17,23 +17,25 @@ from pipeline.errors import UserError
 #: Layers that hold weights and profit from INT8.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-#: Matrix products with a constant side below this stay in float: no fast kernel, and pooling matrices are among them.
+#: Matrix products whose constant has a side shorter than this stay in float: they have no fast kernel, and pooling
+#: matrices are among them.
 SMALLEST_MATRIX = 16
-#: Operators without weights that have 8-bit kernels or pass 8 bits through, and those that fuse with the one before.
+#: Operators without weights that have 8-bit kernels or pass 8 bits through.
 INTEGER = ("Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+#: Operators that fuse with the layer before them.
 FUSED = ("Relu", "Clip")
-#: Operators that only move values: their time depends on no data type worth naming.
+#: Operators that only move values; their time hardly depends on the data type.
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Shape", "Constant")
-#: Pooling over the whole image. (Adaptive pooling into bins is a pair of matrix products, and has a shape of its own.)
+#: Pooling over the whole image. Adaptive pooling into bins is not among them: it is a pair of matrix products.
 POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 #: Weight of the 1x1 convolution that normalises the frame (``export.graphs.normaliser``).
 NORMALISER = "normalise.weight"
-#: What stands before the names of all weights in graphs that we exported.
+#: Prefix of the names of all weights in graphs that we exported.
 OURS = "network.net."
 
 
 def output_axis(layer: onnx.NodeProto, rank: int) -> int:
-    """Index of the output channels' axis in the weight, of ``rank`` axes, of a weighted layer."""
+    """Index of the output channels' axis in a layer's weight, which has ``rank`` axes."""
     if layer.op_type == "Conv" or any(a.name == "transB" and a.i for a in layer.attribute):
         return 0
     return 1 if layer.op_type == "ConvTranspose" else rank - 1
@@ -46,12 +48,12 @@ def input_axis(layer: onnx.NodeProto) -> int:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX graph with the look-ups that placement needs. Nodes are in topological order, as ONNX demands."""
+    """An ONNX graph with the look-ups that placement needs. Nodes are in topological order, as ONNX requires."""
 
     model: onnx.ModelProto
 
     def copy(self) -> Graph:
-        """The same graph, free to be changed."""
+        """A copy that may be changed."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         return Graph(model)
@@ -70,11 +72,11 @@ class Graph:
 
     @cached_property
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
-        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.model.graph.node:
             for name in node.input:
-                found[name].append(node)
-        return found
+                consumers[name].append(node)
+        return consumers
 
     @cached_property
     def depth(self) -> dict[str, int]:
@@ -87,27 +89,27 @@ class Graph:
 
     @cached_property
     def body(self) -> list[onnx.NodeProto]:
-        """The network itself: nodes that a weighted layer precedes (or that are one) and that one follows.
+        """The network itself: the weighted layers and every node on a path between two of them.
 
-        What lies before is preprocessing, what lies after is upsampling and argmax: both stay as they are.
+        The nodes before them are preprocessing, the nodes after them are upsampling and argmax; neither is quantised.
         """
         weighted = {node.name for node in self.nodes if self.is_weighted(node)}
         if not weighted:
             raise UserError("the graph has no convolution or matrix product with weights; there is nothing to quantise")
-        started: set[str] = set()
+        after_layer: set[str] = set()  # tensors that depend on a weighted layer
         for node in self.nodes:
-            if node.name in weighted or any(name in started for name in node.input):
-                started.update(node.output)
-        leads: set[str] = set()
+            if node.name in weighted or any(name in after_layer for name in node.input):
+                after_layer.update(node.output)
+        before_layer: set[str] = set()  # tensors on which a weighted layer depends
         for node in reversed(self.nodes):
-            if node.name in weighted or any(name in leads for name in node.output):
-                leads.update(node.input)
-                leads.update(node.output)
+            if node.name in weighted or any(name in before_layer for name in node.output):
+                before_layer.update(node.input)
+                before_layer.update(node.output)
         return [
             node
             for node in self.nodes
-            if any(name in started for name in node.output)
-            and (node.name in weighted or any(n in leads for n in node.output))
+            if any(name in after_layer for name in node.output)
+            and (node.name in weighted or any(name in before_layer for name in node.output))
         ]
 
     @property
@@ -117,7 +119,7 @@ class Graph:
 
     @property
     def normalised(self) -> list[onnx.NodeProto]:
-        """The nodes that read what the normaliser gives."""
+        """The nodes that read the normaliser's output."""
         return self.consumers[self.normaliser.output[0]] if self.normaliser is not None else []
 
     @property
@@ -127,18 +129,19 @@ class Graph:
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """What to call each weighted layer, by node name: the module that its weight is of, as far as that is told.
+        """The title of each weighted layer in reports, by node name.
 
-        ``encoder.layer1.0.conv1`` says more than ``node_Conv_407``. A weight that several layers share names none.
+        It is the name of the module that holds the weight, such as ``encoder.layer1.0.conv1``, or the name of the node
+        (``node_Conv_407``) if the weight has no such name or belongs to several layers.
         """
         uses = Counter(layer.input[1] for layer in self.layers)
-        found = {}
+        titles = {}
         for layer in self.layers:
             weight = layer.input[1]
             module = weight.removeprefix(OURS).removesuffix(".weight")
-            named = weight.endswith(".weight") and uses[weight] == 1
-            found[layer.name] = module if named else layer.name.removeprefix(OURS)
-        return found
+            names_module = weight.endswith(".weight") and uses[weight] == 1
+            titles[layer.name] = module if names_module else layer.name.removeprefix(OURS)
+        return titles
 
     @property
     def sums(self) -> list[onnx.NodeProto]:
@@ -147,21 +150,24 @@ class Graph:
 
     @property
     def classifier(self) -> onnx.NodeProto:
-        """The last weighted layer: its output are the logits."""
+        """The last weighted layer; its output holds the logits."""
         return self.layers[-1]
 
     def without_integers(self, float_nodes: Collection[str]) -> set[str]:
-        """These nodes, and those between layers that none but float layers reach: 8 bits would only cost there."""
+        """``float_nodes``, and the nodes between layers whose values come from float layers only.
+
+        8 bits would cost accuracy there and save no time.
+        """
         floats = set(float_nodes)
-        reached: dict[str, bool] = {}  # tensor -> whether a quantised layer reaches it
+        after_integer: dict[str, bool] = {}  # tensor -> whether its values come from a quantised layer
         for node in self.body:
             if self.is_weighted(node):
                 integer = node.name not in floats
             else:
-                integer = any(reached.get(name, False) for name in node.input)
+                integer = any(after_integer.get(name, False) for name in node.input)
                 if not integer:
                     floats.add(node.name)
-            reached.update(dict.fromkeys(node.output, integer))
+            after_integer.update(dict.fromkeys(node.output, integer))
         return floats
 
     def is_first(self, layer: onnx.NodeProto) -> bool:
@@ -170,17 +176,17 @@ class Graph:
 
     @cached_property
     def pooled(self) -> set[str]:
-        """Tensors between a pooling over (nearly) the whole image and the upsampling that undoes it.
+        """Tensors between a pooling over the whole image and the upsampling that undoes it.
 
-        They have so few positions that a layer on them is a product with a vector; their values are means, which 8 bits
-        would shift for the whole image.
+        They have one position, so a layer on them is a product with a vector and gains nothing from 8 bits. Their
+        values are means, and a rounding error in them shifts the whole image.
         """
-        found: set[str] = set()
+        pooled: set[str] = set()
         for node in self.body:
-            names = [name for name in node.input if name in found]
+            names = [name for name in node.input if name in pooled]
             if self._pools(node) or (names and self._area(node.output[0]) == self._area(names[0])):
-                found.update(node.output)
-        return found
+                pooled.update(node.output)
+        return pooled
 
     def _pools(self, node: onnx.NodeProto) -> bool:
         source, pooled = node.input[0], node.output[0]
@@ -200,22 +206,22 @@ class Graph:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each tensor whose shape is known and fixed."""
-        found = {}
+        """Shape of each tensor whose shape is known and fixed."""
+        shapes = {}
         for value in (*self.model.graph.value_info, *self.model.graph.input, *self.model.graph.output):
             dims = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
             if all(dims):
-                found[value.name] = dims
-        return found
+                shapes[value.name] = dims
+        return shapes
 
     def float_activations(self) -> list[str]:
         """Tensors that can be quantised: float inputs and outputs of the network's body, in order."""
-        elem = {v.name: v.type.tensor_type.elem_type for v in (*self.model.graph.value_info, *self.model.graph.input)}
+        types = {v.name: v.type.tensor_type.elem_type for v in (*self.model.graph.value_info, *self.model.graph.input)}
         names = dict.fromkeys(
             name
             for node in self.body
             for name in (*node.input, *node.output)
-            if name and name not in self.initializers and elem.get(name) == onnx.TensorProto.FLOAT
+            if name and name not in self.initializers and types.get(name) == onnx.TensorProto.FLOAT
         )
         return list(names)
 
@@ -227,25 +233,25 @@ class Graph:
 
 
 def in_float(plain: Graph, placed: onnx.ModelProto, *, float_nodes: Collection[str]) -> dict[str, int]:
-    """How many operators of each type a placement left in float inside the network, beside ``float_nodes``."""
-    inside = {node.name for node in plain.body}.difference(float_nodes)
+    """How many operators of each type a placement left in float inside the network, without ``float_nodes``."""
+    body = {node.name for node in plain.body}.difference(float_nodes)
     dequantised = {name for node in placed.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    integer: set[str] = set()  # outputs of what runs in 8 bits
-    found: Counter[str] = Counter()
+    integer: set[str] = set()  # outputs of nodes that run in 8 bits
+    counts: Counter[str] = Counter()
     for node in placed.graph.node:
         if node.op_type in WEIGHTED:
-            whole = dequantised.issuperset(node.input[:2])  # the activation and the weight
+            is_integer = dequantised.issuperset(node.input[:2])  # the activation and the weight
         elif node.op_type in FUSED:
-            whole = node.input[0] in dequantised | integer
+            is_integer = node.input[0] in dequantised | integer
         else:
-            whole = node.op_type in INTEGER and not dequantised.isdisjoint(node.input)
-        if whole:
+            is_integer = node.op_type in INTEGER and not dequantised.isdisjoint(node.input)
+        if is_integer:
             integer.update(node.output)
-        elif node.name in inside and node.op_type not in MOVES:
-            found[node.op_type] += 1
-    return dict(sorted(found.items()))
+        elif node.name in body and node.op_type not in MOVES:
+            counts[node.op_type] += 1
+    return dict(sorted(counts.items()))
 
 
 def load(path: str) -> Graph:
-    """Read an ONNX file with the shape and type of every tensor inferred."""
+    """Read an ONNX file and infer the shape and type of every tensor."""
     return Graph(onnx.shape_inference.infer_shapes(onnx.load(path)))

@@ -1,4 +1,4 @@
-"""float32 -> float16 inside an ONNX graph, but for the nodes that would overflow or lose small values there."""
+"""float32 -> float16 inside an ONNX graph, except for nodes that would overflow or lose small values in float16."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 LARGEST = float(np.finfo(np.float16).max)
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
-#: What is put behind the name of a tensor for its copy in the other type.
+#: Suffix of a tensor's name for its copy in this type.
 ENDS: dict[int, str] = {FLOAT: "_float32", FLOAT16: "_float16"}
 
 
 def to_float16(model: onnx.ModelProto, *, float32: Collection[str] = ()) -> None:
-    """Turn the float32 tensors and constants of a graph into float16, in place.
+    """Convert the float32 tensors and constants of a graph to float16, in place.
 
-    ONNX's schemas say what a node may read in float16: the scales of Resize, for example, stay in float32. A Cast
-    stands where a tensor is read in the other type; the nodes that read it so share the Cast. A constant that a float16
-    node reads is clipped to the largest float16, for example the upper bound of a Clip; infinity stays infinite.
+    ONNX's schemas define which inputs of a node may be float16: the scales of Resize, for example, stay in float32. If
+    a node reads a tensor in the other type, a Cast converts it; nodes that read the same tensor share the Cast. A
+    constant that a float16 node reads is clipped to the largest float16, for example the upper bound of a Clip;
+    infinity stays infinite.
 
     Args:
-        model: the frame enters as uint8, the label map leaves as uint8.
+        model: its input frames and output label maps are uint8.
         float32: names of nodes that stay in float32, see :func:`pipeline.quantization.half_limits.float32_nodes`.
     """
     inline_constants(model)
     model.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True))
     graph, kinds = model.graph, element_types(model)
     types = dict.fromkeys((name for name, kind in kinds.items() if kind == FLOAT), FLOAT)
-    reads: list[dict[int, int]] = []  # for each node: index of an input -> in which type it is read
+    reads: list[dict[int, int]] = []  # for each node: index of an input -> type in which the node reads it
     for node in graph.node:
         wide = node.name in float32
         slots = {index: name for index, name in enumerate(node.input) if name in types}
@@ -40,7 +41,7 @@ def to_float16(model: onnx.ModelProto, *, float32: Collection[str] = ()) -> None
         for index, name in enumerate(node.output):
             if name in types and not wide and takes_float16(node, index, model, output=True):
                 types[name] = FLOAT16
-                _give_float16(node)
+                _set_float16(node)
     used = {(node.input[i], kind) for node, read in zip(graph.node, reads, strict=True) for i, kind in read.items()}
     copies: dict[tuple[str, int], str] = {}
 
@@ -86,7 +87,7 @@ def takes_float16(node: onnx.NodeProto, index: int, model: onnx.ModelProto, *, o
     """Whether ONNX allows an input (or output) of a node to be float16 in the model's opset."""
     opset = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 0)
     allowed = _allowed(node.op_type, node.domain, opset, output)
-    return bool(allowed) and allowed[min(index, len(allowed) - 1)]  # the last may stand for any number
+    return bool(allowed) and allowed[min(index, len(allowed) - 1)]  # the last entry may describe several inputs
 
 
 @cache
@@ -96,15 +97,15 @@ def _allowed(operator: str, domain: str, opset: int, output: bool) -> tuple[bool
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Type of every tensor whose type is known; shapes must be inferred."""
+    """Type of every tensor whose type is known; shapes must have been inferred before."""
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output)
-    found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def inline_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers, in place: then constants have one form."""
+    """Convert Constant nodes to initializers, in place, so that constants have one form."""
     graph = model.graph
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         (attribute,) = node.attribute
@@ -119,8 +120,8 @@ def inline_constants(model: onnx.ModelProto) -> None:
         graph.node.remove(node)
 
 
-def _give_float16(node: onnx.NodeProto) -> None:
-    """Change the attributes by which a node gives float32."""
+def _set_float16(node: onnx.NodeProto) -> None:
+    """Change the attributes that make a node's output float32."""
     for attribute in node.attribute:
         if attribute.name in ("to", "dtype") and attribute.i == FLOAT:
             attribute.i = FLOAT16

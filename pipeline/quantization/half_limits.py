@@ -1,7 +1,7 @@
-"""Which nodes of a network must stay in float32: what float16 cannot hold, found on real frames.
+"""Which nodes of a network must stay in float32, because float16 cannot hold their values on real frames.
 
-float16 ends at 65504 and has steps of 6e-8 near zero. ONNX Runtime computes a float16 file in float32 on x86 CPUs, so
-an overflow shows on GPUs only. Therefore the limits are checked on the values of the float32 graph.
+The largest float16 is 65504, and its steps near zero are 6e-8. ONNX Runtime computes a float16 file in float32 on x86
+CPUs, so an overflow happens on GPUs only. Therefore the limits are checked on the values of the float32 graph.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from pipeline.quantization import calibration
 from pipeline.quantization.graph import Graph
 from pipeline.quantization.half import LARGEST, element_types, inline_constants, takes_float16, to_float16
 
-#: Other frames than those measured may reach so many times as much.
+#: Values on other frames may be larger than the measured ones by this factor.
 MARGIN = 2.0
-#: Twice the smallest normal float16: a tensor that stays below has less than 2048 steps.
+#: Twice the smallest normal float16: a tensor whose values are all smaller has fewer than 2048 steps.
 SMALLEST = 2.0**-13
-#: Least variance plus epsilon of a batch normalisation: the variance in float16 is off by 2**-25, here by 0.4 %.
+#: Smallest variance plus epsilon of a batch normalisation: float16 rounds the variance by up to 2**-25, here 0.4 %.
 SMALLEST_VARIANCE = 2.0**-17
-#: Operators whose result is a sum that is linear in each input. With absolute values it is the sum of the magnitudes.
+#: Operators whose result is a sum that is linear in each input. On absolute values they give the sum of magnitudes.
 SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ReduceSum", "CumSum")
 #: Operators that add and then divide.
 MEANS = ("ReduceMean", "GlobalAveragePool", "AveragePool")
 #: Operators that add squares.
 SQUARES = ("ReduceL2", "ReduceSumSquare")
-#: Operators that divide by a sum of squares of their first input. Not every runtime has these squares in float32.
+#: Operators that divide by a sum of squares of their first input. Some runtimes compute these squares in float16.
 NORMALISERS = (
     *("InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization"),
     *("LpNormalization", "LRN"),
 )
 #: Operators that may make a small value large.
 FACTORS = ("Mul", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
-#: Operators for which a large constant is a bound: the largest float16 does as well.
+#: Operators for which a large constant is only a bound, so that the largest float16 can replace it.
 BOUNDED = ("Clip", "Min", "Max")
-#: Which input makes the result infinite when float16 rounds it to zero.
+#: Index of the input that makes the result infinite when float16 rounds this input to zero.
 DIVISORS = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}
-#: Ends of the names of tensors that only measure.
+#: Suffixes of the names of tensors that exist only for measuring.
 MAGNITUDES, TERMS = "|magnitudes", "|terms"
 
 Constants = Mapping[str, npt.NDArray[Any]]
@@ -54,7 +54,7 @@ def in_float16(model: onnx.ModelProto, frames: Sequence[Array]) -> tuple[onnx.Mo
     """A float16 copy of a float32 deploy graph that does not overflow.
 
     Returns:
-        the copy, and the nodes that stay in float32 with the reason of each.
+        the copy, and the nodes that stay in float32, each with its reason.
     """
     kept = float32_nodes(model, measure(model, frames))
     half = onnx.ModelProto()
@@ -64,7 +64,7 @@ def in_float16(model: onnx.ModelProto, frames: Sequence[Array]) -> tuple[onnx.Mo
 
 
 def summary(kept: Mapping[str, str], *, limit: int = 5) -> str:
-    """The nodes that stay in float32, in one line; empty when there are none."""
+    """One line about the nodes that stay in float32; empty when there are none."""
     if not kept:
         return ""
     shown = [f"{name} ({reason})" for name, reason in list(kept.items())[:limit]]
@@ -74,12 +74,12 @@ def summary(kept: Mapping[str, str], *, limit: int = 5) -> str:
 
 @dataclass
 class Extremes:
-    """What a graph's float32 values reach on some frames.
+    """The extreme float32 values of a graph on some frames.
 
     Attributes:
-        largest: by tensor, the largest magnitude.
-        smallest: by tensor that something is divided by, the smallest magnitude that is not zero.
-        terms: by node that adds, the largest sum of magnitudes. No partial sum exceeds it, whatever the order.
+        largest: for each tensor: the largest magnitude.
+        smallest: for each tensor that is a divisor: the smallest magnitude that is not zero.
+        terms: for each node that adds: the largest sum of magnitudes. No partial sum exceeds it, in any order.
     """
 
     largest: dict[str, float] = field(default_factory=dict)
@@ -87,25 +87,25 @@ class Extremes:
     terms: dict[str, float] = field(default_factory=dict)
 
     def reach(self, largest: Mapping[str, float]) -> None:
-        """Add what was measured elsewhere: the larger value of each tensor counts."""
+        """Add other measurements: the larger value of each tensor counts."""
         for name, value in largest.items():
             self.largest[name] = max(value, self.largest.get(name, 0.0))
 
 
 def measure(model: onnx.ModelProto, frames: Sequence[Array]) -> Extremes:
-    """Extremes of every float32 tensor that a node gives.
+    """Extremes of every float32 tensor that a node computes.
 
     Args:
-        model: a deploy graph in float32; stays as it is.
+        model: a deploy graph in float32; it is not changed.
         frames: (H, W, 3) BGR uint8 of its input size.
     """
     graph, added = _with_terms(model)
     kinds, constants = element_types(graph.model), _constants(graph)
-    given = (name for node in graph.nodes for name in node.output)
-    watched = [name for name in given if kinds.get(name) == TensorProto.FLOAT and not name.endswith(MAGNITUDES)]
+    results = (name for node in graph.nodes for name in node.output)
+    measured = [name for name in results if kinds.get(name) == TensorProto.FLOAT and not name.endswith(MAGNITUDES)]
     divisors = {divisor for node in graph.nodes if (divisor := _divisor(node, constants))}
-    found = Extremes()
-    for piece in calibration.pieces(graph, watched):
+    extremes = Extremes()
+    for piece in calibration.pieces(graph, measured):
         session = calibration.session(piece)
         for frame in frames:
             for name, value in calibration.activations([session], frame):
@@ -113,26 +113,26 @@ def measure(model: onnx.ModelProto, frames: Sequence[Array]) -> Extremes:
                 most = float(magnitudes.max(initial=0.0))
                 if name in added:
                     node, count = added[name]
-                    found.terms[node] = max(most * count, found.terms.get(node, 0.0))
+                    extremes.terms[node] = max(most * count, extremes.terms.get(node, 0.0))
                     continue
-                found.reach({name: most})
+                extremes.reach({name: most})
                 if name in divisors:
                     least = float(magnitudes[magnitudes > 0].min(initial=math.inf))
-                    found.smallest[name] = min(least, found.smallest.get(name, math.inf))
-    return found
+                    extremes.smallest[name] = min(least, extremes.smallest.get(name, math.inf))
+    return extremes
 
 
 def float32_nodes(model: onnx.ModelProto, extremes: Extremes) -> dict[str, str]:
-    """Names of the nodes that float16 would spoil, with the reason of each.
+    """Names of the nodes that do not work in float16, each with its reason.
 
-    A node stays in float32 when a tensor that it reads or gives is too large, too small, or a divisor that may become
-    zero; when its sum may overflow on the way; or when float16 cannot hold its constant.
+    A node stays in float32 if a tensor that it reads or writes is too large, too small, or a divisor that may become
+    zero; if a partial sum inside it may overflow; or if float16 cannot hold its constant.
     """
     graph = Graph(_copy(model))
     kinds, constants = element_types(graph.model), _constants(graph)
     small = _Small(graph, extremes.largest, constants)
-    unfit = {name: reason for name, reason in _unfit_tensors(extremes) if not small.is_lost(name)}
-    found = {}
+    unfit = {name: reason for name, reason in _unfit_tensors(extremes) if not small.is_harmless(name)}
+    kept = {}
     for node in graph.nodes:
         slots = [
             *((name, takes_float16(node, index, graph.model)) for index, name in enumerate(node.input)),
@@ -153,8 +153,8 @@ def float32_nodes(model: onnx.ModelProto, extremes: Extremes) -> dict[str, str]:
         if node.op_type in NORMALISERS:
             reasons += _unfit_squares(node.input[0], extremes)
         if reasons:
-            found[node.name] = reasons[0]
-    return found
+            kept[node.name] = reasons[0]
+    return kept
 
 
 def _unfit_tensors(extremes: Extremes) -> Iterator[tuple[str, str]]:
@@ -177,7 +177,7 @@ def _unfit_squares(name: str, extremes: Extremes) -> Iterator[str]:
 
 
 def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants, small: _Small) -> Iterator[str]:
-    """Why float16 cannot hold a constant that a node reads. Infinity it can."""
+    """Why float16 cannot hold a constant that a node reads; nothing if it can. Float16 has infinity too."""
     magnitudes = np.abs(constants[name][np.isfinite(constants[name])])
     most = float(magnitudes.max(initial=0.0))
     least = float(magnitudes[magnitudes > 0].min(initial=math.inf))
@@ -194,9 +194,9 @@ def _unfit_constant(node: onnx.NodeProto, name: str, constants: Constants, small
 
 
 class _Small:
-    """Which small values make a difference: those that something multiplies, normalises or compares later on.
+    """Which small values matter: those that a later node multiplies, normalises or compares.
 
-    Weight decay leaves 1e-20 and less of weights that a network does not use, and float16 may lose these.
+    Weight decay leaves 1e-20 and less of the weights that a network does not use; float16 may round these to zero.
     """
 
     def __init__(self, graph: Graph, largest: Mapping[str, float], constants: Constants) -> None:
@@ -205,23 +205,23 @@ class _Small:
         self.constants = constants
         self.known: dict[str, bool] = {}
 
-    def is_lost(self, name: str) -> bool:
-        """Whether a tensor is small and it makes no difference when float16 loses it."""
+    def is_harmless(self, name: str) -> bool:
+        """Whether a tensor is so small that float16 loses it, and this does not matter."""
         return 0 < self.largest.get(name, 0.0) < SMALLEST and not self.counts(name)
 
     def counts(self, name: str) -> bool:
-        """Whether a small tensor makes a difference to any node that reads it."""
+        """Whether a small tensor matters to any node that reads it."""
         if name not in self.known:
             self.known[name] = any(self.counts_in(node, name) for node in self.graph.consumers.get(name, ()))
         return self.known[name]
 
     def counts_in(self, node: onnx.NodeProto, name: str) -> bool:
-        """Whether a small tensor or constant makes a difference to what a node gives."""
-        given = node.output[0]
-        if given not in self.largest:  # integers: an argmax or a comparison
+        """Whether a small tensor or constant changes the output of a node."""
+        output = node.output[0]
+        if output not in self.largest:  # integers: an argmax or a comparison
             return node.op_type not in ("Shape", "Size")
-        if self.largest[given] < SMALLEST:
-            return self.largest[given] > 0 and self.counts(given)
+        if self.largest[output] < SMALLEST:
+            return self.largest[output] > 0 and self.counts(output)
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in self.constants:
             gain = float(np.abs(self.constants[node.input[1]]).sum())
             return name in node.input[:2] and self.largest.get(node.input[0], 0.0) * gain >= SMALLEST
@@ -249,26 +249,26 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_terms(model: onnx.ModelProto) -> tuple[Graph, dict[str, tuple[str, float]]]:
-    """The graph with the sum of magnitudes of every node that adds.
+    """The graph with an extra tensor for each node that adds: the sum of the magnitudes of its terms.
 
     Returns:
-        the graph, and by the name of such a tensor: which node it is of, and what it must be multiplied by.
+        the graph, and for each extra tensor: the name of its node, and the factor to multiply the tensor with.
     """
     graph = Graph(_copy(model))
     kinds, constants = element_types(graph.model), _constants(graph)
     nodes: list[onnx.NodeProto] = []
     added: dict[str, tuple[str, float]] = {}
-    made = set[str]()
+    copies = set[str]()
 
     def magnitudes(name: str) -> str:
         if kinds.get(name) != TensorProto.FLOAT:
             return name
         copy = name + MAGNITUDES
-        if copy not in made and name in constants:
+        if copy not in copies and name in constants:
             graph.model.graph.initializer.append(numpy_helper.from_array(np.abs(constants[name]), copy))
-        elif copy not in made:
+        elif copy not in copies:
             nodes.append(helper.make_node("Abs", [name], [copy], name=copy))
-        made.add(copy)
+        copies.add(copy)
         return copy
 
     for node in graph.nodes:

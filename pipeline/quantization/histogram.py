@@ -6,22 +6,22 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 2048
-CHUNK = 1 << 18  # values at a time: temporaries stay in the processor's cache, however large the tensor
+CHUNK = 1 << 18  # values counted at once, so that temporary arrays fit into the processor's cache
 
 Floats = npt.NDArray[np.floating]
 
 
 class Histogram:
-    """Counts of values in 2048 equal bins; when a value falls outside, neighbouring bins are merged and the range
-    doubles.
+    """Counts of values in 2048 equal bins. If a value is outside the range, the range doubles: neighbouring bins merge.
 
-    Bins start at powers of two, so that the result does not depend on the order of the data beyond the first value.
+    The bin width is a power of two, so the final bins do not depend on the order in which values are added.
 
     Attributes:
         low: left edge of the first bin.
-        width: of one bin.
-        minimum, maximum: exact extremes.
-        zeros: how many values are exactly 0 (they lie in bin ``BINS // 2``); ReLU makes many, and none is rounded.
+        width: width of one bin.
+        minimum, maximum: exact extremes of the values.
+        zeros: how many values are exactly 0 (they count in bin ``BINS // 2``). ReLU produces many zeros, and
+            quantisation does not change them.
     """
 
     def __init__(self) -> None:
@@ -51,20 +51,20 @@ class Histogram:
 
     @property
     def edges(self) -> npt.NDArray[np.float64]:
-        """What there is beside the counts: low, width, minimum, maximum, zeros."""
+        """Everything but the counts: low, width, minimum, maximum, zeros."""
         return np.array([self.low, self.width, self.minimum, self.maximum, self.zeros])
 
     @classmethod
     def restored(cls, counts: npt.NDArray[np.int64], edges: npt.NDArray[np.float64]) -> Histogram:
-        """The histogram that had these counts and edges."""
-        found = cls()
-        found.counts = counts.copy()
-        found.low, found.width, found.minimum, found.maximum, zeros = (float(value) for value in edges)
-        found.zeros = int(zeros)
-        return found
+        """The histogram with these counts and edges."""
+        histogram = cls()
+        histogram.counts = counts.copy()
+        histogram.low, histogram.width, histogram.minimum, histogram.maximum, zeros = (float(edge) for edge in edges)
+        histogram.zeros = int(zeros)
+        return histogram
 
     def _cover(self, low: float, high: float) -> None:
-        while low < self.low or high > self.low + BINS * self.width:  # the range is centred on 0: double both sides
+        while low < self.low or high > self.low + BINS * self.width:  # the range is centred on 0: both sides double
             merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts[:] = 0
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
@@ -76,10 +76,10 @@ class Histogram:
         return self.low + (np.arange(BINS) + 0.5) * self.width
 
     def quantile(self, share: float) -> float:
-        """Value below which ``share`` (0..1) of all counts lie, linear inside a bin and never beyond the extremes."""
+        """The value that a share (0..1) of all values is below; linear inside a bin, never outside the extremes."""
         cumulative = np.cumsum(self.counts)
         target = share * cumulative[-1]
         index = int(np.searchsorted(cumulative, target))
-        before = cumulative[index - 1] if index else 0
-        inside = (target - before) / max(1, self.counts[index])
-        return float(np.clip(self.low + (index + inside) * self.width, self.minimum, self.maximum))
+        count_below = cumulative[index - 1] if index else 0
+        position = (target - count_below) / max(1, self.counts[index])  # inside the bin, 0..1
+        return float(np.clip(self.low + (index + position) * self.width, self.minimum, self.maximum))

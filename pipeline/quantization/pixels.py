@@ -1,13 +1,13 @@
-"""The first convolution on pixels as they come: normalisation folded into its weights.
+"""Fold the normalisation into the weights of the first convolution, which then reads the pixels themselves.
 
-A 1x1 convolution over three channels is the slowest way to do nothing: the INT8 kernel spends a tenth of a small
-network's time on it. Folded into the weights of the layer behind it, it is gone, and the frame's bytes are that layer's
-quantised input. Zero padding is the catch, since zero is the mean colour there, not black: the frame is padded with
-the mean colour, rounded to a pixel (half a level off at most, less than the input's own rounding).
+The normaliser is a 1x1 convolution over three channels, and its INT8 kernel takes a tenth of a small network's time.
+Without it, the frame's bytes are the quantised input of the first layer. The layer's zero padding must change with it:
+zero means the mean colour after normalisation, but black in pixels. So the frame is padded with the mean colour,
+rounded to whole levels (at most half a level off, which is less than the rounding of a normalised input).
 
-The weights will be rounded, and pixels have a large mean: with the bias of the exact weights every channel would be off
-by the rounding error times that mean. So the bias is that of the rounded weights: for the mean colour they give exactly
-what the float network gives.
+The bias must fit the rounded weights. Pixels have a large mean, so with the bias of the exact weights every channel
+would be off by the rounding error times that mean. The bias is chosen so that the rounded weights give exactly the
+float network's result for the mean colour.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Floats = npt.NDArray[np.floating]
 
 
 def fold_normaliser(graph: Graph) -> Graph:
-    """The graph without its normaliser, or the graph itself where that cannot be folded.
+    """The graph without its normaliser, or the graph itself where the normaliser cannot be folded.
 
-    It can when one ordinary convolution alone reads the normalised frame, and the frame's shape is fixed. The results
-    differ at the border alone, once the convolution's weights are rounded to 8 bits.
+    Folding needs a frame of fixed shape and exactly one reader of the normalised frame, an ordinary convolution. If the
+    weights were rounded to 8 bits without error, the results would differ at the border only.
     """
     normaliser = graph.normaliser
     readers = graph.normalised
@@ -47,12 +47,12 @@ def fold_normaliser(graph: Graph) -> Graph:
     mean = np.linalg.solve(matrix, -shift)
     values, scales = saturation.quantize(layer, on_pixels.astype(np.float32))
     rounded = values * scales.reshape(-1, 1, 1, 1).astype(np.float64)
-    moved = bias - np.einsum("opkl,p->o", rounded, mean)
+    bias_on_pixels = bias - np.einsum("opkl,p->o", rounded, mean)
     mean_colour = np.clip(np.rint(mean), 0, 255).astype(np.uint8)
 
     constants: dict[str, npt.NDArray[np.generic]] = {
         on_pixels_name(layer.input[1]): on_pixels.astype(np.float32),
-        f"{on_pixels_name(layer.input[1])}_bias": moved.astype(np.float32),
+        f"{on_pixels_name(layer.input[1])}_bias": bias_on_pixels.astype(np.float32),
     }
     inputs = [normaliser.input[0], *constants]
     del layer.input[:]
@@ -75,7 +75,7 @@ def fold_normaliser(graph: Graph) -> Graph:
 
 
 def on_pixels_name(weight: str) -> str:
-    """What a weight is called when normalisation is folded into it."""
+    """Name of a weight after normalisation was folded into it."""
     return f"{weight}_on_pixels"
 
 
@@ -89,10 +89,10 @@ def _can_fold(graph: Graph, layer: onnx.NodeProto) -> bool:
 def pad_frame(
     frame: str, shape: tuple[int, ...], pads: list[int], colour: npt.NDArray[np.uint8]
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    """Nodes and constants that put borders of a colour around frames (N, H, W, 3).
+    """Nodes and constants that add a border of one colour to frames (N, H, W, 3).
 
     Args:
-        pads: rows above, columns left, rows below, columns right.
+        pads: number of rows above, columns left, rows below, columns right.
     """
     images, height, width, _ = shape
     above, left, below, right = pads

@@ -1,4 +1,4 @@
-"""From a float deploy graph and a calibration to the INT8 files, all made from the same statistics."""
+"""From a float deploy graph and a calibration to the INT8 files; all files come from the same statistics."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Settings:
 
     Attributes:
         method, percentile: how a range is chosen, see ``ranges.choose``.
-        float_head: keep the classifier in float: few multiplications, and the logits keep their precision.
+        float_head: keep the classifier in float. It has few multiplications, and the logits keep their precision.
         float_layers: further layers that stay in float: names as in ``Graph.titles``, or patterns with ``*``.
-        bias_correction: let biases take back the mean error of rounded weights; not done for a network that was trained
-            with its weights rounded, where it would do harm.
-        budget: points that INT8 may lose on the trial's frames; the most sensitive layers stay in float until it holds.
+        bias_correction: change biases so that they cancel the mean error of rounded weights. It is skipped for a
+            network that was trained with rounded weights, where it would do harm.
+        budget: points that INT8 may lose on the trial's frames; the most sensitive layers stay in float until the
+            budget holds.
     """
 
     method: str
@@ -53,7 +54,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
 
     def kept(self, plain: Graph) -> set[str]:
-        """Names of the nodes that stay in float whatever is measured."""
+        """Names of the nodes that stay in float without any measurement."""
         head = {plain.classifier.name} if self.float_head else set()
         return named(plain, self.float_layers) | head
 
@@ -63,13 +64,13 @@ Placement = Callable[..., onnx.ModelProto]  # (graph, ranges, float_nodes=)
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of target.
+    """A family of targets.
 
     Attributes:
-        files: what it runs, by name.
-        simulated: the same numbers as a graph that ONNX Runtime runs fast on this machine, for trials.
+        files: its INT8 files: name and placement of each.
+        simulated: placement of a graph with the same results that ONNX Runtime runs fast on this machine, for trials.
         round_weight: how its placements round the weight of a convolution.
-        half: whether its files are float16 where they are not INT8.
+        half: whether the parts of its files that are not INT8 are float16.
         symmetric: whether activations have their zero-point at 0.
         on_cpu: whether a CPU runs its files, so that a trial may use the CPU's INT8 kernels.
     """
@@ -99,10 +100,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A float graph and what is known of its activations.
+    """A float graph and the statistics of its activations.
 
     Attributes:
-        float32: names of the nodes that float16 would spoil, with the reason of each.
+        float32: names of the nodes that do not work in float16, each with its reason.
     """
 
     graph: Graph
@@ -111,16 +112,15 @@ class Source:
     float32: Mapping[str, str] = field(default_factory=dict)
 
     def ranges(self, family: Family) -> Ranges:
-        chosen = self.settings
         return choose_all(
             self.statistics.histograms,
-            method=chosen.method,
-            percentile=chosen.percentile,
+            method=self.settings.method,
+            percentile=self.settings.percentile,
             symmetric=family.symmetric,
         )
 
     def placing(self, family: Family, placement: Placement) -> Place:
-        """From the nodes that stay in float to the INT8 graph, biases corrected where that is asked for."""
+        """A function from the nodes that stay in float to the INT8 graph, with bias correction if it is switched on."""
         ranges = self.ranges(family)
         options = {"float32": self.float32} if family.half else {}
 
@@ -147,25 +147,25 @@ def quantize(
     Args:
         source: the ONNX artifact; its fp32.onnx is quantised.
         calibration: artifact of a pass over that file.
-        trial: labelled train frames to find sensitive layers on; without them nothing is searched, and a budget cannot
-            be kept.
+        trial: labelled train frames on which sensitive layers are searched; without it there is no search, and no
+            budget is checked.
         progress: called with (title, total) after every layer.
 
     Raises:
-        UserError: the calibration is of another network, or ``float_layers`` names none of this one.
+        UserError: the calibration is of another network, or ``float_layers`` matches no layer of this one.
     """
     if calibration.meta["parents"]["onnx"] != source.hash:
-        raise UserError(f"{calibration.path} was made from another network than {source.path}; run dvc repro calibrate")
+        raise UserError(f"{calibration.path} is of another network than {source.path}; run dvc repro calibrate")
     plain = graphs.load(str(source.file("fp32.onnx")))
-    if AWARE in source.facts:  # its weights were trained as they are rounded: there is no shift to take back
+    if AWARE in source.facts:  # it was trained with rounded weights: there is no shift to correct
         settings = replace(settings, bias_correction=False)
     statistics = calibrate.load(calibration)
-    given = Source(plain, statistics, settings, float32=spoiled(source, plain, statistics))
+    network = Source(plain, statistics, settings, float32=spoiled(source, plain, statistics))
     kept = settings.kept(plain)
     ranking: list[tuple[str, Outcome]] = []
     if trial is not None:
         step = partial(progress, f"sensitivity of {source.path.name}", len(plain.layers))
-        place = given.placing(FAMILIES["cpu"], FAMILIES["cpu"].simulated)
+        place = network.placing(FAMILIES["cpu"], FAMILIES["cpu"].simulated)
         ranking = sensitivity.rank(plain, place, trial, progress=step)
     meta = describe(source, calibration, settings)
     meta["sensitivity"] = [{"layer": plain.titles[name], **outcome.facts()} for name, outcome in ranking]
@@ -174,26 +174,26 @@ def quantize(
     for family in FAMILIES.values():
         floats = kept
         if trial is not None:
-            place, order = given.placing(family, family.simulated), [name for name, _ in ranking]
+            place, order = network.placing(family, family.simulated), [name for name, _ in ranking]
             sums = {node.name for node in plain.sums}
-            fair = trial if family.on_cpu else trial.exactly()
-            found = sensitivity.fall_back(order, place, fair, settings.budget, kept=kept, sums=sums)
-            floats = kept.union(found.layers, found.sums)
-            meta["fallback"].update(dict.fromkeys(family.files, _describe_fallback(found, settings.budget)))
+            comparable = trial if family.on_cpu else trial.exactly()
+            fallback = sensitivity.fall_back(order, place, comparable, settings.budget, kept=kept, sums=sums)
+            floats = kept.union(fallback.layers, fallback.sums)
+            meta["fallback"].update(dict.fromkeys(family.files, _describe_fallback(fallback, settings.budget)))
         titles = [title for name, title in plain.titles.items() if name in floats]
         for file, placement in family.files.items():
-            files[file] = given.placing(family, placement)(floats)
+            files[file] = network.placing(family, placement)(floats)
             operators = graphs.in_float(plain, files[file], float_nodes=floats)
             meta["in_float"][file] = {"layers": titles, "operators": operators}
             if family.half:
-                meta["float16"] = {"float32_nodes": in_float32(files[file], plain, given.float32)}
-                if late := overflowing(source, statistics):
-                    meta["float16"]["fp16_overflows"] = late
+                meta["float16"] = {"float32_nodes": in_float32(files[file], plain, network.float32)}
+                if overflows := overflowing(source, statistics):
+                    meta["float16"]["fp16_overflows"] = overflows
     meta |= saturation.describe(files[CPU_FILE], titles=plain.titles)
     if trial is not None:
         meta["exact_agreement"] = {CPU_FILE: trial.exact_agreement(files[CPU_FILE])}
     with artifact.create(out, kind="int8", meta=meta) as folder:
-        ranges = {name: given.ranges(family) for name, family in FAMILIES.items()}
+        ranges = {name: network.ranges(family) for name, family in FAMILIES.items()}
         artifact.write_text(folder / RANGES, artifact.dump_json(ranges))
         for file, model in files.items():
             onnx.save(model, folder / file)
@@ -201,30 +201,29 @@ def quantize(
 
 
 def spoiled(source: Artifact, plain: Graph, statistics: Statistics) -> dict[str, str]:
-    """Nodes that float16 would spoil, by the frames of the export and by those of the calibration."""
-    known = source.facts.get("float16", {}).get("float32_nodes", {})
-    return {**half_limits.float32_nodes(plain.model, Extremes(peaks(statistics))), **known}
+    """Nodes that do not work in float16, on the frames of the export or on those of the calibration."""
+    on_export = source.facts.get("float16", {}).get("float32_nodes", {})
+    return {**half_limits.float32_nodes(plain.model, Extremes(peaks(statistics))), **on_export}
 
 
 def overflowing(source: Artifact, statistics: Statistics) -> dict[str, str]:
-    """Float16 tensors of fp16.onnx that overflow on calibration frames, with what they reach."""
+    """Float16 tensors of fp16.onnx that overflow on calibration frames, each with its largest magnitude."""
     kinds = element_types(onnx.load(source.file("fp16.onnx")))
-    reached = peaks(statistics)
     return {
-        name: f"{most:.3g}"
-        for name, most in sorted(reached.items())
-        if most > LARGEST and kinds.get(name) == onnx.TensorProto.FLOAT16
+        name: f"{peak:.3g}"
+        for name, peak in sorted(peaks(statistics).items())
+        if peak > LARGEST and kinds.get(name) == onnx.TensorProto.FLOAT16
     }
 
 
 def peaks(statistics: Statistics) -> dict[str, float]:
-    """The largest magnitude of every tensor that was counted."""
-    counted = statistics.histograms.items()
-    return {name: max(abs(found.minimum), abs(found.maximum)) for name, found in counted}
+    """The largest magnitude of every calibrated tensor."""
+    histograms = statistics.histograms.items()
+    return {name: max(abs(histogram.minimum), abs(histogram.maximum)) for name, histogram in histograms}
 
 
 def in_float32(placed: onnx.ModelProto, plain: Graph, reasons: Mapping[str, str]) -> dict[str, str]:
-    """The nodes of the float graph that a placed one has in float32, with the reason of each."""
+    """The nodes of the float graph that are float32 in a placed graph, each with its reason."""
     kinds = element_types(placed)
     names = {node.name for node in plain.nodes}
     readers = [node for node in placed.graph.node if node.name in names and any(n.endswith("_dq") for n in node.input)]
@@ -233,30 +232,30 @@ def in_float32(placed: onnx.ModelProto, plain: Graph, reasons: Mapping[str, str]
 
 
 def named(plain: Graph, patterns: Collection[str]) -> set[str]:
-    """Names of the nodes of the layers whose titles match a pattern. Raises UserError for one that matches nothing."""
-    found: set[str] = set()
+    """Node names of the layers whose titles match a pattern. Raises UserError for a pattern that matches no layer."""
+    names: set[str] = set()
     for pattern in patterns:
         matching = {node for node, title in plain.titles.items() if fnmatchcase(title, pattern)}
         if not matching:
             raise UserError(
                 f"quantize.float_layers: '{pattern}' matches no layer; {closest(pattern, plain.titles.values())}"
             )
-        found |= matching
-    return found
+        names |= matching
+    return names
 
 
-def _describe_fallback(found: Fallback, budget: Budget) -> dict[str, Any]:
-    """What a trial cost, and whether the budget holds; ``undecided`` names what its frames cannot judge."""
-    lost, facts = found.outcome.drops, {**found.outcome.facts(), "held": found.held}
-    if lost.confidence is not None:
-        (_, worst), undecided = lost.worst, budget.undecided(found.outcome)
-        facts["confidence"], facts["frames"], facts["undecided"] = lost.confidence, lost.frames, undecided
-        facts["miou_interval"], facts["class_interval"] = lost.miou.interval, worst.interval
-    return {**facts, "sums_in_float": True} if found.sums else facts
+def _describe_fallback(fallback: Fallback, budget: Budget) -> dict[str, Any]:
+    """The loss in a trial, and whether the budget holds; ``undecided`` names what the frames cannot decide."""
+    drops, facts = fallback.outcome.drops, {**fallback.outcome.facts(), "held": fallback.held}
+    if drops.confidence is not None:
+        (_, worst), undecided = drops.worst, budget.undecided(fallback.outcome)
+        facts["confidence"], facts["frames"], facts["undecided"] = drops.confidence, drops.frames, undecided
+        facts["miou_interval"], facts["class_interval"] = drops.miou.interval, worst.interval
+    return {**facts, "sums_in_float": True} if fallback.sums else facts
 
 
 def describe(source: Artifact, calibration: Artifact, settings: Settings) -> dict[str, Any]:
-    """meta.json of the INT8 artifact: what the float graph's says, and how it was quantised."""
+    """meta.json of the INT8 artifact: the facts of the float graph, and how it was quantised."""
     carried = {key: value for key, value in source.facts.items() if key not in ("parity", "float16")}
     libraries = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     chosen: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""From histograms to the range that 8 bits shall cover: minmax, percentile, entropy or least squared error."""
+"""From histograms to the activation ranges that 8 bits cover: minmax, percentile, entropy or least squared error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.quantization.histogram import BINS, Histogram
 LEVELS = 255
 #: Fractions of the full range that the mse search tries.
 FRACTIONS = np.linspace(0.3, 1.0, 71)
-#: Levels that the entropy search compares with, and its step in bins: 128 as TensorRT's calibrator has it.
+#: Number of levels in the entropy search (128, as in TensorRT's calibrator), and its step in bins.
 ENTROPY_LEVELS, ENTROPY_STEP = 128, 4
-#: Count of a bin that holds outliers alone in the quantised distribution, where 0 would make the divergence infinite.
+#: Count, in the quantised distribution, of a bin that holds only outliers; with 0 the divergence would be infinite.
 SMOOTHED = 1e-4
 
 Ranges = dict[str, tuple[float, float]]
@@ -24,23 +24,23 @@ Counts = npt.NDArray[np.floating]
 def choose_all(
     histograms: Mapping[str, Histogram], *, method: str, percentile: float, symmetric: bool = False
 ) -> Ranges:
-    """Range of each tensor, see :func:`choose`, rounded to 9 digits so that the file is stable."""
-    found = {}
+    """Range of each tensor, see :func:`choose`, rounded to 9 digits so that the file is reproducible."""
+    ranges = {}
     for name, histogram in histograms.items():
         low, high = choose(histogram, method=method, percentile=percentile, symmetric=symmetric)
-        found[name] = (float(f"{low:.9g}"), float(f"{high:.9g}"))
-    return found
+        ranges[name] = (float(f"{low:.9g}"), float(f"{high:.9g}"))
+    return ranges
 
 
 def choose(histogram: Histogram, *, method: str, percentile: float, symmetric: bool = False) -> tuple[float, float]:
-    """Range (low, high) of one tensor; it always holds 0, which padding and ReLU need exactly.
+    """Range (low, high) of one tensor. It always contains 0, because padding and ReLU need an exact 0.
 
     Args:
-        method: ``minmax`` (everything), ``percentile`` (cuts both tails), ``entropy`` (least information lost, as
+        method: ``minmax`` (all values), ``percentile`` (clips both tails), ``entropy`` (loses least information, as
             TensorRT's calibrator), ``mse`` (least squared quantisation error).
-        percentile: share kept at each end, in percent; only for ``percentile``.
-        symmetric: the levels will lie symmetrically about 0, whatever the range: after a ReLU half of them are lost,
-            which ``mse`` weighs.
+        percentile: share of the values that is not clipped at each end, in percent; only for ``percentile``.
+        symmetric: the levels will be symmetric about 0. After a ReLU the negative half of them is unused, which ``mse``
+            takes into account.
     """
     if method == "minmax":
         low, high = histogram.minimum, histogram.maximum
@@ -54,7 +54,7 @@ def choose(histogram: Histogram, *, method: str, percentile: float, symmetric: b
 
 
 def least_squares(histogram: Histogram, *, symmetric: bool = False) -> tuple[float, float]:
-    """The range, a fraction of the full one at each end, whose rounding and clipping errors are least together."""
+    """The fraction of the full range with the smallest sum of squared rounding and clipping errors."""
     low, high = min(0.0, histogram.minimum), max(0.0, histogram.maximum)
     counts = histogram.counts.copy()
     counts[BINS // 2] -= histogram.zeros  # exact in every range
@@ -73,12 +73,12 @@ def least_squares(histogram: Histogram, *, symmetric: bool = False) -> tuple[flo
 
 
 def least_divergence(histogram: Histogram) -> tuple[float, float]:
-    """The range -t..t, cut to the extremes, whose quantised distribution is nearest to that of the values.
+    """The range -t..t whose quantised distribution is nearest to the distribution of the values.
 
-    For each t: the reference P holds the counts within, and what lies outside in its outermost bins; Q is the counts
-    within, summed into 128 levels and spread evenly over the bins of a level that are not empty. The t with the least
-    KL(P || Q) wins (Migacz, 8-bit Inference with TensorRT, GTC 2017). Exact zeros count in neither: every range has
-    them.
+    The range is cut to the extremes of the values. For each t, the reference P is the counts inside the range, with the
+    counts outside added to its two outermost bins. Q is the counts inside, summed into 128 levels; each sum is spread
+    evenly over the bins of its level that are not empty. The t with the smallest KL(P || Q) is chosen (Migacz, 8-bit
+    Inference with TensorRT, GTC 2017). Exact zeros count in neither P nor Q, because every range represents them.
     """
     middle = BINS // 2
     counts = histogram.counts.astype(np.float64)
@@ -87,21 +87,21 @@ def least_divergence(histogram: Histogram) -> tuple[float, float]:
     if not len(used):
         return histogram.minimum, histogram.maximum
     first, last = min(int(used[0]), middle), max(int(used[-1]), middle - 1) + 1  # of the bins, zero included
-    reach = max(middle - first, last - middle)
-    best, best_divergence = reach, np.inf
-    for bins in range(reach, ENTROPY_LEVELS // 2 - 1, -ENTROPY_STEP):
+    largest = max(middle - first, last - middle)
+    best, best_divergence = largest, np.inf
+    for bins in range(largest, ENTROPY_LEVELS // 2 - 1, -ENTROPY_STEP):
         start, end = max(first, middle - bins), min(last, middle + bins)
         if end - start < ENTROPY_LEVELS:
-            break  # fewer bins than levels: nothing would be lost
+            break  # with fewer bins than levels, quantisation loses nothing
         divergence = _divergence(counts, start, end)
         if divergence < best_divergence:
             best, best_divergence = bins, divergence
-    reach_value = best * histogram.width
-    return max(histogram.minimum, -reach_value), min(histogram.maximum, reach_value)
+    threshold = best * histogram.width
+    return max(histogram.minimum, -threshold), min(histogram.maximum, threshold)
 
 
 def _divergence(counts: Counts, start: int, end: int) -> float:
-    """KL of bins start..end, outliers at its ends, from the same in 128 levels; over the bins that are not empty."""
+    """KL(P || Q) of :func:`least_divergence` for bins start..end, over the bins that are not empty."""
     inside = counts[start:end]
     reference = inside.copy()
     reference[0] += counts[:start].sum()

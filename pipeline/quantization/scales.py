@@ -1,4 +1,4 @@
-"""Symmetric INT8 scales: from the largest magnitude to a scale that the file can hold, and weights rounded by it."""
+"""Symmetric INT8 scales: from the largest magnitude to a scale that the file can hold, and weights rounded with it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 INT8_MAX = 127
-#: A channel counts when its largest weight is at least this share of the layer's. A weaker one fills few levels of its
-#: activations anyway, which have one scale a tensor.
+#: A channel counts if its largest weight is at least this share of the layer's largest weight. The activations of a
+#: weaker channel use few levels anyway, because they have one scale per tensor.
 COUNTS = 1 / 16
-#: What weight decay leaves of weights that a network does not use is smaller.
+#: Weights below this are unused: weight decay shrank them to almost zero.
 UNUSED = 1e-15
-#: How much larger a scale may be than it should: one bit of eight.
+#: Largest ratio of a scale to its exact value: two, which costs one bit of eight.
 RAISED = 2.0
 
 ScaleType = type[np.float16] | type[np.float32]
@@ -29,7 +29,7 @@ def amax_of(limits: tuple[float, float]) -> npt.NDArray[np.float32]:
 
 
 def holds(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> bool:
-    """Whether normal numbers of a type hold the scales that map these magnitudes to 127, those of weak channels aside.
+    """Whether normal numbers of a type can represent the scales that map ``amax`` to 127. Weak channels do not count.
 
     Example:
         >>> holds(np.float32([1, 1e-3]), np.float16), holds(np.float32([0.01, 1e-3]), np.float16)
@@ -41,10 +41,10 @@ def holds(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> bool:
 
 
 def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArray[np.float32]:
-    """Scales that map ``amax`` to 127, rounded to normal numbers of ``scale_type`` and never zero.
+    """Scales that map ``amax`` to 127, rounded to normal numbers of ``scale_type``, and never zero.
 
-    Rounding comes before quantisation: a scale that changed afterwards would stretch the weights. Where ``scale_type``
-    does not hold them they are float32; so is the layer then, see :func:`with_pairs`.
+    The scales are rounded before weights are quantised, since a later change would stretch the weights. Where
+    ``scale_type`` cannot represent them they are float32, and so is the layer, see ``tensorrt.with_pairs``.
     """
     limits = np.finfo(scale_type if holds(amax, scale_type) else np.float32)
     wanted = np.where(amax > 0, amax, 1e-8) / INT8_MAX
@@ -55,7 +55,7 @@ def scale_of(amax: npt.NDArray[np.float32], scale_type: ScaleType) -> npt.NDArra
 def quantize_per_channel(
     weight: npt.NDArray[np.float32], axis: int, *, scale_type: ScaleType = np.float32
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 values and one scale a channel of ``axis``, see :func:`scale_of`.
+    """Symmetric int8 values and one scale per channel of ``axis``, see :func:`scale_of`.
 
     Example:
         >>> values, scales = quantize_per_channel(np.array([[1.0, -2.0], [0.0, 0.5]], np.float32), 0)

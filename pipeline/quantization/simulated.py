@@ -1,12 +1,12 @@
 """An INT8 graph simulated in torch, for training: the same roundings at the same places, with gradients.
 
-Where a placement has put Q/DQ pairs is read from the placed graph itself, so that no rule stands twice. Weights get
-their scales anew in every step, activations keep those of the calibration (Jacob et al. 2018, arXiv 1712.05877, with
-fixed ranges). Gradients pass a rounding as if it were not there, and stop where a range clips.
+The positions of the Q/DQ pairs are read from the placed graph itself, so that no placement rule is written twice. The
+scales of weights are computed again in every step; activations keep the scales of the calibration (Jacob et al. 2018,
+arXiv 1712.05877, with fixed ranges). A rounding passes gradients unchanged; a value outside its range gets none.
 
-Batch norm stays as it is at inference and is not folded: folding multiplies a weight's output channels by constants,
-and the scales of a symmetric per-channel quantiser with them, so the rounded weights are the same either way (but for
-scales in float16, which are those of the folded weights).
+Batch norm runs as at inference and is not folded. Folding multiplies each output channel of a weight by a constant, and
+the scale of that channel with it, so the rounded weights are the same with and without it (except for float16 scales,
+which are those of the folded weights).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from pipeline.quantization.pixels import on_pixels_name
 from pipeline.quantization.saturation import PAIR_MAX, quantised_layers
 from pipeline.quantization.scales import INT8_MAX
 
-#: What stands before a weight's name in a deploy graph and not in the network itself.
+#: Prefix that a weight's name has in a deploy graph but not in the network itself.
 NETWORK = OURS.partition(".")[0] + "."
-#: The torch functions behind Conv, ConvTranspose, Gemm and MatMul, and the axis of the weight's output channels.
+#: The torch functions for Conv, ConvTranspose, Gemm and MatMul, and the axis of the weight's output channels.
 LAYERS = {torch.conv2d: 0, torch.conv_transpose2d: 1, torch.nn.functional.linear: 0}
 ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__})
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Of one tensor: ``value = scale * (level - zero_point)`` with levels lowest..highest."""
+    """The rounding of one tensor: ``value = scale * (level - zero_point)`` with levels lowest..highest."""
 
     scale: float
     zero_point: int
@@ -54,8 +54,8 @@ class Addition:
     """A sum of two feature maps.
 
     Attributes:
-        channels: of the maps.
-        inputs: how each of the two is rounded; None where it is not.
+        channels: number of channels of the maps.
+        inputs: the rounding of each map; None: it is not rounded.
     """
 
     channels: int
@@ -64,13 +64,13 @@ class Addition:
 
 @dataclass(frozen=True)
 class Roundings:
-    """All that a placed graph rounds.
+    """All roundings of a placed graph.
 
     Attributes:
-        layers: by the name of a weight: how the layer's input is rounded, None when only the weight is.
-        additions: of two feature maps of equal shape, in the order in which they run.
-        on_pixels: names of the weights that normalisation is folded into before they are rounded.
-        paired: names of the weights that uint8 activations are multiplied with in pairs, see
+        layers: for each rounded weight, by name: the rounding of the layer's input; None: only the weight is rounded.
+        additions: sums of two feature maps of equal shape, in the order in which they run.
+        on_pixels: names of the weights into which normalisation is folded before they are rounded.
+        paired: names of the weights that the CPU kernel multiplies in pairs with uint8 activations, see
             :mod:`pipeline.quantization.saturation`.
     """
 
@@ -81,20 +81,21 @@ class Roundings:
 
     @classmethod
     def of(cls, placed: onnx.ModelProto, source: Graph) -> Roundings:
-        """Read them from a graph that a placement made.
+        """Read the roundings from a graph with Q/DQ nodes.
 
         Args:
-            source: the float graph that it was made from; nodes have the same names in both.
+            placed: the graph with Q/DQ nodes.
+            source: the float graph from which ``placed`` was built; nodes have the same names in both.
         """
         graph = Graph(placed)
         nodes = {node.name: node for node in graph.nodes}
         layers, on_pixels, paired = {}, set(), set()
         forming_pairs = {node.name for node, _ in quantised_layers(placed)}
         for layer in source.layers:
-            found, name = nodes[layer.name], layer.input[1].removeprefix(NETWORK)
-            weight = _dequantiser(graph, found.input[1])
+            node, name = nodes[layer.name], layer.input[1].removeprefix(NETWORK)
+            weight = _dequantiser(graph, node.input[1])
             if weight is not None:
-                layers[name] = _rounding(graph, found.input[0])
+                layers[name] = _rounding(graph, node.input[0])
                 if weight.input[0].startswith(on_pixels_name(layer.input[1])):
                     on_pixels.add(name)
                 if layer.name in forming_pairs:
@@ -114,7 +115,7 @@ def _dequantiser(graph: Graph, name: str) -> onnx.NodeProto | None:
 
 
 def _rounding(graph: Graph, name: str) -> Rounding | None:
-    """How a tensor was rounded, when it comes out of a Q/DQ pair; None also for the frame's bytes, which are exact."""
+    """The rounding of a tensor that comes out of a Q/DQ pair, else None. The frame's bytes are exact: None as well."""
     node = _dequantiser(graph, name)
     if node is None or node.input[0] not in graph.producers:
         return None
@@ -127,12 +128,12 @@ def _rounding(graph: Graph, name: str) -> Rounding | None:
 
 
 class SimulatedNetwork(SegNetwork):
-    """A network that computes as its INT8 graph will. It shares its weights with the one given, and trains them.
+    """A network that computes with the roundings of its INT8 graph. It shares, and trains, the weights of ``network``.
 
-    Batch norm stays in eval mode whatever ``train()`` is called: its statistics are part of the calibrated network.
+    Batch norm stays in eval mode even after ``train()``, because its statistics belong to the calibrated network.
 
     Args:
-        network: in any mode.
+        network: in train or eval mode.
         roundings: of a graph that was exported from this network.
 
     Raises:
@@ -148,7 +149,7 @@ class SimulatedNetwork(SegNetwork):
             raise UserError(f"the INT8 graph has a layer '{unknown[0]}' that the network lacks; export it again")
         self._roundings = roundings
         self._layers = {parameters[name]: rounding for name, rounding in roundings.layers.items()}
-        factors = torch.tensor(network.std).reshape(1, 3, 1, 1)  # the others are the same for all channels
+        factors = torch.tensor(network.std).reshape(1, 3, 1, 1)  # further factors are equal for all channels
         self._factors = {parameters[name]: factors for name in roundings.on_pixels}
         self._paired = {parameters[name] for name in roundings.paired}
 
@@ -170,7 +171,7 @@ class SimulatedNetwork(SegNetwork):
 
 
 class _Rounded(TorchFunctionMode):
-    """While active, layers and additions round what they read."""
+    """While this mode is active, layers and additions round their inputs."""
 
     def __init__(
         self,
@@ -200,24 +201,25 @@ class _Rounded(TorchFunctionMode):
                     f"the network adds maps of {args[0].shape[1]} channels where its INT8 graph adds "
                     f"{addition.channels}; it cannot be trained with 8 bits simulated: set qat: false for this student"
                 )
-            pairs = zip(args[:2], addition.inputs, strict=True)
-            return torch.add(*(x if rounding is None else rounding(x) for x, rounding in pairs))
+            operands = zip(args[:2], addition.inputs, strict=True)
+            return torch.add(*(x if rounding is None else rounding(x) for x, rounding in operands))
         return func(*args, **(kwargs or {}))
 
 
 def _are_maps(first: Any, second: Any) -> bool:
-    """Whether two operands are feature maps of equal shape: what a residual connection adds."""
-    both = isinstance(first, Tensor) and isinstance(second, Tensor)
-    return both and first.ndim == 4 and first.shape == second.shape
+    """Whether two operands are feature maps of equal shape, as in a residual connection."""
+    tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return tensors and first.ndim == 4 and first.shape == second.shape
 
 
 def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None, paired: bool = False) -> Tensor:
     """Round a weight to symmetric int8, with one scale per channel of ``axis``, and return it in float.
 
     Args:
-        factors: for the first layer, whose INT8 weight has the deviation and the BGR order folded in: the weight is
-            divided by these and its input channels are reversed before rounding; both are undone afterwards.
-        paired: choose scales that prevent overflow of pairs of weights, as ``saturation.scales_of`` does.
+        factors: only for the first layer, into whose INT8 weight the standard deviation and the BGR order are folded.
+            Before rounding, the weight is divided by these factors and its input channels are reversed; both are undone
+            after rounding.
+        paired: choose scales with which no pair of weights overflows, as ``saturation.scales_of`` does.
     """
     if factors is not None:
         factors = factors.to(weight.device)
@@ -231,7 +233,7 @@ def round_weight(weight: Tensor, axis: int, *, factors: Tensor | None = None, pa
 
 
 def _largest_sums(weight: Tensor, axis: int) -> Tensor:
-    """``saturation.largest_sums`` of a weight's pairs, (C,)."""
+    """``saturation.largest_sums`` of a weight's pairs in torch, (C,)."""
     by_channel = weight.movedim(axis, 0)
     if by_channel.ndim > 2:
         by_channel = by_channel.movedim(1, -1)

@@ -1,16 +1,17 @@
-"""Q/DQ for TensorRT: symmetric int8, placed where TensorRT fuses it, float16 elsewhere, float32 where that fails.
+"""Q/DQ for TensorRT: symmetric int8 where TensorRT fuses it, float16 elsewhere, float32 where float16 fails.
 
 The rules (explicit quantisation, TensorRT 10 and 11):
 
-1. zero-point 0, int8 everywhere; activations per tensor, weights per output channel, bias in float.
-2. Q/DQ on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into one
+1. Quantised values are int8 with zero-point 0: activations per tensor, weights per output channel. Biases are float.
+2. Q/DQ pairs are on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into
+  one kernel.
+3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well. If the convolution before
+  the add is float, nothing fuses, and no input is quantised.
+4. All inputs of a concatenation have one scale, else every input would be quantised twice.
+5. A Q/DQ pair and all its readers have one type. It is float32 if one of the readers needs float32, or if float16
+  cannot hold the scale.
+6. Float stay: preprocessing, upsampling, argmax, the layers after a global pooling, and layers without a good INT8
   kernel.
-3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well. Behind a float
-  convolution nothing fuses, and nothing is quantised.
-4. What is concatenated has one scale, else every input is quantised twice.
-5. A Q/DQ pair and all its readers have one type: float32 when one of the readers needs it, or when float16 cannot hold
-  the scale.
-6. Preprocessing, upsampling, argmax, what follows a global pooling and layers without a good INT8 kernel stay in float.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from pipeline.quantization.half_rounding import rounded
 from pipeline.quantization.ranges import Ranges
 from pipeline.quantization.scales import ScaleType, amax_of, channel_peaks, holds, quantize_per_channel, scale_of
 
-#: The first opset whose Q/DQ take float16 scales is 19; 20 is the newest that TensorRT 10.1 documents.
+#: Q/DQ accept float16 scales from opset 19 on; 20 is the newest opset that TensorRT 10.1 documents.
 OPSET = 20
-#: Channels that INT8 kernels work on at a time, and below which there is one only for whole multiples of that.
+#: INT8 kernels work on 8 channels at a time; for fewer than 16 channels they need a multiple of 8.
 CHANNELS, FEW_CHANNELS = 8, 16
 
 
@@ -43,13 +44,13 @@ def place(
     float32: Collection[str] = (),
     float16: bool = True,
 ) -> onnx.ModelProto:
-    """The TensorRT INT8 graph of a float deploy graph, which stays as it is.
+    """The TensorRT INT8 graph of a float deploy graph, which is not changed.
 
     Args:
         ranges: (low, high) of every float activation; the larger magnitude counts.
-        float_nodes: names of nodes that stay in float, beside those that the rules name.
-        float32: names of nodes that float16 would spoil, see :mod:`pipeline.quantization.half_limits`.
-        float16: what is not INT8 is float16, else float32.
+        float_nodes: names of nodes that stay in float, in addition to those of the rules.
+        float32: names of nodes that do not work in float16, see :mod:`pipeline.quantization.half_limits`.
+        float16: whether the parts that are not INT8 are float16; else they are float32.
     """
     graph = source.copy()
     float_nodes = graph.without_integers(float_nodes)
@@ -85,9 +86,9 @@ def place(
 def simulate(
     source: Graph, ranges: Ranges, *, float_nodes: Collection[str] = (), float32: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """What :func:`place` gives, as a graph by which ONNX Runtime computes on any CPU what a GPU computes.
+    """The graph of :func:`place` in a form with which ONNX Runtime computes on any CPU what a GPU computes.
 
-    Float16 is rounded and overflows as on a GPU; INT8 layers are computed in float32, so no CPU's kernel saturates.
+    Float16 is rounded and overflows as on a GPU. INT8 layers are computed in float32, so no CPU kernel can saturate.
     """
     return rounded(place(source, ranges, float_nodes=float_nodes, float32=float32))
 
@@ -95,55 +96,55 @@ def simulate(
 def with_pairs(
     graph: Graph, ranges: Ranges, quantised: Mapping[str, int], *, float32: Collection[str] = ()
 ) -> set[str]:
-    """Names of the nodes that need float32 when their inputs come out of Q/DQ pairs.
+    """Names of the nodes that need float32 once their inputs come out of Q/DQ pairs.
 
     Args:
-        quantised: by node that reads a pair: the index of that input.
-        float32: nodes that need float32 without any pair.
+        quantised: for each node that reads a pair: the index of that input.
+        float32: nodes that need float32 even without pairs.
     """
-    found = set(float32)
-    readers: dict[str, list[str]] = defaultdict(list)  # by what is quantised
+    wide = set(float32)
+    readers: dict[str, list[str]] = defaultdict(list)  # quantised tensor -> nodes that read it
     for node in graph.body:
         if node.name not in quantised:
             continue
         name = node.input[quantised[node.name]]
         readers[name].append(node.name)
-        held = name not in ranges or holds(amax_of(ranges[name]), np.float16)
+        fits = name not in ranges or holds(amax_of(ranges[name]), np.float16)
         if node.op_type in WEIGHTED:
             readers[node.input[1]].append(node.name)
             weight = weight_of(graph, node)
-            held &= holds(channel_peaks(weight, output_axis(node, weight.ndim)), np.float16)
-        if not held:
-            found.add(node.name)
-    before = -1
-    while before < len(found):  # a node may share its input with one node and its weight with another
-        before = len(found)
+            fits &= holds(channel_peaks(weight, output_axis(node, weight.ndim)), np.float16)
+        if not fits:
+            wide.add(node.name)
+    count = -1
+    while count < len(wide):  # a node may share its input with one node and its weight with another
+        count = len(wide)
         for names in readers.values():
-            if not found.isdisjoint(names):
-                found.update(names)
-    return found
+            if not wide.isdisjoint(names):
+                wide.update(names)
+    return wide
 
 
 def has_kernel(graph: Graph, layer: onnx.NodeProto) -> bool:
-    """Whether TensorRT has a good INT8 kernel for a layer, by the rules that NVIDIA's ModelOpt goes by.
+    """Whether TensorRT has a good INT8 kernel for a layer, by the rules of NVIDIA's ModelOpt.
 
-    Fewer than 16 channels only as whole multiples of 8 under a square kernel, or at the network's input; grouped
-    convolutions only with a kernel of 3 or more and whole multiples of 8 channels.
+    A layer with fewer than 16 channels needs a multiple of 8 and a square kernel; the input channels of the network's
+    first layer do not count. A grouped convolution needs a kernel side of 3 or more and a multiple of 8 channels.
     """
     if layer.op_type not in CONVOLUTIONS:
         return True
     weight = graph.initializers[layer.input[1]].dims
     axis = output_axis(layer, len(weight))
-    given, made, kernel = weight[1 - axis], weight[axis], weight[2:]
+    in_channels, out_channels, kernel = weight[1 - axis], weight[axis], weight[2:]
     if next((a.i for a in layer.attribute if a.name == "group"), 1) > 1:
-        return bool(made % CHANNELS == 0 and min(kernel) >= 3)
-    whole = len(set(kernel)) == 1
-    first = graph.is_first(layer)
-    return all(c >= FEW_CHANNELS or (c % CHANNELS == 0 and whole) for c in ((made,) if first else (given, made)))
+        return bool(out_channels % CHANNELS == 0 and min(kernel) >= 3)
+    square = len(set(kernel)) == 1
+    counts = (out_channels,) if graph.is_first(layer) else (in_channels, out_channels)
+    return all(count >= FEW_CHANNELS or (count % CHANNELS == 0 and square) for count in counts)
 
 
 def share_scales(graph: Graph, ranges: Ranges) -> Ranges:
-    """Ranges in which the inputs and the output of each concatenation have one: the widest of them."""
+    """The ranges, but all inputs and the output of a concatenation have one common range: the widest of them."""
     shared = dict(ranges)
     concats = [[*node.input, *node.output] for node in graph.body if node.op_type == "Concat"]
     groups = [[name for name in names if name in shared] for names in concats]
@@ -160,7 +161,9 @@ def share_scales(graph: Graph, ranges: Ranges) -> Ranges:
 
 
 def skip_input(graph: Graph, add: onnx.NodeProto, layers: Collection[str]) -> int | None:
-    """Which input of a residual add is the skip: that of the shorter path, when the other is an INT8 layer's output.
+    """Index of the input of a residual add that is the skip: the input with the shorter path.
+
+    None if the other input is not the output of an INT8 convolution, or if an input is a constant.
 
     Args:
         layers: names of the layers in INT8.
@@ -174,10 +177,10 @@ def skip_input(graph: Graph, add: onnx.NodeProto, layers: Collection[str]) -> in
 
 
 class Placement:
-    """Inserts Q/DQ pairs into a graph: one pair for a tensor, shared by all who read it quantised.
+    """Inserts Q/DQ pairs into a graph: one pair per tensor, shared by all nodes that read the tensor quantised.
 
     Attributes:
-        float32: names of the nodes that need float32, the Q/DQ nodes before them included.
+        float32: names of the nodes that need float32, including the Q/DQ nodes before them.
     """
 
     def __init__(self, graph: Graph, ranges: Ranges, *, scale_type: ScaleType, float32: Collection[str] = ()) -> None:
@@ -191,7 +194,7 @@ class Placement:
         self.replaced: set[str] = set()
 
     def quantize_input(self, node: onnx.NodeProto, index: int) -> None:
-        """Let ``node`` read its input ``index`` through Q/DQ. Tensors without a range (constants) are left alone."""
+        """Let ``node`` read its input ``index`` through Q/DQ. Tensors without a range (constants) do not change."""
         name = node.input[index]
         if name not in self.ranges:
             return
@@ -209,7 +212,7 @@ class Placement:
             self.float32.update(pair.name for pair in self.pairs[name])
 
     def quantize_weight(self, node: onnx.NodeProto) -> None:
-        """Store the weight as int8 behind a DequantizeLinear with one scale an output channel."""
+        """Store the weight as int8, followed by a DequantizeLinear with one scale per output channel."""
         name = node.input[1]
         if name not in self.weights:
             weight = weight_of(self.graph, node)
@@ -231,13 +234,13 @@ class Placement:
     def finish(self) -> onnx.ModelProto:
         """The graph with all pairs, in topological order."""
         nodes = list(self.weights.values())
-        source = {pair[0].input[0]: pair for pair in self.pairs.values()}
+        pairs = {pair[0].input[0]: pair for pair in self.pairs.values()}  # by the tensor that they quantise
         for tensor in self.model.graph.input:
-            nodes.extend(source.get(tensor.name, ()))
+            nodes.extend(pairs.get(tensor.name, ()))
         for node in self.model.graph.node:
             nodes.append(node)
             for name in node.output:
-                nodes.extend(source.get(name, ()))
+                nodes.extend(pairs.get(name, ()))
         used = {name for node in nodes for name in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name not in self.replaced or t.name in used]
         del self.model.graph.node[:], self.model.graph.initializer[:]

@@ -1,4 +1,4 @@
-"""Taking Q/DQ away again from layers of a TensorRT INT8 file that a builder fails on."""
+"""Remove Q/DQ from layers of a TensorRT INT8 file for which a builder fails."""
 
 from __future__ import annotations
 
@@ -15,42 +15,49 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def release(source: Path, target: Path, *, nodes: Collection[str]) -> list[str]:
-    """Write an INT8 file in which some layers are in float: as ``float_nodes`` would have placed it, weights rounded.
+    """Write an INT8 file in which some layers are float, as if they were in ``float_nodes`` with rounded weights.
 
-    A released layer reads what was there before the pair, and its weight as the int8 values dequantised to the type of
-    their scales (float16, or float32 in a file without float16). Q/DQ that nobody reads any more are dropped.
+    A released layer reads the tensor before the Q/DQ pair. Its weight is the int8 values dequantised to the type of
+    their scales (float16, or float32 in a file without float16). Q/DQ nodes that no node reads any more are removed.
 
     Args:
-        source, target: ONNX files; ``target`` is written only when a layer was released.
-        nodes: names of layers, or of Q/DQ nodes, which stand for the layers that read them. Others are passed over.
+        source, target: ONNX files; ``target`` is written only if a layer was released.
+        nodes: names of layers, or of Q/DQ nodes, which mean all layers that read them. Other names are ignored.
 
     Returns:
-        what the layers are called in ``quantize.float_layers`` (those without a weight: their node), sorted.
+        titles of the released layers as in ``quantize.float_layers`` (for layers without a weight: node names), sorted.
     """
     graph = Graph(onnx.load(source))
-    wanted, readers = set(nodes), graph.consumers  # as they are before the first input is renamed
-    for node in graph.nodes:  # what is named as Q/DQ stands for its readers; a Q comes before its DQ
+    wanted, readers = set(nodes), graph.consumers  # look-ups from before the first input is renamed
+    for node in graph.nodes:  # a Q/DQ node means its readers; a Q comes before its DQ
         if node.name in wanted and node.op_type in PAIR:
             wanted.update(reader.name for name in node.output for reader in readers[name])
-    freed, sums = [], set[str]()
+    released, sums = [], set[str]()
     weights: dict[str, onnx.TensorProto] = {}
     for node in graph.nodes:
-        if node.name in wanted and node.op_type not in PAIR and (title := _free(graph, node, weights)):
-            freed.append(title)
+        if node.name in wanted and node.op_type not in PAIR and (title := _release_node(graph, node, weights)):
+            released.append(title)
             sums.update(reader.name for name in node.output for reader in readers[name] if reader.op_type == "Add")
-    for node in graph.nodes:  # a skip is quantised for the layer that it is added to, see rule 3 of the placement
+    for node in graph.nodes:  # a skip is quantised only if the layer before the add is INT8, see rule 3 of `tensorrt`
         if node.name in sums:
-            _free(graph, node, weights)
-    if freed:
+            _release_node(graph, node, weights)
+    if released:
         graph.model.graph.initializer.extend(weights.values())
         _drop_unused(graph.model)
         onnx.checker.check_model(graph.model)
         onnx.save(graph.model, target)
-    return sorted(freed)
+    return sorted(released)
 
 
-def _free(graph: Graph, node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
-    """Let a node read in float what it read dequantised; returns its title, None when it read nothing so."""
+def _release_node(graph: Graph, node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
+    """Let a node read float tensors instead of dequantised ones.
+
+    Args:
+        weights: float weights by name; new ones are added.
+
+    Returns:
+        the node's title; None: it has no dequantised input.
+    """
     title = None
     for index, name in enumerate(node.input):
         dequantize = graph.producers.get(name)
@@ -71,7 +78,7 @@ def _free(graph: Graph, node: onnx.NodeProto, weights: dict[str, onnx.TensorProt
 
 
 def _dequantized(graph: Graph, node: onnx.NodeProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """The constant that a DequantizeLinear gives, in the type of its scales."""
+    """The constant that a DequantizeLinear computes, in the type of its scales."""
     values, scale, zero = (numpy_helper.to_array(graph.initializers[name]) for name in node.input)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     shape = [1] * values.ndim
@@ -84,7 +91,7 @@ def _dequantized(graph: Graph, node: onnx.NodeProto) -> np.ndarray[tuple[int, ..
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
-    """Remove Q/DQ, constants and types of tensors that nobody reads."""
+    """Remove Q/DQ nodes, constants and tensor types that no node uses."""
     graph = model.graph
     outputs = {tensor.name for tensor in graph.output}
     kept: list[onnx.NodeProto] = []
@@ -94,8 +101,8 @@ def _drop_unused(model: onnx.ModelProto) -> None:
             kept.append(node)
             read.update(node.input)
     constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    made = {name for node in kept for name in node.output}
-    types = [value for value in graph.value_info if value.name in made]
+    results = {name for node in kept for name in node.output}
+    types = [value for value in graph.value_info if value.name in results]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(reversed(kept))
     graph.initializer.extend(constants)

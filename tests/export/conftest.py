@@ -1,4 +1,4 @@
-"""A network of two convolutions, and the deploy pipeline written down once more in numpy."""
+"""A network of two convolutions, and the deploy graph written again in numpy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Tiny(SegNetwork):
-    """Two strided convolutions; its mean and std differ for each channel, so that a mixed-up channel shows."""
+    """Two strided convolutions. Mean and std differ for each channel, so that a test fails if channels are swapped."""
 
     facts = NetworkFacts(channels=8, stage_channels=(8,), output_stride=4, divisor=4)
     mean = (0.2, 0.5, 0.7)

@@ -1,4 +1,4 @@
-"""The second output: its values, and that nothing else changes, in every file that is made from a deploy graph."""
+"""The second output of every file that is built from a deploy graph: its values; the labels do not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOATS, INT8 = ("fp32", "fp16"), ("int8_cpu", "int8_arm", "int8_tensorrt")
 
 @pytest.fixture(scope="module")
 def confident(student: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The student, exported and quantised once more with the second output: artifacts ``onnx`` and ``int8``."""
+    """The student, exported and quantised again with the second output: artifacts ``onnx`` and ``int8``."""
     folder = tmp_path_factory.mktemp("confident")
     export_network(
         student.network,
@@ -40,18 +40,18 @@ def confident(student: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleN
     )
     source = artifact.load(folder / "onnx", kind="onnx")
     calibrate(source, folder / "calibration", frames=student.frames, facts={"calibration_frames": {"names": []}})
-    found = artifact.load(folder / "calibration", kind="calibration")
-    quantize(source, found, folder / "int8", settings=Settings(method="minmax"))
+    calibration = artifact.load(folder / "calibration", kind="calibration")
+    quantize(source, calibration, folder / "int8", settings=Settings(method="minmax"))
     return SimpleNamespace(onnx=source, int8=artifact.load(folder / "int8", kind="int8"))
 
 
-def source_of(made: Any, name: str) -> Path:
-    folder: Path = (made.onnx if name in FLOATS else made.int8).file(f"{name}.onnx")
+def source_of(source: Any, name: str) -> Path:
+    folder: Path = (source.onnx if name in FLOATS else source.int8).file(f"{name}.onnx")
     return folder
 
 
 def run(model: onnx.ModelProto, frame: Any) -> list[Any]:
-    """Every output, computed in the types that the file names and without INT8 kernels."""
+    """Every output, computed in the types of the file and without INT8 kernels."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -64,7 +64,7 @@ def run(model: onnx.ModelProto, frame: Any) -> list[Any]:
 def test_it_is_the_softmax_of_the_upsampled_logits(
     tiny: Any, plain_scores: Any, export_of: Any, tmp_path: Path, stride: int
 ) -> None:
-    """Against numpy in float64; half a level is rounding of the result, the rest that of float32."""
+    """Against numpy in float64. The result is rounded by up to half a level; the remaining 0.01 is float32 rounding."""
     model = onnx.load(export_of(tiny, tmp_path, label_stride=stride))
     add_confidence(model)
     onnx.checker.check_model(model, full_check=True)
@@ -80,7 +80,7 @@ def test_it_is_the_softmax_of_the_upsampled_logits(
 def test_logits_far_apart_neither_overflow_nor_lose_a_level(
     tiny: Any, plain_scores: Any, export_of: Any, tmp_path: Path
 ) -> None:
-    """A thousand between the classes: exp() of the logits themselves would be infinite."""
+    """The logits of two classes differ by thousands, so exp() of the logits themselves would be infinite."""
     weight, bias = tiny.classifier.weight.detach().clone(), tiny.classifier.bias.detach().clone()
     try:
         with torch.no_grad():
@@ -93,11 +93,11 @@ def test_logits_far_apart_neither_overflow_nor_lose_a_level(
     add_confidence(model)
     frame = np.random.default_rng(5).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     levels = run(model, frame)[1]
-    assert levels.min() >= 51 and np.median(levels) == 255  # one of five classes has at least a fifth
+    assert levels.min() >= 51 and np.median(levels) == 255  # the best of five classes has at least a fifth
 
 
 @pytest.mark.parametrize("name", [*FLOATS, *INT8])
-def test_labels_are_those_of_the_file_without_it(student: Any, confident: Any, name: str) -> None:
+def test_labels_are_equal_with_and_without_it(student: Any, confident: Any, name: str) -> None:
     plain, model = onnx.load(source_of(student, name)), onnx.load(source_of(confident, name))
     assert [output.name for output in model.graph.output] == ["labels", CONFIDENCE]
     added = {node.name for node in model.graph.node}.difference(node.name for node in plain.graph.node)
@@ -106,20 +106,25 @@ def test_labels_are_those_of_the_file_without_it(student: Any, confident: Any, n
         assert np.array_equal(run(model, frame)[0], run(plain, frame)[0])
 
 
-@pytest.mark.parametrize(("name", "most"), [("fp16", 0.6), ("int8_cpu", 12), ("int8_arm", 12), ("int8_tensorrt", 12)])
-def test_files_of_fewer_bits_say_nearly_the_same(student: Any, confident: Any, name: str, most: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"),  # mean difference in levels of 255; measured for INT8: 2.9, 2.9 and 3.5
+    [("fp16", 0.6), ("int8_cpu", 3.5), ("int8_arm", 3.5), ("int8_tensorrt", 4.5)],
+)
+def test_files_of_fewer_bits_have_nearly_the_same_confidence(
+    student: Any, confident: Any, name: str, most: float
+) -> None:
     exact, model = onnx.load(source_of(confident, "fp32")), onnx.load(source_of(confident, name))
     off = [np.abs(run(model, f)[1].astype(int) - run(exact, f)[1].astype(int)).mean() for f in student.frames]
     assert 0 < np.mean(off) < most
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8_cpu"])
-def test_engines_give_it_and_the_same_labels(student: Any, confident: Any, name: str, tmp_path: Path) -> None:
+def test_engines_return_it_and_the_same_labels(student: Any, confident: Any, name: str, tmp_path: Path) -> None:
     runtime = runtimes.build("onnxruntime", {"threads": 1})
     engines = []
-    for made in (student, confident):
+    for source in (student, confident):
         file = tmp_path / f"{len(engines)}.onnx"
-        runtime.build(source_of(made, name), file)
+        runtime.build(source_of(source, name), file)
         engines.append(runtime.load(file))
     plain, engine = engines
     assert (plain.gives_confidence, engine.gives_confidence) == (False, True)
@@ -134,7 +139,7 @@ def test_engines_give_it_and_the_same_labels(student: Any, confident: Any, name:
         plain.run_with_confidence(student.frames[0][None])
 
 
-def test_artifacts_say_so(student: Any, confident: Any) -> None:
+def test_artifacts_record_it(student: Any, confident: Any) -> None:
     for meta in (confident.onnx.meta, confident.int8.meta):
         assert meta["confidence"] == {"name": "confidence", "dtype": "uint8", "layout": "NHW", "shape": [1, 128, 192]}
     assert "confidence" not in student.onnx.meta
@@ -150,7 +155,7 @@ def test_a_wrong_confidence_is_refused(student: Any, confident: Any, tmp_path: P
             if node.name == f"{confidence.PREFIX}behind":
                 node.input[:] = list(node.input)[::-1]  # exp(max - x)
         onnx.save(model, tmp_path / f"{name}.onnx")
-    with pytest.raises(UserError, match=r"fp32\.onnx gives a confidence that differs from torch by \d+\.\d of 255"):
+    with pytest.raises(UserError, match=r"the confidence of fp32\.onnx differs from torch by \d+\.\d of 255"):
         parity.check(student.network, tmp_path, student.frames[:1], label_stride=1)
 
 
@@ -161,5 +166,5 @@ def test_tensorrt_builds_it(confident: Any, tmp_path: Path) -> None:
         assert runtime.build(source_of(confident, name), tmp_path / f"{name}.plan")["strongly_typed"] is True
 
 
-def test_export_and_runtimes_call_it_the_same() -> None:
+def test_export_and_runtimes_use_the_same_name() -> None:
     assert CONFIDENCE == confidence.CONFIDENCE

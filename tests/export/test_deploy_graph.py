@@ -25,13 +25,13 @@ def frame() -> Array:
 
 
 def assert_same_labels(got: Array, scores: Any) -> None:
-    """Equal wherever the best class leads by more than rounding; and that is nearly everywhere."""
+    """Labels are equal where the best class is ahead by more than rounding; this must be nearly everywhere."""
     assert got.dtype == np.uint8
     assert got.shape == scores.shape[1:]
     ordered = np.sort(scores, axis=0)
-    clear = ordered[-1] - ordered[-2] > 1e-4
-    assert clear.mean() > 0.99
-    assert np.array_equal(got[clear], scores.argmax(axis=0)[clear])
+    decided = ordered[-1] - ordered[-2] > 1e-4
+    assert decided.mean() > 0.99
+    assert np.array_equal(got[decided], scores.argmax(axis=0)[decided])
     assert len(np.unique(got)) > 1
 
 
@@ -70,7 +70,7 @@ def test_core_graph_gives_the_logits(student: Any, run_onnx: Callable[..., Any])
     assert CoreGraph(student.network)(x).shape == logits.shape
 
 
-def test_torch_engine_leaves_the_training_mode_as_it_was(tiny: SegNetwork, frame: Array) -> None:
+def test_torch_engine_does_not_change_the_training_mode(tiny: SegNetwork, frame: Array) -> None:
     engine = TorchEngine(tiny, input_size=SIZE)
     for training in (True, False):
         tiny.train(training)

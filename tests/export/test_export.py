@@ -1,4 +1,4 @@
-"""Exported files: reproducible, free of traces, full of facts; and refused when they differ from torch."""
+"""Exported files are reproducible, hold facts but no traces of the machine, and must agree with torch."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_two_exports_in_one_process_have_the_same_bytes(tiny: SegNetwork, tmp_pa
 def test_another_process_exports_the_same_bytes(student: Any, tmp_path: Path) -> None:
     out = tmp_path / "core.onnx"
     command = [sys.executable, "-c", AGAIN, str(student.parent.path), str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     assert out.read_bytes() == student.onnx.file("core.onnx").read_bytes()
 
 
@@ -89,8 +89,8 @@ def test_artifact_names_its_parent_and_its_parity(student: Any) -> None:
     assert sorted(meta["files"]) == sorted(FILES)
     assert meta["parents"] == {"network": student.parent.hash}
     assert meta["parity"] == student.parity
-    assert meta["parity"]["core_max_difference"] <= 1e-3
-    assert 0.97 <= meta["parity"]["agreement"]["fp16"] <= 1
+    assert meta["parity"]["core_max_difference"] <= 1e-4  # measured: 5e-6
+    assert meta["parity"]["agreement"]["fp32"] >= 0.9999 and 0.99 <= meta["parity"]["agreement"]["fp16"] <= 1
 
 
 def test_fp16_file_holds_float16_only(student: Any) -> None:
@@ -104,11 +104,11 @@ def test_fp16_file_holds_float16_only(student: Any) -> None:
     values = (*model.graph.input, *model.graph.output)
     assert [value.type.tensor_type.elem_type for value in values] == [TensorProto.UINT8, TensorProto.UINT8]
     size = {name: student.onnx.file(name).stat().st_size for name in FILES}
-    assert size["fp16.onnx"] < 0.6 * size["fp32.onnx"]
+    assert size["fp16.onnx"] < 0.51 * size["fp32.onnx"]
 
 
 def altered(student: Any, folder: Path, name: str, change: Any) -> Path:
-    """A copy of the ONNX artifact's files, one of them with its classifier weights changed."""
+    """A copy of the ONNX artifact's files, in which one file has other classifier weights."""
     shutil.copytree(student.onnx.path, folder)
     model = onnx.load(folder / name)
     classifier = [node for node in model.graph.node if node.op_type == "Conv"][-1].input[1]
@@ -135,19 +135,19 @@ def test_parity_refuses_altered_weights(student: Any, tmp_path: Path, name: str,
 
 
 def test_a_float16_file_that_disagrees_is_reported(student: Any, tmp_path: Path) -> None:
-    """Who wants INT8 for CPUs does not need it."""
+    """It is no error, because INT8 for CPUs does not need it."""
     folder = altered(student, tmp_path / "onnx", "fp16.onnx", lambda w: w[::-1])
-    found = parity.check(student.network, folder, student.frames[:2], label_stride=1)
-    facts = parity.float16_facts(found, {"conv": "'x' reaches 1e+06"})
+    record = parity.check(student.network, folder, student.frames[:2], label_stride=1)
+    facts = parity.float16_facts(record, {"conv": "'x' reaches 1e+06"})
     assert facts == {"reliable": False, "float32_nodes": {"conv": "'x' reaches 1e+06"}}
-    nodes, warning = parity.float16_report({"parity": found, "float16": facts})
+    nodes, warning = parity.float16_report({"parity": record, "float16": facts})
     assert nodes == "in float32, because float16 cannot hold the values: conv ('x' reaches 1e+06)"
-    assert warning.startswith(f"warning: fp16.onnx agrees on only {found['agreement']['fp16']:.2%} of pixels when")
+    assert warning.startswith(f"warning: fp16.onnx agrees on only {record['agreement']['fp16']:.2%} of pixels when")
     assert parity.float16_report(student.onnx.meta) == []
 
 
 class Loud(SegNetwork):
-    """Its activations overflow in float16: a factor of 1e6 goes in and comes out again."""
+    """Its activations overflow in float16: they are multiplied by 1e6, and the logits by 1e-6."""
 
     facts = NetworkFacts(channels=8, stage_channels=(8,), output_stride=4, divisor=4)
     mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
@@ -162,13 +162,13 @@ class Loud(SegNetwork):
         return SegOutput(logits=self.classifier(embedding) * 1e-6, embedding=embedding)
 
 
-def test_an_export_keeps_in_float32_what_overflows(student: Any, tmp_path: Path) -> None:
+def test_an_export_keeps_nodes_that_overflow_in_float32(student: Any, tmp_path: Path) -> None:
     torch.manual_seed(3)
     meta = {**student.parent.meta, "input_size": [32, 48]}
     parent = artifact.Artifact(path=student.parent.path, meta=meta)
     frames = [frame[:32, :48].copy() for frame in student.frames]
-    found = export_network(Loud().eval(), parent, tmp_path / "onnx", frames=frames, label_stride=1, built_with={})
-    assert found["agreement"]["fp16"] > 0.97
+    record = export_network(Loud().eval(), parent, tmp_path / "onnx", frames=frames, label_stride=1, built_with={})
+    assert record["agreement"]["fp16"] > 0.97
     facts = artifact.load(tmp_path / "onnx", kind="onnx").meta["float16"]
     assert facts["reliable"] and len(facts["float32_nodes"]) == 3
     model = onnx.load(tmp_path / "onnx" / "fp16.onnx")
@@ -176,12 +176,12 @@ def test_an_export_keeps_in_float32_what_overflows(student: Any, tmp_path: Path)
     assert wide == ["Mul", "Conv", "Mul"]
 
 
-def test_parity_passes_what_was_exported(student: Any) -> None:
+def test_parity_accepts_the_exported_files(student: Any) -> None:
     assert parity.check(student.network, student.onnx.path, student.frames, label_stride=1) == student.parity
 
 
 def test_label_stride_must_divide(student: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"export.label_stride: 5 does not divide input_size \[128, 192\]"):
+    with pytest.raises(UserError, match=r"export.label_stride: got 5, which does not divide input_size \[128, 192\]"):
         export_network(student.network, student.parent, tmp_path / "x", frames=[], label_stride=5, built_with={})
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Adaptive pooling: equal to torch's, and small in ONNX whatever the size of the feature map."""
+"""Adaptive pooling: equal to torch's, and small in ONNX for every size of the feature map."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_matrix_pooling_is_adaptive_pooling(bins: tuple[int, int]) -> None:
             torch.testing.assert_close(MatrixAvgPool2d(bins)(x), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_what_is_replaced() -> None:
+def test_only_pooling_into_several_bins_is_replaced() -> None:
     kept = [nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((None, 2))]
     net = nn.Sequential(*kept, nn.AdaptiveAvgPool2d(3), nn.Sequential(nn.AdaptiveAvgPool2d((2, 4))))
     x = torch.randn(1, 2, 7, 9, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Small foreign networks, written by hand as an exporter would, and their descriptions."""
+"""Small networks to import, built by hand in the form of common exporters, and their descriptions."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def network(
     classes: int = 3,
     kind: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """Convolution, batch normalisation, PRelu, convolution; NHWC ones transpose inside, as converters of TensorFlow do.
+    """Convolution, batch normalisation, PRelu, convolution. With NHWC, it transposes inside, as TensorFlow does.
 
-    Logits have a standard deviation near 1 and all classes win somewhere on :func:`frames`.
+    Logits have a standard deviation near 1, and every class has some pixels of :func:`frames`.
     """
     rng = np.random.default_rng(3)
     weights = {
@@ -66,22 +66,22 @@ def network(
     shape: list[Any] = [1, classes, height, width]
     if output == "labels":
         nodes.append(node("ArgMax", ["deep"], [result], axis=1, keepdims=1))
-        made = helper.make_tensor_value_info(result, TensorProto.INT64, [1, 1, height, width])
+        output_info = helper.make_tensor_value_info(result, TensorProto.INT64, [1, 1, height, width])
     elif layout == "NHWC":
         nodes.append(node("Transpose", ["deep"], [result], perm=[0, 2, 3, 1]))
-        made = helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, height, width, classes])
+        output_info = helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, height, width, classes])
     else:
         nodes.append(node("Identity", ["deep"], [result]))
-        made = helper.make_tensor_value_info(result, TensorProto.FLOAT, shape)
-    outputs = [made]
+        output_info = helper.make_tensor_value_info(result, TensorProto.FLOAT, shape)
+    outputs = [output_info]
     for index in range(1, heads):
         nodes.append(node("Sigmoid", ["deep"], [f"head{index}"]))
         outputs.append(helper.make_tensor_value_info(f"head{index}", TensorProto.FLOAT, shape))
-    given = [1, *size, 3] if layout == "NHWC" else [1, 3, *size]
+    image_shape = [1, *size, 3] if layout == "NHWC" else [1, 3, *size]
     graph = helper.make_graph(
         nodes,
-        "foreign",
-        [helper.make_tensor_value_info(image, kind, given)],
+        "imported",
+        [helper.make_tensor_value_info(image, kind, image_shape)],
         outputs,
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
@@ -95,7 +95,7 @@ def make() -> Callable[..., onnx.ModelProto]:
 
 @pytest.fixture
 def described(tmp_path: Path) -> Callable[..., Description]:
-    """``described(model, **keys)`` writes model.onnx and own.yaml, and reads the description; None drops a key."""
+    """``described(model, **keys)`` writes model.onnx and own.yaml, and reads the description; None removes a key."""
 
     def write(model: onnx.ModelProto | None, /, **keys: Any) -> Description:
         if model is not None:
@@ -117,7 +117,7 @@ def described(tmp_path: Path) -> Callable[..., Description]:
 
 @pytest.fixture(scope="session")
 def frames() -> list[npt.NDArray[np.uint8]]:
-    """Four smooth frames, no two channels alike."""
+    """Four smooth frames whose channels all differ."""
     rng = np.random.default_rng(0)
     coarse = [rng.integers(0, 256, (6, 8, 3), dtype=np.uint8) for _ in range(4)]
     return [np.asarray(cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for image in coarse]
@@ -125,7 +125,7 @@ def frames() -> list[npt.NDArray[np.uint8]]:
 
 @pytest.fixture
 def dataset(tmp_path: Path, frames: Any) -> Path:
-    """A prepared data set of these frames: seven classes of noise and ignored pixels, two frames a split."""
+    """A prepared data set of these frames: seven classes of noise and ignored pixels, two frames per split."""
     names = ["sky", "road", "lane", "car", "bus", "pole", "tree"]
     meta = {
         "dataset": "noise",
@@ -154,7 +154,7 @@ def ending(model: onnx.ModelProto, nodes: list[onnx.NodeProto], kind: int, **con
 
 
 def deep(file: Path, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What the file computes as ``deep`` for RGB / 255: (K, h, w)."""
+    """The tensor ``deep`` of the file for RGB / 255: (K, h, w)."""
     model = onnx.load(file)
     model.graph.output.append(helper.make_tensor_value_info("deep", TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -166,7 +166,7 @@ def deep(file: Path, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def single(frames: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., onnx.ModelProto]:
     """``single(**options)``: a network of one channel, which is above 0 on half of all pixels."""
 
-    def made(**options: Any) -> onnx.ModelProto:
+    def build(**options: Any) -> onnx.ModelProto:
         model = network(classes=1, **options)
         file = tmp_path_factory.mktemp("single") / "model.onnx"
         onnx.save(model, file)
@@ -175,4 +175,4 @@ def single(frames: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         model.graph.node[-2].input.append("last.bias")
         return model
 
-    return made
+    return build

@@ -1,4 +1,4 @@
-"""The confidence of foreign networks: from logits, from probabilities, from one channel; refused where it has none."""
+"""The confidence of imported networks: from logits, probabilities or one channel; refused for other outputs."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(powers / powers.sum(axis=0))
 
 
-def require_confidence(found: Description, frames: Any, probabilities: Callable[[Floats], Floats]) -> None:
-    """Import, and compare with the probability of the label that the graph gives, in levels of 255.
+def require_confidence(description: Description, frames: Any, probabilities: Callable[[Floats], Floats]) -> None:
+    """Import the network, and compare its confidence with the probability of each label, in levels of 255.
 
     Args:
         probabilities: from logits (K, h, w) to the probability of each class, (K or 2, h, w).
     """
-    import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
-    made = artifact.load(found.file.parent / "onnx", kind="onnx")
-    assert made.meta["confidence"]["shape"] == made.meta["output"]["shape"]
+    import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
+    converted = artifact.load(description.file.parent / "onnx", kind="onnx")
+    assert converted.meta["confidence"]["shape"] == converted.meta["output"]["shape"]
     for precision, most in (("fp32", 0.6), ("fp16", 2.0)):
-        session = onnxruntime.InferenceSession(str(made.file(f"{precision}.onnx")), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(converted.file(f"{precision}.onnx")), providers=["CPUExecutionProvider"]
+        )
         for frame in frames:
-            shares = 255 * probabilities(deep(found.model, frame).astype(np.float64))
+            shares = 255 * probabilities(deep(description.model, frame).astype(np.float64))
             labels, levels = session.run(None, {"frames": frame[None]})
             assert levels.shape == labels.shape and levels.dtype == np.uint8 and np.ptp(levels) > 20
             right = np.take_along_axis(shares, labels.astype(np.int64), axis=0)
@@ -63,7 +65,7 @@ def require_confidence(found: Description, frames: Any, probabilities: Callable[
     ],
 )
 def test_a_channel_per_class(make: Any, described: Any, frames: Any, nodes: Any, probabilities: Any) -> None:
-    """Probabilities are taken as they are: a second softmax would bring them near to each other."""
+    """Probabilities are used unchanged: a second softmax would make them nearly equal."""
     model = ending(make(opset=13), nodes, TensorProto.FLOAT)
     require_confidence(described(model, confidence=True), frames, probabilities)
 
@@ -72,7 +74,7 @@ def test_a_channel_per_class(make: Any, described: Any, frames: Any, nodes: Any,
     ("nodes", "keys"), [(LOGITS, {}), (SIGMOID, {}), (SIGMOID, {"threshold": 0.6}), (LOGITS, {"threshold": 0.25})]
 )
 def test_one_channel(make_single: Any, described: Any, frames: Any, nodes: Any, keys: Any) -> None:
-    """With another threshold a label may be the less probable one: its confidence is then below a half."""
+    """With another threshold the less probable class may be the label: its confidence is then below a half."""
     model = ending(make_single, nodes, TensorProto.FLOAT)
 
     def both(logits: Floats) -> Floats:
@@ -83,16 +85,16 @@ def test_one_channel(make_single: Any, described: Any, frames: Any, nodes: Any, 
 
 def test_one_channel_that_is_neither_is_refused(make_single: Any, described: Any, frames: Any) -> None:
     nodes = [node("Sigmoid", ["deep"], ["s"]), node("Mul", ["s", "most"], ["scores"])]
-    found = described(
+    description = described(
         ending(make_single, nodes, TensorProto.FLOAT, most=np.float32(255)), **TWO, threshold=127, confidence=True
     )
-    with pytest.raises(UserError, match=r"neither probabilities .* so they say nothing about confidence"):
-        import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
-    assert not (found.file.parent / "onnx").exists()
+    with pytest.raises(UserError, match=r"neither probabilities .* so they give no confidence"):
+        import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
+    assert not (description.file.parent / "onnx").exists()
 
 
 def test_a_label_map_has_none(make: Any, described: Any) -> None:
-    with pytest.raises(UserError, match=r"confidence: a map of class ids holds no probabilities"):
+    with pytest.raises(UserError, match=r"confidence: a map of class ids has no probabilities"):
         described(make(output="labels"), output="labels", confidence=True)
 
 

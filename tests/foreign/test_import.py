@@ -1,4 +1,4 @@
-"""The deploy graph of a foreign network against the file itself and plain NumPy, for every way of describing one."""
+"""The deploy graph of an imported network against its own file and plain NumPy, for every kind of description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
 
 
 def bilinear(planes: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """(K, h, w) -> (K, H, W), half-pixel centres, edges repeated: the definition, written out."""
+    """(K, h, w) -> (K, H, W) by the definition: half-pixel centres, repeated edges."""
 
     def weights(small: int, large: int) -> npt.NDArray[np.float64]:
         matrix = np.zeros((large, small))
@@ -46,7 +46,7 @@ def bilinear(planes: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.
 def reference(
     file: Path, frame: Any, *, layout: str, order: str, output: str, mean: Any = (0, 0, 0), std: Any = (1, 1, 1)
 ) -> npt.NDArray[Any]:
-    """Label map by the file as it came, pixels prepared one channel at a time."""
+    """Label map of the unchanged file; pixels are prepared one channel at a time."""
     planes = []
     for channel in range(3):
         pixel = frame[:, :, {"RGB": 2 - channel, "BGR": channel}[order]].astype(np.float64)
@@ -79,48 +79,48 @@ def test_every_kind_of_network_gives_the_labels_of_its_file(
     make: Any, described: Any, frames: Any, layout: str, order: str, output: str, stride: int
 ) -> None:
     model = make(layout=layout, output=output, stride=stride)
-    found = described(model, layout=layout, channel_order=order, output=output, mean=list(MEAN), std=list(STD))
-    made = imported(found, frames)
+    description = described(model, layout=layout, channel_order=order, output=output, mean=list(MEAN), std=list(STD))
+    converted = imported(description, frames)
     for frame in frames:
-        expected = reference(found.model, frame, layout=layout, order=order, output=output, mean=MEAN, std=STD)
+        expected = reference(description.model, frame, layout=layout, order=order, output=output, mean=MEAN, std=STD)
         assert len(np.unique(expected)) == 3
-        got = run(made.file("fp32.onnx"), frame)
+        got = run(converted.file("fp32.onnx"), frame)
         assert got.dtype == np.uint8 and got.shape == expected.shape
         assert (got == expected).mean() > 0.999
-        assert (run(made.file("fp16.onnx"), frame) == expected).mean() > 0.98
-    assert made.meta["output"]["shape"] == [1, *expected.shape]
+        assert (run(converted.file("fp16.onnx"), frame) == expected).mean() > 0.98
+    assert converted.meta["output"]["shape"] == [1, *expected.shape]
 
 
 def test_original_ids_of_the_description_are_in_the_artifact_and_the_file(
     make: Any, described: Any, frames: Any
 ) -> None:
-    made = imported(described(make(), original_ids=[23, 7, 26], original_ignored=0), frames)
-    session = onnxruntime.InferenceSession(str(made.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    converted = imported(described(make(), original_ids=[23, 7, 26], original_ignored=0), frames)
+    session = onnxruntime.InferenceSession(str(converted.file("fp32.onnx")), providers=["CPUExecutionProvider"])
     inside = LabelSpec.from_meta(json.loads(session.get_modelmeta().custom_metadata_map["segpress"]))
-    assert made.labels == inside
+    assert converted.labels == inside
     assert inside.to_original()[[0, 1, 2, 255]].tolist() == [23, 7, 26, 0]
 
 
 @pytest.mark.parametrize("changes", [{"channel_order": "BGR"}, {"mean": 0.0}, {"std": 1.0}])
 def test_another_description_gives_other_labels(make: Any, described: Any, frames: Any, changes: Any) -> None:
     right = {"mean": list(MEAN), "std": list(STD), "channel_order": "RGB"}
-    found = described(make(), **right)
+    description = described(make(), **right)
     expected = [
-        reference(found.model, f, layout="NCHW", order="RGB", output="logits", mean=MEAN, std=STD) for f in frames
+        reference(description.model, f, layout="NCHW", order="RGB", output="logits", mean=MEAN, std=STD) for f in frames
     ]
-    made = imported(described(None, **{**right, **changes}), frames)
-    same = np.mean([(run(made.file("fp32.onnx"), f) == e).mean() for f, e in zip(frames, expected, strict=True)])
+    converted = imported(described(None, **{**right, **changes}), frames)
+    same = np.mean([(run(converted.file("fp32.onnx"), f) == e).mean() for f, e in zip(frames, expected, strict=True)])
     assert same < 0.97
 
 
-def test_the_artifact_says_what_it_is(make: Any, described: Any, frames: Any) -> None:
-    found = described(make(heads=2), head="scores", mean=0.5, std=0.5)
-    meta = imported(found, frames).meta
+def test_the_facts_of_the_artifact(make: Any, described: Any, frames: Any) -> None:
+    description = described(make(heads=2), head="scores", mean=0.5, std=0.5)
+    meta = imported(description, frames).meta
     assert meta["classes"] == ["sky", "road", "car"] and meta["input_size"] == [48, 64] and meta["precision"] == "fp32"
     assert meta["model"] == {"name": "onnx", "options": {"file": "model.onnx", "head": "scores"}}
     assert (meta["mean"], meta["std"]) == ([0.5] * 3, [0.5] * 3)
     assert meta["input"] == {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, 48, 64, 3]}
-    assert meta["parents"] == {"file": artifact.sha256(found.model)}
+    assert meta["parents"] == {"file": artifact.sha256(description.model)}
     assert meta["parity"]["frames"] == 4 and meta["parity"]["agreement"]["fp32"] > 0.999
     assert meta["parity"]["core_max_difference"] < 1e-4
     assert (
@@ -128,11 +128,11 @@ def test_the_artifact_says_what_it_is(make: Any, described: Any, frames: Any) ->
     )
 
 
-def test_the_graph_holds_the_network_and_no_more(make: Any, described: Any, frames: Any) -> None:
-    made = imported(
+def test_the_graph_has_no_superfluous_nodes(make: Any, described: Any, frames: Any) -> None:
+    converted = imported(
         described(make(heads=3, layout="NHWC", names=("frames", "labels_")), head="labels_", layout="NHWC"), frames
     )
-    model = onnx.load(made.file("fp32.onnx"))
+    model = onnx.load(converted.file("fp32.onnx"))
     onnx.checker.check_model(model, full_check=True)
     operators = [node.op_type for node in model.graph.node]
     # batch normalisation is folded, the other heads are gone, and transposes of NHWC cancel
@@ -140,66 +140,66 @@ def test_the_graph_holds_the_network_and_no_more(make: Any, described: Any, fram
     assert len({node.name for node in model.graph.node}) == len(operators)
     assert not [tensor.name for tensor in model.graph.initializer if "unused" in tensor.name]
     assert [entry.version for entry in model.opset_import] == [18]
-    graph = graphs.load(str(made.file("fp32.onnx")))
+    graph = graphs.load(str(converted.file("fp32.onnx")))
     assert graph.normaliser is not None and len(graph.normalised) == 1
     ranges = dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
     placed = cpu.place(graph, ranges)  # the first layer reads the frame's bytes
     assert "normalise.weight" not in {name for node in placed.graph.node for name in node.input}
 
 
-def test_an_import_is_the_same_bytes_every_time(make: Any, described: Any, frames: Any) -> None:
-    found = described(make())
-    first = {path.name: path.read_bytes() for path in imported(found, frames).path.iterdir()}
-    assert first == {path.name: path.read_bytes() for path in imported(found, frames).path.iterdir()}
-    assert str(found.file.parent).encode() not in b"".join(first.values())
+def test_two_imports_have_the_same_bytes(make: Any, described: Any, frames: Any) -> None:
+    description = described(make())
+    first = {path.name: path.read_bytes() for path in imported(description, frames).path.iterdir()}
+    assert first == {path.name: path.read_bytes() for path in imported(description, frames).path.iterdir()}
+    assert str(description.file.parent).encode() not in b"".join(first.values())
 
 
 @pytest.mark.parametrize("opset", [9, 13, 18, 20, 21])
 def test_opsets_from_old_to_new(make: Any, described: Any, frames: Any, opset: int) -> None:
-    found = described(make(opset=opset))
-    made = imported(found, frames)
-    (version,) = [entry.version for entry in onnx.load(made.file("fp32.onnx")).opset_import]
+    description = described(make(opset=opset))
+    converted = imported(description, frames)
+    (version,) = [entry.version for entry in onnx.load(converted.file("fp32.onnx")).opset_import]
     assert version == min(max(opset, 18), 20)
-    expected = reference(found.model, frames[0], layout="NCHW", order="RGB", output="logits")
-    assert (run(made.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
+    expected = reference(description.model, frames[0], layout="NCHW", order="RGB", output="logits")
+    assert (run(converted.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
 
 
 def test_open_sizes_are_fixed_by_the_description(make: Any, described: Any, frames: Any) -> None:
     model = make(size=("height", "width"))
     with pytest.raises(
-        UserError, match=r"leaves height or width open.*add `input_size: \[height, width\]` to .*own.yaml"
+        UserError, match=r"has no fixed height or width.*add `input_size: \[height, width\]` to .*own.yaml"
     ):
         imported(described(model), frames)
-    found = described(model, input_size=[48, 64])
-    made = imported(found, frames)
-    assert made.meta["input_size"] == [48, 64]
-    expected = reference(found.model, frames[0], layout="NCHW", order="RGB", output="logits")
-    assert (run(made.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
+    description = described(model, input_size=[48, 64])
+    converted = imported(description, frames)
+    assert converted.meta["input_size"] == [48, 64]
+    expected = reference(description.model, frames[0], layout="NCHW", order="RGB", output="logits")
+    assert (run(converted.file("fp32.onnx"), frames[0]) == expected).mean() > 0.999
 
 
 def test_a_graph_that_computes_something_else_is_refused(make: Any, described: Any, frames: Any) -> None:
-    found = described(make())
-    graph, size = deploy.build(network.load(found), found)
+    description = described(make())
+    graph, size = deploy.build(network.load(description), description)
     last = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("last.weight"))
     last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * np.float32(1.01), last.name))
     with pytest.raises(UserError, match=r"logits differ from the file's by .* allowed: 0.001"):
-        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+        parity.check(description, {"fp32": graph, "fp16": graph}, frames, size=size)
     last.CopyFrom(numpy_helper.from_array(np.full((3, 8, 1, 1), np.nan, np.float32), last.name))
     with pytest.raises(UserError, match="differ from the file's by nan"):
-        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+        parity.check(description, {"fp32": graph, "fp16": graph}, frames, size=size)
 
 
 def test_label_maps_that_disagree_are_refused(make: Any, described: Any, frames: Any) -> None:
-    found = described(make(output="labels"), output="labels")
-    graph, size = deploy.build(network.load(found), found)
+    description = described(make(output="labels"), output="labels")
+    graph, size = deploy.build(network.load(description), description)
     weight = next(tensor for tensor in graph.graph.initializer if tensor.name == "normalise.weight")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
     with pytest.raises(UserError, match=r"the fp32 deploy graph agrees with the file on .* of pixels; needed: 99.9%"):
-        parity.check(found, {"fp32": graph, "fp16": graph}, frames, size=size)
+        parity.check(description, {"fp32": graph, "fp16": graph}, frames, size=size)
 
 
 def changed(model: onnx.ModelProto, *, weight: float = 1.0, offset: float = 0.0) -> onnx.ModelProto:
-    """The last layer's weights multiplied, its channels moved together: the labels stay the same in float32."""
+    """The last layer's weights multiplied, and an offset added to all channels: in float32 the labels do not change."""
     graph = model.graph
     for tensor in graph.initializer:
         if tensor.name == "last.weight":
@@ -210,26 +210,28 @@ def changed(model: onnx.ModelProto, *, weight: float = 1.0, offset: float = 0.0)
 
 
 def test_networks_that_overflow_in_float16_are_protected(make: Any, described: Any, frames: Any) -> None:
-    found = described(changed(make(), weight=1e5))
-    made = imported(found, frames)
-    float16 = made.meta["float16"]
-    assert float16["reliable"] and made.meta["parity"]["agreement"]["fp16"] > 0.98
+    description = described(changed(make(), weight=1e5))
+    converted = imported(description, frames)
+    float16 = converted.meta["float16"]
+    assert float16["reliable"] and converted.meta["parity"]["agreement"]["fp16"] > 0.98
     assert "ids" in float16["float32_nodes"]  # as far as the argmax
     assert next(iter(float16["float32_nodes"].values())).startswith("'result' reaches ")
 
 
-def test_networks_that_float16_spoils_are_imported_with_a_warning(make: Any, described: Any, frames: Any) -> None:
-    """Steps of float16 are 1 beyond 1024, and the logits differ by less. INT8 for CPUs needs no float16."""
-    made = imported(described(changed(make(), offset=1500.0)), frames)
-    share = made.meta["parity"]["agreement"]["fp16"]
-    assert made.meta["parity"]["agreement"]["fp32"] > 0.999 and share < 0.9
-    assert made.meta["float16"] == {"reliable": False, "float32_nodes": {}}
-    (warning,) = float16_report(made.meta)
+def test_networks_that_fail_in_float16_are_imported_with_a_warning(make: Any, described: Any, frames: Any) -> None:
+    """Above 1024, float16 has steps of 1, and the logits differ by less. INT8 for CPUs does not need float16."""
+    converted = imported(described(changed(make(), offset=1500.0)), frames)
+    share = converted.meta["parity"]["agreement"]["fp16"]
+    assert converted.meta["parity"]["agreement"]["fp32"] > 0.999 and share < 0.9
+    assert converted.meta["float16"] == {"reliable": False, "float32_nodes": {}}
+    (warning,) = float16_report(converted.meta)
     assert warning.startswith(f"warning: fp16.onnx agrees on only {share:.2%} of pixels when")
 
 
 def test_ids_that_are_no_class_are_refused(make: Any, described: Any, frames: Any) -> None:
-    found = described(make(output="labels"), output="labels", classes=["sky", "road"], palette=[[0, 0, 0], [1, 1, 1]])
-    with pytest.raises(UserError, match=r"gives ids 2, which are no class; the 2 classes have the ids 0, 1"):
-        imported(found, frames)
-    assert not (found.file.parent / "onnx").exists()
+    description = described(
+        make(output="labels"), output="labels", classes=["sky", "road"], palette=[[0, 0, 0], [1, 1, 1]]
+    )
+    with pytest.raises(UserError, match=r"its output has ids 2, which are no class; the 2 classes have the ids 0, 1"):
+        imported(description, frames)
+    assert not (description.file.parent / "onnx").exists()

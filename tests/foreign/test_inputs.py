@@ -1,4 +1,4 @@
-"""Images and numbers of every kind that files take: bytes, float16, and normalisation of their own."""
+"""Networks with every kind of input: bytes, float16, and networks that normalise the image themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ node = helper.make_node
 
 
 def beginning(model: onnx.ModelProto, nodes: list[onnx.NodeProto], kind: int, shape: Any, **constants: Any) -> Any:
-    """The network with an image of another type and other nodes from it to ``image``, which its first layer reads."""
+    """The network with an image of another type, and other nodes from it to ``image``, which the first layer reads."""
     for each in model.graph.node:
         each.input[:] = ["image" if name == "input" else name for name in each.input]
     rest = list(model.graph.node)
@@ -33,19 +33,19 @@ def beginning(model: onnx.ModelProto, nodes: list[onnx.NodeProto], kind: int, sh
     return model
 
 
-def expected(found: Description, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Labels of the file for an image that was prepared by hand."""
-    session = onnxruntime.InferenceSession(str(found.model), providers=["CPUExecutionProvider"])
+def expected(description: Description, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels that the file computes for an image prepared by the test."""
+    session = onnxruntime.InferenceSession(str(description.model), providers=["CPUExecutionProvider"])
     return session.run(["scores"], {"input": np.ascontiguousarray(image)})[0].argmax(axis=1)[0]
 
 
-def labels(found: Description, frames: Any) -> tuple[artifact.Artifact, list[npt.NDArray[np.uint8]]]:
+def labels(description: Description, frames: Any) -> tuple[artifact.Artifact, list[npt.NDArray[np.uint8]]]:
     """The imported artifact, and the label maps of its float graph."""
-    out = found.file.parent / "onnx"
-    import_network(found, out, frames=lambda size: frames)
-    made = artifact.load(out, kind="onnx")
-    session = onnxruntime.InferenceSession(str(made.file("fp32.onnx")), providers=["CPUExecutionProvider"])
-    return made, [session.run(None, {"frames": frame[None]})[0][0] for frame in frames]
+    out = description.file.parent / "onnx"
+    import_network(description, out, frames=lambda size: frames)
+    converted = artifact.load(out, kind="onnx")
+    session = onnxruntime.InferenceSession(str(converted.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    return converted, [session.run(None, {"frames": frame[None]})[0][0] for frame in frames]
 
 
 CAST = node("Cast", ["input"], ["pixels"], to=TensorProto.FLOAT)
@@ -75,32 +75,36 @@ def test_images_of_integers(
 ) -> None:
     last = keys.get("layout") == "NHWC"
     shape = [1, 48, 64, 3] if last else [1, 3, 48, 64]
-    found = described(beginning(make(), nodes, kind, shape, scale=np.float32(1 / 255)), **keys)
-    made, got = labels(found, frames)
+    description = described(beginning(make(), nodes, kind, shape, scale=np.float32(1 / 255)), **keys)
+    converted, got = labels(description, frames)
     for frame, labelled in zip(frames, got, strict=True):
         image = frame[None, :, :, ::-1].astype(np.int32) - shift
         image = image if last else image.transpose(0, 3, 1, 2)
-        right = expected(found, image.astype(helper.tensor_dtype_to_np_dtype(kind)))
+        right = expected(description, image.astype(helper.tensor_dtype_to_np_dtype(kind)))
         assert len(np.unique(right)) > 1 and (labelled == right).mean() > 0.999
-    assert made.meta["std"] == pytest.approx([1 / 255] * 3)
-    if nodes[0].op_type != "Sub":  # TensorRT has no bytes between its layers
-        casts = [each for each in onnx.load(made.file("fp32.onnx")).graph.node if each.op_type == "Cast"]
+    assert converted.meta["std"] == pytest.approx([1 / 255] * 3)
+    if nodes[0].op_type != "Sub":  # TensorRT does not support bytes between layers
+        casts = [each for each in onnx.load(converted.file("fp32.onnx")).graph.node if each.op_type == "Cast"]
         assert [each.name for each in casts] == ["pixels", "labels"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "keys", "said"),
+    ("kind", "keys", "message"),
     [
-        (TensorProto.UINT8, {"mean": 0.5, "std": 0.5}, "-1 to 1; the input of model.onnx is uint8, .*: leave mean and"),
-        (TensorProto.UINT8, {"mean": 0.502, "std": 0.00392157}, "-128 to 127; .*: leave mean and std out"),
-        (TensorProto.INT8, {}, r"0 to 255; .* int8, .*: say std: 0.00392157 and mean: 0.501961 \(128 / 255\)"),
+        (
+            TensorProto.UINT8,
+            {"mean": 0.5, "std": 0.5},
+            "-1 to 1; the input of model.onnx is uint8: .*; leave mean and std out",
+        ),
+        (TensorProto.UINT8, {"mean": 0.502, "std": 0.00392157}, "-128 to 127; .*; leave mean and std out"),
+        (TensorProto.INT8, {}, r"0 to 255; .* int8: .*; write std: 0.00392157 and mean: 0.501961 \(128 / 255\)"),
     ],
 )
-def test_a_description_that_gives_no_whole_numbers(
-    make: Any, described: Any, frames: Any, kind: int, keys: dict[str, Any], said: str
+def test_mean_and_std_that_give_no_whole_numbers(
+    make: Any, described: Any, frames: Any, kind: int, keys: dict[str, Any], message: str
 ) -> None:
     model = beginning(make(), [CAST, SCALE], kind, [1, 3, 48, 64], scale=np.float32(1 / 255))
-    with pytest.raises(UserError, match=rf"own.yaml: mean and std: got .*{said}"):
+    with pytest.raises(UserError, match=rf"own.yaml: mean and std: got .*{message}"):
         labels(described(model, **keys), frames)
 
 
@@ -111,23 +115,23 @@ def test_an_image_without_batch(make: Any, described: Any, frames: Any) -> None:
         if layout == "NHWC":
             model.graph.node.insert(0, node("Transpose", ["input"], ["turned"], perm=[2, 0, 1]))
             model.graph.node[1].input[0] = "turned"
-        found = described(model, layout=layout, output_layout="NCHW")
+        description = described(model, layout=layout, output_layout="NCHW")
         image = (frames[0][:, :, ::-1] / 255).astype(np.float32)
-        right = expected(found, image if layout == "NHWC" else image.transpose(2, 0, 1))
-        assert (labels(found, frames)[1][0] == right).mean() > 0.999
+        right = expected(description, image if layout == "NHWC" else image.transpose(2, 0, 1))
+        assert (labels(description, frames)[1][0] == right).mean() > 0.999
 
 
 def test_std_above_one(make: Any, described: Any, frames: Any) -> None:
-    """(pixel - mean) / std / 255, as SINet takes it."""
+    """(pixel - mean) / std / 255, as SINet reads it."""
     mean, std = np.float32([102.9, 111.3, 126.9]), np.float32([62.9, 62.8, 66.4])
     model = make()
     for tensor in model.graph.initializer:
         if tensor.name == "normalise.weight":
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 100, tensor.name))
-    found = described(model, mean=[float(value) / 255 for value in mean], std=[float(value) for value in std])
-    for frame, labelled in zip(frames, labels(found, frames)[1], strict=True):
+    description = described(model, mean=[float(value) / 255 for value in mean], std=[float(value) for value in std])
+    for frame, labelled in zip(frames, labels(description, frames)[1], strict=True):
         image = ((frame[:, :, ::-1] - mean) / std / 255).astype(np.float32).transpose(2, 0, 1)[None]
-        right = expected(found, image)
+        right = expected(description, image)
         assert len(np.unique(right)) > 1 and (labelled == right).mean() > 0.999
 
 
@@ -146,20 +150,22 @@ def halved(model: onnx.ModelProto, *, outside: bool) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("outside", [True, False])
 def test_a_file_in_float16(make: Any, described: Any, frames: Any, outside: bool) -> None:
-    found = described(halved(make(), outside=outside))
-    made, got = labels(found, frames)
+    description = described(halved(make(), outside=outside))
+    converted, got = labels(description, frames)
     for frame, labelled in zip(frames, got, strict=True):
         image = (frame[:, :, ::-1] / 255).astype(np.float16 if outside else np.float32).transpose(2, 0, 1)[None]
-        assert (labelled == expected(found, image)).mean() > 0.99
-    kinds = {tensor.data_type for tensor in onnx.load(made.file("fp32.onnx")).graph.initializer}
+        assert (labelled == expected(description, image)).mean() > 0.99
+    kinds = {tensor.data_type for tensor in onnx.load(converted.file("fp32.onnx")).graph.initializer}
     assert TensorProto.FLOAT16 not in kinds
-    weight = numpy_helper.to_array(found_weight(made, "last.weight"))
+    weight = numpy_helper.to_array(found_weight(converted, "last.weight"))
     assert (weight == weight.astype(np.float16)).all()  # each keeps its value
-    cpu.place(graph := graphs.load(str(made.file("fp32.onnx"))), dict.fromkeys(graph.float_activations(), (-4.0, 4.0)))
+    cpu.place(
+        graph := graphs.load(str(converted.file("fp32.onnx"))), dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
+    )
 
 
-def found_weight(made: artifact.Artifact, name: str) -> onnx.TensorProto:
-    tensors = onnx.load(made.file("fp32.onnx")).graph.initializer
+def found_weight(converted: artifact.Artifact, name: str) -> onnx.TensorProto:
+    tensors = onnx.load(converted.file("fp32.onnx")).graph.initializer
     return next(tensor for tensor in tensors if tensor.name.endswith(name))
 
 
@@ -177,11 +183,11 @@ def test_bfloat16_is_refused(make: Any, described: Any, frames: Any) -> None:
 def test_an_image_of_unknown_shape(make: Any, described: Any, frames: Any) -> None:
     model = make()
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(UserError, match=r"leaves height or width open.*add `input_size"):
+    with pytest.raises(UserError, match=r"has no fixed height or width.*add `input_size"):
         labels(described(model), frames)
-    found = described(model, input_size=[48, 64])
+    description = described(model, input_size=[48, 64])
     image = (frames[0][:, :, ::-1] / 255).astype(np.float32).transpose(2, 0, 1)[None]
-    assert (labels(found, frames)[1][0] == expected(found, image)).mean() > 0.999
+    assert (labels(description, frames)[1][0] == expected(description, image)).mean() > 0.999
 
 
 def test_an_input_that_another_head_needs(make: Any, described: Any, frames: Any) -> None:

@@ -1,4 +1,4 @@
-"""A data set in the classes of a network: every pixel by its rule, frames untouched."""
+"""A data set in the classes of a network: every pixel follows `merge`, frames do not change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def quiet(title: str, total: int) -> None:
 
 
 def test_every_pixel_follows_its_rule(described: Any, dataset: Path, tmp_path: Path) -> None:
-    found = described(None, merge={"road": ["road", "lane"], "car": ["car", "bus"]}, rest="sky", ignore_index=255)
-    facts = merge(Prepared(dataset), found, tmp_path / "merged", progress=quiet)
+    description = described(None, merge={"road": ["road", "lane"], "car": ["car", "bus"]}, rest="sky", ignore_index=255)
+    facts = merge(Prepared(dataset), description, tmp_path / "merged", progress=quiet)
     before, after = Prepared(dataset), Prepared(tmp_path / "merged")
-    assert after.labels == found.labels and after.splits == before.splits and after.name == "noise"
-    # sky, road, lane, car, bus, pole, tree; 200 is ignored there, 255 here
+    assert after.labels == description.labels and after.splits == before.splits and after.name == "noise"
+    # sky, road, lane, car, bus, pole, tree; ignored: 200 before, 255 after
     rule = {0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 0, 6: 0, 200: 255}
     for split in ("train", "val"):
         counts = np.zeros(3)
@@ -36,7 +36,7 @@ def test_every_pixel_follows_its_rule(described: Any, dataset: Path, tmp_path: P
         assert facts["class_pixels"][split] == list(counts)
 
 
-def test_what_nothing_stands_for_is_ignored_by_default(described: Any, dataset: Path, tmp_path: Path) -> None:
+def test_other_classes_are_ignored_by_default(described: Any, dataset: Path, tmp_path: Path) -> None:
     merge(Prepared(dataset), described(None, merge={"road": ["lane"]}), tmp_path / "merged", progress=quiet)
     label, merged = Prepared(dataset).split("val").label(0), Prepared(tmp_path / "merged").split("val").label(0)
     # sky and car keep their names, road is the data set's lane alone
@@ -45,30 +45,32 @@ def test_what_nothing_stands_for_is_ignored_by_default(described: Any, dataset: 
 
 
 def test_original_ids_are_those_of_the_description(described: Any, dataset: Path, tmp_path: Path) -> None:
-    """A merged class has no id of its own in the masks; only who describes the network can know one."""
-    for name, given in (("without", {}), ("with", {"original_ids": [23, 7, 26], "original_ignored": 0})):
-        found = described(None, merge={"road": ["road", "lane"]}, **given)
-        merge(Prepared(dataset), found, tmp_path / name, progress=quiet)
-        assert Prepared(tmp_path / name).labels == found.labels
-        assert found.labels.original_ids == (tuple(given["original_ids"]) if given else None)
+    """The masks have no id for a merged class; only the description can name one."""
+    for name, keys in (("without", {}), ("with", {"original_ids": [23, 7, 26], "original_ignored": 0})):
+        description = described(None, merge={"road": ["road", "lane"]}, **keys)
+        merge(Prepared(dataset), description, tmp_path / name, progress=quiet)
+        assert Prepared(tmp_path / name).labels == description.labels
+        assert description.labels.original_ids == (tuple(keys["original_ids"]) if keys else None)
 
 
-def test_unknown_classes_and_none_at_all(described: Any, dataset: Path, tmp_path: Path) -> None:
+def test_unknown_classes_and_no_common_class(described: Any, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"merge.road: the data set has no class 'raod'; did you mean 'road'?"):
         merge(Prepared(dataset), described(None, merge={"road": ["raod"]}), tmp_path / "merged", progress=quiet)
-    found = described(None, classes=["x", "y", "z"])
-    with pytest.raises(UserError, match=r"no class of the network \(x, y, z\) has one of the data set \(sky, road"):
-        merge(Prepared(dataset), found, tmp_path / "merged", progress=quiet)
+    description = described(None, classes=["x", "y", "z"])
+    with pytest.raises(
+        UserError, match=r"no class of the network \(x, y, z\) gets a class of the data set \(sky, road"
+    ):
+        merge(Prepared(dataset), description, tmp_path / "merged", progress=quiet)
     assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize("classes", [["road", "sky"], ["sky", "road", "lane", "car", "bus", "tree", "pole"]])
-def test_labels_in_other_classes_judge_no_network(dataset: Path, classes: list[str]) -> None:
+def test_labels_in_other_classes_are_refused_for_measuring(dataset: Path, classes: list[str]) -> None:
     network = Artifact(path=Path("onnx/own"), meta={"classes": classes})
     with pytest.raises(UserError, match=rf"has the classes sky, road, .*; the network of onnx/own has {classes[0]}, "):
         require_same_classes(Prepared(dataset), network)
 
 
-def test_labels_in_the_same_classes_judge(dataset: Path) -> None:
+def test_labels_in_the_same_classes_are_accepted(dataset: Path) -> None:
     classes = ["sky", "road", "lane", "car", "bus", "pole", "tree"]
     require_same_classes(Prepared(dataset), Artifact(path=Path("onnx/own"), meta={"classes": classes}))

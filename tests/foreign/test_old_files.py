@@ -1,4 +1,4 @@
-"""Files of old exporters and odd ones: old opsets and IR versions, branches that a size decides, names like ours."""
+"""Unusual files: old opsets and IR versions, branches that depend on a size, names that we use too."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from pipeline.quantization.ranges import choose_all
 node = helper.make_node
 
 
-def require_same(found: Description, frames: Any, *, share: float = 0.999) -> artifact.Artifact:
-    """Import, and compare the label maps with those of the file, run by ONNX Runtime on RGB / 255."""
-    out = found.file.parent / "onnx"
-    import_network(found, out, frames=lambda size: frames)
-    made = artifact.load(out, kind="onnx")
-    ours = onnxruntime.InferenceSession(str(made.file("fp32.onnx")), providers=["CPUExecutionProvider"])
-    session = onnxruntime.InferenceSession(str(found.model), providers=["CPUExecutionProvider"])
+def require_same(description: Description, frames: Any, *, share: float = 0.999) -> artifact.Artifact:
+    """Import the network, and compare its label maps with those of its file, run by ONNX Runtime on RGB / 255."""
+    out = description.file.parent / "onnx"
+    import_network(description, out, frames=lambda size: frames)
+    converted = artifact.load(out, kind="onnx")
+    ours = onnxruntime.InferenceSession(str(converted.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(description.model), providers=["CPUExecutionProvider"])
     for frame in frames:
         image = (frame[:, :, ::-1] / 255).astype(np.float32).transpose(2, 0, 1)[None]
         right = session.run(["scores"], {session.get_inputs()[0].name: np.ascontiguousarray(image)})[0].argmax(axis=1)
         assert len(np.unique(right)) > 1
         assert (ours.run(None, {"frames": frame[None]})[0] == right).mean() >= share
-    return made
+    return converted
 
 
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
@@ -53,7 +53,7 @@ def test_old_upsampling_measures_from_corners(make: Any, described: Any, frames:
 
 
 def test_old_resizing_that_shrinks(make: Any, described: Any, frames: Any) -> None:
-    """ONNX Runtime takes the pixel above there, in opset 10: seven columns of ten."""
+    """In opset 10, ONNX Runtime rounds a pixel's position up when an image shrinks."""
     model = make(opset=10)
     model.graph.node[-1].CopyFrom(node("Resize", ["deep", "down"], ["small"], mode="nearest"))
     model.graph.node.append(node("Resize", ["small", "up"], ["scores"], mode="nearest"))
@@ -68,17 +68,17 @@ def test_ir_version_3_with_weights_among_the_inputs(make: Any, described: Any, f
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims)))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "None"
-    made = require_same(described(model), frames)
-    operators = [each.op_type for each in onnx.load(made.file("fp32.onnx")).graph.node]
+    converted = require_same(described(model), frames)
+    operators = [each.op_type for each in onnx.load(converted.file("fp32.onnx")).graph.node]
     assert "BatchNormalization" not in operators  # weights are constants, so it folds
-    before = made.file("fp32.onnx").read_bytes()
-    del model.graph.input[-1]  # some files list some only, and ONNX Runtime does not run those
-    found = described(model)
-    import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
-    assert made.file("fp32.onnx").read_bytes() == before
+    before = converted.file("fp32.onnx").read_bytes()
+    del model.graph.input[-1]  # some files list only some of them, and ONNX Runtime cannot run these files
+    description = described(model)
+    import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
+    assert converted.file("fp32.onnx").read_bytes() == before
 
 
-def test_an_operator_that_the_converter_lacks_is_named(
+def test_an_operator_that_cannot_be_converted_is_named(
     make: Any, described: Any, frames: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -92,12 +92,12 @@ def test_an_operator_that_the_converter_lacks_is_named(
 
 
 def branch(name: str, operator: str, *more: str) -> onnx.GraphProto:
-    """A graph that reads ``deep`` from around it, as torch writes a squeeze of an axis that may be 1."""
+    """A graph that reads ``deep`` from the graph around it, as torch exports a squeeze of an axis that may be 1."""
     value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
     return helper.make_graph([node(operator, ["deep", *more], [name])], name, [], [value])
 
 
-def test_a_branch_that_the_size_decides_is_folded(make: Any, described: Any, frames: Any) -> None:
+def test_a_branch_that_depends_on_the_size_is_folded(make: Any, described: Any, frames: Any) -> None:
     model = make(opset=13, size=("h", "w"), heads=2)
     del model.graph.node[-2]
     model.graph.node.extend([
@@ -108,8 +108,8 @@ def test_a_branch_that_the_size_decides_is_folded(make: Any, described: Any, fra
     ])  # fmt: skip
     for name, value in (("zero", 0), ("one", 1)):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
-    made = require_same(described(model, head="scores", input_size=[48, 64]), frames)
-    assert "If" not in [each.op_type for each in onnx.load(made.file("fp32.onnx")).graph.node]
+    converted = require_same(described(model, head="scores", input_size=[48, 64]), frames)
+    assert "If" not in [each.op_type for each in onnx.load(converted.file("fp32.onnx")).graph.node]
 
 
 OURS = [
@@ -130,7 +130,7 @@ OURS = [
 
 @pytest.mark.parametrize("names", OURS, ids=" ".join)
 def test_names_that_our_passes_use(make: Any, described: Any, frames: Any, names: tuple[str, str]) -> None:
-    """Weights and a node of these names; calibration and both placements take the graph, and agree with it."""
+    """Weights and nodes with these names: calibration works, and both placements agree with the float graph."""
     model = make()
     new = {"normalise.weight": "first", "slope": names[0], "last.weight": names[1]}
     for each in model.graph.node:
@@ -138,15 +138,15 @@ def test_names_that_our_passes_use(make: Any, described: Any, frames: Any, names
     for tensor in model.graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
     model.graph.node[0].name, model.graph.node[1].name = names
-    made = require_same(described(model), frames)
-    file = made.file("fp32.onnx")
+    converted = require_same(described(model), frames)
+    file = converted.file("fp32.onnx")
     ranges = choose_all(calibration.collect(file, frames).histograms, method="minmax", percentile=100, symmetric=False)
     graph = graphs.load(str(file))
     plain = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for placed in (cpu.place(graph, ranges), tensorrt.place(graph, ranges, float16=False)):
-        made_names = [part for each in placed.graph.node for part in each.output]
-        made_names += [tensor.name for tensor in placed.graph.initializer]
-        assert len(set(made_names)) == len(made_names)
+        tensor_names = [part for each in placed.graph.node for part in each.output]
+        tensor_names += [tensor.name for tensor in placed.graph.initializer]
+        assert len(set(tensor_names)) == len(tensor_names)
         session = onnxruntime.InferenceSession(placed.SerializeToString(), providers=["CPUExecutionProvider"])
         for frame in frames:
             same = session.run(None, {"frames": frame[None]})[0] == plain.run(None, {"frames": frame[None]})[0]
@@ -158,17 +158,17 @@ def test_nodes_of_one_name(make: Any, described: Any, frames: Any) -> None:
     model = make()
     for each in model.graph.node:
         each.name = "the_node"
-    found = described(model)
-    import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
+    description = described(model)
+    import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
     run = onnxruntime.InferenceSession(
-        str(found.file.parent / "onnx/fp32.onnx"), providers=["CPUExecutionProvider"]
+        str(description.file.parent / "onnx/fp32.onnx"), providers=["CPUExecutionProvider"]
     ).run
     before = onnxruntime.InferenceSession(right, providers=["CPUExecutionProvider"]).run
     for frame in frames:
         assert (run(None, {"frames": frame[None]})[0] == before(None, {"frames": frame[None]})[0]).all()
 
 
-def test_names_stay_apart_and_are_known_by_their_own(make: Any) -> None:
+def test_renamed_tensors_are_unique_and_keep_their_titles(make: Any) -> None:
     model = make()
     rename(model)
     before = model.SerializeToString()
@@ -181,22 +181,24 @@ def test_names_stay_apart_and_are_known_by_their_own(make: Any) -> None:
 
 
 def test_external_constants_of_any_size(make: Any, described: Any, frames: Any, tmp_path: Path) -> None:
-    """Sizes that shape inference needs may lie in the other file too; both files are the network's identity."""
+    """Sizes that shape inference needs may be in the data file too. The hashes of both files identify the network."""
     model = make(opset=13, stride=2)
     model.graph.node[-1].CopyFrom(node("Resize", ["deep", "", "", "size"], ["scores"], mode="linear"))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", TensorProto.FLOAT, None))
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 48, 64]), "size"))
     plain = described(model)
-    made = require_same(plain, frames)
-    inside = {name: made.file(name).read_bytes() for name in ("fp32.onnx", "fp16.onnx")}
+    converted = require_same(plain, frames)
+    inside = {name: converted.file(name).read_bytes() for name in ("fp32.onnx", "fp16.onnx")}
     onnx.save_model(model, tmp_path / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     import_network(plain, tmp_path / "onnx", frames=lambda size: frames)
-    made = artifact.load(tmp_path / "onnx", kind="onnx")
-    assert {name: made.file(name).read_bytes() for name in inside} == inside
-    assert made.meta["parents"].keys() == {"file", "data"}
+    converted = artifact.load(tmp_path / "onnx", kind="onnx")
+    assert {name: converted.file(name).read_bytes() for name in inside} == inside
+    assert converted.meta["parents"].keys() == {"file", "data"}
 
 
-def test_a_network_that_no_file_holds(make: Any, described: Any, frames: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_too_large_for_one_file(
+    make: Any, described: Any, frames: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.foreign.reading.LARGEST_FILE", 1000)
-    with pytest.raises(UserError, match=r"GiB with its external data; a file of ours holds 2 GiB at most; choose"):
+    with pytest.raises(UserError, match=r"GiB with its external data; allowed: 2 GiB; choose"):
         require_same(described(make()), frames)

@@ -1,4 +1,4 @@
-"""A published network that was not trained here, from its file to the results: TwinLiteNet's road on CamVid."""
+"""A published network, from its ONNX file to the results: TwinLiteNet's road on CamVid."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ DESCRIPTION = {
 
 def stage(name: str, *arguments: str | Path) -> str:
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
-def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Every stage of README's "Your own network", on twelve train and six val frames of CamVid."""
     folder = tmp_path_factory.mktemp("own")
     for split, count in (("train", 12), ("val", 6)):
@@ -66,31 +66,35 @@ def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
         with (folder / name).open("w") as stream:
             YAML().dump(content, stream)
     values, data, described = ("--params", folder / "params.yaml"), folder / "road", folder / "own.yaml"
-    told = {}
+    printed = {}
     stage("prepare", *values, "--out", folder / "dataset")
-    told["merge"] = stage("merge_classes", "--description", described, "--dataset", folder / "dataset", "--out", data)
+    printed["merge"] = stage(
+        "merge_classes", "--description", described, "--dataset", folder / "dataset", "--out", data
+    )
     onnx, calibration, int8 = folder / "onnx/twin", folder / "calibration/twin", folder / "int8/twin"
-    told["import"] = stage("import_onnx", "--description", described, "--dataset", data, "--out", onnx)
+    printed["import"] = stage("import_onnx", "--description", described, "--dataset", data, "--out", onnx)
     stage("calibrate", *values, "--onnx", onnx, "--dataset", data, "--out", calibration)
     both = ("--onnx", onnx, "--calibration", calibration)
     stage("quantize", *values, *both, "--dataset", data, "--out", int8)
     stage("device", *values, "--out", folder / "device.json")
     engines = folder / "engines/twin"
     stage("convert", *values, "--device", folder / "device.json", "--onnx", onnx, "--int8", int8, "--out", engines)
-    told["check"] = stage(
+    printed["check"] = stage(
         "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines, "--int8", int8,
         "--predictions", folder / "predictions/twin", "--out", folder / "results/twin.json",
     )  # fmt: skip
     results = json.loads((folder / "results/twin.json").read_text())
-    return SimpleNamespace(folder=folder, data=data, onnx=onnx, int8=int8, told=told, results=results, values=values)
+    return SimpleNamespace(
+        folder=folder, data=data, onnx=onnx, int8=int8, printed=printed, results=results, values=values
+    )
 
 
-def test_the_deploy_graph_is_the_published_network(made: Any, real_data: Path) -> None:
-    parity = artifact.load(made.onnx, kind="onnx").meta["parity"]
+def test_the_deploy_graph_is_the_published_network(run: Any, real_data: Path) -> None:
+    parity = artifact.load(run.onnx, kind="onnx").meta["parity"]
     assert parity["agreement"]["fp32"] > 0.9999 and parity["agreement"]["fp16"] > 0.999
-    assert parity["class_share"]["road"] > 0.1 and "road" in made.told["import"]
+    assert parity["class_share"]["road"] > 0.1 and "road" in run.printed["import"]
     video = cv2.VideoCapture(str(real_data / "video/solidWhiteRight.mp4"))
-    engine, _ = runtimes.open_engine(made.folder / "engines/twin/fp32")
+    engine, _ = runtimes.open_engine(run.folder / "engines/twin/fp32")
     original = onnxruntime.InferenceSession(str(real_data / MODEL), providers=["CPUExecutionProvider"])
     for place in (10, 200):
         video.set(cv2.CAP_PROP_POS_FRAMES, place)
@@ -101,72 +105,72 @@ def test_the_deploy_graph_is_the_published_network(made: Any, real_data: Path) -
         assert (engine.run(frame[None])[0] == expected).mean() > 0.9999
 
 
-def test_road_is_found_and_int8_keeps_it(made: Any) -> None:
-    found = made.results
-    assert (found["student"], found["loss"], found["classes"]) == ("twin", "imported", ["background", "road"])
-    assert found["model"] == "onnx twinlitenet.onnx da" and found["images"] == 6 and "teacher" not in found
-    road = {name: variant["per_class_iou"][1] for name, variant in found["variants"].items()}
+def test_road_is_segmented_and_int8_keeps_it(run: Any) -> None:
+    results = run.results
+    assert (results["student"], results["loss"], results["classes"]) == ("twin", "imported", ["background", "road"])
+    assert results["model"] == "onnx twinlitenet.onnx da" and results["images"] == 6 and "teacher" not in results
+    road = {name: variant["per_class_iou"][1] for name, variant in results["variants"].items()}
     assert set(road) == {"fp32", "fp16", "int8"}
     assert road["fp32"] > 70 and abs(road["fp16"] - road["fp32"]) < 0.5 and road["int8"] > road["fp32"] - 6
-    assert found["drop"]["miou_int8_vs_float"] == pytest.approx(
-        found["variants"]["fp32"]["miou"] - found["variants"]["int8"]["miou"], abs=1e-3
+    assert results["drop"]["miou_int8_vs_float"] == pytest.approx(
+        results["variants"]["fp32"]["miou"] - results["variants"]["int8"]["miou"], abs=1e-3
     )
-    assert "miou_int8_vs_teacher" not in found["drop"]
+    assert "miou_int8_vs_teacher" not in results["drop"]
 
 
-def test_the_report_takes_it(made: Any) -> None:
-    (read,) = reporting.load(made.folder / "results")
+def test_the_report_reads_it(run: Any) -> None:
+    (read,) = reporting.load(run.folder / "results")
     assert read.reference is read.fp32 and read.teacher.miou is None
     stage(
-        "report", *made.values, "--results", made.folder / "results", "--students", "twin", "--dataset", made.data,
-        "--predictions", made.folder / "predictions", "--out", made.folder / "report",
+        "report", *run.values, "--results", run.folder / "results", "--students", "twin", "--dataset", run.data,
+        "--predictions", run.folder / "predictions", "--out", run.folder / "report",
     )  # fmt: skip
-    page = (made.folder / "report/index.html").read_text()
+    page = (run.folder / "report/index.html").read_text()
     assert "twinlitenet.onnx" in page and "float prediction" in page
-    assert "| twin | imported | not measured |" in (made.folder / "report/table.md").read_text()
-    rows = (made.folder / "results/twin.csv").read_text().splitlines()
+    assert "| twin | imported | not measured |" in (run.folder / "report/table.md").read_text()
+    rows = (run.folder / "results/twin.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 2 and not [row for row in rows if "teacher" in row]
 
 
-def test_a_bundle_needs_no_student(made: Any) -> None:
-    out = made.folder / "twin.tar.gz"
+def test_a_bundle_needs_no_student(run: Any) -> None:
+    out = run.folder / "twin.tar.gz"
     stage(
-        "bundle", *made.values, "--onnx", made.onnx, "--int8", made.int8, "--dataset", made.data, "--images", "2",
+        "bundle", *run.values, "--onnx", run.onnx, "--int8", run.int8, "--dataset", run.data, "--images", "2",
         "--out", out,
     )  # fmt: skip
-    subprocess.run(["tar", "xzf", out], cwd=made.folder, check=True)
-    done = subprocess.run(
-        ["sh", str(made.folder / "twin/run.sh")],
+    subprocess.run(["tar", "xzf", out], cwd=run.folder, check=True)
+    result = subprocess.run(
+        ["sh", str(run.folder / "twin/run.sh")],
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (made.folder / "twin/results.json").exists(), done.stderr
-    found = json.loads((made.folder / "twin/results.json").read_text())
-    assert set(found) == set(made.results) and (found["student"], found["loss"]) == ("twin", "imported")
-    assert found["quantization"]["in_float"] == made.results["quantization"]["in_float"]
+    assert (run.folder / "twin/results.json").exists(), result.stderr
+    results = json.loads((run.folder / "twin/results.json").read_text())
+    assert set(results) == set(run.results) and (results["student"], results["loss"]) == ("twin", "imported")
+    assert results["quantization"]["in_float"] == run.results["quantization"]["in_float"]
 
 
-def test_a_data_set_in_other_classes_is_refused(made: Any) -> None:
+def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:
     command = [
-        sys.executable, str(ROOT / "stages/check.py"), *map(str, made.values), "--device", made.folder / "device.json",
-        "--dataset", made.folder / "dataset", "--engines", made.folder / "engines/twin",
-        "--predictions", made.folder / "p", "--out", made.folder / "r.json",
+        sys.executable, str(ROOT / "stages/check.py"), *map(str, run.values), "--device", run.folder / "device.json",
+        "--dataset", run.folder / "dataset", "--engines", run.folder / "engines/twin",
+        "--predictions", run.folder / "p", "--out", run.folder / "r.json",
     ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "has background, road; give the data set" in done.stderr
-    assert "stages/merge_classes.py" in done.stderr and not (made.folder / "r.json").exists()
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "has background, road; give the data set" in result.stderr
+    assert "stages/merge_classes.py" in result.stderr and not (run.folder / "r.json").exists()
 
 
 @pytest.mark.parametrize("file", ["onnx/twin/fp32.onnx", "onnx/twin/fp16.onnx", "int8/twin/int8_tensorrt.onnx"])
-def test_tensorrt_builds_it(made: Any, tmp_path: Path, file: str) -> None:
+def test_tensorrt_builds_it(run: Any, tmp_path: Path, file: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx builds engines without a GPU: pip install segpress[rtx]")
     runtime = runtimes.build("tensorrt_rtx", {"compute_capabilities": ["SM86"], "workspace_mib": 256})
     build: Callable[..., Any] = runtime.build
-    told = build(made.folder / file, tmp_path / "engine.plan")
+    printed = build(run.folder / file, tmp_path / "engine.plan")
     assert (tmp_path / "engine.plan").stat().st_size > 1_000_000
-    kinds = {kind for precisions in told["precisions"].values() for kind in precisions}
+    kinds = {kind for precisions in printed["precisions"].values() for kind in precisions}
     expected = {"fp32.onnx": {"float32"}, "fp16.onnx": {"float16"}, "int8_tensorrt.onnx": {"float16", "int8"}}
     assert kinds == expected[Path(file).name]
-    assert set(told["precisions"]) >= {"convolution", "deconvolution"}
+    assert set(printed["precisions"]) >= {"convolution", "deconvolution"}

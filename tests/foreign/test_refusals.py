@@ -1,4 +1,4 @@
-"""What cannot be imported: one message that says what is wrong, where, and what to do; nothing is written."""
+"""Networks that cannot be imported: one message says what is wrong, where, and what to do; nothing is written."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from pipeline.foreign.imported import import_network
 def refused(described: Any, frames: Any) -> Callable[..., str]:
     """``refused(model, **description)`` -> the message; checks that nothing was written."""
 
-    def message(model: onnx.ModelProto | None, /, **keys: Any) -> str:
-        found = described(model, **keys)
-        before = {path.name for path in found.file.parent.iterdir()}
+    def refusal(model: onnx.ModelProto | None, /, **keys: Any) -> str:
+        description = described(model, **keys)
+        before = {path.name for path in description.file.parent.iterdir()}
         with pytest.raises(UserError) as caught:
-            import_network(found, found.file.parent / "onnx", frames=lambda size: frames)
-        assert {path.name for path in found.file.parent.iterdir()} == before
+            import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
+        assert {path.name for path in description.file.parent.iterdir()} == before
         return str(caught.value)
 
-    return message
+    return refusal
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network at all", None], ids=["empty", "text", "cut"])
 def test_a_damaged_file(make: Any, refused: Any, tmp_path: Path, content: bytes | None) -> None:
     whole = make().SerializeToString()
     (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    said = refused(None)
-    assert str(tmp_path / "model.onnx") in said and "export the network again" in said
+    message = refused(None)
+    assert str(tmp_path / "model.onnx") in message and "export the network again" in message
 
 
-def test_a_file_that_is_not_there(refused: Any, tmp_path: Path) -> None:
-    assert "model.onnx: no such file; `model` in the description names it" in refused(None)
-    assert "a folder; `model` in the description names the .onnx file" in refused(None, model="..")
+def test_a_missing_file(refused: Any, tmp_path: Path) -> None:
+    assert "model.onnx: no such file; set `model` in the description to" in refused(None)
+    assert "a folder; set `model` in the description to the .onnx file" in refused(None, model="..")
 
 
 def test_an_unknown_operator(make: Any, refused: Any) -> None:
     model = make()
     model.graph.node[2].op_type = "PReluu"
-    assert "not valid ONNX: " in (said := refused(model)) and "PReluu" in said
+    assert "not valid ONNX: " in (message := refused(model)) and "PReluu" in message
 
 
 def test_several_heads_and_none_named(make: Any, refused: Any) -> None:
-    said = refused(make(heads=2))
-    assert "2 outputs ('scores' float 1x3x48x64; 'head1' float 1x3x48x64)" in said and "`head: ...`" in said
+    message = refused(make(heads=2))
+    assert "2 outputs ('scores' float 1x3x48x64; 'head1' float 1x3x48x64)" in message and "`head: ...`" in message
 
 
 def test_a_head_that_is_the_image(make: Any, refused: Any) -> None:
@@ -66,27 +66,28 @@ def test_an_unknown_head(make: Any, refused: Any) -> None:
 
 
 def test_a_wrong_number_of_classes(make: Any, refused: Any) -> None:
-    said = refused(make(classes=5))
+    message = refused(make(classes=5))
     assert (
-        "is float32 1x5x48x64: 5 channels (layout NCHW), and the description names 3 classes (sky, road, car)" in said
+        "is float32 1x5x48x64: 5 channels (layout NCHW), but the description names 3 classes (sky, road, car)"
+        in message
     )
 
 
-def test_logits_and_labels_taken_for_each_other(make: Any, refused: Any) -> None:
-    assert "is float32 1x3x48x64; a label map is one id for each pixel" in refused(make(), output="labels")
-    assert "is int64 1x1x48x64; logits are floats, a channel for each class and pixel" in refused(make(output="labels"))
+def test_logits_described_as_labels_and_labels_as_logits(make: Any, refused: Any) -> None:
+    assert "is float32 1x3x48x64; a label map has one id per pixel" in refused(make(), output="labels")
+    assert "is int64 1x1x48x64; logits are floats, with one channel per class" in refused(make(output="labels"))
 
 
 def test_a_size_that_contradicts_the_file(make: Any, refused: Any) -> None:
-    assert "input_size: got [32, 64], but the file is fixed to [48, 64]" in refused(make(), input_size=[32, 64])
+    assert "input_size: got [32, 64], but the ONNX file is fixed to [48, 64]" in refused(make(), input_size=[32, 64])
 
 
 def test_another_layout(make: Any, refused: Any) -> None:
-    said = refused(make(), layout="NHWC")
-    assert "input 'input' is 1x3x48x64; needed: one frame of three channels, 1xHxWx3 for layout NHWC" in said
+    message = refused(make(), layout="NHWC")
+    assert "input 'input' is 1x3x48x64; needed: one frame of three channels, 1xHxWx3 for layout NHWC" in message
 
 
-def test_a_size_that_the_network_cannot_take(refused: Any) -> None:
+def test_a_size_for_which_the_network_does_not_work(refused: Any) -> None:
     node = helper.make_node
     graph = helper.make_graph(
         [
@@ -103,8 +104,8 @@ def test_a_size_that_the_network_cannot_take(refused: Any) -> None:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    said = refused(model, input_size=[47, 64])
-    assert "cannot run it at 47x64: " in said and "choose another input_size in" in said and "own.yaml" in said
+    message = refused(model, input_size=[47, 64])
+    assert "cannot run it at 47x64: " in message and "choose another input_size in" in message and "own.yaml" in message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -115,8 +116,8 @@ def test_weights_that_are_not_finite(make: Any, refused: Any, value: float) -> N
         broken = numpy_helper.to_array(tensor).copy()
         broken.flat[0] = value
         tensor.CopyFrom(numpy_helper.from_array(broken, name))
-    said = refused(model)
-    assert "2 problems" in said and "weight 'slope' holds NaN or infinity" in said and "'bn_bias'" in said
+    message = refused(model)
+    assert "2 problems" in message and "weight 'slope' holds NaN or infinity" in message and "'bn_bias'" in message
 
 
 def test_weights_of_a_head_that_is_not_used_may_be_anything(make: Any, described: Any) -> None:
@@ -127,7 +128,7 @@ def test_weights_of_a_head_that_is_not_used_may_be_anything(make: Any, described
 
 
 def external(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """The model with its weights in a file of the folder, as the model stands in the file."""
+    """The model with its weights in a file of the folder, read without this data."""
     onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     return onnx.load(folder / "model.onnx", load_external_data=False)
 
@@ -140,20 +141,20 @@ def test_external_data(make: Any, described: Any, refused: Any, tmp_path: Path) 
     (tmp_path / "weights.bin").write_bytes(data[:100])
     assert "its external data cannot be read" in refused(None)
     (tmp_path / "weights.bin").unlink()
-    said = refused(None)
-    assert "model.onnx: 1 problem" in said and "in 'weights.bin', which is missing" in said
-    assert "put the data file beside the .onnx file" in said
+    message = refused(None)
+    assert "model.onnx: 1 problem" in message and "in 'weights.bin', which is missing" in message
+    assert "put the data file beside the .onnx file" in message
 
 
 @pytest.mark.parametrize("absolute", [True, False])
 def test_external_data_outside_the_folder(make: Any, refused: Any, tmp_path: Path, absolute: bool) -> None:
     (tmp_path / "inner").mkdir()
-    model = external(make(), tmp_path)  # weights.bin lies beside inner/, not in it
+    model = external(make(), tmp_path)  # weights.bin is beside inner/, not in it
     place = str(tmp_path / "weights.bin") if absolute else "../weights.bin"
     for tensor in model.graph.initializer:
         next(entry for entry in tensor.external_data if entry.key == "location").value = place
     (tmp_path / "inner" / "model.onnx").write_bytes(model.SerializeToString())
-    assert f"in '{place}'; only a path relative to the model's folder, and inside it, is read" in refused(
+    assert f"in '{place}'; allowed: a relative path inside the model's folder" in refused(
         None, model="inner/model.onnx"
     )
 
@@ -162,14 +163,15 @@ def test_operators_that_are_not_onnx_or_not_float(make: Any, refused: Any) -> No
     model = make()
     model.graph.node[-1].CopyFrom(helper.make_node("FusedGelu", ["deep"], ["scores"], "gelu", domain="com.microsoft"))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    assert "operator com.microsoft.FusedGelu (node 'gelu') is not ONNX's own" in refused(model)
+    assert "operator com.microsoft.FusedGelu (node 'gelu') is not a standard ONNX operator" in refused(model)
     model = make(opset=13)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
     model.graph.node[-1].CopyFrom(helper.make_node("QuantizeLinear", ["deep", "s"], ["q"], "quantise"))
     model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s"], ["scores"], "dequantise"))
-    said = refused(model)
+    message = refused(model)
     assert (
-        "2 problems" in said and "operator QuantizeLinear (node 'quantise'): the network is quantised already" in said
+        "2 problems" in message
+        and "operator QuantizeLinear (node 'quantise'): the network is already quantised" in message
     )
 
 
@@ -192,20 +194,20 @@ def test_an_opset_that_is_too_old(make: Any, refused: Any) -> None:
     assert "opset 6; needed: 7 or newer; export the network again with opset 18" in refused(make(opset=6))
 
 
-def test_an_opset_that_cannot_be_brought_to_ours(make: Any, refused: Any) -> None:
+def test_an_opset_that_cannot_be_converted(make: Any, refused: Any) -> None:
     model = make(opset=23)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "gain"))
     model.graph.node[-1].CopyFrom(helper.make_node("RMSNormalization", ["deep", "gain"], ["scores"], "rms"))
-    said = refused(model)
-    assert "opset 23 cannot be converted to 20: " in said and "export the network again with opset 18" in said
+    message = refused(model)
+    assert "opset 23 cannot be converted to 20: " in message and "export the network again with opset 18" in message
 
 
 def test_an_operator_that_the_runtime_cannot_run(make: Any, refused: Any) -> None:
     model = make(opset=9)
     model.graph.initializer.append(numpy_helper.from_array(np.float32([1, 1, 1, 1]), "factors"))
     model.graph.node[-1].CopyFrom(helper.make_node("Upsample", ["deep", "factors"], ["scores"], mode="cubic_of_old"))
-    said = refused(model)
-    assert "cannot run it at 48x64: " in said and "cubic_of_old" in said
+    message = refused(model)
+    assert "cannot run it at 48x64: " in message and "cubic_of_old" in message
 
 
 def test_more_than_one_input(make: Any, described: Any, refused: Any) -> None:
@@ -213,9 +215,9 @@ def test_more_than_one_input(make: Any, described: Any, refused: Any) -> None:
     model.graph.input.append(helper.make_tensor_value_info("depth", TensorProto.FLOAT, [1, 1, 48, 64]))
     assert network.load(described(model)).shape == (1, 3, 48, 64)  # nothing reads it
     model.graph.node[-1].CopyFrom(helper.make_node("Add", ["deep", "depth"], ["scores"]))
-    said = refused(model)
-    assert "the output 'scores' needs 2 inputs (input, depth); needed: one, the image" in said
-    assert "with the others as constants" in said
+    message = refused(model)
+    assert "the output 'scores' needs 2 inputs (input, depth); needed: one, the image" in message
+    assert "with the others as constants" in message
 
 
 def test_weights_listed_as_inputs_are_no_inputs(make: Any, described: Any) -> None:

@@ -1,4 +1,4 @@
-"""Small deploy graphs, built by hand: one for each pattern that placement must know."""
+"""Small deploy graphs, built by hand: one for each pattern that placement must handle."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def upsampled(net: Net) -> None:
 
 
 def other_layers(net: Net) -> None:
-    """ConvTranspose, Gemm with and without transB, MatMul: weights whose output channels lie on different axes."""
+    """ConvTranspose, Gemm with and without transB, MatMul: weights with their output channels on different axes."""
     net.add("Relu", [net.conv("x", "a", 3, 8, strides=[2, 2])], "a_relu")
     net.add("ConvTranspose", ["a_relu", net.weight("t.w", 8, 16, 2, 2)], "t", strides=[2, 2])
     net.add("Flatten", [net.add("MaxPool", ["t"], "pooled", kernel_shape=[SIZE, SIZE])], "flat")
@@ -220,15 +220,15 @@ def calibrated(make: Any, frames: Any, tmp_path: Path) -> Callable[[str], tuple[
     def build(name: str) -> tuple[Path, Any]:
         file = tmp_path / f"{name}.onnx"
         onnx.save(make(name), file)
-        found = calibration.collect(file, frames)
-        return file, choose_all(found.histograms, method="minmax", percentile=99.0)
+        statistics = calibration.collect(file, frames)
+        return file, choose_all(statistics.histograms, method="minmax", percentile=99.0)
 
     return build
 
 
 @pytest.fixture(scope="session")
 def evaluate() -> Callable[..., dict[str, Any]]:
-    """Values of named tensors of a model in ONNX Runtime, optimisations off."""
+    """Values of named tensors of a model in ONNX Runtime, without optimisations."""
 
     def run(model: onnx.ModelProto, frame: Any, names: list[str]) -> dict[str, Any]:
         copy = onnx.ModelProto()

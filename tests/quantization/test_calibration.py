@@ -1,4 +1,4 @@
-"""Calibration: what is collected, what is refused, and that equal inputs give equal files."""
+"""Calibration: its statistics, what it refuses, and that equal inputs give equal files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_extremes_are_those_of_the_reference_evaluator(
     model = make("squeeze")
     onnx.save(model, tmp_path / "g.onnx")
     ticks: list[int] = []
-    found = calibration.collect(tmp_path / "g.onnx", frames, progress=lambda: ticks.append(1)).histograms
-    assert list(found) == ["x", "a", "a_relu", "pooled", "gate", "gate_sigmoid", "gated", "logits"]
+    histograms = calibration.collect(tmp_path / "g.onnx", frames, progress=lambda: ticks.append(1)).histograms
+    assert list(histograms) == ["x", "a", "a_relu", "pooled", "gate", "gate_sigmoid", "gated", "logits"]
     assert len(ticks) == len(frames)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in histograms)
     reference = ReferenceEvaluator(model)
     values = [dict(zip(reference.output_names, reference.run(None, {"frames": f[None]}), strict=True)) for f in frames]
-    for name, histogram in found.items():
+    for name, histogram in histograms.items():
         everything = np.stack([value[name] for value in values])
         assert histogram.counts.sum() == everything.size
         assert histogram.minimum == pytest.approx(everything.min(), abs=1e-4)
@@ -62,7 +62,9 @@ def test_a_broken_activation_is_named(
         net.conv("broken", "logits", 5, 5)
 
     onnx.save(make(None, fill), tmp_path / "g.onnx")
-    with pytest.raises(UserError, match="tensor 'broken' is not finite"):
+    with pytest.raises(
+        UserError, match=r"tensor 'broken' is NaN or infinite on a calibration frame; .*export it again"
+    ):
         calibration.collect(tmp_path / "g.onnx", frames)
 
 
@@ -85,7 +87,7 @@ def test_equal_frames_in_any_order_give_equal_files(student: Any, tmp_path: Path
     assert sorted(hashes[0]) == ["int8_arm.onnx", "int8_cpu.onnx", "int8_tensorrt.onnx", "ranges.json"]
 
 
-def test_the_artifact_tells_where_it_came_from(student: Any) -> None:
+def test_the_artifact_records_its_parents_and_settings(student: Any) -> None:
     meta = student.int8.meta
     assert meta["parents"] == {"onnx": student.onnx.hash, "calibration": student.calibration.hash}
     assert (meta["precision"], meta["calibration_frames"]["names"]) == ("int8", ["a", "b", "c", "d"])
@@ -105,19 +107,19 @@ def test_the_artifact_tells_where_it_came_from(student: Any) -> None:
 def test_channel_means_are_numpys(make: Callable[..., onnx.ModelProto], frames: Any, tmp_path: Path) -> None:
     model = make("other_layers")
     onnx.save(model, tmp_path / "g.onnx")
-    found = calibration.collect(tmp_path / "g.onnx", frames)
-    assert sorted(found.channel_sums) == ["a_relu", "flat", "g", "gated", "h", "x"]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found.channel_sums)
+    statistics = calibration.collect(tmp_path / "g.onnx", frames)
+    assert sorted(statistics.channel_sums) == ["a_relu", "flat", "g", "gated", "h", "x"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in statistics.channel_sums)
     reference = ReferenceEvaluator(model)
     values = [dict(zip(reference.output_names, reference.run(None, {"frames": f[None]}), strict=True)) for f in frames]
-    for name in found.channel_sums:
+    for name in statistics.channel_sums:
         everything = np.stack([value[name] for value in values]).astype(np.float64)  # (frames, 1, C, ...)
         axes = tuple(axis for axis in range(everything.ndim) if axis != 2)
-        np.testing.assert_allclose(found.channel_mean(name), everything.mean(axis=axes), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(statistics.channel_mean(name), everything.mean(axis=axes), rtol=1e-4, atol=1e-4)
 
 
 class Counted(list[Any]):
-    """Frames that remember which were read, and that may interrupt."""
+    """Frames that record which of them were read, and may raise KeyboardInterrupt."""
 
     def __init__(self, frames: Any, *, stop_at: int | None = None) -> None:
         super().__init__(frames)
@@ -132,23 +134,25 @@ class Counted(list[Any]):
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 3])
-def test_an_interrupted_pass_goes_on_and_ends_the_same(student: Any, tmp_path: Path, stop_at: int) -> None:
+def test_an_interrupted_pass_resumes_with_the_same_result(student: Any, tmp_path: Path, stop_at: int) -> None:
     onnx_file, checkpoint = student.onnx.file("fp32.onnx"), tmp_path / "deep" / "checkpoint.safetensors"
     whole = calibration.collect(onnx_file, student.frames)
     with pytest.raises(KeyboardInterrupt):
         stopping = Counted(student.frames, stop_at=stop_at)
         calibration.collect(onnx_file, stopping, checkpoint=checkpoint, interval=0)
     rest, ticks = Counted(student.frames), []
-    found = calibration.collect(onnx_file, rest, checkpoint=checkpoint, interval=0, progress=lambda: ticks.append(1))
+    statistics = calibration.collect(
+        onnx_file, rest, checkpoint=checkpoint, interval=0, progress=lambda: ticks.append(1)
+    )
     assert rest.read == list(range(stop_at, 4)) and len(ticks) == 4
     assert not checkpoint.exists()
-    for one, name in ((whole, "whole"), (found, "found")):
+    for one, name in ((whole, "whole"), (statistics, "statistics")):
         one.save(tmp_path / name)
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "found").read_bytes()
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "statistics").read_bytes()
 
 
 @pytest.mark.parametrize("what", ["identity", "network", "damage"])
-def test_a_foreign_or_damaged_checkpoint_is_not_continued(
+def test_a_damaged_checkpoint_or_one_of_another_pass_is_ignored(
     student: Any, make: Callable[..., onnx.ModelProto], tmp_path: Path, caplog: Any, what: str
 ) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -168,9 +172,7 @@ def test_a_foreign_or_damaged_checkpoint_is_not_continued(
     assert "starting over" in caplog.text
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_pass(
-    student: Any, monkeypatch: Any, tmp_path: Path, caplog: Any
-) -> None:
+def test_a_pass_continues_when_the_disk_is_full(student: Any, monkeypatch: Any, tmp_path: Path, caplog: Any) -> None:
     def full(tensors: Any, file: Any, metadata: Any = None) -> None:
         Path(file).write_bytes(b"half")
         raise SafetensorError("No space left on device (os error 28)")
@@ -180,18 +182,18 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_pass(
     before = (tmp_path / "kept").read_bytes()
     monkeypatch.setattr(calibration, "save_file", full)
     checkpoint = tmp_path / "folder" / "checkpoint"
-    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames, checkpoint=checkpoint, interval=0)
-    assert found.frames == 4 and caplog.text.count("No space left") == 4
+    statistics = calibration.collect(student.onnx.file("fp32.onnx"), student.frames, checkpoint=checkpoint, interval=0)
+    assert statistics.frames == 4 and caplog.text.count("No space left") == 4
     assert list(checkpoint.parent.iterdir()) == []
     with pytest.raises(UserError, match=r"kept: cannot be written \(No space left"):
-        found.save(tmp_path / "kept")
+        statistics.save(tmp_path / "kept")
     assert (tmp_path / "kept").read_bytes() == before
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        found.save(tmp_path / "file" / "below")
+        statistics.save(tmp_path / "file" / "below")
 
 
-def test_large_activations_are_handed_out_in_pieces(student: Any, monkeypatch: Any) -> None:
+def test_large_activations_are_returned_in_pieces(student: Any, monkeypatch: Any) -> None:
     whole = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
     monkeypatch.setattr(calibration, "FETCHED", 200_000)
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
@@ -201,9 +203,9 @@ def test_large_activations_are_handed_out_in_pieces(student: Any, monkeypatch: A
     for piece in pieces:
         sizes = [4 * int(np.prod(graph.shapes[output.name])) for output in piece.graph.output]
         assert sum(sizes) <= 200_000 or len(sizes) == 1
-    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
-    assert list(found.histograms) == list(whole.histograms)
-    for name, histogram in found.histograms.items():
+    statistics = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    assert list(statistics.histograms) == list(whole.histograms)
+    for name, histogram in statistics.histograms.items():
         assert np.abs(histogram.counts - whole.histograms[name].counts).sum() <= 1e-3 * histogram.counts.sum()
 
 

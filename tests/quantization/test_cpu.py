@@ -1,4 +1,4 @@
-"""The CPU file: uint8 activations, int8 weights a channel, and kernels that ONNX Runtime fuses."""
+"""The CPU file: uint8 activations, int8 weights per channel, and patterns that ONNX Runtime fuses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_types_and_scales(calibrated: Any, write_int8: Any, tmp_path: Path, name
 
 
 def test_signed_activations_for_arm(calibrated: Any, evaluate: Any, frames: Any) -> None:
-    """int8 with another zero-point: the same numbers as uint8, but for ties in rounding."""
+    """int8 with another zero-point computes the same values as uint8."""
     source, ranges = calibrated("normalised")
     graph = graphs.load(str(source))
     unsigned, signed = (cpu.place(graph, ranges, signed=choice) for choice in (False, True))
@@ -79,10 +79,10 @@ def test_named_nodes_stay_in_float(calibrated: Any, float_nodes: set[str]) -> No
     before = graph.model.SerializeToString()
     model = cpu.place(graph, ranges, float_nodes=float_nodes)
     assert graph.model.SerializeToString() == before
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    operators = {name: node.op_type for node in model.graph.node for name in node.output}
     for name in ("stem", "first", "second", "third", "fourth"):
         node = next(node for node in model.graph.node if node.name == name)
-        assert (made.get(node.input[1]) == "DequantizeLinear") == (name not in float_nodes), name
+        assert (operators.get(node.input[1]) == "DequantizeLinear") == (name not in float_nodes), name
 
 
 def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
@@ -90,16 +90,16 @@ def test_onnx_runtime_fuses_the_student(student: Any, tmp_path: Path) -> None:
     kinds = Counter(n.op_type for n in optimised(student.int8.file("int8_cpu.onnx"), tmp_path).graph.node)
     assert kinds["QLinearConv"] == float_layers - 2  # all but the classifier; the normaliser is in the first layer
     assert kinds["Conv"] + kinds["FusedConv"] == 1
-    assert student.int8.file("int8_cpu.onnx").stat().st_size < 0.4 * student.onnx.file("fp32.onnx").stat().st_size
+    assert student.int8.file("int8_cpu.onnx").stat().st_size < 0.33 * student.onnx.file("fp32.onnx").stat().st_size
 
 
 @pytest.mark.parametrize("float_head", [True, False])
 def test_the_classifier_is_float_when_asked(calibrated: Any, write_int8: Any, tmp_path: Path, float_head: bool) -> None:
     model, constants, _ = written(calibrated, write_int8, "depthwise", tmp_path, float_head=float_head)
-    maker = {name: node.op_type for node in model.graph.node for name in node.output}
+    operators = {name: node.op_type for node in model.graph.node for name in node.output}
     classifier = next(node for node in model.graph.node if node.name == "logits")
     assert (classifier.input[1] in constants) == float_head
-    assert (maker.get(classifier.input[1]) == "DequantizeLinear") == (not float_head)
+    assert (operators.get(classifier.input[1]) == "DequantizeLinear") == (not float_head)
 
 
 @pytest.mark.parametrize("float_head", [True, False])
@@ -107,10 +107,10 @@ def test_before_and_after_the_network_nothing_is_quantized(
     calibrated: Any, write_int8: Any, tmp_path: Path, float_head: bool
 ) -> None:
     model, _, _ = written(calibrated, write_int8, "residual", tmp_path, float_head=float_head)
-    maker = {name: node.op_type for node in model.graph.node for name in node.output}
+    operators = {name: node.op_type for node in model.graph.node for name in node.output}
     nodes = {node.name: node for node in model.graph.node}
     for name in ("planes", "scaled", "x", "ids", "labels"):
-        assert maker.get(nodes[name].input[0]) != "DequantizeLinear", name
+        assert operators.get(nodes[name].input[0]) != "DequantizeLinear", name
 
 
 def test_the_normaliser_reads_the_pixels_in_integers(
@@ -139,8 +139,11 @@ def test_pooling_matrices_stay_in_float(calibrated: Any, write_int8: Any, tmp_pa
     assert constants["rows"].dtype == constants["columns"].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"])
-def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "least"),  # measured: 0.948, 0.948 and 0.934; the weights are random
+    [("int8_cpu.onnx", 0.93), ("int8_arm.onnx", 0.93), ("int8_tensorrt.onnx", 0.92)],
+)
+def test_labels_are_those_of_the_float_network(student: Any, name: str, least: float) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     int8, fp32 = (
@@ -151,14 +154,14 @@ def test_labels_are_those_of_the_float_network(student: Any, name: str) -> None:
         float((int8.run(None, {"frames": f[None]})[0] == fp32.run(None, {"frames": f[None]})[0]).mean())
         for f in student.frames
     ]
-    assert np.mean(agreement) > 0.9
+    assert np.mean(agreement) > least
     facts = json.loads(int8.get_modelmeta().custom_metadata_map["segpress"])
     assert (facts["precision"], facts["classes"]) == ("int8", list("abcde"))
     assert facts["parents"]["onnx"] == student.onnx.hash
 
 
 def attention(net: Any) -> None:
-    """Two layers' results multiplied with each other, as in attention; a sum behind them."""
+    """The product of two layers' results, as in attention, followed by a sum."""
     net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
     net.conv("a_relu", "key", 8, 8, kernel=1)
     net.conv("a_relu", "value", 8, 8, kernel=1)
@@ -202,7 +205,7 @@ def test_a_normaliser_that_cannot_be_folded_is_float_when_its_readers_are(
     np.testing.assert_array_equal(expected, got)
 
 
-def test_a_layer_alone_in_int8_behind_a_normaliser_that_cannot_be_folded(make: Any, evaluate: Any, frames: Any) -> None:
+def test_a_single_int8_layer_after_a_normaliser_that_cannot_be_folded(make: Any, evaluate: Any, frames: Any) -> None:
     source = make("normalised_twice")
     graph = graphs.Graph(onnx.shape_inference.infer_shapes(source))
     ranges = dict.fromkeys(("x", "a", "b", "sum", "logits"), (-4.0, 4.0))
@@ -215,7 +218,7 @@ def test_a_layer_alone_in_int8_behind_a_normaliser_that_cannot_be_folded(make: A
 
 
 def clipping(operator: str, *limits: float) -> Any:
-    """A convolution whose result passes ``operator`` before the classifier reads it."""
+    """A convolution followed by ``operator``, whose result the classifier reads."""
 
     def fill(net: Any) -> None:
         constants = [net.constant(f"limit{i}", np.float32(limit)) for i, limit in enumerate(limits)]
@@ -227,15 +230,15 @@ def clipping(operator: str, *limits: float) -> Any:
 
 @pytest.mark.parametrize("limits", [(0.5, 2.0), (-3.0, -1.0), (0.0, 6.0), (-0.5, 1.5)])
 @pytest.mark.parametrize("signed", [False, True])
-def test_values_that_a_clip_cut_off_do_not_come_back(
+def test_a_clip_still_clips(
     make: Any, evaluate: Any, frames: Any, tmp_path: Path, limits: tuple[float, float], signed: bool
 ) -> None:
-    """Also fused, and where the limits do not hold 0: ranges always do, and ONNX Runtime leaves clipping to them."""
+    """Also in fused kernels, and if 0 is outside the limits: ranges contain 0, and ONNX Runtime clips to the range."""
     source = make(None, clipping("Clip", *limits))
     onnx.save(source, tmp_path / "fp32.onnx")
-    found = calibration.collect(tmp_path / "fp32.onnx", frames)
+    statistics = calibration.collect(tmp_path / "fp32.onnx", frames)
     graph = graphs.load(str(tmp_path / "fp32.onnx"))
-    ranges = choose_all(found.histograms, method="minmax", percentile=99.0)
+    ranges = choose_all(statistics.histograms, method="minmax", percentile=99.0)
     model = cpu.place(graph, ranges, signed=signed)
     assert ("Clip" in {node.op_type for node in model.graph.node}) == (limits[0] > 0 or limits[1] < 0)
     reader = next(node for node in model.graph.node if node.name == "logits").input[0]
@@ -252,15 +255,15 @@ def test_values_that_a_clip_cut_off_do_not_come_back(
         ).mean() > 0.98
 
 
-def test_limits_of_a_clip_are_found_wherever_they_stand(make: Any) -> None:
+def test_limits_of_a_clip_in_every_form(make: Any) -> None:
     """As inputs, as attributes before opset 11, one of them missing, or unknown."""
     graph = graphs.Graph(make(None, clipping("Clip", 0.5, 2.0)))
     node = next(node for node in graph.nodes if node.op_type == "Clip")
     assert cpu.clip_limits(graph, node) == (0.5, 2.0)
     assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a", "", "limit1"], ["y"])) == (-np.inf, 2.0)
     assert cpu.clip_limits(graph, onnx.helper.make_node("Clip", ["a"], ["y"], min=1.0, max=3.0)) == (1.0, 3.0)
-    for given in ({"value_float": 0.25}, {"value": numpy_helper.from_array(np.float32(0.25))}):
-        constant = onnx.helper.make_node("Constant", [], ["quarter"], **given)
+    for attribute in ({"value_float": 0.25}, {"value": numpy_helper.from_array(np.float32(0.25))}):
+        constant = onnx.helper.make_node("Constant", [], ["quarter"], **attribute)
         other = graph.copy()
         other.model.graph.node.append(constant)
         assert cpu.clip_limits(other, onnx.helper.make_node("Clip", ["a", "quarter"], ["y"])) == (0.25, np.inf)
@@ -270,7 +273,7 @@ def test_limits_of_a_clip_are_found_wherever_they_stand(make: Any) -> None:
 
 
 def test_products_that_no_int8_kernel_computes_stay_in_float(make: Any, tmp_path: Path) -> None:
-    """A constant on the left, or a stack of matrices: their output channels cannot have scales of their own."""
+    """A constant on the left, or a stack of matrices: there is no scale per output channel."""
 
     def fill(net: Any) -> None:
         net.add("Relu", [net.conv("x", "a", 3, 16)], "a_relu")

@@ -1,4 +1,4 @@
-"""What is the network, what comes before and after it, and how deep a tensor lies: on graphs built by hand."""
+"""Which nodes are the network, which come before and after it, and the depth of a tensor: on graphs built by hand."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_body_is_all_between_preprocessing_and_upsampling(make: Callable[..., on
 
 
 def test_the_normaliser_is_preprocessing(make: Callable[..., onnx.ModelProto]) -> None:
-    found = Graph(make("normalised")).normaliser
-    assert found is not None
-    assert (found.name, found.op_type) == ("x", "Conv")
-    assert not Graph(make("normalised")).is_weighted(found)
+    normaliser = Graph(make("normalised")).normaliser
+    assert normaliser is not None
+    assert (normaliser.name, normaliser.op_type) == ("x", "Conv")
+    assert not Graph(make("normalised")).is_weighted(normaliser)
     assert Graph(make("depthwise")).normaliser is None
 
 
@@ -91,7 +91,7 @@ def test_a_branch_that_leads_to_no_weights_is_not_the_network(make: Callable[...
         net.conv("x", "a", 3, 5)
         net.add("Relu", ["a"], "a_relu")
         net.conv("a_relu", "b", 5, 5)
-        net.add("Sigmoid", ["a"], "aside")  # joins behind the last convolution
+        net.add("Sigmoid", ["a"], "aside")  # joins after the last convolution
         net.add("Mul", ["b", "aside"], "logits")
 
     graph = Graph(make(None, fill))

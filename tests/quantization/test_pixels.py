@@ -1,4 +1,4 @@
-"""The first layer on pixels: the same numbers inside, nearly the same at the border, and one kernel less."""
+"""The first layer on pixels: equal results inside, nearly equal ones at the border, and one kernel less."""
 
 from __future__ import annotations
 
@@ -57,24 +57,24 @@ def test_folding_changes_nothing_but_the_border(make: Any, evaluate: Any, frames
 
 @pytest.mark.parametrize("pads", PADS)
 def test_rounded_weights_give_the_mean_colour_what_the_float_network_gives(make: Any, evaluate: Any, pads: str) -> None:
-    """The bias goes with the weights as they will be rounded."""
+    """The bias fits the rounded weights."""
     graph = loaded(make(None, first_layer(**PADS[pads])))
     folded = fold_normaliser(graph)
     on_pixels = onnx.numpy_helper.to_array(folded.initializers["a.w_on_pixels"])
     scale = scales_of(on_pixels, 0, paired=True).reshape(-1, 1, 1, 1)
     set_weight(folded, "a.w_on_pixels", np.rint(on_pixels / scale) * scale)
-    frame = np.full((16, 16, 3), (100, 75, 128), np.uint8)  # 0 behind the normaliser, see below
+    frame = np.full((16, 16, 3), (100, 75, 128), np.uint8)  # 0 after the normaliser, see below
     before, after = (evaluate(g.model, frame, ["a"])["a"] for g in (graph, folded))
     np.testing.assert_allclose(before, after, atol=1e-4)
 
 
 def rounded_on_pixels(graph: graphs.Graph) -> Any:
-    """The first layer's weight, rounded behind the normaliser's factors, so that 8 bits hold it exactly."""
+    """The first layer's weight, rounded after the normaliser's factors were applied, so that 8 bits hold it exactly."""
     factors = np.float64([1 / 64, 1 / 50, 1 / 40]).reshape(1, 3, 1, 1)
     weight = graph_weight(graph) * factors
     scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 60
     levels = np.rint(weight / scale)
-    levels[:, 1, 0, 0] = 127  # behind blue, which its pair has: the one weight of its channel that has 8 bits
+    levels[:, 1, 0, 0] = 127  # the one weight of its channel with 8 bits
     levels[:, 0, 0, 0], levels[:, 2, 0, 0] = 0, 0
     return levels * scale / factors
 

@@ -1,4 +1,4 @@
-"""How a range is chosen, against numpy and against squared errors counted value by value."""
+"""The choice of a range, against numpy and against squared errors summed value by value."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def histogram_of(values: Any) -> Histogram:
 
 
 def squared_error(values: Any, low: float, high: float) -> float:
-    """Of rounding to 256 levels between low and high, one of which is 0, with clipping."""
+    """The error of clipping and of rounding to 256 levels between low and high, one of which is 0."""
     scale = (high - low) / 255
     zero = round(-low / scale)
     levels = np.clip(np.rint(values / scale) + zero, 0, 255)
@@ -81,7 +81,7 @@ def test_mse_is_near_the_best_of_a_brute_force_search(name: str) -> None:
 
 
 def test_mse_knows_that_symmetric_levels_are_half_lost_after_a_relu() -> None:
-    """Of 254 symmetric levels a ReLU uses 127: each is worth more, so more of the tail is cut."""
+    """After a ReLU, 127 of 254 symmetric levels are used: they are coarser, so clipping more of the tail is better."""
     values = SAMPLES["relu"].astype(np.float64)
     histogram = histogram_of(values)
 
@@ -98,7 +98,7 @@ def test_mse_knows_that_symmetric_levels_are_half_lost_after_a_relu() -> None:
 
 
 def plain_divergence(counts: list[float], start: int, end: int) -> float:
-    """KL of bins start..end from their 128 levels, bin by bin."""
+    """KL between bins start..end and their 128 levels, bin by bin."""
     reference = [counts[i] for i in range(start, end)]
     reference[0] += sum(counts[:start])
     reference[-1] += sum(counts[end:])
@@ -124,7 +124,7 @@ def test_divergence_is_that_of_plain_loops(name: str, start: int, end: int) -> N
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "outlier"])
 def test_entropy_is_near_onnx_runtimes(name: str) -> None:
-    """ONNX Runtime's search differs in the bins that it gives the last level; its threshold is within a few bins."""
+    """ONNX Runtime's search puts other bins into the last level, so its threshold differs by a few bins."""
     histogram = histogram_of(SAMPLES[name])
     edges = histogram.low + np.arange(BINS + 1) * histogram.width
     collector = HistogramCollector("entropy", True, BINS, 128, 99.9, "same")

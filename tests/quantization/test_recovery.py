@@ -1,4 +1,4 @@
-"""What wins accuracy back: corrected biases, and layers that fall back to float until a budget holds."""
+"""Recovery of accuracy: corrected biases, and layers that stay in float until a budget holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.quantization.trial import Outcome, Trial
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_shift_is_that_of_a_constant_image(groups: int) -> None:
-    """On an image that is its mean everywhere, the shift is the whole error of the layer."""
+    """On an image that equals its mean everywhere, the shift is the whole error of the layer."""
     rng = np.random.default_rng(groups)
     weight = rng.normal(size=(12, 6 // groups, 3, 3)).astype(np.float32)
     means = rng.normal(size=6)
@@ -45,15 +45,15 @@ def test_shift_is_that_of_a_constant_image(groups: int) -> None:
 
 
 def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> None:
-    """Mean error of the logits over the frames, channel by channel, with coarse weights alone."""
+    """The mean error of the logits over the frames, per channel, when only the weights are rounded."""
     file = student.onnx.file("fp32.onnx")
     graph = graphs.load(str(file))
-    found = calibration.collect(file, student.frames)
+    statistics = calibration.collect(file, student.frames)
     logits = graph.classifier.output[0]
-    corrected = correct(graph, found, round_weight=round_weight)
-    for layer in graph.layers:  # what is left of a weight after rounding, in float
-        for one in (graph, corrected):
-            tensor = one.initializers[layer.input[1]]
+    corrected = correct(graph, statistics, round_weight=round_weight)
+    for layer in graph.layers:  # round all weights, but keep them in float
+        for each in (graph, corrected):
+            tensor = each.initializers[layer.input[1]]
             values, scales = round_weight(layer, numpy_helper.to_array(tensor))
             rounded = (values * scales.reshape(-1, 1, 1, 1)).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
@@ -70,17 +70,17 @@ def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> N
 
 def test_layers_in_float_keep_their_bias(student: Any) -> None:
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
-    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames[:1])
-    first, kept = graph.layers[0].name, graph.layers[3].name  # the first: its weights will change with the normaliser
+    statistics = calibration.collect(student.onnx.file("fp32.onnx"), student.frames[:1])
+    first, kept = graph.layers[0].name, graph.layers[3].name  # folding the normaliser changes the first layer's weights
     corrected = {
         layer.name: layer.input[2]
-        for layer in correct(graph, found, round_weight=round_weight, float_nodes={kept}).layers
+        for layer in correct(graph, statistics, round_weight=round_weight, float_nodes={kept}).layers
     }
     assert [name for name, bias in corrected.items() if not bias.endswith(".corrected_bias")] == [first, kept]
 
 
 def targets(student: Any) -> list[Any]:
-    """Labels that the float network gives, with one class swapped here and there."""
+    """The labels of the float network."""
     import onnxruntime  # noqa: PLC0415
 
     session = onnxruntime.InferenceSession(str(student.onnx.file("fp32.onnx")), providers=["CPUExecutionProvider"])
@@ -105,13 +105,13 @@ def prepared(student: Any, tmp_path: Path) -> Prepared:
     return Prepared(tmp_path / "data")
 
 
-def test_a_trial_takes_train_frames_that_did_not_calibrate(student: Any, prepared: Prepared) -> None:
+def test_a_trial_uses_train_frames_that_calibration_did_not_use(student: Any, prepared: Prepared) -> None:
     trial = Trial.on_train(prepared, student.onnx, used=["a", "d"], count=5, seed=0)
     assert [target.shape for target in trial.targets] == [(256, 384), (128, 192)]
     assert np.array_equal(trial.frames[1], student.frames[2]) and trial.frames[0].shape == (128, 192, 3)
-    found = trial.reference_counts
-    assert (found.hits.sum(axis=0) / found.union.sum(axis=0)).min() > 0.9  # the targets are the network's own answers
-    with pytest.raises(UserError, match=r"calibrate\.images: all 4 train frames calibrate, none is left"):
+    counts = trial.reference_counts
+    assert (counts.hits.sum(axis=0) / counts.union.sum(axis=0)).min() > 0.9  # the targets are the network's own labels
+    with pytest.raises(UserError, match=r"calibrate\.images: calibration uses all 4 train frames, none is left"):
         Trial.on_train(prepared, student.onnx, used=["a", "b", "c", "d"], count=5, seed=0)
 
 
@@ -123,7 +123,7 @@ def test_a_trial_without_labelled_pixels_is_refused(student: Any) -> None:
         Trial(student.onnx.file("fp32.onnx"), student.frames[:1], ignored, student.labels)
 
 
-def test_a_trial_gives_intervals_of_its_frames(student: Any) -> None:
+def test_a_trial_computes_intervals_over_its_frames(student: Any) -> None:
     frames, labels = [student.frames[index % 4] for index in range(8)], targets(student)
     trial = Trial(
         student.onnx.file("fp32.onnx"),
@@ -137,7 +137,7 @@ def test_a_trial_gives_intervals_of_its_frames(student: Any) -> None:
     assert all((lost.low, lost.high) == (100, 100) and lost.exceeds(99) for lost in broken.classes.values())
 
 
-def test_an_outcome_is_counted_by_hand(student: Any, trial: Trial, make: Any) -> None:
+def test_an_outcome_against_known_losses(student: Any, trial: Trial, make: Any) -> None:
     same = trial.run(onnx.load(student.onnx.file("fp32.onnx")))
     assert (same.disagreement, same.drops.miou.got, same.drops.worst[1].got) == (0, 0, 0)
     model = onnx.load(student.onnx.file("fp32.onnx"))
@@ -169,11 +169,11 @@ def shifted(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_the_layer_that_hurts_is_found(student: Any, trial: Trial) -> None:
+def test_the_most_sensitive_layer_is_ranked_first(student: Any, trial: Trial) -> None:
     """One layer gets a range that is a hundred times too wide."""
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
-    found = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
-    ranges = {name: (min(0.0, h.minimum), max(0.0, h.maximum)) for name, h in found.histograms.items()}
+    statistics = calibration.collect(student.onnx.file("fp32.onnx"), student.frames)
+    ranges = {name: (min(0.0, h.minimum), max(0.0, h.maximum)) for name, h in statistics.histograms.items()}
     victim, names = graph.layers[8], {node.name for node in graph.nodes}
     low, high = ranges[victim.input[0]]
     ranges[victim.input[0]] = (100 * low, 100 * high)
@@ -189,9 +189,11 @@ def test_the_layer_that_hurts_is_found(student: Any, trial: Trial) -> None:
     assert ranking[0][1].disagreement > 3 * trial.run(place(names - {victim.name})).disagreement
 
 
-class Pretended:
-    """A trial in which each layer that is not in float costs its points of mIoU, and twice as many of class ``a`` and
-    of the classes that are ``noisy``; the model is the set of float layers."""
+class FakeTrial:
+    """A trial with known losses. A candidate is the set of its float layers.
+
+    Every other layer costs its points of mIoU, and twice as many points of class ``a`` and of the ``noisy`` classes.
+    """
 
     def __init__(self, costs: dict[str, float], **noisy: Callable[[float], Drop]) -> None:
         self.costs, self.noisy = costs, noisy
@@ -223,74 +225,74 @@ COSTS = {f"layer{index}": 2.0**-index for index in range(20)}
         (Budget(miou_drop=0.0), 20),
     ],
 )
-def test_no_more_layers_fall_back_than_must(budget: Budget, expected: int) -> None:
-    trial = Pretended(COSTS)
-    found = sensitivity.fall_back(list(COSTS), frozenset, trial, budget)  # type: ignore[arg-type]
-    assert found.held
-    assert found.layers == tuple(COSTS)[:expected]
+def test_as_few_layers_as_possible_stay_in_float(budget: Budget, expected: int) -> None:
+    trial = FakeTrial(COSTS)
+    fallback = sensitivity.fall_back(list(COSTS), frozenset, trial, budget)  # type: ignore[arg-type]
+    assert fallback.held
+    assert fallback.layers == tuple(COSTS)[:expected]
     assert len(trial.tried) <= 7
 
 
 def test_the_noise_of_a_rare_class_leaves_no_layer_in_float() -> None:
-    """It loses 4 points, somewhere between none and 20; one that two frames show loses all."""
+    """Class b loses 4 points, with an interval of 0 to 20. Class c, which only two frames show, loses 100."""
     rare = {
         "b": lambda points: Drop(points, 0.0, 5 * points, frames=7),
         "c": lambda points: Drop(100.0, 100.0, 100.0, frames=2, enough=False),
     }
-    trial, budget = Pretended(COSTS, **rare), Budget(miou_drop=2.5, class_drop=4.5)
-    found = sensitivity.fall_back(list(COSTS), frozenset, trial, budget)  # type: ignore[arg-type]
-    assert found.held and found.layers == () and trial.tried == [0]
-    assert budget.undecided(found.outcome) == ["b", "c"], "nor do they pass in silence"
+    trial, budget = FakeTrial(COSTS, **rare), Budget(miou_drop=2.5, class_drop=4.5)
+    fallback = sensitivity.fall_back(list(COSTS), frozenset, trial, budget)  # type: ignore[arg-type]
+    assert fallback.held and fallback.layers == () and trial.tried == [0]
+    assert budget.undecided(fallback.outcome) == ["b", "c"], "they are reported"
 
 
-def test_what_is_shown_to_be_hurt_keeps_the_budget_by_its_best_estimate() -> None:
-    """Class a certainly loses more than 1.5 points with all in INT8. With one layer in float that is no longer certain,
-    and still the best guess: 2 points. It takes two layers for a guess below 1.5."""
+def test_the_best_estimate_of_a_hurt_class_is_within_the_budget() -> None:
+    """Class a certainly loses more than 1.5 points when all layers are INT8. With one layer in float this is no longer
+    certain, but the best estimate is still 2 points. Two layers in float bring the estimate below 1.5."""
     costs = {"layer0": 2.0, "layer1": 0.5, "layer2": 0.5}
-    trial = Pretended(costs, a=lambda points: Drop(points, 0.6 * points, 2 * points, frames=9))
+    trial = FakeTrial(costs, a=lambda points: Drop(points, 0.6 * points, 2 * points, frames=9))
     budget = Budget(class_drop=1.5)
     assert budget.exceeded(trial.run(frozenset())) == {"a"} and budget.exceeded(trial.run({"layer0"})) == set()
-    found = sensitivity.fall_back(list(costs), frozenset, trial, budget)  # type: ignore[arg-type]
-    assert found.held and found.layers == ("layer0", "layer1") and found.outcome.drops.classes["a"].got == 1.0
+    fallback = sensitivity.fall_back(list(costs), frozenset, trial, budget)  # type: ignore[arg-type]
+    assert fallback.held and fallback.layers == ("layer0", "layer1") and fallback.outcome.drops.classes["a"].got == 1.0
 
 
-def test_a_budget_that_cannot_hold_is_told() -> None:
-    trial = Pretended({**COSTS, "elsewhere": 5.0})
-    found = sensitivity.fall_back(list(COSTS), frozenset, trial, Budget(miou_drop=1.0))  # type: ignore[arg-type]
-    assert not found.held
-    assert len(found.layers) == 20
+def test_a_budget_that_cannot_hold_is_reported() -> None:
+    trial = FakeTrial({**COSTS, "elsewhere": 5.0})
+    fallback = sensitivity.fall_back(list(COSTS), frozenset, trial, Budget(miou_drop=1.0))  # type: ignore[arg-type]
+    assert not fallback.held
+    assert len(fallback.layers) == 20
 
 
 def test_sums_go_to_float_before_any_layer() -> None:
-    trial = Pretended({**COSTS, "sum1": 5.0, "sum2": 5.0})
-    found = sensitivity.fall_back(
+    trial = FakeTrial({**COSTS, "sum1": 5.0, "sum2": 5.0})
+    fallback = sensitivity.fall_back(
         list(COSTS),
         frozenset,
         trial,
         Budget(miou_drop=2.5),
         sums=("sum1", "sum2"),  # type: ignore[arg-type]
     )
-    assert found.held and found.layers == () and set(found.sums) == {"sum1", "sum2"}
+    assert fallback.held and fallback.layers == () and set(fallback.sums) == {"sum1", "sum2"}
     assert trial.tried == [0, 2]
-    found = sensitivity.fall_back(
+    fallback = sensitivity.fall_back(
         list(COSTS),
         frozenset,
         trial,
         Budget(miou_drop=1.01),
         sums=("sum1", "sum2"),  # type: ignore[arg-type]
     )
-    assert found.held and found.layers == ("layer0",) and set(found.sums) == {"sum1", "sum2"}
+    assert fallback.held and fallback.layers == ("layer0",) and set(fallback.sums) == {"sum1", "sum2"}
 
 
 def test_sums_stay_in_int8_where_that_costs_nothing() -> None:
-    trial = Pretended(COSTS)
+    trial = FakeTrial(COSTS)
     held = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=3.0), sums=("sum",))  # type: ignore[arg-type]
     assert (held.held, held.sums, trial.tried) == (True, (), [0])
-    found = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=1.01), sums=("sum",))  # type: ignore[arg-type]
-    assert found.held and found.layers == ("layer0",) and found.sums == ()
+    fallback = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=1.01), sums=("sum",))  # type: ignore[arg-type]
+    assert fallback.held and fallback.layers == ("layer0",) and fallback.sums == ()
 
 
-def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: Any) -> None:
+def test_quantize_records_the_fallback(student: Any, trial: Trial, tmp_path: Any) -> None:
     budget = Budget(miou_drop=2.0, class_drop=3.0)  # float16 alone costs 1.0 and 1.3 here: the weights are random
     settings = Settings(method="minmax", bias_correction=True, budget=budget)
     steps: list[str] = []
@@ -305,40 +307,40 @@ def test_quantize_reports_and_falls_back(student: Any, trial: Trial, tmp_path: A
     assert "decoder.block2.0.0" in graph.titles.values() and len(set(graph.titles.values())) == len(layers)
     assert len(steps) == len(layers)
     assert set(meta["fallback"]) == {"int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"}
-    for file, told in meta["fallback"].items():
+    for file, record in meta["fallback"].items():
         stays = meta["in_float"][file]
-        assert told["held"] and told["miou_drop"] <= 2.0 and told["class_drop"] <= 3.0
+        assert record["held"] and record["miou_drop"] <= 2.0 and record["class_drop"] <= 3.0
         model = onnx.load(tmp_path / "int8" / file)
-        made = {name: node.op_type for node in model.graph.node for name in node.output}
+        operators = {name: node.op_type for node in model.graph.node for name in node.output}
         floats = {
             graph.titles[n.name]
             for n in model.graph.node
-            if n.name in layers and made.get(n.input[1]) != "DequantizeLinear"
+            if n.name in layers and operators.get(n.input[1]) != "DequantizeLinear"
         }
         assert floats >= set(stays["layers"]) >= {graph.titles[layers[-1]]}
         if file == "int8_cpu.onnx":
             assert floats == set(stays["layers"])
-            assert trial.run(model).facts().items() <= told.items()
-    assert len(meta["in_float"]["int8_cpu.onnx"]["layers"]) > 1  # random weights: INT8 alone loses more than that
+            assert trial.run(model).facts().items() <= record.items()
+    assert len(meta["in_float"]["int8_cpu.onnx"]["layers"]) > 1  # with random weights, INT8 without fallback loses more
 
 
 def test_named_layers_stay_in_float(student: Any, tmp_path: Any) -> None:
     settings = Settings(method="minmax", float_layers=["decoder.*"])
     quantize(student.onnx, student.calibration, tmp_path / "int8", settings=settings)
     model = onnx.load(tmp_path / "int8" / "int8_cpu.onnx")
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    operators = {name: node.op_type for node in model.graph.node for name in node.output}
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
     for node in model.graph.node:
         if node.name in graph.titles:
             stays = graph.titles[node.name].startswith("decoder.") or node.name == graph.classifier.name
-            assert (made.get(node.input[1]) != "DequantizeLinear") == stays, graph.titles[node.name]
+            assert (operators.get(node.input[1]) != "DequantizeLinear") == stays, graph.titles[node.name]
 
 
-def test_unknown_layers_and_foreign_calibrations_are_refused(student: Any, tmp_path: Any) -> None:
+def test_unknown_layers_and_calibrations_of_other_networks_are_refused(student: Any, tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"quantize\.float_layers: 'nowhere' matches no layer; "):
         settings = Settings(method="minmax", float_layers=["nowhere"])
         quantize(student.onnx, student.calibration, tmp_path / "int8", settings=settings)
-    foreign = SimpleNamespace(path=tmp_path, meta={"parents": {"onnx": "0"}})
-    with pytest.raises(UserError, match="was made from another network"):
-        quantize(student.onnx, foreign, tmp_path / "int8", settings=Settings(method="minmax"))  # type: ignore[arg-type]
+    other = SimpleNamespace(path=tmp_path, meta={"parents": {"onnx": "0"}})
+    with pytest.raises(UserError, match="is of another network than"):
+        quantize(student.onnx, other, tmp_path / "int8", settings=Settings(method="minmax"))  # type: ignore[arg-type]
     assert not (tmp_path / "int8").exists()

@@ -1,4 +1,4 @@
-"""Weights that no x86 kernel overflows with, proven by an emulation of the instruction that saturates."""
+"""Weights with which no x86 kernel overflows, tested with an emulation of the saturating instruction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def vpmaddubsw(activations: npt.NDArray[np.uint8], weights: npt.NDArray[np.int8]) -> Ints:
-    """Sums of products as AVX2 kernels without VNNI have them: two by two, saturated at int16, then exact.
+    """Sums of products as in AVX2 kernels without VNNI: sums of two saturate at int16, all further sums are exact.
 
     Args:
         activations: (..., K), in the order in which the kernel reads them.
@@ -41,7 +41,7 @@ def kernel_order(weight: npt.NDArray[np.int8], axis: int) -> npt.NDArray[np.int8
 
 
 def worst_activations(weights: npt.NDArray[np.int8]) -> list[npt.NDArray[np.uint8]]:
-    """Activations that drive every pair as far up, and as far down, as it goes."""
+    """Activations with the largest, and with the smallest, sum of every pair."""
     return [np.where(weights > 0, 255, 0).astype(np.uint8), np.where(weights < 0, 255, 0).astype(np.uint8)]
 
 
@@ -76,7 +76,7 @@ def test_no_pair_of_any_layer_saturates(name: str, monkeypatch: pytest.MonkeyPat
         by_channel = scales.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
         assert np.abs(values * by_channel - weight).max() <= 0.51 * scales.max(), "rounded, not clipped"
     monkeypatch.setattr(saturation, "PAIR_MAX", math.inf)
-    assert saturates(layer, saturation.quantize(layer, weight)[0], axis), "with 8 bits everywhere it does"
+    assert saturates(layer, saturation.quantize(layer, weight)[0], axis), "with 8 bits for every channel it does"
 
 
 def test_the_scale_is_no_larger_than_needed() -> None:
@@ -124,13 +124,13 @@ def test_the_file_has_these_weights(calibrated: Any, name: str, signed: bool, mo
             checked += 1
     assert checked >= len([layer for layer in graph.layers if layer.op_type != "ConvTranspose"])
     if not signed:
-        told = saturation.describe(model, titles={})
-        assert told["saturation_free"] and told["narrowed_channels"]
+        facts = saturation.describe(model, titles={})
+        assert facts["saturation_free"] and facts["narrowed_channels"]
         monkeypatch.setattr(saturation, "PAIR_MAX", math.inf)
         assert not saturation.describe(cpu.place(graph, ranges), titles={})["saturation_free"]
 
 
-def test_the_artifact_says_so(student: Any) -> None:
+def test_the_artifact_records_it(student: Any) -> None:
     meta = student.int8.meta
     assert meta["saturation_free"] is True
     titles = graphs.load(str(student.onnx.file("fp32.onnx"))).titles.values()
@@ -141,7 +141,7 @@ def test_the_artifact_says_so(student: Any) -> None:
 
 
 def test_a_trial_compares_kernels_with_exact_arithmetic(student: Any) -> None:
-    """And judges TensorRT's file in exact arithmetic: its weights may saturate on this CPU, and not on a GPU."""
+    """TensorRT's file is measured in exact arithmetic: its weights may saturate on this CPU, but not on a GPU."""
     targets = [np.zeros((128, 192), np.uint8) for _ in student.frames]
     trial = Trial(student.onnx.file("fp32.onnx"), student.frames, targets, student.labels)
     model = onnx.load(student.int8.file("int8_cpu.onnx"))

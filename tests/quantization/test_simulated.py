@@ -32,7 +32,7 @@ SIZE = (64, 96)
 
 
 def logits_of(model: onnx.ModelProto, logits: str, frames: list[Any]) -> Any:
-    """What a deploy graph computes before upsampling, (N, K, h, w), without ONNX Runtime's rewriting."""
+    """The logits of a deploy graph, (N, K, h, w), computed without ONNX Runtime's optimisations."""
     wanted = onnx.ModelProto()
     wanted.CopyFrom(model)
     wanted.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None))
@@ -44,7 +44,7 @@ def logits_of(model: onnx.ModelProto, logits: str, frames: list[Any]) -> Any:
 
 
 def placed(student: Any, target: str) -> tuple[onnx.ModelProto, Graph]:
-    """With scales of float32, as torch has them."""
+    """The INT8 graph with float32 scales, as in torch, and the float graph."""
     plain = graphs.load(str(student.onnx.file("fp32.onnx")))
     family, settings = FAMILIES[target], Settings(method="minmax")
     source = Source(plain, calibrate.load(student.calibration), settings)
@@ -54,9 +54,9 @@ def placed(student: Any, target: str) -> tuple[onnx.ModelProto, Graph]:
 
 @pytest.mark.parametrize(("target", "share"), [("cpu", 0.85), ("tensorrt", 0.6)])
 def test_simulated_logits_are_those_of_the_int8_graph(student: Any, target: str, share: float) -> None:
-    """The error that INT8 makes is simulated but for a share.
+    """The simulation reproduces the error of INT8 up to ``share`` of it.
 
-    Float arithmetic in another order moves a value across a rounding's edge now and then, and every layer spreads it.
+    Float sums in another order sometimes change how a value is rounded, and every later layer spreads the difference.
     """
     model, plain = placed(student, target)
     logits = plain.classifier.output[0]
@@ -71,32 +71,32 @@ def test_simulated_logits_are_those_of_the_int8_graph(student: Any, target: str,
     assert left < share * error, f"{left / error:.2f} of the error is left"
 
 
-def test_what_is_rounded_follows_the_placement(student: Any) -> None:
+def test_roundings_are_those_of_the_placement(student: Any) -> None:
     network = models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=3).eval()
     frames = [np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)]
     kept = Settings(method="minmax", float_layers=["encoder.layer1.*"])
-    found = {
+    by_target = {
         target: simulate(network, frames, input_size=SIZE, target=target, settings=kept)._roundings
         for target in FAMILIES
     }
-    for roundings in found.values():
+    for roundings in by_target.values():
         assert not [name for name in roundings.layers if "layer1" in name or "segmentation_head" in name]
         assert roundings.layers["net.encoder.layer2.0.conv1.weight"] is not None
-    simulated = SimulatedNetwork(network, found["cpu"])
+    simulated = SimulatedNetwork(network, by_target["cpu"])
     assert simulated.encoder is network.encoder is network.net.encoder
-    residual = found["tensorrt"].additions[2]  # the first of layer2; those of layer1 stay in float
+    residual = by_target["tensorrt"].additions[2]  # the first of layer2; those of layer1 stay in float
     assert [each is not None for each in residual.inputs] == [False, True], "the skip alone"
-    assert all(each is None for each in found["tensorrt"].additions[0].inputs)
-    assert all(each is not None for each in found["cpu"].additions[2].inputs), "both"
-    rounding = found["tensorrt"].layers["net.encoder.layer2.1.conv1.weight"]
+    assert all(each is None for each in by_target["tensorrt"].additions[0].inputs)
+    assert all(each is not None for each in by_target["cpu"].additions[2].inputs), "both"
+    rounding = by_target["tensorrt"].layers["net.encoder.layer2.1.conv1.weight"]
     assert rounding is not None
     assert (rounding.zero_point, rounding.lowest, rounding.highest) == (0, -128, 127)
-    rounding = found["cpu"].layers["net.encoder.layer2.1.conv1.weight"]
+    rounding = by_target["cpu"].layers["net.encoder.layer2.1.conv1.weight"]
     assert rounding is not None
-    assert (rounding.zero_point, rounding.lowest, rounding.highest) == (0, 0, 255), "behind a ReLU"
+    assert (rounding.zero_point, rounding.lowest, rounding.highest) == (0, 0, 255), "after a ReLU"
 
 
-def test_weights_are_rounded_as_the_files_have_them() -> None:
+def test_weights_are_rounded_as_in_the_files() -> None:
     weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[2] = 0
     for axis in (0, 1):
@@ -116,7 +116,7 @@ def test_gradients_pass_roundings_and_stop_at_the_ends_of_the_range() -> None:
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
 
 
-def test_batch_norm_stays_as_it_was_calibrated(student: Any) -> None:
+def test_batch_norm_stays_in_eval_mode(student: Any) -> None:
     model, plain = placed(student, "cpu")
     network = SimulatedNetwork(student.network, Roundings.of(model, plain))
     before = {name: value.clone() for name, value in student.network.state_dict().items()}
@@ -132,7 +132,7 @@ def test_batch_norm_stays_as_it_was_calibrated(student: Any) -> None:
 
 
 class Summing(SegNetwork):
-    """A small network that adds in an order of its own choice."""
+    """A small network with two additions whose order can be swapped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Summing(SegNetwork):
 
 
 def test_another_order_of_additions_is_refused(tmp_path: Path, student: Any) -> None:
-    """Additions are told apart by their order; a network that runs them in another than its graph gives an error."""
+    """Additions are identified by their order; a network with another order than its graph is an error."""
     network = Summing().eval()
     network.facts = student.network.facts
     frames = [np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)]
@@ -172,8 +172,8 @@ def test_roundings_of_another_network_are_refused(student: Any) -> None:
         SimulatedNetwork(other, Roundings.of(model, plain))
 
 
-def test_training_brings_back_what_rounding_lost(student: Any, tmp_path: Path) -> None:
-    """A few steps towards the float network's own logits, on the frames that it is measured on."""
+def test_training_recovers_what_rounding_lost(student: Any, tmp_path: Path) -> None:
+    """A few steps towards the float network's logits, on the frames on which the error is measured."""
     settings = replace(Settings(method="minmax"), float_head=True)
     network = models.build("smp", dict(student.parent.meta["model"]["options"]), num_classes=5)
     network.load_state_dict(student.network.state_dict())
@@ -191,7 +191,7 @@ def test_training_brings_back_what_rounding_lost(student: Any, tmp_path: Path) -
         optimiser.zero_grad()
 
     def lost(trained: SegNetwork, name: str) -> float:
-        """Squared error of the INT8 graph that is placed anew, as the pipeline does it."""
+        """Squared error of a new INT8 graph of the network, built as in the pipeline."""
         file = tmp_path / f"{name}.onnx"
         frame = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
         export(DeployGraph(trained, input_size=SIZE), frame, file, inputs="frames", outputs="labels")
@@ -203,13 +203,13 @@ def test_training_brings_back_what_rounding_lost(student: Any, tmp_path: Path) -
     assert lost(network, "after") < 0.95 * lost(student.network, "before")
 
 
-def test_weights_are_rounded_as_the_cpu_file_has_them(student: Any) -> None:
-    """All of them, the first layer's behind its normaliser and depthwise ones included, with batch norm unfolded."""
+def test_weights_are_rounded_as_in_the_cpu_file(student: Any) -> None:
+    """All weights but the first layer's, also depthwise ones; in torch, batch norm is not folded."""
     model, plain = placed(student, "cpu")
     roundings = Roundings.of(model, plain)
     parameters = dict(student.network.named_parameters())
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    made = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    dequantisers = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
     nodes = {node.name: node for node in model.graph.node}
     assert 0 < len(roundings.paired) < len(roundings.layers), "depthwise layers form no pairs"
     for layer in plain.layers:
@@ -219,10 +219,10 @@ def test_weights_are_rounded_as_the_cpu_file_has_them(student: Any) -> None:
         weight = parameters[name].detach()
         rounded = round_weight(weight, 0, paired=name in roundings.paired)
         others = tuple(range(1, weight.ndim))
-        levels = constants[made[nodes[layer.name].input[1]].input[0]].astype(np.float32)
+        levels = constants[dequantisers[nodes[layer.name].input[1]].input[0]].astype(np.float32)
         scale = np.abs(weight.numpy()).max(axis=others, keepdims=True)
         got = rounded.numpy() / np.maximum(scale, 1e-9)
-        sign = np.sign((levels * weight.numpy()).sum(axis=others, keepdims=True))  # a batch norm may have turned it
+        sign = np.sign((levels * weight.numpy()).sum(axis=others, keepdims=True))  # folding a batch norm may change it
         expected = sign * levels / np.abs(levels).max(axis=others, keepdims=True).clip(1)
         expected *= np.abs(got).max(axis=others, keepdims=True)
         wrong = np.abs(got - expected) > 0.5 / 127

@@ -1,4 +1,4 @@
-"""What the INT8 file for TensorRT computes, against fake quantisation in numpy."""
+"""The results of the INT8 file for TensorRT, against fake quantisation in numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def weights_of_all_sizes() -> npt.NDArray[np.float32]:
-    """Channels of 1e-7 to 100, one of them dead."""
+    """Channels with magnitudes of 1e-7 to 100, and one of zeros."""
     rng = np.random.default_rng(0)
     size = np.float32([100, 1, 0.05, 7e-3, 1e-3, 2e-5, 1e-7, 0])
     return (size[:, None, None, None] * rng.standard_normal((8, 4, 3, 3))).astype(np.float32)
@@ -58,7 +58,7 @@ def test_small_channels_keep_their_size_in_the_float16_file(
 
 
 def convolve(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    """3 x 3, padding 1, in loops: (C, H, W) -> (K, H, W)."""
+    """A 3x3 convolution with padding 1, in loops: (C, H, W) -> (K, H, W)."""
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     out = np.zeros((weight.shape[0], *x.shape[1:]))
     for i in range(3):
@@ -103,17 +103,19 @@ def test_scales_come_from_the_larger_magnitude(calibrated: Any, write_int8: Any,
         assert stored["x_scale"] == np.float32(3.0 / 127)
 
 
-def test_a_dead_activation_has_a_scale_that_float16_holds(calibrated: Any, write_int8: Any, tmp_path: Path) -> None:
+def test_an_activation_of_zeros_has_a_scale_that_float16_holds(
+    calibrated: Any, write_int8: Any, tmp_path: Path
+) -> None:
     source, _ = calibrated("one_conv")
     write_int8(tensorrt, source, tmp_path / "q.onnx", {"x": (0.0, 0.0)}, float_head=False)
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert stored["x_scale"] >= np.finfo(np.float16).tiny
 
 
-def test_half_keeps_what_onnx_wants_in_float32(
+def test_float16_conversion_keeps_what_onnx_requires_in_float32(
     make: Callable[..., onnx.ModelProto], frames: Any, evaluate: Any
 ) -> None:
-    """Scales of Resize stay, as initializer and as Constant node; a weight beyond float16 is clipped, not infinite."""
+    """Scales of Resize stay float32, as initializer and as Constant node; larger weights are clipped."""
 
     def fill(net: Any) -> None:
         net.add("Relu", [net.conv("x", "a", 3, 5, strides=[2, 2])], "a_relu")

@@ -1,4 +1,4 @@
-"""The placement rules of pipeline/quantization/tensorrt.py, read off the files that it writes."""
+"""The placement rules of pipeline/quantization/tensorrt.py, checked on the files that it writes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Written:
         self.model = onnx.load(file)
         self.nodes = {node.name: node for node in self.model.graph.node}
         self.constants = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
-        self.maker = {name: node for node in self.model.graph.node for name in node.output}
+        self.producers = {name: node for node in self.model.graph.node for name in node.output}
 
     def kind(self, tensor: str) -> str:
-        """Operator that makes a tensor; empty for inputs and constants."""
-        return str(self.maker[tensor].op_type) if tensor in self.maker else ""
+        """Operator that computes a tensor; empty for inputs and constants."""
+        return str(self.producers[tensor].op_type) if tensor in self.producers else ""
 
     def of(self, *operators: str) -> list[onnx.NodeProto]:
         return [node for node in self.model.graph.node if node.op_type in operators]
@@ -91,11 +91,11 @@ def test_inputs_of_weighted_layers_only(write: Callable[..., Written], name: str
     readers = [node for node in file.model.graph.node if any(file.is_quantized(node))]
     assert {node.op_type for node in readers} <= {*WEIGHTED, "Add"}
     for node in file.of("Relu", "Sigmoid"):
-        assert file.kind(node.input[0]) in ("Conv", "ConvTranspose", "Add"), "Q/DQ stands before an activation function"
+        assert file.kind(node.input[0]) in ("Conv", "ConvTranspose", "Add"), "Q/DQ before an activation function"
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_preprocessing_and_upsampling_stay_as_they_are(
+def test_preprocessing_and_upsampling_do_not_change(
     write: Callable[..., Written], make: Callable[..., onnx.ModelProto], name: str
 ) -> None:
     file = write(name, float_head=False)
@@ -116,12 +116,12 @@ def test_only_the_skip_of_a_residual_add_is_quantized(
     node = file.nodes[add]
     assert sorted(file.is_quantized(node)) == [False, True]
     inputs = {file.is_quantized(node)[index]: node.input[index] for index in (0, 1)}
-    quantize = file.maker[file.maker[inputs[True]].input[0]]
+    quantize = file.producers[file.producers[inputs[True]].input[0]]
     assert (quantize.op_type, quantize.input[0]) == ("QuantizeLinear", skip)
     assert file.kind(inputs[False]) == "Conv"
 
 
-def test_an_add_without_a_convolution_is_left_alone(
+def test_an_add_without_a_convolution_is_not_quantised(
     write: Callable[..., Written],
     make: Callable[..., onnx.ModelProto],
     calibrated: Any,
@@ -150,10 +150,10 @@ def test_layers_that_share_an_input_share_the_pair(write: Callable[..., Written]
     assert not any(file.is_quantized(file.nodes["both"]))
 
 
-def test_what_is_concatenated_has_one_scale(
+def test_inputs_of_a_concatenation_have_one_scale(
     make: Callable[..., onnx.ModelProto], write_int8: Callable[..., None], tmp_path: Path
 ) -> None:
-    """a and b meet in one concatenation, b and c in another: all five tensors share the widest range."""
+    """One concatenation reads a and b, another reads b and c: all five tensors have the widest range."""
 
     def fill(net: Any) -> None:
         for name in "abc":
@@ -185,7 +185,7 @@ def test_what_is_concatenated_has_one_scale(
 
 
 @pytest.mark.parametrize(
-    ("given", "made", "kernel", "group", "int8"),
+    ("in_channels", "out_channels", "kernel", "group", "int8"),
     [
         (16, 16, (3, 3), 1, True),
         (16, 24, (1, 1), 1, True),
@@ -201,18 +201,25 @@ def test_what_is_concatenated_has_one_scale(
     ],
 )
 def test_layers_without_a_good_kernel_stay_in_float(
-    make: Callable[..., onnx.ModelProto], given: int, made: int, kernel: tuple[int, int], group: int, int8: bool
+    make: Callable[..., onnx.ModelProto],
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, int],
+    group: int,
+    int8: bool,
 ) -> None:
     def fill(net: Any) -> None:
-        net.conv("x", "first", 3, given)
-        weight = net.weight("w", made, given // group, *kernel)
+        net.conv("x", "first", 3, in_channels)
+        weight = net.weight("w", out_channels, in_channels // group, *kernel)
         net.add("Conv", ["first", weight], "second", kernel_shape=kernel, group=group, auto_pad="SAME_UPPER")
-        net.conv("second", "logits", made, 16)
+        net.conv("second", "logits", out_channels, 16)
 
     graph = graphs.Graph(make(None, fill))
     first, second, _ = graph.layers
     assert tensorrt.has_kernel(graph, second) == int8
-    assert tensorrt.has_kernel(graph, first) == (given % 8 == 0 or given >= 16)  # three channels come in
+    assert tensorrt.has_kernel(graph, first) == (
+        in_channels % 8 == 0 or in_channels >= 16
+    )  # its three input channels do not count
 
 
 @pytest.mark.parametrize(
@@ -236,8 +243,8 @@ def test_named_nodes_stay_in_float(calibrated: Any, float_nodes: set[str]) -> No
     before = graph.model.SerializeToString()
     model = tensorrt.place(graph, ranges, float_nodes=float_nodes)
     assert graph.model.SerializeToString() == before
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
-    reads = {node.name: [made.get(name) == "DequantizeLinear" for name in node.input] for node in model.graph.node}
+    operators = {name: node.op_type for node in model.graph.node for name in node.output}
+    reads = {node.name: [operators.get(name) == "DequantizeLinear" for name in node.input] for node in model.graph.node}
     for name in ("stem", "first", "second", "third", "fourth", "sum", "sum2"):
         assert any(reads[name]) == (name not in float_nodes), name
 
@@ -259,11 +266,11 @@ def test_the_classifier_is_float_when_asked(write: Callable[..., Written], float
         ("other_layers", "m", 1, 16),
     ],
 )
-def test_weights_have_one_scale_an_output_channel(
+def test_weights_have_one_scale_per_output_channel(
     write: Callable[..., Written], make: Callable[..., onnx.ModelProto], name: str, layer: str, axis: int, channels: int
 ) -> None:
     file = write(name)
-    node = file.maker[file.nodes[layer].input[1]]
+    node = file.producers[file.nodes[layer].input[1]]
     assert {a.name: a.i for a in node.attribute}["axis"] == axis
     scales, values = file.constants[node.input[1]], file.constants[node.input[0]]
     assert scales.shape == (channels,)

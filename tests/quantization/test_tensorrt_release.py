@@ -1,4 +1,4 @@
-"""Released layers compute what they would, had they been placed in float with weights rounded to int8."""
+"""Released layers compute the same as layers that were placed in float with weights rounded to int8."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def rounded(graph: graphs.Graph, layer: str, *, scale_type: Any) -> graphs.Graph:
-    """The float graph with the weight of one layer as int8 holds it: amax / 127 a channel, in numpy."""
+    """The float graph with the weight of one layer rounded to int8 in numpy; the scale is amax / 127 per channel."""
     changed = graph.copy()
     node = next(node for node in changed.nodes if node.name == layer)
     weight = numpy_helper.to_array(changed.initializers[node.input[1]])
@@ -52,7 +52,7 @@ def placed(calibrated: Any, tmp_path: Path) -> Callable[..., tuple[graphs.Graph,
 
 @pytest.mark.parametrize("float16", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_released_layer_is_as_if_placed_in_float(
+def test_a_released_layer_equals_one_placed_in_float(
     placed: Any, evaluate: Any, frames: Any, tmp_path: Path, pattern: str, float16: bool
 ) -> None:
     graph, ranges, file = placed(pattern, float16=float16)
@@ -77,7 +77,7 @@ def test_a_released_layer_is_as_if_placed_in_float(
     assert changed, "releasing changed nothing at all"
 
 
-def test_a_pair_stands_for_the_layers_that_read_it(placed: Any, tmp_path: Path) -> None:
+def test_a_named_pair_means_the_layers_that_read_it(placed: Any, tmp_path: Path) -> None:
     """In `residual` the convolution `first` and the add `sum` read `skip`."""
     _, _, file = placed("residual", float16=True)
     for name in ("skip_quantize", "skip_dequantize"):
@@ -97,16 +97,16 @@ def test_all_layers_released_leave_no_pair(placed: Any, evaluate: Any, frames: A
     assert {tensor.name for tensor in model.graph.initializer} <= read
     float_logits = evaluate(graph.model, frames[0], ["logits"])["logits"]
     got = evaluate(model, frames[0], ["logits"])["logits"]
-    assert np.abs(got - float_logits).max() < 0.03 * np.abs(float_logits).max()  # weights of 8 bits, activations whole
+    assert np.abs(got - float_logits).max() < 0.03 * np.abs(float_logits).max()  # rounded weights, float activations
 
 
 def test_nothing_to_release_writes_nothing(placed: Any, tmp_path: Path) -> None:
     _, _, file = placed("residual", float16=True)
-    assert release(file, tmp_path / "out.onnx", nodes=["labels", "stem_relu", "nobody", "skip"]) == []
+    assert release(file, tmp_path / "out.onnx", nodes=["labels", "stem_relu", "nowhere", "skip"]) == []
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_layers_of_our_exports_are_called_as_in_float_layers(student: Any, tmp_path: Path) -> None:
+def test_released_layers_of_our_exports_have_the_titles_of_float_layers(student: Any, tmp_path: Path) -> None:
     titles = graphs.load(str(student.onnx.file("fp32.onnx"))).titles
     file = student.int8.file("int8_tensorrt.onnx")
     int8 = {

@@ -96,7 +96,7 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number
         finally:
             process.kill()  # a test that fails does not wait for it
     assert process.returncode == 130
-    assert "interrupted: nothing half-written" in errors and "Traceback" not in errors
+    assert "interrupted: no partial files remain" in errors and "Traceback" not in errors
     assert list(out.parent.iterdir()) == []
 
 
@@ -134,12 +134,12 @@ def test_convert_without_onnx_or_with_another_artifact(tmp_path: Path, out: Path
 def test_quantize_without_onnx(tmp_path: Path, out: Path, dataset: Path) -> None:
     for name, more in (("calibrate", ()), ("quantize", ("--calibration", tmp_path / "none"))):
         said = refused(name, "--onnx", tmp_path / "none", *more, "--dataset", dataset, out=out)
-        assert said == f"error: {tmp_path}/none: no meta.json there, so it is no artifact; make it with: dvc repro\n"
+        assert said == f"error: {tmp_path}/none: has no meta.json, so it is no artifact; create it with: dvc repro\n"
 
 
 def test_export_with_another_artifact(out: Path, dataset: Path) -> None:
     said = refused("export", "--network", dataset, "--dataset", dataset, out=out)
-    assert said == f"error: {dataset} is a 'dataset' artifact; a 'network' is needed here\n"
+    assert said == f"error: {dataset}: got an artifact of kind 'dataset'; needed: 'network'; pass another folder\n"
 
 
 def test_export_with_a_changed_network(tmp_path: Path, out: Path, dataset: Path) -> None:
@@ -155,7 +155,7 @@ def test_check_without_a_device_or_a_teacher(tmp_path: Path, out: Path, dataset:
     device = ("--device", tmp_path / "none.json")
     said = refused("check", *rest, *device, "--teacher", teacher, out=out)
     assert said == f"error: {tmp_path}/none.json: no such file; write it with: dvc repro device\n"
-    assert "a 'network' is needed here" in refused("check", *rest, *device, "--teacher", dataset, out=out)
+    assert "needed: 'network'" in refused("check", *rest, *device, "--teacher", dataset, out=out)
 
 
 def results(tmp_path: Path, students: list[str], **changes: Any) -> tuple[str, Path, str, Path]:

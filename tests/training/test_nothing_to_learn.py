@@ -43,5 +43,5 @@ def test_a_validation_without_labels_is_one_message(bench: Any, prepared: Prepar
     bench.prepared = changed(prepared, tmp_path / "x", val=None)
     for file in (tmp_path / "x/val/labels").glob("*.png"):
         write_png(file, np.full((64, 96), 255, np.uint8))
-    with pytest.raises(UserError, match="split val: no pixel of it has a class"):
+    with pytest.raises(UserError, match="split val: no pixel has a class"):
         bench.train(bench.supervised(), tmp_path / "curves")
