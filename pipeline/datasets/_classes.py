@@ -69,7 +69,7 @@ def named_classes(
     ignore: list[str] | None,
     background: str | None,
     rest: Rest,
-    there: Iterable[str],
+    file_labels: Iterable[str],
     declared: bool,
     colours: Mapping[str, Colour] | None = None,
     unlabelled: str | None = None,
@@ -82,7 +82,7 @@ def named_classes(
         ignore: labels whose pixels are ignored.
         background: class of the pixels outside all shapes; a new class gets train id 0. None: they are ignored.
         rest: how shapes with other labels are treated.
-        there: the labels that the files declare; if they declare none, the labels that they use.
+        file_labels: the labels that the files declare; if they declare none, the labels that they use.
         declared: whether the files declare their labels.
         colours: label -> colour.
         unlabelled: label that means the same as no shape, unless ``classes`` or ``ignore`` name it.
@@ -91,7 +91,7 @@ def named_classes(
         UserError: the options contradict each other or the labels of the files.
     """
     faults = Faults(f"datasets.{plugin}")
-    known, ignore = list(dict.fromkeys(map(nfc, there))), [nfc(label) for label in ignore or ()]
+    known, ignore = list(dict.fromkeys(map(nfc, file_labels))), [nfc(label) for label in ignore or ()]
     background = None if background is None else nfc(background)
     if isinstance(classes, dict):
         classes = {nfc(name): [nfc(label) for label in labels] for name, labels in classes.items()}

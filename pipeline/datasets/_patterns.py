@@ -38,7 +38,7 @@ class Pattern:
 
 
 @dataclass
-class Found:
+class Matches:
     """Files of one pattern.
 
     Args:
@@ -91,7 +91,7 @@ def _part(part: str) -> str:
     return "".join("([^/]*)" if piece == "*" else re.escape(piece) for piece in re.split(r"(\*)", part))
 
 
-def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Found:
+def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Matches:
     """Files that match a pattern. Names are in composed Unicode.
 
     Hidden files and folders are skipped. Links to folders are followed; each folder is read once.
@@ -100,7 +100,7 @@ def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection
         wrong: gets an error for each file with the name of another file, and one for files with unread suffixes.
         suffixes: suffixes of the files to find, in lower case.
     """
-    matches = Found()
+    matches = Matches()
     visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -127,7 +127,7 @@ def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection
     return matches
 
 
-def _unread(pattern: Pattern, matches: Found) -> str:
+def _unread(pattern: Pattern, matches: Matches) -> str:
     """The error about files whose suffix segpress does not read."""
     kinds = ", ".join(sorted({path.suffix for path in matches.unread}))
     suffixes = sorted({path.suffix for path in matches.files.values()})

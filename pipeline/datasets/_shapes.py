@@ -44,7 +44,7 @@ def polygon(outline: Points, size: Size) -> Mask:
     """Pixels (H, W) inside a polygon, by the even-odd rule.
 
     Raises:
-        UserError: there are less than 3 points; all points are in the first pixel (they are probably relative to the
+        UserError: there are fewer than 3 points; all points are in the first pixel (they are probably relative to the
             size); or a point is far outside the image (it probably belongs to another image).
     """
     if len(outline) < 3:
