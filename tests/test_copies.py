@@ -106,7 +106,9 @@ def test_a_survey_warns_of_copies_and_of_contradicting_masks(frames: dict[str, l
             "train/train1: the same image as train/train0, with another mask; keep the correct one",
             "val/val1: looks the same as train/train2; if it is a copy, remove one: copies make mIoU too high",
         ]
-        assert found.faults == ["test/test0: the same image as val/val0, with another mask; splits must be disjoint"]
+        assert found.faults == [
+            "test/test0: the same image as val/val0, with another mask; remove one: splits must be disjoint"
+        ]
 
 
 def test_many_copies_are_counted(frames: dict[str, list[Array]]) -> None:
@@ -114,4 +116,4 @@ def test_many_copies_are_counted(frames: dict[str, list[Array]]) -> None:
     brighter = [(cv2.add(frame, np.full_like(frame, 1)), 1) for frame in twelve]
     found = survey(Pictures(train=[(frame, 1) for frame in twelve], val=brighter), progress=lambda *_: None)
     assert len(found.warnings) == 12 and found.warnings[10].startswith("val/val9: looks the same as train/train9;")
-    assert found.warnings[11].startswith("2 more images look the same as one of another split")
+    assert found.warnings[11].startswith("2 more images look the same as an image of another split")

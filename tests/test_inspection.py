@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -40,19 +41,21 @@ def printed(found: Survey) -> str:
 def test_the_tables_hold_what_was_counted(streets: tuple[Any, Survey]) -> None:
     _, found = streets
     text = printed(found)
-    assert f"streets: {found.labels.num_classes} classes" in text and "no fault" in text
+    assert f"streets: {found.labels.num_classes} classes" in text and "no errors" in text.splitlines()
     assert "64x96 (3)" in text and "64x96 (2)" in text
+    shown = {line.split("■ ")[1].split()[0]: line for line in text.splitlines() if "■ " in line}
     for index, name in enumerate(found.labels.names):
         if found.counts["train"].pixels[index]:
-            assert f"{found.counts['train'].shares()[index]:.2%}" in text
-        assert name in text
+            assert f"{found.counts['train'].shares()[index]:.2%}" in shown[name], name
+        else:
+            assert re.search(rf"warning: train: .*absent.*: .*\b{name}\b", text), name
 
 
 def test_every_fault_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
     _, found = streets
     faults = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
     lines = printed(Survey(found.labels, found.names, found.counts, faults)).splitlines()
-    assert "70 faults" in lines and all(f"  {fault}" in lines for fault in faults)
+    assert "70 errors" in lines and all(f"  {fault}" in lines for fault in faults)
 
 
 @pytest.mark.parametrize("name", ["[void]", "[/bg]", "[red]", "a[0]", "$x$", "<b>", "\\[x]"])
@@ -141,6 +144,6 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
         runpy.run_path(str(ROOT / "stages/prepare.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert ended.value.code == 1
-    assert "1 fault" in out and "train/c: " in out and "label ids [2]" in out
+    assert "1 error" in out.splitlines() and "train/c: " in out and "label ids [2]" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "raw", "sheet.png"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None

@@ -161,9 +161,9 @@ FAULTS = [
     "train/t4: label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
     "train/t5: {root}/t5_label.png: no such file",
     "train/t6: listed 2 times; names must be unique",
-    "val/t0: the same name as train/t0; splits must be disjoint",
-    "val/t0: the same image as train/t0; splits must be disjoint",
-    "val/v1: the same image as train/t6; splits must be disjoint",
+    "val/t0: the same name as train/t0; rename or remove one: splits must be disjoint",
+    "val/t0: the same image as train/t0; remove one: splits must be disjoint",
+    "val/v1: the same image as train/t6; remove one: splits must be disjoint",
 ]
 
 
@@ -180,14 +180,14 @@ def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: b
     for expected in FAULTS:
         assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
     assert len(faults) == len(FAULTS)
-    assert last.startswith("nothing was written; correct or remove")
+    assert last == "Nothing was written. Correct these errors, then run prepare again."
     assert snapshot(tmp_path / "made") == before
     assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
 
 
 @pytest.mark.parametrize("splits", [{"train": ["a"], "val": []}, {"train": ["a"]}])
 def test_an_empty_or_missing_split_is_refused(tmp_path: Path, splits: dict[str, list[str]]) -> None:
-    with pytest.raises(UserError, match="1 problem\n  split val: empty; it needs at least one sample"):
+    with pytest.raises(UserError, match="1 problem\n  split val: empty; allowed: at least one sample"):
         run(folder_of(tmp_path / "raw", **splits), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -205,7 +205,7 @@ def test_prepared_names_what_it_lacks(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     del meta["splits"]
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"meta\.json: names no splits"):
+    with pytest.raises(UserError, match=r"meta\.json: splits is missing or invalid"):
         Prepared(tmp_path / "out")
 
 

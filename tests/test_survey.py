@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -93,12 +94,12 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
     assert run(dataset, workers=2).faults == [
         "train.txt:3: odd",
         "train/2-1: listed 2 times; names must be unique",
-        "train/'../3-1': no name for a file; it must be printable, relative and not too long",
-        "test/6-1: the same name as val/6-1; splits must be disjoint",
+        "train/'../3-1': not a file name; allowed: printable, relative and not too long; rename it",
+        "test/6-1: the same name as val/6-1; rename or remove one: splits must be disjoint",
         "train/1-x: broken",
         "train/4-9: label ids [9]; allowed: 0..2 and 255 (ignored)",
-        "test/6-1: the same image as val/6-1; splits must be disjoint",
-        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint",
+        "test/6-1: the same image as val/6-1; remove one: splits must be disjoint",
+        "test/5-2: the same image as val/5-1, with another mask; remove one: splits must be disjoint",
     ]
 
 
@@ -125,12 +126,12 @@ def test_one_class_alone_is_a_fault() -> None:
     dataset = Rows(train=[[0, 255]], val=[[255, 255]])
     dataset.labels = LabelSpec(names=("crack",), palette=((1, 1, 1),))
     (fault,) = run(dataset).faults
-    assert fault.startswith("classes: 'crack' alone; two or more are needed: what is not crack must be a class too")
+    assert fault.startswith("classes: got only 'crack'; allowed: two or more: make the other pixels a class too")
 
 
 def test_absent_classes_are_named() -> None:
     assert run(Rows(train=[[0, 1]], val=[[1, 2]], test=[[255, 255]])).absences() == [
-        "train: 1 class is absent (nothing to learn from): sky",
+        "train: 1 class is absent (cannot be learnt): sky",
         "val: 1 class is absent (no IoU): road",
         "test: no labelled pixel",
     ]
@@ -138,7 +139,7 @@ def test_absent_classes_are_named() -> None:
 
 
 def test_an_empty_val_is_a_fault() -> None:
-    assert run(Numbers(train=["1-1"])).faults == ["split val: empty; it needs at least one sample"]
+    assert run(Numbers(train=["1-1"])).faults == ["split val: empty; allowed: at least one sample"]
 
 
 def test_threads_share_the_work_and_change_nothing() -> None:
@@ -182,5 +183,9 @@ def test_meta_has_the_exact_counts_of_the_written_labels(tmp_path: Path) -> None
     assert meta["class_share"]["train"] == {"road": round(2 / 14, 6), "car": round(6 / 14, 6), "sky": round(6 / 14, 6)}
 
 
-def test_there_is_a_processor() -> None:
-    assert 1 <= cores() <= 8
+@pytest.mark.parametrize(("usable", "expected"), [(1, 1), (3, 3), (8, 8), (64, 8)])
+def test_cores_are_those_of_this_process_and_at_most_8(
+    usable: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(usable)), raising=False)
+    assert cores() == expected

@@ -70,7 +70,7 @@ def test_overlaps_of_different_classes_can_be_refused(tmp_path: Path, write: Any
     write("a", SKY, SUN)
     write("b", SKY, SKY)
     dataset = labelme(tmp_path, order="refuse")
-    with pytest.raises(UserError, match=r"a\.json: 4 pixels of a shape \(sun\) are of another class too; .*order"):
+    with pytest.raises(UserError, match=r"a\.json: 4 pixels of a shape \(sun\) also belong to another class; .*order"):
         label_of(dataset, "a")
     assert (label_of(dataset, "b")[:6] == 0).all()
 
@@ -116,14 +116,14 @@ def test_labels_to_ignore_are_painted_as_ignored(tmp_path: Path, write: Any) -> 
     ("options", "message"),
     [
         ({"classes": None}, r"classes: not set; labels in the files: \['sky', 'sun'\]"),
-        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' belongs to another class too"),
-        ({"ignore": ["sun"]}, "ignore: 'sun' belongs to a class too"),
+        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' also belongs to another class"),
+        ({"ignore": ["sun"]}, "ignore: 'sun' also belongs to a class"),
         ({"classes": []}, "classes: empty"),
         ({"palette": ["red", "#00f"]}, "got 'red'; allowed: .red, green, blue."),
         ({"palette": [[0, 0, 0]]}, "palette has 1 colours for 2 classes"),
         ({"shares": {"train": 0.5}}, "shares: got"),
-        ({"lists": {"train": "train.txt"}}, "lists: names"),
-        ({"sequence": "("}, "no regular expression"),
+        ({"lists": {"train": "train.txt"}}, "lists: got"),
+        ({"sequence": "("}, "not a regular expression"),
         ({"annotations": "/x/*.json"}, "annotations: got"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_class_that_no_shape_has_and_images_without_shapes_are_said(tmp_path: 
     dataset = labelme(tmp_path, classes=["skyy"], rest="ignore", background="ground")
     label, image = dataset.warnings()
     assert "no shape has the label 'skyy'; did you mean 'sky'?" in label
-    assert image.startswith("1 images have no shape, such as ") and image.endswith("all their pixels are ground")
+    assert image.startswith("1 images have no shape, for example ") and image.endswith("all their pixels are ground")
     assert (label_of(dataset, "bb") == 0).all()
 
 
@@ -150,7 +150,7 @@ def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path, write: Any,
     file = write("a", SKY, imagePath=name)
     (fault,) = (fault for fault in labelme(tmp_path).faults() if "imagePath" in fault)
     assert fault.startswith(f"{file}: imagePath: ") and "points outside" in fault
-    assert ("set root to the folder that holds both" in fault) == name.startswith(("..", "x/"))
+    assert ("set root to a folder that contains both" in fault) == name.startswith(("..", "x/"))
 
 
 def test_an_image_of_another_size_is_a_fault(tmp_path: Path, write: Any) -> None:
@@ -183,7 +183,7 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path, write: Any) -
     assert dataset.faults() == ()
     write("e", SKY)
     (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "one sample (e) lies in none of them; set in datasets.labelme lists" in fault
+    assert "one sample (e) is in none of them; set in datasets.labelme lists" in fault
     told = labelme(tmp_path, sequence=None, splits={"train": ["train", "valid"], "val": ["test"]})
     assert told.splits() == {"train": ["train__a", "train__b", "valid__c"], "val": ["test__d"]}
 
@@ -192,7 +192,7 @@ def test_one_folder_is_no_sequence(tmp_path: Path, write: Any) -> None:
     for name in "abcdefgh":
         write(name, SKY, SUN)
     (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "all 8 samples lie in one folder" in fault and "set sequence: '.+'" in fault
+    assert "all 8 samples are in one folder" in fault and "set sequence: '.+'" in fault
     assert labelme(tmp_path).faults() == ()
 
 

@@ -61,14 +61,14 @@ def test_turned_boxes_and_lines() -> None:
     turned = pixels("box", xtl="2", ytl="4", xbr="8", ybr="6", rotation="90")
     assert turned == [(row, column) for row in range(2, 8) for column in (4, 5)]
     assert len(pixels("points", line=2, points="4,4;9,9")) == 8
-    with pytest.raises(UserError, match=r"points have no area; set datasets\.cvat\.line_width"):
+    with pytest.raises(UserError, match=r"a points shape has no area; set datasets\.cvat\.line_width"):
         pixels("points", points="4,4")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('rle="1, 2, 1"', 'rle="1, 2"', "run lengths that sum to 3"),
+        ('rle="1, 2, 1"', 'rle="1, 2"', "the run lengths sum to 3"),
         ('left="14"', 'left="15"', r"columns 15\.\.16"),
         ('width="2" height="2"', 'width="99999" height="99999"', "a mask of 99999x99999"),
         ('xtl="2"', 'xtl="nan"', "finite"),
@@ -89,10 +89,10 @@ def test_shapes_that_cannot_be_drawn(root: Path, old: str, new: str, message: st
     ("old", "new", "message"),
     [
         ("<annotations>", '<!DOCTYPE x [<!ENTITY a "b">]><annotations>', "has a document type"),
-        ("<annotations>", '<annotations><track id="0" label="car"></track>', "tracks of a video; export"),
-        ("</annotations>", "", "not CVAT's XML"),
+        ("<annotations>", '<annotations><track id="0" label="car"></track>', "has tracks of a video; export"),
+        ("</annotations>", "", "not an XML file of CVAT"),
         ('name="a.jpg"', 'name="../../a.jpg"', "points outside"),
-        ('name="b.jpg"', 'name="a.jpg"', "another has this name"),
+        ('name="b.jpg"', 'name="a.jpg"', "another image has this name"),
         ('label="road" ', "", "image 'a.jpg': 'label'"),
         (' width="16" height="12"', "", "image 'a.jpg': 'height'"),
         ('z_order="2"', 'z_order="x"', "image 'a.jpg': invalid literal"),
@@ -154,10 +154,10 @@ def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Call
         Cvat(**cvat_masks).read("train", "b")
     change(root, "road:128,64,128::", "road:128,64::\ncar:1,1,1::", file="labelmap.txt")
     found = "; ".join(Cvat(**cvat_masks).faults())
-    assert "labelmap.txt:3: not 'label:r,g,b:parts:actions': 'road:128,64::'" in found
-    assert "labelmap.txt:5: label or colour of another line too" in found
+    assert "labelmap.txt:3: got 'road:128,64::'; allowed: 'label:r,g,b:parts:actions'" in found
+    assert "labelmap.txt:5: another line has the same label or colour: 'car:0,0,142::'" in found
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither annotations\.xml nor labelmap\.txt; export the task as"):
+    with pytest.raises(UserError, match=r"no annotations\.xml and no labelmap\.txt; export the task as"):
         Cvat(root=str(tmp_path))

@@ -112,7 +112,7 @@ def test_a_cut_connection_keeps_the_part_and_the_next_call_completes(
     server: Server, target: Path, chunked: bool
 ) -> None:
     server.cut_after, server.chunked = 100_000, chunked
-    with pytest.raises(UserError, match=f"{server.url}: .*; run again to continue where it stopped"):
+    with pytest.raises(UserError, match=f"{server.url}: .*; run again to resume the download"):
         fetch(server.url, target)
     assert list(left(target)) == ["file.zip.part"]
     have = left(target)["file.zip.part"]
@@ -125,7 +125,7 @@ def test_a_cut_connection_keeps_the_part_and_the_next_call_completes(
 def test_a_part_that_does_not_fit_is_removed(server: Server, target: Path) -> None:
     target.parent.mkdir()
     (target.parent / "file.zip.part").write_bytes(PAYLOAD + b"more")
-    with pytest.raises(UserError, match=r"file\.zip\.part does not fit this file; it was removed, run again"):
+    with pytest.raises(UserError, match=r"file\.zip\.part is not a part of this file; it was removed; run again"):
         fetch(server.url, target)
     assert left(target) == {}
     assert fetch(server.url, target).read_bytes() == PAYLOAD
@@ -151,7 +151,7 @@ def test_no_server_and_no_http(target: Path) -> None:
         url = gone.url
     with pytest.raises(UserError, match=r"Connection refused.*; run again"):
         fetch(url, target)
-    with pytest.raises(UserError, match="file:///etc/passwd: only http and https"):
+    with pytest.raises(UserError, match="file:///etc/passwd: allowed: http and https"):
         fetch("file:///etc/passwd", target)
     assert left(target) == {}
 
@@ -183,7 +183,7 @@ def test_camvid_is_fetched_checked_and_kept(server: Server, camvid_root: Path, c
 
 
 def test_camvid_of_other_content_is_refused_and_removed(server: Server, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"content is not the CamVid that segpress knows .*datasets\.camvid\.root"):
+    with pytest.raises(UserError, match=r"content is not the CamVid that segpress expects .*datasets\.camvid\.root"):
         downloaded(server.url, "0" * 64)
     assert list(cache.iterdir()) == []
 

@@ -88,7 +88,7 @@ def test_orientations_without_proof_give_a_warning(tmp_path: Path) -> None:
     assert min(agreement(found).values()) > 0.97
     (warning,) = survey(found, progress=lambda *_: None).warnings[:1]
     assert "images/a.jpg: 2 images have an EXIF orientation, and no size shows" in warning
-    assert "they are turned, as viewers do. If masks were drawn on stored pixels, remove it: exiftool" in warning
+    assert "the images are rotated, as in viewers. If the masks were drawn on stored pixels, remove the or" in warning
 
 
 def test_an_orientation_in_the_text_of_a_png_counts(tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def test_the_annotation_that_counts(options: dict[str, Any]) -> None:
     assert "images__d__1" not in labels and (labels["images__e__1"] == 255).all()
     left_out, empty = dataset.warnings()[-2:]
     assert left_out == "1 tasks without an annotation are left out"
-    assert empty.startswith("1 images have no shape, such as annotations.json: task 4; all their pixels are ignored")
+    assert empty.startswith(
+        "1 images have no shape, for example annotations.json: task 4; all their pixels are ignored"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,9 +114,9 @@ def first(tasks: list[Any]) -> Any:
     ("edit", "message"),
     [
         (lambda tasks: tasks[0]["data"].update(image="x/gone.jpg"), "task 0: x/gone.jpg: no such image below"),
-        (lambda tasks: tasks[0]["data"].update(image="1.jpg"), "task 0: 1.jpg: 6 images of this name below"),
+        (lambda tasks: tasks[0]["data"].update(image="1.jpg"), "task 0: 1.jpg: 6 images with this name below"),
         (lambda tasks: tasks[0]["data"].update(image="text"), "task 0: data names 0 images"),
-        (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is the image of another task too"),
+        (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is also the image of another task"),
         (lambda tasks: tasks[0].pop("annotations"), "task 0: no annotations; export as JSON, not as JSON-MIN"),
         (
             lambda tasks: tasks[0]["annotations"].__setitem__(0, {"result": [box("tree")]}),
@@ -127,7 +129,7 @@ def first(tasks: list[Any]) -> Any:
         ),
         (
             lambda tasks: first(tasks).update(type="keypointlabels"),
-            "of type keypointlabels; known: brush",
+            "of type keypointlabels; allowed: brush",
         ),
         (
             lambda tasks: first(tasks)["value"].update(polygonlabels=["a", "b"]),
@@ -137,8 +139,8 @@ def first(tasks: list[Any]) -> Any:
             lambda tasks: first(tasks)["value"].pop("polygonlabels"),
             "a polygon with labels []",
         ),
-        (lambda tasks: tasks.__setitem__(0, 3), "task 3: not Label Studio's format"),
-        (lambda tasks: tasks.clear(), "no list of tasks"),
+        (lambda tasks: tasks.__setitem__(0, 3), "task 3: not in Label Studio's format"),
+        (lambda tasks: tasks.clear(), "not a list of tasks"),
     ],
 )
 def test_faults_of_the_file_are_named(
@@ -153,7 +155,7 @@ def test_faults_of_the_file_are_named(
     ("value", "message"),
     [
         ({"format": "png"}, "a brush in the format 'png'"),
-        ({"rle": [1, 2, 3]}, "a damaged brush: it is cut"),
+        ({"rle": [1, 2, 3]}, "a damaged brush: it is truncated"),
         ({"rle": "x"}, "must be a list of bytes"),
     ],
 )
@@ -184,6 +186,6 @@ def test_brushes_as_png_files(options: dict[str, Any], write_image: Write) -> No
     write_image(root / "masks/odd.png", sky)
     write_image(root / "masks/task-1-annotation-9-by-me@x.org-tag-car-0.png", car[:5])
     odd = LabelStudio(**options)
-    assert "odd.png: not task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.faults()[0]
-    with pytest.raises(UserError, match=r"car-0\.png: \[5, 16\]; its image has \[12, 16\]"):
+    assert "odd.png: unknown name; allowed: task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.faults()[0]
+    with pytest.raises(UserError, match=r"car-0\.png: shape \[5, 16\]; allowed: one channel of \[12, 16\]"):
         everything(odd)

@@ -68,9 +68,9 @@ def test_lines_and_points_need_a_width() -> None:
     [
         ({"points": [[0, 0], [4, 4]], "shape_type": "polygon"}, "a polygon of 2 points"),
         ({"points": [[0, 0]], "shape_type": "circle"}, "a circle of 1 points"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "cuboid"}, "a cuboid of 2 points; known: polygon"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": "AAAA"}, "no PNG in base64"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": None}, "no PNG in base64"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "cuboid"}, "a cuboid of 2 points; allowed: polygon"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": "AAAA"}, "not a PNG in base64"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": None}, "not a PNG in base64"),
         (
             {"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": png(np.ones((13, 2)))},
             "a mask of 13x2 in an image",

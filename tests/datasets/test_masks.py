@@ -52,12 +52,12 @@ def test_a_grey_ramp_is_ids() -> None:
     [
         (IDS, Mask(np.array([[0, 3, 500]], np.uint16)), r"label ids \[3, 500\]; allowed: 0"),
         (IDS, Mask(np.arange(1, 13, dtype=np.uint8)[None]), r"\[1, 2, 3, 4, 5, 6, 7, 8, \.\.\. 4 more\]"),
-        (IDS, Mask(np.array([[[0, 0, 9]]], np.uint8)), "a colour mask; class ids in one channel are needed"),
+        (IDS, Mask(np.array([[[0, 0, 9]]], np.uint8)), "a colour mask; allowed: class ids in one channel"),
         (BY_COLOUR, Mask(np.array([[RED, (1, 2, 3)]], np.uint8)), r"unknown colours \[\(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[0, 1]], np.uint8), TWO), r"entries of unknown colour: \[1 is \(1, 2, 3\)\]"),
-        (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4; its palette has 2"),
+        (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4, but the palette has 2 entries"),
         (BY_COLOUR, Mask(np.ones((1, 1), np.uint8)), r"unknown colours \[\(1, 1, 1\)\]; .*set masks_hold: ids"),
-        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint16), bits=16), "16 bits a pixel; colours of 8 bits are needed"),
+        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint16), bits=16), "16 bits per pixel; allowed: colours of 8 bits"),
     ],
 )
 def test_what_stands_for_nothing_is_named(coding: Coding, mask: Mask, said: str) -> None:

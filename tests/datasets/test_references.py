@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from pipeline.datasets._lists import names
 from pipeline.datasets.camvid import CamVid
 from pipeline.datasets.folder import Folder
-from pipeline.errors import UserError
 
 Write = Callable[..., Path]
 LABELS: dict[str, Any] = {"classes": ["road", "car"], "palette": ["#804080", "#00008e"]}
@@ -108,7 +108,7 @@ def test_a_name_of_two_samples_is_ambiguous(drives: Path, line: str) -> None:
 def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
     found = dataset(drives, line)
     if line == "/x/set/e1/7.jpg":  # a folder of another set may have drives of the same name
-        assert "no image and no mask of this name" in found.faults()[0]
+        assert "no image and no mask has this name" in found.faults()[0]
     else:
         assert list(found.faults()) == [] and found.splits()["train"] == ["e1__7"]
 
@@ -116,31 +116,30 @@ def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("e9/7.jpg", "e9/7.jpg: no image and no mask of this name"),
-        ("/other/e9/7.jpg", "no image and no mask of this name"),
-        ("/other/a.JPG", r"no image and no mask of this name; did you mean .*images/a\.JPG\?"),
-        ("other/a.JPG", "no image and no mask of this name"),
-        ("images/a.tif", r"no image and no mask of this name; did you mean .*images/a\.JPG\?"),
+        ("e9/7.jpg", "e9/7.jpg: no image and no mask has this name"),
+        ("/other/e9/7.jpg", "no image and no mask has this name"),
+        ("/other/a.JPG", r"no image and no mask has this name; did you mean .*images/a\.JPG\?"),
+        ("other/a.JPG", "no image and no mask has this name"),
+        ("images/a.tif", r"no image and no mask has this name; did you mean .*images/a\.JPG\?"),
         (
             "images/a.JPG masks/b.png",
             r"by the patterns, the mask of .*images/a\.JPG is .*masks/a\.png; correct the line",
         ),
-        ("images/a.JPG masks/gone.png", "masks/gone.png: no mask of this name that datasets.folder.masks finds"),
-        ("images/gone.JPG masks/a.png", "images/gone.JPG: no image of this name that datasets.folder.images finds"),
+        ("images/a.JPG masks/gone.png", "masks/gone.png: datasets.folder.masks finds no mask with this name"),
+        ("images/gone.JPG masks/a.png", "images/gone.JPG: datasets.folder.images finds no image with this name"),
         ("images", "no image and no mask"),
         ("a b c", "3 columns; keep image and mask"),
         ("0,a.JPG,a.png", "3 columns; keep image and mask, or begin the list with a header such as image,mask"),
-        ("a.JPG 1", "1: no mask of this name"),
+        ("a.JPG 1", "1: datasets.folder.masks finds no mask with this name"),
         ("../../etc/passwd", "no image and no mask"),
         ("\x00", r"'\\x00': no image and no mask"),
-        ("./images/a.JPG", r"images/a\.JPG is listed twice, first in line 1; remove one"),
+        ("./images/a.JPG", r"images/a\.JPG is listed twice, first in line 1; remove one line"),
     ],
 )
 def test_an_invalid_line_is_named(drives: Path, line: str, said: str) -> None:
     (fault,) = dataset(drives, f"a\n{line}\n").faults()
     assert fault.startswith("train.txt:2: ")
-    with pytest.raises(UserError, match=said):
-        raise UserError(fault)
+    assert re.search(said, fault)
 
 
 def test_a_pair_counts_where_patterns_find_no_mask(root: Path, write_image: Write) -> None:
@@ -150,7 +149,7 @@ def test_a_pair_counts_where_patterns_find_no_mask(root: Path, write_image: Writ
     assert list(found.faults()) == [] and found.read("train", "left_1")[1].tolist() == [[1] * 4] * 4
     (fault,) = dataset(root, "images/left_1.png masks/a.png\n").faults()
     assert "masks/a.png is the mask of" in fault
-    assert "left_1: no mask of this name" in dataset(root, "left_1\n").faults()[0]
+    assert "left_1: no mask has this name" in dataset(root, "left_1\n").faults()[0]
 
 
 def test_names_may_differ_in_their_form_of_unicode(tmp_path: Path, write_image: Write) -> None:

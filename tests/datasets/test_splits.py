@@ -96,12 +96,12 @@ def test_a_folder_of_train_alone_is_split_as_if_it_had_no_name(make: Callable[..
             r"folders train, val are named .*, but 3 samples \(extra/0, .* in none",
             1,
         ),
-        (["@/val/", "@/test/"], "folders test, val are named after splits, but none of them is for training", 0),
+        (["@/val/", "@/test/"], "folders test, val are named after splits, but none of them is train", 0),
         (["@/trainval/", "@/test/"], r"3 samples \(trainval/0", 2),
         (["@/a/x/", "@/a/y/", "@/b/x/", "@/b/test/"], r"9 samples \(a/x/0", 2),
-        (["@/test/"], "all 3 samples lie in a folder 'test', which names a split", 1),
-        (["@/train/", "@/"], r"3 samples \(0, 1, 2\) lie in none of them", 0),
-        (["@/train/test/", "@/val/x/"], r"3 samples \(train/test/0, .*\) lie in folders of two splits", 0),
+        (["@/test/"], "all 3 samples are in a folder 'test', the name of a split", 1),
+        (["@/train/", "@/"], r"3 samples \(0, 1, 2\) are in none of them", 0),
+        (["@/train/test/", "@/val/x/"], r"3 samples \(train/test/0, .*\) are in folders of two splits", 0),
     ],
 )
 def test_what_is_unclear_is_refused_with_advice_that_works(
@@ -115,7 +115,7 @@ def test_what_is_unclear_is_refused_with_advice_that_works(
     for key, value in advised:
         followed = dataset(**{key: YAML(typ="safe").load(value)})
         text = "\n".join(followed.faults())
-        assert "named after splits" not in text and "names a split" not in text
+        assert "named after splits" not in text and "the name of a split" not in text
         for _ in range(3):
             if not (again := re.search(r"set (sequence|seed): '?(.+?)'?( and seed: (\d+))?[;,]", text)):
                 break
@@ -139,17 +139,17 @@ def test_splits_name_folders(make: Callable[..., Callable[..., Folder]]) -> None
     assert counts(dataset(splits=splits)) == {"train": 9, "val": 3}
     assert dataset(splits={"train": ["images/train", "x"], "val": ["dev", "extra"]}).splits()["val"][0] == "dev__0"
     said = "\n".join(dataset(splits={"train": ["train", "gone"], "val": ["x", "dev"]}).faults())
-    assert "images/x/train/0.jpg: splits puts it into train (train) and val (x); name its folder with more" in said
-    assert "3 samples (images/extra/0.jpg, " in said and "in no folder that it names" in said
-    assert "splits.train: gone: no image of the pattern lies in a folder of this name" in said
+    assert "images/x/train/0.jpg: splits assigns it to train (train) and val (x); give a longer path" in said
+    assert "3 samples (images/extra/0.jpg, " in said and "are in none of its folders" in said
+    assert "splits.train: gone: no image of the pattern is in a folder with this name" in said
 
 
 @pytest.mark.parametrize("samples", [2, 4, 40])
 def test_flat_folders_get_the_advice_that_works(make: Callable[..., Callable[..., Folder]], samples: int) -> None:
     dataset = make(*(f"@/{number}" for number in range(samples)))
     (fault,) = dataset().faults()
-    assert fault.startswith(f"split val: all {samples} samples lie in one folder and so count as one sequence")
-    advice = re.search(r"set sequence: '(\.\+)'( and seed: (\d+))?; if they are frames of videos, set it to a", fault)
+    assert fault.startswith(f"split val: all {samples} samples are in one folder, so they are one sequence")
+    advice = re.search(r"set sequence: '(\.\+)'( and seed: (\d+))?; if they are frames of videos, set seq", fault)
     assert advice
     followed = dataset(sequence=advice[1], seed=int(advice[3] or 0))
     assert list(followed.faults()) == [] and counts(followed)["train"] and counts(followed)["val"]
@@ -170,7 +170,7 @@ def test_a_seed_is_recommended_that_fills_every_split(make: Callable[..., Callab
 
 def test_an_expression_that_finds_the_same_everywhere_is_said(make: Callable[..., Callable[..., Folder]]) -> None:
     (fault,) = make("@/all/a/", "@/all/b/")(sequence="^[^/]+").faults()
-    assert "sequence finds no more than 'all' in the names of 6 samples" in fault
+    assert "sequence finds only 'all' in the names of 6 samples" in fault
 
 
 def test_nothing_is_said_of_folders_without_names_of_splits() -> None:
@@ -185,11 +185,11 @@ def test_a_test_split_without_labels_is_left_out_with_a_warning(
     dataset = make("@/train/", "@/val/", "@/test/")
     masks = sorted((tmp_path / "masks/test").iterdir())
     masks[0].unlink()
-    assert "images/test/0.jpg: no label" in dataset().faults()[0], "some have labels: this one is missing"
+    assert "images/test/0.jpg: no mask" in dataset().faults()[0], "some have labels: this one is missing"
     for mask in masks[1:]:
         mask.unlink()
     assert counts(dataset()) == {"train": 3, "val": 3} and list(dataset().faults()) == []
-    assert list(dataset().warnings()) == ["test: its 3 images have no masks; it is left out"]
+    assert list(dataset().warnings()) == ["test: its 3 images have no masks; the split is left out"]
     for mask in (tmp_path / "masks/val").iterdir():
         mask.unlink()
     assert len(dataset().faults()) == 4, "val is needed"
@@ -203,7 +203,7 @@ def test_file_names_that_name_splits_are_warned_of(
 ) -> None:
     dataset = make(*places)
     (warning,) = dataset(sequence=".+").warnings()
-    assert "contain train, val, but samples are drawn into splits by hashes; if these are splits, give lists" in warning
+    assert "contain train, val, but the splits are drawn by hashes; if these words are splits, give lists" in warning
     assert list(make("@/train_x/", "@/val_x/")(splits={"train": ["train_x"], "val": ["val_x"]}).warnings()) == []
 
 

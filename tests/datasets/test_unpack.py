@@ -48,7 +48,10 @@ def test_an_archive_is_unpacked_and_cleared_away(tmp_path: Path, pack: Callable[
 def test_members_outside_are_refused(tmp_path: Path, pack: Callable[..., Path], name: str) -> None:
     name = name.format(root=tmp_path)
     archive = pack(tmp_path / "a", {"good/x": b"x", name: b"evil"})
-    with pytest.raises(UserError, match="leaves the folder; nothing was unpacked"), unpack(archive, tmp_path):
+    with (
+        pytest.raises(UserError, match="would be written outside the folder; nothing was unpacked"),
+        unpack(archive, tmp_path),
+    ):
         pytest.fail("it was unpacked")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -91,6 +94,6 @@ def test_a_damaged_archive_is_a_user_error(
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"<html>")
-    with pytest.raises(UserError, match="neither zip nor tar"), unpack(tmp_path / "a", tmp_path):
+    with pytest.raises(UserError, match="not a zip or tar file"), unpack(tmp_path / "a", tmp_path):
         pytest.fail("it was unpacked")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

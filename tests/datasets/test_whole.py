@@ -68,7 +68,9 @@ def test_a_cut_jpeg_is_refused_though_it_has_an_end_marker(tmp_path: Path, pictu
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     data = encoded(NOISE)
-    assert "(truncated: the data end before the picture does)" in refused(tmp_path / "a", data[: len(data) // 2] + END)
+    assert "(truncated: the data end before the image is complete)" in refused(
+        tmp_path / "a", data[: len(data) // 2] + END
+    )
     progressive = encoded(NOISE, progressive=True)
     last_scan = progressive.rindex(b"\xff\xda")
     assert "(truncated: scans are missing" in refused(tmp_path / "a", progressive[:last_scan] + END)
