@@ -217,7 +217,7 @@ def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
     invalid = [int(i) for i in histogram.nonzero()[0] if i >= labels.num_classes and i != labels.ignore_index]
     if invalid:
         highest, ignored = labels.num_classes - 1, labels.ignore_index
-        raise UserError(f"label ids {invalid}; allowed: 0..{highest} and {ignored} (ignored)")
+        raise UserError(f"unknown label ids {invalid}; allowed: 0..{highest} and {ignored} (ignored)")
     return histogram
 
 

@@ -158,7 +158,7 @@ FAULTS = [
     "train/t1: {root}/t1.png: not a readable image",
     "train/t2: {root}/t2_label.png: not a readable image",
     "train/t3: image is (4, 2), its label (2, 4) (height, width); they must be equal",
-    "train/t4: label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
+    "train/t4: unknown label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
     "train/t5: {root}/t5_label.png: no such file",
     "train/t6: listed 2 times; names must be unique",
     "val/t0: the same name as train/t0; rename or remove one: splits must be disjoint",

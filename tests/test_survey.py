@@ -97,7 +97,7 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         "train/'../3-1': not a file name; allowed: printable, relative and not too long; rename it",
         "test/6-1: the same name as val/6-1; rename or remove one: splits must be disjoint",
         "train/1-x: broken",
-        "train/4-9: label ids [9]; allowed: 0..2 and 255 (ignored)",
+        "train/4-9: unknown label ids [9]; allowed: 0..2 and 255 (ignored)",
         "test/6-1: the same image as val/6-1; remove one: splits must be disjoint",
         "test/5-2: the same image as val/5-1, with another mask; remove one: splits must be disjoint",
     ]
@@ -114,7 +114,7 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         ),
         ([[1, 255], [1, 1]], [[1, 2]], ["split train: every labelled pixel is 'car'; it must show two classes"]),
         ([[1, 255], [255, 2]], [[1, 2]], []),
-        ([[1, 1], [1, 9]], [[1, 2]], ["train/train_1: label ids [9]"]),  # an unsound sample may show another class
+        ([[1, 1], [1, 9]], [[1, 2]], ["train/train_1: unknown label ids [9]"]),  # an unsound sample may show another class
     ],
 )
 def test_nothing_to_learn_is_a_fault(train: list[list[int]], val: list[list[int]], said: list[str]) -> None:
