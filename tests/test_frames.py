@@ -1,4 +1,4 @@
-"""Reading and resizing: lossless, (height, width), ids never mixed; damaged or ambiguous files are no images."""
+"""Reading and resizing: lossless, (height, width), ids never mixed; damaged or ambiguous files are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def png(path: Path, *, width: int, height: int, depth: int, colour: int, rows: b
     return path
 
 
-def test_frames_and_label_maps_come_back_as_they_were(tmp_path: Path) -> None:
+def test_frames_and_label_maps_are_read_exactly(tmp_path: Path) -> None:
     frame, label = noise(5, 7, 3), noise(5, 7)
     write_png(tmp_path / "new" / "f.png", frame)
     write_png(tmp_path / "l.png", label)
@@ -89,14 +89,16 @@ def test_a_flipped_byte_is_found(tmp_path: Path, read: Callable[[Path], Array]) 
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_no_file_a_folder_and_no_image_are_told_apart(tmp_path: Path, read: Callable[[Path], Array]) -> None:
+def test_a_missing_file_a_folder_and_a_text_have_different_errors(
+    tmp_path: Path, read: Callable[[Path], Array]
+) -> None:
     (tmp_path / "text.png").write_text("no image")
-    for name, said in (
+    for name, message in (
         ("none.png", "no such file"),
         (".", "cannot be read .*directory"),
         ("text.png", "not a readable"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             read(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
 
@@ -121,9 +123,11 @@ def test_label_maps_of_several_channels_or_16_bits_are_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_label_maps_that_opencv_would_stretch_are_refused(tmp_path: Path, depth: int) -> None:
+def test_label_maps_that_opencv_would_scale_are_refused(tmp_path: Path, depth: int) -> None:
     path = png(tmp_path / "l.png", width=2, height=1, depth=depth, colour=0, rows=b"\x00\x52")
-    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).max() > 15, "OpenCV stopped stretching; the check can go"
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).max() > 15, (
+        "OpenCV no longer scales the values: remove the check"
+    )
     with pytest.raises(UserError, match=f"got {depth} bits; allowed: one 8-bit channel"):
         read_label_map(path)
     assert read_frame(path).shape == (1, 2, 3)

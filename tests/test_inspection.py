@@ -1,4 +1,4 @@
-"""`prepare --inspect` prints what is there and what is wrong, draws a sheet, and writes no data set."""
+"""`prepare --inspect` prints counts and errors, draws a sheet, and writes no data set."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ def streets() -> tuple[Any, Survey]:
     return dataset, survey(dataset, progress=lambda *_: None)
 
 
-def printed(found: Survey) -> str:
+def printed(result: Survey) -> str:
     stream = io.StringIO()
-    show("streets", found, Console(file=stream, width=120))
+    show("streets", result, Console(file=stream, width=120))
     return stream.getvalue()
 
 
-def test_the_tables_hold_what_was_counted(streets: tuple[Any, Survey]) -> None:
-    _, found = streets
-    text = printed(found)
-    assert f"streets: {found.labels.num_classes} classes" in text and "no errors" in text.splitlines()
+def test_the_tables_show_the_counts(streets: tuple[Any, Survey]) -> None:
+    _, result = streets
+    text = printed(result)
+    assert f"streets: {result.labels.num_classes} classes" in text and "no errors" in text.splitlines()
     assert "64x96 (3)" in text and "64x96 (2)" in text
     shown = {line.split("■ ")[1].split()[0]: line for line in text.splitlines() if "■ " in line}
-    for index, name in enumerate(found.labels.names):
-        if found.counts["train"].pixels[index]:
-            assert f"{found.counts['train'].shares()[index]:.2%}" in shown[name], name
+    for index, name in enumerate(result.labels.names):
+        if result.counts["train"].pixels[index]:
+            assert f"{result.counts['train'].shares()[index]:.2%}" in shown[name], name
         else:
             assert re.search(rf"warning: train: .*absent.*: .*\b{name}\b", text), name
 
 
-def test_every_fault_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
-    _, found = streets
+def test_every_error_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
+    _, result = streets
     faults = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
-    lines = printed(Survey(found.labels, found.names, found.counts, faults)).splitlines()
+    lines = printed(Survey(result.labels, result.names, result.counts, faults)).splitlines()
     assert "70 errors" in lines and all(f"  {fault}" in lines for fault in faults)
 
 
 @pytest.mark.parametrize("name", ["[void]", "[/bg]", "[red]", "a[0]", "$x$", "<b>", "\\[x]"])
-def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
+def test_class_names_are_printed_unchanged(name: str, tmp_path: Path) -> None:
     labels = LabelSpec(names=("road", name), palette=((1, 2, 3), (200, 0, 0)))
 
     class Two(datasets.Dataset):
@@ -70,22 +70,22 @@ def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
             return np.full((8, 9, 3), 1 + (sample == "a"), np.uint8), np.full((8, 9), sample == "a", np.uint8)
 
     Two.labels = labels
-    found = survey(Two(), progress=lambda *_: None)
-    found.warnings.append(f"masks/{name}.png: odd")
-    text = printed(found)
+    result = survey(Two(), progress=lambda *_: None)
+    result.warnings.append(f"masks/{name}.png: odd")
+    text = printed(result)
     assert (
         f"■ {name}" in text
         and f"val: 1 class is absent (no IoU): {name}" in text
         and f"warning: masks/{name}.png: odd" in text
     )
-    assert contact_sheet.write_sheet(Two(), found, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
+    assert contact_sheet.write_sheet(Two(), result, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
 
 
-def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
-    dataset, found = streets
+def test_a_sheet_is_complete_and_has_the_same_bytes_each_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
+    dataset, result = streets
     sizes = {}
     for count, file in ((5, "a.png"), (5, "b.png"), (1, "one.png")):
-        assert contact_sheet.write_sheet(dataset, found, tmp_path / file, name="streets", count=count, seed=1) == count
+        assert contact_sheet.write_sheet(dataset, result, tmp_path / file, name="streets", count=count, seed=1) == count
         image = cv2.imread(str(tmp_path / file))
         assert image is not None
         sizes[file] = image.shape
@@ -94,7 +94,7 @@ def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], t
         "a.png", "b.png", "one.png",
     ]  # fmt: skip
     with pytest.raises(UserError, match="--samples: got 0; allowed: 1 or more"):
-        contact_sheet.write_sheet(dataset, found, tmp_path / "c.png", name="streets", count=0, seed=1)
+        contact_sheet.write_sheet(dataset, result, tmp_path / "c.png", name="streets", count=0, seed=1)
 
 
 def test_splits_take_turns_and_the_seed_decides() -> None:
@@ -117,7 +117,7 @@ def test_an_overlay_shows_class_colours_inside_and_stripes_where_it_is_ignored()
     assert shot.pixels == {0: 333333, 1: 333333, 255: 333333}
 
 
-def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
+def test_the_stage_exits_with_1_if_there_are_errors_and_writes_only_the_sheet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):
@@ -136,7 +136,7 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
         "palette": [[128, 64, 128], [0, 0, 142]],
         "lists": {"train": "train.txt", "val": "val.txt"},
     }
-    params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not looked at
+    params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not checked
     YAML().dump(params, tmp_path / "params.yaml")
     arguments = ["--params", str(tmp_path / "params.yaml"), "--inspect", "--sheet", str(tmp_path / "sheet.png")]
     monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])

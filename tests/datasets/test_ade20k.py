@@ -1,4 +1,4 @@
-"""ADE20K: ids moved down by one, names and colours of the benchmark."""
+"""ADE20K: train ids are ids minus one; names and colours are those of the benchmark."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_zero_is_ignored_and_the_rest_moves_down(root: Path) -> None:
     assert dataset.read("train", "ADE_train_1")[1].tolist() == expected
 
 
-def test_names_and_colours_stand_at_their_official_numbers() -> None:
+def test_names_and_colours_have_their_official_numbers() -> None:
     labels = ADE20K.labels
     assert labels.num_classes == 150
     assert {number: labels.names[number - 1] for number in OFFICIAL} == OFFICIAL
@@ -68,9 +68,9 @@ def test_missing_folders_and_twins_are_named(root: Path, write_image: Callable[.
     assert "v.jpg: no mask" in errors
 
 
-def test_real_pictures_show_what_their_labels_say(samples: dict[str, dict[str, Any]]) -> None:
+def test_labels_of_a_real_image_are_correct(samples: dict[str, dict[str, Any]]) -> None:
     dataset = datasets.build("ade20k", samples["ade20k"])
-    _, label = dataset.read("val", "ADE_val_00000003")  # a street with a bus, a van and a stair over it
+    _, label = dataset.read("val", "ADE_val_00000003")  # a street with a bus and a van
     names = {dataset.labels.names[index] for index in np.unique(label) if index != 255}
     assert {"sky", "tree", "road", "sidewalk", "car", "bus", "streetlight", "van", "signboard"} <= names
     assert dataset.labels.names[label[30, 100]] == "sky" and dataset.labels.names[label[250, 250]] == "road"

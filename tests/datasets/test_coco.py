@@ -32,7 +32,7 @@ def change(root: Path, edit: Callable[[dict[str, Any]], object], *, file: str = 
 
 
 def test_a_small_root_to_the_pixel(root: Path) -> None:
-    """Two polygons are one object; smaller objects lie on top; a crowd is its class."""
+    """Two polygons are one object; smaller objects are on top; a crowd has its class."""
     dataset = Coco(root=str(root))
     assert dataset.labels.names == ("car", "road", "sky")
     expected = np.full(SIZE, 255)
@@ -88,7 +88,7 @@ def test_options_that_contradict_are_refused(root: Path, options: dict[str, Any]
         (lambda data: data["annotations"].append(3), "not in COCO's format"),
     ],
 )
-def test_faults_of_a_file_are_named(root: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_errors_of_a_file_are_reported(root: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
     change(root, edit)
     assert any(message in fault for fault in Coco(root=str(root)).faults()), Coco(root=str(root)).faults()
 
@@ -178,7 +178,7 @@ def test_ids_without_a_segment_and_masks_of_one_channel(panoptic: dict[str, Any]
     assert any("(b.jpg) has no panoptic annotation" in fault for fault in Coco(**panoptic).faults())
 
 
-def test_other_categories_of_a_panoptic_file_are_faults(panoptic: dict[str, Any]) -> None:
+def test_other_categories_of_a_panoptic_file_are_errors(panoptic: dict[str, Any]) -> None:
     (fault,) = Coco(**panoptic, classes=["car"]).faults()
     assert fault.startswith("label 'sky' belongs to no class (") and "rest: skip" in fault
     assert np.unique(Coco(**panoptic, classes=["car"], rest="ignore").read("train", "a__train")[1]).tolist() == [0, 255]

@@ -83,7 +83,7 @@ def test_samples_have_the_declared_types_shapes_and_ids(dataset: Dataset) -> Non
 
 
 def test_original_ids_are_read_back_as_the_same_classes(dataset: Dataset) -> None:
-    """Masks written for a test server, read as the data set reads its own."""
+    """Masks for a test server are decoded in the same way as the masks of the data set."""
     if not isinstance(dataset, PairDataset):
         assert dataset.labels.original_ids is None  # there is no test server for such a data set
         return

@@ -1,4 +1,4 @@
-"""CVAT's XML and its masks: every kind of shape, z_order, subsets, and files that are not CVAT's."""
+"""CVAT's XML file and masks: every kind of shape, z_order, subsets, and invalid files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pixels(kind: str, line: float | None = None, **values: str) -> list[tuple[in
 
 
 def test_a_small_root_to_the_pixel(root: Path) -> None:
-    """The road, of the lowest z_order, stands last in the file among them and lies below; colours are CVAT's."""
+    """The road has the lowest z_order, so it is at the bottom; the colours are CVAT's."""
     dataset = Cvat(root=str(root))
     expected = np.zeros(SIZE)
     expected[2:6, 2:6] = 1
@@ -47,13 +47,13 @@ def test_a_small_root_to_the_pixel(root: Path) -> None:
             assert np.array_equal(dataset.read(split, name)[1], expected)
 
 
-def test_shapes_of_one_level_lie_in_the_order_of_the_file(root: Path) -> None:
+def test_shapes_of_the_same_z_order_are_painted_in_the_order_of_the_file(root: Path) -> None:
     change(root, ' z_order="1"', "")
     label = Cvat(root=str(root)).read("train", "a")[1]
-    assert label[3, 3] == 0 and label[7, 9] == 1  # the box stands before the polygon, the ellipse after it
+    assert label[3, 3] == 0 and label[7, 9] == 1  # in the file, the box is before the polygon, the ellipse after it
 
 
-def test_run_lengths_of_a_mask_go_along_the_rows_of_its_box() -> None:
+def test_run_lengths_of_a_mask_follow_the_rows_of_its_box() -> None:
     assert pixels("mask", rle="1, 3, 2", left="4", top="2", width="3", height="2") == [(2, 5), (2, 6), (3, 4)]
 
 
@@ -99,13 +99,13 @@ def test_shapes_that_cannot_be_drawn(root: Path, old: str, new: str, message: st
         ('label="road"', 'label="mud"', "label 'mud' belongs to no class (3 shapes"),
     ],
 )
-def test_faults_of_the_file_are_named(root: Path, old: str, new: str, message: str) -> None:
+def test_errors_of_the_file_are_reported(root: Path, old: str, new: str, message: str) -> None:
     change(root, old, new)
     try:
-        found = "; ".join(Cvat(root=str(root)).faults())
+        errors = "; ".join(Cvat(root=str(root)).faults())
     except UserError as error:
-        found = str(error)
-    assert message in found
+        errors = str(error)
+    assert message in errors
 
 
 def test_without_subsets_the_options_divide(root: Path, write_image: Callable[..., Path]) -> None:
@@ -141,7 +141,7 @@ def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, An
     assert merged.read("val", "c")[1][0, :3].tolist() == [0, 1, 1]
 
 
-def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
+def test_errors_of_masks_are_reported(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
     root = Path(cvat_masks["root"])
     assert (
         Cvat(**cvat_masks, classes=["road"]).faults()[0].startswith("label 'car' belongs to no class (in labelmap.txt)")
@@ -153,9 +153,9 @@ def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Call
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         Cvat(**cvat_masks).read("train", "b")
     change(root, "road:128,64,128::", "road:128,64::\ncar:1,1,1::", file="labelmap.txt")
-    found = "; ".join(Cvat(**cvat_masks).faults())
-    assert "labelmap.txt:3: got 'road:128,64::'; allowed: 'label:r,g,b:parts:actions'" in found
-    assert "labelmap.txt:5: another line has the same label or colour: 'car:0,0,142::'" in found
+    errors = "; ".join(Cvat(**cvat_masks).faults())
+    assert "labelmap.txt:3: got 'road:128,64::'; allowed: 'label:r,g,b:parts:actions'" in errors
+    assert "labelmap.txt:5: another line has the same label or colour: 'car:0,0,142::'" in errors
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files are read whole and unambiguously; what cannot be is refused with the file's name and what to do."""
+"""Files are read completely and without ambiguity; other files are refused with their name and what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READERS: list[Callable[[Path], Any]] = [read_image, read_mask]
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """40x60, smooth, so that a JPEG of it is close to it."""
+    """A smooth image 40x60: a JPEG of it is almost equal."""
     rows, columns = np.mgrid[0:40, 0:60]
     return Image.fromarray(np.stack([rows * 6, columns * 4, rows + columns], -1).astype(np.uint8))
 
@@ -42,13 +42,13 @@ def bgr(image: Image.Image) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_lossless_images_come_back_as_they_were(tmp_path: Path, kind: str) -> None:
+def test_lossless_images_are_read_exactly(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").write_bytes(encoded(noisy(), kind))
     assert np.array_equal(read_image(tmp_path / "a"), bgr(noisy()))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_is_what_opencv_makes_of_it(tmp_path: Path, photo: Image.Image, progressive: bool) -> None:
+def test_a_jpeg_is_read_as_opencv_reads_it(tmp_path: Path, photo: Image.Image, progressive: bool) -> None:
     (tmp_path / "a.JPG").write_bytes(encoded(photo, "JPEG", quality=90, progressive=progressive))
     other = cv2.imread(str(tmp_path / "a.JPG"), cv2.IMREAD_COLOR)
     assert other is not None
@@ -73,14 +73,14 @@ def test_a_jpeg_whose_end_is_zeros_is_found_though_opencv_reads_it(tmp_path: Pat
         read_image(tmp_path / "cut.jpg")
 
 
-def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_picture(tmp_path: Path) -> None:
+def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None:
     data = encoded(noisy(), "JPEG")
     thumbnail = encoded(noisy(1), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail
     (tmp_path / "whole.jpg").write_bytes(data[:2] + segment + data[2:])
     (tmp_path / "cut.jpg").write_bytes(data[:2] + segment + data[2:-2] + bytes(2))
     first = np.asarray(Image.open(io.BytesIO(data)))
-    assert np.array_equal(read_image(tmp_path / "whole.jpg")[..., ::-1], first), "the picture, not its thumbnail"
+    assert np.array_equal(read_image(tmp_path / "whole.jpg")[..., ::-1], first), "the image, not its thumbnail"
     with pytest.raises(UserError, match="truncated: no end marker"):
         read_image(tmp_path / "cut.jpg")
 
@@ -105,17 +105,17 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_no_file_a_folder_and_a_text_are_told_apart(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+def test_a_missing_file_a_folder_and_a_text_have_different_errors(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
-    for name, said in (
+    for name, message in (
         ("none.png", "no such file; restore the file or remove it from its list"),
         (".", "cannot be read .*directory"),
         ("a\0b", "cannot be read .*null"),
         ("text.png", r"not a readable image \(unknown format\)"),
         ("empty.png", "empty file; restore"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read(tmp_path / name)
 
 
@@ -315,7 +315,7 @@ def test_a_reduced_copy_inside_a_tiff_is_no_page(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.tif"), bgr(first))
 
 
-def test_compression_with_loss_inside_a_tiff_is_refused_for_masks(tmp_path: Path, photo: Image.Image) -> None:
+def test_lossy_compression_in_a_tiff_is_refused_for_masks(tmp_path: Path, photo: Image.Image) -> None:
     for compression in ("raw", "packbits", "tiff_lzw", "tiff_deflate", "zstd", "lzma"):
         photo.convert("L").save(tmp_path / "m.tif", compression=compression)
         assert np.array_equal(read_mask(tmp_path / "m.tif").values, np.asarray(photo.convert("L")))

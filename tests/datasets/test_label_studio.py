@@ -1,4 +1,4 @@
-"""Label Studio's JSON: geometries in per cent, brushes in the file or as PNGs, and how images are found."""
+"""Label Studio's JSON: geometries in percent, brushes in the file or as PNG files, and the search for images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def box(label: str) -> dict[str, Any]:
 
 
 def test_a_small_root_to_the_pixel(options: dict[str, Any]) -> None:
-    """The label of the brush stands in a result of its own; choices are no shape."""
+    """The label of the brush is in a separate result; choices are not a shape."""
     dataset = LabelStudio(**options)
     expected = np.full(SIZE, 255)
     expected[6:] = 0
@@ -55,7 +55,7 @@ def test_a_small_root_to_the_pixel(options: dict[str, Any]) -> None:
     assert all(np.array_equal(label, expected) for label in labels.values())
 
 
-def test_geometries_are_per_cent_of_the_image() -> None:
+def test_geometries_are_in_percent_of_the_image() -> None:
     def pixels(kind: str, **value: Any) -> list[tuple[int, int]]:
         return [(int(y), int(x)) for y, x in np.argwhere(drawn(kind, value, SIZE))]
 
@@ -143,12 +143,12 @@ def first(tasks: list[Any]) -> Any:
         (lambda tasks: tasks.clear(), "not a list of tasks"),
     ],
 )
-def test_faults_of_the_file_are_named(
+def test_errors_of_the_file_are_reported(
     options: dict[str, Any], edit: Callable[[list[Any]], object], message: str
 ) -> None:
     change(options, edit)
-    found = "; ".join(LabelStudio(**options).faults())
-    assert message in found
+    errors = "; ".join(LabelStudio(**options).faults())
+    assert message in errors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Masks of 0 and 255, of many ids and of many classes: as the options say, and a hint where they miss a class."""
+"""Masks of 0 and 255, of many ids and of many classes follow the options; a hint if the options miss a class."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ CRACK: dict[str, Any] = {"classes": ["background", "crack"], "palette": ["#00000
 
 @pytest.fixture
 def make(tmp_path: Path, write_image: Write) -> Make:
-    """``make(values)``: four images with masks in which these values are columns; returns a maker of the data set."""
+    """``make(values)`` writes four images, and masks with these values as columns.
 
-    def made(values: list[int], dtype: Any = np.uint8) -> Callable[..., Folder]:
+    It returns a function that builds the data set from options.
+    """
+
+    def write(values: list[int], dtype: Any = np.uint8) -> Callable[..., Folder]:
         for number in range(4):
             image = np.random.default_rng(number).integers(0, 256, (4, len(values), 3), np.uint8)
             write_image(tmp_path / f"images/{number}.png", image)
             write_image(tmp_path / f"masks/{number}.png", np.array([values] * 4, dtype))
         return lambda **options: Folder(**{"root": str(tmp_path), "sequence": ".+", "shares": {"val": 0.5}, **options})
 
-    return made
+    return write
 
 
 def label(dataset: Folder) -> Any:
@@ -74,20 +77,20 @@ def test_a_class_that_is_ignored_by_mistake_is_pointed_out_with_the_line_to_writ
     make: Make, options: dict[str, Any]
 ) -> None:
     dataset = make([0, 255])
-    said = hint(dataset(**CRACK, **options))
-    assert said.startswith("crack has no pixel, but masks hold 255, which is ignored; if 255 means crack")
-    line = re.search(r"set datasets\.folder\.ids: (\{.*\})( and remove 255 from datasets\.folder\.ignore)?$", said)
+    message = hint(dataset(**CRACK, **options))
+    assert message.startswith("crack has no pixel, but masks hold 255, which is ignored; if 255 means crack")
+    line = re.search(r"set datasets\.folder\.ids: (\{.*\})( and remove 255 from datasets\.folder\.ignore)?$", message)
     assert line and bool(line[2]) == (options.get("ignore") == [255])
     followed = dataset(**CRACK, **{**options, "ignore": []}, ids=YAML(typ="safe").load(line[1]))
     assert label(followed) == [0, 1] and hint(followed) == ""
 
 
-def test_prepare_says_it_beside_its_faults_and_without_any(make: Make, tmp_path: Path) -> None:
+def test_prepare_gives_the_hint_with_and_without_errors(make: Make, tmp_path: Path) -> None:
     labels = {"classes": ["background", "crack", "spall"], "palette": ["#000000", "#ffffff", "#ff0000"]}
-    said: list[str] = []
-    arguments: dict[str, Any] = {"name": "folder", "options": {}, "progress": lambda *_: None, "warn": said.append}
+    message: list[str] = []
+    arguments: dict[str, Any] = {"name": "folder", "options": {}, "progress": lambda *_: None, "warn": message.append}
     prepare(make([0, 1, 255])(**labels), tmp_path / "out", **arguments)
-    assert "spall has no pixel, but masks hold 255" in "".join(said)
+    assert "spall has no pixel, but masks hold 255" in "".join(message)
     with pytest.raises(UserError, match=r"split val: all 4 (.*\n)+  spall has no pixel"):
         prepare(make([0, 1, 255])(**labels, sequence=None), tmp_path / "again", **arguments)
 
@@ -145,8 +148,8 @@ def test_black_and_white_as_colours_in_any_form(make: Make, tmp_path: Path, form
     dataset = make([0, 255])
     for file in (tmp_path / "masks").iterdir():
         Image.open(file).convert(form).save(file)
-    found = dataset(**CRACK, masks_hold="colours")
-    assert label(found) == [0, 1] and look(found).faults == [] and look(found).warnings == []
+    folder = dataset(**CRACK, masks_hold="colours")
+    assert label(folder) == [0, 1] and look(folder).faults == [] and look(folder).warnings == []
 
 
 def test_greys_are_colours_and_an_unknown_one_is_named(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Indexed masks where ids are declared: greys are ids, entries are ids, and what contradicts is refused."""
+"""Indexed masks of ids: greys are ids, entries are ids, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_entries_with_the_declared_colours_or_with_others_are_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "palette", "said"),
+    ("entries", "palette", "message"),
     [
         ([0, 1, 2], [BLACK, GREEN, RED], r"entry 1 is \(0, 128, 0\), the colour of 'car', but id 1 is 'road', entry 2"),
         ([0], [RED, BLACK, GREEN], r"entry 0 is \(128, 0, 0\), the colour of 'road', but id 0 is 'bg'"),
@@ -70,10 +70,10 @@ def test_entries_with_the_declared_colours_or_with_others_are_ids() -> None:
         ([0, 3], grey(0, 7, 8, 9), r"label ids \[9\]"),
     ],
 )
-def test_contradictions_are_refused_with_advice(entries: list[int], palette: Colours, said: str) -> None:
-    with pytest.raises(UserError, match=rf"^m\.png: .*{said}") as caught:
+def test_contradictions_are_refused_with_advice(entries: list[int], palette: Colours, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^m\.png: .*{message}") as caught:
         decoded(entries, palette)
-    assert "label ids" in said or "as 8-bit grey PNG, without a palette; if its colours are correct" in str(
+    assert "label ids" in message or "as 8-bit grey PNG, without a palette; if its colours are correct" in str(
         caught.value
     )
 
@@ -171,7 +171,7 @@ def indexed(path: Path, palette: Colours) -> None:
     image.save(path)
 
 
-def test_palettes_that_differ_between_masks_are_a_fault_until_colours_decide(tmp_path: Path) -> None:
+def test_different_palettes_of_masks_are_an_error_unless_masks_hold_colours(tmp_path: Path) -> None:
     cyan, pink = (0, 200, 200), (200, 0, 200)
     dataset = folder(tmp_path, lambda path, index: indexed(path, [BLACK, cyan, pink] if index else [BLACK, pink, cyan]))
     (fault,) = dataset.faults()
@@ -188,7 +188,7 @@ def test_palettes_that_differ_between_masks_are_a_fault_until_colours_decide(tmp
     assert labels["1"][0][:3] == [0, 1, 2] and labels["0"][0][:3] == [0, 2, 1]
 
 
-def test_one_palette_of_other_colours_in_all_masks_is_no_fault(tmp_path: Path) -> None:
+def test_the_same_palette_of_other_colours_in_all_masks_is_valid(tmp_path: Path) -> None:
     def save(path: Path, index: int) -> None:
         indexed(path, [BLACK, BLUE, (9, 8, 7), (64, 0, 0), (0, 64, 0)][: 3 + index % 3])
 
@@ -196,7 +196,7 @@ def test_one_palette_of_other_colours_in_all_masks_is_no_fault(tmp_path: Path) -
     assert list(dataset.faults()) == [] and everything(dataset)["0"][0][:3] == [0, 1, 2]
 
 
-def test_one_bit_masks_are_ids_alone_and_a_question_among_others(tmp_path: Path) -> None:
+def test_one_bit_masks_are_ids_but_ambiguous_among_deeper_masks(tmp_path: Path) -> None:
     def one_bit(path: Path, index: int) -> None:
         Image.fromarray(np.arange(54).reshape(6, 9) % 2 > 0).save(path)
 

@@ -1,4 +1,4 @@
-"""The stage `raw_data`: another fingerprint when `prepare` would read something else, and only then."""
+"""The stage `raw_data`: the fingerprint changes if `prepare` would read other data, and only then."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_lists_count_by_what_they_list(tmp_path: Path, makers: Makers) -> None:
         assert of("camvid", options) != before
 
 
-def test_a_plugin_that_names_no_files_is_watched_as_a_whole(tmp_path: Path) -> None:
+def test_the_default_is_every_file_below_the_root(tmp_path: Path) -> None:
     class Whole(Streets):
         root = tmp_path / "raw"
 
@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatc
     assert digests.of([tmp_path / "a.png"], remembered="x") == expected
 
 
-def test_without_raw_data_the_last_list_stays(
+def test_without_raw_data_the_last_fingerprint_stays(
     tmp_path: Path, makers: Makers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

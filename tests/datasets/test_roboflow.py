@@ -53,11 +53,11 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
 )
 def test_the_table_of_classes_is_checked(root: Path, text: str, message: str) -> None:
     (root / "valid/_classes.csv").write_text(text)
-    found = "; ".join(Roboflow(root=str(root)).faults())
-    assert message in found if message else not found, found
+    errors = "; ".join(Roboflow(root=str(root)).faults())
+    assert message in errors if message else not errors, errors
 
 
-def test_unknown_ids_and_lone_files_are_faults(root: Path, write_image: Callable[..., Path]) -> None:
+def test_unknown_ids_and_files_without_a_partner_are_errors(root: Path, write_image: Callable[..., Path]) -> None:
     write_image(root / "train/a_jpg.rf.0_mask.png", np.full((12, 16), 7, np.uint8))
     with pytest.raises(UserError, match=r"unknown label ids \[7\]; allowed: \[0, 1, 2\], the ids in _classes\.csv"):
         Roboflow(root=str(root)).read("train", "a_jpg.rf.0")
