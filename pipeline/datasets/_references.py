@@ -46,11 +46,11 @@ class Names:
             for last in {relative.rpartition("/")[2], stem.rpartition("/")[2]}:
                 self._last[last].append(name)
 
-    def named(self, reference: str, *, beside: str) -> set[str]:
+    def named(self, reference: str, *, list_folder: str) -> set[str]:
         """Names of the samples that a reference may mean; with more than one, the reference is ambiguous.
 
         Args:
-            beside: folder of the list, relative to the root.
+            list_folder: folder of the list file, relative to the root.
         """
         path = posix(nfc(reference))
         if not path.strip("/."):
@@ -59,7 +59,7 @@ class Names:
             parts = path.strip("/").split("/")
             inside = ["/".join(parts[len(root) :]) for root in self._roots if parts[: len(root)] == root]
         else:
-            inside = [path, posix(f"{beside}/{path}")]
+            inside = [path, posix(f"{list_folder}/{path}")]
         if whole := {name for form in inside for name in self._whole.get(form, ())}:
             return whole
         wanted = path.strip("/").split("/")
@@ -103,12 +103,12 @@ class Listed:
             wrong: gets an error for each line that names no sample, several samples, or a sample of an earlier line.
             only: a split; lines with another split in the column ``split`` are left out.
         """
-        beside = "" if listing.parent == self.root else self._beside(listing)
+        list_folder = "" if listing.parent == self.root else self._list_folder(listing)
         first: dict[str, int] = {}
         header: list[str] = []
         count = len(wrong)
-        for number, line in lines(listing, wrong, is_name=lambda line: bool(self._sample([line], beside))):
-            names = self._line(line, header, beside)
+        for number, line in lines(listing, wrong, is_name=lambda line: bool(self._sample([line], list_folder))):
+            names = self._line(line, header, list_folder)
             if isinstance(names, str) and not first and not header and is_header(line):
                 header = max(columns(line), key=lambda fields: len(fields) if len(fields) > 1 else 0)
             elif only and (split := _split_of(line, header)) is not None and FOLDERS.get(split.casefold()) != only:
@@ -126,22 +126,22 @@ class Listed:
         if not first and len(wrong) == count:
             wrong.append(f"{listing.name}: lists no sample; add one sample per line")
 
-    def _beside(self, listing: Path) -> str:
+    def _list_folder(self, listing: Path) -> str:
         try:
             return listing.parent.relative_to(self.root).as_posix()
         except ValueError:  # a list outside the root
             return ""
 
-    def _line(self, line: str, header: list[str], beside: str) -> tuple[str, str] | str:
+    def _line(self, line: str, header: list[str], list_folder: str) -> tuple[str, str] | str:
         """Names of image and mask, or the error in the line."""
         error = ""
         for fields in columns(line):
-            result = self._sample(_of_header(fields, header), beside)
+            result = self._sample(_of_header(fields, header), list_folder)
             if isinstance(result, tuple):
                 return result
             error = error or result
         before, comment, _ = line.partition(" #")
-        if comment and isinstance(result := self._line(before, header, beside), tuple):
+        if comment and isinstance(result := self._line(before, header, list_folder), tuple):
             return result
         shown = line if line.isprintable() else repr(line)
         shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
@@ -149,18 +149,18 @@ class Listed:
         near = f"; did you mean {close}?" if close else ""
         return f"{shown}: {error or f'no image and no mask has this name{near}'}"
 
-    def _sample(self, fields: list[str], beside: str) -> tuple[str, str] | str:
+    def _sample(self, fields: list[str], list_folder: str) -> tuple[str, str] | str:
         """Names of image and mask; or the error; or an empty text if the fields name no file."""
         if len(fields) == 1:
-            return self._single(fields[0], beside)
+            return self._single(fields[0], list_folder)
         if len(fields) == 2:
-            return self._two(fields, beside)
-        if any(self.images.named(field, beside=beside) for field in fields):
+            return self._two(fields, list_folder)
+        if any(self.images.named(field, list_folder=list_folder) for field in fields):
             return f"{len(fields)} columns; keep image and mask, or begin the list with a header such as image,mask"
         return ""
 
-    def _single(self, reference: str, beside: str) -> tuple[str, str] | str:
-        images, masks = (kind.named(reference, beside=beside) for kind in (self.images, self.masks))
+    def _single(self, reference: str, list_folder: str) -> tuple[str, str] | str:
+        images, masks = (kind.named(reference, list_folder=list_folder) for kind in (self.images, self.masks))
         together = images | masks
         if len(together) > 1:
             candidates = ((self.images, images), (self.masks, masks))
@@ -171,10 +171,13 @@ class Listed:
         absent = [what for what, kind in (("image", self.images), ("mask", self.masks)) if name not in kind.files]
         return (name, name) if not absent else f"no {' and no '.join(absent)} has this name"
 
-    def _two(self, fields: list[str], beside: str) -> tuple[str, str] | str:
+    def _two(self, fields: list[str], list_folder: str) -> tuple[str, str] | str:
         error = ""
         for first, second in (fields, fields[::-1]):
-            images, masks = self.images.named(first, beside=beside), self.masks.named(second, beside=beside)
+            images, masks = (
+                self.images.named(first, list_folder=list_folder),
+                self.masks.named(second, list_folder=list_folder),
+            )
             if len(images) == len(masks) == 1:
                 return self._pair(images.pop(), masks.pop())
             for kind, names in ((self.images, images), (self.masks, masks)):

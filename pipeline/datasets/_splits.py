@@ -19,7 +19,7 @@ FOLDERS = {
     "test": "test", "testing": "test", "testset": "test",
 }  # fmt: skip
 #: Words that may stand next to a split name in the name of a folder: ``train_images``, ``val-set``.
-BESIDE = {
+OTHER_WORDS = {
     "annotation", "annotations", "data", "dataset", "frames", "gt", "image", "images", "img", "imgs",
     "label", "labels", "mask", "masks", "set", "split",
 }  # fmt: skip
@@ -31,7 +31,7 @@ EXAMPLES = 3  # samples that a message names
 def _kind(folder: str, *, numbered: bool) -> str | None:
     """The split in the name of a folder; None: no split. ``numbered``: also accept ``train2017`` and ``01_train``."""
     parts = re.split(r"[\W\d_]+" if numbered else r"[\W_]+", folder.casefold())
-    words = [word for word in parts if word and word not in BESIDE]
+    words = [word for word in parts if word and word not in OTHER_WORDS]
     return FOLDERS.get(words[0]) if len(words) == 1 else None
 
 

@@ -229,7 +229,7 @@ def packed(mask: Array) -> list[int]:
     for start, end in pairwise(starts):
         which = next(i for i, length in enumerate((3, 4, 8, 16)) if end - start <= 1 << length)
         count = f"{end - start - 1:0{(3, 4, 8, 16)[which]}b}"
-        if end - start <= 8:  # values as they are
+        if end - start <= 8:  # a block without repetition
             bits += f"0{which:02b}{count}" + "".join(f"{value:08b}" for value in values[start:end].tolist())
         else:
             bits += f"1{which:02b}{count}{values[start]:08b}"

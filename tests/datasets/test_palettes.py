@@ -49,7 +49,7 @@ def test_a_palette_of_greys_may_be_filled_up_and_may_be_a_ramp() -> None:
 def test_entries_with_the_declared_colours_or_with_others_are_ids() -> None:
     assert decoded([0, 1, 2], [BLACK, RED, GREEN]) == [0, 1, 2]
     assert decoded([0, 1, 2, 255], [BLACK, BLUE, WHITE]) == [0, 1, 2, 255]
-    assert decoded([0, 255], [BLACK, RED, GREEN, *[BLACK] * 253]) == [0, 255], "black may stand for what is ignored"
+    assert decoded([0, 255], [BLACK, RED, GREEN, *[BLACK] * 253]) == [0, 255], "ignored entries may be black"
     black_and_white = LabelSpec(names=("bg", "road"), palette=(BLACK, WHITE))
     assert decoded([0, 1], grey(0, 255), labels=black_and_white) == [0, 1], "the declared colours"
 

@@ -139,8 +139,8 @@ def test_a_brush_counts_by_its_opacity() -> None:
 
 
 def test_damaged_brushes_are_refused(pack_brush: Callable[[npt.NDArray[np.bool_]], list[int]]) -> None:
-    sound = pack_brush(np.eye(5, dtype=bool))
-    for wrong in (None, [], [256], ["a"], sound[: len(sound) // 2], pack_brush(np.eye(6, dtype=bool))):
+    valid = pack_brush(np.eye(5, dtype=bool))
+    for wrong in (None, [], [256], ["a"], valid[: len(valid) // 2], pack_brush(np.eye(6, dtype=bool))):
         with pytest.raises(UserError, match="brush"):
             brush(wrong, (5, 5))
 

@@ -26,7 +26,7 @@ STYLES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
     "bus": (0.34, (0.0, 1.0), (0.0, 0.99)),
 }
 _BEHIND, _AHEAD, _LEFT, _RIGHT, _UP = range(5)  # the faces of a vehicle
-_PAINT, _LOAD, _GLASS, _TYRE, _TRIM, _TAIL, _HEAD, _PLATE = range(8)  # what a face is made of
+_PAINT, _LOAD, _GLASS, _TYRE, _TRIM, _TAIL, _HEAD, _PLATE = range(8)  # materials of faces
 
 
 class _Faces:
