@@ -1,6 +1,6 @@
 """One pass over all samples of a data set: all errors, image sizes, and exact pixel counts of each class.
 
-During the pass, `prepare` also writes the samples; `--inspect` writes nothing.
+`prepare` writes the samples on the way, `--inspect` does not.
 """
 
 from __future__ import annotations

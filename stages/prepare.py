@@ -1,6 +1,6 @@
-"""From a raw data set to a prepared data set: check every image and label, convert labels to train ids, check splits.
+"""Raw data set -> prepared data set: every image and label checked, train ids, disjoint splits.
 
-With --inspect it writes no data set: it prints counts, sizes and errors, and can draw a sheet of samples.
+With --inspect it only looks, at the data set alone: counts, sizes, faults and a picture.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="folder of the prepared data set")
-    what.add_argument("--inspect", action="store_true", help="print counts, sizes and errors; write no data set")
+    what.add_argument("--out", type=Path, help="where the prepared data set goes")
+    what.add_argument("--inspect", action="store_true", help="print what it holds and every fault; write no data set")
     parser.add_argument("--sheet", type=Path, help="with --inspect: PNG of random samples with their labels")
-    parser.add_argument("--samples", type=int, default=12, help="number of samples in the sheet (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other samples (default: 0)")
+    parser.add_argument("--samples", type=int, default=12, help="in the sheet (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sheet; another one draws other samples")
     args = parser.parse_args()
     if args.sheet and not args.inspect:
-        parser.error("--sheet needs --inspect")
+        parser.error("--sheet goes with --inspect")
 
     kinds = ("datasets",) if args.inspect else KINDS  # the first stage of a run checks what all stages need
     settings = params.load(args.params, kinds=kinds)
@@ -40,12 +40,12 @@ def main() -> int:
     dataset = datasets.build(name, options)
     if args.inspect:
         with Bars() as bars:
-            result = survey(dataset, progress=bars.step, workers=cores())
-        show(name, result)
+            found = survey(dataset, progress=bars.step, workers=cores())
+        show(name, found)
         if args.sheet:
-            count = write_sheet(dataset, result, args.sheet, name=name, count=args.samples, seed=args.seed)
-            print(f"{args.sheet}: {count} samples")
-        return 1 if result.faults else 0
+            drawn = write_sheet(dataset, found, args.sheet, name=name, count=args.samples, seed=args.seed)
+            print(f"{args.sheet}: {drawn} samples")
+        return 1 if found.faults else 0
     warnings: list[str] = []
     with Bars() as bars:
         facts = prepare(

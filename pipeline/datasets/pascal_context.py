@@ -4,10 +4,10 @@ Folders below the root, as in MMSegmentation: ``VOCdevkit/VOC2010/`` with ``JPEG
 and ``ImageSets/SegmentationContext/{train,val}.txt``. Masks hold 0..59, as ids or as colours of VOC's map (RGB or
 indexed); 0 means none of the 59 classes and is ignored.
 
-Two numberings are in use, and a mask does not show which one it has. ``voc`` begins with VOC's 20 classes
-(MMSegmentation's first list, and masks in VOC's colours). ``alphabetical`` has the order of the 459 original ids (users
-of the Detail API, MMSegmentation's converter and its later lists). Train ids are in the order ``voc`` in both cases. A
-wrong numbering is easy to see in the sheet of ``stages/prepare.py --inspect``.
+Two numberings are in use and a mask does not say which it has: ``voc`` begins with VOC's 20 classes (MMSegmentation's
+first list, masks in VOC's colours); ``alphabetical`` comes from sorting the 459 original ids (the Detail API's users,
+MMSegmentation's converter and its later lists). Train ids are in the order ``voc`` either way. The wrong one shows at
+once in the sheet of ``stages/prepare.py --inspect``.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class PascalContext(PairDataset):
         if numbering not in NUMBERINGS:
             raise UserError(
                 f"datasets.pascal_context.numbering: got {numbering!r}; allowed: {' or '.join(NUMBERINGS)}; masks of "
-                "the Detail API and of MMSegmentation's converter are alphabetical, masks in VOC's colours are voc; to "
-                "see which is correct, run: python stages/prepare.py --inspect --sheet sheet.png"
+                "the Detail API and of MMSegmentation's converter are alphabetical, masks in VOC's colours are voc; "
+                "look at the sheet of: python stages/prepare.py --inspect --sheet sheet.png"
             )
         self.coding = coding(numbering)
         self.labels = replace(self.labels, original_ids=ids(numbering), original_ignored=0)

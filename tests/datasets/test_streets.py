@@ -149,7 +149,7 @@ def test_frames_of_the_sequence_change_slowly() -> None:
     assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(drive))
 
 
-def test_all_invalid_options_are_reported_together() -> None:
+def test_bad_options_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         Streets(train=0, val=True, sequence=-1, size=(60, 100), seed=-5)
     message = str(caught.value)
@@ -159,7 +159,7 @@ def test_all_invalid_options_are_reported_together() -> None:
 
 
 @pytest.mark.parametrize("size", [(128,), "128x192", (128.0, 192), None, [[128], 192]])
-def test_a_size_that_is_not_two_integers_is_refused(size: object) -> None:
+def test_size_that_is_no_pair_of_integers(size: object) -> None:
     with pytest.raises(UserError, match=r"size: got .* \[height, width\]"):
         make(size=size)
 
