@@ -141,7 +141,7 @@ def survey(
         twin, twin_label = first_seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
         difference = "" if twin_label == sample.label_digest else ", with another mask"
         if twin.partition("/")[0] != split:
-            faults.append(f"{split}/{name}: the same image as {twin}{difference}; remove one: splits must be disjoint")
+            faults.append(f"{split}/{name}: the same image as {twin}{difference}; splits must be disjoint: remove one")
         elif difference:
             warnings.append(f"{split}/{name}: the same image as {twin}{difference}; keep the correct one")
         else:
@@ -230,7 +230,7 @@ def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
         for name, count in Counter(listed).items():
             other = first.setdefault(name, split)
             if other != split:
-                yield f"{split}/{name}: the same name as {other}/{name}; rename or remove one: splits must be disjoint"
+                yield f"{split}/{name}: the same name as {other}/{name}; splits must be disjoint: rename or remove one"
             if count > 1:
                 yield f"{split}/{name}: listed {count} times; names must be unique"
             if not safe(name):

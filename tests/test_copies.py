@@ -107,7 +107,7 @@ def test_a_survey_warns_of_copies_and_of_contradicting_masks(frames: dict[str, l
             "val/val1: looks the same as train/train2; if it is a copy, remove one: copies make mIoU too high",
         ]
         assert result.faults == [
-            "test/test0: the same image as val/val0, with another mask; remove one: splits must be disjoint"
+            "test/test0: the same image as val/val0, with another mask; splits must be disjoint: remove one"
         ]
 
 

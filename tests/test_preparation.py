@@ -161,9 +161,9 @@ FAULTS = [
     "train/t4: unknown label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
     "train/t5: {root}/t5_label.png: no such file",
     "train/t6: listed 2 times; names must be unique",
-    "val/t0: the same name as train/t0; rename or remove one: splits must be disjoint",
-    "val/t0: the same image as train/t0; remove one: splits must be disjoint",
-    "val/v1: the same image as train/t6; remove one: splits must be disjoint",
+    "val/t0: the same name as train/t0; splits must be disjoint: rename or remove one",
+    "val/t0: the same image as train/t0; splits must be disjoint: remove one",
+    "val/v1: the same image as train/t6; splits must be disjoint: remove one",
 ]
 
 

@@ -95,11 +95,11 @@ def test_errors_of_lists_names_and_samples_are_reported_together() -> None:
         "train.txt:3: odd",
         "train/2-1: listed 2 times; names must be unique",
         "train/'../3-1': not a file name; allowed: printable, relative and not too long; rename it",
-        "test/6-1: the same name as val/6-1; rename or remove one: splits must be disjoint",
+        "test/6-1: the same name as val/6-1; splits must be disjoint: rename or remove one",
         "train/1-x: broken",
         "train/4-9: unknown label ids [9]; allowed: 0..2 and 255 (ignored)",
-        "test/6-1: the same image as val/6-1; remove one: splits must be disjoint",
-        "test/5-2: the same image as val/5-1, with another mask; remove one: splits must be disjoint",
+        "test/6-1: the same image as val/6-1; splits must be disjoint: remove one",
+        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint: remove one",
     ]
 
 

@@ -175,7 +175,7 @@ def _facts(image: Image.Image, data: bytes) -> _Facts:
 
 def _frame(path: Path, image: Image.Image, facts: _Facts, fits: tuple[int, int] | None, stored: bool) -> Array:
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
-        raise UserError(f"{path}: {image.mode} colours, which need a colour profile; convert the image to RGB")
+        raise UserError(f"{path}: {image.mode} colours need a profile to be shown; convert it to RGB")
     if facts.bits > 8:
         raise UserError(
             f"{path}: more than 8 bits per channel ({image.mode}); convert it to 8 bits, with the scaling you choose"

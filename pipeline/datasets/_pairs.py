@@ -101,10 +101,10 @@ def root_folder(plugin: str, root: str | None, *, holds: str) -> Path:
         UserError: the option is not set, or is not a folder.
     """
     if root is None:
-        raise UserError(f"datasets.{plugin}.root: not set; set it to the folder that contains {holds}")
+        raise UserError(f"datasets.{plugin}.root: not set; set it to the folder that holds {holds}")
     folder = existing(Path(root))
     if not folder.is_dir():
-        raise UserError(f"datasets.{plugin}.root: {root} is not a folder; set it to the folder that contains {holds}")
+        raise UserError(f"datasets.{plugin}.root: {root} is not a folder; set it to the folder that holds {holds}")
     return folder
 
 

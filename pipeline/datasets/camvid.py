@@ -65,7 +65,7 @@ class CamVid(PairDataset):
         super().__init__()
         if root is None and not download:
             raise UserError(
-                "datasets.camvid.root: not set; set it to the folder that contains train/ and trainannot/, "
+                "datasets.camvid.root: not set; set it to the folder that holds train/ and trainannot/, "
                 "or set datasets.camvid.download: true to download CamVid (CC BY-NC 4.0, about 180 MB)"
             )
         self.root = root_folder("camvid", root, holds="train/ and trainannot/") if root else downloaded()

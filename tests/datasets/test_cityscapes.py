@@ -122,7 +122,7 @@ def test_the_test_split_is_left_out_and_files_without_a_partner_are_reported(roo
 
 
 def test_the_errors_of_no_root_and_a_wrong_root_name_the_option(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: not set; .* contains leftImg8bit/ and gtFine/"):
+    with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: not set; .* holds leftImg8bit/ and gtFine/"):
         datasets.build("cityscapes", {})
     with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: .*/none is not a folder"):
         datasets.build("cityscapes", {"root": str(tmp_path / "none")})
