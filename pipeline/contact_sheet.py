@@ -1,4 +1,4 @@
-"""A contact sheet: random samples of a data set, each beside itself with its labels laid over, and a legend."""
+"""A contact sheet: random samples of a data set, each without and with its labels as overlay, and a legend."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.survey import Survey
 
-CELL = (300, 480)  # height, width in pixels that a picture has at most
+CELL = (300, 480)  # maximum height and width of an image, in pixels
 OPACITY = 0.55
 DPI = 100
 INK, FAINT, PAPER = "#1f2328", "#6e7781", "#ffffff"
-PLAIN: dict[str, Any] = {"parse_math": False}  # a class may be called "$x$"
-LEGEND = 40  # classes that the legend names at most
+PLAIN: dict[str, Any] = {"parse_math": False}  # the name of a class may be "$x$"
+LEGEND = 40  # maximum number of classes in the legend
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A sample of the sheet: title, the picture (h, w, 3) RGB, the same with its labels, and the ids in it."""
+    """A sample of the sheet.
+
+    Args:
+        title: text above the images.
+        picture: image (h, w, 3) RGB uint8.
+        overlay: the image with its labels, (h, w, 3) RGB uint8.
+        pixels: train id -> pixels per million.
+    """
 
     title: str
     picture: Array
@@ -40,44 +47,44 @@ class Shot:
     pixels: dict[int, int]
 
 
-def write_sheet(dataset: Dataset, found: Survey, path: Path, *, name: str, count: int, seed: int) -> int:
-    """Write random samples, each beside itself with its labels laid over, and a legend, as a PNG.
+def write_sheet(dataset: Dataset, result: Survey, path: Path, *, name: str, count: int, seed: int) -> int:
+    """Write a PNG with random samples, each without and with its labels as overlay, and a legend.
 
     Args:
-        found: what :func:`pipeline.survey.survey` said; splits take turns.
-        path: the PNG; it appears whole or not at all.
+        result: result of :func:`pipeline.survey.survey`; samples are taken from each split in turn.
+        path: the PNG file; if writing fails, no partial file remains.
         name: key of the data set.
-        count: how many samples; unreadable ones are passed over.
-        seed: of the choice.
+        count: number of samples; unreadable samples are skipped.
+        seed: seed of the random choice.
 
     Returns:
-        the number of samples in it.
+        number of samples in the sheet.
 
     Raises:
-        UserError: ``count`` is no positive number, or no sample can be read.
+        UserError: ``count`` is below 1, or no sample can be read.
     """
     if count < 1:
         raise UserError(f"--samples: got {count}; allowed: 1 or more")
     shots = []
-    for split, sample in turns(found.names, seed):
+    for split, sample in turns(result.names, seed):
         try:
             frame, label = dataset.read(split, sample)
         except UserError:
-            continue  # it is among the faults
+            continue  # the survey has reported it
         if frame.shape[:2] == label.shape:
-            shots.append(shot(f"{split}/{sample}  {frame.shape[0]}x{frame.shape[1]}", frame, label, found.labels))
+            shots.append(shot(f"{split}/{sample}  {frame.shape[0]}x{frame.shape[1]}", frame, label, result.labels))
         if len(shots) == count:
             break
     if not shots:
-        raise UserError(f"{path}: not written, because no sample can be read; mend the faults first")
-    total = sum(map(len, found.names.values()))
-    title = f"{name}  ·  {len(shots)} of {total} samples, {found.labels.num_classes} classes"
-    _write(path, _sheet(title, shots, found.labels))
+        raise UserError(f"{path}: not written, because no sample can be read; correct the errors first")
+    total = sum(map(len, result.names.values()))
+    title = f"{name}  ·  {len(shots)} of {total} samples, {result.labels.num_classes} classes"
+    _write(path, _sheet(title, shots, result.labels))
     return len(shots)
 
 
 def turns(names: dict[str, list[str]], seed: int) -> list[tuple[str, str]]:
-    """All samples in an order drawn with a seed, one of each split in turn."""
+    """(split, name) of all samples in a random order that depends on the seed, one sample of each split in turn."""
     random = Random(seed)  # noqa: S311
     orders = [[(split, name) for name in random.sample(listed, len(listed))] for split, listed in names.items()]
     longest = max(map(len, orders), default=0)
@@ -107,7 +114,7 @@ def _rgb(image: Array) -> Array:
 
 
 def _sheet(title: str, shots: Sequence[Shot], labels: LabelSpec) -> Figure:
-    """Pairs of pictures in rows, the legend below."""
+    """The page: rows of image pairs, and the legend below."""
     shown: dict[int, int] = {}
     for shot in shots:
         for index, pixels in shot.pixels.items():
@@ -117,51 +124,55 @@ def _sheet(title: str, shots: Sequence[Shot], labels: LabelSpec) -> Figure:
     width = max(shot.picture.shape[1] for shot in shots)
     rows = -(-len(shots) // columns)
     margin, gap, caption, line = 24, 8, 26, 22
-    page = columns * (2 * width + gap) + (columns + 1) * margin
+    page_width = columns * (2 * width + gap) + (columns + 1) * margin
     entries = _legend(labels, shown)
     longest = max(len(text) for text, _ in entries)
-    across = max(1, min(len(entries), int((page - 2 * margin) // (36 + 7.2 * longest))))
-    legend = -(-len(entries) // across) * line
-    tall = margin + 30 + rows * (height + caption + gap) + gap + legend + margin
-    figure = Figure(figsize=(page / DPI, tall / DPI), dpi=DPI, facecolor=PAPER)
-    figure.text(margin / page, 1 - margin / tall, title, size=13, weight="bold", color=INK, va="top", **PLAIN)
-    for place, shot in enumerate(shots):
-        row, column = divmod(place, columns)
+    legend_columns = max(1, min(len(entries), int((page_width - 2 * margin) // (36 + 7.2 * longest))))
+    legend = -(-len(entries) // legend_columns) * line
+    page_height = margin + 30 + rows * (height + caption + gap) + gap + legend + margin
+    figure = Figure(figsize=(page_width / DPI, page_height / DPI), dpi=DPI, facecolor=PAPER)
+    figure.text(
+        margin / page_width, 1 - margin / page_height, title, size=13, weight="bold", color=INK, va="top", **PLAIN
+    )
+    for index, shot in enumerate(shots):
+        row, column = divmod(index, columns)
         left = margin + column * (2 * width + gap + margin)
         top = margin + 30 + row * (height + caption + gap)
-        at = (left / page, 1 - (top + 6) / tall)
+        at = (left / page_width, 1 - (top + 6) / page_height)
         figure.text(*at, shot.title, size=8, color=FAINT, va="top", family="monospace", **PLAIN)
         for image, at in ((shot.picture, left), (shot.overlay, left + shot.picture.shape[1] + gap)):
             h, w = image.shape[:2]
-            axes = figure.add_axes((at / page, 1 - (top + caption + h) / tall, w / page, h / tall))
+            axes = figure.add_axes(
+                (at / page_width, 1 - (top + caption + h) / page_height, w / page_width, h / page_height)
+            )
             axes.imshow(image, aspect="auto", interpolation="nearest")
             axes.set_axis_off()
     bottom = margin + legend
-    for place, (text, colour) in enumerate(entries):
-        row, column = divmod(place, across)
-        x = margin + column * (page - 2 * margin) / across
+    for index, (text, colour) in enumerate(entries):
+        row, column = divmod(index, legend_columns)
+        x = margin + column * (page_width - 2 * margin) / legend_columns
         y = bottom - row * line - line / 2
-        figure.text(x / page, y / tall, "■", size=13, color=colour, va="center", family="DejaVu Sans").set_path_effects(
-            [patheffects.withStroke(linewidth=0.6, foreground=FAINT)]
-        )
-        figure.text((x + 20) / page, y / tall, text, size=9, color=INK, va="center", **PLAIN)
+        figure.text(
+            x / page_width, y / page_height, "■", size=13, color=colour, va="center", family="DejaVu Sans"
+        ).set_path_effects([patheffects.withStroke(linewidth=0.6, foreground=FAINT)])
+        figure.text((x + 20) / page_width, y / page_height, text, size=9, color=INK, va="center", **PLAIN)
     return figure
 
 
 def _legend(labels: LabelSpec, shown: dict[int, int]) -> list[tuple[str, str]]:
-    """Text and colour of the classes in the pictures, in train-id order; of many, those with most pixels."""
-    there = [index for index in shown if index < labels.num_classes]
-    kept = sorted(sorted(there, key=lambda index: -shown[index])[:LEGEND])
+    """Text and colour of the classes in the images, in train-id order; if there are many, the most frequent classes."""
+    present = [index for index in shown if index < labels.num_classes]
+    kept = sorted(sorted(present, key=lambda index: -shown[index])[:LEGEND])
     entries = [(labels.names[index], "#{:02x}{:02x}{:02x}".format(*labels.palette[index])) for index in kept]
-    if len(kept) < len(there):
-        entries.append((f"and {len(there) - len(kept)} smaller classes", PAPER))
+    if len(kept) < len(present):
+        entries.append((f"and {len(present) - len(kept)} rarer classes", PAPER))
     if labels.ignore_index in shown:
         entries.append(("ignored (striped)", "#8c959f"))
     return entries
 
 
 def _write(path: Path, figure: Figure) -> None:
-    """PNG without a date, under a temporary name first."""
+    """Write a PNG without a date; write it under a temporary name, then rename it."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)

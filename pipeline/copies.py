@@ -1,8 +1,8 @@
-"""Images of different splits that look the same: copies that were encoded again, resized or made brighter.
+"""Find images of different splits that look the same: copies that were encoded again, resized or made brighter.
 
-Two images are copies when their grey thumbnails of 32x32 correlate by 0.9992 or more. On CamVid, copies by JPEG of
-quality 15 to 95, WebP, half and double size have 0.9996 or more; frames of a drive, 1/15 second apart, 0.9978 or less.
-Source of these figures: ``benchmarks/copies.py``.
+Two images are copies if the correlation of their grey 32x32 thumbnails is at least 0.9992. On CamVid it is at least
+0.9996 for copies by JPEG (quality 15 to 95), by WebP, and at half and double size; it is at most 0.9978 for frames of a
+drive that are 1/15 second apart. Source of these figures: ``benchmarks/copies.py``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pipeline.frames import Array
 
 SIDE = 32
 ALIKE = 0.9992
-BLOCK = 1024  # thumbnails that are compared at once
-FLAT = 1.0  # grey levels of standard deviation below which a thumbnail shows nothing
+BLOCK = 1024  # number of thumbnails that are compared at once
+FLAT = 1.0  # minimum standard deviation of a thumbnail, in grey levels; below it the thumbnail counts as flat
 Thumbnail = npt.NDArray[np.float32]
 
 
 def thumbnail(frame: Array) -> Thumbnail:
-    """Grey thumbnail (1024,) of a BGR frame with mean 0 and length 1, so that a dot product is the correlation; zeros
-    when it is flat, which no image matches."""
+    """Grey thumbnail (1024,) of a frame (H, W, 3) BGR, with mean 0 and norm 1: the dot product of two is their
+    correlation. A flat thumbnail is all zeros, so it matches no image.
+    """
     grey = cv2.cvtColor(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
     centred = grey.astype(np.float32).ravel() - np.float32(grey.mean())
     if centred.std() < FLAT:
@@ -33,10 +34,10 @@ def thumbnail(frame: Array) -> Thumbnail:
 
 
 def copies(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[tuple[str, str]]:
-    """Pairs (copy, original) of images in different splits that look the same, as ``split/name``.
+    """Pairs (copy, original) of images in different splits that look the same, each as ``split/name``.
 
     Args:
-        thumbnails: split -> name and thumbnail of each image; an image is compared with those of earlier splits.
+        thumbnails: split -> name and thumbnail of each image. Each image is compared with the images of earlier splits.
     """
     earlier: list[tuple[str, Thumbnail]] = []
     for split, images in thumbnails.items():

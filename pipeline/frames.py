@@ -1,7 +1,7 @@
-"""Reading and resizing of frames and label maps: the one path that training, validation, calibration, checks and
-video share. Training cuts its crops first and keeps the aspect.
+"""Read and resize frames and label maps. Training, validation, calibration, checks and video all use this code.
+Training cuts its crops before it resizes, and keeps the aspect ratio.
 
-Frames are BGR uint8 as OpenCV delivers them, label maps uint8 train ids; sizes are (height, width).
+Frames are BGR uint8, as OpenCV returns them; label maps are uint8 train ids; sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pipeline.errors import UserError
 
 Array = npt.NDArray[np.uint8]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_DEPTH = 24  # offset of the byte that holds the bits of a sample
+PNG_DEPTH = 24  # offset of the byte with the bits per channel
 
 
 def read_frame(path: Path) -> Array:
-    """An image file as (H, W, 3) BGR uint8. Raises UserError when it is missing or not an image."""
+    """Read an image file as (H, W, 3) BGR uint8. Raises UserError: the file is missing or not an image."""
     return np.asarray(_decode(path, cv2.IMREAD_COLOR), np.uint8)
 
 
 def read_label_map(path: Path) -> Array:
-    """A label file as (H, W) uint8. Raises UserError when it is missing, no image, or not single-channel 8-bit."""
+    """Read a label file as (H, W) uint8. Raises UserError: it is missing, not an image, or not one 8-bit channel."""
     label = _decode(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
-        raise UserError(f"{path}: a label map is one 8-bit channel; got shape {label.shape}, {label.dtype}")
+        raise UserError(f"{path}: got shape {label.shape}, {label.dtype}; allowed: one 8-bit channel; save it as such")
     return np.asarray(label, np.uint8)
 
 
@@ -41,29 +41,29 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
         raise UserError(f"{path}: no such file; restore it or remove it from its list") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except cv2.error as error:  # more pixels than OpenCV takes
+    except cv2.error as error:  # more pixels than OpenCV accepts
         raise UserError(f"{path}: OpenCV cannot decode it ({error.err}); restore the file or remove it") from error
     if image is None:
         raise UserError(f"{path}: not a readable image; restore the file or remove it from its list")
     if flags == cv2.IMREAD_UNCHANGED and data[:8].tobytes() == PNG_SIGNATURE and data[PNG_DEPTH] < 8:
-        # OpenCV stretches 1, 2 and 4 bits to 0..255: id 1 of a two-class mask would read as 255, ignored
-        raise UserError(f"{path}: a label map is one 8-bit channel; got {data[PNG_DEPTH]} bits; save it with 8")
+        # OpenCV scales 1, 2 and 4 bits to 0..255: id 1 of a mask with two classes would become 255, the ignored id
+        raise UserError(f"{path}: got {data[PNG_DEPTH]} bits; allowed: one 8-bit channel; save it with 8 bits")
     return image
 
 
 def write_png(path: Path, image: Array) -> None:
-    """Write a frame (H, W, 3) or a label map (H, W) as PNG, losslessly and with the same bytes every time."""
+    """Write a frame (H, W, 3) or a label map (H, W) as PNG. Equal arrays give equal bytes."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    if image.ndim == 3:  # photographs: half the time, for files of 0.9 to 1.1 times the size
+    if image.ndim == 3:  # for photographs this needs half the time; the files have 0.9 to 1.1 times the size
         options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    done, data = cv2.imencode(".png", image, options)
-    assert done, f"OpenCV refused to encode a {image.shape} {image.dtype} array"
+    encoded, data = cv2.imencode(".png", image, options)
+    assert encoded, f"OpenCV refused to encode a {image.shape} {image.dtype} array"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())
 
 
 def resize_frame(frame: Array, size: tuple[int, int]) -> Array:
-    """Resize of a frame to ``size`` (height, width): bilinear to grow, area average to shrink (no aliasing)."""
+    """Resize a frame to ``size`` (height, width): bilinear to enlarge, area average to reduce (without aliasing)."""
     if frame.shape[:2] == size:
         return frame
     shrinks = frame.shape[0] > size[0] or frame.shape[1] > size[1]
@@ -72,7 +72,7 @@ def resize_frame(frame: Array, size: tuple[int, int]) -> Array:
 
 
 def resize_label_map(label: Array, size: tuple[int, int]) -> Array:
-    """Nearest resize of a label map to ``size`` (height, width): ids are never mixed."""
+    """Resize a label map to ``size`` (height, width) by nearest neighbour: ids are never mixed."""
     if label.shape == size:
         return label
     return np.asarray(cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

@@ -1,4 +1,4 @@
-"""What a data set holds, before anything is trained on it: tables in the terminal."""
+"""Print tables about the content of a data set, before a training uses it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from rich.text import Text
 
 from pipeline.survey import Survey
 
-BAR = 10  # characters of the longest bar
-SIZES = 4  # image sizes that are named
+BAR = 10  # length of the longest bar, in characters
+SIZES = 4  # number of image sizes that are printed
 
 
-def show(name: str, found: Survey, console: Console | None = None) -> None:
-    """Print splits, sizes, the histogram of classes, every warning and every fault.
+def show(name: str, result: Survey, console: Console | None = None) -> None:
+    """Print splits, image sizes, the class histogram, all warnings and all errors.
 
     Args:
         name: key of the data set.
-        console: where to; standard output when it is None.
+        console: where to print; None: standard output.
     """
     console = console or Console()
-    console.print(_splits(name, found))
-    console.print(_classes(found))
-    for warning in (*found.absences(), *found.warnings):
+    console.print(_splits(name, result))
+    console.print(_classes(result))
+    for warning in (*result.absences(), *result.warnings):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    if found.faults:
-        console.print(f"\n[bold red]{len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}[/]")
-        for fault in found.faults:
+    if result.faults:
+        console.print(f"\n[bold red]{len(result.faults)} error{'s' if len(result.faults) > 1 else ''}[/]")
+        for fault in result.faults:
             console.print(Text(f"  {fault}"), soft_wrap=True)
     else:
-        console.print("[green]no fault[/]")
+        console.print("[green]no errors[/]")
 
 
-def _splits(name: str, found: Survey) -> Table:
-    title = f"{name}: {found.labels.num_classes} classes"
+def _splits(name: str, result: Survey) -> Table:
+    title = f"{name}: {result.labels.num_classes} classes"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for column, side in (("split", "left"), ("samples", "right"), ("sound", "right"), ("ignored", "right")):
+    for column, side in (("split", "left"), ("samples", "right"), ("valid", "right"), ("ignored", "right")):
         table.add_column(column, justify="right" if side == "right" else "left")
     table.add_column("sizes (height x width)")
-    for split, names in found.names.items():
-        counts = found.counts[split]
+    for split, names in result.names.items():
+        counts = result.counts[split]
         pixels = int(counts.pixels.sum()) + counts.ignored
         sizes = [f"{height}x{width} ({count})" for (height, width), count in counts.sizes.most_common(SIZES)]
         more = f", {len(counts.sizes) - SIZES} more" if len(counts.sizes) > SIZES else ""
@@ -49,26 +49,26 @@ def _splits(name: str, found: Survey) -> Table:
     return table
 
 
-def _classes(found: Survey) -> Table:
-    """Share of labelled pixels, with a bar, and number of images, for each class that is there and each split."""
-    title = "classes: share of the labelled pixels, images that show it"
+def _classes(result: Survey) -> Table:
+    """Share of the labelled pixels, with a bar, and number of images, for each class with pixels, in each split."""
+    title = "classes: share of the labelled pixels, number of images with the class"
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     table.add_column("id", justify="right")
     table.add_column("class", no_wrap=True)
-    for split in found.names:
+    for split in result.names:
         table.add_column(split, justify="right")
         table.add_column("")
         table.add_column("images", justify="right")
-    shares = {split: counts.shares() for split, counts in found.counts.items()}
+    shares = {split: counts.shares() for split, counts in result.counts.items()}
     top = max((float(share.max()) for share in shares.values()), default=0.0) or 1.0
-    for index, name in enumerate(found.labels.names):
-        if not any(counts.pixels[index] for counts in found.counts.values()):
-            continue  # named below the table
-        colour = "#{:02x}{:02x}{:02x}".format(*found.labels.palette[index])
+    for index, name in enumerate(result.labels.names):
+        if not any(counts.pixels[index] for counts in result.counts.values()):
+            continue  # a warning below the table names it
+        colour = "#{:02x}{:02x}{:02x}".format(*result.labels.palette[index])
         row: list[str | Text] = [str(index), Text.assemble(("■ ", colour), name)]
-        for split, counts in found.counts.items():
+        for split, counts in result.counts.items():
             share = float(shares[split][index])
             row.append(f"{share:.2%}" if counts.pixels[index] else Text("-", style="dim"))
             row.append(Text("▇" * max(round(BAR * share / top), 1 if share else 0), style=colour))

@@ -1,6 +1,6 @@
-"""From a data set plugin to a prepared data set: every sample checked, all faults reported together.
+"""From a data set plugin to a prepared data set: check every sample, and report all errors together.
 
-Files are byte-stable, whatever the number of workers.
+The bytes of the files do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def prepare(
 
     Args:
         name: key of the plugin.
-        options: its options; recorded, but for paths.
+        options: options of the plugin; recorded in meta.json, except paths.
         progress: called with (split, number of samples in it) for each sample.
-        warn: called with each warning, when the data set is sound.
-        workers: threads that read and write; they change no byte.
+        warn: called with each warning, if there are no errors.
+        workers: number of threads that read and write; it does not change any byte.
 
     Returns:
-        the facts of meta.json: splits, classes, and by split the pixels of each class (``class_pixels``), the images
-        that show it (``class_images``), both in train-id order, and its share of the labelled pixels by name
-        (``class_share``).
+        the facts of meta.json: splits, classes, and for each split the pixels of each class (``class_pixels``) and the
+        images with the class (``class_images``), both in train-id order, and the share of each class of the labelled
+        pixels, by name (``class_share``).
 
     Raises:
-        UserError: a list of every unreadable image, size mismatch, id out of range, missing file, name that is not
-            unique, image in two splits, fault of lists and layout, and train or val in which nothing can be learnt;
-            nothing is written then.
+        UserError: the data set has errors, and nothing is written. The message lists every unreadable image, missing
+            file, size mismatch, id out of range, repeated name, image in two splits, error in list files and folders,
+            and train or val with too few classes.
     """
     facts: dict[str, Any] = {
         **dataset.labels.to_meta(),
@@ -57,25 +57,25 @@ def prepare(
             write_png(folder / split / "images" / f"{sample}.png", frame)
             write_png(folder / split / "labels" / f"{sample}.png", label)
 
-        found = survey(dataset, progress=progress, keep=keep, workers=workers)
+        result = survey(dataset, progress=progress, keep=keep, workers=workers)
         faults = Faults(f"data set {name}")
-        for fault in found.faults:
+        for fault in result.faults:
             faults.add(fault)
-        faults.raise_if_any(advice="nothing was written; correct or remove what is named here and run prepare again")
-        for warning in found.warnings:
+        faults.raise_if_any(advice="Nothing was written. Correct these errors, then run prepare again.")
+        for warning in result.warnings:
             warn(warning)
-        facts["splits"] = found.names
-        facts |= class_facts(dataset.labels, found.counts)
+        facts["splits"] = result.names
+        facts |= class_facts(dataset.labels, result.counts)
     return facts
 
 
 def class_facts(labels: LabelSpec, counts: dict[str, SplitCounts]) -> dict[str, Any]:
     """``class_pixels``, ``class_images`` and ``class_share`` of meta.json."""
     return {
-        "class_pixels": {split: found.pixels.tolist() for split, found in counts.items()},
-        "class_images": {split: found.images.tolist() for split, found in counts.items()},
+        "class_pixels": {split: count.pixels.tolist() for split, count in counts.items()},
+        "class_images": {split: count.images.tolist() for split, count in counts.items()},
         "class_share": {
-            split: {name: round(float(share), 6) for name, share in zip(labels.names, found.shares(), strict=True)}
-            for split, found in counts.items()
+            split: {name: round(float(share), 6) for name, share in zip(labels.names, count.shares(), strict=True)}
+            for split, count in counts.items()
         },
     }

@@ -1,6 +1,6 @@
-"""The prepared data set: what `prepare` wrote, read by training, calibration, checks and the report.
+"""The prepared data set: `prepare` writes it; training, calibration, checks and the report read it.
 
-Layout: ``<split>/images/<name>.png`` (BGR as OpenCV reads it), ``<split>/labels/<name>.png`` (train ids), meta.json.
+Files: ``<split>/images/<name>.png`` (BGR, as OpenCV reads it), ``<split>/labels/<name>.png`` (train ids), meta.json.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Prepared:
     """A prepared data set on disk.
 
     Raises:
-        UserError: the folder is no data set artifact, or files of it are missing.
+        UserError: the folder is not a data set artifact, or some of its files are missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.artifact = artifact.load(path, kind="dataset", verify=False)
         if not isinstance(self.artifact.meta.get("splits"), dict):
-            raise UserError(f"{path / artifact.META}: names no splits; {artifact.AGAIN}")
+            raise UserError(f"{path / artifact.META}: splits is missing or invalid; {artifact.AGAIN}")
         self.splits: dict[str, list[str]] = self.artifact.meta["splits"]
 
     @property
@@ -58,7 +58,7 @@ class Prepared:
 
     @property
     def facts_hash(self) -> str:
-        """sha256 of meta.json: of the files and of everything else, such as the order of samples and the classes."""
+        """sha256 of meta.json. It covers the hashes of the files, the order of the samples and the classes."""
         return artifact.sha256(self.artifact.path / artifact.META)
 
     @property
@@ -66,24 +66,24 @@ class Prepared:
         return str(self.artifact.meta["dataset"])
 
     def class_pixels(self, split: str) -> list[int]:
-        """Labelled pixels of each class in a split, as `prepare` counted them."""
-        counted = self.artifact.meta.get("class_pixels", {}).get(split)
-        if counted is None:
-            raise UserError(f"{self.artifact.path / artifact.META}: counts no classes of {split}; {artifact.AGAIN}")
-        return [int(count) for count in counted]
+        """Number of pixels of each class in a split, as `prepare` counted them."""
+        pixels = self.artifact.meta.get("class_pixels", {}).get(split)
+        if pixels is None:
+            raise UserError(f"{self.artifact.path / artifact.META}: class_pixels has no {split}; {artifact.AGAIN}")
+        return [int(count) for count in pixels]
 
     def require_classes(self) -> None:
-        """Refuse a data set that nothing can be learnt from, by the counts of meta.json as far as it has them.
+        """Refuse a data set with too few classes to train on, by the pixel counts in meta.json, if it has them.
 
         Raises:
-            UserError: train or val shows fewer than two classes.
+            UserError: train or val has pixels of fewer than two classes.
         """
         faults = Faults(f"data set {self.artifact.path}")
         for split in ("train", "val"):
-            counted = split in self.artifact.meta.get("class_pixels", {})
-            if counted and (shortage := self.labels.shortage(split, self.class_pixels(split))):
+            known = split in self.artifact.meta.get("class_pixels", {})
+            if known and (shortage := self.labels.shortage(split, self.class_pixels(split))):
                 faults.add(shortage)
-        faults.raise_if_any(advice="correct the labels or the classes, and make it again with: dvc repro -f prepare")
+        faults.raise_if_any(advice="Correct the labels or the classes, then run: dvc repro -f prepare")
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

@@ -1,4 +1,4 @@
-"""What the raw data of a data set are: files outside the graph, recognised by their names and bytes."""
+"""Fingerprint of the raw data of a data set: files outside the DVC graph, identified by their names and bytes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from pipeline.datasets import Dataset
 
 
 def fingerprint(dataset: Dataset, *, progress: Callable[[str, int], object] = lambda *step: None) -> dict[str, Any]:
-    """Equal as long as `prepare` would read the same: times, other files and the place of the folder do not count.
+    """The fingerprint changes only if `prepare` would read other data. It does not depend on file times, on other
+    files, or on the path of the root folder.
 
     Args:
         progress: see :func:`pipeline.digests.of`.
 
     Returns:
-        number of ``files`` that the data set reads, how many of them are ``missing`` or unreadable, and the ``sha256``
-        of their names and contents, of the splits, and of faults of lists and layout.
+        ``files``: number of files that the data set reads; ``missing``: how many of them are missing or unreadable;
+        ``sha256``: digest of their names and contents, of the splits, and of the errors in list files and folders.
     """
     root = os.fspath(getattr(dataset, "root", os.curdir))
-    remembered = os.path.abspath(root)  # noqa: PTH100 - links stay
-    found = digests.of(dict.fromkeys(dataset.raw_files()), remembered=remembered, progress=progress)
-    whole = {
+    remembered = os.path.abspath(root)  # noqa: PTH100 - it keeps links
+    digest_of = digests.of(dict.fromkeys(dataset.raw_files()), remembered=remembered, progress=progress)
+    content = {
         "splits": {split: list(names) for split, names in dataset.splits().items()},
         "faults": list(dataset.faults()),
-        "files": sorted((_below(root, os.fspath(file)), digest or "") for file, digest in found.items()),
+        "files": sorted((_below(root, os.fspath(file)), digest or "") for file, digest in digest_of.items()),
     }
     return {
-        "files": len(found),
-        "missing": sum(digest is None for digest in found.values()),
-        "sha256": hashlib.sha256(json.dumps(whole).encode()).hexdigest(),
+        "files": len(digest_of),
+        "missing": sum(digest is None for digest in digest_of.values()),
+        "sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     }
 
 

@@ -1,4 +1,4 @@
-"""One pass over all samples of a data set: every fault, sizes, and exact counts of each class.
+"""One pass over all samples of a data set: all errors, image sizes, and exact pixel counts of each class.
 
 `prepare` writes the samples on the way, `--inspect` does not.
 """
@@ -23,27 +23,27 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
 Counts = npt.NDArray[np.int64]
-#: Splits that must show classes; others may be without labels.
+#: Splits that must have pixels of classes; other splits may have no labels.
 LEARNT = ("train", "val")
-#: What it means that a split lacks a class.
-CONSEQUENCES = {"train": "nothing to learn from", "val": "no IoU"}
-SHOWN_COPIES = 10  # images like one of another split that are named
+#: Split -> consequence if a class has no pixel in it.
+CONSEQUENCES = {"train": "cannot be learnt", "val": "no IoU"}
+SHOWN_COPIES = 10  # number of copies that are named
 
 
 def cores() -> int:
-    """Processors that this process may use, at most 8: more only wait for the disk."""
+    """Number of processors that this process may use, at most 8: more threads would only wait for the disk."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, usable)
 
 
 @dataclass
 class SplitCounts:
-    """What one split holds.
+    """Counts of one split.
 
     Args:
-        pixels: (K,) pixels of each class.
-        images: (K,) images that show it.
-        ignored: pixels of no class.
+        pixels: (K,) number of pixels of each class.
+        images: (K,) number of images with the class.
+        ignored: number of ignored pixels.
         sizes: (height, width) -> number of images.
     """
 
@@ -54,11 +54,11 @@ class SplitCounts:
 
     @classmethod
     def none(cls, classes: int) -> SplitCounts:
-        """Of no image yet."""
+        """The counts before the first image: all zero."""
         return cls(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
 
     def add(self, histogram: Counts, size: tuple[int, ...]) -> None:
-        """Count one image: pixels (256,) of each id, and its (height, width)."""
+        """Add one image: ``histogram`` (256,) is its number of pixels of each id, ``size`` its (height, width)."""
         labelled = histogram[: len(self.pixels)]
         self.pixels += labelled
         self.images += labelled > 0
@@ -66,13 +66,13 @@ class SplitCounts:
         self.sizes[size[0], size[1]] += 1
 
     def shares(self) -> npt.NDArray[np.float64]:
-        """(K,) share of the pixels that have a class."""
+        """(K,) share of each class of the labelled pixels."""
         return self.pixels / max(1, int(self.pixels.sum()))
 
 
 @dataclass
 class Survey:
-    """What a data set holds, by split, all that is wrong with it, and what looks wrong."""
+    """The result of a survey: names and counts by split, all errors (``faults``) and all warnings."""
 
     labels: LabelSpec
     names: dict[str, list[str]]
@@ -81,13 +81,13 @@ class Survey:
     warnings: list[str] = field(default_factory=list)
 
     def absences(self) -> list[str]:
-        """:func:`absences` of what was counted."""
+        """A warning for each split without some classes; see the function :func:`absences`."""
         return absences(self.labels, {split: counts.pixels.tolist() for split, counts in self.counts.items()})
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What is kept of a sample: not its pixels."""
+    """The facts of a sample that stay in memory; its pixels do not."""
 
     digest: bytes
     label_digest: bytes
@@ -106,24 +106,24 @@ def survey(
     """Read and check every sample.
 
     Args:
-        progress: called with (split, number of samples that are read of it) for each of them, in order.
-        keep: called with (split, name, frame, label) of each sound sample, in any order and from several threads.
-        workers: threads; decoding and encoding run beside each other. The result does not depend on it.
+        progress: called with (split, number of its samples) for each sample, in order.
+        keep: called with (split, name, frame, label) of each valid sample, in any order and from several threads.
+        workers: number of threads that decode and encode in parallel. The result does not depend on it.
 
     Returns:
-        counts of the sound samples, and the faults of all others: unreadable, sizes differ, id out of range, name that
-        is no file name or not unique, image in two splits; one class only; train or val that is empty or shows fewer
-        than two classes. Warnings of what the data set leaves open, of an image twice with different masks, and of
-        copies in another split.
+        counts of the valid samples, and the errors of all other samples: unreadable, sizes differ, id out of range,
+        name that is repeated or is not a file name, image in two splits. It is also an error if there is only one
+        class, or if train or val is empty or has pixels of fewer than two classes. Warnings: unclear files, the same
+        image with different masks, and copies in another split.
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
     faults = [*dataset.faults(), *_name_faults(names)]
     counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
-    seen: dict[bytes, tuple[str, bytes]] = {}
+    first_seen: dict[bytes, tuple[str, bytes]] = {}
     warnings = list(dataset.warnings())
     thumbnails: dict[str, list[tuple[str, Thumbnail]]] = {split: [] for split in names}
 
-    def read(split: str, name: str) -> _Sample:
+    def read_sample(split: str, name: str) -> _Sample:
         frame, label = dataset.read(split, name)
         histogram = checked(dataset.labels, frame, label)
         keep(split, name, frame, label)
@@ -131,27 +131,27 @@ def survey(
 
     samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
     totals = Counter(split for split, _ in samples)
-    for (split, name), future in _in_order(read, samples, workers):
+    for (split, name), future in _in_order(read_sample, samples, workers):
         progress(split, totals[split])
         try:
             sample = future.result()
         except UserError as error:
             faults.append(f"{split}/{name}: {error}")
             continue
-        twin, twin_label = seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
-        differs = "" if twin_label == sample.label_digest else ", with another mask"
+        twin, twin_label = first_seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
+        difference = "" if twin_label == sample.label_digest else ", with another mask"
         if twin.partition("/")[0] != split:
-            faults.append(f"{split}/{name}: the same image as {twin}{differs}; splits must be disjoint")
-        elif differs:
-            warnings.append(f"{split}/{name}: the same image as {twin}{differs}; keep the correct one")
+            faults.append(f"{split}/{name}: the same image as {twin}{difference}; splits must be disjoint: remove one")
+        elif difference:
+            warnings.append(f"{split}/{name}: the same image as {twin}{difference}; keep the correct one")
         else:
             thumbnails[split].append((name, sample.thumbnail))
         counts[split].add(sample.histogram, sample.size)
     warnings += _copy_warnings(thumbnails)
-    nowhere = [
+    absent = [
         label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
     ]
-    hint = dataset.absence(nowhere) if nowhere and any(split.ignored for split in counts.values()) else None
+    hint = dataset.absence(absent) if absent and any(split.ignored for split in counts.values()) else None
     faults += _shortages(dataset.labels, names, counts)
     if hint:
         (faults if faults else warnings).append(hint)
@@ -159,12 +159,12 @@ def survey(
 
 
 def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
-    found = list(copies(thumbnails))
-    for copy, original in found[:SHOWN_COPIES]:
+    pairs = list(copies(thumbnails))
+    for copy, original in pairs[:SHOWN_COPIES]:
         yield f"{copy}: looks the same as {original}; if it is a copy, remove one: copies make mIoU too high"
-    if len(found) > SHOWN_COPIES:
-        more = len(found) - SHOWN_COPIES
-        yield f"{more} more images look the same as one of another split; a camera that does not move causes this too"
+    if len(pairs) > SHOWN_COPIES:
+        more = len(pairs) - SHOWN_COPIES
+        yield f"{more} more images look the same as an image of another split; a fixed camera also causes this"
 
 
 def _digest(array: Array) -> bytes:
@@ -174,78 +174,81 @@ def _digest(array: Array) -> bytes:
 def _shortages(
     labels: LabelSpec, names: Mapping[str, Sequence[str]], counts: Mapping[str, SplitCounts]
 ) -> Iterator[str]:
-    """Why nothing can be learnt; of a split, when all its samples are sound: the others may show more classes."""
+    """Errors: there is only one class, or train or val has too few classes.
+
+    A split with invalid samples is not checked: these samples may have more classes.
+    """
     if labels.num_classes == 1:
         yield (
-            f"classes: '{labels.names[0]}' alone; two or more are needed: what is not {labels.names[0]} must be a "
-            "class too, such as background, and not ignored"
+            f"classes: got only '{labels.names[0]}'; allowed: two or more: make the other pixels a class too, such as "
+            "background, and do not ignore them"
         )
         return
     for split in LEARNT:
         if names.get(split) and counts[split].sizes.total() == len(names[split]):
             shortage = labels.shortage(split, counts[split].pixels.tolist())
             if shortage:
-                yield f"{shortage}; check which ids or colours mean which class, what is ignored, and how it was split"
+                yield f"{shortage}; check the ids or colours of the classes, the ignored values, and the splits"
 
 
 def absences(labels: LabelSpec, class_pixels: Mapping[str, Sequence[int]]) -> list[str]:
-    """A warning for each split that lacks classes, by name.
+    """A warning for each split in which classes have no pixel; it names these classes.
 
     Args:
-        class_pixels: split -> (K,) pixels of each class.
+        class_pixels: split -> (K,) number of pixels of each class.
     """
-    found = []
+    warnings = []
     for split, pixels in class_pixels.items():
         absent = [name for name, count in zip(labels.names, pixels, strict=True) if not count]
         if len(absent) == labels.num_classes:
-            found.append(f"{split}: no labelled pixel")
+            warnings.append(f"{split}: no labelled pixel")
         elif absent:
             consequence = f" ({CONSEQUENCES[split]})" if split in CONSEQUENCES else ""
             number = "1 class is" if len(absent) == 1 else f"{len(absent)} classes are"
-            found.append(f"{split}: {number} absent{consequence}: {', '.join(absent)}")
-    return found
+            warnings.append(f"{split}: {number} absent{consequence}: {', '.join(absent)}")
+    return warnings
 
 
 def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
-    """(256,) number of pixels of each id. Raises UserError when sizes differ or an id is out of range."""
+    """Number of pixels of each id, (256,). Raises UserError: sizes differ, or an id is out of range."""
     if frame.shape[:2] != label.shape:
         raise UserError(f"image is {frame.shape[:2]}, its label {label.shape} (height, width); they must be equal")
     histogram = np.bincount(label.ravel(), minlength=256)
-    wrong = [int(i) for i in histogram.nonzero()[0] if i >= labels.num_classes and i != labels.ignore_index]
-    if wrong:
+    invalid = [int(i) for i in histogram.nonzero()[0] if i >= labels.num_classes and i != labels.ignore_index]
+    if invalid:
         highest, ignored = labels.num_classes - 1, labels.ignore_index
-        raise UserError(f"label ids {wrong}; allowed: 0..{highest} and {ignored} (ignored)")
+        raise UserError(f"unknown label ids {invalid}; allowed: 0..{highest} and {ignored} (ignored)")
     return histogram
 
 
 def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for split in LEARNT:
         if not names.get(split):
-            yield f"split {split}: empty; it needs at least one sample"
+            yield f"split {split}: empty; allowed: at least one sample"
     first: dict[str, str] = {}
     for split, listed in names.items():
         for name, count in Counter(listed).items():
             other = first.setdefault(name, split)
             if other != split:
-                yield f"{split}/{name}: the same name as {other}/{name}; splits must be disjoint"
+                yield f"{split}/{name}: the same name as {other}/{name}; splits must be disjoint: rename or remove one"
             if count > 1:
                 yield f"{split}/{name}: listed {count} times; names must be unique"
             if not safe(name):
-                yield f"{split}/{name!r}: no name for a file; it must be printable, relative and not too long"
+                yield f"{split}/{name!r}: not a file name; allowed: printable, relative and not too long; rename it"
 
 
 def _in_order(
     read: Callable[[str, str], _Sample], samples: Sequence[tuple[str, str]], workers: int
 ) -> Iterator[tuple[tuple[str, str], Future[_Sample]]]:
-    """A future for each sample, in order; few are under way, so that memory stays small."""
-    waiting: deque[tuple[tuple[str, str], Future[_Sample]]] = deque()
+    """A future for each sample, in order. Only a few run at the same time, to save memory."""
+    pending: deque[tuple[tuple[str, str], Future[_Sample]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for sample in samples:
-                waiting.append((sample, pool.submit(read, *sample)))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
+                pending.append((sample, pool.submit(read, *sample)))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Raw data set -> one small file: what its files are, so that it is prepared again when they change."""
+"""Write a fingerprint of the raw data set to a small file: `prepare` runs again when it changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.progress import Bars
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; not changed when the raw data are missing")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; it stays unchanged if the data are missing")
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("datasets",))
@@ -24,13 +24,13 @@ def main() -> None:
     except UserError as error:
         if not args.out.is_file():
             raise
-        print(f"warning: {error}\nUntil then the raw data are treated as unchanged.", file=sys.stderr)
+        print(f"warning: {error}\nUntil you correct this, the raw data count as unchanged.", file=sys.stderr)
         return
     with Bars() as bars:
-        found = raw_files.fingerprint(dataset, progress=bars.step)
-    artifact.write_text(args.out, artifact.dump_json(found))
-    missing = f", {found['missing']} of them missing or unreadable" if found["missing"] else ""
-    print(f"{args.out}: {settings.dataset}, {found['files']} files{missing}")
+        facts = raw_files.fingerprint(dataset, progress=bars.step)
+    artifact.write_text(args.out, artifact.dump_json(facts))
+    missing = f", {facts['missing']} of them missing or unreadable" if facts["missing"] else ""
+    print(f"{args.out}: {settings.dataset}, {facts['files']} files{missing}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""params.yaml and the code -> one file per stage and student: what its result depends on beside its data."""
+"""Write one file per stage and student with the hashes of everything that its result depends on, except its data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each ``<stage>`` or ``<stage>/<student>`` with its code and, where it needs them, losses and weight files."""
+    """Each ``<stage>`` or ``<stage>/<student>`` with its code and, if it uses them, losses and weight files."""
     teacher = settings.teacher.model
     shared = {"datasets": [settings.dataset], "runtimes": [settings.convert.runtime]}
     for stage in provenance.KINDS:
@@ -53,7 +53,7 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def weights(stage: str, model: params.Model) -> dict[str, Any]:
-    """The weight files that a training starts from: outside the graph, so that a changed file trains again."""
+    """The weight files that a training starts from. They are outside the graph; a changed file runs the stage again."""
     return {"weights": weight_files.fingerprint(model.options)} if stage in TRAIN else {}
 
 

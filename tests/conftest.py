@@ -1,4 +1,4 @@
-"""What tests share: where real data lies and what happens where it does not, and one student exported and quantised."""
+"""Shared fixtures: the folder of real data (tests skip without it), and one student that is exported and quantised."""
 
 # ruff: noqa: PLC0415 - torch is imported only where a test needs the student
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-#: What a device has: packages and the folders of their shared libraries.
+#: Packages of a device, and the folders of their shared libraries.
 INSTALLED = ("numpy", "numpy.libs", "cv2", "opencv_python.libs", "onnxruntime")
-#: Makes OpenCV, numpy, libjpeg-turbo and torch compute as on an older x86 CPU; for tests that claim equal bytes there.
+#: With these variables OpenCV, numpy, libjpeg-turbo and torch compute as on an older x86 CPU: the bytes must be equal.
 OLDER_CPU = {
     "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FP16,AVX,SSE4.2,SSE4.1",
     "OPENCV_IPP": "disabled",
@@ -30,15 +30,21 @@ DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start, also where this one ignores it, as under ``nohup make test &``:
-    a process that is started inherits that, and tests of interruption would wait for it without end."""
+    """Let SIGINT (Ctrl-C) interrupt the processes that tests start.
+
+    Under ``nohup make test &`` this process ignores SIGINT, and the processes that it starts inherit this: tests of
+    interruption would never end.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real data sets, weights and videos. Absent: the test skips; with SEGPRESS_REQUIRE_DATA set it fails."""
+    """Folder of real data sets, weights and videos.
+
+    If it is missing, the test skips; if SEGPRESS_REQUIRE_DATA is set, it fails.
+    """
     if not DATA.is_dir():
         reason = f"needs real data in {DATA}, which is not part of the project; set SEGPRESS_DATA to its folder"
         if os.environ.get("SEGPRESS_REQUIRE_DATA"):
@@ -49,23 +55,23 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def on_older_cpu() -> Callable[[str], list[str]]:
-    """``on_older_cpu(program)``: the lines that a Python program prints where ``OLDER_CPU`` holds."""
+    """``on_older_cpu(program)``: the lines that a Python program prints with the variables ``OLDER_CPU``."""
 
     def run(program: str) -> list[str]:
         check = "import cv2\nassert '*AVX2?' in cv2.getCPUFeaturesLine() or '*AVX2' not in cv2.getCPUFeaturesLine()\n"
         command = [sys.executable, "-W", "ignore", "-c", check + program]
-        done = subprocess.run(
+        result = subprocess.run(
             command, cwd=ROOT, env={**os.environ, **OLDER_CPU}, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()
 
     return run
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a virtual environment that holds what a device has, and no more."""
+    """Python of a virtual environment that has only the packages of a device."""
     folder = tmp_path_factory.mktemp("bare") / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -79,9 +85,9 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A student like the default one with random weights, as far as its INT8 files; all classes are in its label maps.
+    """A student like the default student, with random weights, up to its INT8 files. Its label maps have all classes.
 
-    ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
+    Attributes: ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
     (artifacts), ``labels``, ``parity``.
     """
     import cv2

@@ -31,32 +31,35 @@ def streets() -> tuple[Any, Survey]:
     return dataset, survey(dataset, progress=lambda *_: None)
 
 
-def printed(found: Survey) -> str:
+def printed(result: Survey) -> str:
     stream = io.StringIO()
-    show("streets", found, Console(file=stream, width=120))
+    show("streets", result, Console(file=stream, width=120))
     return stream.getvalue()
 
 
-def test_the_tables_hold_what_was_counted(streets: tuple[Any, Survey]) -> None:
-    _, found = streets
-    text = printed(found)
-    assert f"streets: {found.labels.num_classes} classes" in text and "no fault" in text
+def test_the_tables_show_the_counts(streets: tuple[Any, Survey]) -> None:
+    _, result = streets
+    text = printed(result)
+    assert f"streets: {result.labels.num_classes} classes" in text and "no errors" in text.splitlines()
     assert "64x96 (3)" in text and "64x96 (2)" in text
-    for index, name in enumerate(found.labels.names):
-        if found.counts["train"].pixels[index]:
-            assert f"{found.counts['train'].shares()[index]:.2%}" in text
-        assert name in text
+    shown = {line.split("■ ")[1].split()[0]: line for line in text.splitlines() if "■ " in line}
+    (absent,) = [line for line in text.splitlines() if line.startswith("warning: train: ")] or [""]
+    for index, name in enumerate(result.labels.names):
+        if result.counts["train"].pixels[index]:
+            assert f"{result.counts['train'].shares()[index]:.2%}" in shown[name], name
+        else:
+            assert name in absent.rpartition(": ")[2].split(", ")
 
 
-def test_every_fault_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
-    _, found = streets
+def test_every_error_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
+    _, result = streets
     faults = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
-    lines = printed(Survey(found.labels, found.names, found.counts, faults)).splitlines()
-    assert "70 faults" in lines and all(f"  {fault}" in lines for fault in faults)
+    lines = printed(Survey(result.labels, result.names, result.counts, faults)).splitlines()
+    assert "70 errors" in lines and all(f"  {fault}" in lines for fault in faults)
 
 
 @pytest.mark.parametrize("name", ["[void]", "[/bg]", "[red]", "a[0]", "$x$", "<b>", "\\[x]"])
-def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
+def test_class_names_are_printed_unchanged(name: str, tmp_path: Path) -> None:
     labels = LabelSpec(names=("road", name), palette=((1, 2, 3), (200, 0, 0)))
 
     class Two(datasets.Dataset):
@@ -67,22 +70,22 @@ def test_class_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
             return np.full((8, 9, 3), 1 + (sample == "a"), np.uint8), np.full((8, 9), sample == "a", np.uint8)
 
     Two.labels = labels
-    found = survey(Two(), progress=lambda *_: None)
-    found.warnings.append(f"masks/{name}.png: odd")
-    text = printed(found)
+    result = survey(Two(), progress=lambda *_: None)
+    result.warnings.append(f"masks/{name}.png: odd")
+    text = printed(result)
     assert (
         f"■ {name}" in text
         and f"val: 1 class is absent (no IoU): {name}" in text
         and f"warning: masks/{name}.png: odd" in text
     )
-    assert contact_sheet.write_sheet(Two(), found, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
+    assert contact_sheet.write_sheet(Two(), result, tmp_path / "sheet.png", name=name, count=2, seed=0) == 2
 
 
-def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
-    dataset, found = streets
+def test_a_sheet_is_complete_and_has_the_same_bytes_each_time(streets: tuple[Any, Survey], tmp_path: Path) -> None:
+    dataset, result = streets
     sizes = {}
     for count, file in ((5, "a.png"), (5, "b.png"), (1, "one.png")):
-        assert contact_sheet.write_sheet(dataset, found, tmp_path / file, name="streets", count=count, seed=1) == count
+        assert contact_sheet.write_sheet(dataset, result, tmp_path / file, name="streets", count=count, seed=1) == count
         image = cv2.imread(str(tmp_path / file))
         assert image is not None
         sizes[file] = image.shape
@@ -91,7 +94,7 @@ def test_a_sheet_is_whole_and_the_same_every_time(streets: tuple[Any, Survey], t
         "a.png", "b.png", "one.png",
     ]  # fmt: skip
     with pytest.raises(UserError, match="--samples: got 0; allowed: 1 or more"):
-        contact_sheet.write_sheet(dataset, found, tmp_path / "c.png", name="streets", count=0, seed=1)
+        contact_sheet.write_sheet(dataset, result, tmp_path / "c.png", name="streets", count=0, seed=1)
 
 
 def test_splits_take_turns_and_the_seed_decides() -> None:
@@ -141,6 +144,6 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
         runpy.run_path(str(ROOT / "stages/prepare.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert ended.value.code == 1
-    assert "1 fault" in out and "train/c: " in out and "label ids [2]" in out
+    assert "1 error" in out.splitlines() and "train/c: " in out and "label ids [2]" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "raw", "sheet.png"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None

@@ -1,4 +1,4 @@
-"""`prepare` checks every sample, says all that is wrong at once, and writes all or nothing, byte for byte alike."""
+"""`prepare` checks every sample, reports all errors together, writes everything or nothing, and always equal bytes."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ GOOD = [[0, 0, 1, 255], [0, 2, 1, 255]]
 
 
 def folder_of(root: Path, **splits: list[str]) -> Folder:
-    made = Folder(root, splits)
+    folder = Folder(root, splits)
     for name in {name for names in splits.values() for name in names}:
-        made.add(name, GOOD)
-    return made
+        folder.add(name, GOOD)
+    return folder
 
 
 def run(dataset: Dataset, out: Path, **options: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ prepare(datasets.build(name, options), out / "there", name=name, options=options
     assert len(here) == 1 + 2 * (5 if name == "streets" else 4) and snapshot(tmp_path / "there") == here
 
 
-def test_what_was_written_is_what_the_data_set_holds(tmp_path: Path) -> None:
+def test_the_prepared_samples_equal_those_of_the_data_set(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"], test=[])
     run(dataset, tmp_path / "out")
     prepared = Prepared(tmp_path / "out")
@@ -126,7 +126,7 @@ def test_class_share_is_counted_by_hand(tmp_path: Path) -> None:
     assert share["test"] == {"road": 0.0, "car": 0.0, "sky": 0.0}
 
 
-def test_progress_is_called_before_every_sample(tmp_path: Path) -> None:
+def test_progress_is_called_for_every_sample(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
     dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"])
     prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *call: calls.append(call))
@@ -158,17 +158,17 @@ FAULTS = [
     "train/t1: {root}/t1.png: not a readable image",
     "train/t2: {root}/t2_label.png: not a readable image",
     "train/t3: image is (4, 2), its label (2, 4) (height, width); they must be equal",
-    "train/t4: label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
+    "train/t4: unknown label ids [3, 254]; allowed: 0..2 and 255 (ignored)",
     "train/t5: {root}/t5_label.png: no such file",
     "train/t6: listed 2 times; names must be unique",
-    "val/t0: the same name as train/t0; splits must be disjoint",
-    "val/t0: the same image as train/t0; splits must be disjoint",
-    "val/v1: the same image as train/t6; splits must be disjoint",
+    "val/t0: the same name as train/t0; splits must be disjoint: rename or remove one",
+    "val/t0: the same image as train/t0; splits must be disjoint: remove one",
+    "val/v1: the same image as train/t6; splits must be disjoint: remove one",
 ]
 
 
 @pytest.mark.parametrize("older", [True, False])
-def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: bool) -> None:
+def test_every_error_is_reported_and_nothing_is_written(tmp_path: Path, older: bool) -> None:
     out = tmp_path / "made" / "out"
     if older:
         run(folder_of(tmp_path / "good", train=["a"], val=["b"]), out)
@@ -180,41 +180,41 @@ def test_every_fault_is_reported_and_nothing_is_written(tmp_path: Path, older: b
     for expected in FAULTS:
         assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
     assert len(faults) == len(FAULTS)
-    assert last.startswith("nothing was written; correct or remove")
+    assert last == "Nothing was written. Correct these errors, then run prepare again."
     assert snapshot(tmp_path / "made") == before
     assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
 
 
 @pytest.mark.parametrize("splits", [{"train": ["a"], "val": []}, {"train": ["a"]}])
 def test_an_empty_or_missing_split_is_refused(tmp_path: Path, splits: dict[str, list[str]]) -> None:
-    with pytest.raises(UserError, match="1 problem\n  split val: empty; it needs at least one sample"):
+    with pytest.raises(UserError, match="1 problem\n  split val: empty; allowed: at least one sample"):
         run(folder_of(tmp_path / "raw", **splits), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_twice_in_one_split_is_no_leak(tmp_path: Path) -> None:
+def test_the_same_image_twice_in_one_split_is_allowed(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path / "raw", train=["a", "b"], val=["c"])
     (tmp_path / "raw" / "b.png").write_bytes((tmp_path / "raw" / "a.png").read_bytes())
     assert run(dataset, tmp_path / "out")["splits"]["train"] == ["a", "b"]
 
 
-def test_prepared_names_what_it_lacks(tmp_path: Path) -> None:
+def test_errors_of_prepared_name_the_missing_fact(tmp_path: Path) -> None:
     run(folder_of(tmp_path / "raw", train=["a"], val=["b"]), tmp_path / "out")
     with pytest.raises(UserError, match="has no split 'vall'; did you mean 'val'"):
         Prepared(tmp_path / "out").split("vall")
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     del meta["splits"]
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"meta\.json: names no splits"):
+    with pytest.raises(UserError, match=r"meta\.json: splits is missing or invalid"):
         Prepared(tmp_path / "out")
 
 
-def test_warnings_are_given_when_the_data_set_is_sound(tmp_path: Path) -> None:
+def test_warnings_are_given_if_there_are_no_errors(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path, train=["a", "b"], val=["c"])
     write_png(tmp_path / "b.png", read_frame(tmp_path / "a.png"))
     write_png(tmp_path / "b_label.png", np.zeros((2, 4), np.uint8))
-    said: list[str] = []
-    prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *_: None, warn=said.append)
-    assert said == ["train/b: the same image as train/a, with another mask; keep the correct one"]
+    warnings: list[str] = []
+    prepare(dataset, tmp_path / "out", name="folder", options={}, progress=lambda *_: None, warn=warnings.append)
+    assert warnings == ["train/b: the same image as train/a, with another mask; keep the correct one"]
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert "warnings" not in meta

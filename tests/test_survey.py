@@ -1,8 +1,9 @@
-"""One pass counts exactly, finds everything, and gives the same with any number of threads."""
+"""One pass counts exactly, finds all errors, and gives the same result with any number of threads."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ STREETS = {"train": 5, "val": 3, "sequence": 4, "size": [64, 96], "seed": 4}
 
 
 class Numbers(Dataset):
-    """Samples made of their names: ``3-1`` is frame 3 with a label of ones."""
+    """Samples that follow from their names: ``3-1`` is frame 3 with a label map of ones."""
 
     labels = LabelSpec(names=("road", "car", "sky"), palette=((1, 1, 1), (2, 2, 2), (3, 3, 3)))
 
@@ -59,10 +60,10 @@ class Rows(Dataset):
         self.rows = {f"{split}_{i}": row for split, rows in splits.items() for i, row in enumerate(rows)}
 
     def splits(self) -> dict[str, Sequence[str]]:
-        found: dict[str, list[str]] = {}
+        names_of: dict[str, list[str]] = {}
         for name in self.rows:
-            found.setdefault(name.partition("_")[0], []).append(name)
-        return dict(found)
+            names_of.setdefault(name.partition("_")[0], []).append(name)
+        return dict(names_of)
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         place, row = list(self.rows).index(name), self.rows[name]
@@ -71,39 +72,39 @@ class Rows(Dataset):
 
 def run(dataset: Dataset, workers: int = 3) -> Any:
     calls: list[tuple[str, int]] = []
-    found = survey(dataset, progress=lambda *call: calls.append(call), workers=workers)
-    read = {split: [name for name in names if "/" not in name] for split, names in found.names.items()}
+    result = survey(dataset, progress=lambda *call: calls.append(call), workers=workers)
+    read = {split: [name for name in names if "/" not in name] for split, names in result.names.items()}
     assert calls == [(split, len(names)) for split, names in read.items() for _ in names]
-    return found
+    return result
 
 
 def test_counts_are_those_counted_by_hand() -> None:
-    found = run(Numbers(train=["1-1", "2-1", "3-2"], val=["4-1"], test=[]))
-    train, val, test = (found.counts[split] for split in ("train", "val", "test"))
+    result = run(Numbers(train=["1-1", "2-1", "3-2"], val=["4-1"], test=[]))
+    train, val, test = (result.counts[split] for split in ("train", "val", "test"))
     assert train.pixels.tolist() == [3, 12, 6] and train.images.tolist() == [3, 2, 1]
     assert train.ignored == 3 and dict(train.sizes) == {(2, 4): 3}
     assert val.pixels.tolist() == [1, 6, 0] and val.shares().tolist() == [1 / 7, 6 / 7, 0]
     assert test.pixels.tolist() == [0, 0, 0] and test.shares().tolist() == [0, 0, 0]
-    assert train.shares() == pytest.approx([3 / 21, 12 / 21, 6 / 21]) and found.faults == []
+    assert train.shares() == pytest.approx([3 / 21, 12 / 21, 6 / 21]) and result.faults == []
 
 
-def test_faults_of_layout_names_and_samples_come_together() -> None:
+def test_errors_of_lists_names_and_samples_are_reported_together() -> None:
     dataset = Numbers(train=["1-x", "2-1", "2-1", "../3-1", "4-9"], val=["6-1", "5-1"], test=["6-1", "5-2"])
     dataset.wrong.append("train.txt:3: odd")
     assert run(dataset, workers=2).faults == [
         "train.txt:3: odd",
         "train/2-1: listed 2 times; names must be unique",
-        "train/'../3-1': no name for a file; it must be printable, relative and not too long",
-        "test/6-1: the same name as val/6-1; splits must be disjoint",
+        "train/'../3-1': not a file name; allowed: printable, relative and not too long; rename it",
+        "test/6-1: the same name as val/6-1; splits must be disjoint: rename or remove one",
         "train/1-x: broken",
-        "train/4-9: label ids [9]; allowed: 0..2 and 255 (ignored)",
-        "test/6-1: the same image as val/6-1; splits must be disjoint",
-        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint",
+        "train/4-9: unknown label ids [9]; allowed: 0..2 and 255 (ignored)",
+        "test/6-1: the same image as val/6-1; splits must be disjoint: remove one",
+        "test/5-2: the same image as val/5-1, with another mask; splits must be disjoint: remove one",
     ]
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "said"),
+    ("train", "val", "messages"),
     [
         ([[0, 1]], [[255, 255]], ["split val: no pixel has a class"]),
         (
@@ -113,32 +114,40 @@ def test_faults_of_layout_names_and_samples_come_together() -> None:
         ),
         ([[1, 255], [1, 1]], [[1, 2]], ["split train: every labelled pixel is 'car'; it must show two classes"]),
         ([[1, 255], [255, 2]], [[1, 2]], []),
-        ([[1, 1], [1, 9]], [[1, 2]], ["train/train_1: label ids [9]"]),  # an unsound sample may show another class
+        (
+            [[1, 1], [1, 9]],
+            [[1, 2]],
+            ["train/train_1: unknown label ids [9]"],
+        ),  # the invalid sample may have another class
     ],
 )
-def test_nothing_to_learn_is_a_fault(train: list[list[int]], val: list[list[int]], said: list[str]) -> None:
+def test_too_few_classes_in_a_split_are_an_error(
+    train: list[list[int]], val: list[list[int]], messages: list[str]
+) -> None:
     faults = run(Rows(train=train, val=val, test=[[255, 255]])).faults
-    assert len(faults) == len(said) and all(fault.startswith(start) for fault, start in zip(faults, said, strict=True))
+    assert len(faults) == len(messages) and all(
+        fault.startswith(start) for fault, start in zip(faults, messages, strict=True)
+    )
 
 
-def test_one_class_alone_is_a_fault() -> None:
+def test_a_single_class_is_an_error() -> None:
     dataset = Rows(train=[[0, 255]], val=[[255, 255]])
     dataset.labels = LabelSpec(names=("crack",), palette=((1, 1, 1),))
     (fault,) = run(dataset).faults
-    assert fault.startswith("classes: 'crack' alone; two or more are needed: what is not crack must be a class too")
+    assert fault.startswith("classes: got only 'crack'; allowed: two or more: make the other pixels a class too")
 
 
 def test_absent_classes_are_named() -> None:
     assert run(Rows(train=[[0, 1]], val=[[1, 2]], test=[[255, 255]])).absences() == [
-        "train: 1 class is absent (nothing to learn from): sky",
+        "train: 1 class is absent (cannot be learnt): sky",
         "val: 1 class is absent (no IoU): road",
         "test: no labelled pixel",
     ]
     assert run(Rows(train=[[0, 1, 2]], val=[[2, 1, 0]])).absences() == []
 
 
-def test_an_empty_val_is_a_fault() -> None:
-    assert run(Numbers(train=["1-1"])).faults == ["split val: empty; it needs at least one sample"]
+def test_an_empty_val_is_an_error() -> None:
+    assert run(Numbers(train=["1-1"])).faults == ["split val: empty; allowed: at least one sample"]
 
 
 def test_threads_share_the_work_and_change_nothing() -> None:
@@ -182,5 +191,9 @@ def test_meta_has_the_exact_counts_of_the_written_labels(tmp_path: Path) -> None
     assert meta["class_share"]["train"] == {"road": round(2 / 14, 6), "car": round(6 / 14, 6), "sky": round(6 / 14, 6)}
 
 
-def test_there_is_a_processor() -> None:
-    assert 1 <= cores() <= 8
+@pytest.mark.parametrize(("usable", "expected"), [(1, 1), (3, 3), (8, 8), (64, 8)])
+def test_cores_are_those_of_this_process_and_at_most_8(
+    usable: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(usable)), raising=False)
+    assert cores() == expected

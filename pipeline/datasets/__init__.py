@@ -1,4 +1,4 @@
-"""Data sets: one plugin file each. ``datasets.streets`` in params.yaml holds the options of ``streets.py``."""
+"""Data sets: one plugin per file. ``datasets.streets`` in params.yaml holds the options of ``streets.py``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Data sets of images with labelled shapes: what the plugins of annotation tools share.
+"""Data sets of images with labelled shapes: the code that the plugins of annotation tools share.
 
-A plugin finds the images and their shapes; classes, splits, painting and the checks of labels are here.
+A plugin finds the images and their shapes. This file handles classes and splits, paints the shapes and checks labels.
 
-A shape has a *label*, the name that the annotator chose; ``_classes.py`` says what it means. Shapes are painted one
-over another in a stated order. Pixels of no shape are of the class ``background``, or ignored.
+A shape has a *label*: the name that the annotator chose. ``_classes.py`` maps labels to classes. Shapes are painted on
+top of each other, in the order that the option ``order`` sets. Pixels outside all shapes belong to the class
+``background``, or are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.errors import Faults, UserError
 from pipeline.frames import Array
 
 Order = Literal["file", "area", "refuse"]
-#: What a value of another type than the format says makes Python raise.
+#: Exceptions that Python raises when a value of an annotation file has an unexpected type.
 DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
 
@@ -36,8 +37,9 @@ class Shape:
 
     Args:
         label: name that the annotator chose.
-        draw: (height, width) of the image -> its pixels; raises UserError, or one of ``DAMAGES``.
-        level: shapes of a higher level lie over those of a lower one, in the order ``file``.
+        draw: function from (height, width) of the image to the pixels (H, W) of the shape; raises UserError, or one of
+            ``DAMAGES``.
+        level: with ``order: file``, shapes of a higher level cover shapes of a lower level.
     """
 
     label: str
@@ -50,12 +52,12 @@ class Annotated:
     """An image with its annotation.
 
     Args:
-        image: its file.
-        source: where the annotation stands, for messages.
-        size: (height, width) that the annotation gives; None: it gives none.
-        shapes: in the order of the file.
-        mask: file of a mask, where the tool wrote one; then there are no shapes.
-        segments: labels of the segments of that mask, where the tool lists them.
+        image: the image file.
+        source: the annotation's file and entry, for messages.
+        size: (height, width) from the annotation; None: the annotation has no size.
+        shapes: in the order of the annotation file.
+        mask: mask file, if the tool wrote one; then there are no shapes.
+        segments: labels of the segments of that mask, if the tool lists them.
     """
 
     image: Path
@@ -67,10 +69,10 @@ class Annotated:
 
 
 class AnnotatedDataset(Dataset):
-    """Base of the plugins that read what annotation tools export.
+    """Base of the plugins that read the exports of annotation tools.
 
-    A subclass appends what is wrong with its files to ``wrong``, sets ``labels`` and ``coding``, fills ``samples`` by
-    :meth:`_keep` or :meth:`_split`, and calls :meth:`_finish`.
+    A subclass appends errors in its files to ``wrong``, sets ``labels`` and ``coding``, fills ``samples`` with
+    :meth:`_keep` or :meth:`_split`, and then calls :meth:`_finish`.
     """
 
     coding: ClassCoding
@@ -96,7 +98,7 @@ class AnnotatedDataset(Dataset):
         if name not in self.samples.get(split, {}):
             raise UserError(f"{self.plugin} has no sample {name!r} in {split!r}")
         sample = self.samples[split][name]
-        found: list[str] = []
+        errors: list[str] = []
         label = frame = None
         size = sample.size
         if sample.mask is not None:
@@ -104,49 +106,49 @@ class AnnotatedDataset(Dataset):
                 label = self.read_label(sample, sample.mask)
                 size = label.shape[0], label.shape[1]
             except UserError as error:
-                found.append(str(error))
+                errors.append(str(error))
         try:
             frame = self.read_frame(sample, size)
         except UserError as error:
-            found.append(str(error))
+            errors.append(str(error))
         if frame is not None and size is not None and frame.shape[:2] != size:
             where = sample.mask or sample.source
-            found.append(
+            errors.append(
                 f"{where}: the annotation is for an image of {size[0]}x{size[1]}; "
                 f"{sample.image.name} is {size_of(frame)}"
             )
-        if not found and frame is not None:
-            label = self._painted(sample, (frame.shape[0], frame.shape[1]), found) if label is None else label
-        if found or frame is None or label is None:
-            raise UserError("; and ".join(found))
+        if not errors and frame is not None:
+            label = self._painted(sample, (frame.shape[0], frame.shape[1]), errors) if label is None else label
+        if errors or frame is None or label is None:
+            raise UserError("; and ".join(errors))
         return frame, label
 
     def read_frame(self, sample: Annotated, size: Size | None) -> Array:
-        """The image (H, W, 3) BGR uint8, turned as its EXIF orientation says unless only the stored one fits."""
+        """The image (H, W, 3) BGR uint8, rotated by its EXIF orientation unless only the stored pixels fit ``size``."""
         return read_image(sample.image, fits=size)
 
     def read_label(self, sample: Annotated, mask: Path) -> Array:
-        """Train ids (H, W) uint8 of a mask file; plugins whose tool exports masks override it."""
-        raise UserError(f"{mask}: {self.plugin} reads annotations, not mask files; for masks use the plugin folder")
+        """Train ids (H, W) uint8 of a mask file. Plugins of tools that export masks override this method."""
+        raise UserError(f"{mask}: {self.plugin} reads annotations, not mask files; for masks use the data set folder")
 
-    def _painted(self, sample: Annotated, size: Size, found: list[str]) -> Array:
-        """Train ids (H, W) uint8 of the shapes; what is wrong with them is added to ``found``."""
+    def _painted(self, sample: Annotated, size: Size, errors: list[str]) -> Array:
+        """Train ids (H, W) uint8 of the shapes. Appends errors of the shapes to ``errors``."""
         label = np.full(size, self.coding.unlabelled, np.uint8)
         covered = np.zeros(size, bool)
-        for shape in self._in_order(sample, size, found):
+        for shape in self._in_order(sample, size, errors):
             mask, train = shape.draw(size), self.coding.train_id(shape.label)
             clash = mask & covered & (label != train)
             if self.order == "refuse" and clash.any():
-                found.append(
-                    f"{sample.source}: {int(clash.sum())} pixels of a shape ({shape.label}) are of another class too; "
-                    f"correct them, or set datasets.{self.plugin}.order to file or area"
+                errors.append(
+                    f"{sample.source}: {int(clash.sum())} pixels of a shape ({shape.label}) also belong to another "
+                    f"class; correct the shapes, or set datasets.{self.plugin}.order to file or area"
                 )
             label[mask] = train
             covered |= mask
         return label
 
-    def _in_order(self, sample: Annotated, size: Size, found: list[str]) -> list[Shape]:
-        """The shapes that are painted and can be drawn, lowest first. One mask at a time is in memory."""
+    def _in_order(self, sample: Annotated, size: Size, errors: list[str]) -> list[Shape]:
+        """The shapes that are painted and can be drawn, from bottom to top. Only one mask at a time is in memory."""
         areas: list[tuple[int, Shape]] = []
         for number, shape in enumerate(sample.shapes, start=1):
             if not self.coding.painted(shape.label):
@@ -154,16 +156,16 @@ class AnnotatedDataset(Dataset):
             try:
                 areas.append((int(shape.draw(size).sum()), shape))
             except DAMAGES as error:  # a UserError is a ValueError
-                what = error if isinstance(error, UserError) else f"damaged ({error!r}); export it again"
-                found.append(f"{sample.source}: shape {number} ({shape.label}): {what}")
-        areas.sort(key=lambda one: -one[0] if self.order == "area" else one[1].level)
+                reason = error if isinstance(error, UserError) else f"damaged ({error!r}); export it again"
+                errors.append(f"{sample.source}: shape {number} ({shape.label}): {reason}")
+        areas.sort(key=lambda pair: -pair[0] if self.order == "area" else pair[1].level)
         return [shape for _, shape in areas]
 
     def _keep(self, split: str, name: str, sample: Annotated) -> None:
-        """Add a sample to a split; its name gets ``__`` where there is ``/``."""
+        """Add a sample to a split; ``/`` in its name becomes ``__``."""
         flat = name.replace("/", "__")
         if flat in self.samples.setdefault(split, {}):
-            self.wrong.append(f"{sample.source}: {split} has another sample {flat}; rename one of the images")
+            self.wrong.append(f"{sample.source}: {split} already has a sample {flat}; rename one of the images")
         self.samples[split].setdefault(flat, sample)
 
     def _split(
@@ -176,23 +178,23 @@ class AnnotatedDataset(Dataset):
         sequence: str | None,
         seed: int,
     ) -> None:
-        """Divide samples of a tool that knows no splits. Raises UserError when the options contradict each other."""
+        """Divide the samples of a tool without splits. Raises UserError if the options contradict each other."""
         faults = Faults(f"datasets.{self.plugin}")
         division = Division(self.plugin, splits=splits, shares=shares, sequence=sequence, seed=seed)
         division.check(faults, lists=lists)
         faults.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
         images = {name: sample.image for name, sample in samples.items()}
         if lists is None:
-            found = division.of(images, self.root, self.wrong)
+            members = division.of(images, self.root, self.wrong)
         else:
-            found = by_lists(lists, images, self.root, self.wrong)
-        for split, members in found.items():
+            members = by_lists(lists, images, self.root, self.wrong)
+        for split, names in members.items():
             self.samples.setdefault(split, {})
-            for name in members:
+            for name in names:
                 self._keep(split, name, samples[name])
 
     def _finish(self) -> None:
-        """Check the labels of all samples, and say how many images have no shape."""
+        """Check the labels of all samples, and note how many images have no shape."""
         used: dict[str, Counter[str]] = {}
         samples = [sample for split in self.samples.values() for sample in split.values()]
         for sample in samples:
@@ -203,10 +205,12 @@ class AnnotatedDataset(Dataset):
         )
         empty = [sample.source for sample in samples if not sample.shapes and sample.mask is None]
         if empty:
-            what = self.coding.says(self.coding.unlabelled)
-            self.notes.append(f"{len(empty)} images have no shape, such as {empty[0]}; all their pixels are {what}")
+            class_name = self.coding.class_name(self.coding.unlabelled)
+            self.notes.append(
+                f"{len(empty)} images have no shape, for example {empty[0]}; all their pixels are {class_name}"
+            )
 
 
 def labels_used(samples: Iterable[Annotated]) -> list[str]:
-    """Every label of a shape, sorted."""
+    """All labels that shapes have, sorted."""
     return sorted({shape.label for sample in samples for shape in sample.shapes})

@@ -1,4 +1,4 @@
-"""The contract of a data set plugin: names, colours, disjoint splits, and frames with train-id label maps."""
+"""What every data set plugin provides: class names, colours, disjoint splits, frames and label maps of train ids."""
 
 from __future__ import annotations
 
@@ -14,52 +14,54 @@ from pipeline.labels import LabelSpec
 class Dataset(ABC):
     """A labelled data set as `prepare` reads it.
 
-    A plugin's constructor takes keyword-only options (its section in params.yaml). It checks that the root is there
-    and raises ``UserError`` with what to do when it is not; other faults it keeps for ``faults``. It does not read
-    images: ``prepare`` does, and collects all faults.
+    The constructor of a plugin takes keyword-only options (the plugin's section in params.yaml). If the root folder is
+    missing, it raises ``UserError``, which says what to do. It collects all other errors for ``faults``. It reads no
+    images: ``prepare`` reads them and reports all errors together.
     """
 
     labels: LabelSpec
 
     @abstractmethod
     def splits(self) -> dict[str, Sequence[str]]:
-        """Sample names of each split, in a fixed order. ``train`` and ``val`` are always there; splits are disjoint."""
+        """Sample names of each split, in a fixed order. ``train`` and ``val`` always exist; splits are disjoint."""
 
     def faults(self) -> Sequence[str]:
-        """What is wrong with lists and layout; ``prepare`` reports it together with what the reads find."""
+        """Errors in list files and folders; ``prepare`` reports them together with the errors in single samples."""
         return ()
 
     def absence(self, absent: Sequence[str]) -> str | None:
-        """The likely reason why no pixel of any split shows these classes, and what to do; None: not known."""
+        """Why these classes have no pixel in any split, and what to do. None: the reason is unknown."""
         return None
 
     def warnings(self) -> Sequence[str]:
-        """What the files do not decide, and how it was read; ``prepare`` prints it."""
+        """What the files leave unclear, and how the plugin reads it; ``prepare`` prints this."""
         return ()
 
     def raw_files(self) -> Iterable[Path]:
-        """Files that decide what ``read`` returns, missing ones too: `prepare` runs again when one changes.
+        """The files that ``read`` depends on, missing files included: `prepare` runs again when one of them changes.
 
-        By default all files below ``root`` that are not hidden; none without ``root``. Override it to name fewer.
+        The default is every file below ``root`` that is not hidden, or no file if there is no ``root``. A plugin that
+        reads fewer files overrides this method.
         """
-        seen: set[str] = set()
-        for folder, below, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):
-            place = os.path.realpath(folder)
-            below[:] = [] if place in seen else sorted(name for name in below if not name.startswith("."))
-            shown = [] if place in seen else sorted(name for name in files if not name.startswith("."))
-            yield from (Path(folder, name) for name in shown)
-            seen.add(place)
+        visited: set[str] = set()
+        for folder, folders, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):
+            real = os.path.realpath(folder)
+            folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
+            names = [] if real in visited else sorted(name for name in files if not name.startswith("."))
+            yield from (Path(folder, name) for name in names)
+            visited.add(real)
 
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
-        """One sample; may be called from several threads at once.
+        """Read one sample. Several threads may call this method at the same time.
 
         Returns:
-            frame (H, W, 3) BGR uint8, label map (H, W) uint8 train ids with ``labels.ignore_index`` where ignored.
+            frame (H, W, 3) BGR uint8, and label map (H, W) uint8 of train ids; ignored pixels are
+            ``labels.ignore_index``.
 
         Raises:
-            UserError: no such sample; unreadable or missing file, sizes differ, id out of range (the message names the
-                file).
+            UserError: the sample does not exist; a file is missing or unreadable; sizes differ; an id is out of range.
+                The message names the file.
         """
 
 

@@ -1,4 +1,4 @@
-"""CVAT's XML: its labels, images and shapes, and the pixels of a shape."""
+"""CVAT's XML file: its labels, images and shapes, and the pixels of each shape."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SHAPES = ("box", "polygon", "mask", "ellipse", "polyline", "points", "cuboid", "
 
 
 def parsed(file: Path) -> tuple[dict[str, Colour], list[tuple[Attributes, list[tuple[str, Attributes]]]]]:
-    """Labels with colours, and images with the kinds and attributes of their shapes.
+    """Read labels with their colours, and images with the kinds and attributes of their shapes.
 
     Raises:
-        UserError: unreadable, damaged, a document type (which may hide entities), or of a video.
+        UserError: the file is unreadable or damaged, has a document type (which may hide entities), or annotates a
+            video.
     """
     labels: dict[str, Colour] = {}
     images: list[tuple[Attributes, list[tuple[str, Attributes]]]] = []
@@ -26,11 +27,11 @@ def parsed(file: Path) -> tuple[dict[str, Colour], list[tuple[Attributes, list[t
     text: list[str] = []
 
     def refuse(*_: object) -> None:
-        raise UserError(f"{file}: has a document type, which CVAT does not write; export it again")
+        raise UserError(f"{file}: has a document type (<!DOCTYPE), which CVAT never writes; export it again")
 
     def start(tag: str, attributes: Attributes) -> None:
         if tag == "track":
-            raise UserError(f"{file}: tracks of a video; export the task as 'CVAT for images 1.1'")
+            raise UserError(f"{file}: has tracks of a video; export the task as 'CVAT for images 1.1'")
         if tag == "image":
             images.append((attributes, []))
         elif images and path[-1] == "image" and tag in SHAPES:
@@ -58,20 +59,20 @@ def parsed(file: Path) -> tuple[dict[str, Colour], list[tuple[Attributes, list[t
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except UserError:
         raise
-    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an encoding
-        raise UserError(f"{file}: not CVAT's XML ({error}); export it again") from error
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        raise UserError(f"{file}: not an XML file of CVAT ({error}); export it again") from error
     return labels, images
 
 
 def drawn(kind: str, values: Attributes, size: Size, *, line_width: float | None) -> Mask:
-    """(H, W) pixels of one shape. Raises UserError: of a kind without an area, or damaged."""
-    number = {key: float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry") if key in values}
+    """Pixels (H, W) of one shape. Raises UserError: the shape is damaged, or its kind has no area."""
+    numbers = {key: float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry") if key in values}
     degrees = float(values.get("rotation", 0))
     if kind == "box":
-        corners = points([number["xtl"], number["ytl"], number["xbr"], number["ybr"]], least=2)
+        corners = points([numbers["xtl"], numbers["ytl"], numbers["xbr"], numbers["ybr"]], least=2)
         return box(corners, size, degrees=degrees)
     if kind == "ellipse":
-        centre, radii = points([number["cx"], number["cy"], number["rx"], number["ry"]], least=2)
+        centre, radii = points([numbers["cx"], numbers["cy"], numbers["rx"], numbers["ry"]], least=2)
         return ellipse(centre, radii, size, degrees=degrees)
     if kind == "mask":
         left, top, width, height = (int(float(values[key])) for key in ("left", "top", "width", "height"))
@@ -80,11 +81,11 @@ def drawn(kind: str, values: Attributes, size: Size, *, line_width: float | None
         return placed(runs(values["rle"].split(","), (height, width), by_column=False), top=top, left=left, size=size)
     if kind in ("cuboid", "skeleton"):
         raise UserError(f"a {kind} has no area; draw a polygon")
-    place = points([pair.split(",") for pair in values["points"].split(";")], least=1)
+    corner_points = points([pair.split(",") for pair in values["points"].split(";")], least=1)
     if kind == "polygon":
-        return polygon(place, size)
+        return polygon(corner_points, size)
     if line_width is None:
-        raise UserError(f"{kind} have no area; set datasets.cvat.line_width, in pixels, or draw a polygon")
+        raise UserError(f"a {kind} shape has no area; set datasets.cvat.line_width, in pixels, or draw a polygon")
     if kind == "points":
-        return union((stroke(point[None], size, width=line_width) for point in place), size)
-    return stroke(place, size, width=line_width)
+        return union((stroke(point[None], size, width=line_width) for point in corner_points), size)
+    return stroke(corner_points, size, width=line_width)

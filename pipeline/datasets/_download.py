@@ -1,6 +1,6 @@
-"""Download with resume and progress, and unpacking that cannot leave its folder.
+"""Download files with resume and progress, and unpack archives; unpacking writes nothing outside its folder.
 
-Used only when the user asked for it.
+This code runs only if the user sets ``download: true``.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ TIMEOUT_S = 30
 
 
 def fetch(url: str, target: Path, *, sha256: str | None = None) -> Path:
-    """Download ``url`` to ``target``; a part that an earlier try left is continued.
+    """Download ``url`` to ``target``. If an earlier download stopped, it resumes there.
 
     Args:
         url: http or https address.
-        target: file to make; it appears only when it is complete.
-        sha256: expected digest; None when the caller checks the content.
+        target: file to write; it exists only after the download is complete.
+        sha256: expected digest; None: the caller checks the content.
 
     Raises:
-        UserError: no connection, an HTTP error, a short transfer (run it again to continue) or a wrong digest.
+        UserError: no connection, an HTTP error, an incomplete download (run again to resume) or a wrong digest.
     """
     if not url.startswith(("https://", "http://")):
-        raise UserError(f"{url}: only http and https addresses are fetched")
+        raise UserError(f"{url}: allowed: http and https addresses")
     if not target.exists():
         part = target.with_name(target.name + ".part")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -53,44 +53,46 @@ def fetch(url: str, target: Path, *, sha256: str | None = None) -> Path:
         part.replace(target)
     if sha256 is not None and (got := artifact.sha256(target)) != sha256:
         target.unlink()
-        raise UserError(f"{url}: sha256 is {got}, expected {sha256}; the file was removed, fetch it again")
+        raise UserError(f"{url}: sha256 is {got}, expected {sha256}; the file was removed; download it again")
     return target
 
 
 def _receive(url: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={done}-"} if done else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            resumed = answer.status == 206
-            length = answer.headers.get("Content-Length")
-            total = int(length) + (have if resumed else 0) if length else None
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            resumed = response.status == 206
+            length = response.headers.get("Content-Length")
+            total = int(length) + (done if resumed else 0) if length else None
             with Progress(*columns) as progress, part.open("ab" if resumed else "wb") as stream:
-                bar = progress.add_task(url.rsplit("/", 1)[-1], total=total, completed=have if resumed else 0)
-                while block := answer.read(1 << 16):
+                bar = progress.add_task(url.rsplit("/", 1)[-1], total=total, completed=done if resumed else 0)
+                while block := response.read(1 << 16):
                     stream.write(block)
                     progress.advance(bar, len(block))
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is already everything, or not of this file: start over
+        if error.code == 416:  # the partial file is already complete, or belongs to another file: start again
             part.unlink()
-            raise UserError(f"{url}: {part} does not fit this file; it was removed, run again") from error
+            raise UserError(f"{url}: {part} is not a part of this file; it was removed; run again") from error
         raise UserError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
-    except (OSError, http.client.HTTPException) as error:  # no connection, or a transfer that was cut
-        raise UserError(f"{url}: {getattr(error, 'reason', error)}; run again to continue where it stopped") from error
+    except (OSError, http.client.HTTPException) as error:  # no connection, or the connection broke
+        raise UserError(f"{url}: {getattr(error, 'reason', error)}; run again to resume the download") from error
     if total is not None and part.stat().st_size != total:
-        raise UserError(f"{url}: got {part.stat().st_size} of {total} bytes; run again to continue where it stopped")
+        raise UserError(f"{url}: got {part.stat().st_size} of {total} bytes; run again to resume the download")
 
 
 @contextmanager
 def unpack(archive: Path, parent: Path) -> Iterator[Path]:
-    """Unpack a zip or tar into a temporary folder below ``parent``, removed at the end; move out what you keep.
+    """Unpack a zip or tar file into a temporary folder below ``parent``.
+
+    The folder is removed at the end: move the files that you need out of it.
 
     Raises:
-        UserError: not an archive, a damaged one, or a member that is no plain file or folder inside (absolute,
-            ``..``, a link or a device).
+        UserError: the file is not an archive, or is damaged, or has an unsafe member: an absolute path, a path with
+            ``..``, a link or a device.
     """
     scratch = Path(tempfile.mkdtemp(prefix=".unpack-", dir=parent))
     try:
@@ -114,14 +116,14 @@ def _extract(archive: Path, folder: Path) -> None:
                     _check_member(archive, member.name, plain=member.isfile() or member.isdir())
                 tape.extractall(folder, filter="data")
         else:
-            raise UserError(f"{archive}: neither zip nor tar; remove it and fetch it again")
+            raise UserError(f"{archive}: not a zip or tar file; remove it and download it again")
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise UserError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
+        raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from error
 
 
 def _check_member(archive: Path, name: str, *, plain: bool) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{archive}: member {name!r} leaves the folder; nothing was unpacked")
+        raise UserError(f"{archive}: member {name!r} would be written outside the folder; nothing was unpacked")
     if not plain:
         raise UserError(f"{archive}: member {name!r} is a link or a device; nothing was unpacked")

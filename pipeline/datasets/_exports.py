@@ -1,4 +1,4 @@
-"""Files of annotation tools: JSON that may be damaged, and names in it that may lead anywhere."""
+"""Files of annotation tools: read JSON that may be damaged, and refuse file names that lead outside the root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 
 
 def loaded(path: Path) -> Any:
-    """What a JSON file holds. Raises UserError: missing, unreadable or damaged."""
+    """The content of a JSON file. Raises UserError: the file is missing, unreadable or damaged."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -22,11 +22,11 @@ def loaded(path: Path) -> Any:
 
 
 def inside(root: Path, folder: str, name: str) -> Path:
-    """The file that an annotation names.
+    """The path of a file that an annotation names.
 
     Args:
-        folder: that the name counts from, below the root.
-        name: relative; Windows' separators are taken too.
+        folder: folder below the root that contains the file.
+        name: path relative to ``folder``; separators are ``/`` or ``\\``.
 
     Raises:
         UserError: the name is empty, absolute, or points outside the root.
@@ -35,10 +35,10 @@ def inside(root: Path, folder: str, name: str) -> Path:
     path = posixpath.normpath(posixpath.join(folder, text))
     absolute = PureWindowsPath(text).anchor or text.startswith("/")
     if not text.strip() or not text.isprintable() or absolute or PurePosixPath(path).parts[:1] == ("..",):
-        above = (
+        advice = (
             ""
             if absolute or ".." not in text.split("/")
-            else "; set root to the folder that holds both, if there is one"
+            else "; or set root to a folder that contains both the annotations and this file"
         )
-        raise UserError(f"{name!r} points outside {root}; file names must be relative and stay below it{above}")
+        raise UserError(f"{name!r} points outside {root}; file names must be relative paths below it{advice}")
     return existing(root / path)

@@ -1,7 +1,8 @@
-"""What the headers of all files of a data set say together, where one file alone is ambiguous.
+"""Decisions that need the headers of all files of a data set, because a single file is ambiguous.
 
-An EXIF orientation by 90 degrees shows, by the sizes, whether masks were drawn on the stored pixels or on turned ones;
-an orientation by 180 degrees or a mirrored one does not. Masks of few bits and palettes are judged by the others too.
+If an EXIF orientation rotates an image by 90 degrees, the sizes show whether its mask was drawn on the stored pixels or
+on the rotated ones. An orientation that mirrors an image or rotates it by 180 degrees does not show this. How to read
+masks of less than 8 bits and masks with palettes also depends on the other masks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.datasets._palettes import REMEDY, colour, is_grey
 from pipeline.frames import PNG_DEPTH, PNG_SIGNATURE, Array
 
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-TEXTS = (b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp")  # PNG texts with an orientation
+TEXTS = (b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp")  # PNG texts that hold EXIF or XMP
 REMOVE = "exiftool -Orientation= FILE removes it"
 Size = tuple[int, int]
 
@@ -30,10 +31,10 @@ class Headers:
     """Decisions for all files of a data set.
 
     Args:
-        stored: masks are drawn on stored pixels, so that no EXIF orientation is applied.
-        mixed: grey masks differ in depth, or some are indexed with greys.
+        stored: masks are drawn on stored pixels, so no EXIF orientation is applied.
+        mixed: grey masks differ in bit depth, or some have a grey palette.
         faults: contradictions between files.
-        warnings: what no file decides.
+        warnings: questions that no file answers.
     """
 
     stored: bool
@@ -44,7 +45,7 @@ class Headers:
 
 @dataclass(frozen=True)
 class _Header:
-    """Of one file; ``size`` is (height, width) as stored, ``depth`` the bits of a grey mask, 0 with a grey palette."""
+    """Header of a file: (height, width) as stored, EXIF orientation, bits of a grey mask (0: it has a grey palette)."""
 
     size: Size
     orientation: int = 1
@@ -53,59 +54,60 @@ class _Header:
 
 
 def read_headers(files: Iterable[tuple[Path, Path]], *, ids: bool) -> Headers:
-    """Judge the images and masks of a data set by their headers. Files that cannot be read are passed over.
+    """Read the headers of all images and masks of a data set. Files that cannot be read are skipped.
 
     Args:
         files: (image, mask) of every sample.
-        ids: masks hold ids, so that all palettes must give an entry the same colour.
+        ids: masks hold ids, so an entry must have the same colour in all palettes.
     """
     stored: Path | None = None
-    turned: Path | None = None
+    rotated: Path | None = None
     unproven: list[Path] = []
     depths: set[int] = set()
     palettes: dict[bytes, Path] = {}
     for image, mask in files:
-        masks = _header(mask)
-        if masks and masks.depth is not None:
-            depths.add(masks.depth)
-        if masks and masks.palette is not None:
-            palettes.setdefault(masks.palette.tobytes(), mask)
-        images = _header(image)
-        if images is None or images.orientation not in range(2, 9):
+        mask_header = _header(mask)
+        if mask_header and mask_header.depth is not None:
+            depths.add(mask_header.depth)
+        if mask_header and mask_header.palette is not None:
+            palettes.setdefault(mask_header.palette.tobytes(), mask)
+        image_header = _header(image)
+        if image_header is None or image_header.orientation not in range(2, 9):
             continue
-        height, width = images.size
-        if images.orientation not in SIDEWAYS or height == width or masks is None:
+        height, width = image_header.size
+        if image_header.orientation not in SIDEWAYS or height == width or mask_header is None:
             unproven.append(image)
-        elif masks.size == (height, width):
+        elif mask_header.size == (height, width):
             stored = stored or image
-        elif masks.size == (width, height):
-            turned = turned or image
+        elif mask_header.size == (width, height):
+            rotated = rotated or image
     faults, warnings = [], []
-    if stored and turned:
+    if stored and rotated:
         faults.append(
-            f"{stored}: its mask fits the stored pixels, but the mask of {turned} fits those that its EXIF orientation "
-            "turned; all masks must be drawn in one way. Where they were drawn on stored pixels, remove the "
-            f"orientation from the image: {REMOVE}"
+            f"{stored}: its mask fits the stored pixels, but the mask of {rotated} fits the pixels as its EXIF "
+            "orientation rotates them; all masks must be drawn in the same way. If a mask was drawn on stored pixels, "
+            f"remove the orientation from its image: {REMOVE}"
         )
-    elif unproven and not stored and not turned:
+    elif unproven and not stored and not rotated:
         count = f"{len(unproven)} image{'s have' if len(unproven) > 1 else ' has'}"
         warnings.append(
-            f"{unproven[0]}: {count} an EXIF orientation, and no size shows whether the masks were drawn on turned "
-            f"pixels; they are turned, as viewers do. If masks were drawn on stored pixels, remove it: {REMOVE}"
+            f"{unproven[0]}: {count} an EXIF orientation, and no size shows whether the masks were drawn on rotated "
+            "pixels; the images are rotated, as in viewers. If the masks were drawn on stored pixels, remove the "
+            f"orientation: {REMOVE}"
         )
     if ids:
         faults += _differing(palettes)
-    return Headers(stored is not None and turned is None, len(depths) > 1, tuple(faults), tuple(warnings))
+    return Headers(stored is not None and rotated is None, len(depths) > 1, tuple(faults), tuple(warnings))
 
 
 def _differing(palettes: dict[bytes, Path]) -> list[str]:
-    """A fault when two palettes give an entry different colours: then entries cannot all be ids."""
+    """An error if an entry has different colours in two palettes: then the entries cannot all be ids."""
     first: dict[int, tuple[tuple[int, int, int], Path]] = {}
     for data, path in palettes.items():
         for entry, values in enumerate(np.frombuffer(data, np.uint8).reshape(-1, 3)):
-            shown, other = first.setdefault(entry, (colour(values), path))
-            if shown != colour(values):
-                got = f"{colour(values)} in its palette, but {shown} in that of {other}"
+            expected, other = first.setdefault(entry, (colour(values), path))
+            if expected != colour(values):
+                got = f"{colour(values)} in its palette, but {expected} in the palette of {other}"
                 return [f"{path}: entry {entry} is {got}; ids need the same palette in all masks: {REMEDY}"]
     return []
 
@@ -121,22 +123,22 @@ def _header(path: Path) -> _Header | None:
                 bits = start[PNG_DEPTH] if png else max(tiff.get(SAMPLE_BITS, (1 if image.mode == "1" else 8,)))
                 palette = _palette(image)
                 grey = palette is not None and is_grey(palette)
-                one = image.mode in ("1", "L") or image.mode.startswith("I;16")
+                single_channel = image.mode in ("1", "L") or image.mode.startswith("I;16")
                 size = tiff.get(257, image.height), tiff.get(256, image.width)
                 oriented = not png or _has_orientation(file)
                 file.seek(0)
                 return _Header(
                     size=size,
                     orientation=tiff.get(ORIENTATION) or (image.getexif().get(ORIENTATION, 1) if oriented else 1),
-                    depth=bits if one else 0 if grey else None,
+                    depth=bits if single_channel else 0 if grey else None,
                     palette=None if grey else palette,
                 )
-    except Exception:  # reading the sample says what is wrong, and Pillow has no closed list of what it raises
+    except Exception:  # reading the sample reports the error; Pillow does not document which exceptions it raises
         return None
 
 
 def _has_orientation(file: BinaryIO) -> bool:
-    """Whether a PNG may have one. Pillow would decode all of it to know."""
+    """Whether a PNG may have an EXIF orientation. Pillow would decode the whole file to find out."""
     at = len(PNG_SIGNATURE)
     while True:
         file.seek(at)
@@ -149,7 +151,7 @@ def _has_orientation(file: BinaryIO) -> bool:
 
 
 def _palette(image: Image.Image) -> Array | None:
-    """Palette (n, 3) RGB of an indexed image whose pixels are not read, without black entries at its end."""
+    """Palette (n, 3) RGB of an indexed image, without the black entries at its end. Reads no pixels."""
     if image.mode != "P" or image.palette is None:
         return None
     mode, data = image.palette.rawmode or "RGB", bytes(image.palette.palette)

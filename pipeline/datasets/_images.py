@@ -1,8 +1,8 @@
-"""Reading one image or one mask of a raw data set: whole and unambiguous, or a fault with its remedy.
+"""Read one image or one mask of a raw data set. A damaged or ambiguous file is an error that says how to fix it.
 
-Pillow decodes, because it stops at the end of a truncated file where OpenCV returns half a picture, and gives the
-entries of a palette where OpenCV gives colours; ``_whole`` checks what Pillow does not. A bit that flips inside the
-data of a JPEG can go unseen: that format has no checksum.
+Pillow decodes the files: it raises an error for a truncated file, where OpenCV returns half an image, and it returns
+the entries of a palette, where OpenCV returns colours. ``_whole`` checks what Pillow does not check. A flipped bit
+inside the data of a JPEG may stay undetected: the format has no checksum.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from pipeline.frames import PNG_DEPTH, Array
 
 Values = npt.NDArray[Any]
 Decoded = TypeVar("Decoded")
-IMAGES = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # MPO: what some cameras write as .jpg
+IMAGES = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")  # MPO: some cameras write it with the suffix .jpg
 MASKS = ("PNG", "BMP", "TIFF")  # lossless
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "WEBP")
 LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # TIFF: none, CCITT, LZW, Deflate, PackBits, LZMA, Zstandard
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
-MOST_PIXELS = 89_478_485  # from here on Pillow suspects a decompression bomb
+MOST_PIXELS = 89_478_485  # of larger images Pillow warns: they may be decompression bombs
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
-SUBFILE, SAMPLE_BITS, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 262, 0  # tags of TIFF, and a value
-BMP_OF_OS2 = 12  # size of that header, in which the bits of a pixel stand 4 bytes earlier
+SUBFILE, SAMPLE_BITS, PHOTOMETRIC = 254, 258, 262  # tags of TIFF
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
+BMP_OF_OS2 = 12  # header size of OS/2 BMP files; they store the bits per pixel 4 bytes earlier
 RESTORE = "restore the file or remove it from its list"
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as its file holds it.
+    """The values of a mask file.
 
     Args:
         values: (H, W) uint8 or uint16 ids or palette entries, or (H, W, 3) uint8 RGB.
-        palette: (n, 3) uint8 RGB of the palette entries; None when there is no palette.
-        bits: of a sample in the file.
+        palette: (n, 3) uint8 RGB of the palette entries; None: the mask has no palette.
+        bits: bits per channel in the file.
     """
 
     values: Values
@@ -54,14 +55,14 @@ class Mask:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the header says and decoded pixels do not.
+    """Facts of the header that the decoded pixels do not show.
 
     Args:
-        bits: of a sample.
-        orientation: of a TIFF; Pillow applies it itself.
+        bits: bits per channel.
+        orientation: orientation of a TIFF; Pillow applies it when it decodes.
         inverted: 0 is white.
-        lossy: the compression inside a TIFF alters values.
-        packed: a grey BMP of fewer than 8 bits.
+        lossy: the compression of the TIFF changes values.
+        packed: a grey BMP of less than 8 bits.
     """
 
     bits: int
@@ -74,25 +75,27 @@ class _Facts:
 def read_image(path: Path, *, fits: tuple[int, int] | None = None, stored: bool = False) -> Array:
     """An image as (H, W, 3) BGR uint8.
 
-    Grey becomes three equal channels, an opaque alpha channel is dropped. An EXIF orientation is applied, as viewers
-    and OpenCV do, unless ``fits`` says that the mask was drawn on the picture as it is stored.
+    A grey image gets three equal channels; an opaque alpha channel is removed. The EXIF orientation is applied, as in
+    viewers and in OpenCV, unless the mask fits only the stored pixels.
 
     Args:
-        fits: (height, width) of its mask.
-        stored: masks are known to be drawn on stored pixels; no orientation is applied.
+        fits: (height, width) of its mask; None: unknown.
+        stored: the masks are drawn on stored pixels: do not apply the orientation.
 
     Raises:
-        UserError: missing, damaged or truncated; CMYK, transparent, 16 bits a channel; several pages or frames.
+        UserError: the file is missing, damaged or truncated; it is CMYK, transparent, or has 16 bits per channel; it
+            has several pages or frames.
     """
     return _read(path, IMAGES, lambda image, facts: _frame(path, image, facts, fits, stored))
 
 
 def read_mask(path: Path) -> Mask:
-    """A mask as its samples (grey of 1, 2, 4, 8 or 16 bits, not scaled), palette entries or colours.
+    """A mask as grey values (of 1, 2, 4, 8 or 16 bits, not scaled), palette entries or colours.
 
     Raises:
-        UserError: missing, damaged or truncated; compressed with loss, which alters ids; transparent; not integers;
-            several pages or frames; to be turned, or with 0 for white.
+        UserError: the file is missing, damaged or truncated; its compression is lossy, which changes ids; it is
+            transparent; its values are not integers; it has several pages or frames, or an EXIF orientation; 0 is
+            white.
     """
     return _read(path, MASKS, lambda image, facts: _mask(path, image, facts))
 
@@ -101,8 +104,8 @@ def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, 
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; restore it or remove it from its list") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
+        raise UserError(f"{path}: no such file; {RESTORE}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     if not data:
         raise UserError(f"{path}: empty file; {RESTORE}")
@@ -111,7 +114,8 @@ def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, 
         if image.format not in formats:
             raise UserError(f"{path}: {image.format}; allowed: {', '.join(formats)}{_instead(image.format, formats)}")
         if image.width * image.height > MOST_PIXELS:
-            raise UserError(f"{path}: {image.height}x{image.width}; more than {MOST_PIXELS} pixels; cut it in tiles")
+            size = f"{image.height}x{image.width}"
+            raise UserError(f"{path}: {size}; allowed: at most {MOST_PIXELS} pixels; cut it into tiles")
         _check_one_picture(path, image)
         facts = _facts(image, data)
         check_file(image, data)
@@ -119,30 +123,32 @@ def _read(path: Path, formats: tuple[str, ...], convert: Callable[[Image.Image, 
         return convert(image, facts)
     except UserError:
         raise
-    except Exception as error:  # Pillow has no closed list of what it raises on damaged bytes
+    except Exception as error:  # Pillow does not document which exceptions damaged bytes raise
         raise UserError(f"{path}: not a readable image ({_reason(error)}); {RESTORE}") from error
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    return "no format that is known" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
 
 
 def _instead(got: str | None, formats: tuple[str, ...]) -> str:
     if formats is IMAGES:
         return "; save it as PNG"
-    again = "make it again from its source" if got in LOSSY else "save it again"
-    return f", because it must be lossless; {again}, as 8-bit grey PNG of class ids"
+    advice = "create it again from its source" if got in LOSSY else "save it again"
+    return f", because masks must be lossless; {advice}, as 8-bit grey PNG of class ids"
 
 
 def _check_one_picture(path: Path, image: Image.Image) -> None:
-    """Refuse pages and frames; reduced copies of the first page, and what a camera appends to its JPEG, are none."""
+    """Refuse files with several pages or frames. Allowed are smaller copies of the first page and the extra images
+    that cameras append to a JPEG.
+    """
     count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if isinstance(image, TiffImageFile) and count > 1:
         count = 1 + sum(1 for page in range(1, count) if not _is_reduced(image, page))
         image.seek(0)
     if count > 1:
-        raise UserError(f"{path}: {count} pages or frames; allowed: one; save the right one as a file of its own")
+        raise UserError(f"{path}: {count} pages or frames; allowed: 1; save the correct one as a separate file")
 
 
 def _is_reduced(image: TiffImageFile, page: int) -> bool:
@@ -151,7 +157,7 @@ def _is_reduced(image: TiffImageFile, page: int) -> bool:
 
 
 def _facts(image: Image.Image, data: bytes) -> _Facts:
-    """Read before the pixels: Pillow removes some of it then."""
+    """Call this before the pixels are decoded: decoding removes some of these facts."""
     tiff = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     modes = 32 if image.mode in ("I", "F") else 16 if image.mode.startswith("I;16") else 8
     bits = (
@@ -172,24 +178,24 @@ def _frame(path: Path, image: Image.Image, facts: _Facts, fits: tuple[int, int] 
         raise UserError(f"{path}: {image.mode} colours need a profile to be shown; convert it to RGB")
     if facts.bits > 8:
         raise UserError(
-            f"{path}: more than 8 bits a channel ({image.mode}); scale it to 8 bits in the way that you want"
+            f"{path}: more than 8 bits per channel ({image.mode}); convert it to 8 bits, with the scaling you choose"
         )
     _check_packing(path, facts)
     if stored and facts.orientation != 1:
-        raise UserError(f"{path}: TIFF with an orientation; save it as PNG as its mask was drawn, without orientation")
+        raise UserError(f"{path}: TIFF with an orientation; save it as PNG without orientation, rotated like its mask")
     opaque = _opaque(path, image if stored else _upright(image, fits))
     return np.ascontiguousarray(np.asarray(opaque.convert("RGB"))[..., ::-1])
 
 
 def _mask(path: Path, image: Image.Image, facts: _Facts) -> Mask:
-    again = "save it as 8-bit grey PNG"
+    advice = "save it as 8-bit grey PNG"
     _check_packing(path, facts)
     if facts.lossy:
-        raise UserError(f"{path}: TIFF compressed with loss; it must be lossless: make the mask again, and {again}")
+        raise UserError(f"{path}: TIFF with lossy compression; masks must be lossless: create it again, and {advice}")
     if facts.inverted:
-        raise UserError(f"{path}: TIFF in which 0 is white; programs disagree on its ids; {again}")
+        raise UserError(f"{path}: TIFF in which 0 is white; programs read its ids in different ways; {advice}")
     if facts.orientation != 1 or image.getexif().get(ORIENTATION, 1) != 1:
-        raise UserError(f"{path}: a mask with an EXIF orientation; {again}, as its image is stored, without the tag")
+        raise UserError(f"{path}: a mask with an EXIF orientation; {advice} without this tag, rotated like its image")
     if image.mode == "P":
         palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         return Mask(np.array(image), palette, bits=facts.bits)
@@ -203,41 +209,41 @@ def _mask(path: Path, image: Image.Image, facts: _Facts) -> Mask:
         opaque = _opaque(path, image)
         return Mask(np.array(opaque.getchannel("R") if image.mode == "LA" else opaque.convert("RGB")))
     raise UserError(
-        f"{path}: mode {image.mode}, {facts.bits} bits; a mask is one channel of ids, a palette or RGB; {again}"
+        f"{path}: mode {image.mode}, {facts.bits} bits; allowed: one channel of ids, a palette, or RGB; {advice}"
     )
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether a file holds a picture of a format that alters values."""
+    """Whether a file is an image in a lossy format."""
     try:
         with Image.open(path) as image:
             return image.format in LOSSY
-    except (OSError, ValueError):  # read_mask says what is wrong with it
+    except (OSError, ValueError):  # read_mask reports the error
         return False
 
 
 def scale(bits: int) -> int:
-    """White of 8 bits over white of 1, 2, 4 or 8 bits."""
+    """The factor that scales values of 1, 2, 4 or 8 bits to 8 bits: 255, 85, 17 or 1."""
     return 255 // ((1 << bits) - 1)
 
 
 def _check_packing(path: Path, facts: _Facts) -> None:
     if facts.packed:
-        raise UserError(f"{path}: grey BMP of fewer than 8 bits, which Pillow decodes wrongly; save it as 8-bit PNG")
+        raise UserError(f"{path}: grey BMP of less than 8 bits, which Pillow decodes wrongly; save it as 8-bit PNG")
 
 
 def _opaque(path: Path, image: Image.Image) -> Image.Image:
-    """The image; where it has an alpha channel, that must be opaque."""
+    """The image as RGBA if it has an alpha channel, which must be opaque; else unchanged."""
     if not image.has_transparency_data:
         return image
-    full = image.convert("RGBA")
-    if full.getchannel("A").getextrema() != (255, 255):
-        raise UserError(f"{path}: transparent pixels have no colour; flatten it onto a background")
-    return full
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() != (255, 255):
+        raise UserError(f"{path}: has transparent pixels, whose colour is undefined; flatten it onto a background")
+    return rgba
 
 
 def _upright(image: Image.Image, fits: tuple[int, int] | None) -> Image.Image:
-    """Turned as its EXIF orientation says, unless only the stored size fits the mask."""
+    """The image, rotated by its EXIF orientation unless only the stored size fits the mask."""
     stored = (image.height, image.width)
     swaps = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     if swaps and fits == stored and fits != stored[::-1]:

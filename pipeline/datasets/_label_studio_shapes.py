@@ -1,4 +1,4 @@
-"""Results of Label Studio: their kinds, labels and pixels, and the file that an address means."""
+"""Results of Label Studio: their kinds, labels and pixels, and the image file that the data of a task refer to."""
 
 from __future__ import annotations
 
@@ -21,52 +21,54 @@ LABELS = "labels"
 
 
 def kind_of(result: dict[str, Any]) -> str | None:
-    """Which geometry a result has; None: none, as choices and texts.
+    """The geometry of a result; None: it has none, for example choices and texts.
 
     Raises:
-        UserError: one that is not read.
+        UserError: segpress does not read this type of result.
     """
-    type_ = str(result.get("type"))
-    kind = type_.removesuffix(LABELS)
-    if kind not in KINDS and type_ not in NO_SHAPES:
-        raise UserError(f"a result of type {type_}; known: {', '.join(KINDS)}; draw it as one of these")
+    result_type = str(result.get("type"))
+    kind = result_type.removesuffix(LABELS)
+    if kind not in KINDS and result_type not in NO_SHAPES:
+        raise UserError(f"a result of type {result_type}; allowed: {', '.join(KINDS)}; draw it as one of these")
     return kind if kind in KINDS else None
 
 
 def labels_of(result: dict[str, Any]) -> list[str]:
-    """The labels that a result carries, under the name of its type."""
+    """The labels of a result; they are stored under the name of its type."""
     value = result.get("value", {})
     return [str(label) for label in value.get(str(result.get("type"))) or value.get(LABELS) or ()]
 
 
 def drawn(kind: str, value: dict[str, Any], size: Size) -> Mask:
-    """(H, W) pixels of a geometry in per cent of the image, or of a brush."""
+    """Pixels (H, W) of a geometry whose coordinates are in percent of the image, or of a brush."""
     if kind == "brush":
         if value.get("format") != "rle":
-            raise UserError(f"a brush in the format {value.get('format')!r}; allowed: rle")
+            raise UserError(f"a brush in the format {value.get('format')!r}; allowed: rle; export it again")
         return brush(value["rle"], size)
     scale = np.array([size[1], size[0]]) / 100
     if kind == "polygon":
         return polygon(points(value["points"], least=3) * scale, size)
-    place = points([value["x"], value["y"]], least=1)[0] * scale
+    start = points([value["x"], value["y"]], least=1)[0] * scale
     degrees = float(value.get("rotation") or 0)
     if kind == "ellipse":
         radii = points([value["radiusX"], value["radiusY"]], least=1)[0] * scale
-        return ellipse(place, radii, size, degrees=degrees)
-    corner = place + points([value["width"], value["height"]], least=1)[0] * scale
-    return box(np.stack([place, corner]), size, degrees=degrees, pivot=place)
+        return ellipse(start, radii, size, degrees=degrees)
+    corner = start + points([value["width"], value["height"]], least=1)[0] * scale
+    return box(np.stack([start, corner]), size, degrees=degrees, pivot=start)
 
 
 def opened(file: Path, size: Size) -> Mask:
-    """(H, W) pixels of a brush that was exported as a PNG file: those with more than half of the opacity."""
+    """Pixels (H, W) of a brush that was exported as a PNG file: the pixels with more than half of the opacity."""
     values = read_mask(file).values
     if values.shape != size:
-        raise UserError(f"{file}: {list(values.shape)}; its image has {list(size)}, and one channel is needed")
+        raise UserError(
+            f"{file}: shape {list(values.shape)}; allowed: one channel of {list(size)}, the size of its image"
+        )
     return np.asarray(values > values.max(initial=1) / 2)
 
 
 def image_path(value: object) -> PurePosixPath | None:
-    """The path in a value of a task's data: an upload, a local file (``?d=``), an address; None: it is no image."""
+    """The path in a value of a task's data: an upload, a local file (``?d=``) or a URL; None: it is not an image."""
     if not isinstance(value, str):
         return None
     parts = urlsplit(value.replace("\\", "/"))
@@ -76,7 +78,7 @@ def image_path(value: object) -> PurePosixPath | None:
 
 
 def common_tail(one: Path, other: PurePosixPath) -> int:
-    """How many parts two paths share, counted from their ends."""
+    """How many parts at the end of two paths are equal."""
     count = 0
     for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
         if left != right:

@@ -1,4 +1,4 @@
-"""List files that name the samples of a split, one a line; every broken line is a fault of its own."""
+"""List files that name the samples of a split, one per line; each invalid line is reported as one error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 from pipeline.datasets._images import SUFFIXES
 
-#: Words of which the columns of a header are made: ``image_path``, ``Mask``, ``file name``.
+#: Words that may occur in a column title of a header: ``image_path``, ``Mask``, ``file name``.
 HEADER = re.compile(
     "annotations?|file(names?|s)?|fname|frames?|gt|id|image(name|s)?|imgs?|index|labels?|lbl|masks?|names?|paths?|samples?"
     "|seg|segmentation|split|subset|target"
@@ -22,35 +22,35 @@ DELIMITERS = ("\t", ",", ";")
 def lines(
     path: Path, faults: list[str], *, is_name: Callable[[str], bool] = lambda line: False
 ) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is neither empty nor a comment (``# ...``), in composed Unicode.
+    """Number and text of each line, in composed Unicode, without empty lines and comments (``# ...``).
 
-    UTF-8, with or without a byte order mark, or UTF-16 with one. An unreadable file is added to ``faults`` and has no
-    line.
+    The file is UTF-8, with or without a byte order mark, or UTF-16 with one. If it cannot be read, there are no lines,
+    and ``faults`` gets an error.
 
     Args:
-        is_name: whether a line with ``#`` at its start names a file that is there.
+        is_name: whether a line that begins with ``#`` is the name of an existing file, not a comment.
     """
     try:
         data = path.read_bytes()
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except FileNotFoundError:
-        faults.append(f"{path.name}: missing; it belongs into {path.parent}")
+        faults.append(f"{path.name}: no such file in {path.parent}; restore it")
         return
     except UnicodeDecodeError as error:
-        faults.append(f"{path.name}: not a text file in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8")
+        faults.append(f"{path.name}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
         return
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         faults.append(f"{path.name}: cannot be read ({getattr(error, 'strerror', error)})")
         return
     for number, line in enumerate(text.splitlines(), start=1):
-        kept = normalize("NFC", line.strip())
-        if kept and (not kept.startswith("#") or is_name(kept)):
-            yield number, kept
+        stripped = normalize("NFC", line.strip())
+        if stripped and (not stripped.startswith("#") or is_name(stripped)):
+            yield number, stripped
 
 
 def columns(line: str) -> Iterator[list[str]]:
-    """Ways to take a line apart, the likeliest first: as a whole, by tab, comma and semicolon, and by spaces."""
+    """Ways to split a line into columns, the most likely first: not at all, by tab, comma, semicolon, or spaces."""
     yield [_unquoted(line)]
     for delimiter in DELIMITERS:
         if delimiter in line:
@@ -62,19 +62,19 @@ def columns(line: str) -> Iterator[list[str]]:
                 del fields[-1]
             yield [_unquoted(field) for field in fields]
     yield ["".join(parts) for parts in re.findall(r"\"([^\"]+)\"|'([^']+)'|(\S+)", line)]
-    for gap in re.finditer(r"\s+", line):  # names with spaces: every place where the second may begin
+    for gap in re.finditer(r"\s+", line):  # names with spaces: every position where the second name may begin
         yield [_unquoted(line[: gap.start()]), _unquoted(line[gap.end() :])]
 
 
 def is_header(line: str) -> bool:
-    """True for the names of columns: ``image,mask``."""
+    """Whether a line consists of column titles: ``image,mask``."""
     fields = re.split(r"[\t,;]", line)
     words = [[word for word in re.split(r"[\W_]+", field.casefold()) if word] for field in fields]
-    return any(words) and all(HEADER.fullmatch(word) for found in words for word in found)
+    return any(words) and all(HEADER.fullmatch(word) for title in words for word in title)
 
 
 def posix(reference: str) -> str:
-    """A path with ``/`` as separator and without ``.``, doubled separators and quotes."""
+    """A path with ``/`` as separator, without quotes, drive letter, ``.`` and repeated separators."""
     text = re.sub(r"^[A-Za-z]:(?=[\\/])", "", _unquoted(reference)).replace("\\", "/")
     parts: list[str] = []
     for part in text.split("/"):
@@ -86,33 +86,38 @@ def posix(reference: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    kept = text.strip()
-    return kept[1:-1].strip() if len(kept) > 2 and kept[0] == kept[-1] and kept[0] in "\"'" else kept
+    stripped = text.strip()
+    return (
+        stripped[1:-1].strip()
+        if len(stripped) > 2 and stripped[0] == stripped[-1] and stripped[0] in "\"'"
+        else stripped
+    )
 
 
 def names(path: Path, faults: list[str]) -> list[str]:
-    """Sample names of a list that has ``name``, a file of it, or ``/images/name.jpg /masks/name.png`` on each line.
+    """Sample names of a list file. A line is ``name``, a file name, or ``/images/name.jpg /masks/name.png``.
 
-    Bad and repeated lines are faults and left out.
+    Invalid and repeated lines are left out, and ``faults`` gets an error for each.
     """
-    found: dict[str, int] = {}
-    before = len(faults)
+    first_line: dict[str, int] = {}
+    count = len(faults)
     for number, line in lines(path, faults):
-        if not found and is_header(line):
+        if not first_line and is_header(line):
             continue
         if not safe(name := _stem(line)):
             faults.append(f"{path.name}:{number}: not the name of one sample: {line!r}; correct the line")
-        elif name in found:
-            faults.append(f"{path.name}:{number}: {name} is listed twice, first in line {found[name]}; remove one")
+        elif name in first_line:
+            first = first_line[name]
+            faults.append(f"{path.name}:{number}: {name} is listed twice, first in line {first}; remove one line")
         else:
-            found[name] = number
-    if not found and len(faults) == before:
-        faults.append(f"{path.name}: lists no sample")
-    return list(found)
+            first_line[name] = number
+    if not first_line and len(faults) == count:
+        faults.append(f"{path.name}: lists no sample; add one name per line")
+    return list(first_line)
 
 
 def _stem(line: str) -> str:
-    """The stem that all paths of a line share; empty when they differ."""
+    """The common stem of all paths in a line; empty if the stems differ."""
     stems = set()
     for part in filter(None, re.split(r"[\s,;]+", line)):
         path = PurePosixPath(posix(part))
@@ -121,7 +126,7 @@ def _stem(line: str) -> str:
 
 
 def safe(name: str) -> bool:
-    """True when ``name`` is a path inside a folder that a file system takes: printable, relative, no ``..``."""
+    """Whether ``name`` is a valid path inside a folder: printable, relative, without ``..``, and not too long."""
     path = PurePosixPath(name)
     return (
         name.isprintable()

@@ -1,4 +1,4 @@
-"""Options that say what masks hold (ids, colours, what is ignored), as a :class:`Coding`, and hints at wrong ones."""
+"""From options (ids, colours, ignored values) to a :class:`Coding` of the masks, and hints about wrong options."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 
 HIGHEST_ID = (1 << 16) - 1
 LARGEST_BYTE = 255
-OR_ELSE = "add it to a class in ids, add it to ignore, or set rest: ignore, which ignores such pixels"
-OR_IGNORE = "add it to ignore, or set rest: ignore, which ignores such pixels"
+OR_ELSE = "add it to a class in ids, or to ignore, or set rest: ignore to ignore all such pixels"
+OR_IGNORE = "add it to ignore, or set rest: ignore to ignore all such pixels"
 
 Palette = Sequence[str | Sequence[int]]
 Ignore = Sequence[int | str | Sequence[int]] | None
 
 
 def labels_of(classes: Sequence[str], palette: Palette, faults: Faults) -> LabelSpec | None:
-    """Classes and their colours; None, and lines in ``faults``, when they are none."""
+    """Classes and their colours. None: they are invalid, and ``faults`` got the errors."""
     if not classes:
-        faults.add("classes: empty; name them in train-id order")
+        faults.add("classes: empty; name the classes in train-id order")
     colours = []
     for index, colour in enumerate(palette):
         try:
@@ -31,10 +31,14 @@ def labels_of(classes: Sequence[str], palette: Palette, faults: Faults) -> Label
         except UserError as error:
             name = f" ({classes[index]})" if index < len(classes) else ""
             faults.add(f"palette[{index}]{name}: {error}")
-    twice = sorted({colour for colour in colours if colours.count(colour) > 1})
-    for colour in twice:
-        of = [str(classes[i]) if i < len(classes) else f"entry {i}" for i, each in enumerate(colours) if each == colour]
-        faults.add(f"palette: two classes have the same colour {list(colour)}: {', '.join(of)}; each needs its own")
+    repeated = sorted({colour for colour in colours if colours.count(colour) > 1})
+    for colour in repeated:
+        owners = [
+            str(classes[i]) if i < len(classes) else f"entry {i}" for i, each in enumerate(colours) if each == colour
+        ]
+        faults.add(
+            f"palette: the same colour {list(colour)} for {', '.join(owners)}; give each class a different colour"
+        )
     if not classes or len(colours) < len(palette):
         return None
     try:
@@ -53,11 +57,11 @@ def coding_of(
     rest: str,
     faults: Faults,
 ) -> Coding:
-    """What masks hold, as the options say it.
+    """The coding of masks that the options describe.
 
     Args:
-        ignore: None: 255, unless a class has that id.
-        faults: gets a line for each id or colour that cannot be.
+        ignore: ids or colours of ignored pixels; None: id 255, unless a class has that id.
+        faults: gets an error for each invalid id or colour.
     """
     other = IGNORE_INDEX if rest == "ignore" else None
     if masks_hold == "ids":
@@ -66,7 +70,7 @@ def coding_of(
             meaning.setdefault(IGNORE_INDEX, IGNORE_INDEX)
         for value in ignore or ():
             if not isinstance(value, int) or not 0 <= value <= HIGHEST_ID:
-                faults.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that are of no class")
+                faults.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that belong to no class")
             elif (train := meaning.setdefault(value, IGNORE_INDEX)) != IGNORE_INDEX:
                 name = labels.names[train]
                 faults.add(
@@ -78,12 +82,12 @@ def coding_of(
         try:
             colour = rgb("" if isinstance(value, int) else value)
         except UserError:
-            faults.add(f'ignore: got {value}; allowed: RGB colours, [0, 0, 0] or "#000000", that are of no class')
+            faults.add(f'ignore: got {value}; allowed: RGB colours, [0, 0, 0] or "#000000", that belong to no class')
             continue
         if (train := colours.setdefault(colour, IGNORE_INDEX)) != IGNORE_INDEX:
             faults.add(
                 f"ignore: got {value}, which is the colour of class {labels.names[train]!r}; allowed: RGB colours that "
-                "are of no class"
+                "belong to no class"
             )
     return Coding(colours=colours, rest=other, allowed=f"allowed: those of palette and ignore; {OR_IGNORE}")
 
@@ -92,19 +96,19 @@ def _meaning(labels: LabelSpec, ids: Mapping[str, Sequence[int]] | None, faults:
     """Train id of each id in the masks."""
     meaning: dict[int, int] = {}
     if ids is not None and not set(labels.names[1:]) <= set(ids) <= set(labels.names):
-        faults.add(f"ids: names {sorted(ids)}; it must give a list of ids for each of {sorted(labels.names)}")
+        faults.add(f"ids: got {sorted(ids)}; allowed: a list of ids for each of {sorted(labels.names)}")
         return meaning
     for train, name in enumerate(labels.names):
         for raw in [train] if ids is None or name not in ids else ids[name]:
             if raw in meaning or not 0 <= raw <= HIGHEST_ID:
-                faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that no other class has")
+                faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that belong to no other class")
             else:
                 meaning[raw] = train
     return meaning
 
 
 def with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
-    """The labels with the first id of each class in the masks, where 8 bits hold one for every class."""
+    """The labels with original ids: the first id of each class in the masks. Unchanged if an id needs over 8 bits."""
     if coding.ids is None:
         return labels
     first: dict[int, int] = {}
@@ -122,11 +126,11 @@ def with_original(labels: LabelSpec, coding: Coding) -> LabelSpec:
 def hint(
     labels: LabelSpec, coding: Coding, *, absent: Sequence[str], values: Iterable[int], ignore: Ignore
 ) -> str | None:
-    """A likely reason why no pixel shows some classes: an ignored id stands for them. None: nothing points to it.
+    """A likely reason why some classes have no pixel: the masks hold them as an id that is ignored. None: unlikely.
 
     Args:
-        absent: names of classes that no pixel shows.
-        values: ids that masks hold.
+        absent: names of classes without a pixel.
+        values: ids in the masks.
         ignore: the option.
     """
     if coding.ids is None or not absent:
@@ -134,20 +138,23 @@ def hint(
     ignored = sorted(value for value in values if coding.ids.get(value, coding.rest) == IGNORE_INDEX)
     if not ignored:
         return None
-    shown = listed(ignored)
-    names, number = ", ".join(absent), "is" if len(absent) == 1 else "are"
-    said = f"{names} {number} never shown, but masks hold {shown}, which {'is' if len(ignored) == 1 else 'are'} ignored"
+    ignored_ids = listed(ignored)
+    names, verb = ", ".join(absent), "has" if len(absent) == 1 else "have"
+    are = "is" if len(ignored) == 1 else "are"
+    reason = f"{names} {verb} no pixel, but masks hold {ignored_ids}, which {are} ignored"
     if len(absent) > 1 or len(ignored) > 1:
-        return f"{said}; if one of these values stands for a class, give it to that class in datasets.folder.ids"
-    have = {train: [raw for raw, other in coding.ids.items() if other == train] for train in range(labels.num_classes)}
-    ids = {name: ignored if name in absent else have[train] for train, name in enumerate(labels.names)}
+        return f"{reason}; if one of these ids means a class, add it to that class in datasets.folder.ids"
+    ids_of = {
+        train: [raw for raw, other in coding.ids.items() if other == train] for train in range(labels.num_classes)
+    }
+    ids = {name: ignored if name in absent else ids_of[train] for train, name in enumerate(labels.names)}
     line = ", ".join(f"{_key(name)}: [{', '.join(map(str, raws))}]" for name, raws in ids.items())
-    also = f" and remove {shown} from datasets.folder.ignore" if ignored[0] in (ignore or ()) else ""
-    return f"{said}; if {shown} stands for {names}, set datasets.folder.ids: {{{line}}}{also}"
+    removal = f" and remove {ignored_ids} from datasets.folder.ignore" if ignored[0] in (ignore or ()) else ""
+    return f"{reason}; if {ignored_ids} means {names}, set datasets.folder.ids: {{{line}}}{removal}"
 
 
 def _key(name: str) -> str:
-    """A class name as a key of YAML."""
+    """A class name as a YAML key, in quotes if it needs them."""
     plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and name.lower() not in (
         "true",
         "false",
@@ -161,11 +168,11 @@ def _key(name: str) -> str:
 
 
 def listed(ids: Sequence[int]) -> str:
-    """Ids with runs shortened: ``0..18, 255``."""
-    runs: list[list[int]] = []
+    """Ids as text, with ranges: ``0..18, 255``."""
+    ranges: list[list[int]] = []
     for index in ids:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
         else:
-            runs.append([index, index])
-    return ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in runs)
+            ranges.append([index, index])
+    return ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in ranges)

@@ -1,4 +1,4 @@
-"""Files by patterns with wildcards, named by what the wildcards stand for."""
+"""Find files by patterns with wildcards. The name of a sample is the text that the wildcards match."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unicodedata import normalize
 from pipeline.datasets._images import SUFFIXES, is_lossy
 from pipeline.errors import Faults
 
-#: Other suffixes of pictures and masks: a file with one is named, and not passed over as a note or a thumbnail is.
+#: Suffixes of images and masks that are not read: such files are reported, other files are skipped.
 PICTURES = (
     ".gif", ".jp2", ".j2k", ".jpx", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm",
     ".tga", ".dng", ".exr", ".hdr", ".npy", ".npz", ".mat",
@@ -22,13 +22,13 @@ SHOWN = 3  # files that a message names
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern as regular expressions with a group for each wildcard.
+    """A pattern as regular expressions, with a group for each wildcard.
 
     Args:
-        text: as the user wrote it.
+        text: the pattern as the user wrote it.
         key: name of the option.
-        files: what it matches.
-        stems: the same with any suffix.
+        files: expression for the files of the pattern.
+        stems: the same expression for files with any suffix.
     """
 
     text: str
@@ -38,32 +38,32 @@ class Pattern:
 
 
 @dataclass
-class Found:
+class Matches:
     """Files of one pattern.
 
     Args:
-        files: by what the wildcards stand for (joined with ``/``), in order.
-        passed: image files that match except for their suffix.
-        unread: files that match and have a suffix of pictures that are not read.
+        files: name of the sample (the texts of the wildcards, joined with ``/``) -> file, sorted by name.
+        other_suffixes: the same for image files that match the pattern except for their suffix.
+        unread: files that match the pattern and have one of the suffixes ``PICTURES``.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
-    passed: dict[str, Path] = field(default_factory=dict)
+    other_suffixes: dict[str, Path] = field(default_factory=dict)
     unread: list[Path] = field(default_factory=list)
 
 
 def nfc(text: str) -> str:
-    """Composed Unicode: the same name is two strings on disks of different systems, and this is one of them."""
+    """Composed Unicode (NFC). Systems store the same name in different forms; segpress always uses this one."""
     return normalize("NFC", text)
 
 
 def compiled(text: str, faults: Faults, *, key: str) -> Pattern:
-    """A pattern from its text.
+    """Compile a pattern.
 
     Args:
-        text: path below a root; ``*`` is part of a name, ``**`` any folders. The suffix of the last part may have
-            any case; without one, any image's is taken.
-        faults: gets a line when the text is no pattern.
+        text: path below a root; ``*`` matches part of a name, ``**`` any folders. The case of the suffix does not
+            matter; a pattern without suffix matches all image files.
+        faults: gets an error if the text is not a pattern.
         key: name of the option, for messages.
 
     Example:
@@ -74,16 +74,16 @@ def compiled(text: str, faults: Faults, *, key: str) -> Pattern:
     if "*" not in last or "**" in last or folders[:1] == [""] or ".." in folders:
         faults.add(f"{key}: got {text!r}; allowed: a path below the root with a * in its last part: images/*.jpg")
         return Pattern(text, key, re.compile(""), re.compile(""))
-    place = "".join(r"((?:[^/]+/)*)" if part == "**" else f"{_part(part)}/" for part in folders if part != ".")
+    folder_part = "".join(r"((?:[^/]+/)*)" if part == "**" else f"{_part(part)}/" for part in folders if part != ".")
     stem, dot, suffix = last.rpartition(".")
     if not dot or "*" in suffix:
-        any_suffix = re.compile(place + _part(last) + r"\.[^./]+")
+        any_suffix = re.compile(folder_part + _part(last) + r"\.[^./]+")
         return Pattern(text, key, any_suffix, any_suffix)
     return Pattern(
         text,
         key,
-        re.compile(place + f"{_part(stem)}(?i:{re.escape(dot + suffix)})"),
-        re.compile(place + _part(stem) + r"\.[^./]+"),
+        re.compile(folder_part + f"{_part(stem)}(?i:{re.escape(dot + suffix)})"),
+        re.compile(folder_part + _part(stem) + r"\.[^./]+"),
     )
 
 
@@ -91,79 +91,82 @@ def _part(part: str) -> str:
     return "".join("([^/]*)" if piece == "*" else re.escape(piece) for piece in re.split(r"(\*)", part))
 
 
-def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Found:
-    """Files that match a pattern. Names are composed Unicode, whatever the disk has.
+def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Matches:
+    """Files that match a pattern. Names are in composed Unicode.
 
-    Hidden files and folders are passed over; links to folders are followed, each folder once.
+    Hidden files and folders are skipped. Links to folders are followed; each folder is read once.
 
     Args:
-        wrong: gets a line for each file that stands for the same as another, and one for suffixes that are not read.
+        wrong: gets an error for each file with the name of another file, and one for files with unread suffixes.
+        suffixes: suffixes of the files to find, in lower case.
     """
-    found = Found()
-    seen: set[str] = set()
-    for folder, below, files in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        below[:] = [] if place in seen else sorted(name for name in below if not name.startswith("."))
-        for file in [] if place in seen else sorted(files):
+    matches = Matches()
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
+        for file in [] if real in visited else sorted(files):
             path = Path(folder) / file
-            below_root = nfc(path.relative_to(root).as_posix())
-            if file.startswith(".") or (match := pattern.stems.fullmatch(below_root)) is None:
+            relative = nfc(path.relative_to(root).as_posix())
+            if file.startswith(".") or (match := pattern.stems.fullmatch(relative)) is None:
                 continue
             name = "/".join(part.strip("/") for part in match.groups() if part.strip("/"))
             if path.suffix.lower() not in suffixes:
-                if pattern.files.fullmatch(below_root) and path.suffix.lower() in PICTURES:
-                    found.unread.append(path)
-            elif pattern.files.fullmatch(below_root) is None:
-                found.passed.setdefault(name, path)
+                if pattern.files.fullmatch(relative) and path.suffix.lower() in PICTURES:
+                    matches.unread.append(path)
+            elif pattern.files.fullmatch(relative) is None:
+                matches.other_suffixes.setdefault(name, path)
             else:
-                if name in found.files:
-                    wrong.append(f"{path}: the same sample as {found.files[name]}; remove one, or narrow the pattern")
-                found.files.setdefault(name, path)
-        seen.add(place)
-    found.files = dict(sorted(found.files.items()))
-    if found.unread:
-        wrong.append(_unread(pattern, found))
-    return found
+                if name in matches.files:
+                    wrong.append(f"{path}: the same sample as {matches.files[name]}; remove one, or narrow the pattern")
+                matches.files.setdefault(name, path)
+        visited.add(real)
+    matches.files = dict(sorted(matches.files.items()))
+    if matches.unread:
+        wrong.append(_unread(pattern, matches))
+    return matches
 
 
-def _unread(pattern: Pattern, found: Found) -> str:
-    """The line about files whose suffix is not read."""
-    kinds = ", ".join(sorted({path.suffix for path in found.unread}))
-    read = sorted({path.suffix for path in found.files.values()})
-    narrower = (
-        f", or set {pattern.key}: {_with_suffix(pattern.text, read[0])} to leave them out" if len(read) == 1 else ""
+def _unread(pattern: Pattern, matches: Matches) -> str:
+    """The error about files whose suffix segpress does not read."""
+    kinds = ", ".join(sorted({path.suffix for path in matches.unread}))
+    suffixes = sorted({path.suffix for path in matches.files.values()})
+    advice = (
+        f", or set {pattern.key}: {_with_suffix(pattern.text, suffixes[0])} to leave them out"
+        if len(suffixes) == 1
+        else ""
     )
     return (
-        f"{pattern.key}: {some(found.unread)} of {pattern.text!r}: {kinds} is not read; allowed: "
-        f"{', '.join(SUFFIXES)}; convert them to .png{narrower}"
+        f"{pattern.key}: {some(matches.unread)} of {pattern.text!r}: {kinds} is not read; allowed: "
+        f"{', '.join(SUFFIXES)}; convert them to .png{advice}"
     )
 
 
-def other_suffix(pattern: Pattern, passed: list[Path], *, lossless: bool = False) -> str:
-    """The line about files that a pattern misses by their suffix alone, with the pattern that takes them.
+def other_suffix(pattern: Pattern, files: list[Path], *, lossless: bool = False) -> str:
+    """The error about files that match a pattern except for their suffix, with a pattern that matches them.
 
     Args:
-        lossless: those that are compressed with loss would be refused; the line says so instead.
+        lossless: the files must be lossless; for lossy files the error says this instead.
     """
-    if lossless and all(is_lossy(path) for path in passed):
+    if lossless and all(is_lossy(path) for path in files):
         return (
-            f"{pattern.key}: {some(passed)} are compressed with loss, which alters ids; make the masks again from "
-            "their source, as 8-bit grey PNG of class ids"
+            f"{pattern.key}: {some(files)}: lossy compression, which changes ids; create the masks again from their "
+            "source, as 8-bit grey PNG of class ids"
         )
-    suffixes = {path.suffix for path in passed}
+    suffixes = {path.suffix for path in files}
     wider = _with_suffix(pattern.text, min(suffixes) if len({each.lower() for each in suffixes}) == 1 else "")
-    return f"{pattern.key}: {some(passed)} match {pattern.text!r} except for their suffix; set {pattern.key}: {wider}"
+    return f"{pattern.key}: {some(files)} match {pattern.text!r} except for their suffix; set {pattern.key}: {wider}"
 
 
 def other_names(patterns: Sequence[Pattern], images: Mapping[str, Path], masks: Mapping[str, Path]) -> str | None:
-    """The line about images and masks of which none pair, with the patterns that pair them.
+    """The error about images and masks that form no pair; None: some form pairs, or one kind has no files.
 
-    These are known where only constant parts keep the names apart: ``a`` and ``a_mask``.
+    If the names differ only by a constant part (``a`` and ``a_mask``), the error gives the patterns that pair them.
     """
-    ours, theirs = ([*each] for each in (images.keys() - masks.keys(), masks.keys() - images.keys()))
-    if not ours or not theirs or images.keys() & masks.keys():
+    image_names, mask_names = ([*each] for each in (images.keys() - masks.keys(), masks.keys() - images.keys()))
+    if not image_names or not mask_names or images.keys() & masks.keys():
         return None
-    ends = [_constant([name.rpartition("/")[2] for name in names]) for names in (ours, theirs)]
+    ends = [_constant([name.rpartition("/")[2] for name in names]) for names in (image_names, mask_names)]
     (head, tail), (mask_head, mask_tail) = ends
     if head == mask_head:
         head = mask_head = ""
@@ -171,18 +174,18 @@ def other_names(patterns: Sequence[Pattern], images: Mapping[str, Path], masks: 
         tail = mask_tail = ""
     stripped = [
         {_without(name, *both) for name in names}
-        for names, both in ((ours, (head, tail)), (theirs, (mask_head, mask_tail)))
+        for names, both in ((image_names, (head, tail)), (mask_names, (mask_head, mask_tail)))
     ]
     if stripped[0] != stripped[1]:
-        example = f"images stand for names such as {min(ours)!r}, those of masks for {min(theirs)!r}"
-        return f"images and masks: the wildcards of {example}; change the patterns, or pair them in lists"
+        example = f"images match {min(image_names)!r}, those of masks match {min(mask_names)!r}"
+        return f"images and masks: the wildcards of {example}; change the patterns, or pair the files in lists"
     wanted = [_around(patterns[0].text, head, tail), _around(patterns[1].text, mask_head, mask_tail)]
     changed = [f"{p.key}: {text!r}" for p, text in zip(patterns, wanted, strict=True) if text != p.text]
     return f"images and masks: names differ by a constant part; set {' and '.join(changed)}"
 
 
 def _constant(names: Sequence[str]) -> tuple[str, str]:
-    """What all names begin and end with, digits at the inner ends left out."""
+    """The common start and the common end of all names, without the digits next to the variable part."""
     if len(names) == 1:
         return "", ""
     head = _start(names).rstrip("0123456789")
@@ -190,7 +193,7 @@ def _constant(names: Sequence[str]) -> tuple[str, str]:
 
 
 def _start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)  # what these two share, all between them share
+    first, last = min(names), max(names)  # a common start of these two is a common start of all names
     return first[: next((i for i, letter in enumerate(first) if last[i : i + 1] != letter), len(first))]
 
 
@@ -211,6 +214,6 @@ def _with_suffix(text: str, suffix: str) -> str:
 
 
 def some(paths: list[Path]) -> str:
-    """How many files, and the first of them."""
+    """Number of files, and the first of them, for messages."""
     shown = ", ".join(map(str, paths[:SHOWN])) + (", ..." if len(paths) > SHOWN else "")
     return f"{len(paths)} files ({shown})" if len(paths) > 1 else f"1 file ({shown})"

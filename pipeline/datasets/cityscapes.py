@@ -1,8 +1,8 @@
 """Cityscapes, fine annotations: 19 classes, 1024x2048 (Cordts et al. 2016).
 
-Layout below the root: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/`` with
-``*_gtFine_labelIds.png``, ``*_gtFine_labelTrainIds.png`` or both. Table, names and colours are those of
-cityscapesscripts/helpers/labels.py. The test split is left out: its labels are dummies without any class.
+Files below the root: ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/`` with
+``*_gtFine_labelIds.png``, ``*_gtFine_labelTrainIds.png`` or both. Ids, names and colours are those of
+cityscapesscripts/helpers/labels.py. The test split is not read: its labels are placeholders without classes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Cityscapes(PairDataset):
     """Cityscapes from a local folder.
 
     Args:
-        root: folder that holds ``leftImg8bit/`` and ``gtFine/``; a relative path counts from the project's root.
+        root: folder that contains ``leftImg8bit/`` and ``gtFine/``; a relative path is relative to the root of the
+            project.
 
     Raises:
-        UserError: no root.
+        UserError: ``root`` is not set, or is not a folder.
     """
 
     title = "Cityscapes"
@@ -68,24 +69,24 @@ class Cityscapes(PairDataset):
             self.pairs[split] = {name: Pair(images[name], masks[name]) for name in images if name in masks}
 
     def _files(self, tree: str, split: str, tail: str) -> dict[str, Path]:
-        """Files of all cities of a split by frame name, in order."""
+        """Files of all cities of a split, by frame name, in the order of the cities and frames."""
         cities = sorted(folder for folder in (self.root / tree / split).glob("*") if folder.is_dir())
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for city in cities:
-            found |= by_stem(city, self.wrong, suffixes=[".png"], tail=tail)
-        return found
+            files |= by_stem(city, self.wrong, suffixes=[".png"], tail=tail)
+        return files
 
     def raw_files(self) -> Iterable[Path]:
-        """The pairs, and the second mask that may lie beside the first."""
+        """The files of all pairs, and the second mask that may be next to the first."""
         for file in super().raw_files():
             yield file
             if file.stem.endswith(FULL):
                 yield _twin(file)
 
     def read_label(self, mask: Path) -> Array:
-        """Train ids of a mask file; where both kinds lie side by side, they must agree."""
+        """Train ids of a mask file. If a frame has masks of both kinds, they must agree."""
         if mask.stem.endswith(TRAIN):
-            return _not_dummy(mask, self.decoded(mask, TRAIN_IDS))
+            return _not_placeholder(mask, self.decoded(mask, TRAIN_IDS))
         label = self.decoded(mask, LABEL_IDS)
         twin = _twin(mask)
         if twin.is_file():
@@ -93,18 +94,20 @@ class Cityscapes(PairDataset):
             differing = other.size if other.shape != label.shape else int(np.count_nonzero(other != label))
             if differing:
                 raise UserError(
-                    f"{twin}: {differing} of {other.size} pixels differ from {mask.name} by the official table; "
-                    "make it again with cityscapesscripts, or remove one of the two"
+                    f"{twin}: {differing} of {other.size} pixels differ from {mask.name} (by the official table of "
+                    "ids); create it again with cityscapesscripts, or remove one of the two"
                 )
-        return _not_dummy(mask, label)
+        return _not_placeholder(mask, label)
 
 
 def _twin(mask: Path) -> Path:
-    """Where the mask of train ids lies beside that of all ids."""
+    """The path of the mask of train ids that belongs to a mask of all ids."""
     return mask.with_name(mask.stem.removesuffix(FULL) + TRAIN + mask.suffix)
 
 
-def _not_dummy(mask: Path, label: Array) -> Array:
+def _not_placeholder(mask: Path, label: Array) -> Array:
     if (label == IGNORE_INDEX).all():
-        raise UserError(f"{mask}: no pixel has a class, as in the dummies of the test split; remove it and its image")
+        raise UserError(
+            f"{mask}: no pixel has a class, as in the placeholders of the test split; remove it and its image"
+        )
     return label

@@ -1,8 +1,9 @@
-"""COCO annotations: instances (polygons and run lengths) or panoptic ("things and stuff") as semantic labels.
+"""COCO annotations, instances (polygons and run lengths) or panoptic ("things and stuff"), read as semantic labels.
 
-Format: https://cocodataset.org/#format-data. A file of instances has polygons ``[[x, y, ...], ...]`` (several are one
-object: their union), run lengths as numbers or compressed, and crowds (``iscrowd``), which are painted as their class.
-A panoptic file has ``segments_info`` and a folder of PNGs of its own name, whose pixels are R + 256 G + 65536 B.
+Format: https://cocodataset.org/#format-data. An instances file has polygons ``[[x, y, ...], ...]`` (an object is the
+union of its polygons) and run lengths, as numbers or compressed; crowds (``iscrowd``) are painted as their class. A
+panoptic file has ``segments_info`` and a folder of PNG files with the same name as the JSON file; the id of a pixel is
+R + 256 G + 65536 B.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ class Coco(AnnotatedDataset):
     """Images with COCO annotations.
 
     Args:
-        root: folder that all paths count from.
-        annotations: split -> JSON file, of instances or panoptic; or one file, which the options below divide.
-        images: split -> folder that ``file_name`` counts from; or one folder.
-        classes: class -> categories, or a list of categories; null: all of them, by their ids.
-        palette: one RGB colour a class; null: VOC's colours.
-        ignore: categories that count nowhere.
-        background: class of the pixels that no object covers; a new name comes first. Null: they are ignored.
-        rest: objects of other categories: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
-        order: which object lies on top: the smaller (``area``) or the later in the file (``file``); ``refuse``:
-            overlaps of different classes are faults.
-        lists, splits, shares, sequence, seed: as in folder.py; for one file.
+        root: root folder; all paths are relative to it.
+        annotations: split -> JSON file, instances or panoptic; or one file, which the options below divide into splits.
+        images: split -> folder; ``file_name`` is relative to it; or one folder for all splits.
+        classes: class -> categories, or a list of categories; null: all categories, sorted by id.
+        palette: one RGB colour per class; null: VOC's colours.
+        ignore: categories whose pixels are ignored.
+        background: class of the pixels outside all objects; a new name gets train id 0. Null: they are ignored.
+        rest: objects of other categories: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they
+            are not painted).
+        order: which object is on top: the smaller one (``area``), or the later one in the file (``file``);
+            ``refuse``: overlaps of different classes are errors.
+        lists, splits, shares, sequence, seed: as in folder.py; only for a single annotation file.
 
     Raises:
-        UserError: no root, or options that contradict each other.
+        UserError: ``root`` is not set, or the options contradict each other.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Coco(AnnotatedDataset):
         _check(files, folders)
         self.segments: dict[Path, dict[int, str]] = {}
         categories: dict[int, str] = {}
-        found = {split: self._read(files[split], folders[split], categories) for split in files}
+        by_split = {split: self._read(files[split], folders[split], categories) for split in files}
         if not categories:
-            raise UserError("datasets.coco: " + ("; ".join(self.wrong) or "the annotations have no category"))
+            raise UserError(
+                "datasets.coco: " + ("; ".join(self.wrong) or "the annotations have no category; export them again")
+            )
         self.coding = named_classes(
             "coco",
             classes,
@@ -83,11 +87,11 @@ class Coco(AnnotatedDataset):
             ignore=ignore,
             background=background,
             rest=rest,
-            there=[categories[key] for key in sorted(categories)],
+            file_labels=[categories[key] for key in sorted(categories)],
             declared=True,
         )
         self.labels = self.coding.labels
-        for split, samples in found.items():
+        for split, samples in by_split.items():
             if split:
                 for name, sample in samples.items():
                     self._keep(split, name, sample)
@@ -96,14 +100,15 @@ class Coco(AnnotatedDataset):
         self._finish()
 
     def _read(self, file: str, folder: str, categories: dict[int, str]) -> dict[str, Annotated]:
-        """Samples of one file by name; its categories are added to ``categories``."""
+        """Samples of one file by name. Adds the categories of the file to ``categories``."""
         try:
             data = loaded(inside(self.root, ".", file))
             for category in data["categories"]:
                 known = categories.setdefault(int(category["id"]), str(category["name"]))
                 if known != category["name"]:
                     self.wrong.append(
-                        f"{file}: category {category['id']} is {category['name']!r}; elsewhere it is {known!r}"
+                        f"{file}: category {category['id']} is {category['name']!r}, but {known!r} in another place; "
+                        "export it again"
                     )
             images = {image["id"]: image for image in data["images"]}
             shapes: dict[Any, list[Shape]] = {}
@@ -112,12 +117,12 @@ class Coco(AnnotatedDataset):
                 self._add(annotation, file, categories, shapes, masks)
             unknown = [key for key in (*shapes, *masks) if key not in images]
             if unknown:
-                self.wrong.append(f"{file}: annotations of images {unknown[:8]}, which it does not list")
+                self.wrong.append(f"{file}: annotations of unknown images {unknown[:8]}; add them to images")
             return self._samples(file, folder, images, shapes, masks)
         except UserError as error:
             self.wrong.append(str(error))
         except DAMAGES as error:
-            self.wrong.append(f"{file}: not COCO's format ({error!r}); export it again")
+            self.wrong.append(f"{file}: not in COCO's format ({error!r}); export it again")
         return {}
 
     def _add(
@@ -131,19 +136,21 @@ class Coco(AnnotatedDataset):
         key = annotation["image_id"]
         if "segments_info" in annotation:
             mask = inside(self.root, file.removesuffix(".json"), annotation["file_name"])
-            segments = {int(one["id"]): int(one["category_id"]) for one in annotation["segments_info"]}
+            segments = {int(segment["id"]): int(segment["category_id"]) for segment in annotation["segments_info"]}
             unknown = sorted(set(segments.values()) - set(categories))
-            self.segments[mask] = {one: categories[kind] for one, kind in segments.items() if kind in categories}
+            self.segments[mask] = {
+                segment: categories[kind] for segment, kind in segments.items() if kind in categories
+            }
             masks[key] = mask
         else:
             kind = int(annotation["category_id"])
             unknown = [kind] if kind not in categories else []
-            found = annotation.get("segmentation")
+            segmentation = annotation.get("segmentation")
             if kind in categories:
-                shapes.setdefault(key, []).append(Shape(categories[kind], lambda size: drawn(found, size)))
+                shapes.setdefault(key, []).append(Shape(categories[kind], lambda size: drawn(segmentation, size)))
         if unknown:
             self.wrong.append(
-                f"{file}: annotation of image {key}: category ids {unknown}, which categories does not list"
+                f"{file}: annotation of image {key}: unknown category ids {unknown}; add them to categories"
             )
 
     def _samples(
@@ -163,7 +170,7 @@ class Coco(AnnotatedDataset):
                 continue
             name = str(Path(image["file_name"].replace("\\", "/")).with_suffix(""))
             if name in samples:
-                self.wrong.append(f"{file}: images {key} and another are both {name}; keep one of them")
+                self.wrong.append(f"{file}: image {key} and another image are both {name}; keep one of the two")
             if masks and key not in masks:
                 self.wrong.append(f"{file}: image {key} ({image['file_name']}) has no panoptic annotation; remove it")
             samples[name] = Annotated(
@@ -177,40 +184,43 @@ class Coco(AnnotatedDataset):
         return samples
 
     def read_label(self, sample: Annotated, mask: Path) -> Array:
-        """Train ids (H, W) uint8 of a panoptic PNG."""
+        """Train ids (H, W) uint8 of a panoptic PNG file."""
         values = read_mask(mask).values
         if values.ndim != 3:
-            raise UserError(f"{mask}: one channel; a panoptic PNG is RGB, with ids as R + 256 G + 65536 B")
+            raise UserError(f"{mask}: one channel; allowed: RGB, with ids as R + 256 G + 65536 B; export it again")
         packed = values.astype(np.int64) @ np.array([1, 256, 65536])
         ids, place = np.unique(packed, return_inverse=True)
         segments = {0: None, **self.segments[mask]}
-        unknown = [int(one) for one in ids if int(one) not in segments]
+        unknown = [int(value) for value in ids if int(value) not in segments]
         if unknown:
-            raise UserError(f"{mask}: ids {unknown[:8]}, which segments_info does not list; export both again")
-        table = [self.coding.train_id(segments[int(one)]) for one in ids]
+            raise UserError(f"{mask}: ids {unknown[:8]} are not in segments_info; export the mask and the JSON again")
+        table = [self.coding.train_id(segments[int(value)]) for value in ids]
         return np.array(table, np.uint8)[place.reshape(packed.shape)]
 
 
 def _check(files: dict[str, str], folders: dict[str, str]) -> None:
     faults = Faults("datasets.coco")
     if set(files) != {""} and not {"train", "val"} <= set(files) <= set(SPLITS):
-        faults.add(f"annotations: names {sorted(files)}; allowed: train and val, and test if you have it; or one file")
+        faults.add(f"annotations: got {sorted(files)}; allowed: train and val, and test if you have it; or one file")
     if not set(files) <= set(folders):
-        faults.add(f"images: names {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
+        faults.add(f"images: got {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
     faults.raise_if_any(advice="Correct these values under datasets.coco in params.yaml.")
 
 
-def drawn(found: Any, size: Size) -> Mask:
-    """(H, W) pixels of a ``segmentation``: polygons, or run lengths as numbers or compressed.
+def drawn(segmentation: Any, size: Size) -> Mask:
+    """Pixels (H, W) of a ``segmentation``: polygons, or run lengths as numbers or compressed.
 
     Raises:
-        UserError: a box without a mask, or of another size.
+        UserError: the object has only a box, or its run lengths are for an image of another size.
     """
-    if isinstance(found, dict):
-        counts, given = found["counts"], found["size"]
-        if list(given) != list(size):
-            raise UserError(f"run lengths for {list(given)}, height and width, in an image of {list(size)}")
+    if isinstance(segmentation, dict):
+        counts, run_size = segmentation["counts"], segmentation["size"]
+        if list(run_size) != list(size):
+            raise UserError(
+                f"run lengths for an image of {list(run_size)} (height, width), but the image is {list(size)}; "
+                "export it again"
+            )
         return runs(expanded(counts) if isinstance(counts, str) else counts, size, by_column=True)
-    if not isinstance(found, list) or not found:
-        raise UserError("no segmentation, only a box; draw its outline, or remove it")
-    return union((polygon(points(one, least=3), size) for one in found), size)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise UserError("no segmentation, only a box; draw the outline of the object, or remove it")
+    return union((polygon(points(outline, least=3), size) for outline in segmentation), size)

@@ -1,12 +1,12 @@
-"""Label Studio: its JSON export, with brushes, polygons, rectangles and ellipses; or brushes as PNG files.
+"""Label Studio: its JSON export with brushes, polygons, rectangles and ellipses; or brushes as PNG files.
 
-Formats: https://labelstud.io/guide/task_format and labelstud.io/tags. Coordinates are per cent of the image as it is
-shown, after its EXIF orientation. A brush is in the JSON file (``rle``) or, where ``masks`` names the folder of the
-export "Brush labels to PNG", in ``task-1-annotation-2-by-user-tag-Car-0.png``; that export does not say which image
-belongs to a task, so the JSON file is needed beside it.
+Formats: https://labelstud.io/guide/task_format and labelstud.io/tags. Coordinates are percentages of the displayed
+image, after its EXIF orientation is applied. A brush is in the JSON file (``rle``); or, if ``masks`` names the folder
+of the export "Brush labels to PNG", in a file such as ``task-1-annotation-2-by-user-tag-Car-0.png``. The PNG export
+does not name the image of a task, so the JSON file is needed too.
 
-Of several annotations of a task the one marked as ground truth counts, else the last; cancelled ones do not. A task
-without one is left out: nobody has annotated it.
+If a task has several annotations, segpress uses the one that is marked as ground truth, or else the last one. It does
+not use cancelled annotations. A task without annotations is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size
 from pipeline.errors import Faults, UserError
 
-UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # what Label Studio puts before the name of an uploaded file
+UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio adds this prefix to the name of an uploaded file
 BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+")
 
 
@@ -33,21 +33,22 @@ class LabelStudio(AnnotatedDataset):
     """Images annotated with Label Studio.
 
     Args:
-        root: folder that all paths count from.
-        annotations: the JSON export.
-        images: folder in which the images are searched by their names.
-        masks: folder of brushes as PNG files; null: those of the JSON file.
+        root: root folder; all paths are relative to it.
+        annotations: file of the JSON export.
+        images: folder in which the images are searched by name.
+        masks: folder of brushes as PNG files; null: use the brushes in the JSON file.
         classes: class -> labels, or a list of labels.
-        palette: one RGB colour a class; null: VOC's colours.
-        ignore: labels that count nowhere.
-        background: class of the pixels that no shape covers; a new name comes first. Null: they are ignored.
-        rest: shapes of other labels: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
-        order: which shape lies on top: the later in the file (``file``) or the smaller (``area``); ``refuse``: overlaps
-            of different classes are faults.
+        palette: one RGB colour per class; null: VOC's colours.
+        ignore: labels whose pixels are ignored.
+        background: class of the pixels outside all shapes; a new name gets train id 0. Null: they are ignored.
+        rest: shapes of other labels: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they are
+            not painted).
+        order: which shape is on top: the later one in the file (``file``), or the smaller one (``area``); ``refuse``:
+            overlaps of different classes are errors.
         lists, splits, shares, sequence, seed: as in folder.py.
 
     Raises:
-        UserError: no root, or options that contradict each other.
+        UserError: ``root`` is not set, or the options contradict each other.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class LabelStudio(AnnotatedDataset):
         super().__init__(
             "label_studio", root_folder("label_studio", root, holds="images and the JSON export"), order=order
         )
-        every = compiled("**/*", Faults("label_studio"), key="images")
+        all_images = compiled("**/*", Faults("label_studio"), key="images")
         self.export = annotations
         self.files: dict[str, list[Path]] = {}
-        for path in find(inside(self.root, ".", images), every, []).files.values():
+        for path in find(inside(self.root, ".", images), all_images, []).files.values():
             self.files.setdefault(path.name, []).append(path)
         self.brushes = None if masks is None else self._brushes(inside(self.root, ".", masks))
         samples: dict[str, Annotated] = {}
@@ -84,17 +85,18 @@ class LabelStudio(AnnotatedDataset):
             try:
                 sample = self._sample(task)
             except DAMAGES as error:  # a UserError is a ValueError
-                what = (
-                    error if isinstance(error, UserError) else f"not Label Studio's format ({error!r}); export it again"
-                )
-                self.wrong.append(f"{annotations}: {_named(task)}: {what}")
+                damage = f"not in Label Studio's format ({error!r}); export it again"
+                reason = error if isinstance(error, UserError) else damage
+                self.wrong.append(f"{annotations}: {_named(task)}: {reason}")
                 continue
             if sample is None:
                 left_out += 1
                 continue
             name = str(sample.image.relative_to(self.root).with_suffix("").as_posix())
             if name in samples:
-                self.wrong.append(f"{annotations}: {_named(task)}: {name} is the image of another task too; remove one")
+                self.wrong.append(
+                    f"{annotations}: {_named(task)}: {name} is also the image of another task; remove one of the tasks"
+                )
             samples[name] = sample
         if left_out:
             self.notes.append(f"{left_out} tasks without an annotation are left out")
@@ -105,7 +107,7 @@ class LabelStudio(AnnotatedDataset):
             ignore=ignore,
             background=background,
             rest=rest,
-            there=labels_used(samples.values()),
+            file_labels=labels_used(samples.values()),
             declared=False,
         )
         self.labels = self.coding.labels
@@ -119,26 +121,26 @@ class LabelStudio(AnnotatedDataset):
             self.wrong.append(str(error))
             return []
         if not isinstance(tasks, list) or not tasks:
-            self.wrong.append(f"{annotations}: no list of tasks; export the project as JSON")
+            self.wrong.append(f"{annotations}: not a list of tasks; export the project as JSON")
             return []
         return tasks
 
     def _sample(self, task: dict[str, Any]) -> Annotated | None:
-        """Image and shapes of a task; None when nobody has annotated it."""
+        """Image and shapes of a task; None: the task has no annotation."""
         annotations = task.get("annotations", task.get("completions"))
         if annotations is None:
             raise UserError("no annotations; export as JSON, not as JSON-MIN")
-        done = [one for one in annotations if not one.get("was_cancelled")]
-        if not done:
+        valid = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+        if not valid:
             return None
-        chosen = next((one for one in done if one.get("ground_truth")), done[-1])
+        chosen = next((annotation for annotation in valid if annotation.get("ground_truth")), valid[-1])
         image = self._image(task["data"])
         regions: dict[str, list[dict[str, Any]]] = {}
         for number, result in enumerate(chosen["result"]):
             if kind_of(result) is not None or result.get("type") == "labels":
                 regions.setdefault(str(result.get("id", number)), []).append(result)
         sizes = {
-            (int(one["original_height"]), int(one["original_width"])) for parts in regions.values() for one in parts
+            (int(part["original_height"]), int(part["original_width"])) for parts in regions.values() for part in parts
         }
         if len(sizes) > 1:
             raise UserError(f"its shapes are for images of {sorted(sizes)} (height, width); export it again")
@@ -148,49 +150,53 @@ class LabelStudio(AnnotatedDataset):
         return Annotated(image, f"{self.export}: {_named(task)}", next(iter(sizes), None), shapes)
 
     def _shapes(self, parts: list[dict[str, Any]]) -> Iterator[Shape]:
-        """The shape of one region: its geometry and its label may stand in two results."""
-        labels = [label for one in parts for label in labels_of(one)]
-        for one in parts:
-            kind = kind_of(one)
+        """The shape of one region. Its geometry and its label may be in two different results."""
+        labels = [label for part in parts for label in labels_of(part)]
+        for part in parts:
+            kind = kind_of(part)
             if kind is None or (kind == "brush" and self.brushes is not None):
                 continue
-            if one.get("image_rotation"):
-                raise UserError(f"image_rotation {one['image_rotation']}; turn the image itself and annotate that")
+            if part.get("image_rotation"):
+                raise UserError(
+                    f"image_rotation {part['image_rotation']}; allowed: 0; rotate the image file and annotate it again"
+                )
             if len(labels) != 1:
-                raise UserError(f"a {kind} with labels {labels}; allowed: one")
-            yield Shape(str(labels[0]), _drawing(kind, one["value"]))
+                raise UserError(f"a {kind} with labels {labels}; allowed: one label")
+            yield Shape(str(labels[0]), _drawing(kind, part["value"]))
             return
 
     def _image(self, data: dict[str, Any]) -> Path:
-        """The file of the image that the data of a task name: an upload, a local file or an address."""
-        found = [path for path in map(image_path, data.values()) if path is not None]
-        if len(found) != 1:
-            raise UserError(f"data names {len(found)} images; allowed: one")
-        (path,) = found
+        """The image file that the data of a task name: an upload, a local file or a URL."""
+        paths = [path for path in map(image_path, data.values()) if path is not None]
+        if len(paths) != 1:
+            raise UserError(f"data names {len(paths)} images; allowed: one image")
+        (path,) = paths
         match = UPLOADED.fullmatch(path.name)
         candidates = self.files.get(path.name) or self.files.get(match[1] if match else "", [])
-        if len(candidates) > 1:  # the same name in several folders: the one with most of the path
-            tails = [common_tail(one, path) for one in candidates]
-            candidates = [one for one, tail in zip(candidates, tails, strict=True) if tail == max(tails)]
+        if len(candidates) > 1:  # the same name in several folders: the file with the longest common path
+            tails = [common_tail(file, path) for file in candidates]
+            candidates = [file for file, tail in zip(candidates, tails, strict=True) if tail == max(tails)]
         if len(candidates) != 1:
-            several = f"{len(candidates)} images of this name" if candidates else "no such image"
-            raise UserError(f"{path}: {several} below {self.root}; correct datasets.label_studio.images")
+            count = f"{len(candidates)} images with this name" if candidates else "no such image"
+            raise UserError(f"{path}: {count} below {self.root}; correct datasets.label_studio.images")
         return candidates[0]
 
     def _brushes(self, folder: Path) -> dict[tuple[str, str], list[Shape]]:
-        """Brushes in PNG files by task and annotation, in the order of their labels and numbers."""
-        found: dict[tuple[str, str], list[Shape]] = {}
+        """Brushes in PNG files, by task and annotation, sorted by file name."""
+        brushes: dict[tuple[str, str], list[Shape]] = {}
         files = sorted(folder.glob("*.png"))
         for file in files:
             match = BRUSH.fullmatch(file.stem)
             if match is None:
-                self.wrong.append(f"{file}: not task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png; remove it")
+                self.wrong.append(
+                    f"{file}: unknown name; allowed: task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png; remove it"
+                )
                 continue
             task, annotation, label = match.groups()
-            found.setdefault((task, annotation), []).append(Shape(label, _opening(file)))
+            brushes.setdefault((task, annotation), []).append(Shape(label, _opening(file)))
         if not files:
             self.wrong.append(f"{folder}: no PNG file; correct datasets.label_studio.masks")
-        return found
+        return brushes
 
 
 def _drawing(kind: str, value: dict[str, Any]) -> Callable[[Size], Mask]:

@@ -1,9 +1,9 @@
 """labelme: a JSON file for each image, with its shapes in the order in which they are painted.
 
 Format: https://github.com/wkentaro/labelme, labelme/label_file.py and utils/shape.py. A shape is a polygon, a
-rectangle, a circle (centre and a point of its rim), a mask (PNG in base64, with the corners of its place) or, where
-``line_width`` is set, a line, linestrip or point. Coordinates are of the image as it is shown, after its EXIF
-orientation. Where the file of an image is missing, its copy in the JSON file (``imageData``) is read.
+rectangle, a circle (its centre and a point on the circle), a mask (PNG in base64, with the corners of its position) or,
+if ``line_width`` is set, a line, linestrip or point. Coordinates refer to the displayed image, after its EXIF
+orientation is applied. If the image file is missing, its copy in the JSON file (``imageData``) is read.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ class Labelme(AnnotatedDataset):
     """Images with labelme's JSON files.
 
     Args:
-        root: folder that patterns and lists count from; no file may lie outside.
+        root: root folder; patterns and lists are relative to it, and all files must be below it.
         annotations: pattern of the JSON files, as in folder.py.
         classes: class -> labels, or a list of labels.
-        palette: one RGB colour a class; null: VOC's colours.
-        ignore: labels that count nowhere; null: ``__ignore__``.
-        background: class of the pixels that no shape covers, and of ``_background_``; a new name comes first. Null:
+        palette: one RGB colour per class; null: VOC's colours.
+        ignore: labels whose pixels are ignored; null: ``__ignore__``.
+        background: class of the pixels outside all shapes, and of ``_background_``; a new name gets train id 0. Null:
             they are ignored.
-        rest: shapes of other labels: ``fault``, ``ignore`` (their pixels count nowhere), ``skip`` (as if absent).
-        order: which shape lies on top: the later in the file (``file``) or the smaller (``area``); ``refuse``: overlaps
-            of different classes are faults.
-        line_width: of lines and points in pixels; null: they are faults, because they have no area.
+        rest: shapes of other labels: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they are
+            not painted).
+        order: which shape is on top: the later one in the file (``file``), or the smaller one (``area``); ``refuse``:
+            overlaps of different classes are errors.
+        line_width: width of lines and points in pixels; null: they are errors, because they have no area.
         lists, splits, shares, sequence, seed: as in folder.py.
 
     Raises:
-        UserError: no root, or options that contradict each other.
+        UserError: ``root`` is not set, or the options contradict each other.
     """
 
     def __init__(
@@ -85,7 +86,10 @@ class Labelme(AnnotatedDataset):
             except UserError as error:
                 self.wrong.append(str(error))
             except DAMAGES as error:
-                self.wrong.append(f"{file}: not labelme's format ({error!r}); save it again, or narrow annotations")
+                self.wrong.append(
+                    f"{file}: not in labelme's format ({error!r}); save it again, or narrow the pattern "
+                    "datasets.labelme.annotations"
+                )
         used = [label for label in labels_used(samples.values()) if label not in (IGNORED, BACKGROUND)]
         self.coding = named_classes(
             "labelme",
@@ -94,7 +98,7 @@ class Labelme(AnnotatedDataset):
             ignore=[IGNORED] if ignore is None else ignore,
             background=background,
             rest=rest,
-            there=used,
+            file_labels=used,
             declared=False,
             unlabelled=BACKGROUND,
         )
@@ -114,7 +118,7 @@ class Labelme(AnnotatedDataset):
         return Annotated(image, str(file), size, [self._shape(shape) for shape in data["shapes"]])
 
     def read_frame(self, sample: Annotated, size: Size | None) -> Array:
-        """The image; where its file is missing, the copy that the JSON file may hold."""
+        """The image; if its file is missing, the copy in the JSON file, if there is one."""
         embedded = None if sample.image.exists() else loaded(Path(sample.source)).get("imageData")
         if not embedded:
             return super().read_frame(sample, size)
@@ -131,25 +135,26 @@ class Labelme(AnnotatedDataset):
 
 
 def drawn(shape: dict[str, Any], size: Size, *, line_width: float | None) -> Mask:
-    """(H, W) pixels of one shape. Raises UserError: of a kind without an area, or damaged."""
-    kind = shape.get("shape_type") or "polygon"  # early versions know no other
-    place = points(shape.get("points"), least=1)
+    """Pixels (H, W) of one shape. Raises UserError: the shape is damaged, or its kind has no area."""
+    kind = shape.get("shape_type") or "polygon"  # early versions of labelme had only polygons
+    corner_points = points(shape.get("points"), least=1)
     if kind in STROKES:
         if line_width is None:
             raise UserError(f"a {kind} has no area; set datasets.labelme.line_width, in pixels, or draw a polygon")
         if kind == "points":
-            return union((stroke(point[None], size, width=line_width) for point in place), size)
-        return stroke(place, size, width=line_width)
+            return union((stroke(point[None], size, width=line_width) for point in corner_points), size)
+        return stroke(corner_points, size, width=line_width)
     if kind == "polygon":
-        return polygon(place, size)
-    if kind == "rectangle" and len(place) in (2, 4):
-        return box(place, size) if len(place) == 2 else polygon(place, size)
-    if kind == "circle" and len(place) == 2:
-        radius = float(np.hypot(*(place[1] - place[0])))
-        return ellipse(place[0], np.array([radius, radius]), size)
-    if kind == "mask" and len(place) == 2:
-        return _mask(shape.get("mask"), place.min(axis=0).round().astype(int).tolist(), size)
-    raise UserError(f"a {kind} of {len(place)} points; known: polygon, rectangle, circle, mask, {', '.join(STROKES)}")
+        return polygon(corner_points, size)
+    if kind == "rectangle" and len(corner_points) in (2, 4):
+        return box(corner_points, size) if len(corner_points) == 2 else polygon(corner_points, size)
+    if kind == "circle" and len(corner_points) == 2:
+        radius = float(np.hypot(*(corner_points[1] - corner_points[0])))
+        return ellipse(corner_points[0], np.array([radius, radius]), size)
+    if kind == "mask" and len(corner_points) == 2:
+        return _mask(shape.get("mask"), corner_points.min(axis=0).round().astype(int).tolist(), size)
+    allowed = f"polygon, rectangle, circle, mask, {', '.join(STROKES)}"
+    raise UserError(f"a {kind} of {len(corner_points)} points; allowed: {allowed}; draw it as one of these")
 
 
 def _mask(text: Any, corner: list[int], size: Size) -> Mask:
@@ -160,7 +165,7 @@ def _mask(text: Any, corner: list[int], size: Size) -> Mask:
             part = np.asarray(image.convert("L")) > 0
     except UserError:
         raise
-    except Exception as error:  # Pillow has no closed list of what it raises on damaged bytes
-        raise UserError(f"a mask that is no PNG in base64 ({error})") from error
+    except Exception as error:  # Pillow does not document which exceptions damaged bytes raise
+        raise UserError(f"a mask that is not a PNG in base64 ({error}); save it again") from error
     left, top = corner
     return placed(part, top=top, left=left, size=size)

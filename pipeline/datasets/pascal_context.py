@@ -1,8 +1,8 @@
 """PASCAL Context: 59 classes of things and stuff on the images of VOC 2010 (Mottaghi et al. 2014).
 
-Layout below the root: ``VOCdevkit/VOC2010/`` with ``JPEGImages/``, ``SegmentationClassContext/`` and
-``ImageSets/SegmentationContext/{train,val}.txt``, as MMSegmentation lays it out. Masks hold 0..59 as ids, or as colours
-of VOC's map (RGB or indexed); 0 is none of the 59 classes and ignored.
+Folders below the root, as in MMSegmentation: ``VOCdevkit/VOC2010/`` with ``JPEGImages/``, ``SegmentationClassContext/``
+and ``ImageSets/SegmentationContext/{train,val}.txt``. Masks hold 0..59, as ids or as colours of VOC's map (RGB or
+indexed); 0 means none of the 59 classes and is ignored.
 
 Two numberings are in use and a mask does not say which it has: ``voc`` begins with VOC's 20 classes (MMSegmentation's
 first list, masks in VOC's colours); ``alphabetical`` comes from sorting the 459 original ids (the Detail API's users,
@@ -40,7 +40,7 @@ def ids(numbering: str) -> tuple[int, ...]:
 
 
 def coding(numbering: str) -> Coding:
-    """Ids and colours 0..59 in one of the two numberings; 255 is ignored like 0."""
+    """Ids and colours 0..59 in one of the two numberings; 0 and 255 are ignored."""
     train = {0: IGNORE_INDEX, IGNORE_INDEX: IGNORE_INDEX}
     train |= {index: value for value, index in enumerate(ids(numbering))}
     return Coding(
@@ -54,11 +54,11 @@ class PascalContext(PairDataset):
     """PASCAL Context with 59 classes from a local folder.
 
     Args:
-        root: folder that holds ``VOCdevkit/VOC2010``, or that folder itself.
-        numbering: what the ids of the masks mean, ``voc`` or ``alphabetical``; see the top of this file.
+        root: folder that contains ``VOCdevkit/VOC2010``, or the folder VOC2010.
+        numbering: numbering of the ids in the masks, ``voc`` or ``alphabetical``; see the top of this file.
 
     Raises:
-        UserError: no root, or no numbering.
+        UserError: ``root`` or ``numbering`` is not set.
     """
 
     title = "PASCAL Context"

@@ -1,7 +1,7 @@
-"""Roboflow's export "Semantic Segmentation Masks": folders train, valid and test with images and masks side by side.
+"""Roboflow's export "Semantic Segmentation Masks": folders train, valid and test, each with images and masks.
 
-Beside ``NAME.jpg`` lies ``NAME_mask.png``, one channel of ids; ``_classes.csv`` in each folder names them, under the
-head ``Pixel Value, Class``.
+The mask of ``NAME.jpg`` is ``NAME_mask.png`` in the same folder, one channel of ids. The file ``_classes.csv`` in each
+folder has the names of the ids, with the header ``Pixel Value, Class``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Roboflow(AnnotatedDataset):
     """Roboflow's semantic segmentation masks.
 
     Args:
-        root: folder that holds ``train/``, ``valid/`` and perhaps ``test/``.
-        classes: class -> names in _classes.csv, or a list of them; null: all of them, by their ids.
-        palette: one RGB colour a class; null: VOC's colours.
-        ignore: names in _classes.csv whose pixels count nowhere.
-        rest: pixels of other names: ``fault``, or ``ignore``.
+        root: folder that contains ``train/``, ``valid/`` and, if the export has it, ``test/``.
+        classes: class -> names in _classes.csv, or a list of these names; null: all names, sorted by id.
+        palette: one RGB colour per class; null: VOC's colours.
+        ignore: names in _classes.csv whose pixels are ignored.
+        rest: pixels of other names: ``fault`` (an error), or ``ignore``.
 
     Raises:
-        UserError: no root, no class, or options that contradict each other.
+        UserError: ``root`` is not set, there is no class, or the options contradict each other.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Roboflow(AnnotatedDataset):
         rest: Rest = "fault",
     ) -> None:
         super().__init__("roboflow", root_folder("roboflow", root, holds="train/ and valid/"))
-        named: dict[int, str] = {}
+        names: dict[int, str] = {}
         folders = sorted(path for path in self.root.iterdir() if path.is_dir() and path.name.lower() in FOLDERS)
         for folder in folders:
             for raw, label in _classes(folder / "_classes.csv", self.wrong).items():
-                if named.setdefault(raw, label) != label:
+                if names.setdefault(raw, label) != label:
                     self.wrong.append(
-                        f"{folder}/_classes.csv: {raw} is {label!r}; in another split it is {named[raw]!r}"
+                        f"{folder}/_classes.csv: {raw} is {label!r}, but {names[raw]!r} in another split; correct one"
                     )
-        if not named:
-            raise UserError("; ".join(self.wrong) or f"{self.root}: no folder train or valid; export it again")
+        if not names:
+            raise UserError("; ".join(self.wrong) or f"{self.root}: no folder train and no valid; export it again")
         self.coding = named_classes(
             "roboflow",
             classes,
@@ -66,14 +66,14 @@ class Roboflow(AnnotatedDataset):
             ignore=ignore,
             background=None,
             rest=rest,
-            there=[named[raw] for raw in sorted(named)],
+            file_labels=[names[raw] for raw in sorted(names)],
             declared=True,
         )
         self.labels = self.coding.labels
-        self.wrong += self.coding.unknown(dict.fromkeys(named.values(), "in _classes.csv"))
+        self.wrong += self.coding.unknown(dict.fromkeys(names.values(), "in _classes.csv"))
         self.masks = Coding(
-            ids={raw: self.coding.train_id(label) for raw, label in named.items()},
-            allowed=f"allowed: {sorted(named)}, as _classes.csv says",
+            ids={raw: self.coding.train_id(label) for raw, label in names.items()},
+            allowed=f"allowed: {sorted(names)}, the ids in _classes.csv",
         )
         self.samples = {"train": {}, "val": {}}
         for folder in folders:
@@ -93,16 +93,18 @@ class Roboflow(AnnotatedDataset):
 
 
 def _classes(path: Path, wrong: list[str]) -> dict[int, str]:
-    """Names by id; what is wrong with the file is added to ``wrong``."""
-    found: dict[int, str] = {}
+    """Names by id. Appends errors of the file to ``wrong``."""
+    names: dict[int, str] = {}
     for number, line in lines(path, wrong):
         row = [cell.strip() for cell in next(csv.reader(io.StringIO(line), skipinitialspace=True), [])]
         while row and not row[-1]:
             del row[-1]
-        if not found and [cell.lower() for cell in row] == HEAD:
+        if not names and [cell.lower() for cell in row] == HEAD:
             continue
-        if len(row) != 2 or not row[0].isdecimal() or int(row[0]) > LARGEST_ID or not row[1] or int(row[0]) in found:
-            wrong.append(f"{path}:{number}: not 'pixel value, class' with an id of its own: {line!r}; export it again")
+        if len(row) != 2 or not row[0].isdecimal() or int(row[0]) > LARGEST_ID or not row[1] or int(row[0]) in names:
+            wrong.append(
+                f"{path}:{number}: got {line!r}; allowed: 'pixel value, class', with each id once; export it again"
+            )
         else:
-            found[int(row[0])] = row[1]
-    return found
+            names[int(row[0])] = row[1]
+    return names

@@ -1,7 +1,7 @@
-"""``streets``: procedurally rendered driving scenes with exact labels. Needs no download and no licence.
+"""``streets``: procedurally rendered driving scenes with exact labels. They need no download and no licence.
 
-Use it to try segpress end to end and to test it: the scenes have perspective, weather, night, occlusion and a
-long-tailed class histogram, but they are drawings; figures obtained on them say nothing about real streets.
+Use them to try segpress from end to end, and to test it. The scenes have perspective, weather, night, occlusion and a
+long-tailed class histogram. But they are drawings: results on them do not predict results on real streets.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _STEP = 16
 
 
 class Streets(Dataset):
-    """Driving scenes drawn on demand.
+    """Driving scenes that are rendered on demand.
 
     Args:
-        train, val: single frames, each of its own scene.
-        sequence: consecutive frames (15 a second) of one drive, the labelled video; 0 for none.
+        train, val: number of single frames; each shows a different scene.
+        sequence: number of consecutive frames of one drive (15 frames per second), a labelled video; 0: no sequence.
         size: (height, width) in pixels, multiples of 16, at least 64x96.
-        seed: equal arguments give bit-identical frames, whichever frames were read before.
+        seed: seed of the scenes; equal arguments give bit-identical frames, in any order of reading.
 
     Example:
         >>> streets = Streets(train=2, val=1, sequence=0, size=(64, 96), seed=1)
@@ -80,7 +80,7 @@ class Streets(Dataset):
         index = int(digits) if digits.isdecimal() else -1
         if stem != split or not 0 <= index < self._counts[split] or name != f"{split}_{index:04d}":
             raise UserError(
-                f"streets has no sample {name!r} in {split!r}; it has {self._counts[split]} from {split}_0000 on"
+                f"streets has no sample {name!r} in {split!r}; it has {self._counts[split]} samples, from {split}_0000"
             )
         return index
 
@@ -96,6 +96,6 @@ def _check_size(size: Sequence[int]) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _scene(seeds: tuple[int, int, int], duration: float) -> tuple[World, Light]:
-    """World and light of a scene. Kept for a drive, whose frames share them."""
+    """World and light of a scene. They are cached for a drive, because all its frames share them."""
     first, second = np.random.SeedSequence(seeds).generate_state(2, np.uint64)
     return make_world(int(first), duration), sample_light(Random(int(second)))  # noqa: S311

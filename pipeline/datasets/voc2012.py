@@ -1,11 +1,11 @@
 """PASCAL VOC 2012 segmentation: 20 classes and background (Everingham et al. 2010).
 
-Layout below the root: ``VOCdevkit/VOC2012/`` with ``JPEGImages/``, ``SegmentationClass/`` and
-``ImageSets/Segmentation/{train,val}.txt``. Masks are indexed PNG in VOC's colour map: 0..20, and 255 along borders.
+Folders below the root: ``VOCdevkit/VOC2012/`` with ``JPEGImages/``, ``SegmentationClass/`` and
+``ImageSets/Segmentation/{train,val}.txt``. Masks are indexed PNG files in VOC's colour map: 0..20, and 255 at borders.
 
-With ``augmented``, train is the usual list of 10,582 (Hariharan et al. 2011, SBD): masks as ids in
-``SegmentationClassAug/``, names in ``ImageSets/Segmentation/trainaug.txt``; without that list, all masks that are not
-in val.
+With ``augmented``, train is the usual list of 10,582 images (Hariharan et al. 2011, SBD): masks of ids in
+``SegmentationClassAug/``, names in ``ImageSets/Segmentation/trainaug.txt``. If this list does not exist, train has all
+masks that are not in val.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class VOC2012(PairDataset):
     """PASCAL VOC 2012 from a local folder.
 
     Args:
-        root: folder that holds ``VOCdevkit/VOC2012``, or that folder itself.
-        augmented: train on the masks of SBD too.
+        root: folder that contains ``VOCdevkit/VOC2012``, or the folder VOC2012.
+        augmented: also train on the masks of SBD.
 
     Raises:
-        UserError: no root.
+        UserError: ``root`` is not set, or is not a folder.
     """
 
     title = "VOC 2012"
@@ -62,9 +62,10 @@ class VOC2012(PairDataset):
             masks = by_stem(self.root / folder, self.wrong)
         held_out = set(val)
         listed = names(train, self.wrong) if train.is_file() or not augmented else sorted(masks.keys() - held_out)
-        self.wrong += [f"{train.name}: {name} is in val.txt too; remove it here" for name in listed if name in held_out]
+        repeated = [name for name in listed if name in held_out]
+        self.wrong += [f"{train.name}: {name} is also in val.txt; remove it from {train.name}" for name in repeated]
         self.pairs["train"] = matched(listed, images, masks, at=self._at(folder))
 
     def _at(self, masks: str) -> Pair:
-        """Where a sample must lie."""
+        """The paths where the files of a sample must be."""
         return Pair(self.root / "JPEGImages" / "x.jpg", self.root / masks / "x.png")

@@ -1,4 +1,4 @@
-"""Every data set of files in small: the official layouts with random pictures, and where real samples lie."""
+"""A small copy of every data set of files: the official folders with random images; and options for real samples."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pycocotools import mask as coco
 
 from pipeline.frames import write_png
 
-PREFIX = "/SegNet/CamVid/"  # of the author's machine, as the official lists carry it
+PREFIX = "/SegNet/CamVid/"  # the official lists have this prefix of the author's machine
 NAMES = {"train": ("0001TP_006690", "0001TP_006720", "0016E5_00390"), "val": ("0016E5_07959", "0016E5_07961")}
 Array = npt.NDArray[Any]
-#: Bits of VOC's colour map, written out by hand for the ids that the fixtures use.
+#: Colours of VOC's colour map for the ids that the fixtures use.
 VOC_COLOURS = {
     0: (0, 0, 0),
     1: (128, 0, 0),
@@ -51,7 +51,7 @@ def noise(seed: int, *shape: int) -> Array:
 
 
 def ids(seed: int, allowed: list[int]) -> Array:
-    """A mask 12x16 in which every allowed id is."""
+    """A mask 12x16 with all allowed ids."""
     mask = np.random.default_rng(seed).choice(allowed, (12, 16)).astype(np.uint8)
     mask.flat[: len(allowed)] = allowed
     return mask
@@ -142,14 +142,16 @@ def make_coco(root: Path) -> dict[str, Any]:
             "category_id": 3,
             "iscrowd": 0,
         }
-        found = [polygons, {"segmentation": rle, "category_id": 7, "iscrowd": 1}]
+        annotations = [polygons, {"segmentation": rle, "category_id": 7, "iscrowd": 1}]
         packed = {"segmentation": {"size": [12, 16], "counts": compressed}, "category_id": 90, "iscrowd": 0}
         write_json(
             root / f"annotations/instances_{split}2017.json",
             {
                 "images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": 12, "width": 16} for n in numbers],
                 "annotations": [
-                    {"id": 3 * n + i, "image_id": n, **one} for n in numbers for i, one in enumerate([*found, packed])
+                    {"id": 3 * n + i, "image_id": n, **one}
+                    for n in numbers
+                    for i, one in enumerate([*annotations, packed])
                 ],
                 "categories": categories,
             },
@@ -158,7 +160,7 @@ def make_coco(root: Path) -> dict[str, Any]:
 
 
 def make_labelme(root: Path) -> dict[str, Any]:
-    """Every kind of shape; images beside the JSON files and in a folder next to theirs."""
+    """Every kind of shape; images in the folder of their JSON file and in a folder below it."""
     polygon = {"label": "road", "points": [[0, 6], [16, 6], [16, 12], [0, 12]], "shape_type": "polygon"}
     box = {"label": "car", "points": [[9, 8], [3, 4]], "shape_type": "rectangle"}
     circle = {"label": "car", "points": [[12, 4], [12, 7]], "shape_type": "circle"}
@@ -175,7 +177,7 @@ def make_labelme(root: Path) -> dict[str, Any]:
 
 
 def png(mask: Array) -> str:
-    """A mask as labelme stores it."""
+    """A mask in labelme's format."""
     file = io.BytesIO()
     Image.fromarray(mask).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
@@ -227,7 +229,7 @@ def packed(mask: Array) -> list[int]:
     for start, end in pairwise(starts):
         which = next(i for i, length in enumerate((3, 4, 8, 16)) if end - start <= 1 << length)
         count = f"{end - start - 1:0{(3, 4, 8, 16)[which]}b}"
-        if end - start <= 8:  # values as they are
+        if end - start <= 8:  # a block without repetition
             bits += f"0{which:02b}{count}" + "".join(f"{value:08b}" for value in values[start:end].tolist())
         else:
             bits += f"1{which:02b}{count}{values[start]:08b}"
@@ -301,7 +303,7 @@ def makers() -> dict[str, Callable[[Path], dict[str, Any]]]:
 
 @pytest.fixture(scope="session")
 def pack_brush() -> Callable[[Array], list[int]]:
-    """Encodes a mask (H, W) as Label Studio does."""
+    """Encodes a mask (H, W) in Label Studio's format."""
     return packed
 
 
@@ -324,19 +326,19 @@ def link(source: Path, target: Path) -> None:
 
 @pytest.fixture(scope="session")
 def samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Options of the plugins on real samples; where only one split is there, it is laid out as train and val."""
-    real, made = real_data / "samples", tmp_path_factory.mktemp("samples")
+    """Options of the plugins for real samples. If the samples have only one split, it is divided into train and val."""
+    real, base = real_data / "samples", tmp_path_factory.mktemp("samples")
     ade = real / "ADEChallengeData2016"
     for number, split in ((1, "training"), (2, "training"), (3, "validation")):
         for kind, suffix in (("images", "jpg"), ("annotations", "png")):
             name = f"ADE_val_{number:08d}.{suffix}"
-            link(ade / kind / "validation" / name, made / "ade" / kind / split / name)
+            link(ade / kind / "validation" / name, base / "ade" / kind / split / name)
     voc = real / "voc2012" / "VOCdevkit" / "VOC2012"
-    kit = made / "voc" / "VOCdevkit" / "VOC2012"
+    kit = base / "voc" / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass"):
         link(voc / folder, kit / folder)
     split_list(sorted(path.stem for path in (voc / "JPEGImages").iterdir()), kit / "ImageSets" / "Segmentation")
-    context = made / "context" / "VOC2010"
+    context = base / "context" / "VOC2010"
     for path in (real / "pascal_context_rgbmasks").iterdir():
         folder = {".jpg": "JPEGImages", ".png": "SegmentationClassContext"}[path.suffix]
         link(path, context / folder / path.name)
@@ -344,9 +346,9 @@ def samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     split_list(names, context / "ImageSets" / "SegmentationContext")
     return {
         "cityscapes": {"root": str(real / "cityscapes")},
-        "voc2012": {"root": str(made / "voc")},
-        "ade20k": {"root": str(made / "ade")},
-        "pascal_context": {"root": str(made / "context"), "numbering": "voc"},
+        "voc2012": {"root": str(base / "voc")},
+        "ade20k": {"root": str(base / "ade")},
+        "pascal_context": {"root": str(base / "context"), "numbering": "voc"},
     }
 
 

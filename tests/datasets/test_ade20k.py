@@ -1,4 +1,4 @@
-"""ADE20K: ids moved down by one, names and colours of the benchmark."""
+"""ADE20K: train ids are ids minus one; names and colours are those of the benchmark."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_zero_is_ignored_and_the_rest_moves_down(root: Path) -> None:
     assert dataset.read("train", "ADE_train_1")[1].tolist() == expected
 
 
-def test_names_and_colours_stand_at_their_official_numbers() -> None:
+def test_names_and_colours_have_their_official_numbers() -> None:
     labels = ADE20K.labels
     assert labels.num_classes == 150
     assert {number: labels.names[number - 1] for number in OFFICIAL} == OFFICIAL
@@ -54,7 +54,7 @@ def test_original_ids_give_the_masks_back(root: Path) -> None:
 
 def test_an_id_above_150_is_refused(root: Path, write_image: Callable[..., Path]) -> None:
     write_image(root / "annotations/validation/v.png", np.full((12, 16), 151, np.uint8))
-    with pytest.raises(UserError, match=r"v\.png: label ids \[151\]; allowed: 0 \(ignored\) and 1\.\.150"):
+    with pytest.raises(UserError, match=r"v\.png: unknown label ids \[151\]; allowed: 0 \(ignored\) and 1\.\.150"):
         ADE20K(root=str(root)).read("val", "v")
 
 
@@ -62,15 +62,15 @@ def test_missing_folders_and_twins_are_named(root: Path, write_image: Callable[.
     write_image(root / "images/training/ADE_train_1.png", np.zeros((12, 16, 3), np.uint8))
     (root / "annotations/validation/v.png").unlink()
     (root / "annotations/validation").rmdir()
-    said = "\n".join(ADE20K(root=str(root)).faults())
-    assert "ADE_train_1.png: ADE_train_1.jpg has the same stem; keep one" in said
-    assert "annotations/validation: cannot be read (No such file or directory); the layout needs this folder" in said
-    assert "v.jpg: no label" in said
+    errors = "\n".join(ADE20K(root=str(root)).faults())
+    assert "ADE_train_1.png: ADE_train_1.jpg has the same stem; keep one" in errors
+    assert "annotations/validation: cannot be read (No such file or directory); the data set needs this" in errors
+    assert "v.jpg: no mask" in errors
 
 
-def test_real_pictures_show_what_their_labels_say(samples: dict[str, dict[str, Any]]) -> None:
+def test_labels_of_a_real_image_are_correct(samples: dict[str, dict[str, Any]]) -> None:
     dataset = datasets.build("ade20k", samples["ade20k"])
-    _, label = dataset.read("val", "ADE_val_00000003")  # a street with a bus, a van and a stair over it
+    _, label = dataset.read("val", "ADE_val_00000003")  # a street with a bus and a van
     names = {dataset.labels.names[index] for index in np.unique(label) if index != 255}
     assert {"sky", "tree", "road", "sidewalk", "car", "bus", "streetlight", "van", "signboard"} <= names
     assert dataset.labels.names[label[30, 100]] == "sky" and dataset.labels.names[label[250, 250]] == "road"

@@ -1,4 +1,4 @@
-"""What all plugins of annotation tools share, tried on labelme's files: order, background, labels, names, splits."""
+"""The shared code of annotation tools, tested with labelme's files: order, background, labels, names, splits."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ SUN = rectangle("sun", 4, 2, 6, 4)
 def write(tmp_path: Path, write_image: Write) -> Callable[..., Path]:
     """``write(name, *shapes, **data)`` writes an image 12x16 and its JSON file."""
 
-    def made(name: str, *shapes: dict[str, Any], **data: Any) -> Path:
+    def write_pair(name: str, *shapes: dict[str, Any], **data: Any) -> Path:
         write_image(tmp_path / f"{name}.png", np.random.default_rng(len(name)).integers(0, 256, (12, 16, 3), np.uint8))
         file = tmp_path / f"{name}.json"
         image = {"imagePath": f"{Path(name).name}.png", "imageHeight": 12, "imageWidth": 16}
         file.write_text(json.dumps({"shapes": shapes, **image, **data}))
         return file
 
-    return made
+    return write_pair
 
 
 def labelme(root: Path, **options: Any) -> Labelme:
-    given = {"classes": ["sky", "sun"], "sequence": ".+", "shares": {"val": 0.5}}
-    return Labelme(**{"root": str(root), **given, **options})
+    defaults = {"classes": ["sky", "sun"], "sequence": ".+", "shares": {"val": 0.5}}
+    return Labelme(**{"root": str(root), **defaults, **options})
 
 
 def label_of(dataset: Labelme, name: str) -> Any:
@@ -55,7 +55,7 @@ def label_of(dataset: Labelme, name: str) -> Any:
     ("order", "shapes", "train"),
     [("file", (SKY, SUN), 1), ("file", (SUN, SKY), 0), ("area", (SUN, SKY), 1), ("area", (SKY, SUN), 1)],
 )
-def test_shapes_are_painted_in_the_stated_order(
+def test_shapes_are_painted_in_the_order_of_the_option(
     tmp_path: Path, write: Any, order: str, shapes: tuple[Any, ...], train: int
 ) -> None:
     write("a", *shapes)
@@ -70,12 +70,12 @@ def test_overlaps_of_different_classes_can_be_refused(tmp_path: Path, write: Any
     write("a", SKY, SUN)
     write("b", SKY, SKY)
     dataset = labelme(tmp_path, order="refuse")
-    with pytest.raises(UserError, match=r"a\.json: 4 pixels of a shape \(sun\) are of another class too; .*order"):
+    with pytest.raises(UserError, match=r"a\.json: 4 pixels of a shape \(sun\) also belong to another class; .*order"):
         label_of(dataset, "a")
     assert (label_of(dataset, "b")[:6] == 0).all()
 
 
-def test_pixels_of_no_shape_are_ignored_or_background(tmp_path: Path, write: Any) -> None:
+def test_pixels_outside_all_shapes_are_ignored_or_background(tmp_path: Path, write: Any) -> None:
     write("a", SUN)
     assert np.unique(label_of(labelme(tmp_path), "a")).tolist() == [1, IGNORED]
     added = labelme(tmp_path, background="ground")
@@ -116,14 +116,14 @@ def test_labels_to_ignore_are_painted_as_ignored(tmp_path: Path, write: Any) -> 
     ("options", "message"),
     [
         ({"classes": None}, r"classes: not set; labels in the files: \['sky', 'sun'\]"),
-        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' belongs to another class too"),
-        ({"ignore": ["sun"]}, "ignore: 'sun' belongs to a class too"),
+        ({"classes": {"a": ["sky"], "b": ["sky", "sun"]}}, "'sky' also belongs to another class"),
+        ({"ignore": ["sun"]}, "ignore: 'sun' also belongs to a class"),
         ({"classes": []}, "classes: empty"),
         ({"palette": ["red", "#00f"]}, "got 'red'; allowed: .red, green, blue."),
         ({"palette": [[0, 0, 0]]}, "palette has 1 colours for 2 classes"),
         ({"shares": {"train": 0.5}}, "shares: got"),
-        ({"lists": {"train": "train.txt"}}, "lists: names"),
-        ({"sequence": "("}, "no regular expression"),
+        ({"lists": {"train": "train.txt"}}, "lists: got"),
+        ({"sequence": "("}, "not a regular expression"),
         ({"annotations": "/x/*.json"}, "annotations: got"),
     ],
 )
@@ -133,13 +133,13 @@ def test_options_that_contradict_are_refused(tmp_path: Path, write: Any, options
         labelme(tmp_path, **options)
 
 
-def test_a_class_that_no_shape_has_and_images_without_shapes_are_said(tmp_path: Path, write: Any) -> None:
+def test_classes_and_images_without_shapes_give_warnings(tmp_path: Path, write: Any) -> None:
     write("a", SKY)
     write("bb")
     dataset = labelme(tmp_path, classes=["skyy"], rest="ignore", background="ground")
     label, image = dataset.warnings()
     assert "no shape has the label 'skyy'; did you mean 'sky'?" in label
-    assert image.startswith("1 images have no shape, such as ") and image.endswith("all their pixels are ground")
+    assert image.startswith("1 images have no shape, for example ") and image.endswith("all their pixels are ground")
     assert (label_of(dataset, "bb") == 0).all()
 
 
@@ -150,23 +150,23 @@ def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path, write: Any,
     file = write("a", SKY, imagePath=name)
     (fault,) = (fault for fault in labelme(tmp_path).faults() if "imagePath" in fault)
     assert fault.startswith(f"{file}: imagePath: ") and "points outside" in fault
-    assert ("set root to the folder that holds both" in fault) == name.startswith(("..", "x/"))
+    assert ("set root to a folder that contains both" in fault) == name.startswith(("..", "x/"))
 
 
-def test_an_image_of_another_size_is_a_fault(tmp_path: Path, write: Any) -> None:
+def test_an_image_of_another_size_is_an_error(tmp_path: Path, write: Any) -> None:
     write("a", SKY, imageHeight=24, imageWidth=32)
     with pytest.raises(UserError, match=r"a\.json: the annotation is for an image of 24x32; a\.png is 12x16"):
         label_of(labelme(tmp_path), "a")
 
 
-def test_a_missing_image_is_a_fault(tmp_path: Path, write: Any) -> None:
+def test_a_missing_image_is_an_error(tmp_path: Path, write: Any) -> None:
     write("a", SKY, imagePath="b.png")
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         label_of(labelme(tmp_path), "a")
 
 
-def test_the_size_of_the_annotation_says_whether_an_image_is_turned(tmp_path: Path, write: Any) -> None:
-    """EXIF orientation 6 of an image that is stored as 12x16: shown, it is 16x12."""
+def test_the_size_of_the_annotation_decides_whether_an_image_is_rotated(tmp_path: Path, write: Any) -> None:
+    """An image that is stored as 12x16, with EXIF orientation 6: viewers show it as 16x12."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for name, height, width in (("shown", 16, 12), ("stored", 12, 16)):
@@ -183,16 +183,16 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path, write: Any) -
     assert dataset.faults() == ()
     write("e", SKY)
     (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "one sample (e) lies in none of them; set in datasets.labelme lists" in fault
-    told = labelme(tmp_path, sequence=None, splits={"train": ["train", "valid"], "val": ["test"]})
-    assert told.splits() == {"train": ["train__a", "train__b", "valid__c"], "val": ["test__d"]}
+    assert "one sample (e) is in none of them; set in datasets.labelme lists" in fault
+    renamed = labelme(tmp_path, sequence=None, splits={"train": ["train", "valid"], "val": ["test"]})
+    assert renamed.splits() == {"train": ["train__a", "train__b", "valid__c"], "val": ["test__d"]}
 
 
 def test_one_folder_is_no_sequence(tmp_path: Path, write: Any) -> None:
     for name in "abcdefgh":
         write(name, SKY, SUN)
     (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "all 8 samples lie in one folder" in fault and "set sequence: '.+'" in fault
+    assert "all 8 samples are in one folder" in fault and "set sequence: '.+'" in fault
     assert labelme(tmp_path).faults() == ()
 
 
@@ -207,7 +207,7 @@ def test_lists_name_images_or_samples(tmp_path: Path, write: Any) -> None:
     assert "val.txt:1: x/d: no image" in labelme(tmp_path, lists=lists).faults()[0]
 
 
-def test_prepare_runs_and_names_all_faults_at_once(tmp_path: Path, makers: Any) -> None:
+def test_prepare_runs_and_reports_all_errors_together(tmp_path: Path, makers: Any) -> None:
     options = makers["labelme"](tmp_path / "raw")
     facts = prepare(Labelme(**options), tmp_path / "out", name="labelme", options=options, progress=lambda *_: None)
     assert facts["classes"] == ["road", "car", "sky"] and sum(facts["class_pixels"]["val"]) > 0

@@ -1,4 +1,4 @@
-"""CamVid: the official layout is read as it is, departures from it are named, and the real data are the known ones."""
+"""CamVid: the official files are read, errors in them are reported, and the real data have the expected hash."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_lists_with_a_foreign_prefix_are_read_in_order(camvid_root: Path) -> Non
     }
 
 
-def test_void_is_eleven_again_in_original_ids() -> None:
+def test_void_is_11_in_original_ids() -> None:
     assert LABELS.to_original()[[0, 10, 255]].tolist() == [0, 10, 11]
 
 
@@ -55,7 +55,7 @@ def test_masks_keep_their_ids_and_void_becomes_ignored(camvid_root: Path) -> Non
     assert (raw == VOID).any() and LABELS.ignore_index == 255
 
 
-def test_the_test_split_is_read_where_it_is(camvid_root: Path) -> None:
+def test_the_test_split_is_read_if_it_exists(camvid_root: Path) -> None:
     for old, new in (("val", "test"), ("valannot", "testannot")):
         (camvid_root / new).mkdir()
         for file in (camvid_root / old).iterdir():
@@ -66,37 +66,45 @@ def test_the_test_split_is_read_where_it_is(camvid_root: Path) -> None:
     assert np.array_equal(dataset.read("test", "0016E5_07959")[1], dataset.read("val", "0016E5_07959")[1])
 
 
-def test_no_root_and_a_wrong_root_say_what_to_set(tmp_path: Path) -> None:
+def test_the_errors_of_no_root_and_a_wrong_root_name_the_option(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"datasets\.camvid\.root: not set; set it .* datasets\.camvid\.download: true"):
         datasets.build("camvid", {})
-    with pytest.raises(UserError, match=r"datasets\.camvid\.root: .*/none is no folder; set it to the one that holds"):
+    with pytest.raises(UserError, match=r"datasets\.camvid\.root: .*/none is not a folder; set it to the folder that"):
         CamVid(root=str(tmp_path / "none"))
     assert [fault.partition(";")[0] for fault in CamVid(root=str(tmp_path)).faults()] == [
-        "train.txt: missing",
-        "val.txt: missing",
+        f"train.txt: no such file in {tmp_path}",
+        f"val.txt: no such file in {tmp_path}",
     ]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda root: (root / "val.txt").unlink(), r"val\.txt: missing"),
+        (lambda root: (root / "val.txt").unlink(), r"val\.txt: no such file"),
         (lambda root: (root / "val.txt").write_text("\n"), r"val\.txt: lists no pair"),
-        (lambda root: (root / "val.txt").write_bytes(b"\xff\xfe\x00"), r"val\.txt: not a text file in UTF-8"),
-        (edit("train.txt", lambda text: text + "only-one.png\n"), r"train\.txt:4: not '<image> <mask>' .*only-one"),
-        (edit("train.txt", lambda text: text + "a.png b.png c.png\n"), r"train\.txt:4: not '<image> <mask>'"),
-        (edit("train.txt", lambda text: text + "/x/a.png /x/b.png\n"), r"train\.txt:4: not '<image> <mask>'"),
-        (edit("train.txt", lambda text: text + "x/CamVid/../../a.png b.png\n"), r"train\.txt:4: not '<image> <mask>'"),
+        (lambda root: (root / "val.txt").write_bytes(b"\xff\xfe\x00"), r"val\.txt: not UTF-8 text"),
+        (
+            edit("train.txt", lambda text: text + "only-one.png\n"),
+            r"train\.txt:4: got 'only-one.png'; allowed: '<image> <mask>'",
+        ),
+        (edit("train.txt", lambda text: text + "a.png b.png c.png\n"), r"train\.txt:4: got '.*'; allowed: '<image> <m"),
+        (edit("train.txt", lambda text: text + "/x/a.png /x/b.png\n"), r"train\.txt:4: got '.*'; allowed: '<image> <m"),
+        (
+            edit("train.txt", lambda text: text + "x/CamVid/../../a.png b.png\n"),
+            r"train\.txt:4: got '.*'; allowed: '<i",
+        ),
         (edit("train.txt", lambda text: text + text.splitlines()[0]), r"train\.txt:4: 0001TP_006690 is listed twice"),
     ],
 )
-def test_broken_lists_are_named_with_their_line(camvid_root: Path, change: Callable[[Path], None], said: str) -> None:
+def test_broken_lists_are_named_with_their_line(
+    camvid_root: Path, change: Callable[[Path], None], message: str
+) -> None:
     change(camvid_root)
     (fault,) = CamVid(root=str(camvid_root)).faults()
-    assert re.search(said, fault)
+    assert re.search(message, fault)
 
 
-def test_all_faults_of_lists_and_samples_come_at_once(camvid_root: Path, tmp_path: Path) -> None:
+def test_all_errors_of_lists_and_samples_are_reported_together(camvid_root: Path, tmp_path: Path) -> None:
     (camvid_root / "train.txt").write_text("one\ntwo\n")
     (camvid_root / "val/0016E5_07959.png").unlink()
     with pytest.raises(UserError, match="data set camvid: 4 problems") as caught:
@@ -106,29 +114,29 @@ def test_all_faults_of_lists_and_samples_come_at_once(camvid_root: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda root: (root / "val/0016E5_07959.png").unlink(), r"val/0016E5_07959\.png: no such file"),
         (lambda root: (root / "valannot/0016E5_07959.png").unlink(), r"valannot/0016E5_07959\.png: no such file"),
         (lambda root: (root / "val/0016E5_07959.png").write_bytes(b"x"), "not a readable image"),
         (
             lambda root: write_png(root / "valannot/0016E5_07959.png", np.zeros((11, 16), np.uint8)),
-            r"valannot/0016E5_07959\.png: label is 11x16, its image is 12x16; they must be equal",
+            r"valannot/0016E5_07959\.png: the mask is 11x16, its image is 12x16; they must be equal",
         ),
         (
             lambda root: write_png(root / "valannot/0016E5_07959.png", np.full((12, 16), 12, np.uint8)),
-            r"valannot/0016E5_07959\.png: label ids \[12\]; allowed: 0\.\.11 \(11 is void\)",
+            r"valannot/0016E5_07959\.png: unknown label ids \[12\]; allowed: 0\.\.11 \(11 is void\)",
         ),
         (
             lambda root: write_png(root / "valannot/0016E5_07959.png", np.full((12, 16, 3), (0, 0, 9), np.uint8)),
-            "a colour mask; class ids in one channel are needed",
+            "a colour mask; allowed: class ids in one channel",
         ),
     ],
 )
-def test_a_broken_pair_is_named_at_its_read(camvid_root: Path, change: Callable[[Path], None], said: str) -> None:
+def test_the_error_of_a_broken_pair_names_it(camvid_root: Path, change: Callable[[Path], None], message: str) -> None:
     change(camvid_root)
     dataset = CamVid(root=str(camvid_root))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         dataset.read("val", "0016E5_07959")
     dataset.read("val", "0016E5_07961")
 
@@ -146,7 +154,7 @@ def real_root(real_data: Path) -> Path:
     return real_data / "camvid"
 
 
-def test_real_data_are_the_known_ones(real_root: Path) -> None:
+def test_real_data_have_the_expected_hash(real_root: Path) -> None:
     splits = CamVid(root=str(real_root)).splits()
     assert {split: len(splits[split]) for split in ("train", "val")} == {"train": 367, "val": 101}
     assert artifact.files_hash(content(real_root)) == CONTENT_SHA256
@@ -163,7 +171,7 @@ def test_real_class_shares_are_those_of_the_readme(real_root: Path) -> None:
         assert all(abs(percent[name] - expected[column]) <= 0.1 for name, expected in SHARES.items()), percent
 
 
-def test_real_frames_are_prepared_as_they_are(real_root: Path, tmp_path: Path) -> None:
+def test_real_frames_are_prepared(real_root: Path, tmp_path: Path) -> None:
     for split, first in (("train", "0001TP_006690"), ("val", "0016E5_07959")):
         line = (real_root / f"{split}.txt").read_text().splitlines()[0]
         assert first in line

@@ -1,4 +1,4 @@
-"""Cityscapes: the official table, either kind of label, both at once only when they agree."""
+"""Cityscapes: the official table of ids, and masks of one kind or of both kinds, which must agree."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_train_ids_alone_are_enough_and_both_must_agree(root: Path, write_image:
         write_image(twin(mask), by_table(mask))
     both = Cityscapes(root=str(root))
     for mask in masks(root).values():
-        both.read_label(mask)
+        assert np.array_equal(both.read_label(mask), by_table(mask))
         mask.unlink()
     alone = Cityscapes(root=str(root))
     got = [alone.read(split, name)[1] for split, names in alone.splits().items() for name in names]
@@ -93,24 +93,23 @@ def test_a_pixel_on_which_the_two_disagree_is_found(root: Path, write_image: Wri
     label = by_table(mask)
     label[0, 7] = 1  # id 7 is road, 0
     write_image(twin(mask), label)
-    with pytest.raises(
-        UserError, match=r"labelTrainIds\.png: 1 of 192 pixels differ from .*labelIds\.png by the official"
-    ):
+    message = r"labelTrainIds\.png: 1 of 192 pixels differ from .*labelIds\.png \(by the official table of ids\)"
+    with pytest.raises(UserError, match=message):
         Cityscapes(root=str(root)).read("train", "aachen_000000_000019")
 
 
-def test_dummies_and_foreign_ids_are_refused(root: Path, write_image: Write) -> None:
+def test_placeholders_and_unknown_ids_are_refused(root: Path, write_image: Write) -> None:
     one, two, *_ = masks(root).values()
     write_image(one, np.full((12, 16), 3, np.uint8))
     write_image(two, np.full((12, 16), 34, np.uint8))
     dataset = Cityscapes(root=str(root))
-    with pytest.raises(UserError, match="no pixel has a class, as in the dummies of the test split"):
+    with pytest.raises(UserError, match="no pixel has a class, as in the placeholders of the test split"):
         dataset.read("train", "aachen_000000_000019")
-    with pytest.raises(UserError, match=r"label ids \[34\]; allowed: 0\.\.33"):
+    with pytest.raises(UserError, match=r"unknown label ids \[34\]; allowed: 0\.\.33"):
         dataset.read("train", "aachen_000001_000019")
 
 
-def test_the_test_split_is_left_out_and_lonely_files_are_named(root: Path, write_image: Write) -> None:
+def test_the_test_split_is_left_out_and_files_without_a_partner_are_reported(root: Path, write_image: Write) -> None:
     write_image(root / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png", np.zeros((12, 16, 3), np.uint8))
     write_image(root / "gtFine/test/berlin/berlin_000000_000019_gtFine_labelIds.png", np.zeros((12, 16), np.uint8))
     masks(root)["aachen_000000_000019"].unlink()
@@ -118,14 +117,14 @@ def test_the_test_split_is_left_out_and_lonely_files_are_named(root: Path, write
     dataset = Cityscapes(root=str(root))
     assert dataset.splits() == {"train": ["aachen_000001_000019", "bremen_000002_000019"], "val": []}
     first, second = dataset.faults()
-    assert "aachen_000000_000019_leftImg8bit.png: no label; add its mask or remove the image" in first
-    assert "frankfurt_000003_000019_gtFine_labelIds.png: no image; add it or remove the mask" in second
+    assert "aachen_000000_000019_leftImg8bit.png: no mask; add its mask or remove the image" in first
+    assert "frankfurt_000003_000019_gtFine_labelIds.png: no image; add its image or remove the mask" in second
 
 
-def test_no_root_and_a_wrong_root_say_what_to_set(tmp_path: Path) -> None:
+def test_the_errors_of_no_root_and_a_wrong_root_name_the_option(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: not set; .* holds leftImg8bit/ and gtFine/"):
         datasets.build("cityscapes", {})
-    with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: .*/none is no folder"):
+    with pytest.raises(UserError, match=r"datasets\.cityscapes\.root: .*/none is not a folder"):
         datasets.build("cityscapes", {"root": str(tmp_path / "none")})
 
 
@@ -134,11 +133,11 @@ def test_a_real_frame_is_read(samples: dict[str, dict[str, Any]]) -> None:
     assert {split: len(names) for split, names in dataset.splits().items()} == {"train": 8, "val": 1}
     frame, label = dataset.read("val", "frankfurt_000000_000576")
     assert frame.shape == (1024, 2048, 3) and list(dataset.faults()) == []
-    assert label[900, 1000] == 0 and label[300, 1400] == 2, "road before the car, a house beside it"
+    assert label[900, 1000] == 0 and label[300, 1400] == 2, "road in front of the car, a house next to it"
 
 
 def test_real_pairs_of_both_kinds_have_the_table(real_data: Path) -> None:
-    """Each kind was shrunk on its own, so borders differ; what most pixels of an id became is the table."""
+    """Each kind was reduced separately, so borders differ; but most pixels of an id follow the table."""
     folder = real_data / "samples" / "cityscapes_tiny_256x128" / "gtFine"
     (full,), (train,) = folder.glob("*_labelIds.png"), folder.glob("*_labelTrainIds.png")
     raw, label = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (full, train))

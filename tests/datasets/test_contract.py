@@ -1,4 +1,4 @@
-"""What every data set promises: unique names, disjoint splits, ids in range, equal shapes, the same bits every time."""
+"""Every data set: unique names, disjoint splits, ids in range, equal shapes, and the same bits each time."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def samples(dataset: Dataset) -> list[tuple[str, str]]:
     return [(split, name) for split, names in dataset.splits().items() for name in names]
 
 
-def test_nothing_is_wrong_with_a_sound_one(dataset: Dataset) -> None:
+def test_a_valid_data_set_has_no_errors(dataset: Dataset) -> None:
     assert list(dataset.faults()) == []
 
 
-def test_train_and_val_are_there(dataset: Dataset) -> None:
+def test_train_and_val_have_samples(dataset: Dataset) -> None:
     assert dataset.splits()["train"] and dataset.splits()["val"]
 
 
@@ -83,9 +83,9 @@ def test_samples_have_the_declared_types_shapes_and_ids(dataset: Dataset) -> Non
 
 
 def test_original_ids_are_read_back_as_the_same_classes(dataset: Dataset) -> None:
-    """Masks written for a test server, read as the data set reads its own."""
+    """Masks for a test server are decoded in the same way as the masks of the data set."""
     if not isinstance(dataset, PairDataset):
-        assert dataset.labels.original_ids is None  # nobody scores a data set that is made on the spot
+        assert dataset.labels.original_ids is None  # there is no test server for such a data set
         return
     original = dataset.labels.to_original()
     for split, name in samples(dataset):

@@ -1,4 +1,4 @@
-"""CVAT's XML and its masks: every kind of shape, z_order, subsets, and files that are not CVAT's."""
+"""CVAT's XML file and masks: every kind of shape, z_order, subsets, and invalid files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pixels(kind: str, line: float | None = None, **values: str) -> list[tuple[in
 
 
 def test_a_small_root_to_the_pixel(root: Path) -> None:
-    """The road, of the lowest z_order, stands last in the file among them and lies below; colours are CVAT's."""
+    """The road has the lowest z_order, so it is at the bottom; the colours are CVAT's."""
     dataset = Cvat(root=str(root))
     expected = np.zeros(SIZE)
     expected[2:6, 2:6] = 1
@@ -47,13 +47,13 @@ def test_a_small_root_to_the_pixel(root: Path) -> None:
             assert np.array_equal(dataset.read(split, name)[1], expected)
 
 
-def test_shapes_of_one_level_lie_in_the_order_of_the_file(root: Path) -> None:
+def test_shapes_of_the_same_z_order_are_painted_in_the_order_of_the_file(root: Path) -> None:
     change(root, ' z_order="1"', "")
     label = Cvat(root=str(root)).read("train", "a")[1]
-    assert label[3, 3] == 0 and label[7, 9] == 1  # the box stands before the polygon, the ellipse after it
+    assert label[3, 3] == 0 and label[7, 9] == 1  # in the file, the box is before the polygon, the ellipse after it
 
 
-def test_run_lengths_of_a_mask_go_along_the_rows_of_its_box() -> None:
+def test_run_lengths_of_a_mask_follow_the_rows_of_its_box() -> None:
     assert pixels("mask", rle="1, 3, 2", left="4", top="2", width="3", height="2") == [(2, 5), (2, 6), (3, 4)]
 
 
@@ -61,14 +61,14 @@ def test_turned_boxes_and_lines() -> None:
     turned = pixels("box", xtl="2", ytl="4", xbr="8", ybr="6", rotation="90")
     assert turned == [(row, column) for row in range(2, 8) for column in (4, 5)]
     assert len(pixels("points", line=2, points="4,4;9,9")) == 8
-    with pytest.raises(UserError, match=r"points have no area; set datasets\.cvat\.line_width"):
+    with pytest.raises(UserError, match=r"a points shape has no area; set datasets\.cvat\.line_width"):
         pixels("points", points="4,4")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('rle="1, 2, 1"', 'rle="1, 2"', "run lengths that sum to 3"),
+        ('rle="1, 2, 1"', 'rle="1, 2"', "the run lengths sum to 3"),
         ('left="14"', 'left="15"', r"columns 15\.\.16"),
         ('width="2" height="2"', 'width="99999" height="99999"', "a mask of 99999x99999"),
         ('xtl="2"', 'xtl="nan"', "finite"),
@@ -89,23 +89,23 @@ def test_shapes_that_cannot_be_drawn(root: Path, old: str, new: str, message: st
     ("old", "new", "message"),
     [
         ("<annotations>", '<!DOCTYPE x [<!ENTITY a "b">]><annotations>', "has a document type"),
-        ("<annotations>", '<annotations><track id="0" label="car"></track>', "tracks of a video; export"),
-        ("</annotations>", "", "not CVAT's XML"),
+        ("<annotations>", '<annotations><track id="0" label="car"></track>', "has tracks of a video; export"),
+        ("</annotations>", "", "not an XML file of CVAT"),
         ('name="a.jpg"', 'name="../../a.jpg"', "points outside"),
-        ('name="b.jpg"', 'name="a.jpg"', "another has this name"),
+        ('name="b.jpg"', 'name="a.jpg"', "another image has this name"),
         ('label="road" ', "", "image 'a.jpg': 'label'"),
         (' width="16" height="12"', "", "image 'a.jpg': 'height'"),
         ('z_order="2"', 'z_order="x"', "image 'a.jpg': invalid literal"),
         ('label="road"', 'label="mud"', "label 'mud' belongs to no class (3 shapes"),
     ],
 )
-def test_faults_of_the_file_are_named(root: Path, old: str, new: str, message: str) -> None:
+def test_errors_of_the_file_are_reported(root: Path, old: str, new: str, message: str) -> None:
     change(root, old, new)
     try:
-        found = "; ".join(Cvat(root=str(root)).faults())
+        errors = "; ".join(Cvat(root=str(root)).faults())
     except UserError as error:
-        found = str(error)
-    assert message in found
+        errors = str(error)
+    assert message in errors
 
 
 def test_without_subsets_the_options_divide(root: Path, write_image: Callable[..., Path]) -> None:
@@ -141,7 +141,7 @@ def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, An
     assert merged.read("val", "c")[1][0, :3].tolist() == [0, 1, 1]
 
 
-def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
+def test_errors_of_masks_are_reported(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
     root = Path(cvat_masks["root"])
     assert (
         Cvat(**cvat_masks, classes=["road"]).faults()[0].startswith("label 'car' belongs to no class (in labelmap.txt)")
@@ -153,11 +153,11 @@ def test_faults_of_masks_are_named(cvat_masks: dict[str, Any], write_image: Call
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         Cvat(**cvat_masks).read("train", "b")
     change(root, "road:128,64,128::", "road:128,64::\ncar:1,1,1::", file="labelmap.txt")
-    found = "; ".join(Cvat(**cvat_masks).faults())
-    assert "labelmap.txt:3: not 'label:r,g,b:parts:actions': 'road:128,64::'" in found
-    assert "labelmap.txt:5: label or colour of another line too" in found
+    errors = "; ".join(Cvat(**cvat_masks).faults())
+    assert "labelmap.txt:3: got 'road:128,64::'; allowed: 'label:r,g,b:parts:actions'" in errors
+    assert "labelmap.txt:5: another line has the same label or colour: 'car:0,0,142::'" in errors
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither annotations\.xml nor labelmap\.txt; export the task as"):
+    with pytest.raises(UserError, match=r"no annotations\.xml and no labelmap\.txt; export the task as"):
         Cvat(root=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Downloads continue where they stopped and end whole or not at all; CamVid is fetched, checked and kept."""
+"""Downloads resume, and leave a complete file or none; CamVid is downloaded, checked and cached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAYLOAD = os.urandom(300_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``payload`` at /file; what it does wrong is set by the test."""
+    """Serves ``payload`` at /file; tests set its errors."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -64,16 +64,16 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    with Server() as http_server:
+        thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield made
-        made.shutdown()
+        yield http_server
+        http_server.shutdown()
         thread.join()
 
 
@@ -92,7 +92,7 @@ def test_a_file_is_fetched_once(server: Server, target: Path) -> None:
     assert server.ranges == [None] and left(target) == {"file.zip": len(PAYLOAD)}
 
 
-def test_a_part_is_continued(server: Server, target: Path) -> None:
+def test_a_partial_download_is_resumed(server: Server, target: Path) -> None:
     target.parent.mkdir()
     (target.parent / "file.zip.part").write_bytes(PAYLOAD[:1000])
     assert fetch(server.url, target).read_bytes() == PAYLOAD
@@ -112,20 +112,20 @@ def test_a_cut_connection_keeps_the_part_and_the_next_call_completes(
     server: Server, target: Path, chunked: bool
 ) -> None:
     server.cut_after, server.chunked = 100_000, chunked
-    with pytest.raises(UserError, match=f"{server.url}: .*; run again to continue where it stopped"):
+    with pytest.raises(UserError, match=f"{server.url}: .*; run again to resume the download"):
         fetch(server.url, target)
     assert list(left(target)) == ["file.zip.part"]
-    have = left(target)["file.zip.part"]
-    assert 0 < have <= 100_000
+    size = left(target)["file.zip.part"]
+    assert 0 < size <= 100_000
     server.cut_after = None
     assert fetch(server.url, target).read_bytes() == PAYLOAD
-    assert server.ranges == [None, f"bytes={have}-"] and left(target) == {"file.zip": len(PAYLOAD)}
+    assert server.ranges == [None, f"bytes={size}-"] and left(target) == {"file.zip": len(PAYLOAD)}
 
 
 def test_a_part_that_does_not_fit_is_removed(server: Server, target: Path) -> None:
     target.parent.mkdir()
     (target.parent / "file.zip.part").write_bytes(PAYLOAD + b"more")
-    with pytest.raises(UserError, match=r"file\.zip\.part does not fit this file; it was removed, run again"):
+    with pytest.raises(UserError, match=r"file\.zip\.part is not a part of this file; it was removed; run again"):
         fetch(server.url, target)
     assert left(target) == {}
     assert fetch(server.url, target).read_bytes() == PAYLOAD
@@ -151,7 +151,7 @@ def test_no_server_and_no_http(target: Path) -> None:
         url = gone.url
     with pytest.raises(UserError, match=r"Connection refused.*; run again"):
         fetch(url, target)
-    with pytest.raises(UserError, match="file:///etc/passwd: only http and https"):
+    with pytest.raises(UserError, match="file:///etc/passwd: allowed: http and https"):
         fetch("file:///etc/passwd", target)
     assert left(target) == {}
 
@@ -183,7 +183,7 @@ def test_camvid_is_fetched_checked_and_kept(server: Server, camvid_root: Path, c
 
 
 def test_camvid_of_other_content_is_refused_and_removed(server: Server, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"content is not the CamVid that segpress knows .*datasets\.camvid\.root"):
+    with pytest.raises(UserError, match=r"content is not the CamVid that segpress expects .*datasets\.camvid\.root"):
         downloaded(server.url, "0" * 64)
     assert list(cache.iterdir()) == []
 

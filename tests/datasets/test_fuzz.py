@@ -1,4 +1,4 @@
-"""Damaged data sets: whatever is broken, `prepare` says so as a UserError or prepares it whole; it never crashes."""
+"""Damaged data sets: `prepare` either raises a UserError or prepares the complete data set; it never crashes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def images(files: list[Path]) -> list[Path]:
 
 
 def put(file: Path, data: bytes) -> None:
-    """Write in its place: the copies are links to the sound files, which stay as they are."""
+    """Replace a file. The copies are links to the valid files, which must not change."""
     file.unlink()
     file.write_bytes(data)
 
@@ -52,7 +52,7 @@ def truncate(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def hole(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """As a download leaves it that was cut after the space was set aside."""
+    """Zeros at the end, as after a download that stopped although the space was already reserved."""
     file = dice.choice(files)
     data = bytearray(file.read_bytes())
     start = dice.randrange(len(data))
@@ -67,7 +67,7 @@ def swap_header(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def oversize(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """Another size in the header, with a checksum that fits where the format has one."""
+    """Another size in the header, with a correct checksum if the format has one."""
     file = dice.choice(images(files))
     data = bytearray(file.read_bytes())
     sides = dice.choice([(0, 0), (1, 1), (7, 12), (3000, 2000), (65535, 65535), (0x7FFFFFFF, 0x7FFFFFFF)])
@@ -81,12 +81,14 @@ def oversize(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def remode(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """A sound image of a kind that does not belong there."""
+    """A valid image of a wrong mode or format."""
     file = dice.choice(images(files))
     with Image.open(file) as image:
-        made = image.convert(dice.choice(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "YCbCr"]))
+        converted = image.convert(dice.choice(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "YCbCr"]))
     file.unlink()
-    made.save(file, dice.choice(["PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP"] if made.mode == "RGB" else ["TIFF"]))
+    converted.save(
+        file, dice.choice(["PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP"] if converted.mode == "RGB" else ["TIFF"])
+    )
 
 
 def deepen(dice: random.Random, root: Path, files: list[Path]) -> None:
@@ -96,7 +98,7 @@ def deepen(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def cut_with_an_end(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """A JPEG that lacks its second half, or half of a PNG's rows, in a file that ends as it must."""
+    """A JPEG without its second half, but with a correct end marker."""
     file = dice.choice(images(files))
     stream = io.BytesIO()
     with Image.open(file) as image:
@@ -109,14 +111,14 @@ def cut_with_an_end(dice: random.Random, root: Path, files: list[Path]) -> None:
 def add_page(dice: random.Random, root: Path, files: list[Path]) -> None:
     file = dice.choice(images(files))
     with Image.open(file) as image:
-        made = image.copy()
+        page = image.copy()
     file.unlink()
     kind = dice.choice(["PNG", "TIFF"])
-    made.save(file, kind, save_all=True, append_images=[Image.new(made.mode, made.size)])
+    page.save(file, kind, save_all=True, append_images=[Image.new(page.mode, page.size)])
 
 
 def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """An indexed file whose entries are in another order: as a program that makes small files leaves it."""
+    """An indexed file whose entries are in another order, as programs that write small files produce it."""
     indexed = [file for file in images(files) if file.suffix == ".png"]
     if not indexed:
         return flip(dice, root, files)
@@ -124,11 +126,11 @@ def repaint(dice: random.Random, root: Path, files: list[Path]) -> None:
     with Image.open(file) as image:
         values = np.asarray(image if image.mode in ("L", "P") else image.convert("L"))
     order = np.array(dice.sample(range(256), 256), np.uint8)
-    made = Image.fromarray(np.argsort(order).astype(np.uint8)[values], mode="P")
+    indexed_image = Image.fromarray(np.argsort(order).astype(np.uint8)[values], mode="P")
     palette = np.stack([order] * 3, -1) if dice.random() < 0.5 else np.stack([order, order // 2, order // 3], -1)
-    made.putpalette(palette.tobytes())
+    indexed_image.putpalette(palette.tobytes())
     file.unlink()
-    return made.save(file)
+    return indexed_image.save(file)
 
 
 def turn(dice: random.Random, root: Path, files: list[Path]) -> None:
@@ -144,11 +146,11 @@ def turn(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def shrink(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """Fewer bits a pixel, in one of the formats that have them."""
+    """Fewer bits per pixel, in one of the formats that allow it."""
     file = dice.choice(images(files))
     file.unlink()
-    made = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16) % 2 * 255)
-    made.convert("1").save(file, dice.choice(["PNG", "TIFF", "BMP"]))
+    pattern = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16) % 2 * 255)
+    pattern.convert("1").save(file, dice.choice(["PNG", "TIFF", "BMP"]))
 
 
 def spoil_list(dice: random.Random, root: Path, files: list[Path]) -> None:
@@ -181,7 +183,7 @@ def remove(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def replace(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """Something that is no file in its place."""
+    """A folder or a broken link in the place of a file."""
     file = dice.choice(files)
     file.unlink()
     dice.choice([file.mkdir, lambda: file.symlink_to(file), lambda: file.symlink_to(root / "gone")])()
@@ -199,7 +201,7 @@ def rename(dice: random.Random, root: Path, files: list[Path]) -> None:
 
 
 def stray(dice: random.Random, root: Path, files: list[Path]) -> None:
-    """A file or a link that nobody asked for."""
+    """An additional file and an additional link."""
     folder = dice.choice(files).parent
     (folder / dice.choice(["Thumbs.db", "notes.txt", "._a.png", "extra.png", "extra.jpg"])).write_bytes(b"x")
     (folder / "loop").symlink_to(folder)
@@ -234,7 +236,10 @@ def test_every_damage_is_a_user_error_or_harmless(
             prepare(dataset, out, name=name, options={}, progress=lambda *_: None, workers=1 + number % 2)
         except UserError as error:
             ended[damage.__name__, "refused"] += 1
-            assert str(place) in str(error) or "/" in str(error) or ":" in str(error)
+            subject = (
+                rf"data set {name}: \d+ problem|datasets\.{name}\b|{re.escape(str(place))}|[\w.]+\.(xml|txt|csv|json):"
+            )
+            assert re.match(subject, str(error)), f"copy {number}: {error}"
             assert not list(out.parent.iterdir()) if out.parent.exists() else True, f"copy {number}: half-written"
         except Exception as error:
             raise AssertionError(f"copy {number}: {damage.__name__} of {name} gave {error!r}") from error
@@ -257,13 +262,13 @@ ODD = (
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place of a value in JSON."""
+    """The path (keys and indices) of every value in JSON data."""
     below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [path] * bool(path) + [place for key, value in below for place in places(value, (*path, key))]
 
 
 def spoil_json(dice: random.Random, file: Path) -> None:
-    """One value replaced or left out."""
+    """Replace or remove one value."""
     data = json.loads(file.read_text())
     *above, last = dice.choice(places(data))
     parent = data
@@ -277,7 +282,7 @@ def spoil_json(dice: random.Random, file: Path) -> None:
 
 
 def spoil_text(dice: random.Random, file: Path) -> None:
-    """One attribute of XML, or one character, changed."""
+    """Change one attribute of XML, or one character."""
     text = file.read_text()
     values = list(re.finditer(r'="([^"]*)"', text))
     if values and dice.random() < 0.7:

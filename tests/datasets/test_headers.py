@@ -1,4 +1,4 @@
-"""EXIF orientations are taken alike in a whole data set: as one image proves it."""
+"""EXIF orientations are handled in the same way in a whole data set; one image with a clear size decides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, int]
 def write(
     root: Path, name: str, *, orientation: int, turned: bool = False, suffix: str = ".jpg", side: int = 48
 ) -> None:
-    """An image 32x48 that is bright where its mask has class 1, if read as the mask was drawn."""
+    """An image 32x48 that is bright where its mask has class 1, if it is read with the orientation of its mask."""
     drawn = np.zeros((side, 32) if turned else (32, side), np.uint8)
     drawn[: drawn.shape[0] // 3, : drawn.shape[1] // 4] = 1
     exif = Image.Exif()
@@ -40,9 +40,9 @@ def dataset(root: Path) -> Folder:
     return Folder(root=str(root), shares={"val": 0.5}, **LABELS)
 
 
-def agreement(found: Folder) -> dict[str, float]:
-    """Share of the pixels, by sample, where the brightness says what the mask says."""
-    pairs = {name: found.read(split, name) for split, names in found.splits().items() for name in names}
+def agreement(folder: Folder) -> dict[str, float]:
+    """For each sample, the share of the pixels whose brightness agrees with the mask."""
+    pairs = {name: folder.read(split, name) for split, names in folder.splits().items() for name in names}
     return {name: float(((frame[..., 0] > 127) == (label == 1)).mean()) for name, (frame, label) in pairs.items()}
 
 
@@ -52,21 +52,21 @@ def test_one_image_proves_that_masks_are_on_stored_pixels(tmp_path: Path, sidewa
     for orientation in (1, 2, 3, 4, sideways):
         write(tmp_path, str(orientation), orientation=orientation, suffix=suffix)
     write(tmp_path, "square", orientation=6, side=32)
-    found = dataset(tmp_path)
-    assert min(agreement(found).values()) > 0.97
-    assert list(found.faults()) == [] and list(found.warnings()) == []
+    folder = dataset(tmp_path)
+    assert min(agreement(folder).values()) > 0.97
+    assert list(folder.faults()) == [] and list(folder.warnings()) == []
 
 
 @pytest.mark.parametrize("sideways", [5, 6, 7, 8])
 def test_one_image_proves_that_masks_are_on_turned_pixels(tmp_path: Path, sideways: int) -> None:
     for orientation in (1, 2, 3, 4, sideways):
         write(tmp_path, str(orientation), orientation=orientation, turned=True)
-    found = dataset(tmp_path)
-    assert min(agreement(found).values()) > 0.97
-    assert list(found.faults()) == [] and list(found.warnings()) == []
+    folder = dataset(tmp_path)
+    assert min(agreement(folder).values()) > 0.97
+    assert list(folder.faults()) == [] and list(folder.warnings()) == []
 
 
-def test_both_proofs_in_one_set_are_a_fault_that_names_both(tmp_path: Path) -> None:
+def test_a_contradiction_of_two_images_is_an_error_that_names_both(tmp_path: Path) -> None:
     for name, orientation, turned in (("a", 6, False), ("b", 6, True), ("c", 3, False), ("d", 1, False)):
         write(tmp_path, name, orientation=orientation, turned=turned)
     (fault,) = dataset(tmp_path).faults()
@@ -74,21 +74,21 @@ def test_both_proofs_in_one_set_are_a_fault_that_names_both(tmp_path: Path) -> N
     assert "exiftool -Orientation= FILE" in fault
 
 
-def test_the_advice_of_that_fault_works(tmp_path: Path) -> None:
+def test_the_advice_of_that_error_works(tmp_path: Path) -> None:
     for name, orientation, turned in (("a", 1, False), ("b", 6, True), ("c", 1, False), ("d", 8, True)):
         write(tmp_path, name, orientation=orientation, turned=turned)
-    found = dataset(tmp_path)
-    assert list(found.faults()) == [] and min(agreement(found).values()) > 0.97
+    folder = dataset(tmp_path)
+    assert list(folder.faults()) == [] and min(agreement(folder).values()) > 0.97
 
 
 def test_orientations_without_proof_give_a_warning(tmp_path: Path) -> None:
     for name, orientation in (("a", 3), ("b", 1), ("c", 2), ("d", 1)):
         write(tmp_path, name, orientation=orientation, turned=True)
-    found = dataset(tmp_path)
-    assert min(agreement(found).values()) > 0.97
-    (warning,) = survey(found, progress=lambda *_: None).warnings[:1]
+    folder = dataset(tmp_path)
+    assert min(agreement(folder).values()) > 0.97
+    (warning,) = survey(folder, progress=lambda *_: None).warnings[:1]
     assert "images/a.jpg: 2 images have an EXIF orientation, and no size shows" in warning
-    assert "they are turned, as viewers do. If masks were drawn on stored pixels, remove it: exiftool" in warning
+    assert "the images are rotated, as in viewers. If the masks were drawn on stored pixels, remove the or" in warning
 
 
 def test_an_orientation_in_the_text_of_a_png_counts(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_orientation_in_the_text_of_a_png_counts(tmp_path: Path) -> None:
     assert read_headers(files, ids=True).stored
 
 
-def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+def test_an_orientation_after_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
     write(tmp_path, "a", orientation=6, suffix=".png")
     path = tmp_path / "images/a.png"
     data = path.read_bytes()

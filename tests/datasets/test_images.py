@@ -1,4 +1,4 @@
-"""Files are read whole and unambiguously; what cannot be is refused with the file's name and what to do."""
+"""Files are read completely and without ambiguity; other files are refused with their name and what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READERS: list[Callable[[Path], Any]] = [read_image, read_mask]
 
 @pytest.fixture
 def photo() -> Image.Image:
-    """40x60, smooth, so that a JPEG of it is close to it."""
+    """A smooth image 40x60: a JPEG of it is almost equal."""
     rows, columns = np.mgrid[0:40, 0:60]
     return Image.fromarray(np.stack([rows * 6, columns * 4, rows + columns], -1).astype(np.uint8))
 
@@ -42,13 +42,13 @@ def bgr(image: Image.Image) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_lossless_images_come_back_as_they_were(tmp_path: Path, kind: str) -> None:
+def test_lossless_images_are_read_exactly(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").write_bytes(encoded(noisy(), kind))
     assert np.array_equal(read_image(tmp_path / "a"), bgr(noisy()))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_is_what_opencv_makes_of_it(tmp_path: Path, photo: Image.Image, progressive: bool) -> None:
+def test_a_jpeg_is_read_as_opencv_reads_it(tmp_path: Path, photo: Image.Image, progressive: bool) -> None:
     (tmp_path / "a.JPG").write_bytes(encoded(photo, "JPEG", quality=90, progressive=progressive))
     other = cv2.imread(str(tmp_path / "a.JPG"), cv2.IMREAD_COLOR)
     assert other is not None
@@ -73,13 +73,14 @@ def test_a_jpeg_whose_end_is_zeros_is_found_though_opencv_reads_it(tmp_path: Pat
         read_image(tmp_path / "cut.jpg")
 
 
-def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_picture(tmp_path: Path) -> None:
+def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) -> None:
     data = encoded(noisy(), "JPEG")
     thumbnail = encoded(noisy(1), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail
     (tmp_path / "whole.jpg").write_bytes(data[:2] + segment + data[2:])
     (tmp_path / "cut.jpg").write_bytes(data[:2] + segment + data[2:-2] + bytes(2))
-    assert np.array_equal(read_image(tmp_path / "whole.jpg").shape, (40, 60, 3))
+    first = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.array_equal(read_image(tmp_path / "whole.jpg")[..., ::-1], first), "the image, not its thumbnail"
     with pytest.raises(UserError, match="truncated: no end marker"):
         read_image(tmp_path / "cut.jpg")
 
@@ -99,22 +100,22 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
     data = bytearray(encoded(noisy(), "PNG"))
     data[len(data) // 2] ^= 255
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(UserError, match=r"damaged: checksum of chunk 'IDAT'"):
+    with pytest.raises(UserError, match=r"damaged: wrong checksum of chunk 'IDAT'"):
         read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_no_file_a_folder_and_a_text_are_told_apart(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+def test_a_missing_file_a_folder_and_a_text_have_different_errors(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
-    for name, said in (
-        ("none.png", "no such file; restore it"),
+    for name, message in (
+        ("none.png", "no such file; restore the file or remove it from its list"),
         (".", "cannot be read .*directory"),
         ("a\0b", "cannot be read .*null"),
-        ("text.png", r"not a readable image \(no format that is known\)"),
+        ("text.png", r"not a readable image \(unknown format\)"),
         ("empty.png", "empty file; restore"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read(tmp_path / name)
 
 
@@ -123,7 +124,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: 
     data[16:24] = struct.pack(">II", 12_000, 12_000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "huge.png").write_bytes(data)
-    with pytest.raises(UserError, match=r"huge\.png: 12000x12000; more than \d+ pixels; cut it in tiles"):
+    with pytest.raises(UserError, match=r"huge\.png: 12000x12000; allowed: at most \d+ pixels; cut it into tiles"):
         read_image(tmp_path / "huge.png")
 
 
@@ -141,7 +142,9 @@ def test_an_opaque_alpha_channel_is_dropped_and_a_real_one_refused(tmp_path: Pat
     clear.putpixel((3, 4), (1, 2, 3, 254))
     clear.save(tmp_path / "clear.png")
     for read in READERS:
-        with pytest.raises(UserError, match=r"clear\.png: transparent pixels have no colour; flatten it"):
+        with pytest.raises(
+            UserError, match=r"clear\.png: has transparent pixels, whose colour is undefined; flatten it"
+        ):
             read(tmp_path / "clear.png")
 
 
@@ -152,7 +155,7 @@ def test_cmyk_and_16_bits_are_refused(tmp_path: Path, photo: Image.Image) -> Non
     with pytest.raises(UserError, match=r"print\.jpg: CMYK colours need a profile to be shown; convert it to RGB"):
         read_image(tmp_path / "print.jpg")
     for name in ("deep.png", "deep_rgb.png"):
-        with pytest.raises(UserError, match=r"more than 8 bits a channel .* scale it to 8 bits"):
+        with pytest.raises(UserError, match=r"more than 8 bits per channel .* convert it to 8 bits"):
             read_image(tmp_path / name)
 
 
@@ -223,9 +226,11 @@ def test_colour_masks_are_rgb(tmp_path: Path) -> None:
 def test_masks_that_lose_ids_are_refused(tmp_path: Path, photo: Image.Image) -> None:
     photo.convert("L").save(tmp_path / "m.jpg")
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "m.tif")
-    with pytest.raises(UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because it must be lossless; make"):
+    with pytest.raises(
+        UserError, match=r"m\.jpg: JPEG; allowed: PNG, BMP, TIFF, because masks must be lossless; create"
+    ):
         read_mask(tmp_path / "m.jpg")
-    with pytest.raises(UserError, match=r"m\.tif: mode F, 32 bits; a mask is one channel of ids"):
+    with pytest.raises(UserError, match=r"m\.tif: mode F, 32 bits; allowed: one channel of ids"):
         read_mask(tmp_path / "m.tif")
 
 
@@ -268,9 +273,9 @@ def test_tiff_of_16_bits_a_channel_is_refused(tmp_path: Path) -> None:
     tiff(tmp_path / "a.tif", bits=16, row=bytes(24), photometric=2, samples=3)
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == "RGB", "Pillow drops 8 of the 16 bits"
-    with pytest.raises(UserError, match="more than 8 bits a channel"):
+    with pytest.raises(UserError, match="more than 8 bits per channel"):
         read_image(tmp_path / "a.tif")
-    with pytest.raises(UserError, match="mode RGB, 16 bits; a mask is one channel"):
+    with pytest.raises(UserError, match="mode RGB, 16 bits; allowed: one channel"):
         read_mask(tmp_path / "a.tif")
 
 
@@ -290,7 +295,9 @@ def test_masks_with_an_orientation_are_refused(tmp_path: Path) -> None:
 def test_pages_and_frames_are_refused(tmp_path: Path, kind: str) -> None:
     noisy().save(tmp_path / "a", kind, save_all=True, append_images=[noisy(1), noisy(2)])
     for read in READERS[: 1 if kind == "WEBP" else 2]:
-        with pytest.raises(UserError, match=r"a: 3 pages or frames; .* save the right one as a file of its own"):
+        with pytest.raises(
+            UserError, match=r"a: 3 pages or frames; allowed: 1; save the correct one as a separate file"
+        ):
             read(tmp_path / "a")
     noisy().save(tmp_path / "a", kind, save_all=True, **({"lossless": True} if kind == "WEBP" else {}))
     assert np.array_equal(read_image(tmp_path / "a"), bgr(noisy())), "one page is an image"
@@ -306,14 +313,14 @@ def test_a_reduced_copy_inside_a_tiff_is_no_page(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.tif"), bgr(first))
 
 
-def test_compression_with_loss_inside_a_tiff_is_refused_for_masks(tmp_path: Path, photo: Image.Image) -> None:
+def test_lossy_compression_in_a_tiff_is_refused_for_masks(tmp_path: Path, photo: Image.Image) -> None:
     for compression in ("raw", "packbits", "tiff_lzw", "tiff_deflate", "zstd", "lzma"):
         photo.convert("L").save(tmp_path / "m.tif", compression=compression)
         assert np.array_equal(read_mask(tmp_path / "m.tif").values, np.asarray(photo.convert("L")))
     noisy().save(tmp_path / "m.tif", compression="jpeg")
-    with pytest.raises(UserError, match="TIFF compressed with loss; it must be lossless: make the mask again"):
+    with pytest.raises(UserError, match="TIFF with lossy compression; masks must be lossless: create it again"):
         read_mask(tmp_path / "m.tif")
-    assert read_image(tmp_path / "m.tif").shape == (40, 60, 3)
+    assert np.array_equal(read_image(tmp_path / "m.tif"), bgr(Image.open(tmp_path / "m.tif").convert("RGB")))
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -322,7 +329,7 @@ def test_a_grey_bmp_of_4_bits_is_refused(tmp_path: Path, read: Callable[[Path], 
     header = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 4, 0, 0, 0, 0, 16, 0)
     data = header + palette + b"\x01\x23\x00\x00"
     (tmp_path / "m.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + 40 + 64) + data)
-    with pytest.raises(UserError, match=r"m\.bmp: grey BMP of fewer than 8 bits, .*save it as 8-bit PNG"):
+    with pytest.raises(UserError, match=r"m\.bmp: grey BMP of less than 8 bits, .*save it as 8-bit PNG"):
         read(tmp_path / "m.bmp")
 
 
@@ -332,7 +339,7 @@ def test_other_formats_have_one_clear_refusal(tmp_path: Path, kind: str) -> None
     with pytest.raises(UserError, match=rf"m\.png: {kind}; allowed: PNG, BMP, TIFF, .* 8-bit grey PNG of class ids"):
         read_mask(tmp_path / "m.png")
     if kind == "WEBP":
-        assert read_image(tmp_path / "m.png").shape == (40, 60, 3)
+        assert np.array_equal(read_image(tmp_path / "m.png"), bgr(Image.open(tmp_path / "m.png").convert("RGB")))
     else:
         with pytest.raises(UserError, match=rf"m\.png: {kind}; allowed: PNG, JPEG, .*; save it as PNG"):
             read_image(tmp_path / "m.png")

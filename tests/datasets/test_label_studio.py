@@ -1,4 +1,4 @@
-"""Label Studio's JSON: geometries in per cent, brushes in the file or as PNGs, and how images are found."""
+"""Label Studio's JSON: geometries in percent, brushes in the file or as PNG files, and the search for images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def box(label: str) -> dict[str, Any]:
 
 
 def test_a_small_root_to_the_pixel(options: dict[str, Any]) -> None:
-    """The label of the brush stands in a result of its own; choices are no shape."""
+    """The label of the brush is in a separate result; choices are not a shape."""
     dataset = LabelStudio(**options)
     expected = np.full(SIZE, 255)
     expected[6:] = 0
@@ -55,7 +55,7 @@ def test_a_small_root_to_the_pixel(options: dict[str, Any]) -> None:
     assert all(np.array_equal(label, expected) for label in labels.values())
 
 
-def test_geometries_are_per_cent_of_the_image() -> None:
+def test_geometries_are_in_percent_of_the_image() -> None:
     def pixels(kind: str, **value: Any) -> list[tuple[int, int]]:
         return [(int(y), int(x)) for y, x in np.argwhere(drawn(kind, value, SIZE))]
 
@@ -86,7 +86,9 @@ def test_the_annotation_that_counts(options: dict[str, Any]) -> None:
     assert "images__d__1" not in labels and (labels["images__e__1"] == 255).all()
     left_out, empty = dataset.warnings()[-2:]
     assert left_out == "1 tasks without an annotation are left out"
-    assert empty.startswith("1 images have no shape, such as annotations.json: task 4; all their pixels are ignored")
+    assert empty.startswith(
+        "1 images have no shape, for example annotations.json: task 4; all their pixels are ignored"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,9 +114,9 @@ def first(tasks: list[Any]) -> Any:
     ("edit", "message"),
     [
         (lambda tasks: tasks[0]["data"].update(image="x/gone.jpg"), "task 0: x/gone.jpg: no such image below"),
-        (lambda tasks: tasks[0]["data"].update(image="1.jpg"), "task 0: 1.jpg: 6 images of this name below"),
+        (lambda tasks: tasks[0]["data"].update(image="1.jpg"), "task 0: 1.jpg: 6 images with this name below"),
         (lambda tasks: tasks[0]["data"].update(image="text"), "task 0: data names 0 images"),
-        (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is the image of another task too"),
+        (lambda tasks: tasks[0]["data"].update(image="../../images/b/1.jpg"), "is also the image of another task"),
         (lambda tasks: tasks[0].pop("annotations"), "task 0: no annotations; export as JSON, not as JSON-MIN"),
         (
             lambda tasks: tasks[0]["annotations"].__setitem__(0, {"result": [box("tree")]}),
@@ -127,7 +129,7 @@ def first(tasks: list[Any]) -> Any:
         ),
         (
             lambda tasks: first(tasks).update(type="keypointlabels"),
-            "of type keypointlabels; known: brush",
+            "of type keypointlabels; allowed: brush",
         ),
         (
             lambda tasks: first(tasks)["value"].update(polygonlabels=["a", "b"]),
@@ -137,23 +139,23 @@ def first(tasks: list[Any]) -> Any:
             lambda tasks: first(tasks)["value"].pop("polygonlabels"),
             "a polygon with labels []",
         ),
-        (lambda tasks: tasks.__setitem__(0, 3), "task 3: not Label Studio's format"),
-        (lambda tasks: tasks.clear(), "no list of tasks"),
+        (lambda tasks: tasks.__setitem__(0, 3), "task 3: not in Label Studio's format"),
+        (lambda tasks: tasks.clear(), "not a list of tasks"),
     ],
 )
-def test_faults_of_the_file_are_named(
+def test_errors_of_the_file_are_reported(
     options: dict[str, Any], edit: Callable[[list[Any]], object], message: str
 ) -> None:
     change(options, edit)
-    found = "; ".join(LabelStudio(**options).faults())
-    assert message in found
+    errors = "; ".join(LabelStudio(**options).faults())
+    assert message in errors
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         ({"format": "png"}, "a brush in the format 'png'"),
-        ({"rle": [1, 2, 3]}, "a damaged brush: it is cut"),
+        ({"rle": [1, 2, 3]}, "a damaged brush: it is truncated"),
         ({"rle": "x"}, "must be a list of bytes"),
     ],
 )
@@ -184,6 +186,6 @@ def test_brushes_as_png_files(options: dict[str, Any], write_image: Write) -> No
     write_image(root / "masks/odd.png", sky)
     write_image(root / "masks/task-1-annotation-9-by-me@x.org-tag-car-0.png", car[:5])
     odd = LabelStudio(**options)
-    assert "odd.png: not task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.faults()[0]
-    with pytest.raises(UserError, match=r"car-0\.png: \[5, 16\]; its image has \[12, 16\]"):
+    assert "odd.png: unknown name; allowed: task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.faults()[0]
+    with pytest.raises(UserError, match=r"car-0\.png: shape \[5, 16\]; allowed: one channel of \[12, 16\]"):
         everything(odd)

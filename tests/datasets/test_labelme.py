@@ -1,4 +1,4 @@
-"""labelme's JSON: every kind of shape against masks counted by hand, and damaged files."""
+"""labelme's JSON: every kind of shape, compared with masks that were written by hand; and damaged files."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_rectangles_of_two_or_four_points() -> None:
     assert pixels({"points": [[2, 3], [5, 3], [5, 5], [2, 5]], "shape_type": "rectangle"}) == expected
 
 
-def test_a_circle_is_its_centre_and_a_point_of_its_rim() -> None:
+def test_a_circle_is_given_by_its_centre_and_a_point_on_it() -> None:
     disc = pixels({"points": [[8, 6], [8, 8]], "shape_type": "circle"})
     assert disc == [(4, 7), (4, 8), *((row, x) for row in (5, 6) for x in (6, 7, 8, 9)), (7, 7), (7, 8)]
 
 
-def test_a_mask_lies_at_its_corner() -> None:
+def test_a_mask_is_placed_at_its_corner() -> None:
     shape = {"points": [[4, 2], [6, 3]], "shape_type": "mask", "mask": png([[1, 0, 1], [0, 1, 0]])}
     assert pixels(shape) == [(2, 4), (2, 6), (3, 5)]
 
@@ -68,9 +68,9 @@ def test_lines_and_points_need_a_width() -> None:
     [
         ({"points": [[0, 0], [4, 4]], "shape_type": "polygon"}, "a polygon of 2 points"),
         ({"points": [[0, 0]], "shape_type": "circle"}, "a circle of 1 points"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "cuboid"}, "a cuboid of 2 points; known: polygon"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": "AAAA"}, "no PNG in base64"),
-        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": None}, "no PNG in base64"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "cuboid"}, "a cuboid of 2 points; allowed: polygon"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": "AAAA"}, "not a PNG in base64"),
+        ({"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": None}, "not a PNG in base64"),
         (
             {"points": [[0, 0], [4, 4]], "shape_type": "mask", "mask": png(np.ones((13, 2)))},
             "a mask of 13x2 in an image",
@@ -86,7 +86,7 @@ def test_shapes_that_cannot_be_drawn(shape: dict[str, Any], message: str) -> Non
 
 
 def test_a_small_root_to_the_pixel(tmp_path: Path, makers: dict[str, Callable[[Path], dict[str, Any]]]) -> None:
-    """Images beside the JSON file and, by a path with a backslash, in a folder below; _background_ and __ignore__."""
+    """Images next to the JSON file and, by a path with a backslash, in a folder below it; label __ignore__."""
     dataset = Labelme(**makers["labelme"](tmp_path))
     expected = np.full(SIZE, 255)
     expected[6:] = 0
@@ -140,5 +140,5 @@ def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
     assert any(str(tmp_path / "a.json") in fault for fault in faults)
 
 
-def test_no_file_is_a_fault(tmp_path: Path) -> None:
+def test_no_file_is_an_error(tmp_path: Path) -> None:
     assert "no file matches '**/*.json'" in Labelme(root=str(tmp_path), classes=["car"]).faults()[0]

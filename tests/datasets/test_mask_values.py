@@ -1,4 +1,4 @@
-"""Masks of 0 and 255, of many ids and of many classes: as the options say, and a hint where they miss a class."""
+"""Masks of 0 and 255, of many ids and of many classes follow the options; a hint if the options miss a class."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ CRACK: dict[str, Any] = {"classes": ["background", "crack"], "palette": ["#00000
 
 @pytest.fixture
 def make(tmp_path: Path, write_image: Write) -> Make:
-    """``make(values)``: four images with masks in which these values are columns; returns a maker of the data set."""
+    """``make(values)`` writes four images, and masks with these values as columns.
 
-    def made(values: list[int], dtype: Any = np.uint8) -> Callable[..., Folder]:
+    It returns a function that builds the data set from options.
+    """
+
+    def write(values: list[int], dtype: Any = np.uint8) -> Callable[..., Folder]:
         for number in range(4):
             image = np.random.default_rng(number).integers(0, 256, (4, len(values), 3), np.uint8)
             write_image(tmp_path / f"images/{number}.png", image)
             write_image(tmp_path / f"masks/{number}.png", np.array([values] * 4, dtype))
         return lambda **options: Folder(**{"root": str(tmp_path), "sequence": ".+", "shares": {"val": 0.5}, **options})
 
-    return made
+    return write
 
 
 def label(dataset: Folder) -> Any:
@@ -45,9 +48,9 @@ def look(dataset: Folder) -> Survey:
 
 
 def hint(dataset: Folder) -> str:
-    """What is said of classes that are never shown."""
-    found = look(dataset)
-    return "".join(line for line in (*found.warnings, *found.faults) if "never shown" in line)
+    """The warning or error about classes without a pixel, if there is one."""
+    result = look(dataset)
+    return "".join(line for line in (*result.warnings, *result.faults) if "no pixel, but" in line)
 
 
 def test_255_may_be_a_class_without_the_option_ignore(make: Make) -> None:
@@ -60,7 +63,7 @@ def test_the_first_class_need_not_be_named(make: Make) -> None:
     dataset = make([0, 255])
     assert label(dataset(**CRACK, ids={"crack": [255]})) == [0, 1]
     assert label(dataset(**CRACK, ids={"crack": [0], "background": [255]})) == [1, 0]
-    with pytest.raises(UserError, match=r"label ids \[0\]; allowed: 1, 255"):
+    with pytest.raises(UserError, match=r"unknown label ids \[0\]; allowed: 1, 255"):
         label(dataset(**CRACK, ids={"crack": [255], "background": [1]}))
 
 
@@ -74,27 +77,27 @@ def test_a_class_that_is_ignored_by_mistake_is_pointed_out_with_the_line_to_writ
     make: Make, options: dict[str, Any]
 ) -> None:
     dataset = make([0, 255])
-    said = hint(dataset(**CRACK, **options))
-    assert said.startswith("crack is never shown, but masks hold 255, which is ignored; if 255 stands for crack")
-    line = re.search(r"set datasets\.folder\.ids: (\{.*\})( and remove 255 from datasets\.folder\.ignore)?$", said)
+    message = hint(dataset(**CRACK, **options))
+    assert message.startswith("crack has no pixel, but masks hold 255, which is ignored; if 255 means crack")
+    line = re.search(r"set datasets\.folder\.ids: (\{.*\})( and remove 255 from datasets\.folder\.ignore)?$", message)
     assert line and bool(line[2]) == (options.get("ignore") == [255])
     followed = dataset(**CRACK, **{**options, "ignore": []}, ids=YAML(typ="safe").load(line[1]))
     assert label(followed) == [0, 1] and hint(followed) == ""
 
 
-def test_prepare_says_it_beside_its_faults_and_without_any(make: Make, tmp_path: Path) -> None:
+def test_prepare_gives_the_hint_with_and_without_errors(make: Make, tmp_path: Path) -> None:
     labels = {"classes": ["background", "crack", "spall"], "palette": ["#000000", "#ffffff", "#ff0000"]}
-    said: list[str] = []
-    arguments: dict[str, Any] = {"name": "folder", "options": {}, "progress": lambda *_: None, "warn": said.append}
+    message: list[str] = []
+    arguments: dict[str, Any] = {"name": "folder", "options": {}, "progress": lambda *_: None, "warn": message.append}
     prepare(make([0, 1, 255])(**labels), tmp_path / "out", **arguments)
-    assert "spall is never shown, but masks hold 255" in "".join(said)
-    with pytest.raises(UserError, match=r"split val: all 4 (.*\n)+  spall is never shown"):
+    assert "spall has no pixel, but masks hold 255" in "".join(message)
+    with pytest.raises(UserError, match=r"split val: all 4 (.*\n)+  spall has no pixel"):
         prepare(make([0, 1, 255])(**labels, sequence=None), tmp_path / "again", **arguments)
 
 
 def test_several_classes_or_values_get_no_line_that_may_be_wrong(make: Make) -> None:
     labels = {"classes": ["a", "b", "c: d"], "palette": ["#000", "#fff", "#f00"]}
-    assert "b, c: d are never shown, but masks hold 255, which is ignored; if one of these" in hint(
+    assert "b, c: d have no pixel, but masks hold 255, which is ignored; if one of these" in hint(
         make([0, 255])(**labels)
     )
     assert '"c: d": [255]' in hint(make([0, 1, 255])(**labels))
@@ -106,7 +109,7 @@ def test_ids_of_16_bits(make: Make) -> None:
     ids = {"background": [0, 65535], "crack": [256, 4000]}
     dataset = make([0, 256, 4000, 65535, 255], np.uint16)(**CRACK, ids=ids)
     assert label(dataset) == [0, 1, 1, 0, 255]
-    with pytest.raises(UserError, match=r"label ids \[4000\]; allowed: 0, 255..256, 65535; add it to a class in ids"):
+    with pytest.raises(UserError, match=r"label ids \[4000\]; allowed: 0, 255\.\.256, 65535; add it to a class in ids"):
         label(make([4000], np.uint16)(**CRACK, ids={"background": [0, 65535], "crack": [256]}))
 
 
@@ -133,7 +136,7 @@ def test_overlapping_options_are_one_error(make: Make) -> None:
         make([0])(**CRACK, ids={"background": [0, 3], "crack": [255, 3]}, ignore=[255, 0, 9])
     assert str(caught.value).splitlines() == [
         "datasets.folder: 3 problems",
-        "  ids.crack: got 3; allowed: ids in 0..65535 that no other class has",
+        "  ids.crack: got 3; allowed: ids in 0..65535 that belong to no other class",
         "  ignore: got 255, which is an id of class 'crack'; remove it from ignore or from that class",
         "  ignore: got 0, which is an id of class 'background'; remove it from ignore or from that class",
         "Correct these values under datasets.folder in params.yaml.",
@@ -145,8 +148,8 @@ def test_black_and_white_as_colours_in_any_form(make: Make, tmp_path: Path, form
     dataset = make([0, 255])
     for file in (tmp_path / "masks").iterdir():
         Image.open(file).convert(form).save(file)
-    found = dataset(**CRACK, masks_hold="colours")
-    assert label(found) == [0, 1] and look(found).faults == [] and look(found).warnings == []
+    folder = dataset(**CRACK, masks_hold="colours")
+    assert label(folder) == [0, 1] and look(folder).faults == [] and look(folder).warnings == []
 
 
 def test_greys_are_colours_and_an_unknown_one_is_named(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Values of masks become train ids, compared with plain loops; every unknown one is named."""
+"""Values of masks become train ids, compared with plain loops; every unknown value is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_colours_are_looked_up_one_by_one() -> None:
     assert Coding(colours=COLOURS).decode(FILE, Mask(values)).tolist() == expected
 
 
-def test_an_indexed_mask_goes_by_its_colours_whatever_their_order() -> None:
+def test_an_indexed_mask_is_decoded_by_its_colours_in_any_order() -> None:
     palette = np.array([VOID, (1, 2, 3), GREEN, RED], np.uint8)
     mask = Mask(np.array([[3, 2], [0, 3]], np.uint8), palette)
     assert Coding(colours=COLOURS).decode(FILE, mask).tolist() == [[0, 1], [255, 0]]
@@ -48,24 +48,24 @@ def test_a_grey_ramp_is_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "mask", "said"),
+    ("coding", "mask", "message"),
     [
         (IDS, Mask(np.array([[0, 3, 500]], np.uint16)), r"label ids \[3, 500\]; allowed: 0"),
         (IDS, Mask(np.arange(1, 13, dtype=np.uint8)[None]), r"\[1, 2, 3, 4, 5, 6, 7, 8, \.\.\. 4 more\]"),
-        (IDS, Mask(np.array([[[0, 0, 9]]], np.uint8)), "a colour mask; class ids in one channel are needed"),
+        (IDS, Mask(np.array([[[0, 0, 9]]], np.uint8)), "a colour mask; allowed: class ids in one channel"),
         (BY_COLOUR, Mask(np.array([[RED, (1, 2, 3)]], np.uint8)), r"unknown colours \[\(1, 2, 3\)\]"),
         (BY_COLOUR, Mask(np.array([[0, 1]], np.uint8), TWO), r"entries of unknown colour: \[1 is \(1, 2, 3\)\]"),
-        (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4; its palette has 2"),
+        (BY_COLOUR, Mask(np.array([[4]], np.uint8), TWO), "entries up to 4, but the palette has 2 entries"),
         (BY_COLOUR, Mask(np.ones((1, 1), np.uint8)), r"unknown colours \[\(1, 1, 1\)\]; .*set masks_hold: ids"),
-        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint16), bits=16), "16 bits a pixel; colours of 8 bits are needed"),
+        (BY_COLOUR, Mask(np.zeros((1, 1), np.uint16), bits=16), "16 bits per pixel; allowed: colours of 8 bits"),
     ],
 )
-def test_what_stands_for_nothing_is_named(coding: Coding, mask: Mask, said: str) -> None:
-    with pytest.raises(UserError, match=rf"^m\.png: .*{said}"):
+def test_values_without_a_meaning_are_reported(coding: Coding, mask: Mask, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^m\.png: .*{message}"):
         coding.decode(FILE, mask)
 
 
-def test_the_rest_may_have_an_id_of_its_own() -> None:
+def test_all_other_values_may_have_one_train_id() -> None:
     assert Coding(ids={1: 0}, rest=255).decode(FILE, Mask(np.array([[1, 2]], np.uint8))).tolist() == [[0, 255]]
     colours = Coding(colours={RED: 0}, rest=255)
     assert colours.decode(FILE, Mask(np.array([[RED, GREEN]], np.uint8))).tolist() == [[0, 255]]

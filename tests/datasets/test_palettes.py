@@ -1,4 +1,4 @@
-"""Indexed masks where ids are declared: greys are ids, entries are ids, and what contradicts is refused."""
+"""Indexed masks of ids: greys are ids, entries are ids, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -49,36 +49,38 @@ def test_a_palette_of_greys_may_be_filled_up_and_may_be_a_ramp() -> None:
 def test_entries_with_the_declared_colours_or_with_others_are_ids() -> None:
     assert decoded([0, 1, 2], [BLACK, RED, GREEN]) == [0, 1, 2]
     assert decoded([0, 1, 2, 255], [BLACK, BLUE, WHITE]) == [0, 1, 2, 255]
-    assert decoded([0, 255], [BLACK, RED, GREEN, *[BLACK] * 253]) == [0, 255], "black may stand for what is ignored"
+    assert decoded([0, 255], [BLACK, RED, GREEN, *[BLACK] * 253]) == [0, 255], "ignored entries may be black"
     black_and_white = LabelSpec(names=("bg", "road"), palette=(BLACK, WHITE))
     assert decoded([0, 1], grey(0, 255), labels=black_and_white) == [0, 1], "the declared colours"
 
 
 @pytest.mark.parametrize(
-    ("entries", "palette", "said"),
+    ("entries", "palette", "message"),
     [
         ([0, 1, 2], [BLACK, GREEN, RED], r"entry 1 is \(0, 128, 0\), the colour of 'car', but id 1 is 'road', entry 2"),
         ([0], [RED, BLACK, GREEN], r"entry 0 is \(128, 0, 0\), the colour of 'road', but id 0 is 'bg'"),
         ([3], [BLUE, BLUE, BLUE, RED], r"entry 3 is \(128, 0, 0\), the colour of 'road', but id 3 is of no class"),
         ([0, 255], [BLACK] * 255 + [GREEN], r"the colour of 'car', but id 255 is ignored"),
         ([2], [BLUE, RED, BLACK], "the colour of 'bg', but id 2 is 'car'"),
-        ([0, 1], grey(0, 0), "entry 1 is grey 0 like entry 0"),
-        ([1], grey(0, 0, 0), "entry 1 is grey 0 like entry 0"),
+        ([0, 1], grey(0, 0), "entry 1 is grey 0, as is entry 0"),
+        ([1], grey(0, 0, 0), "entry 1 is grey 0, as is entry 0"),
         ([0, 3], grey(1, 2), "entry 3 has no colour"),
-        ([0, 1, 2], grey(0, 127, 255), "its greys are no ids: entry 1 is grey 127"),
-        ([0, 1], grey(0, 255), "black and white palette: 255 is ignored, entry 1 is not"),
+        ([0, 1, 2], grey(0, 127, 255), "its greys are not ids: entry 1 is grey 127"),
+        ([0, 1], grey(0, 255), "black and white palette: id 255 is ignored, entry 1 is not"),
         ([0, 3], grey(0, 7, 8, 9), r"label ids \[9\]"),
     ],
 )
-def test_contradictions_are_refused_with_advice(entries: list[int], palette: Colours, said: str) -> None:
-    with pytest.raises(UserError, match=rf"^m\.png: .*{said}") as caught:
+def test_contradictions_are_refused_with_advice(entries: list[int], palette: Colours, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^m\.png: .*{message}") as caught:
         decoded(entries, palette)
-    assert "label ids" in said or "as 8-bit grey PNG, without a palette; if its colours are right" in str(caught.value)
+    assert "label ids" in message or "as 8-bit grey PNG, without a palette; if its colours are correct" in str(
+        caught.value
+    )
 
 
 def test_a_grey_that_is_an_id_and_the_colour_of_another_one_is_refused() -> None:
     labels = LabelSpec(names=("wall", "food"), palette=((120, 120, 120), (1, 2, 3)))
-    with pytest.raises(UserError, match="entry 1 is grey 120, the colour of id 1, but an id too; if its entries are"):
+    with pytest.raises(UserError, match="entry 1 is grey 120, the colour of id 1, but also an id; if its entries are"):
         decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0, 120: 1}), labels=labels)
     assert decoded([0, 1], grey(0, 120), coding=Coding(ids={0: 255, 1: 0}), labels=labels) == [255, 0]
 
@@ -121,7 +123,7 @@ def test_few_bits_are_samples_or_greys(
 
 def test_few_bits_among_masks_of_more_are_refused_when_both_readings_are_ids() -> None:
     mask = Mask(np.array([[0, 1]], np.uint8), bits=1)
-    with pytest.raises(UserError, match=r"1 bits a pixel, .*\[0, 1\] may stand for \[0, 255\].* save it with 8 bits"):
+    with pytest.raises(UserError, match=r"1 bits per pixel, .*\[0, 1\] may mean \[0, 255\].* save it with 8 bits"):
         IDS.decode(FILE, mask, mixed=True)
 
 
@@ -169,11 +171,11 @@ def indexed(path: Path, palette: Colours) -> None:
     image.save(path)
 
 
-def test_palettes_that_differ_between_masks_are_a_fault_until_colours_decide(tmp_path: Path) -> None:
+def test_different_palettes_of_masks_are_an_error_unless_masks_hold_colours(tmp_path: Path) -> None:
     cyan, pink = (0, 200, 200), (200, 0, 200)
     dataset = folder(tmp_path, lambda path, index: indexed(path, [BLACK, cyan, pink] if index else [BLACK, pink, cyan]))
     (fault,) = dataset.faults()
-    assert "1.png: entry 1 is (0, 200, 200) in its palette, but (200, 0, 200) in that of" in fault
+    assert "1.png: entry 1 is (0, 200, 200) in its palette, but (200, 0, 200) in the palette of" in fault
     assert "masks_hold: colours" in fault
     by_colours = folder(
         tmp_path,
@@ -186,7 +188,7 @@ def test_palettes_that_differ_between_masks_are_a_fault_until_colours_decide(tmp
     assert labels["1"][0][:3] == [0, 1, 2] and labels["0"][0][:3] == [0, 2, 1]
 
 
-def test_one_palette_of_other_colours_in_all_masks_is_no_fault(tmp_path: Path) -> None:
+def test_the_same_palette_of_other_colours_in_all_masks_is_valid(tmp_path: Path) -> None:
     def save(path: Path, index: int) -> None:
         indexed(path, [BLACK, BLUE, (9, 8, 7), (64, 0, 0), (0, 64, 0)][: 3 + index % 3])
 
@@ -194,7 +196,7 @@ def test_one_palette_of_other_colours_in_all_masks_is_no_fault(tmp_path: Path) -
     assert list(dataset.faults()) == [] and everything(dataset)["0"][0][:3] == [0, 1, 2]
 
 
-def test_one_bit_masks_are_ids_alone_and_a_question_among_others(tmp_path: Path) -> None:
+def test_one_bit_masks_are_ids_but_ambiguous_among_deeper_masks(tmp_path: Path) -> None:
     def one_bit(path: Path, index: int) -> None:
         Image.fromarray(np.arange(54).reshape(6, 9) % 2 > 0).save(path)
 

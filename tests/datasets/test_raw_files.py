@@ -1,7 +1,8 @@
-"""The stage `raw_data`: another fingerprint when `prepare` would read something else, and only then."""
+"""The stage `raw_data`: the fingerprint changes if `prepare` would read other data, and only then."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -76,7 +77,7 @@ def test_lists_count_by_what_they_list(tmp_path: Path, makers: Makers) -> None:
         assert of("camvid", options) != before
 
 
-def test_a_plugin_that_names_no_files_is_watched_as_a_whole(tmp_path: Path) -> None:
+def test_the_default_is_every_file_below_the_root(tmp_path: Path) -> None:
     class Whole(Streets):
         root = tmp_path / "raw"
 
@@ -131,10 +132,11 @@ def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatc
     (tmp_path / "cache").write_text("a file")
     (tmp_path / "a.png").write_bytes(b"one")
     monkeypatch.setattr(digests, "SETTLED_NS", 0)
-    assert digests.of([tmp_path / "a.png"], remembered="x")[tmp_path / "a.png"]
+    expected = {tmp_path / "a.png": hashlib.sha256(b"one").hexdigest()}
+    assert digests.of([tmp_path / "a.png"], remembered="x") == expected
 
 
-def test_without_raw_data_the_last_list_stays(
+def test_without_raw_data_the_last_fingerprint_stays(
     tmp_path: Path, makers: Makers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -152,6 +154,7 @@ def test_without_raw_data_the_last_list_stays(
     before = out.read_bytes()
     (tmp_path / "raw").rename(tmp_path / "away")
     assert run() == 0 and out.read_bytes() == before
-    assert "raw is no folder; set it to" in (said := capsys.readouterr().err) and "treated as unchanged" in said
+    warning = capsys.readouterr().err
+    assert "raw is not a folder; set it to" in warning and "the raw data count as unchanged" in warning
     out.unlink()
-    assert run() == 1 and not out.exists() and "raw is no folder" in capsys.readouterr().err
+    assert run() == 1 and not out.exists() and "raw is not a folder" in capsys.readouterr().err

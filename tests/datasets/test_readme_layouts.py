@@ -1,4 +1,4 @@
-"""The layouts that the README shows are prepared as it says, and its list of them is complete."""
+"""The layouts in the README can be prepared with the options in the README, and the test covers all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTION = (Path(__file__).parents[2] / "README.md").read_text().split("## Your o
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", flags=re.MULTILINE)
 LAYOUTS = {layout: (files, options) for layout, files, options in ROW.findall(SECTION.split("more options |")[1])}
 DRIVES = ("monday", "tuesday", "friday", "sunday", "may", "june", "july", "august", "april", "march")
-#: How to make more places from the one that the README shows.
+#: How to derive more file names from the example in the README.
 PLACES: dict[str, list[tuple[str, str]]] = {
     "flat": [("/1", f"/{number}") for number in range(1, 13)],
     "split folders": [("train/", f"{split}/") for split in ("train", "val", "test")],
@@ -32,10 +32,10 @@ LISTS = {"train.txt": "1\nimages/2.jpg masks/2.png\n", "val.txt": "images/3.jpg\
 
 def options_of(layout: str) -> dict[str, Any]:
     """The options in a row, one in each pair of backticks."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in re.findall(r"`([^`]+)`", LAYOUTS[layout][1]):
-        found |= YAML(typ="safe").load(text)
-    return found
+        options |= YAML(typ="safe").load(text)
+    return options
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def prepared(root: Path, options: dict[str, Any], tmp_path: Path) -> dict[str, A
     return prepare(dataset, tmp_path / "out", name="folder", options=options, progress=lambda *_: None)
 
 
-def test_every_layout_is_tried() -> None:
+def test_every_layout_is_tested() -> None:
     assert set(LAYOUTS) == {*PLACES, "masks of 0 and 255"}
 
 

@@ -1,7 +1,8 @@
-"""Lines of lists in the forms that people and programs write them; what is ambiguous is refused by name."""
+"""Lines of list files in the forms that people and programs write; ambiguous lines are refused."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from pipeline.datasets._lists import names
 from pipeline.datasets.camvid import CamVid
 from pipeline.datasets.folder import Folder
-from pipeline.errors import UserError
 
 Write = Callable[..., Path]
 LABELS: dict[str, Any] = {"classes": ["road", "car"], "palette": ["#804080", "#00008e"]}
@@ -53,10 +53,10 @@ def dataset(root: Path, text: str | bytes, *, to: str = "train.txt", **options: 
 )  # fmt: skip
 def test_one_form_names_every_sample(root: Path, form: str) -> None:
     lines = [form.replace("{name}", name).replace("{root}", str(root)) for name in ("a", "sub dir/c 1", "d.x")]
-    found = dataset(root, "\n".join(lines))
-    assert list(found.faults()) == []
-    assert found.splits() == {"train": ["a", "sub dir__c 1", "d.x"], "val": ["b"]}
-    assert found.pairs["train"]["d.x"] == (root / "images/d.x.JPG", root / "masks/d.x.png")
+    folder = dataset(root, "\n".join(lines))
+    assert list(folder.faults()) == []
+    assert folder.splits() == {"train": ["a", "sub dir__c 1", "d.x"], "val": ["b"]}
+    assert folder.pairs["train"]["d.x"] == (root / "images/d.x.JPG", root / "masks/d.x.png")
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_one_form_names_every_sample(root: Path, form: str) -> None:
     ],
 )  # fmt: skip
 def test_a_list_may_be_written_by_any_program(root: Path, text: str | bytes) -> None:
-    found = dataset(root, text)
-    assert list(found.faults()) == [] and found.splits()["train"] == ["a", "d.x"]
+    folder = dataset(root, text)
+    assert list(folder.faults()) == [] and folder.splits()["train"] == ["a", "d.x"]
 
 
 def test_paths_may_count_from_the_folder_of_the_list(root: Path) -> None:
-    found = dataset(root, "../images/a.JPG ../masks/a.png\n../images/d.x.JPG\n", to="lists/train.txt")
-    assert list(found.faults()) == [] and found.splits()["train"] == ["a", "d.x"]
+    folder = dataset(root, "../images/a.JPG ../masks/a.png\n../images/d.x.JPG\n", to="lists/train.txt")
+    assert list(folder.faults()) == [] and folder.splits()["train"] == ["a", "d.x"]
     assert dataset(root, "c 1.JPG\n", to="images/sub dir/train.txt").splits()["train"] == ["sub dir__c 1"]
 
 
@@ -106,51 +106,50 @@ def test_a_name_of_two_samples_is_ambiguous(drives: Path, line: str) -> None:
 
 @pytest.mark.parametrize("line", ["e1/7", "e1/7.jpg", "images/e1/7.jpg", "/x/set/e1/7.jpg", "/x/images/e1/7.jpg"])
 def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
-    found = dataset(drives, line)
+    folder = dataset(drives, line)
     if line == "/x/set/e1/7.jpg":  # a folder of another set may have drives of the same name
-        assert "no image and no mask of this name" in found.faults()[0]
+        assert "no image and no mask has this name" in folder.faults()[0]
     else:
-        assert list(found.faults()) == [] and found.splits()["train"] == ["e1__7"]
+        assert list(folder.faults()) == [] and folder.splits()["train"] == ["e1__7"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        ("e9/7.jpg", "e9/7.jpg: no image and no mask of this name"),
-        ("/other/e9/7.jpg", "no image and no mask of this name"),
-        ("/other/a.JPG", r"no image and no mask of this name; did you mean .*images/a\.JPG\?"),
-        ("other/a.JPG", "no image and no mask of this name"),
-        ("images/a.tif", r"no image and no mask of this name; did you mean .*images/a\.JPG\?"),
+        ("e9/7.jpg", "e9/7.jpg: no image and no mask has this name"),
+        ("/other/e9/7.jpg", "no image and no mask has this name"),
+        ("/other/a.JPG", r"no image and no mask has this name; did you mean .*images/a\.JPG\?"),
+        ("other/a.JPG", "no image and no mask has this name"),
+        ("images/a.tif", r"no image and no mask has this name; did you mean .*images/a\.JPG\?"),
         (
             "images/a.JPG masks/b.png",
             r"by the patterns, the mask of .*images/a\.JPG is .*masks/a\.png; correct the line",
         ),
-        ("images/a.JPG masks/gone.png", "masks/gone.png: no mask of this name that datasets.folder.masks finds"),
-        ("images/gone.JPG masks/a.png", "images/gone.JPG: no image of this name that datasets.folder.images finds"),
+        ("images/a.JPG masks/gone.png", "masks/gone.png: datasets.folder.masks finds no mask with this name"),
+        ("images/gone.JPG masks/a.png", "images/gone.JPG: datasets.folder.images finds no image with this name"),
         ("images", "no image and no mask"),
         ("a b c", "3 columns; keep image and mask"),
         ("0,a.JPG,a.png", "3 columns; keep image and mask, or begin the list with a header such as image,mask"),
-        ("a.JPG 1", "1: no mask of this name"),
+        ("a.JPG 1", "1: datasets.folder.masks finds no mask with this name"),
         ("../../etc/passwd", "no image and no mask"),
         ("\x00", r"'\\x00': no image and no mask"),
-        ("./images/a.JPG", r"images/a\.JPG is listed twice, first in line 1; remove one"),
+        ("./images/a.JPG", r"images/a\.JPG is listed twice, first in line 1; remove one line"),
     ],
 )
-def test_an_invalid_line_is_named(drives: Path, line: str, said: str) -> None:
+def test_an_invalid_line_is_named(drives: Path, line: str, message: str) -> None:
     (fault,) = dataset(drives, f"a\n{line}\n").faults()
     assert fault.startswith("train.txt:2: ")
-    with pytest.raises(UserError, match=said):
-        raise UserError(fault)
+    assert re.search(message, fault)
 
 
 def test_a_pair_counts_where_patterns_find_no_mask(root: Path, write_image: Write) -> None:
     write_image(root / "images/left_1.png", np.zeros((4, 4, 3), np.uint8))
     write_image(root / "masks/label-one.png", np.ones((4, 4), np.uint8))
-    found = dataset(root, "images/left_1.png masks/label-one.png\n")
-    assert list(found.faults()) == [] and found.read("train", "left_1")[1].tolist() == [[1] * 4] * 4
+    folder = dataset(root, "images/left_1.png masks/label-one.png\n")
+    assert list(folder.faults()) == [] and folder.read("train", "left_1")[1].tolist() == [[1] * 4] * 4
     (fault,) = dataset(root, "images/left_1.png masks/a.png\n").faults()
     assert "masks/a.png is the mask of" in fault
-    assert "left_1: no mask of this name" in dataset(root, "left_1\n").faults()[0]
+    assert "left_1: no mask has this name" in dataset(root, "left_1\n").faults()[0]
 
 
 def test_names_may_differ_in_their_form_of_unicode(tmp_path: Path, write_image: Write) -> None:
@@ -160,8 +159,8 @@ def test_names_may_differ_in_their_form_of_unicode(tmp_path: Path, write_image: 
         write_image(tmp_path / f"masks/{mask}.png", np.zeros((4, 4), np.uint8))
     (tmp_path / "val.txt").write_text("x/1")
     for line in (apart, composed):
-        found = dataset(tmp_path, line)
-        assert list(found.faults()) == [] and found.splits()["train"] == [composed.replace("/", "__")]
+        folder = dataset(tmp_path, line)
+        assert list(folder.faults()) == [] and folder.splits()["train"] == [composed.replace("/", "__")]
     options = {"lists": None, "images": f"images/{composed[:5]}/*", "masks": f"masks/{apart[:6]}/*.png"}
     assert len(dataset(tmp_path, "", **options, sequence=".+").pairs["train"]) == 1
     words = {"classes": [apart[-5:], "b"], "ids": {composed[-4:]: [0], "b": [1]}}
@@ -188,13 +187,13 @@ def test_lists_of_voc_and_camvid_take_these_forms_too(tmp_path: Path, camvid_roo
 
 def test_one_table_may_have_a_column_for_the_split(root: Path) -> None:
     text = "image,mask,split\na.JPG,a.png,Train\nb.JPG,b.png,valid\nd.x.JPG,d.x.png,train\n"
-    found = dataset(root, text, to="all.csv", lists={"train": "all.csv", "val": "all.csv"})
-    assert list(found.faults()) == [] and found.splits() == {"train": ["a", "d.x"], "val": ["b"]}
+    folder = dataset(root, text, to="all.csv", lists={"train": "all.csv", "val": "all.csv"})
+    assert list(folder.faults()) == [] and folder.splits() == {"train": ["a", "d.x"], "val": ["b"]}
     assert dataset(root, text, to="all.csv").splits()["train"] == ["a", "b", "d.x"], "a list of its own is taken whole"
 
 
 def test_an_unknown_split_in_a_table_is_named(root: Path) -> None:
     (root / "all.csv").write_text("image,split\na.JPG,train\nb.JPG,val\nd.x.JPG,dev\n")
-    found = Folder(root=str(root), **LABELS, lists={"train": "all.csv", "val": "all.csv"})
-    assert found.splits() == {"train": ["a"], "val": ["b"]}
-    assert found.faults()[0].startswith("all.csv:4: split 'dev' is unknown; allowed: train, training")
+    folder = Folder(root=str(root), **LABELS, lists={"train": "all.csv", "val": "all.csv"})
+    assert folder.splits() == {"train": ["a"], "val": ["b"]}
+    assert folder.faults()[0].startswith("all.csv:4: split 'dev' is unknown; allowed: train, training")

@@ -42,10 +42,10 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
     [
         (
             "Pixel Value, Class\n0, background\n0, car\n",
-            "_classes.csv:3: not 'pixel value, class' with an id",
+            "_classes.csv:3: got '0, car'; allowed: 'pixel value, class', with each id once",
         ),
-        ("Pixel Value, Class\nx, car\n", "_classes.csv:2: not 'pixel value, class'"),
-        ("Pixel Value, Class\n1, tree\n", "1 is 'tree'; in another split it is 'road'"),
+        ("Pixel Value, Class\nx, car\n", "_classes.csv:2: got 'x, car'; allowed: 'pixel value, class'"),
+        ("Pixel Value, Class\n1, tree\n", "1 is 'tree', but 'road' in another split"),
         ('Pixel Value, Class\n0, background\n1, road\n2, car\n3, "a, b"\n', ""),
         ("0,background\n1,road\n2,car\n", ""),
         ("\nPixel Value, Class,\n0, background,\n1, road ,\n2, car,\n", ""),
@@ -53,18 +53,18 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
 )
 def test_the_table_of_classes_is_checked(root: Path, text: str, message: str) -> None:
     (root / "valid/_classes.csv").write_text(text)
-    found = "; ".join(Roboflow(root=str(root)).faults())
-    assert message in found if message else not found, found
+    errors = "; ".join(Roboflow(root=str(root)).faults())
+    assert message in errors if message else not errors, errors
 
 
-def test_unknown_ids_and_lone_files_are_faults(root: Path, write_image: Callable[..., Path]) -> None:
+def test_unknown_ids_and_files_without_a_partner_are_errors(root: Path, write_image: Callable[..., Path]) -> None:
     write_image(root / "train/a_jpg.rf.0_mask.png", np.full((12, 16), 7, np.uint8))
-    with pytest.raises(UserError, match=r"label ids \[7\]; allowed: \[0, 1, 2\], as _classes\.csv says"):
+    with pytest.raises(UserError, match=r"unknown label ids \[7\]; allowed: \[0, 1, 2\], the ids in _classes\.csv"):
         Roboflow(root=str(root)).read("train", "a_jpg.rf.0")
     (root / "train/b_jpg.rf.1_mask.png").unlink()
-    assert "b_jpg.rf.1.jpg: no label" in Roboflow(root=str(root)).faults()[0]
+    assert "b_jpg.rf.1.jpg: no mask" in Roboflow(root=str(root)).faults()[0]
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder train or valid"):
+    with pytest.raises(UserError, match="no folder train and no valid"):
         Roboflow(root=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Shapes and run lengths -> masks, against masks counted by hand and COCO's own encoder."""
+"""Masks of shapes and run lengths, compared with masks that were written by hand and with COCO's own encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_rectangle_of_whole_coordinates_covers_the_pixels_between_them() -> No
     assert np.array_equal(box(points([[5, 5], [2, 1]], least=2), SIZE), expected)
 
 
-def test_the_whole_image_and_what_hangs_over_its_edge() -> None:
+def test_polygons_of_the_whole_image_and_beyond_its_edge() -> None:
     assert polygon(points([0, 0, 8, 0, 8, 6, 0, 6], least=3), SIZE).all()
     over = polygon(points([-3, -3, 3, -3, 3, 2, -3, 2], least=3), SIZE)
     assert np.array_equal(over, mask("###.....", "###.....", *["........"] * 4))
@@ -94,7 +94,7 @@ def test_invalid_polygons_are_refused(wrong: object) -> None:
         polygon(points(wrong, least=3), SIZE)
 
 
-def test_run_lengths_go_down_the_columns_or_along_the_rows() -> None:
+def test_run_lengths_follow_the_columns_or_the_rows() -> None:
     assert np.array_equal(runs([1, 2, 3], (3, 2), by_column=True), mask("..", "#.", "#."))
     assert np.array_equal(runs(["1", " 2", "3"], (3, 2), by_column=False), mask(".#", "#.", ".."))
 
@@ -126,7 +126,7 @@ def test_brushes_are_read_back(pack_brush: Callable[[npt.NDArray[np.bool_]], lis
 
 
 def test_a_brush_counts_by_its_opacity() -> None:
-    """4 values as they are, of a file written out by hand: red 255, opacity 64; then red 0, opacity 200."""
+    """Blocks of 4 values without repetition, written by hand: red 255, opacity 64; then red 0, opacity 200."""
     head = f"{8:032b}{7:05b}" + f"{2:04b}" * 4
     body = "".join(
         f"0{0:02b}{4 - 1:03b}" + "".join(f"{value:08b}" for value in pixel)
@@ -139,8 +139,8 @@ def test_a_brush_counts_by_its_opacity() -> None:
 
 
 def test_damaged_brushes_are_refused(pack_brush: Callable[[npt.NDArray[np.bool_]], list[int]]) -> None:
-    sound = pack_brush(np.eye(5, dtype=bool))
-    for wrong in (None, [], [256], ["a"], sound[: len(sound) // 2], pack_brush(np.eye(6, dtype=bool))):
+    valid = pack_brush(np.eye(5, dtype=bool))
+    for wrong in (None, [], [256], ["a"], valid[: len(valid) // 2], pack_brush(np.eye(6, dtype=bool))):
         with pytest.raises(UserError, match="brush"):
             brush(wrong, (5, 5))
 

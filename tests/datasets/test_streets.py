@@ -1,9 +1,10 @@
-"""``streets``: deterministic, disjoint, exactly labelled, long-tailed, and a drive that hangs together."""
+"""``streets``: deterministic, disjoint splits, exact labels, a long-tailed histogram, and a continuous drive."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,8 +96,8 @@ def test_equal_bits_in_another_process() -> None:
         "from tests.datasets.test_streets import *\n"
         "print(*(digest(make(), *read) for read in READS))"
     )  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [digest(make(), *read) for read in READS]
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == [digest(make(), *read) for read in READS]
 
 
 def test_equal_bits_on_an_older_cpu(on_older_cpu: Callable[[str], list[str]]) -> None:
@@ -110,11 +111,11 @@ def test_equal_bits_on_an_older_cpu(on_older_cpu: Callable[[str], list[str]]) ->
     assert moods == set(MOODS)
 
 
-def test_global_generator_is_left_alone() -> None:
+def test_global_generators_are_not_used() -> None:
     np.random.seed(3)
-    before = np.random.get_state()[1].copy()
+    before, state = np.random.get_state()[1].copy(), random.getstate()
     make().read("train", "train_0000")
-    assert (np.random.get_state()[1] == before).all()
+    assert (np.random.get_state()[1] == before).all() and random.getstate() == state
 
 
 def test_ids_are_in_range_and_every_class_occurs(labels: list[np.ndarray]) -> None:
@@ -139,7 +140,7 @@ def test_frames_vary_in_brightness_and_colour() -> None:
     assert (means[:, 0] - means[:, 2]).std() > 4
 
 
-def test_sequence_hangs_together() -> None:
+def test_frames_of_the_sequence_change_slowly() -> None:
     streets = make()
     drive = [streets.read("sequence", name)[1] for name in streets.splits()["sequence"]]
     agreement = [float((a == b).mean()) for a, b in itertools.pairwise(drive)]

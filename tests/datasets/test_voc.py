@@ -16,7 +16,7 @@ from pipeline.datasets.pascal_context import CLASSES, PascalContext
 from pipeline.datasets.voc2012 import VOC2012
 from pipeline.errors import UserError
 
-#: The 59 classes by the ids that they have among the 459 of the original labels, as the Detail API's users sort them.
+#: The 59 classes in the order of their ids among the 459 original labels, as users of the Detail API sort them.
 ALPHABETICAL = (
     "aeroplane bag bed bedclothes bench bicycle bird boat book bottle building bus cabinet car cat ceiling chair cloth "
     "computer cow cup curtain dog door fence floor flower food grass ground horse keyboard light motorbike mountain "
@@ -44,8 +44,9 @@ def stored(path: Path) -> Any:
 
 
 def test_the_colour_map_is_that_of_real_masks(real_data: Path) -> None:
-    folder = real_data / "samples/voc2012/VOCdevkit/VOC2012/SegmentationClass"
-    for file in folder.iterdir():
+    files = list((real_data / "samples/voc2012/VOCdevkit/VOC2012/SegmentationClass").iterdir())
+    assert files
+    for file in files:
         palette = Image.open(file).getpalette()
         assert palette is not None
         assert [tuple(palette[3 * i : 3 * i + 3]) for i in range(256)] == list(colour_map(256))
@@ -73,14 +74,14 @@ def test_masks_as_ids_and_as_colours_are_read_alike(kit: Path, write_image: Writ
     assert all(np.array_equal(dataset.read("train", name)[1], ids) for name in dataset.splits()["train"])
 
 
-def test_a_foreign_palette_is_refused(kit: Path, write_image: Write) -> None:
+def test_an_unknown_palette_is_refused(kit: Path, write_image: Write) -> None:
     ids = np.zeros((12, 16), np.uint8)
     write_image(kit / "SegmentationClass" / "2007_000032.png", ids, palette={0: (1, 2, 3)})
     with pytest.raises(UserError, match=r"palette entries of unknown colour: \[0 is \(1, 2, 3\)\]; allowed: 0\.\.20"):
         VOC2012(root=str(kit)).read("train", "2007_000032")
 
 
-def test_missing_files_are_named_where_they_should_lie(kit: Path) -> None:
+def test_errors_of_missing_files_name_the_expected_path(kit: Path) -> None:
     (kit / "JPEGImages/2007_000032.jpg").unlink()
     (kit / "SegmentationClass/2007_000032.png").unlink()
     with pytest.raises(
@@ -96,7 +97,7 @@ def test_upper_case_suffixes_are_found(kit: Path) -> None:
 
 
 def augment(kit: Path, write: Write) -> None:
-    """Masks of SBD for all three samples and one that VOC has no mask of."""
+    """Masks of SBD for all three samples, and for a sample without a mask of VOC."""
     write(kit / "JPEGImages/2008_000099.jpg", np.full((12, 16, 3), 7, np.uint8))
     for number, name in enumerate(("2007_000032", "2007_000039", "2008_000008", "2008_000099")):
         write(kit / "SegmentationClassAug" / f"{name}.png", np.full((12, 16), number, np.uint8))
@@ -119,18 +120,18 @@ def test_the_augmented_list_counts_and_must_not_name_val(kit: Path, write_image:
     assert dataset.splits()["train"] == ["2008_000099"] and list(dataset.faults()) == []
     listing.write_text("2008_000099\n2008_000008\n")
     (fault,) = VOC2012(root=str(kit), augmented=True).faults()
-    assert fault == "trainaug.txt: 2008_000008 is in val.txt too; remove it here"
+    assert fault == "trainaug.txt: 2008_000008 is also in val.txt; remove it from trainaug.txt"
 
 
-def test_lists_say_their_faults_by_line(kit: Path) -> None:
+def test_errors_of_lists_name_the_line(kit: Path) -> None:
     lists = kit / "ImageSets/Segmentation"
     (lists / "train.txt").write_text("2007_000032\n2007_000032\na b\n..\n")
     (lists / "val.txt").unlink()
-    said = "\n".join(VOC2012(root=str(kit)).faults())
-    assert "train.txt:2: 2007_000032 is listed twice, first in line 1" in said
-    assert "train.txt:3: not the name of one sample: 'a b'" in said
-    assert "train.txt:4: not the name of one sample" in said
-    assert "val.txt: missing" in said
+    errors = "\n".join(VOC2012(root=str(kit)).faults())
+    assert "train.txt:2: 2007_000032 is listed twice, first in line 1" in errors
+    assert "train.txt:3: not the name of one sample: 'a b'" in errors
+    assert "train.txt:4: not the name of one sample" in errors
+    assert f"val.txt: no such file in {lists}" in errors
 
 
 def test_context_colours_become_classes_and_background_is_ignored(context: Path) -> None:
@@ -168,12 +169,12 @@ def test_original_ids_of_context_follow_the_numbering(context: Path, numbering: 
     assert PascalContext.labels.original_ids is None  # another numbering is another object
 
 
-def test_context_without_a_numbering_says_how_to_choose(context: Path) -> None:
+def test_the_error_of_context_without_a_numbering_names_the_choices(context: Path) -> None:
     with pytest.raises(UserError, match="numbering: got None; allowed: voc or alphabetical"):
         PascalContext(root=str(context))
 
 
-def test_real_context_shows_what_is_in_the_pictures(samples: dict[str, dict[str, Any]]) -> None:
+def test_real_labels_of_context_are_correct(samples: dict[str, dict[str, Any]]) -> None:
     dataset = datasets.build("pascal_context", samples["pascal_context"])
     seen = {
         name: {CLASSES[i] for i in np.unique(dataset.read(split, name)[1]) if i != 255}
@@ -189,6 +190,7 @@ def test_real_context_shows_what_is_in_the_pictures(samples: dict[str, dict[str,
 def test_real_voc_masks_hold_the_ids_that_pillow_reads(samples: dict[str, dict[str, Any]]) -> None:
     dataset = VOC2012(**samples["voc2012"])
     for split, names in dataset.splits().items():
+        assert names, split
         for name in names:
             frame, label = dataset.read(split, name)
             assert np.array_equal(label, stored(dataset.pairs[split][name].mask)) and frame.shape[:2] == label.shape

@@ -77,7 +77,7 @@ def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
         raw["datasets"]["camvid"]["root"] = str(tmp_path / "nowhere")
 
     said = refused("prepare", "--params", params(tmp_path, camvid), out=out)
-    assert said.startswith("error: datasets.camvid.root: ") and "nowhere is no folder; set it to" in said
+    assert said.startswith("error: datasets.camvid.root: ") and "nowhere is not a folder; set it to" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,1 +1,1 @@
-"""Rendered street scenes: what is in them (world, layout), how it is painted (canvas, render), in what light."""
+"""Rendered street scenes: their content (world, layout), how it is painted (canvas, render), and the light."""

@@ -1,4 +1,4 @@
-"""Facades in perspective: walls, windows, shops, awnings and posters. All of it is labelled building."""
+"""Facades in perspective: walls, windows, shops, awnings and posters. All of them are labelled building."""
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
@@ -16,8 +16,8 @@ from pipeline.datasets._streets.classes import BUILDING
 from pipeline.datasets._streets.light import Light
 from pipeline.datasets._streets.world import Building, Colour, Floats
 
-SHOP = 3.6  # metres, height of a ground floor with shops
-_DETAIL = 45.0  # metres; farther facades have windows only
+SHOP = 3.6  # height of a ground floor with shops, metres
+_DETAIL = 45.0  # metres; facades that are farther away have only windows
 
 
 def paint_building(canvas: Canvas, camera: Camera, b: Building, light: Light, t: float) -> None:
@@ -28,7 +28,7 @@ def paint_building(canvas: Canvas, camera: Camera, b: Building, light: Light, t:
     shade = light.shades[0] if side > 0 else light.shades[1]
     middle = (near + far) / 2
     outer = b.d + side * b.depth
-    if b.s > camera.s + 2:  # the wall that looks at the camera
+    if b.s > camera.s + 2:  # the wall that faces the camera
         wall = canvas.ink(b.wall, BUILDING, near, light.shades[2])
         if b.roof > 0:
             gable = view.project(
@@ -63,7 +63,7 @@ def _rectangle(view: Stretch, s: Floats, d: Floats | float, height: float) -> Fl
 
 
 def _panes(view: Stretch, s: Floats, h: Floats, d: float, width: float, height: float) -> Floats:
-    """Upright rectangles on a facade: lower corners at (s, h). Pixels (N, 4, 2)."""
+    """Pixels (N, 4, 2) of upright rectangles on a facade, with lower corners at (s, h)."""
     ss = s[:, None] + np.array([0.0, width, width, 0.0])
     hh = h[:, None] + np.array([0.0, 0.0, height, height])
     return view.project(ss, d, hh)
@@ -71,13 +71,13 @@ def _panes(view: Stretch, s: Floats, h: Floats, d: float, width: float, height: 
 
 @functools.lru_cache(maxsize=256)
 def _window_grid(b: Building) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """Lower corners (s, h) of all windows and which are lit."""
+    """Lower corners s and h of all windows, and a mask of the lit windows."""
     columns = max(int((b.end - b.s - 0.6) / b.bay), 1)
     floor = SHOP if b.shop is not None else 0.9
     rows = max(int((b.height - floor - 0.4) / b.storey), 1)
     start = b.s + (b.end - b.s - columns * b.bay) / 2 + b.bay * (1 - b.window[0]) / 2
     s, h = np.meshgrid(start + b.bay * np.arange(columns), floor + b.storey * (0.15 + np.arange(rows)))
-    rng = Random(b.seed)  # noqa: S311 - a drawing, no secret
+    rng = Random(b.seed)  # noqa: S311 - a drawing, not a secret
     lit = np.array([rng.random() < b.lit_share for _ in range(s.size)])
     return s.ravel(), h.ravel(), lit
 
@@ -103,7 +103,7 @@ def _windows(canvas: Canvas, view: Stretch, b: Building, light: Light, distance:
 
 
 def _end_windows(canvas: Canvas, view: Stretch, b: Building, light: Light, near: float, outer: float) -> None:
-    """A few windows on the wall that looks at the camera."""
+    """A few windows on the wall that faces the camera."""
     if b.seed % 3 == 0 or near > _DETAIL:
         return
     left = min(b.d, outer)
@@ -116,7 +116,7 @@ def _end_windows(canvas: Canvas, view: Stretch, b: Building, light: Light, near:
 
 
 def _bands(canvas: Canvas, view: Stretch, b: Building, distance: float, shade: float) -> None:
-    """Cornice and storey lines."""
+    """The cornice, and lines between storeys."""
     s0 = max(b.s, view.camera.s + 0.8)
     heights = [b.height - 0.45]
     if b.seed % 2 and distance < 60:
@@ -160,7 +160,7 @@ def _shop(
 
 
 def _poster(canvas: Canvas, view: Stretch, b: Building, poster: tuple[str, Colour, Colour], shade: float) -> None:
-    """An advertisement on the wall; some look much like traffic signs."""
+    """An advertisement on the wall; some look similar to traffic signs."""
     shape, back, front = poster
     size = min(2.0, (b.end - b.s) / 3)
     s, h = b.s + 1.2 + (b.seed % 5) / 5 * (b.end - b.s - 2.4 - size), 2.2 + (b.seed % 7) * 0.35

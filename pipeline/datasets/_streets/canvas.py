@@ -1,8 +1,8 @@
-"""The camera, and a canvas on which one call paints colour and train id together.
+"""The camera, and a canvas: each call paints the colour and the train id of the same pixels.
 
-The canvas has four 8-bit channels: B, G, R and the id. Bit 7 of the id says that the pixel shines by itself (sky,
-lamps, lit windows), so later layers hide a light exactly as they hide a colour. Pixels here are canvas pixels; an
-image pixel is ``SCALE`` of them wide.
+The canvas has four 8-bit channels: B, G, R and the id. Bit 7 of the id marks pixels that emit light (sky, lamps, lit
+windows), so later layers cover a light in the same way as a colour. Pixels in this file are canvas pixels; an image
+pixel is ``SCALE`` canvas pixels wide.
 """
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
@@ -21,7 +21,7 @@ from pipeline.frames import Array
 
 SCALE = 2
 SHINES = 0x80
-NEAR = 0.7  # metres; closer points are moved there, which only bends what lies outside the image
+NEAR = 0.7  # metres; closer points are moved to this distance; this distorts only parts outside the image
 _SHIFT = 3
 
 Ink: TypeAlias = tuple[float, float, float, float]
@@ -30,8 +30,8 @@ Ink: TypeAlias = tuple[float, float, float, float]
 class Camera:
     """Projects road coordinates (s, d, h) to canvas pixels (x, y).
 
-    The road's bend and hill are taken relative to the camera's own place and direction, so the camera always looks
-    along the road.
+    The bend and the hill of the road are relative to the position and direction of the camera, so the camera always
+    looks along the road.
     """
 
     def __init__(self, drive: Drive, bend: Wave, hill: Wave, *, s: float, t: float, height: int, width: int) -> None:
@@ -48,34 +48,34 @@ class Camera:
         self.heading = self._bend[1]
 
     def offsets(self, z: Floats) -> tuple[Floats, Floats]:
-        """How far right of and above the camera's base the centre line lies at distance ``z``."""
+        """Offsets of the centre line at distance ``z`` from the camera's foot point: to the right, and up (metres)."""
         s = z + self.s
         right = self.bend(s) - self._bend[0] - self._bend[1] * z - self.d
         up = self.hill(s) - self._hill[0] - self._hill[1] * z
         return right, up
 
     def offset(self, z: float) -> tuple[float, float]:
-        """The same for one distance."""
+        """The same offsets for a single distance."""
         s = z + self.s
         right = self.bend.value(s) - self._bend[0] - self._bend[1] * z - self.d
         up = self.hill.value(s) - self._hill[0] - self._hill[1] * z
         return right, up
 
     def project(self, s: Floats, d: Floats, h: Floats | float) -> Floats:
-        """Pixels (..., 2) of points anywhere; ``s`` and ``d`` have one shape, ``h`` broadcasts to it."""
+        """Pixels (..., 2) of any points; ``s`` and ``d`` have the same shape, ``h`` broadcasts to it."""
         z = np.maximum(s - self.s, NEAR)
         right, up = self.offsets(z)
         return _pinhole(self, z, d + right, h + up)
 
     def stretch(self, start: float, end: float) -> Stretch:
-        """A faster projection for a thing between two places, where the road counts as straight."""
+        """A faster projection for a thing between ``start`` and ``end``; it treats the road there as straight."""
         z0, z1 = max(start - self.s, NEAR), max(end - self.s, NEAR + 1)
         (right0, up0), (right1, up1) = self.offset(z0), self.offset(z1)
         turn, rise = (right1 - right0) / (z1 - z0), (up1 - up0) / (z1 - z0)
         return Stretch(self, right0 - turn * z0, turn, up0 - rise * z0, rise)
 
     def foot(self, s: float, d: float) -> tuple[float, float, float, float]:
-        """Pixel (x, y) of a ground point, pixels a metre there, and its distance."""
+        """Pixel (x, y) of a ground point, pixels per metre at this point, and its distance in metres."""
         z = max(s - self.s, NEAR)
         right, up = self.offset(z)
         k = self.focal / z
@@ -83,7 +83,7 @@ class Camera:
 
 
 class Stretch:
-    """Projects like its camera, with the road's course replaced by a straight line."""
+    """Projects like its camera, but with a straight line as the course of the road."""
 
     def __init__(self, camera: Camera, right: float, turn: float, up: float, rise: float) -> None:
         self.camera = camera
@@ -104,7 +104,7 @@ def _pinhole(camera: Camera, z: Floats, right: Floats, up: Floats) -> Floats:
 
 
 class Canvas:
-    """A (height, width, 4) uint8 image with the fog of the scene."""
+    """An image (height, width, 4) uint8, and the fog of the scene."""
 
     def __init__(self, height: int, width: int, *, fog: float, fog_colour: Colour) -> None:
         self.height, self.width = height, width
@@ -112,11 +112,11 @@ class Canvas:
         self.fog, self.fog_colour = fog, fog_colour
 
     def clear_view(self, distance: float) -> float:
-        """Share of a colour that is left after ``distance`` metres of air."""
+        """Share of a colour that remains after ``distance`` metres of fog."""
         return math.exp(-self.fog * distance)
 
     def ink(self, colour: Colour, ident: int, distance: float, shade: float = 1.0, *, shines: bool = False) -> Ink:
-        """Colour and id ready to paint. OpenCV saturates what is brighter than 255."""
+        """Colour and id to paint with, after shade and fog. OpenCV clips values above 255."""
         b, g, r = colour
         fog = self.fog_colour
         k = math.exp(-self.fog * distance)
@@ -124,7 +124,7 @@ class Canvas:
         return b * m + fog[0] * n, g * m + fog[1] * n, r * m + fog[2] * n, ident | SHINES if shines else ident
 
     def polygon(self, points: Floats, ink: Ink) -> None:
-        """Fill one convex polygon, points (N, 2)."""
+        """Fill a convex polygon, points (N, 2)."""
         cv2.fillConvexPoly(self.pixels, _fixed(points), ink, cv2.LINE_8, _SHIFT)
 
     def polygons(self, points: Floats, ink: Ink) -> None:
@@ -159,7 +159,8 @@ class Canvas:
     ) -> None:
         """Paste a sprite, scaled to ``box`` (x0, y0, x1, y1) and multiplied by ``tint``.
 
-        ``sprite`` is a pyramid of (n, n, 4) B, G, R and cover, each half as large as the one before.
+        ``sprite`` is an image pyramid: each level is (n, n, 4), B, G, R and opacity, and half as large as the level
+        before.
         """
         x0, y0, x1, y1 = (round(v) for v in box)
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)

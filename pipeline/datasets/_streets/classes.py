@@ -1,4 +1,4 @@
-"""Train ids, names and colours of ``streets``. The order is part of the data set: never reorder it."""
+"""Train ids, names and colours of ``streets``. The order defines the train ids: never change it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Image operations whose results have the same bytes on every x86 CPU.
 
-OpenCV's and numpy's float kernels round differently with SSE, AVX2 and AVX-512 (fused multiply-add, other polynomials,
-another order of sums), so that equal arguments gave other frames on another machine. What stands here uses single
-additions and multiplications, which IEEE 754 fixes, in one order. Functions such as ``exp`` are taken in float64 and
-rounded to float32: their last bit, which may differ, is then gone. OpenCV's 8-bit integer operations and its drawing
-are exact as they are, and stay in use.
+The float kernels of OpenCV and numpy round differently with SSE, AVX2 and AVX-512 (fused multiply-add, different
+polynomials, a different order of sums), so equal arguments would give different frames on different machines. The
+functions in this file use single additions and multiplications in a fixed order; IEEE 754 defines their results.
+Functions such as ``exp`` are computed in float64 and rounded to float32, which removes the last bit, the only one that
+may differ. OpenCV's 8-bit integer operations and its drawing functions are exact, and are used directly.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def exp(values: Floats) -> Floats:
 
 
 def power(values: Floats, exponent: float) -> Floats:
-    """``values`` >= 0 to a power, float32."""
+    """``values`` (each at least 0) to the power of ``exponent``, float32."""
     return (values.astype(np.float64) ** exponent).astype(np.float32)
 
 
 def sample_tile(tile: Floats, x: Floats, y: Floats) -> Floats:
-    """A seamless tile (n, n) float32, n a power of two, between its pixels: bilinear at ``x`` and ``y``, float32."""
+    """Bilinear samples, float32, of a seamless tile (n, n) float32 at ``x`` and ``y``; n is a power of two."""
     last = len(tile) - 1
     left, top = np.floor(x), np.floor(y)
     right_share, lower_share = x - left, y - top
@@ -41,7 +41,7 @@ def sample_tile(tile: Floats, x: Floats, y: Floats) -> Floats:
 
 
 def enlarge(image: Floats, size: tuple[int, int]) -> Floats:
-    """Bilinear resize of an image (h, w, ...) to ``size`` (height, width), pixel centres aligned, float32."""
+    """Bilinear resize of an image (h, w, ...) to ``size`` (height, width), with aligned pixel centres, float32."""
     for axis, length in enumerate(size):
         before, after, share = _neighbours(image.shape[axis], length)
         share = share.reshape(-1, *[1] * (image.ndim - 1 - axis))
@@ -50,19 +50,19 @@ def enlarge(image: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, Floats]:
-    """For each of the ``wanted`` positions the pixels before and after it, and the share of the latter."""
+    """For each of ``wanted`` positions: the pixel before it, the pixel after it, and the weight of the latter."""
     place = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
     before = np.floor(place).astype(np.intp)
     return before, np.minimum(before + 1, length - 1), (place - before).astype(np.float32)
 
 
 def enlarge_bytes(image: Array, size: tuple[int, int]) -> Array:
-    """Bilinear resize of an 8-bit image to ``size`` (height, width), in OpenCV's fixed-point arithmetic."""
+    """Bilinear resize of an 8-bit image to ``size`` (height, width), with OpenCV's fixed-point arithmetic."""
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
 
 
 def halve(image: Floats) -> Floats:
-    """The mean of each 2x2 block of an image with even sides, float32."""
+    """The mean of each 2x2 block of an image with even height and width, float32."""
     rows = image[::2] + image[1::2]
     return np.asarray((rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25), np.float32)
 
@@ -85,7 +85,7 @@ def blur(image: Floats, sigma: float) -> Floats:
 
 
 def upsample_tile(grid: Floats, factor: int) -> Floats:
-    """A seamless grid (n, n) enlarged by an integer: bicubic, float64."""
+    """Bicubic enlargement of a seamless grid (n, n) by an integer factor, float64."""
     fine = grid.astype(np.float64)
     place = (np.arange(len(grid) * factor) + 0.5) / factor - 0.5
     base = np.floor(place).astype(np.intp)

@@ -1,4 +1,4 @@
-"""The ground: cross-section, marks, shadows and texture, painted before anything stands on it."""
+"""The ground: cross-section, marks, shadows and texture. It is painted before all things that are on it."""
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
@@ -31,14 +31,14 @@ from pipeline.datasets._streets.world import (
 from pipeline.frames import Array
 
 FARTHEST = 400.0  # metres
-_CELL = 0.04  # metres of d a cell of the cross-section table
-_HALF = 48.0  # metres of d the table covers on each side
+_CELL = 0.04  # width of a cell of the cross-section table, metres of d
+_HALF = 48.0  # the table covers this many metres of d on each side
 _TILE = 512
-_TILE_SCALE = 12.0  # texture pixels a metre
+_TILE_SCALE = 12.0  # texture pixels per metre
 
 
 def rows_to_distance(camera: Camera) -> tuple[int, Floats]:
-    """First canvas row that shows ground (an even one), and the distance (metres) seen in each row from there down."""
+    """First canvas row that shows ground (an even number), and the distance (metres) in each row from there on."""
     z = np.geomspace(1.0, FARTHEST, 200)
     _, up = camera.offsets(z)
     y = np.minimum.accumulate(camera.cy - camera.focal * (up - camera.eye) / z)
@@ -48,7 +48,7 @@ def rows_to_distance(camera: Camera) -> tuple[int, Floats]:
 
 
 def paint_ground(canvas: Canvas, camera: Camera, world: World, light: Light, t: float) -> int:
-    """Paint everything flat and return the first row that shows ground."""
+    """Paint everything that is flat, and return the first row that shows ground."""
     first, z = rows_to_distance(camera)
     z32 = z.astype(np.float32)
     right, _ = camera.offsets(z)
@@ -67,7 +67,7 @@ def paint_ground(canvas: Canvas, camera: Camera, world: World, light: Light, t: 
 
 
 def _cross_section(world: World) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
-    """Colour and id of every ``_CELL`` of d, packed into 32 bits."""
+    """Colour and id of each cell of d (``_CELL`` metres), packed into 32 bits."""
     count = round(2 * _HALF / _CELL)
     table = np.zeros((count, 4), np.uint8)
     start = 0
@@ -80,7 +80,7 @@ def _cross_section(world: World) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
 
 
 def _paint_marks(canvas: Canvas, camera: Camera, marks: tuple[Mark, ...]) -> None:
-    """Marks in their order, projected together."""
+    """Paint marks in their order; one call projects all of them."""
     seen = [m for m in marks if m.corners[:, 0].max() > camera.s + 1 and m.corners[0, 0] < camera.s + 120]
     if not seen:
         return
@@ -94,7 +94,7 @@ def _paint_marks(canvas: Canvas, camera: Camera, marks: tuple[Mark, ...]) -> Non
 
 
 def _paint_dashes(canvas: Canvas, camera: Camera, dashes: tuple[Mark, ...]) -> None:
-    """All dashes share one colour, so that one call paints them."""
+    """Paint dashes. All have the same colour, so one call paints all of them."""
     seen = [m.corners for m in dashes if camera.s + 1 < m.corners[:, 0].max() and m.corners[0, 0] < camera.s + 110]
     if seen:
         corners = np.stack(seen)
@@ -110,7 +110,7 @@ def _paint_crack(canvas: Canvas, camera: Camera, crack: Crack) -> None:
 
 
 def _shadows(canvas: Canvas, camera: Camera, things: tuple[Thing, ...], light: Light, t: float) -> Array:
-    """How much light is kept from the ground, (height, width) uint8 at image size."""
+    """Darkness of the shadows on the ground, (height, width) uint8 at image size; 255: no light."""
     mask = np.zeros((canvas.height // SCALE, canvas.width // SCALE), np.uint8)
     outlines: list[tuple[Floats, int]] = []
     for thing in things:
@@ -134,7 +134,7 @@ def _shadows(canvas: Canvas, camera: Camera, things: tuple[Thing, ...], light: L
 
 
 def _outline(thing: Thing, shadow: tuple[float, float], t: float) -> Floats | None:
-    """The shadow of a thing as points (N, 2) of (s, d) whose hull is dark."""
+    """The shadow of a thing as points (N, 2) of (s, d); the shadow is their convex hull."""
     along, across = shadow
     outline: Floats | None = None
     if isinstance(thing, Building):
@@ -159,12 +159,12 @@ def _outline(thing: Thing, shadow: tuple[float, float], t: float) -> Floats | No
 
 
 def _swept(base: Floats, along: float, across: float) -> Floats:
-    """The points of ``base`` and the same points moved."""
+    """The points of ``base``, and the same points moved by ``along`` and ``across``."""
     return np.concatenate([base, base + np.array([along, across])])
 
 
 def _streak(s: float, d: float, half: float, along: float, across: float) -> Floats:
-    """The shadow of something thin at (s, d) whose tip falls ``along`` and ``across`` from there."""
+    """The shadow of a thin thing at (s, d); its tip is ``along`` and ``across`` metres from there."""
     tip_s, tip_d = s + along, d + across
     return np.array([[s - half, d], [s + half, d], [tip_s + half, tip_d], [tip_s - half, tip_d]])
 
@@ -177,7 +177,7 @@ def _car_outline(car: Car, s: float, d: float, margin: float) -> Floats:
 
 
 def _shade(canvas: Canvas, camera: Camera, world: World, ground: Array, z: Floats, d: Floats, shadow: Array) -> None:
-    """Texture (fixed to the ground), shadows and fog over the painted ground."""
+    """Apply texture (fixed to the ground), shadows and fog to the painted ground."""
     z, d, kinds = z[::SCALE], d[::SCALE, ::SCALE], ground[::SCALE, ::SCALE, 3]
     u = np.float32(_TILE_SCALE) * d
     v = np.broadcast_to(((z + np.float32(camera.s % 1024)) * np.float32(_TILE_SCALE * 0.5))[:, None], u.shape)

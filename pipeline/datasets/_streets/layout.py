@@ -1,4 +1,4 @@
-"""The plan of a street: cross-section, crossings and what is painted on the road, drawn from one generator."""
+"""The plan of a street: cross-section, crossings and road markings, drawn from one random generator."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STYLES = {"urban": 45, "suburb": 25, "park": 15, "works": 15}
 
 @dataclass(frozen=True)
 class Side:
-    """Where one side of the road has what; distances (metres) from the centre line, all positive."""
+    """Positions on one side of the road: distances from the centre line in metres, all positive."""
 
     sign: int
-    parking: float  # width, 0 for none
+    parking: float  # width of the parking lane; 0: no parking lane
     kerb: float
     walk: float  # outer edge of the pavement
     front: float  # building line
@@ -30,11 +30,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers that all other parts of the world agree on."""
+    """The numbers that all other parts of the world use."""
 
     style: str
     length: float
-    lanes: int  # a direction
+    lanes: int  # per direction
     lane: float
     left: Side
     right: Side
@@ -97,7 +97,7 @@ def strips(rng: Random, plan: Plan) -> tuple[Strip, ...]:
     curb = shade(plan.pavement, rng.choice((0.8, 1.0, 1.15)))
 
     def side(side: Side) -> list[tuple[float, Colour, int]]:
-        """From the centre outwards as (outer edge, colour, id)."""
+        """Bands from the centre line outwards, as (outer edge, colour, id)."""
         out: list[tuple[float, Colour, int]] = []
         if solid_centre:
             out += [(0.07, plan.road, ids.ROAD), (0.21, plan.paint, ids.LANE_MARK)]
@@ -163,7 +163,7 @@ def markings(rng: Random, plan: Plan) -> tuple[tuple[Mark, ...], tuple[Mark, ...
 
 
 def _dashes(rng: Random, plan: Plan) -> tuple[Mark, ...]:
-    """Broken lines between lanes, left out where streets cross."""
+    """Broken lines between lanes, except where streets cross."""
     dashes: list[Mark] = []
     gap, dash, width = rng.uniform(3, 6), rng.uniform(2, 4), rng.uniform(0.1, 0.2)
     for lane_edge in range(-plan.lanes + 1, plan.lanes):
@@ -187,7 +187,7 @@ def _arrow(plan: Plan, s: float, d: float) -> list[Mark]:
 
 
 def skyline(rng: Random, plan: Plan) -> tuple[tuple[float, float, float, Colour, int], ...]:
-    """What closes the view: far roofs and woods as (from, to, elevation, colour, id), angles in radians."""
+    """Roofs and woods at the horizon, as (from, to, elevation, colour, id); angles are in radians."""
     out: list[tuple[float, float, float, Colour, int]] = []
     wooded = {"urban": 0.25, "suburb": 0.6, "park": 0.85, "works": 0.4}[plan.style]
     angle = -1.3
@@ -202,6 +202,6 @@ def skyline(rng: Random, plan: Plan) -> tuple[tuple[float, float, float, Colour,
 
 
 def wave(rng: Random, size: float, low: float, high: float) -> tuple[float, float, float]:
-    """Size, length and phase of a gentle wave: ``size`` metres for a length of ``low``, more for longer ones."""
+    """Size (metres), length (metres) and phase of a gentle wave; longer waves are larger: ``size`` is for ``low``."""
     length = rng.uniform(low, high)
     return rng.gauss(0, 1) * size * (length / low) ** 2, length, rng.uniform(0, 2 * math.pi)

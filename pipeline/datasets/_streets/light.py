@@ -1,4 +1,4 @@
-"""Weather, time of day and the camera's electronics: how a scene is lit and how that becomes a photograph."""
+"""Weather, time of day and camera sensor: how a scene is lit, and how it becomes a photograph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOODS = {"day": 38, "low_sun": 14, "overcast": 22, "dusk": 8, "night": 8, "fog":
 
 @dataclass(frozen=True)
 class Light:
-    """One scene's light. Colours are BGR; ``shades`` are brightnesses of faces by where they look."""
+    """The light of one scene. Colours are BGR; ``shades`` has the brightness of faces by their direction."""
 
     mood: str
     zenith: Colour
@@ -28,9 +28,9 @@ class Light:
     cover: float
     fog: float  # 1 / metres
     fog_colour: Colour
-    ambient: Colour  # multiplies everything that does not shine
-    shades: tuple[float, float, float, float]  # faces that look left, right, at the camera, up
-    shadow: tuple[float, float] | None  # metres along s and d for a metre of height
+    ambient: Colour  # factor of everything that does not emit light
+    shades: tuple[float, float, float, float]  # faces to the left, to the right, towards the camera, up
+    shadow: tuple[float, float] | None  # metres along s and d per metre of height
     shadow_depth: float
     wet: float
     lamps: bool
@@ -44,7 +44,7 @@ class Light:
 
 
 def sample_light(rng: Random) -> Light:
-    """Draw a mood, then everything around its typical values."""
+    """Draw a mood, then draw all other values around the typical values of the mood."""
     mood = rng.choices(list(MOODS), list(MOODS.values()))[0]
     u = rng.uniform
     dark = mood in ("dusk", "night")
@@ -109,8 +109,8 @@ def fractal(size: int, coarsest: int, seed: int, fineness: float = 0.6) -> Float
     """Seamless noise, (size, size) float32, mean 0 and standard deviation 1.
 
     Args:
-        coarsest: blobs along a side in the coarsest layer; each next layer has twice as many.
-        fineness: weight of a layer relative to the one before; 0.6 looks like clouds, 0.9 like grit.
+        coarsest: number of blobs along a side in the coarsest layer; each next layer has twice as many.
+        fineness: weight of a layer relative to the layer before; 0.6 looks like clouds, 0.9 like grit.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     total = np.zeros((size, size))

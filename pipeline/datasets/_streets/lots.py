@@ -1,4 +1,4 @@
-"""What fills the land beside a street: buildings, gardens and woods."""
+"""The land next to a street: buildings, gardens and woods."""
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
@@ -13,7 +13,7 @@ from pipeline.datasets._streets.world import Building, Colour, Thing, Tree
 
 
 def lots(rng: Random, plan: Plan, side: Side) -> list[Thing]:
-    """Buildings, gardens and parks from the camera to beyond the end of the street."""
+    """Buildings, gardens and parks, from behind the camera to behind the end of the street."""
     things: list[Thing] = []
     built = {"urban": 0.94, "suburb": 0.62, "park": 0.12, "works": 0.75}[plan.style]
     tall = {"urban": (8, 24), "suburb": (4.5, 9), "park": (5, 10), "works": (5, 13)}[plan.style]

@@ -1,4 +1,4 @@
-"""What stands still on the pavement: trees and bushes, poles, signs and gantries."""
+"""Things that do not move: trees and bushes, poles, signs and gantries."""
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
@@ -33,7 +33,7 @@ SIGNAL: tuple[Colour, Colour, Colour] = ((50, 40, 250), (40, 180, 255), (140, 24
 
 @functools.lru_cache(maxsize=64)
 def foliage(shape: int, flip: bool) -> tuple[Array, ...]:
-    """A sprite and its reductions by 2, 4, 8 and 16, (n, n, 4): brightness in B, G, R and cover in the last channel."""
+    """A sprite and its reductions by 2, 4, 8 and 16, each (n, n, 4): brightness in B, G and R, and opacity."""
     sprite = np.ascontiguousarray(_draw_foliage(shape)[:, ::-1]) if flip else _draw_foliage(shape)
     return (sprite, *(_reduced(sprite, 2**level) for level in range(1, 5)))
 
@@ -45,8 +45,8 @@ def _reduced(sprite: Array, factor: int) -> Array:
 
 @functools.lru_cache(maxsize=32)
 def _draw_foliage(shape: int) -> Array:
-    """A crown, conifer, bush or bare tree."""
-    rng = Random(1000 + shape)  # noqa: S311 - a drawing, no secret
+    """Draw a crown, a conifer, a bush or a bare tree."""
+    rng = Random(1000 + shape)  # noqa: S311 - a drawing, not a secret
     n = _SPRITE
     sprite = np.zeros((n, n, 4), np.uint8)
     if shape in BARE:
@@ -74,7 +74,7 @@ def _draw_foliage(shape: int) -> Array:
             leaf = (round(centre[0] + q * math.cos(a)), round(centre[1] + q * math.sin(a)))
             shine = tone + rng.uniform(-40, 40)
             cv2.circle(sprite, leaf, rng.randint(1, 3), (shine, shine, shine, 255), -1)
-    for _ in range(26 if shape not in BUSHES else 4):  # gaps through which one sees
+    for _ in range(26 if shape not in BUSHES else 4):  # gaps that show the background
         a, q = rng.uniform(0, 2 * math.pi), rng.uniform(0.15, 0.42) * n
         gap = (round(n / 2 + q * math.cos(a)), round(n / 2 + q * math.sin(a)))
         cv2.circle(sprite, gap, rng.randint(1, 5), (0, 0, 0, 0), -1)
@@ -129,7 +129,7 @@ def paint_pole(canvas: Canvas, camera: Camera, pole: Pole, light: Light, t: floa
 
 
 def _signal(canvas: Canvas, x: float, y: float, k: float, z: float, state: int, light: Light) -> None:
-    """A traffic light with its board; labelled sign, as CamVid does."""
+    """A traffic light with its board; its label is sign, as in CamVid."""
     canvas.box(x - 0.2 * k, y - 0.5 * k, x + 0.2 * k, y + 0.5 * k, canvas.ink((38, 40, 40), SIGN, z, light.shades[2]))
     for lamp in range(3):
         on = lamp == state
@@ -154,7 +154,7 @@ def paint_sign(canvas: Canvas, camera: Camera, sign: Sign, light: Light, t: floa
 
 
 class _Board:
-    """Paints shapes around the centre of a sign, in units of its half size."""
+    """Paints shapes around the centre of a sign; the unit is half of its size."""
 
     def __init__(
         self, canvas: Canvas, x: float, y: float, radius: float, turn: float, distance: float, shade: float

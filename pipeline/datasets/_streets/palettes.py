@@ -1,4 +1,4 @@
-"""Colours (BGR albedo, 0..255) drawn so that classes overlap: grey cars on grey roads, green walls, sky-blue glass."""
+"""Random colours (BGR albedo, 0..255). Classes share colours: grey cars on grey roads, green walls, sky-blue glass."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def bright(rng: Random) -> Colour:
 
 
 def grey(rng: Random, low: float, high: float) -> Colour:
-    """A grey with a slight cast."""
+    """A grey with a slight colour cast."""
     v = rng.uniform(low, high)
     warm = rng.gauss(0, 0.035)
     return v * (1 - warm), v, v * (1 + warm)

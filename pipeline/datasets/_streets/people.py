@@ -1,4 +1,4 @@
-"""Pedestrians and cyclists as jointed figures."""
+"""Pedestrians and cyclists as figures with joints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.datasets._streets.world import Bike, Colour, Person
 
 
 class _Figure:
-    """Draws limbs in metres (to the right, up) around a foot point."""
+    """Draws limbs around a foot point; coordinates are metres to the right and up."""
 
     def __init__(self, canvas: Canvas, foot: tuple[float, float, float, float], ident: int, shade: float) -> None:
         self.canvas, self.ident, self.shade = canvas, ident, shade
@@ -72,7 +72,7 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, light: Light, t
 
 
 def _paint_far_person(figure: _Figure, person: Person) -> None:
-    """The same person where limbs are thinner than a pixel."""
+    """A person so far away that limbs are thinner than a pixel."""
     g, w = person.height, person.width
     figure.limb(0.12 * g, figure.ink(person.legs), (0, 0.5 * g), (0, 0))
     figure.limb(1.1 * w, figure.ink(person.top), (0, 0.72 * g), (0, 0.55 * g))
@@ -80,7 +80,7 @@ def _paint_far_person(figure: _Figure, person: Person) -> None:
 
 
 def _paint_far_bike(figure: _Figure, bike: Bike) -> None:
-    """The same bicycle where its tubes are thinner than a pixel."""
+    """A bicycle so far away that its tubes are thinner than a pixel."""
     half = 0.5 * abs(math.sin(bike.heading))
     figure.limb(0.2, figure.ink(bike.frame), (-half, 0.4), (half, 0.4))
     figure.limb(0.1, figure.ink((36, 35, 35)), (-half, 0.6), (-half, 0.1))
@@ -92,13 +92,13 @@ def _paint_far_bike(figure: _Figure, bike: Bike) -> None:
 
 
 def paint_bike(canvas: Canvas, camera: Camera, bike: Bike, light: Light, t: float) -> None:
-    """Wheels, frame and rider; ``heading`` turns the bicycle, so it is narrow from behind and long from the side."""
+    """Paint wheels, frame and rider. ``heading`` turns the bicycle: it is narrow from the rear, long from the side."""
     s, d = bike.at(t)
     figure = _Figure(canvas, camera.foot(s, d), BICYCLE, light.shades[2])
     if figure.k < 8:
         _paint_far_bike(figure, bike)
         return
-    n = math.sin(bike.heading)  # metres to the right for a metre along the bicycle
+    n = math.sin(bike.heading)  # metres to the right per metre along the bicycle
     squeeze = max(abs(n), 0.12)
     tyre, frame = figure.ink((36, 35, 35)), figure.ink(bike.frame)
     wheels = (-0.52, 0.52)
@@ -117,7 +117,7 @@ def paint_bike(canvas: Canvas, camera: Camera, bike: Bike, light: Light, t: floa
     for sign in (-1, 1):
         foot = (pedals[0] + 0.16 * n * math.cos(turn) * sign + sign * aside, 0.3 + 0.16 * math.sin(turn) * sign)
         figure.limb(0.13, legs, (seat[0] + sign * aside, 0.92), (0.18 * n + sign * aside * 1.5, 0.68), foot)
-    if squeeze < 0.6:  # from behind or in front, the near wheel hides the legs
+    if squeeze < 0.6:  # seen from the rear or the front, the near wheel covers the legs
         near = -0.52 if math.cos(bike.heading) > 0 else 0.52
         figure.limb(0.07, tyre, (near * n, 0.66), (near * n, 0.02))
         figure.limb(0.16, tyre, (near * n, 0.74), (near * n, 0.68))

@@ -1,4 +1,4 @@
-"""Street furniture, traffic and people along a plan, and the whole world of a seed."""
+"""Street furniture, traffic and people along a plan; and the complete world of a seed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def make_world(seed: int, duration: float) -> World:
     """The world of a seed.
 
     Args:
-        duration: seconds of driving that the street must last; 0 for a still, seen from s = 0.
+        duration: length of the drive in seconds; the street is long enough for it. 0: a still image from s = 0.
     """
-    rng = Random(seed)  # noqa: S311 - a drawing, no secret
+    rng = Random(seed)  # noqa: S311 - a drawing, not a secret
     speed = rng.uniform(6.5, 8.5) if duration else 0.0
     length = 95 + speed * duration
     plan = make_plan(rng, length)
@@ -71,7 +71,7 @@ def _in_crossing(plan: Plan, s: float, margin: float) -> bool:
 
 
 def _furniture(rng: Random, plan: Plan, side: Side) -> list[Thing]:
-    """Lamps, street trees, signs, bollards and traffic lights beside the kerb."""
+    """Lamps, street trees, signs, bollards and traffic lights next to the kerb."""
     out: list[Thing] = []
     kerb, inward = side.kerb + 0.45, -side.sign
     colour = palettes.metal(rng)
@@ -205,7 +205,7 @@ def _person(rng: Random, s: float, d: float, along: float, across: float, *, rai
 
 
 def _walkers(rng: Random, plan: Plan, side: Side) -> list[Thing]:
-    """Groups on the pavement, some waiting at the kerb."""
+    """Groups of people on the pavement; some stand still."""
     out: list[Thing] = []
     spacing = rng.uniform(5, 20) * {"urban": 0.7, "suburb": 1.4, "park": 1.1, "works": 1.6}[plan.style]
     s = rng.uniform(4, 4 + spacing)
@@ -219,7 +219,7 @@ def _walkers(rng: Random, plan: Plan, side: Side) -> list[Thing]:
 
 
 def _traffic(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thing]:
-    """Cars and cyclists that drive along the road, with gaps that last for the whole drive."""
+    """Cars and cyclists that move along the road, for the whole duration of the drive."""
     out: list[Thing] = []
     gap = rng.uniform(16, 48)
     for index in range(plan.lanes):
@@ -246,7 +246,7 @@ def _traffic(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thi
 
 
 def _crossing(rng: Random, plan: Plan, drive: Drive, duration: float) -> list[Thing]:
-    """Cars, cyclists and people that cross the road; in a drive they have left its lane when the camera comes near."""
+    """Cars, cyclists and people that cross the road; in a drive they leave the camera's lane before it arrives."""
     out: list[Thing] = []
     reach = plan.lanes * plan.lane
     places = [c for c, _ in plan.crossings] + [rng.uniform(8, plan.length) for _ in range(1 + int(plan.length / 100))]

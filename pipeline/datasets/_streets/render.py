@@ -1,7 +1,7 @@
-"""From a world, a light and a moment to a photograph and its label map.
+"""From a world, a light and a time to a photograph and its label map.
 
-Everything is painted from far to near at twice the size. The image is averaged down; the label takes the commonest id
-of each 2x2 block, so ids never mix and thin things survive.
+Everything is painted from far to near, at twice the image size. Then the image is reduced by averaging, and the label
+map takes the most frequent id of each 2x2 block: ids never mix, and thin things do not disappear.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from pipeline.datasets._streets.world import (
 )
 from pipeline.frames import Array
 
-VIEW = 95.0  # metres; what stands farther is left to the skyline
-SMALL_VIEW = 40.0  # metres; people, bicycles and signs beyond would be specks
+VIEW = 95.0  # metres; things that are farther away are not painted: the skyline replaces them
+SMALL_VIEW = 40.0  # metres; the same for people, bicycles and signs, which would be only a few pixels
 _PAINTERS: dict[type[Any], Callable[..., None]] = {
     Building: paint_building,
     Tree: paint_tree,
@@ -54,12 +54,12 @@ _PAINTERS: dict[type[Any], Callable[..., None]] = {
 def render(
     world: World, light: Light, t: float, size: tuple[int, int], grain: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Paint one moment.
+    """Render one frame.
 
     Args:
-        t: seconds since the drive began.
+        t: seconds since the start of the drive.
         size: (height, width) of the result.
-        grain: noise of this frame's sensor.
+        grain: random generator for the sensor noise of this frame.
 
     Returns:
         frame (H, W, 3) BGR uint8 and label map (H, W) uint8.
@@ -83,7 +83,7 @@ def render(
 
 
 def _from_far_to_near(things: tuple[Thing, ...], s: float, t: float) -> list[tuple[float, Thing]]:
-    """Distances and things in view. A building counts as far as its far end: nothing beyond that can hide it."""
+    """Distances and things in view, the farthest first. The distance of a building is that of its far end."""
     seen: list[tuple[float, Thing]] = []
     for thing in things:
         if isinstance(thing, Building):
@@ -121,7 +121,7 @@ def _paint_skyline(canvas: Canvas, camera: Camera, world: World) -> None:
 
 
 def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
-    """Puddles: the upper picture, mirrored at the horizon, on what is flat and wet."""
+    """Puddles: mirror the upper half of the image at the horizon onto the wet flat ground."""
     ground = canvas.pixels[first:]
     rows = min(len(ground), first)
     ground, mirror = ground[:rows], canvas.pixels[first - rows : first][::-1]
@@ -134,21 +134,23 @@ def _reflect(canvas: Canvas, camera: Camera, light: Light, first: int) -> None:
     pool = exact.sample_tile(tile, x * 4, y * 4)
     flat = np.isin(ground[..., 3], (ids.ROAD, ids.LANE_MARK, ids.SIDEWALK))
     share = np.clip((pool + 1.6 * light.wet - 0.9) * 1.5, 0.12, 0.75) * np.float32(min(light.wet * 1.5, 1)) * flat
-    share *= exact.power(np.linspace(1, 0, rows), 0.6)[:, None]  # seen more steeply, water shows its ground
+    share *= exact.power(np.linspace(1, 0, rows), 0.6)[
+        :, None
+    ]  # less reflection where the camera looks down more steeply
     colour = ground[..., :3].astype(np.float32)
     mirrored = cv2.blur(mirror, (3, 9))[..., :3].astype(np.float32)
     ground[..., :3] = colour * np.float32(0.93) + (mirrored - colour) * share[..., None].astype(np.float32)
 
 
 def _commonest(labels: Array) -> Array:
-    """The id that most of each 2x2 block has; ties go to the upper left. (2h, 2w) -> (h, w)."""
+    """The most frequent id of each 2x2 block, (2h, 2w) -> (h, w); in a tie, the upper left pixel decides."""
     a, b, c, d = labels[::2, ::2], labels[::2, 1::2], labels[1::2, ::2], labels[1::2, 1::2]
     rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
     return np.asarray(np.where((a == b) | (a == c) | (a == d), a, rest), np.uint8)
 
 
 def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, label: Array) -> Floats:
-    """Average the canvas down, light what does not shine and let bloom what does. (H, W, 3) float32."""
+    """Reduce the canvas by averaging, light what emits no light, and add bloom to lamps. (H, W, 3) float32."""
     height, width = canvas.height // SCALE, canvas.width // SCALE
     image: Floats = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)[..., :3].astype(np.float32)
     shining = cv2.threshold(canvas.pixels[..., 3], SHINES - 1, 1, cv2.THRESH_BINARY)[1]
@@ -175,7 +177,7 @@ def _illuminate(canvas: Canvas, camera: Camera, world: World, light: Light, labe
 
 
 def _lamplight(camera: Camera, world: World, light: Light, height: int, width: int) -> Floats:
-    """Warm pools under street lamps and the cone of the own headlights, (H, W, 3) float32."""
+    """Warm light under street lamps, and the cone of the camera car's headlights, (H, W, 3) float32."""
     h, w = height // 4, width // 4
     k = 4 * SCALE
     pool = np.zeros((h, w), np.float32)

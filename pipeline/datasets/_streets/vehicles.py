@@ -1,4 +1,4 @@
-"""Motor vehicles as small solids of flat faces."""
+"""Motor vehicles as small solids with flat faces."""
 
 # ruff: noqa: PLR0917 - coordinates and sizes read best in their usual order
 
@@ -14,7 +14,8 @@ from pipeline.datasets._streets.classes import CAR
 from pipeline.datasets._streets.light import Light
 from pipeline.datasets._streets.world import Car, Colour, Floats
 
-# style: height of the body (share of all), cabin from rear to front at its foot and at its roof (shares of the length)
+# style -> height of the body (share of the total height); start and end of the cabin at its foot and at its roof, from
+# the rear (shares of the length)
 STYLES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
     "hatch": (0.56, (0.02, 0.76), (0.10, 0.56)),
     "sedan": (0.56, (0.14, 0.74), (0.28, 0.56)),
@@ -25,11 +26,11 @@ STYLES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
     "bus": (0.34, (0.0, 1.0), (0.0, 0.99)),
 }
 _BEHIND, _AHEAD, _LEFT, _RIGHT, _UP = range(5)  # the faces of a vehicle
-_PAINT, _LOAD, _GLASS, _TYRE, _TRIM, _TAIL, _HEAD, _PLATE = range(8)  # what a face is made of
+_PAINT, _LOAD, _GLASS, _TYRE, _TRIM, _TAIL, _HEAD, _PLATE = range(8)  # materials of faces
 
 
 class _Faces:
-    """Collects the faces of a vehicle of unit size; corners (along, right, up) turn one way seen from outside."""
+    """Collects the faces of a vehicle of unit size; seen from outside, all corners (along, right, up) turn one way."""
 
     def __init__(self) -> None:
         self.corners: list[Floats] = []
@@ -53,7 +54,7 @@ class _Faces:
 
 @functools.lru_cache(maxsize=32)
 def _solid(style: str, rear_view: bool) -> tuple[Floats, tuple[tuple[int, int], ...]]:
-    """Corners (F, 8, 3) of the faces, from back to front, and each face's (side, material)."""
+    """Corners (F, 8, 3) of the faces in painting order, and (side, material) of each face."""
     faces = _Faces()
     if style == "truck" and rear_view:
         _add_cab(faces)
@@ -92,7 +93,7 @@ def _add_body(faces: _Faces, style: str) -> None:
 
 
 def _add_cabin(faces: _Faces, style: str) -> None:
-    """The upper half with its windows, or a lorry's load."""
+    """The upper half with its windows, or the load of a truck."""
     body, foot, roof = STYLES[style]
     f0, f1, r0, r1 = (x - 0.5 for x in (*foot, *roof))
     w0, w1 = (0.495, 0.48) if style in ("truck", "bus", "van") else (0.49, 0.40)
@@ -112,7 +113,7 @@ def _add_cabin(faces: _Faces, style: str) -> None:
 
 
 def _add_cab(faces: _Faces) -> None:
-    """Where a lorry's driver sits."""
+    """The cab of a truck."""
     for side in (_LEFT, _RIGHT):
         faces.flank(side, _PAINT, 0.46, 0.27, 0.5, 0.3, 0.82)
         faces.flank(side, _GLASS, 0.465, 0.32, 0.47, 0.5, 0.76)
@@ -121,7 +122,7 @@ def _add_cab(faces: _Faces) -> None:
 
 
 def _panes(style: str, side: int) -> tuple[tuple[float, float, float, float], ...]:
-    """Windows of a cabin face as shares of its width and height: left, right, low, high."""
+    """Windows of a cabin face: left, right, low, high, as shares of its width and height."""
     if side in (_BEHIND, _AHEAD):
         return ((0.08, 0.92, 0.12 if style != "van" else 0.35, 0.88),)
     if style == "bus":
@@ -132,7 +133,7 @@ def _panes(style: str, side: int) -> tuple[tuple[float, float, float, float], ..
 
 
 def _mix(q: Floats, x: float, y: float) -> tuple[float, float, float]:
-    """A point of the face with corners ``q`` (4, 3), pushed out a little."""
+    """A point of the face with corners ``q`` (4, 3), moved outwards a little."""
     low, high = q[0] + (q[1] - q[0]) * x, q[3] + (q[2] - q[3]) * x
     u, v, h = (low + (high - low) * y).tolist()
     return u * 1.004, v * 1.01, h
@@ -182,9 +183,9 @@ def _lamp(canvas: Canvas, car: Car, material: int, z: float, light: Light) -> In
 
 
 def _face_shades(heading: float, light: Light) -> tuple[float, ...]:
-    """Brightness of the five faces after the vehicle was turned by ``heading``."""
+    """Brightness of the five faces of a vehicle that is turned by ``heading``."""
     left, right, front, up = light.shades
-    ring = (front, right, front * 0.9, left)  # what looks at the camera, right, away, left
+    ring = (front, right, front * 0.9, left)  # faces towards the camera, to the right, away from it, to the left
     quarter = round(heading / (math.pi / 2)) % 4
     behind, rightward, ahead, leftward = (ring[(i - quarter) % 4] for i in range(4))
     return behind, ahead, leftward, rightward, up

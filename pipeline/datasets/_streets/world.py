@@ -1,8 +1,8 @@
-"""What can stand in a street: the road's shape and plain records of the things along it.
+"""The contents of a street: the shape of the road, and plain records of the things along it.
 
 Road coordinates, in metres: ``s`` along the road (driving direction), ``d`` to the right of its centre line, ``h``
-above the ground. Colours are BGR albedos in 0..255. Nothing here draws, and nothing changes after it was made: where
-a moving thing is at time ``t`` (seconds) is a function of its record.
+above the ground. Colours are BGR albedos in 0..255. Records never change, and this file draws nothing: the position of
+a moving thing at time ``t`` (seconds) is computed from its record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Wave:
-    """``size * sin(2 pi s / length + phase)``: how the road bends sideways or rolls over hills."""
+    """``size * sin(2 pi s / length + phase)``: the sideways offset (bend) or the height (hill) of the road, metres."""
 
     size: float
     length: float
@@ -39,7 +39,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class Strip:
-    """One band of the cross-section: from the previous strip's edge to ``edge`` (d, metres)."""
+    """One band of the cross-section: from the edge of the previous strip to ``edge`` (d, metres)."""
 
     edge: float
     colour: Colour
@@ -66,7 +66,7 @@ class Crack:
 
 @dataclass(frozen=True)
 class Building:
-    """A box whose front stands at ``d`` (its sign is the side of the road), from ``s`` to ``end``."""
+    """A box from ``s`` to ``end``; its front is at ``d``, whose sign is the side of the road."""
 
     s: float
     end: float
@@ -105,7 +105,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Pole:
-    """A lamp, a traffic light post or a bollard; ``arm`` metres reach towards the road."""
+    """A lamp, a traffic light post or a bollard; its arm reaches ``arm`` metres towards the road."""
 
     s: float
     d: float
@@ -119,7 +119,7 @@ class Pole:
 
 @dataclass(frozen=True)
 class Sign:
-    """Boards ``(shape, size, symbol)`` from the top down on one post. ``turn`` is the cosine of the view angle."""
+    """Boards ``(shape, size, symbol)`` on a post, the top board first. ``turn`` is the cosine of the view angle."""
 
     s: float
     d: float
@@ -217,13 +217,13 @@ Thing: TypeAlias = Building | Tree | Pole | Sign | Gantry | Car | Person | Bike
 
 
 def place(thing: Thing, t: float) -> float:
-    """Where along the road (s, metres) a thing is at time ``t``; a building, where it begins."""
+    """Position of a thing along the road (s, metres) at time ``t``; of a building, its start."""
     return thing.at(t)[0] if isinstance(thing, Car | Person | Bike) else thing.s
 
 
 @dataclass(frozen=True)
 class Drive:
-    """The camera: where it starts, how it moves and how it looks."""
+    """The camera: its position, movement and view."""
 
     speed: float  # m/s
     d: float
@@ -231,12 +231,12 @@ class Drive:
     focal: float  # in image widths
     horizon: float  # share of the image height
     yaw: float  # in image widths
-    sway: float  # 0 in stills
+    sway: float  # 0 in still images
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything a renderer needs but the light. ``strips`` run from left to right."""
+    """Everything that a renderer needs, except the light. ``strips`` are in order from left to right."""
 
     bend: Wave
     hill: Wave
