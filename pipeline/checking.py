@@ -53,11 +53,11 @@ def check_student(
         the contents of ``results/<student>.json`` (IoU in percent, latency in ms), and label maps by variant and frame
         name.
     """
+    names = spread(prepared.split(split), samples)
     if teacher is not None and split not in teacher.meta["metrics"]:
         raise UserError(
             f"check.split: the teacher was not measured on '{split}'; choose one of {sorted(teacher.meta['metrics'])}"
         )
-    keep = spread(prepared.split(split), samples)
     variants, engine = open_engines({precision: engines / precision for precision in ("fp32", "fp16", "int8")})
     require_same_classes(prepared, engine)
     about = assembly.describe_imported(engine, name=engines.name)
@@ -76,7 +76,7 @@ def check_student(
         teacher=None if teacher is None else _describe_teacher(teacher, split),
         budgets=budgets,
         timing=timing,
-        keep=keep,
+        keep=names,
         progress=progress,
     )
 
