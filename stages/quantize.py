@@ -54,19 +54,19 @@ def main() -> None:
         print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({reached}); on GPUs use fp32")
     for file, share in meta.get("exact_agreement", {}).items():
         print(f"{args.out / file}: the kernels of this CPU agree with exact arithmetic on {share:.2f} % of the labels")
-    for file, found in meta["fallback"].items():
+    for file, outcome in meta["fallback"].items():
         layers = meta["in_float"][file]["layers"]
         floats = f"; in float: {', '.join(layers)}" if layers else ""
-        floats += "; sums in float" if found.get("sums_in_float") else ""
-        held = "" if found["held"] else "; quantize.budget does not hold"
+        floats += "; sums in float" if outcome.get("sums_in_float") else ""
+        held = "" if outcome["held"] else "; quantize.budget does not hold"
         interval = ""
-        if bounds := found.get("class_interval"):
-            interval = f" ({bounds[0]:.2f} to {bounds[1]:.2f} with {found['confidence']:.0%} confidence)"
+        if bounds := outcome.get("class_interval"):
+            interval = f" ({bounds[0]:.2f} to {bounds[1]:.2f} with {outcome['confidence']:.0%} confidence)"
         print(
-            f"{args.out / file}: on {images} train frames loses {found['miou_drop']:.2f} mIoU, and "
-            f"{found['class_drop']:.2f}{interval} IoU in {found['worst_class']}, the most of a class{floats}{held}"
+            f"{args.out / file}: on {images} train frames loses {outcome['miou_drop']:.2f} mIoU, and "
+            f"{outcome['class_drop']:.2f}{interval} IoU in {outcome['worst_class']}, the most of a class{floats}{held}"
         )
-    unknown = dict.fromkeys(name for found in meta["fallback"].values() for name in found.get("undecided", ()))
+    unknown = dict.fromkeys(name for outcome in meta["fallback"].values() for name in outcome.get("undecided", ()))
     if unknown:
         print(
             f"{images} train frames do not decide whether {', '.join(unknown)} keep to quantize.budget: no layer "

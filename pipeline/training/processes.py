@@ -86,7 +86,7 @@ def accelerator(*, precision: str) -> Accelerator:
         os.environ.pop(name, None)
     # some networks have parameters that get no gradient; buffers are averaged after each step, see `average_buffers`
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when it is told
+    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when asked to
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=launched and not torch.cuda.is_available(),
