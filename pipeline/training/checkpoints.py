@@ -156,7 +156,7 @@ class Checkpoints:
             size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file()) / MIB
             more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
             log.warning(
-                "starting at step 0: the unfinished run in %s (%.0f MiB) is another one (%s%s); remove the folder when "
-                "you do not want to resume it",
+                "starting at step 0: the unfinished run in %s (%.0f MiB) is another run (%s%s); remove the folder if "
+                "you will not resume it",
                 file.parent, size, "; ".join(differences[:5]), more,
             )  # fmt: skip

@@ -104,7 +104,7 @@ def estimate(
 
     Raises:
         UserError: the task cannot be traced within a minute, or at all, e.g. because a loss of your own asks for values
-            of activations. A training can go on without.
+            of activations. A training can run without the estimate.
     """
     try:
         step, trained = _trace(task, shape, dtype=PRECISIONS[precision], accumulate=accumulate)

@@ -197,7 +197,7 @@ def test_checkpoints_of_an_earlier_version_are_named_and_not_used(
         assert other.newest() is None
     (line,) = caplog.messages
     assert line.startswith(f"starting at step 0: the unfinished run in {earlier} (")
-    assert "is another one (settings.class_balance is new; inputs.class_balance is gone); remove" in line
+    assert "is another run (settings.class_balance is new; inputs.class_balance is gone); remove" in line
 
 
 def test_changed_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
