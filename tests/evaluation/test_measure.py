@@ -86,7 +86,7 @@ def test_accuracy_first_then_conditions_around_the_timing_and_torch_alone(monkey
     assert results["conditions"] == [{"load": before + 1}, {"load": after + 1}]
     # 16 dark pixels of which 4 are called bright: IoU 12 / 16 and 16 / 20, over all six frames
     assert results["variants"]["int8"]["per_class_iou"] == [75.0, 80.0] and results["variants"]["int8"]["miou"] == 77.5
-    assert results["variants"]["torch"]["miou"] == 100.0 and results["drop"]["miou"] == 22.5
+    assert results["variants"]["torch"]["miou"] == 100.0 and results["drop"]["miou_int8_vs_float"] == 22.5
     assert results["images"] == 6 and results["int8_exact_agreement"] is None
     assert {name: variant["latency_ms"]["n"] for name, variant in results["variants"].items()} == {
         "torch": 12, "fp32": 36, "int8": 36,
