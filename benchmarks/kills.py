@@ -33,6 +33,7 @@ from pipeline.prepared import Prepared
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
 
 FORKED = multiprocessing.get_context("fork")  # a start then takes no import; this process itself computes nothing
 
@@ -44,8 +45,8 @@ NETWORK = {
     "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
 }
 RECIPE: dict[str, Any] = {
-    "crop": None, "scale": (0.75, 1.5), "colour_jitter": 0.5,
-    "batch_size": 4, "accumulate": 2, "workers": 2, "store": "none", "seed": 0, "precision": "fp32",
+    "input_size": (64, 96), "crop": None, "scale": (0.75, 1.5), "colour_jitter": 0.5, "class_balance": 0.0,
+    "batch_size": 4, "accumulate": 2, "seed": 0, "precision": "fp32",
     "optimizer": "adamw", "lr": 2e-3, "lr_factors": {"encoder": 0.5, "head": 1.0, "loss": 1.0}, "momentum": 0.9,
     "weight_decay": 1e-2, "decay_norms": False, "clip_norm": 5.0, "schedule": "poly", "power": 0.9, "warmup": 2,
     "ema": 0.9, "sync_batch_norm": False, "channels_last": False, "compile": False, "validate_every": 4,
@@ -103,8 +104,8 @@ def train(dataset: Path, folder: Path, steps: int) -> None:
     loss = losses.build_all({"kd": {}, "cirkd": MEMORY}, steps=steps, num_classes=classes, ignore_index=255, **facts)
     task = DistillationTask(student, teacher, loss, ignore_index=255)
     run.train(
-        task, prepared=prepared, input_size=(64, 96), steps=steps, curves=folder / "curves", title="kills",
-        checkpoints=folder / "checkpoints", checkpoint_seconds=0.0, **RECIPE,
+        task, TrainingSettings(**RECIPE, steps=steps), prepared=prepared, inputs={}, title="kills",
+        curves=folder / "curves", checkpoints=folder / "checkpoints", checkpoint_seconds=0.0, workers=2,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import socket
 import statistics
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,6 +40,7 @@ from pipeline.losses import _queues
 from pipeline.prepared import Prepared
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.tasks import SupervisedTask
 
 PROCESSES = (2, 4, 8, 16)
@@ -166,10 +168,10 @@ def _train(place: dict[str, str], threads: int, folder: Path, args: argparse.Nam
     labels: LabelSpec = prepared.labels
     name = next(name for name, entry in settings.students.items() if entry.loss != recipes.NOTHING)
     task = _task(settings, name, labels.num_classes)
-    loop = {**settings.distill.loop(images=1), "steps": args.steps, "validate_every": args.steps, "store": "none"}
+    recipe = TrainingSettings.of(settings.distill, images=1, input_size=settings.input_size, seed=0)
     trained = run.train(
-        task, prepared=prepared, input_size=settings.input_size, seed=0, curves=folder / "curves", title="scaling",
-        **loop,
+        task, replace(recipe, steps=args.steps, validate_every=args.steps), prepared=prepared, inputs={},
+        title="scaling", curves=folder / "curves", workers=settings.distill.workers,
     )  # fmt: skip
     if place["RANK"] == "0":
         (folder / "seconds.json").write_text(json.dumps(trained.costs.seconds_per_step))

@@ -38,16 +38,12 @@ from pipeline.training import data, processes
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.learner import Learner
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
 
 Batch = tuple[Tensor, ...]
 STORES = ("none", "decoded")
-#: Values of a recipe that an update needs.
-LEARNING = (
-    "steps", "optimizer", "lr", "lr_factors", "momentum", "weight_decay", "decay_norms", "clip_norm", "schedule",
-    "power", "warmup", "ema", "sync_batch_norm", "channels_last", "compile",
-)  # fmt: skip
 FLUSH = 2  # batches that a worker has ready when the clock starts
 
 
@@ -65,12 +61,9 @@ def build(settings: params.Params, args: argparse.Namespace, classes: int) -> Su
 
 def stepper(task: SupervisedTask, settings: params.Params, images: int) -> Callable[[Batch], None]:
     """An update on a batch as the loader sends it, as training makes it."""
-    loop = settings.distill.loop(images=1)
-    learner = Learner(
-        task, accelerator=processes.accelerator(precision=settings.distill.precision), images=images, seed=0,
-        **{name: loop[name] for name in LEARNING},
-    )  # fmt: skip
-    steps = itertools.cycle(range(1, settings.distill.updates(1)))
+    recipe = TrainingSettings.of(settings.distill, images=1, input_size=settings.input_size, seed=0)
+    learner = Learner(task, recipe, accelerator=processes.accelerator(precision=recipe.precision), images=images)
+    steps = itertools.cycle(range(1, recipe.steps))
 
     def step(batch: Batch) -> None:
         learner.update([batch], step=next(steps), names=[])

@@ -102,11 +102,6 @@ class Recipe(Section):
         assert self.epochs is not None
         return math.ceil(self.epochs * images / self.batch_size)
 
-    def loop(self, images: int) -> dict[str, Any]:
-        """The keyword arguments of ``training.run.train`` on so many training images."""
-        given = self.model_dump(exclude={"class_balance", "seed", "epochs"})
-        return {**given, "steps": self.updates(images)}
-
 
 class Distill(Recipe):
     """The training run of every student."""

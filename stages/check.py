@@ -10,6 +10,7 @@ from pipeline import artifact, params
 from pipeline.checking import check_student, write_predictions
 from pipeline.errors import command
 from pipeline.evaluation.budgets import conclusion
+from pipeline.evaluation.measure import Timing
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.reporting.class_table import class_table
@@ -48,8 +49,10 @@ def main() -> None:
             int8=artifact.load(args.int8, kind="int8") if args.int8 else None,
             device=artifact.read_json(args.device, advice="write it with: dvc repro device"),
             budgets=settings.budgets.model_dump(),
+            split=settings.check.split,
+            samples=settings.check.samples,
+            timing=Timing.of(settings.check.model_dump()),
             progress=bars.step,
-            **settings.check.model_dump(),
         )
     write_predictions(args.predictions, predictions, results, labels=prepared.labels)
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))

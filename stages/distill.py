@@ -13,6 +13,7 @@ from pipeline.training import network_artifact, processes
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
 
 
 @command
@@ -32,62 +33,46 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("models",))
-    chosen = recipes.read(args.loss)
+    loss = recipes.read(args.loss)
     prepared = Prepared(args.dataset)
-    labels, recipe, entry = prepared.labels, settings.distill, settings.student(args.student)
+    labels, recipe = prepared.labels, settings.distill
+    model = settings.student(args.student).model
     teacher, teacher_artifact = network_artifact.load(args.teacher)
     processes.start_asked_for()
     seed_everything(settings.distill_seed)
-    student = models.build(entry.model.name, entry.model.options, num_classes=labels.num_classes, classes=labels.names)
-    loop = recipe.loop(images=len(prepared.splits["train"]))
-    task = DistillationTask.on(
-        prepared,
-        student,
-        teacher,
-        chosen["options"],
-        steps=loop["steps"] * loop["accumulate"],
-        class_balance=recipe.class_balance,
-    )
+    student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+    images, size = len(prepared.splits["train"]), settings.input_size
+    training = TrainingSettings.of(recipe, images=images, input_size=size, seed=settings.distill_seed)
+    task = DistillationTask.on(prepared, student, teacher, loss["options"], steps=training.forward_passes)
+    inputs = {"model": {"name": model.name, **model.options}, "initial_weights": student.initial_weights}
     trained = train(
         task,
+        training,
         prepared=prepared,
-        input_size=settings.input_size,
-        seed=settings.distill_seed,
-        curves=args.curves,
+        inputs={**inputs, "loss": loss, "teacher": teacher_artifact.hash},
         title=args.student,
+        curves=args.curves,
         checkpoints=args.checkpoints,
         checkpoint_seconds=settings.checkpoint_seconds,
-        inputs={
-            "model": {"name": entry.model.name, **entry.model.options},
-            "initial_weights": student.initial_weights,
-            "class_balance": recipe.class_balance,
-            "loss": chosen,
-            "teacher": teacher_artifact.hash,
-        },
-        **loop,
+        workers=recipe.workers,
+        store=recipe.store,
     )
     processes.leave()
     if not processes.is_main():
         return
+    facts = {
+        **trained.facts,
+        "student": args.student,
+        "loss": {"name": loss["name"], "options": loss["options"]},
+        "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
+    }
     network_artifact.save(
-        args.out,
-        student,
-        name=entry.model.name,
-        options=entry.model.options,
-        labels=labels,
-        input_size=settings.input_size,
-        facts={
-            **trained.facts,
-            "student": args.student,
-            "loss": {"name": chosen["name"], "options": chosen["options"]},
-            "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
-        },
+        args.out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts
     )
-    behind = sum(p.numel() for p in task.loss.parameters() if p.requires_grad)
-    artifact.write_text(args.costs, artifact.dump_json({**trained.costs.to_meta(), "parameters_of_loss": behind}))
+    costs = {**trained.costs.to_meta(), "parameters_of_loss": task.parameters_of_loss}
+    artifact.write_text(args.costs, artifact.dump_json(costs))
     trained.finish()
-    best, reached = trained.facts["best_step"], trained.facts["metrics"]["val"]["miou"]
-    print(f"{args.out}: val mIoU {reached:.2f} (best of step {best})")
+    print(f"{args.out}: {trained}")
 
 
 if __name__ == "__main__":

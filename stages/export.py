@@ -28,13 +28,13 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=())
-    network, source = network_artifact.load(args.network)
+    network, stored = network_artifact.load(args.network)
     split = Prepared(args.dataset).split("train")
-    height, width = source.meta["input_size"]
+    height, width = stored.meta["input_size"]
     frames = [resize_frame(split.frame(index), (height, width)) for index in range(min(PARITY_FRAMES, len(split)))]
     parity = export_network(
         network,
-        source,
+        stored,
         args.out,
         frames=frames,
         label_stride=settings.export.label_stride,

@@ -53,7 +53,7 @@ def main() -> None:
         peaks = ", ".join(f"'{name}' reaches {peak}" for name, peak in overflows.items())
         print(f"{args.onnx / 'fp16.onnx'}: warning: it overflows on calibration frames ({peaks}); on GPUs use fp32")
     for file, share in meta.get("exact_agreement", {}).items():
-        print(f"{args.out / file}: on {share:.2f} % of the pixels, this CPU's kernels and exact arithmetic agree")
+        print(f"{args.out / file}: the kernels of this CPU agree with exact arithmetic on {share:.2f} % of the labels")
     for file, outcome in meta["fallback"].items():
         layers = meta["in_float"][file]["layers"]
         floats = f"; in float: {', '.join(layers)}" if layers else ""

@@ -10,10 +10,10 @@ from pipeline import models, params
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.training import network_artifact, processes
-from pipeline.training.data import class_weights
-from pipeline.training.evaluation import check_complete, measure
+from pipeline.training.evaluation import measure_complete
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.tasks import SupervisedTask
 
 
@@ -37,32 +37,24 @@ def main() -> None:
     network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
     trained = None
     if recipe is False:
-        check_complete(network)
+        facts = measure_complete(network, prepared, input_size=settings.input_size)
         args.curves.mkdir(parents=True, exist_ok=True)  # empty: an output of the stage all the same
-        accelerator = processes.accelerator(precision="fp32")
-        measured = measure(
-            network.to(accelerator.device), prepared, input_size=settings.input_size, accelerator=accelerator
-        )
-        facts, how = {"trained": False, "metrics": measured}, "as it came"
     else:
-        weights = class_weights(prepared, balance=recipe.class_balance)
         trained = train(
-            SupervisedTask(network, ignore_index=labels.ignore_index, class_weights=weights),
+            SupervisedTask(network, ignore_index=labels.ignore_index),
+            TrainingSettings.of(
+                recipe, images=len(prepared.splits["train"]), input_size=settings.input_size, seed=settings.seed
+            ),
             prepared=prepared,
-            input_size=settings.input_size,
-            seed=settings.seed,
-            curves=args.curves,
+            inputs={"model": {"name": model.name, **model.options}, "initial_weights": network.initial_weights},
             title="teacher",
+            curves=args.curves,
             checkpoints=args.checkpoints,
             checkpoint_seconds=settings.checkpoint_seconds,
-            inputs={
-                "model": {"name": model.name, **model.options},
-                "initial_weights": network.initial_weights,
-                "class_balance": recipe.class_balance,
-            },
-            **recipe.loop(images=len(prepared.splits["train"])),
+            workers=recipe.workers,
+            store=recipe.store,
         )
-        facts, how = trained.facts, f"best of step {trained.facts['best_step']}"
+        facts = trained.facts
     processes.leave()
     if not processes.is_main():
         return
@@ -77,7 +69,8 @@ def main() -> None:
     )
     if trained is not None:
         trained.finish()
-    print(f"{args.out}: val mIoU {facts['metrics']['val']['miou']:.2f} ({how})")
+    outcome = trained or f"val mIoU {facts['metrics']['val']['miou']:.2f} (as it came)"
+    print(f"{args.out}: {outcome}")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def test_the_committed_file_is_valid() -> None:
     assert settings.student("kd").loss in plugins.available("losses")
     assert settings.distill.seed is None and settings.distill_seed == settings.seed
     assert settings.runtime_options == YAML(typ="safe").load(COMMITTED.read_text())["convert"][settings.convert.runtime]
-    loop = settings.distill.loop(images=10)
-    assert not {"class_balance", "seed", "epochs"} & set(loop) and loop["steps"] == settings.distill.steps
+    assert settings.distill.updates(images=10) == settings.distill.steps
 
 
 def test_budgets_of_an_earlier_params_file_are_complete(tmp_path: Path) -> None:

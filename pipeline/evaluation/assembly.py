@@ -13,6 +13,8 @@ from pipeline.evaluation import drops, latency, objects
 from pipeline.evaluation.scoring import Score
 from pipeline.prepared import Prepared
 
+#: Name of the variant that torch computes.
+TORCH = "torch"
 #: What stands for the loss of a network that was not trained here.
 IMPORTED = "imported"
 
@@ -50,7 +52,7 @@ def assemble(
     """
     names = prepared.labels.names
     variants = {name: {**variant, **scores[name].summary} for name, variant in variants.items()}
-    float_name = "torch" if "torch" in variants else "fp32"
+    float_name = TORCH if TORCH in variants else "fp32"
     reference, int8 = variants[float_name], variants["int8"]
     lost = drops.measure(
         scores[float_name].frames, scores["int8"].frames, names=names, confidence=budgets.get("confidence")
@@ -91,9 +93,9 @@ def assemble(
     }
 
 
-def require_labels(prepared: Prepared, split: str, found: Score) -> None:
+def require_labels(prepared: Prepared, split: str, score: Score) -> None:
     """Raise UserError when the frames label no class of the network."""
-    if found.summary["miou"] is None:
+    if score.summary["miou"] is None:
         raise UserError(
             f"{prepared.artifact.path}: no pixel of split '{split}' is labelled with "
             f"{', '.join(prepared.labels.names)}; choose another check.split, or correct the labels"
@@ -116,27 +118,30 @@ def describe_quantization(engine: Artifact) -> dict[str, Any]:
     meta = engine.meta
     if "calibration" not in meta:
         return {}
-    found = meta.get("fallback", {}).get(meta["source"], {})
+    fallback = meta.get("fallback", {}).get(meta["source"], {})
     stays = meta.get("in_float", {}).get(meta["source"], {})
     aware = {key: meta[key] for key in ("quantization_aware",) if key in meta}
     return {
         **meta["calibration"],
         **aware,
-        "in_float": [*stays.get("layers", found.get("float_layers", [])), *meta.get("build", {}).get("released", [])],
+        "in_float": [
+            *stays.get("layers", fallback.get("float_layers", [])),
+            *meta.get("build", {}).get("released", []),
+        ],
         **({"float_operators": stays["operators"]} if stays else {}),
-        "budget_held": found.get("held"),
-        "budget_undecided": found.get("undecided", []),
+        "budget_held": fallback.get("held"),
+        "budget_undecided": fallback.get("undecided", []),
         "sensitivity": meta.get("sensitivity", []),
     }
 
 
-def describe_model(found: Artifact) -> str:
+def describe_model(network: Artifact) -> str:
     """A network in a few words: its plugin, and the text options that were given."""
-    model = found.meta["model"]
+    model = network.meta["model"]
     return " ".join([model["name"], *(str(value) for value in model["options"].values() if isinstance(value, str))])
 
 
-def describe_imported(found: Artifact, *, name: str) -> dict[str, Any]:
+def describe_imported(network: Artifact, *, name: str) -> dict[str, Any]:
     """``about`` of a network that was not trained here, from an artifact that carries its facts."""
-    model, parameters = describe_model(found), found.meta["parameters"]
+    model, parameters = describe_model(network), network.meta["parameters"]
     return {"student": name, "loss": IMPORTED, "model": model, "parameters": parameters}

@@ -85,7 +85,7 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
     Either a class shows in too few frames (``drops.frames_needed``), or the interval of a loss holds the budget and is
     wider than it.
     """
-    found = []
+    entries = []
     for budget, name, lost in _limited(budgets, drops):
         limit = float(budgets[budget] or 0)
         if not lost.undecided(limit):
@@ -102,8 +102,8 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
             shown = f"{lost.frames} of {drops.frames} frames show it" if name else f"there are {lost.frames}"
             why = f"{shown}, and {100 * drops.confidence:g}% confidence needs {needed}"
         entry = {"budget": budget, "limit": limit, "got": lost.got, "what": f"{lacks}: {why}", **_about(name, lost)}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def speed(fp32: Mapping[str, Any], int8: Mapping[str, Any], *, unstable: Sequence[str], reason: str) -> dict[str, Any]:

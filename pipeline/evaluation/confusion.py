@@ -68,12 +68,12 @@ class ConfusionMatrix:
         pairs: npt.NDArray[np.int64] = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)
         pairs[self.ignore_index] = 0
         classes = slice(self.num_classes)
-        found = pairs[classes, classes]
-        if found.sum() < pairs.sum():
+        counts = pairs[classes, classes]
+        if counts.sum() < pairs.sum():
             worst = int(max(ids.max() for ids in pairs.nonzero()))
             raise UserError(f"id {worst} among labels or predictions; allowed: 0..{self.num_classes - 1}")
-        self.counts += found
-        return found
+        self.counts += counts
+        return counts
 
     def iou(self) -> npt.NDArray[np.float64]:
         """IoU of each class in 0..1; NaN for a class that no label holds."""

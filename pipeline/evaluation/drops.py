@@ -105,15 +105,15 @@ class Drops:
         """For a results file: lists in the order of ``names``, null for a class that no label shows, and
         for an interval where there are too few frames (:func:`frames_needed`).
         """
-        found = [self.classes.get(name) for name in names]
+        lost = [self.classes.get(name) for name in names]
         facts: dict[str, Any] = {
-            "classes": [drop and drop.got for drop in found],
-            "class_frames": [drop.frames if drop else 0 for drop in found],
+            "classes": [drop and drop.got for drop in lost],
+            "class_frames": [drop.frames if drop else 0 for drop in lost],
         }
         if self.confidence is not None:
             facts["confidence"] = self.confidence
             facts["miou_interval"] = self.miou.interval
-            facts["class_intervals"] = [drop and drop.interval for drop in found]
+            facts["class_intervals"] = [drop and drop.interval for drop in lost]
         return facts
 
 
@@ -173,13 +173,13 @@ def _resampled(before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.in
     """Points lost in every resample, (RESAMPLES, classes that are there); NaN where it does not show the class."""
     rng, frames = np.random.default_rng(seed), len(before.labelled)
     block = max(1, min(RESAMPLES, BLOCK // frames))
-    found = []
+    resamples = []
     for start in range(0, RESAMPLES, block):
         count = min(block, RESAMPLES - start)
         drawn = rng.integers(0, frames, (count, frames)) + frames * np.arange(count)[:, np.newaxis]
         weights = np.bincount(drawn.ravel(), minlength=count * frames).reshape(count, frames)
-        found.append(_lost(weights.astype(np.float64), before, after, there))
-    return np.concatenate(found)
+        resamples.append(_lost(weights.astype(np.float64), before, after, there))
+    return np.concatenate(resamples)
 
 
 def _lost(weights: Floats, before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.intp]) -> Floats:
@@ -192,8 +192,8 @@ def _lost(weights: Floats, before: FrameCounts, after: FrameCounts, there: npt.N
         summed: Floats = weights @ counts[:, there].astype(np.float64)
         return summed
 
-    def iou(found: FrameCounts) -> Floats:
-        ratio: Floats = total(found.hits) / np.maximum(total(found.union), 1)
+    def iou(counts: FrameCounts) -> Floats:
+        ratio: Floats = total(counts.hits) / np.maximum(total(counts.union), 1)
         return ratio
 
     shown = total(before.labelled) > 0

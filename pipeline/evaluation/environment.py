@@ -30,7 +30,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     """
     clocks = sorted(_numbers(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", 1e3).values())
     governors = {jetson.text(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "cpu_mhz": clocks[len(clocks) // 2] if clocks else None,
         "governor": ", ".join(sorted(filter(None, governors))),
         "temperatures_c": {
@@ -42,7 +42,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
         "gpus": cards(),
         "jetson": jetson.read(root),
     }
-    return {key: value for key, value in found.items() if value not in (None, "", {}, [])}
+    return {key: value for key, value in facts.items() if value not in (None, "", {}, [])}
 
 
 def cards() -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def cards() -> list[dict[str, Any]]:
         pynvml.nvmlInit()
     except Exception:  # no package, no driver, no card: each its own type
         return []
-    found = []
+    entries = []
     for index in range(pynvml.nvmlDeviceGetCount()):
         card = pynvml.nvmlDeviceGetHandleByIndex(index)
         questions: dict[str, Callable[[], Any]] = {
@@ -69,20 +69,20 @@ def cards() -> list[dict[str, Any]]:
                 facts[key] = ask()
             except pynvml.NVMLError:  # this card does not tell
                 continue
-        found.append(facts)
+        entries.append(facts)
     pynvml.nvmlShutdown()
-    return found
+    return entries
 
 
 def _numbers(root: Path, pattern: str, divisor: float) -> dict[str, float]:
     """Numbers in the files that match, by the folder that holds them; what is no number is left out."""
-    found = {}
+    numbers = {}
     for file in sorted(root.glob(pattern)):
         try:
-            found[str(file.parent.relative_to(root))] = round(float(jetson.text(file)) / divisor, 1)
+            numbers[str(file.parent.relative_to(root))] = round(float(jetson.text(file)) / divisor, 1)
         except ValueError:
             continue
-    return found
+    return numbers
 
 
 def _load(root: Path) -> float | None:

@@ -39,11 +39,11 @@ def int8_kernels(machine: str, instructions: str) -> str:
         >>> int8_kernels("x86_64", "avx avx2 fma"), int8_kernels("AMD64", "avx2 avx_vnni"), int8_kernels("x86_64", "")
         ('avx2', 'vnni', 'unknown')
     """
-    found = set(instructions.split())
+    features = set(instructions.split())
     x86 = {"vnni": {"avx512_vnni", "avx_vnni", "amx_int8"}, "avx512": {"avx512f"}, "avx2": {"avx2"}, "sse": {"avx"}}
     arm = {"i8mm": {"i8mm"}, "dotprod": {"asimddp"}, "neon": {"asimd"}}
     kinds = arm if machine.lower() in ("aarch64", "arm64") else x86
-    return next((kind for kind, names in kinds.items() if not names.isdisjoint(found)), "unknown")
+    return next((kind for kind, names in kinds.items() if not names.isdisjoint(features)), "unknown")
 
 
 def compare(
@@ -71,10 +71,10 @@ def compare(
     if int8 is not None and engine.meta["parents"].get("int8") != int8.hash:
         raise UserError(f"{engine.path} was built from other INT8 files than {int8.path}; run dvc repro convert")
     exact = runtime.exact(int8.file(engine.meta["source"])) if int8 is not None else None
-    found = agreement(opened, exact, frames) if exact is not None else None
-    said = warnings(found, engine=engine.meta, device=results["device"])
-    results["int8_exact_agreement"] = found
-    results["warnings"] = [*results.get("warnings", []), *said]
+    percent = agreement(opened, exact, frames) if exact is not None else None
+    entries = warnings(percent, engine=engine.meta, device=results["device"])
+    results["int8_exact_agreement"] = percent
+    results["warnings"] = [*results.get("warnings", []), *entries]
 
 
 def agreement(engine: Engine, exact: Engine, frames: Sequence[Array]) -> float:

@@ -32,13 +32,13 @@ def read(root: Path) -> dict[str, Any]:
         any of ``power_mode`` (``id``, ``name``), ``gpu_mhz_range`` (lowest and highest allowed clock: equal when they
         are locked), ``rails_mw`` (power by rail) and ``tegrastats`` (see :func:`parse_tegrastats`).
     """
-    found = {
+    facts = {
         "power_mode": power_mode(root),
         "gpu_mhz_range": gpu_range(root),
         "rails_mw": rails(root),
         "tegrastats": parse_tegrastats(_first_line("tegrastats", "--interval", "100")),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def power_mode(root: Path) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def power_mode(root: Path) -> dict[str, Any]:
     number = re.search(r"^(\d+)\s*$", answer, flags=re.MULTILINE)
     if number is None:
         number = re.search(r"pmode:(\d+)", text(root / "var/lib/nvpmodel/status"))
-    found = {"id": int(number[1]) if number else None, "name": name[1] if name else None}
-    return {key: value for key, value in found.items() if value is not None}
+    facts = {"id": int(number[1]) if number else None, "name": name[1] if name else None}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def gpu_range(root: Path) -> list[float]:
@@ -66,14 +66,14 @@ def gpu_clock(root: Path, name: str) -> float | None:
 
 def rails(root: Path) -> dict[str, int]:
     """Power in mW by rail: voltage times current, from the INA3221 monitors on the board."""
-    found = {}
+    rails = {}
     for file in sorted(root.glob("sys/class/hwmon/hwmon*/in*_label")):
         number = file.name.removeprefix("in").removesuffix("_label")
         millivolts, milliamperes = (text(file.parent / f"{kind}{number}_input") for kind in ("in", "curr"))
-        told = text(file.parent / "name") == "ina3221" and millivolts.isdigit() and milliamperes.isdigit()
-        if told and text(file) not in ("", NOT_CONNECTED):
-            found[text(file)] = round(int(millivolts) * int(milliamperes) / 1000)
-    return found
+        is_rail = text(file.parent / "name") == "ina3221" and millivolts.isdigit() and milliamperes.isdigit()
+        if is_rail and text(file) not in ("", NOT_CONNECTED):
+            rails[text(file)] = round(int(millivolts) * int(milliamperes) / 1000)
+    return rails
 
 
 def parse_tegrastats(line: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def parse_tegrastats(line: str) -> dict[str, Any]:
     on = re.findall(r"(\d+)%@(\d+)", cores[1]) if cores else []
     gpu = re.search(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)  # with or without its share, its clocks
     sensors = {name: float(value) for name, value in re.findall(r"\b(\w+)@(-?[\d.]+)C\b", line)}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "ram_mb": [int(value) for value in ram.groups()] if ram else None,
         "cpu_percent": [int(percent) for percent, _ in on],
         "cpu_mhz": [int(clock) for _, clock in on],
@@ -103,7 +103,7 @@ def parse_tegrastats(line: str) -> dict[str, Any]:
             name: int(now) for name, now in re.findall(r"\b(\w+) (\d+)mW/\d+mW", line) if name != NOT_CONNECTED
         },
     }
-    return {key: value for key, value in found.items() if value not in (None, {}, [])}
+    return {key: value for key, value in facts.items() if value not in (None, {}, [])}
 
 
 def text(file: Path) -> str:

@@ -55,11 +55,11 @@ def measure(
                 samples[name].append(1e3 * elapsed)
                 if engine.device_ms is not None:
                     on_device[name].append(engine.device_ms)
-    found = {name: summary(np.asarray(values)) for name, values in samples.items()}
+    summaries = {name: summary(np.asarray(values)) for name, values in samples.items()}
     for name, values in on_device.items():
         if values:
-            found[name]["device"] = summary(np.asarray(values))
-    return found
+            summaries[name]["device"] = summary(np.asarray(values))
+    return summaries
 
 
 def frames_of(split: Split, size: tuple[int, int]) -> list[Array]:
@@ -74,8 +74,8 @@ def unstable(timings: Mapping[str, Mapping[str, Any]], *, cov: float, drift: flo
     """
     return [
         name
-        for name, found in timings.items()
-        if found["cov"] > cov or found["drift"] > drift or found.get("device", {"cov": 0.0})["cov"] > DEVICE_COV
+        for name, timing in timings.items()
+        if timing["cov"] > cov or timing["drift"] > drift or timing.get("device", {"cov": 0.0})["cov"] > DEVICE_COV
     ]
 
 

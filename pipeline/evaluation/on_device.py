@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, runtimes
-from pipeline.evaluation import environment, exactness, latency
-from pipeline.evaluation.assembly import assemble, describe_engine, require_labels
 from pipeline.evaluation.device import describe
-from pipeline.evaluation.scoring import Score, evaluate
+from pipeline.evaluation.measure import Timing, measure, open_engines
 from pipeline.prepared import Prepared
-from pipeline.runtimes import Engine
 
 #: What a bundle holds beside the code.
 FACTS, ONNX, INT8, DATASET = "bundle.json", "onnx", "int8", "dataset"
@@ -44,42 +41,23 @@ def check_bundle(
     facts = artifact.read_json(folder / FACTS, advice="unpack the bundle again")
     floats, int8 = artifact.load(folder / ONNX, kind="onnx"), artifact.load(folder / INT8, kind="int8")
     prepared = Prepared(folder / DATASET)
-    frames = prepared.split(facts["split"])
     plugin = runtimes.build(runtime, dict(options))
     device = describe(plugin, name=runtime)
-    say(f"{device['name']}: {len(frames)} frames of {prepared.name} {facts['split']}")
-    built = runtimes.build_engines(plugin, floats, int8, folder / ENGINES, name=runtime, options=dict(options))
-    variants: dict[str, dict[str, Any]] = {}
-    scores: dict[str, Score] = {}
-    opened: dict[str, Engine] = {}
-    for precision, place in built.items():
-        opened[precision], found = runtimes.open_engine(place)
-        scores[precision] = evaluate(opened[precision], frames, labels=prepared.labels)
-        require_labels(prepared, facts["split"], scores[precision])
-        variants[precision] = describe_engine(found)
-        say(f"{precision}: mIoU {scores[precision].summary['miou']:.2f}")
-    images = latency.frames_of(frames, opened["int8"].input_size)
-    chosen = facts["check"]
-    conditions = [environment.conditions()]
-    timing = latency.measure(opened, images, warmup=chosen["warmup"], runs=chosen["runs"], seconds=chosen["seconds"])
-    conditions.append(environment.conditions())
-    for precision, summary in timing.items():
-        variants[precision]["latency_ms"] = summary
-        say(f"{precision}: p50 {summary['p50']} ms, p99 {summary['p99']} ms")
-    results = assemble(
+    say(f"{device['name']}: {len(prepared.split(facts['split']))} frames of {prepared.name} {facts['split']}")
+    places = runtimes.build_engines(plugin, floats, int8, folder / ENGINES, name=runtime, options=dict(options))
+    variants, engine = open_engines(places)
+    results, _ = measure(
         variants,
-        scores=scores,
-        about=facts["student"],
+        engine=engine,
+        int8=int8,
         prepared=prepared,
         dataset_sha256=facts["dataset_sha256"],
         split=facts["split"],
+        about=facts["student"],
         device=device,
-        engine=found,
         teacher=None,
         budgets=facts["budgets"],
-        conditions=conditions,
-        unstable_cov=chosen["unstable_cov"],
-        unstable_drift=chosen["unstable_drift"],
+        timing=Timing.of(facts["check"]),
+        say=say,
     )
-    exactness.compare(results, plugin, int8, engine=found, opened=opened["int8"], frames=images)
     return results

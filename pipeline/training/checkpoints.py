@@ -89,7 +89,7 @@ class Checkpoints:
 
         Args:
             state: nested mappings of tensors and plain values.
-            circumstances: what may differ when the run goes on, such as the device.
+            circumstances: conditions that may change when the run resumes, such as the device.
 
         Raises:
             UserError: it cannot be written, e.g. because the disk is full; those before are kept.
@@ -98,7 +98,7 @@ class Checkpoints:
         skeleton, tensors = tensor_tree.split(state)
         try:
             artifact.write_text(self.folder / RUN, artifact.dump_json(self.identity.facts))
-            shutil.rmtree(self._path(step), ignore_errors=True)  # a damaged one that was passed over
+            shutil.rmtree(self._path(step), ignore_errors=True)  # a damaged one that was skipped
             with artifact.create(self._path(step), kind="checkpoint", meta={"step": step, **circumstances}) as folder:
                 save_file(tensors, folder / TENSORS)
                 (folder / SKELETON).write_text(json.dumps(skeleton), encoding="utf-8")
@@ -119,15 +119,15 @@ class Checkpoints:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-" + 8 * "[0-9]"))
 
     def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """Step, state and circumstances of the newest checkpoint that is whole; damaged ones are named and passed over.
+        """Step, state and circumstances of the newest checkpoint that is whole; damaged ones are named and skipped.
 
         None when there is none; other runs of the same network that left some are then named, with what differs.
         """
         for step in reversed(self.steps()):
             try:
-                found = artifact.load(self._path(step), kind="checkpoint")
-                skeleton = json.loads(found.file(SKELETON).read_text("utf-8"))
-                return step, tensor_tree.join(skeleton, load_file(found.file(TENSORS))), found.facts
+                checkpoint = artifact.load(self._path(step), kind="checkpoint")
+                skeleton = json.loads(checkpoint.file(SKELETON).read_text("utf-8"))
+                return step, tensor_tree.join(skeleton, load_file(checkpoint.file(TENSORS))), checkpoint.facts
             except (UserError, OSError, ValueError, KeyError, SafetensorError) as error:
                 log.warning("the checkpoint of step %d is damaged and is not used: %s", step, error)
         self._name_others()
@@ -150,13 +150,13 @@ class Checkpoints:
                 continue
             try:
                 differences = self.identity.differences(artifact.read_json(file, advice="remove it"))
-            except UserError as error:
+            except (UserError, OSError) as error:
                 log.warning("%s", error)
                 continue
             size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file()) / MIB
             more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
             log.warning(
-                "starting at step 0: the unfinished run in %s (%.0f MiB) is another one (%s%s); remove the folder when "
-                "you do not want to go on with it",
+                "starting at step 0: the unfinished run in %s (%.0f MiB) is another run (%s%s); remove the folder if "
+                "you will not resume it",
                 file.parent, size, "; ".join(differences[:5]), more,
             )  # fmt: skip

@@ -53,7 +53,7 @@ class Meter:
 
     Args:
         device: where the steps run; on CUDA its peak of allocated memory is reset here.
-        seconds: of the steps before, when a run goes on; its peak is that of the steps since.
+        seconds: of the steps before, when a run resumes; its peak is that of the steps since.
     """
 
     def __init__(self, device: torch.device, seconds: Sequence[float] = ()) -> None:

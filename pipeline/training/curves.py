@@ -18,8 +18,8 @@ class Curves:
     """Tables of metrics by step in a folder, for ``dvc plots``; nothing at all without a folder.
 
     Args:
-        folder: made anew; None for a process that keeps none.
-        saved: what :meth:`state` gave, to go on from there.
+        folder: emptied of earlier tables; None for a process that keeps none.
+        saved: what :meth:`state` returned, to resume from there.
     """
 
     def __init__(self, folder: Path | None, saved: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,6 @@ from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
-from pipeline.training.data import class_weights
 from pipeline.training.tasks import SupervisedTask
 
 
@@ -33,9 +32,8 @@ class DistillationTask(SupervisedTask):
         loss: DistillationLoss,
         *,
         ignore_index: int,
-        class_weights: Tensor | None = None,
     ) -> None:
-        super().__init__(student, ignore_index=ignore_index, class_weights=class_weights)
+        super().__init__(student, ignore_index=ignore_index)
         self.loss = loss
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
 
@@ -48,14 +46,12 @@ class DistillationTask(SupervisedTask):
         options: Mapping[str, Mapping[str, Any]],
         *,
         steps: int,
-        class_balance: float,
     ) -> DistillationTask:
         """The task on a prepared data set, with the losses of a recipe.
 
         Args:
             options: of each loss, by name.
-            steps: forward passes of the training: updates times the parts that are accumulated.
-            class_balance: see ``data.class_weights``.
+            steps: forward passes of the training, see ``TrainingSettings.forward_passes``.
         """
         labels = prepared.labels
         loss = losses.build_all(
@@ -66,8 +62,7 @@ class DistillationTask(SupervisedTask):
             **student.facts.offered("student"),
             **teacher.facts.offered("teacher"),
         )
-        weights = class_weights(prepared, balance=class_balance)
-        return cls(student, teacher, loss, ignore_index=labels.ignore_index, class_weights=weights)
+        return cls(student, teacher, loss, ignore_index=labels.ignore_index)
 
     @property
     def teacher(self) -> SegNetwork:
@@ -81,6 +76,11 @@ class DistillationTask(SupervisedTask):
         if clash := sorted({"loss", *terms} & set(taught)):
             raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")
         return self.total({**terms, **taught})
+
+    @property
+    def parameters_of_loss(self) -> int:
+        """Trainable parameters of the losses, which no artifact holds."""
+        return sum(p.numel() for p in self.loss.parameters() if p.requires_grad)
 
     def networks(self) -> list[SegNetwork]:
         return [self.network, self.teacher]

@@ -14,7 +14,7 @@ from pipeline.export.torch_engine import TorchEngine
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared, Split
-from pipeline.training.processes import total
+from pipeline.training import processes
 
 
 def measure(
@@ -54,8 +54,8 @@ def metrics_of(
 ) -> dict[str, Any]:
     """:func:`measure` on one split. Every process takes a part of the frames; their counts are added up."""
     part = range(accelerator.process_index, len(split), accelerator.num_processes)
-    found = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
-    counts = total(accelerator, torch.from_numpy(found.counts).to(accelerator.device)).cpu().numpy()
+    matrix = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
+    counts = processes.total(accelerator, torch.from_numpy(matrix.counts).to(accelerator.device)).cpu().numpy()
     summary = ConfusionMatrix.of(counts, ignore_index=labels.ignore_index).summary()
     if summary["miou"] is None and split.name == "val":
         raise UserError(f"{split.root}: {labels.shortage('val', [0] * labels.num_classes)}; correct its labels")
@@ -67,6 +67,18 @@ def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:
     divisor = network.facts.divisor
     if any(side % divisor for side in size):
         raise UserError(f"{name}: got {list(size)}; this network needs multiples of {divisor}")
+
+
+def measure_complete(network: SegNetwork, prepared: Prepared, *, input_size: tuple[int, int]) -> dict[str, Any]:
+    """Metrics of a network that is used untrained, as facts for meta.json: see :func:`measure`.
+
+    Raises:
+        UserError: some of its weights are random, see :func:`check_complete`.
+    """
+    check_complete(network)
+    accelerator = processes.accelerator(precision="fp32")
+    metrics = measure(network.to(accelerator.device), prepared, input_size=input_size, accelerator=accelerator)
+    return {"trained": False, "metrics": metrics}
 
 
 def check_complete(network: SegNetwork) -> None:

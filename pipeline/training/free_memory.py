@@ -20,8 +20,8 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + idle
-    found = [_available(), *_left_by_control_groups()]
-    return min((value for value in found if value is not None), default=None)
+    amounts = [_available(), *_left_by_control_groups()]
+    return min((value for value in amounts if value is not None), default=None)
 
 
 def _available() -> int | None:

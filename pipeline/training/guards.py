@@ -1,4 +1,4 @@
-"""When training must not go on: a loss or gradient that is not finite, or a loss that explodes."""
+"""When training must stop: a loss or gradient that is not finite, or a loss that explodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Watch:
     def check(
         self, terms: Mapping[str, float], *, step: int, names: Sequence[str], gradient: float, scaled: bool
     ) -> None:
-        """Refuse to go on after a step that went wrong.
+        """Stop after a step with a loss or a gradient that cannot be right.
 
         Args:
             terms: values of this process; ``loss`` is their sum.

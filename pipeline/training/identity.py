@@ -1,4 +1,4 @@
-"""What a training run is: its settings, inputs, code and libraries. Only the same run goes on from a checkpoint."""
+"""What a training run is: its settings, inputs, code and libraries. Only the same run resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline import artifact
+from pipeline.training.settings import TrainingSettings
 
 #: Libraries that decide what a step computes.
 LIBRARIES = (
@@ -32,12 +34,14 @@ class Identity:
     """The facts of a run, flat: a name such as ``settings.lr`` or ``code.pipeline/losses/kd.py`` and its value.
 
     Args:
-        settings: every value that the run was given.
-        inputs: hashes of what it reads.
+        settings: of the run; every field counts.
+        inputs: hashes and options of what the run is built from.
     """
 
-    def __init__(self, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-        facts = {"settings": settings, "inputs": inputs, "code": dict(_code()), "library": dict(_libraries())}
+    def __init__(self, settings: TrainingSettings, inputs: Mapping[str, Any]) -> None:
+        facts = {
+            "settings": asdict(settings), "inputs": inputs, "library": dict(_libraries()), "code": dict(_code()),
+        }  # fmt: skip
         self.facts: dict[str, Any] = json.loads(json.dumps(dict(_flat(facts))))  # as they come back from a file
 
     @property
@@ -46,14 +50,23 @@ class Identity:
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What another run had otherwise, e.g. ``settings.lr was 0.01, is 0.02``; hashes are not spelt out."""
-        found = []
-        for name in sorted({*self.facts, *other}):
-            now, before = self.facts.get(name), other.get(name)
-            if now != before:
-                spelt = name.startswith(("settings.", "library."))
-                found.append(f"{name} was {before}, is {now}" if spelt else f"{name} changed")
-        return found
+        """How another run differs, settings first, e.g. ``settings.lr was 0.01, is 0.02``; hashes are not printed.
+
+        Args:
+            other: its facts; an earlier version of segpress may have written them, under other names.
+        """
+        return [
+            self._difference(name, other)
+            for name in (*self.facts, *sorted(other.keys() - self.facts.keys()))
+            if name not in self.facts or name not in other or self.facts[name] != other[name]
+        ]
+
+    def _difference(self, name: str, other: Mapping[str, Any]) -> str:
+        if name not in other or name not in self.facts:
+            return f"{name} is {'new' if name in self.facts else 'gone'}"
+        if name.startswith(("settings.", "library.")):
+            return f"{name} was {other[name]}, is {self.facts[name]}"
+        return f"{name} changed"
 
 
 def _code() -> Iterator[tuple[str, str]]:

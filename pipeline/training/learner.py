@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,15 +16,10 @@ from torch import Tensor
 from pipeline.models import SegNetwork
 from pipeline.training.averaging import Average
 from pipeline.training.guards import Watch
-from pipeline.training.optimization import (
-    Schedule,
-    learning_rate_factor,
-    make_optimizer,
-    parameter_groups,
-    set_learning_rate,
-)
+from pipeline.training.optimization import learning_rate_factor, make_optimizer, parameter_groups, set_learning_rate
 from pipeline.training.processes import average_buffers, ready_for_several, total
 from pipeline.training.seeding import seed_step
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.tasks import SupervisedTask
 
 
@@ -33,61 +28,40 @@ class Learner:
 
     Args:
         task: trained in place.
+        settings: of the run.
         images: that a process takes at a time.
-        steps: updates of the whole run; the learning rate falls over them.
-        seed: of what steps draw.
-        lr_factors: see :func:`parameter_groups`.
-        clip_norm: highest norm of the gradient; None does not limit it.
-        ema: decay of an average of the weights, which then is what is validated and kept; None for none.
-        sync_batch_norm: batch-norm statistics over all processes (GPUs only).
-        channels_last: memory format of images and weights; faster convolutions on GPUs.
-        compile: torch.compile for the networks.
 
     Raises:
         UserError: batch norm that cannot work with these parts of a batch, or nothing to train.
     """
 
     def __init__(
-        self,
-        task: SupervisedTask,
-        *,
-        accelerator: Accelerator,
-        images: int,
-        steps: int,
-        seed: int,
-        optimizer: Literal["sgd", "adamw"],
-        lr: float,
-        lr_factors: Mapping[str, float],
-        momentum: float,
-        weight_decay: float,
-        decay_norms: bool,
-        clip_norm: float | None,
-        schedule: Schedule,
-        power: float,
-        warmup: int,
-        ema: float | None,
-        sync_batch_norm: bool,
-        channels_last: bool,
-        compile: bool,
+        self, task: SupervisedTask, settings: TrainingSettings, *, accelerator: Accelerator, images: int
     ) -> None:
-        self.task, self.accelerator, self.seed = task, accelerator, seed
-        self._rate = partial(learning_rate_factor, schedule=schedule, steps=steps, warmup=warmup, power=power)
-        self._clip = float("inf") if clip_norm is None else clip_norm
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        ready_for_several(task, processes=accelerator.num_processes, images=images, sync_batch_norm=sync_batch_norm)
+        self.task, self.settings, self.accelerator = task, settings, accelerator
+        self._rate = partial(
+            learning_rate_factor,
+            schedule=settings.schedule, steps=settings.steps, warmup=settings.warmup, power=settings.power,
+        )  # fmt: skip
+        self._clip = float("inf") if settings.clip_norm is None else settings.clip_norm
+        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        ready_for_several(
+            task, processes=accelerator.num_processes, images=images, sync_batch_norm=settings.sync_batch_norm
+        )
         for network in task.networks():
             network.to(memory_format=self._format)
         groups = parameter_groups(
-            task, lr=lr, lr_factors=lr_factors, weight_decay=weight_decay, decay_norms=decay_norms
-        )
+            task, lr=settings.lr, lr_factors=settings.lr_factors, weight_decay=settings.weight_decay,
+            decay_norms=settings.decay_norms,
+        )  # fmt: skip
         self._trained = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = make_optimizer(groups, name=optimizer, momentum=momentum)
+        self.optimizer = make_optimizer(groups, name=settings.optimizer, momentum=settings.momentum)
         with warnings.catch_warnings():  # torch has a new name for an option that accelerate gives by the old one
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self._model, self._stepper = accelerator.prepare(task, self.optimizer)
-        self._average = None if ema is None else Average(task.network, decay=ema)
+        self._average = None if settings.ema is None else Average(task.network, decay=settings.ema)
         self._watch = Watch()
-        if compile:
+        if settings.compile:
             for network in task.networks():
                 network.compile()
 
@@ -111,7 +85,7 @@ class Learner:
             UserError: loss or gradient is not finite, or the loss explodes.
         """
         self._model.train()
-        seed_step(self.seed, step=step, process=self.accelerator.process_index)
+        seed_step(self.settings.seed, step=step, process=self.accelerator.process_index)
         set_learning_rate(self.optimizer, self._rate(step - 1))
         moved = [
             (
@@ -171,7 +145,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave in a run with the same settings."""
+        """Resume from what :meth:`state` returned in a run with the same settings."""
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:

@@ -50,9 +50,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def make(self, factory: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
         """A tensor without data, whatever its type."""
         with self.fake:
-            made = factory(*args, **options)
-        self._count(made)
-        return made
+            result = factory(*args, **options)
+        self._count(result)
+        return result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if time.monotonic() > self._until:
@@ -65,15 +65,15 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             args, kwargs = _with_positions(func, args, kwargs)
             with self.fake:
-                made = func(*args, **kwargs)
+                result = func(*args, **kwargs)
         else:
-            made = func(*args, **kwargs)
+            result = func(*args, **kwargs)
             if not tensors:  # a new tensor: floats lose their data
-                made = tree_map_only(Tensor, self._empty, made)
-        for tensor in tree_leaves(made):
+                result = tree_map_only(Tensor, self._empty, result)
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
-        return made
+        return result
 
     def _empty(self, tensor: Tensor) -> Tensor:
         return self.fake.from_tensor(tensor) if tensor.is_floating_point() else tensor

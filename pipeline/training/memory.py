@@ -104,7 +104,7 @@ def estimate(
 
     Raises:
         UserError: the task cannot be traced within a minute, or at all, e.g. because a loss of your own asks for values
-            of activations. A training can go on without.
+            of activations. A training can run without the estimate.
     """
     try:
         step, trained = _trace(task, shape, dtype=PRECISIONS[precision], accumulate=accumulate)
@@ -133,35 +133,35 @@ def estimate(
     return Estimate(parts=dict(sorted(parts.items(), key=lambda item: -item[1])), shape=shape, precision=precision)
 
 
-def advise(found: Estimate, device: torch.device) -> str:
+def advise(planned: Estimate, device: torch.device) -> str:
     """The estimate and what is free as one block to print, with what to lower where it does not fit.
 
     Call it before networks are moved. What lies in the memory of a CPU already is not counted again.
     """
     free = free_memory(device)
     if free is None:
-        return f"{found}\nwhat is free is not known here"
-    told = f"{found}\nfree on {device}: {free / MIB:.0f} MiB"
-    later = sum(found.parts.get(part, 0) for part in ("best weights", "EMA copy"))
-    needed = found.total if device.type == "cuda" else found.growth + later  # networks are still on the CPU here
+        return f"{planned}\nwhat is free is not known here"
+    text = f"{planned}\nfree on {device}: {free / MIB:.0f} MiB"
+    later = sum(planned.parts.get(part, 0) for part in ("best weights", "EMA copy"))
+    needed = planned.total if device.type == "cuda" else planned.growth + later  # networks are still on the CPU here
     if needed <= SAFE * free:
-        return told
+        return text
     verdict = "will not fit" if needed > free else "may not fit: estimates are within a fifth"
-    return f"{told}\n{needed / MIB:.0f} MiB more are needed; this {verdict}; {_lower(found)}"
+    return f"{text}\n{needed / MIB:.0f} MiB more are needed; this {verdict}; {_lower(planned)}"
 
 
-def _lower(found: Estimate) -> str:
-    images, height, width = found.shape
+def _lower(planned: Estimate) -> str:
+    images, height, width = planned.shape
     ways = [f"crop (now {height}x{width})"]
     if images > 2:  # batch statistics need two
         ways.insert(0, f"batch_size (now {images}; accumulate keeps the sum over as many)")
-    if found.precision == "fp32":
+    if planned.precision == "fp32":
         ways.append("precision (bf16)")
     return f"lower {', '.join(ways)}"
 
 
 @contextmanager
-def explained(found: Estimate | None, device: torch.device) -> Iterator[None]:
+def explained(planned: Estimate | None, device: torch.device) -> Iterator[None]:
     """Around the steps of a training: running out of memory becomes one error, with the estimate beside it.
 
     Raises:
@@ -174,7 +174,7 @@ def explained(found: Estimate | None, device: torch.device) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(f in text for f in FAILURES):
             raise
         reason = text.strip().split("\n", maxsplit=1)[0] or type(error).__name__
-        about = "lower batch_size, crop or precision" if found is None else f"{_lower(found)}\n{found}"
+        about = "lower batch_size, crop or precision" if planned is None else f"{_lower(planned)}\n{planned}"
         raise UserError(f"{device} ran out of memory: {reason}\n{about}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,30 @@ def write(path: Path, network: SegNetwork, *, meta: Mapping[str, Any]) -> None:
         save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(dict(meta), sort_keys=True)})
 
 
+def copy(path: Path, out: Path) -> None:
+    """Write a network artifact again elsewhere, unchanged.
+
+    Raises:
+        UserError: see ``artifact.load``.
+    """
+    source = artifact.load(path, kind="network")
+    with artifact.create(out, kind="network", meta=source.facts) as folder:
+        for name in source.meta["files"]:
+            shutil.copyfile(source.file(name), folder / name)
+
+
 def load(path: Path) -> tuple[SegNetwork, Artifact]:
     """Build the network of an artifact again, with its weights, in eval mode.
 
     Raises:
         UserError: see ``artifact.load``; also when the weights do not fit the model that this version builds.
     """
-    found = artifact.load(path, kind="network")
-    model = found.meta["model"]
-    labels = found.labels
+    stored = artifact.load(path, kind="network")
+    model = stored.meta["model"]
+    labels = stored.labels
     network = models.build(model["name"], dict(model["options"]), num_classes=labels.num_classes, classes=labels.names)
     try:
-        network.load_state_dict(load_file(found.file(WEIGHTS)))
+        network.load_state_dict(load_file(stored.file(WEIGHTS)))
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit {model['name']} as this version builds it: {error}") from error
-    return network.eval(), found
+    return network.eval(), stored

@@ -59,8 +59,8 @@ def parameter_groups(
             continue
         decays = decay_norms or parameter.ndim > 1
         peak = lr * lr_factors[part]
-        made = {"params": [], "lr": peak, "peak_lr": peak, "weight_decay": weight_decay if decays else 0.0}
-        groups.setdefault((part, decays), made)["params"].append(parameter)
+        group = {"params": [], "lr": peak, "peak_lr": peak, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((part, decays), group)["params"].append(parameter)
     if not groups:
         raise UserError(f"lr_factors: got {dict(lr_factors)}; at least one part must have a factor above 0")
     return list(groups.values())

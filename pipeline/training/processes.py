@@ -34,8 +34,8 @@ def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
     """Turn this process into a launcher of itself when ``SEGPRESS_PROCESSES`` asks for several.
 
     ``SEGPRESS_PROCESSES=8 dvc repro`` trains on the 8 GPUs of this machine. A script that a launcher started
-    (``torchrun``, ``accelerate launch``) goes on as it is. Call it when inputs have been checked, so that what is wrong
-    with them is said once.
+    (``torchrun``, ``accelerate launch``) continues as it is. Call it when inputs have been checked, so that an error in
+    them is printed once.
 
     Raises:
         UserError: neither a number of processes nor ``gpu``.
@@ -86,7 +86,7 @@ def accelerator(*, precision: str) -> Accelerator:
         os.environ.pop(name, None)
     # some networks have parameters that get no gradient; buffers are averaged after each step, see `average_buffers`
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when it is told
+    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when asked to
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=launched and not torch.cuda.is_available(),
@@ -158,7 +158,7 @@ class Launcher:
     def check(self) -> None:
         """Raises UserError when the process that started this one has ended."""
         if self._parent is not None and os.getppid() != self._parent:
-            raise UserError("the launcher of these processes has ended; training stops here and goes on when run again")
+            raise UserError("the launcher of these processes has ended; training stops here and resumes when run again")
 
 
 def total(accelerator: Accelerator, value: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
 from pipeline.training.memory import Estimate, advise, estimate, explained
 from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import Mode, open_split
 from pipeline.training.tasks import SupervisedTask
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gives.
+    """The result of a run.
 
     Attributes:
         facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
@@ -42,98 +43,81 @@ class Trained:
     costs: Costs
     checkpoints: Checkpoints | None
 
+    def __str__(self) -> str:
+        return f"val mIoU {self.facts['metrics']['val']['miou']:.2f} (best of step {self.facts['best_step']})"
+
     def finish(self) -> None:
-        """Remove the checkpoints: the result is written, nothing will go on from them."""
+        """Remove the checkpoints: the result is written, nothing will resume from them."""
         if self.checkpoints is not None:
             self.checkpoints.remove()
 
 
 def train(
     task: SupervisedTask,
+    settings: TrainingSettings,
     *,
     prepared: Prepared,
-    input_size: tuple[int, int],
-    crop: tuple[int, int] | None,
-    scale: tuple[float, float],
-    colour_jitter: float,
-    batch_size: int,
-    accumulate: int,
-    workers: int,
-    store: Mode,
-    steps: int,
-    seed: int,
-    precision: str,
-    curves: Path,
+    inputs: Mapping[str, Any],
     title: str,
+    curves: Path,
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    inputs: Mapping[str, Any] | None = None,
-    validate_every: int,
-    keep_start: bool = False,
-    **settings: Any,
+    workers: int = 0,
+    store: Mode = "none",
 ) -> Trained:
     """Train a task in place.
 
     Args:
-        input_size: (height, width) of the deployed network; validation runs at it.
-        crop: (height, width) of training crops; None is ``input_size``.
-        scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
-        batch_size: images of one update, over all processes and accumulated parts.
-        store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
-        precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
-        checkpoints: folder for what an interrupted run goes on from; None to keep nothing. They are
+        inputs: hashes and options of what the task was built from; with the settings they identify the run.
+        title: what the progress bar says.
+        curves: folder for the training curves.
+        checkpoints: folder for what an interrupted run resumes from; None to keep nothing. They are
             removed by :meth:`Trained.finish`, when the result is safe.
-        checkpoint_seconds: at least so long between two.
-        inputs: hashes and options of what the run was built from; with the settings they tell runs apart.
-        settings: of the :class:`pipeline.training.learner.Learner`.
+        checkpoint_seconds: least time between two.
+        workers: processes that load crops; 0: this one does.
+        store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
 
     Raises:
         UserError: a data set in which nothing can be learnt, sizes that the network cannot take, a batch that cannot
             be divided, memory that does not suffice, and what training raises.
     """
     prepared.require_classes()
-    seed_everything(seed)
-    network, labels = task.network, prepared.labels
+    seed_everything(settings.seed)
+    network, labels, input_size = task.network, prepared.labels, settings.input_size
     check_size("input_size", input_size, network)
-    check_size("crop", crop or input_size, network)
-    accelerator = processes.accelerator(precision=precision)
-    images = processes.part_of_batch(batch_size, accumulate=accumulate, processes=accelerator.num_processes)
-    planned = _announced(
-        task, (images, *(crop or input_size)), accelerator, precision=precision, accumulate=accumulate,
-        optimizer=settings["optimizer"], ema=settings["ema"] is not None,
-    )  # fmt: skip
+    check_size("crop", settings.crop_size, network)
+    task.class_weights = data.class_weights(prepared, balance=settings.class_balance)
+    accelerator = processes.accelerator(precision=settings.precision)
+    images = processes.part_of_batch(
+        settings.batch_size, accumulate=settings.accumulate, processes=accelerator.num_processes
+    )
+    planned = _announced(task, settings, accelerator, images=images)
     train_split = open_split(prepared, "train", mode=store, say=log.info if accelerator.is_main_process else log.debug)
     augment = data.augmentation(
-        crop=crop or input_size, input_size=input_size, scale=scale, colour=colour_jitter, labels=labels,
-        mean=network.mean,
+        crop=settings.crop_size, input_size=input_size, scale=settings.scale, colour=settings.colour_jitter,
+        labels=labels, mean=network.mean,
     )  # fmt: skip
-    crops = data.Crops(train_split, augment, seed=seed)
+    crops = data.Crops(train_split, augment, seed=settings.seed)
 
     def batches(first: int) -> Iterable[Batch]:
         draws = data.Draws(
-            length=len(crops), steps=steps, images=images, seed=seed, first=first,
-            accumulate=accumulate, process=accelerator.process_index, processes=accelerator.num_processes,
+            length=len(crops), steps=settings.steps, images=images, seed=settings.seed, first=first,
+            accumulate=settings.accumulate, process=accelerator.process_index, processes=accelerator.num_processes,
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 
     val = prepared.split("val")
     metrics = partial(metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator)
-    told = {
-        **settings, "validate_every": validate_every, "keep_start": keep_start,
-        "input_size": input_size, "crop": crop, "scale": scale, "colour_jitter": colour_jitter,
-        "batch_size": batch_size, "accumulate": accumulate, "steps": steps, "seed": seed, "precision": precision,
-    }  # fmt: skip
-    identity = Identity(settings=told, inputs={"dataset": prepared.facts_hash, **(inputs or {})})
+    identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
         kept if kept is not None and accelerator.is_main_process else nullcontext(),
         explained(planned, accelerator.device),
     ):
-        learner = Learner(task, accelerator=accelerator, images=images, steps=steps, seed=seed, **settings)
+        learner = Learner(task, settings, accelerator=accelerator, images=images)
         best, costs = fit(
-            learner, batches, validate=metrics,
-            name_of=lambda index: train_split.names[index], curves=curves, checkpoints=kept, title=title,
-            steps=steps, accumulate=accumulate, validate_every=validate_every, keep_start=keep_start,
+            learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
+            checkpoints=kept, title=title,
         )  # fmt: skip
         measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
     if planned is not None:
@@ -143,15 +127,19 @@ def train(
 
 
 def _announced(
-    task: SupervisedTask, shape: tuple[int, int, int], accelerator: Accelerator, **options: Any
+    task: SupervisedTask, settings: TrainingSettings, accelerator: Accelerator, *, images: int
 ) -> Estimate | None:
-    """The memory that the run will take, said before it starts; None where that cannot be estimated."""
+    """The memory that the run will take, printed before it starts; None where that cannot be estimated."""
     if not accelerator.is_main_process:
         return None
     try:
-        found = estimate(task, shape=shape, device=accelerator.device, processes=accelerator.num_processes, **options)
+        planned = estimate(
+            task, shape=(images, *settings.crop_size), optimizer=settings.optimizer, precision=settings.precision,
+            ema=settings.ema is not None, accumulate=settings.accumulate, processes=accelerator.num_processes,
+            device=accelerator.device,
+        )  # fmt: skip
     except UserError as error:
         log.warning("%s", error)
         return None
-    log.info("%s", advise(found, accelerator.device))
-    return found
+    log.info("%s", advise(planned, accelerator.device))
+    return planned

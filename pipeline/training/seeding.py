@@ -20,7 +20,7 @@ def seed_everything(seed: int) -> None:
 def seed_step(seed: int, *, step: int, process: int) -> None:
     """Seed everything that a step may draw from (dropout, masks, samples of a memory).
 
-    What a step draws depends on these three numbers alone, so a run that goes on at a step draws what it would have
+    What a step draws depends on these three numbers alone, so a run that resumes at a step draws what it would have
     drawn, without random states in its checkpoints, and processes draw differently.
     """
     _seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))

@@ -71,7 +71,7 @@ class Stored(Split):
 def open_split(
     prepared: Prepared, name: str, *, mode: Mode, folder: Path | None = None, say: Callable[[str], object] = log.info
 ) -> Split:
-    """A split, from its decoded file where ``mode`` says so; the file is made if it is not there.
+    """A split, from its decoded file where ``mode`` says so; a missing file is written.
 
     Several processes may ask at once: one writes, the others wait for it.
 
@@ -80,7 +80,7 @@ def open_split(
         mode: ``none`` decodes each time; ``decoded`` makes the file; ``auto`` makes it when it takes at most a quarter
             of the free memory and half of the free disk.
         folder: where files of all data sets lie; None: beside the data set.
-        say: told before anything large is written, and why ``auto`` does without.
+        say: called with a line before anything large is written, and with the reason why ``auto`` does without.
 
     Raises:
         UserError: no such split, a damaged PNG; with ``decoded`` also a place that cannot be written or is too small.
@@ -99,9 +99,9 @@ def open_split(
             return split
         try:
             with _locked(file.with_name(f"{name}.lock")):
-                if (made := _ready(file, digest)) is None:
+                if (existing := _ready(file, digest)) is None:
                     _write(split, file, places=places, size=size, digest=digest, say=say)
-                places = made or places
+                places = existing or places
         except OSError as error:
             if mode == "decoded":
                 raise UserError(

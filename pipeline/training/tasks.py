@@ -17,7 +17,9 @@ class SupervisedTask(nn.Module):
     Args:
         network: the network to train.
         ignore_index: target id that counts nowhere.
-        class_weights: (K,) weights of the cross-entropy, or None.
+
+    Attributes:
+        class_weights: (K,) weights of the cross-entropy, or None; a run sets them, see ``training.run.train``.
 
     Shapes: x (N, 3, H, W), RGB as uint8 or normalised floats; target (N, H, W) train ids, uint8 or int64.
     """
@@ -26,11 +28,11 @@ class SupervisedTask(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: SegNetwork, *, ignore_index: int, class_weights: Tensor | None = None) -> None:
+    def __init__(self, network: SegNetwork, *, ignore_index: int) -> None:
         super().__init__()
         self.network = network
         self.ignore_index = ignore_index
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_weights", None, persistent=False)
         for name, values in (("mean", network.mean), ("std", network.std)):
             self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)  # (3, 1, 1)
 

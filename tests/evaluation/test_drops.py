@@ -128,7 +128,9 @@ def test_one_rare_class_alone_may_be_missing_in_a_resample() -> None:
     found = measure(
         FrameCounts(label, label, label), FrameCounts(label // 2, label, label), names=("pole",), confidence=0.95
     )
-    assert (found.miou.low, found.miou.high) == pytest.approx((50.0, 50.0), abs=20) and not found.classes["pole"].enough
+    lost = 100 - 100 * 5 / (10 + 10 - 5)  # half of its pixels are called something else that is a pole elsewhere
+    assert (found.miou.low, found.miou.high) == pytest.approx((lost, lost), abs=1e-3)
+    assert not found.classes["pole"].enough
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_stage_that_is_killed_goes_on(project: Path, in_two: Path, processes: 
             process.kill()
         started.communicate()
     said = run(project, command, SEGPRESS_PROCESSES=processes)
-    assert "going on after step" in said
+    assert "resuming after step" in said
     for file in ("weights.safetensors", "meta.json"):
         assert (project / f"artifacts/{name}" / file).read_bytes() == (expected / file).read_bytes()
     tables = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
@@ -16,28 +19,38 @@ from pipeline.prepared import Prepared
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.store import Mode
 from pipeline.training.tasks import SupervisedTask
 
-#: Every setting of the loop, as a recipe in params.yaml names them.
-SETTINGS: dict[str, Any] = {
-    "accumulate": 1,
-    "optimizer": "adamw",
-    "lr": 2e-3,
-    "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 1.0},
-    "momentum": 0.9,
-    "weight_decay": 1e-2,
-    "decay_norms": True,
-    "clip_norm": None,
-    "schedule": "poly",
-    "power": 0.9,
-    "warmup": 1,
-    "ema": None,
-    "sync_batch_norm": False,
-    "channels_last": False,
-    "compile": False,
-    "validate_every": 2,
-    "precision": "fp32",
-}
+#: Of a run that takes about a second.
+SETTINGS = TrainingSettings(
+    input_size=(64, 96),
+    crop=None,
+    scale=(0.75, 1.5),
+    colour_jitter=0.5,
+    class_balance=0.0,
+    batch_size=4,
+    accumulate=1,
+    steps=4,
+    seed=0,
+    precision="fp32",
+    optimizer="adamw",
+    lr=2e-3,
+    lr_factors={"encoder": 1.0, "head": 1.0, "loss": 1.0},
+    momentum=0.9,
+    weight_decay=1e-2,
+    decay_norms=True,
+    clip_norm=None,
+    schedule="poly",
+    power=0.9,
+    warmup=1,
+    ema=None,
+    sync_batch_norm=False,
+    channels_last=False,
+    compile=False,
+    validate_every=2,
+)
 
 
 @pytest.fixture(scope="session")
@@ -97,20 +110,22 @@ class Bench:
                 module.train = partial(_stay, module)  # type: ignore[method-assign,assignment]
         return task
 
-    def train(self, task: SupervisedTask, curves: Path, **changes: Any) -> Trained:
-        settings = {
-            "batch_size": 4,
-            "workers": 0,
-            "steps": 4,
-            "seed": 0,
-            "title": "test",
-            "crop": None,
-            "colour_jitter": 0.5,
-            "store": "none",
-            **SETTINGS,
-            **changes,
-        }
-        return train(task, prepared=self.prepared, input_size=(64, 96), scale=(0.75, 1.5), curves=curves, **settings)
+    def train(
+        self,
+        task: SupervisedTask,
+        curves: Path,
+        *,
+        inputs: Mapping[str, Any] = MappingProxyType({}),
+        checkpoints: Path | None = None,
+        checkpoint_seconds: float = 60.0,
+        store: Mode = "none",
+        **changes: Any,
+    ) -> Trained:
+        """Train with `SETTINGS`, changed."""
+        return train(
+            task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
+            checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
+        )  # fmt: skip
 
 
 def _stay(module: Module, mode: bool = True) -> Module:

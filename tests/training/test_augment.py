@@ -175,7 +175,11 @@ def test_nothing_changes_at_the_neutral_point_and_greys_keep_their_hue() -> None
 
 def test_memory_that_cannot_be_written_is_fine() -> None:
     frame, label = smooth((64, 96)), ids((64, 96))
+    augment = make(scale=(0.5, 2.0), colour=0.5)
+    expected = [augment(frame.copy(), label.copy(), np.random.default_rng(seed)) for seed in range(8)]
     frame.setflags(write=False)
     label.setflags(write=False)
-    for seed in range(8):
-        make(scale=(0.5, 2.0))(frame, label, np.random.default_rng(seed))
+    for seed, (image, target) in enumerate(expected):
+        again = augment(frame, label, np.random.default_rng(seed))
+        np.testing.assert_array_equal(again[0], image)
+        np.testing.assert_array_equal(again[1], target)

@@ -9,24 +9,29 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import artifact
+from pipeline import artifact, params
 from pipeline.errors import UserError
 from pipeline.training import checkpoints as module
 from pipeline.training import run, tensor_tree
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.identity import Identity
+from pipeline.training.settings import TrainingSettings
+from tests.training.conftest import SETTINGS
 
+ROOT = Path(__file__).parents[2]
 STATE = {"weights": {"a": torch.arange(6.0)}, "best": {"step": 2, "metrics": {"miou": 1.5}}}
 
 
-def store(root: Path, *, keep: int = 2, **settings: Any) -> Checkpoints:
-    return Checkpoints(root, Identity(settings=settings, inputs={"dataset": "x"}), every_seconds=0.0, keep=keep)
+def store(root: Path, *, keep: int = 2, **changes: Any) -> Checkpoints:
+    identity = Identity(replace(SETTINGS, **changes), {"dataset": "x"})
+    return Checkpoints(root, identity, every_seconds=0.0, keep=keep)
 
 
 def test_a_tree_goes_round_with_its_types() -> None:
@@ -133,13 +138,75 @@ def test_another_run_is_named_and_not_continued(tmp_path: Path, caplog: pytest.L
         assert back.newest() is not None
 
 
+#: A value of every field that :data:`SETTINGS` does not have.
+OTHERS: dict[str, Any] = {
+    "input_size": (96, 64), "crop": (64, 96), "scale": (0.5, 2.0), "colour_jitter": 0.0, "class_balance": 0.5,
+    "batch_size": 8, "accumulate": 2, "steps": 5, "seed": 1, "precision": "bf16", "optimizer": "sgd", "lr": 1e-3,
+    "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 0.5}, "momentum": 0.8, "weight_decay": 0.0,
+    "decay_norms": False, "clip_norm": 1.0, "schedule": "cosine", "power": 1.0, "warmup": 0, "ema": 0.9,
+    "sync_batch_norm": True, "channels_last": True, "compile": True, "validate_every": 1, "keep_start": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TrainingSettings)])
+def test_every_setting_is_part_of_the_identity(field: str) -> None:
+    before, after = Identity(SETTINGS, {}), Identity(replace(SETTINGS, **{field: OTHERS[field]}), {})
+    assert before.key != after.key
+    (difference,) = after.differences(before.facts)
+    assert difference.startswith(f"settings.{field}")
+
+
+def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
+    """Epochs become steps, and a seed of its own is chosen before; workers and the store only change the speed."""
+    names = {field.name for field in fields(TrainingSettings)}
+    assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store"}
+    assert names - params.Distill.model_fields.keys() == {"input_size", "keep_start"}
+    given = params.load(ROOT / "params.yaml", kinds=()).distill
+    recipe = given.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
+    settings = TrainingSettings.of(recipe, images=3 * recipe.batch_size, input_size=(64, 96), seed=7)
+    assert (settings.steps, settings.seed, settings.input_size, settings.keep_start) == (5, 7, (64, 96), False)
+    for name, value in recipe.model_dump(exclude={"steps", "seed", "epochs", "workers", "store"}).items():
+        assert getattr(settings, name) == value, name
+
+
+def test_another_class_balance_does_not_resume(bench: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And it is what the cross-entropy is weighted by."""
+    places: dict[str, Any] = {"checkpoints": tmp_path / "kept", "checkpoint_seconds": 0.0, "steps": 2}
+    caplog.set_level(logging.INFO)
+    curves = {}
+    for balance in (0.0, 0.5):
+        bench.train(bench.supervised(), tmp_path / str(balance), class_balance=balance, **places)
+        curves[balance] = next((tmp_path / str(balance)).rglob("ce.tsv")).read_text().splitlines()
+    assert "resuming" not in caplog.text
+    assert caplog.text.count("settings.class_balance was 0.0, is 0.5") == 1
+    assert len(curves[0.5]) == 3 and curves[0.0][1] != curves[0.5][1]
+    bench.train(bench.supervised(), tmp_path / "again", class_balance=0.5, **places)
+    assert caplog.text.count("resuming after step 2") == 1
+
+
+def test_checkpoints_of_an_earlier_version_are_named_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They have the class balance among the inputs."""
+    with store(tmp_path) as kept:
+        kept.write(3, STATE, circumstances={})
+    facts = {name: value for name, value in kept.identity.facts.items() if name != "settings.class_balance"}
+    earlier = kept.folder.rename(tmp_path / "0123456789abcdef")
+    artifact.write_text(earlier / module.RUN, artifact.dump_json({**facts, "inputs.class_balance": 0.0}))
+    with store(tmp_path) as other:
+        assert other.newest() is None
+    (line,) = caplog.messages
+    assert line.startswith(f"starting at step 0: the unfinished run in {earlier} (")
+    assert "is another run (settings.class_balance is new; inputs.class_balance is gone); remove" in line
+
+
 def test_changed_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Identity(settings={"lr": 0.1, "crop": (64, 96)}, inputs={})
-    assert before.key == Identity(settings={"crop": [64, 96], "lr": 0.1}, inputs={}).key
+    before = Identity(SETTINGS, {})
+    assert before.key == Identity(replace(SETTINGS, scale=list(SETTINGS.scale)), {}).key  # type: ignore[arg-type]
     assert "code.pipeline/training/checkpoints.py" in before.facts and "library.torch" in before.facts
     digest = artifact.sha256
     monkeypatch.setattr(artifact, "sha256", lambda path: "0" if path.name == "checkpoints.py" else digest(path))
-    after = Identity(settings={"lr": 0.1, "crop": (64, 96)}, inputs={})
+    after = Identity(SETTINGS, {})
     assert after.key != before.key
     assert after.differences(before.facts) == ["code.pipeline/training/checkpoints.py changed"]
 
@@ -173,8 +240,10 @@ def test_loader_processes_do_not_keep_the_lock(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from pipeline.training.checkpoints import Checkpoints\n"
         "from pipeline.training.identity import Identity\n"
+        "from pipeline.training.settings import TrainingSettings\n"
         "root = Path(sys.argv[1])\n"
-        "with Checkpoints(root, Identity(settings={}, inputs={'dataset': 'x'}), every_seconds=0.0) as kept:\n"
+        f"identity = Identity({SETTINGS!r}, {{'dataset': 'x'}})\n"
+        "with Checkpoints(root, identity, every_seconds=0.0) as kept:\n"
         "    loader = os.fork()\n"
         "    if loader:\n"
         "        print(kept.folder.name, loader, flush=True)\n"
@@ -236,7 +305,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         bench.train(cut, tmp_path / "cut", **options, **places)
     caplog.set_level(logging.INFO)
     found = bench.train(going_on, tmp_path / "cut", **options, **places)
-    assert "going on after step 3" in caplog.text
+    assert "resuming after step 3" in caplog.text
     assert found.facts == expected.facts and len(found.costs.seconds) == 5
     for name, value in whole.state_dict().items():
         assert torch.equal(value, going_on.state_dict()[name]), name

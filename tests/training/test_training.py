@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,12 @@ def test_interruption_leaves_no_artifact(bench: Any, tmp_path: Path) -> None:
         yield torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64), torch.tensor([0, 1])
         raise KeyboardInterrupt
 
-    settings = {key: value for key, value in bench.SETTINGS.items() if key not in ("accumulate", "precision")}
-    every = settings.pop("validate_every")
-    learner = Learner(
-        bench.supervised(), accelerator=accelerator(precision="fp32"), images=2, steps=9, seed=0, **settings
-    )
+    settings = replace(bench.SETTINGS, steps=9)
+    learner = Learner(bench.supervised(), settings, accelerator=accelerator(precision="fp32"), images=2)
     with pytest.raises(KeyboardInterrupt):
         fit(
             learner, interrupted, validate=lambda network: {"miou": 1.0}, name_of=str, curves=tmp_path / "curves",
-            checkpoints=None, title="t", steps=9, accumulate=1, validate_every=every,
+            checkpoints=None, title="t",
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["curves"]
 

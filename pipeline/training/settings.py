@@ -1,0 +1,88 @@
+"""Every value that decides what a training computes, as one: the loop takes it whole, the checkpoints name it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from pipeline.params import Recipe
+from pipeline.training.optimization import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The values of one training run. Each of them is part of the run's identity, so a checkpoint of a run with another
+    value is not used. What changes no result (workers, places, how often checkpoints are written) is not here.
+
+    Attributes:
+        input_size: (height, width) of the deployed network; validation runs at it.
+        crop: (height, width) of training crops; None is ``input_size``.
+        scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
+        class_balance: exponent of the cross-entropy's class weights, see :func:`pipeline.training.data.class_weights`.
+        batch_size: images per update, over all processes and accumulated parts.
+        accumulate: parts of a batch whose gradients are added before an update.
+        steps: updates; the learning rate falls over them.
+        seed: of crops and of what steps draw.
+        precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
+        lr_factors: of ``encoder``, ``head`` and ``loss``, see :func:`pipeline.training.optimization.parameter_groups`.
+        momentum: of sgd.
+        decay_norms: whether norm layers and biases decay too.
+        clip_norm: highest norm of the gradient; None does not limit it.
+        power: of the poly schedule.
+        warmup: steps in which the learning rate rises.
+        ema: decay of an average of the weights, which then is validated and kept; None for none.
+        sync_batch_norm: batch-norm statistics over all processes (GPUs only).
+        channels_last: memory format of images and weights; faster convolutions on GPUs.
+        compile: torch.compile for the networks.
+        validate_every: steps between two validations.
+        keep_start: whether the weights before the first step may be the best ones.
+    """
+
+    input_size: tuple[int, int]
+    crop: tuple[int, int] | None
+    scale: tuple[float, float]
+    colour_jitter: float
+    class_balance: float
+    batch_size: int
+    accumulate: int
+    steps: int
+    seed: int
+    precision: Literal["fp32", "fp16", "bf16"]
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    lr_factors: Mapping[str, float]
+    momentum: float
+    weight_decay: float
+    decay_norms: bool
+    clip_norm: float | None
+    schedule: Schedule
+    power: float
+    warmup: int
+    ema: float | None
+    sync_batch_norm: bool
+    channels_last: bool
+    compile: bool
+    validate_every: int
+    keep_start: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, images: int, input_size: tuple[int, int], seed: int) -> TrainingSettings:
+        """The values of a recipe in params.yaml.
+
+        Args:
+            images: of the train split, by which epochs become steps.
+        """
+        names = {field.name for field in fields(cls)}
+        values = recipe.model_dump(include=names - {"steps", "seed"})
+        return cls(**values, steps=recipe.updates(images), input_size=input_size, seed=seed)
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """(height, width) of training crops."""
+        return self.crop or self.input_size
+
+    @property
+    def forward_passes(self) -> int:
+        """Batches of the whole run that go through the network: updates times the parts of each."""
+        return self.steps * self.accumulate
