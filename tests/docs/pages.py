@@ -39,20 +39,20 @@ def commands(text: str) -> Iterator[list[str]]:
             yield from block_commands(block)
     for code in re.findall(r"`([^`]+)`", FENCE.sub("", text)):
         for command in split(" ".join(code.split()), {}):
-            if len(command) > 1 and command[0] in OURS:
+            if len(command) > 1 and command[0] in OURS and "…" not in code:
                 yield command
 
 
 def block_commands(block: str) -> Iterator[list[str]]:
-    """The commands of a block; none where no line begins with one of our programs.
+    """The commands of a block that begins with a command; none of any other block, such as a tree of files.
 
     Raises:
-        AssertionError: a line beside such a command is none.
+        AssertionError: a line begins with an unknown program.
     """
     variables: dict[str, str] = {}
     lines = [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
     found = [command for line in lines for command in split(line, variables)]
-    if any(command[0] in OURS for command in found):
+    if found and found[0][0] in (*OURS, *THEIRS):
         unknown = [command for command in found if command[0] not in (*OURS, *THEIRS)]
         assert not unknown, f"no program of ours, nor one in THEIRS: {unknown}"
         yield from (command for command in found if command[0] in OURS)
