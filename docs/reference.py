@@ -87,7 +87,12 @@ def either(annotation: Any, parts: Sequence[Any]) -> str:
 def many(annotation: Any, parts: Sequence[Any]) -> str:
     if get_origin(annotation) is tuple and parts[-1] is not Ellipsis:
         return f"[{', '.join(allowed(part) for part in parts)}]"
-    return f"list of {allowed(parts[0])}"
+    return f"list of {whole(parts[0])}"
+
+
+def whole(annotation: Any) -> str:
+    words = allowed(annotation)
+    return f"({words})" if "; or" in words else words
 
 
 def literals(annotation: Any, parts: Sequence[Any]) -> str:
@@ -103,7 +108,7 @@ GENERIC: dict[Any, Callable[[Any, Sequence[Any]], str]] = {
     list: many,
     tuple: many,
     Sequence: many,
-    dict: lambda annotation, parts: f"section: {allowed(parts[0])} -> {allowed(parts[1])}",
+    dict: lambda annotation, parts: f"section: {whole(parts[0])} -> {whole(parts[1])}",
 }
 
 
@@ -175,7 +180,7 @@ def written(default: Any) -> str:
 def sentence(text: str) -> str:
     """Text of a comment or docstring as Markdown."""
     plain = re.sub(r":\w+:`([^`]+)`", r"``\1``", text).replace("``", "`").rstrip(".")
-    return plain[:1].upper() + plain[1:]
+    return re.sub(r"[\w-]+\.md\b", r"[\g<0>](\g<0>)", plain)
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> dict[str, Row]:

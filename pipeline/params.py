@@ -65,7 +65,7 @@ class Recipe(Section):
     epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null if steps is set
     batch_size: Positive  # images per update, over all processes and accumulated parts
     accumulate: Positive = 1  # parts of a batch that go through the network one after another, to save memory
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw"]  # algorithm of the updates
     lr: Annotated[float, Field(gt=0)]  # highest learning rate
     lr_factors: LearningRateFactors
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # momentum of sgd
@@ -118,7 +118,7 @@ class Distill(Recipe):
 class Teacher(Section):
     """The network that students learn from."""
 
-    model: Model
+    model: Model  # the network, see model
     train: Annotated[Recipe | Literal[False], OrFalse()]  # false: the network is only evaluated
 
 
@@ -135,8 +135,8 @@ class QuantizationAware(Section):
 class Student(Section):
     """A network and the loss by which it learns from the teacher."""
 
-    model: Model
-    loss: Loss  # none: the student alone
+    model: Model  # the network, see model
+    loss: Loss  # what the student learns from the teacher; none: nothing
     qat: bool = False  # fine-tune with 8 bits simulated, before export
 
 
@@ -170,7 +170,7 @@ class QuantizeBudget(Section):
 
 
 class Quantize(Section):
-    """INT8 files; see quantisation.md."""
+    """INT8 files, see quantisation.md."""
 
     method: Literal["minmax", "percentile", "entropy", "mse"]  # how ranges are chosen
     percentile: Annotated[float, Field(gt=50, le=100)]  # used by the method percentile
@@ -206,17 +206,17 @@ class Budgets(Section):
 
     miou_drop: Share | None  # points of mIoU below the float student
     class_drop: Share | None  # points of IoU of any one class below the float student
-    confidence: Annotated[float, Field(ge=0.5, le=0.99)] | None = 0.95  # of the intervals of both; null: none
+    confidence: Annotated[float, Field(ge=0.5, le=0.99)] | None = 0.95  # level of both intervals; null: none
     latency_p99_ms: Share | None  # milliseconds per frame
     size_mb: Share | None  # size of the engine, MB
-    min_speedup: Share | None = None  # over float32 at p50; null: slower than float32 is a warning; 0: no check
+    min_speedup: Share | None = None  # times as fast as float32, at p50; null: below 1 is a warning
 
 
 class Params(Section):
-    seed: Seed  # of everything random in the run
+    seed: Seed  # seed of all random numbers of the run
     checkpoint_seconds: Share  # shortest time between two checkpoints of a training, in seconds
     dataset: str  # a file of pipeline/datasets
-    input_size: Size  # of the input of all networks, here and on the device
+    input_size: Size  # size of the input of all networks, here and on the device
     datasets: dict[str, Options]
     teacher: Teacher
     distill: Distill

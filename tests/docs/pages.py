@@ -33,13 +33,14 @@ def links(text: str) -> list[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands of a page, split into arguments: those in blocks and those of several words in lines of text."""
+    """The commands of a page, split into arguments: those in blocks, and those with arguments in lines of text."""
     for language, block in FENCE.findall(text):
         if language in ("", "sh", "bash", "console"):
             yield from block_commands(block)
     for code in re.findall(r"`([^`]+)`", FENCE.sub("", text)):
         for command in split(" ".join(code.split()), {}):
-            if len(command) > 1 and command[0] in OURS and "…" not in code:
+            words = 2 if command[0] == "python" else 1  # more than the name of a script
+            if len(command) > words and command[0] in OURS and "…" not in code:
                 yield command
 
 

@@ -51,14 +51,17 @@ def script(path: Path) -> ModuleType:
 
 def parse(main: Callable[[], Any], patch: pytest.MonkeyPatch, command: list[str]) -> None:
     """Call ``main`` and stop it as soon as it has parsed the arguments."""
-    original = argparse.ArgumentParser.parse_args
 
-    def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
-        original(self, args, namespace)
-        raise AcceptedError
+    def stopped(parse: Callable[..., Any]) -> Callable[..., None]:
+        def parsed(*args: Any, **kwargs: Any) -> None:
+            parse(*args, **kwargs)
+            raise AcceptedError
+
+        return parsed
 
     patch.setattr(sys, "argv", command)
-    patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    for name in ("parse_args", "parse_intermixed_args"):
+        patch.setattr(argparse.ArgumentParser, name, stopped(getattr(argparse.ArgumentParser, name)))
     with pytest.raises(AcceptedError):
         main()
 
