@@ -13,6 +13,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -144,9 +145,9 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
     return texts
 
 
-def arguments(plugin: type[Any]) -> dict[str, str]:
-    """What the docstring of a plugin says about its options, from its section ``Args:``."""
-    lines = (inspect.getdoc(plugin) or "").splitlines()
+def argument_texts(documented: type[Any]) -> dict[str, str]:
+    """What the docstring of a class says about its arguments, in its section ``Args:``."""
+    lines = (inspect.getdoc(documented) or "").splitlines()
     entries: list[list[str]] = []
     for line in lines[lines.index("Args:") + 1 :] if "Args:" in lines else []:
         if line and not line.startswith(" "):
@@ -197,15 +198,20 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, Row]:
 
 
 def options(kind: str, name: str) -> dict[str, Row]:
-    """Rows of the options of a plugin."""
-    plugin = plugins.load(kind, name)
-    hints, texts = get_type_hints(plugin.__init__, include_extras=True), arguments(plugin)
-    own = set(plugins.signature(plugin)) - plugin_options.OFFERED.get(kind, frozenset())
-    return {
-        key: (hints[key], parameter.default, texts.get(key, ""))
-        for key, parameter in plugins.signature(plugin).items()
-        if key in own
-    }
+    """Rows of the options of a plugin: its arguments, but for the facts that only a run knows."""
+    rows = arguments(plugins.load(kind, name))
+    return {key: row for key, row in rows.items() if key not in plugin_options.OFFERED.get(kind, ())}
+
+
+def arguments(documented: type[Any]) -> dict[str, Row]:
+    """Rows of the arguments of a plugin; an argument that is a dataclass stands for its fields."""
+    hints = get_type_hints(documented if is_dataclass(documented) else documented.__init__, include_extras=True)
+    texts = argument_texts(documented)
+    rows: dict[str, Row] = {}
+    for key, parameter in plugins.signature(documented).items():
+        shared = is_dataclass(hints[key])
+        rows.update(arguments(hints[key]) if shared else {key: (hints[key], parameter.default, texts.get(key, ""))})
+    return rows
 
 
 def part(title: str, documented: type[Any], rows: Mapping[str, Row]) -> list[str]:
