@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # One test process per core, at most 4, each with one thread for arithmetic; the tests of a file share a process.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --durations=10
 
-.PHONY: repro compare test lint check slow format clean help
+.PHONY: repro compare test lint check slow docs format clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -38,9 +38,13 @@ lint: $(STAMP)  ## linter, formatter, types, import contracts
 
 check: lint test  ## what a change must pass
 
+docs: $(STAMP)  ## the pages as a site, in build/site; a broken link is an error
+	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/build.py
+
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove artifacts and the report, keep the environment and the results
-	rm -rf artifacts report
+clean:  ## remove artifacts, the report and the site, keep the environment and the results
+	rm -rf artifacts report build

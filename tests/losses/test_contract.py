@@ -222,11 +222,11 @@ class TestContract:
         assert torch.equal(*values)
 
 
-def test_the_loss_of_the_contributing_guide_runs_as_it_stands(bench: Any) -> None:
-    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def test_the_loss_in_the_pages_runs_as_it_stands(bench: Any) -> None:
+    guide = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
     code = guide.split("```python\n")[1].split("```")[0]
     namespace: dict[str, Any] = {"__name__": "logit_mse"}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    exec(compile(code, "docs/extending.md", "exec"), namespace)
     student, teacher = bench.student(), bench.teacher()
     loss: DistillationLoss = namespace["LogitMSE"](weight=2.0)
     expected = 2.0 * float((student.logits - teacher.logits).pow(2).mean())

@@ -154,7 +154,7 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     example = text.partition('{"events": [')
     file = tmp_path / "rules.json"
     file.write_text("".join(example[1:]).partition("```")[0])
-    labels = LabelSpec(names=("road", "car", "person"), palette=((0, 0, 0),) * 3)
+    labels = LabelSpec(names=("road", "car", "pedestrian"), palette=((0, 0, 0),) * 3)
     rules = read_rules(file, labels=labels, zones=ZONES)
     assert [rule.name for rule in rules] == ["obstacle", "no road"]
     assert (rules[0].clip, rules[1].clip) == (Span(), None), "it says the defaults"
