@@ -126,8 +126,8 @@ def test_frames_are_spread_over_the_split(unpacked: Path) -> None:
 
 def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
     graph = grimp.build_graph("pipeline")
-    needed = {"pipeline.evaluation.on_device"}
-    needed |= graph.find_upstream_modules("pipeline.evaluation.on_device")
+    scripts = {f"pipeline.verbs.{name}" for name in ("__main__", "check_bundle", "doctor")}
+    needed = scripts | {upstream for script in scripts for upstream in graph.find_upstream_modules(script)}
     needed |= graph.find_descendants("pipeline.runtimes")  # plugins are found by their files
     for module in needed:
         place = unpacked / Path(*module.split("."))
@@ -135,6 +135,16 @@ def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
     assert not list(unpacked.rglob("__pycache__"))
     text = "".join(path.read_text() for path in unpacked.rglob("*.py"))
     assert str(ROOT) not in text
+
+
+def test_doctor_says_what_the_device_has(bare_python: Path, unpacked: Path) -> None:
+    command = [str(bare_python), "-m", "pipeline.verbs"]
+    done = subprocess.run([*command, "--help"], cwd=unpacked, capture_output=True, text=True, check=True)
+    assert "check-bundle" in done.stdout and "doctor" in done.stdout and "infer" not in done.stdout
+    done = subprocess.run([*command, "doctor", "--json"], cwd=unpacked, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["runtimes"]["onnxruntime"]["works"] and found["providers"]["cpu"] == {"works": True}
+    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["torch"] is None
 
 
 @pytest.mark.parametrize(

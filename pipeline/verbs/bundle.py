@@ -1,30 +1,29 @@
 """A student, its ONNX and INT8 files and frames -> one tar.gz that builds, checks and answers on a device.
 
-    python stages/bundle.py --student artifacts/students/kd --onnx artifacts/onnx/kd --int8 artifacts/int8/kd \\
+    segpress bundle --student artifacts/students/kd --onnx artifacts/onnx/kd --int8 artifacts/int8/kd \\
         --dataset artifacts/dataset --out kd.tar.gz
     # on the device: tar xzf kd.tar.gz && sh kd/run.sh
-    # or from here: python stages/bundle.py ... --ssh user@host --results kd-device.json -- --runtime tensorrt
+    # or from here: segpress bundle ... --ssh user@host --results kd-device.json -- --runtime tensorrt
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
 from pipeline import artifact, bundle, params, remote
-from pipeline.errors import command
 from pipeline.evaluation.assembly import describe_imported
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.verbs import new_parser
 
 
-@command
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--student", type=Path, help="none: a network of stages/import_onnx.py, named by --onnx")
+    parser.add_argument(
+        "--student", type=Path, help="network that was trained here; leave it out for one of segpress import"
+    )
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--int8", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
@@ -39,7 +38,7 @@ def main() -> int:
     parser.add_argument("--python", default="python3", help="interpreter there, with --ssh; python3")
     parser.add_argument("--results", type=Path, help="where its results go, with --ssh")
     parser.add_argument("arguments", nargs="*", help="of run.sh there, after --")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if bool(args.ssh) != bool(args.results):
         parser.error("--ssh and --results go together")
 
@@ -87,7 +86,3 @@ def main() -> int:
     artifact.write_text(args.results, artifact.dump_json(results))
     print(f"{args.results}: INT8 mIoU {results['variants']['int8']['miou']:.2f} on {results['device']['name']}")
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
