@@ -1,4 +1,4 @@
-"""An unpacked bundle -> its engines, built and checked on this device, and one results file."""
+"""Build and check the engines of an unpacked bundle on this device, and write one results file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Your own ONNX network -> INT8 files, engines and results, each step's artifact in one folder.
+"""Turn your own ONNX network into INT8 files, engines and results, and keep each step's artifact.
 
     segpress import own.yaml --dataset artifacts/dataset --out artifacts/own
 

@@ -147,10 +147,7 @@ def test_a_second_run_keeps_what_is_unchanged(made: Any) -> None:
 
 def test_a_bundle_needs_no_student(made: Any) -> None:
     out = made.folder / "twin.tar.gz"
-    verb(
-        "bundle", *made.values, "--onnx", made.onnx, "--int8", made.int8, "--dataset", made.data, "--images", "2",
-        "--out", out,
-    )  # fmt: skip
+    verb("bundle", "twin", "--artifacts", made.folder, *made.values, "--images", "2", "--out", out)
     (made.folder / "unpacked").mkdir()
     subprocess.run(["tar", "xzf", out], cwd=made.folder / "unpacked", check=True)
     done = subprocess.run(
