@@ -37,7 +37,7 @@ def read(root: Path = Path("/")) -> dict[str, Any]:
         ``jetson`` (None: it is none), ``libraries`` (place by name; None: missing), ``runtimes`` and ``providers`` (of
         ONNX Runtime): ``works``, ``version`` or ``why`` not; and ``advice``, see :func:`advise`.
     """
-    found = {
+    found: dict[str, Any] = {
         "segpress": _version("segpress"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -9,7 +9,7 @@ from pipeline.artifact import dump_json
 from pipeline.evaluation import machine
 from pipeline.verbs import new_parser
 
-WIDTH = 14
+WIDTH = 18  # of the first column, in characters
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +37,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     for name, state in facts["runtimes"].items():
         yield _line(name, state["version"] if state["works"] else f"does not work: {state['why']}")
     for name, state in facts["providers"].items():
-        yield _line(f"  {name}", "works" if state["works"] else f"does not work: {state['why']}")
+        yield _line(f"provider {name}", "works" if state["works"] else f"does not work: {state['why']}")
     for name, place in facts["libraries"].items():
         yield _line(name, place or "missing")
     advice = facts["advice"]

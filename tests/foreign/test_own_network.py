@@ -139,10 +139,6 @@ def test_a_second_run_keeps_what_is_unchanged(made: Any) -> None:
         len(steps) == 8 and [line for line in steps if "unchanged" not in line] == [steps[4]] and "device" in steps[4]
     )
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.onnx")} == before
-    (made.folder / "int8/twin/int8_cpu.onnx").unlink()
-    printed = verb("import", *where, "--until", "int8")
-    assert [line for line in printed.splitlines() if line.startswith("[")][-1].startswith("[4/4] int8 -> ")
-    assert (made.folder / "int8/twin/int8_cpu.onnx").is_file()
 
 
 def test_a_bundle_needs_no_student(made: Any) -> None:
