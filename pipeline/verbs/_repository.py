@@ -14,7 +14,7 @@ def folder_of(name: str) -> Path:
     place = ROOT / name
     if not place.is_dir():
         raise UserError(
-            f"{place}: no such folder; this verb needs segpress's repository: clone it, and run in it "
+            f"{place}: no such folder; this verb needs segpress's repository: clone it, and run in it: "
             "pip install -e '.[train]'"
         )
     return place

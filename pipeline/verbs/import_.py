@@ -58,10 +58,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args(arguments)
 
+    folder_of("stages")
     settings = params.load(args.params, kinds=("runtimes",))
     own = description.load(args.description)
     network.load(own)  # refuses a file that cannot be used before the first step
-    folder_of("stages")
     name = args.description.stem
     steps = plan(own, name, dataset=args.dataset, out=args.out, file=args.params, runtime=settings.convert.runtime)
     chosen = [step for step in steps if step.name in STEPS[: STEPS.index(args.until) + 1]]

@@ -87,18 +87,16 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
         verbs.run("own", [])
 
 
-@pytest.mark.parametrize("name", ["preset", "import"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "folder"),
+    [("preset", [], "presets"), ("import", ["own.yaml", "--dataset", "data", "--out", "out"], "stages")],
+)
 def test_what_needs_the_repository_says_so(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, arguments: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_repository, "ROOT", tmp_path)
-    folder = {"preset": "presets", "import": "stages"}[name]
     with pytest.raises(UserError, match=rf"{folder}: no such folder; this verb needs segpress's repository: clone it"):
-        _repository.folder_of(folder)
-    if name == "preset":
-        with pytest.raises(UserError, match="needs segpress's repository"):
-            verbs.run("preset", [])
-        assert capsys.readouterr().out == ""
+        verbs.run(name, arguments)
 
 
 def test_preset_lists_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
