@@ -1,4 +1,4 @@
-"""What INT8 costs each class, as rows of the page: IoU lost with its interval, and how many objects are found."""
+"""What INT8 costs each class, as rows of the page: IoU lost with its interval, and the objects that INT8 finds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.reporting.measured import SIZES, Interval, Result
 
 
 @dataclass(frozen=True)
-class Found:
-    """Objects of one size: how many there are, and the percentage that float and INT8 find; None without objects."""
+class ObjectsFound:
+    """Objects of one size: their number, and the percentage that float and INT8 find; None where there are none."""
 
     count: int
     before: float | None
@@ -22,7 +22,7 @@ class Found:
 class Row:
     """One class.
 
-    ``state`` says whether its budget is broken or undecided; ``found`` is in the order of sizes, empty if not counted.
+    ``state`` says whether its budget is broken or undecided; ``objects`` has one entry per size, if counted.
     """
 
     name: str
@@ -30,32 +30,32 @@ class Row:
     lost: float
     interval: Interval | None
     state: Literal["", "broken", "undecided"]
-    found: Sequence[Found]
+    objects: Sequence[ObjectsFound]
 
 
 def rows(result: Result) -> list[Row]:
-    """Classes that the labels show, the largest loss first; none where an earlier version measured."""
+    """Classes that occur in the labels, the largest loss first; none for files of versions without these values."""
     undecided = {note.class_name for note in result.undecided}
     broken = {violation.class_name for violation in result.violations}
-    drop, made = result.drop, []
+    drop, table = result.drop, []
     for k, (name, lost) in enumerate(zip(result.classes, drop.classes, strict=False)):
         if lost is None:
             continue
-        made.append(
+        table.append(
             Row(
                 name=name,
-                frames=int(drop.class_frames[k] or 0) if drop.class_frames else 0,
+                frames=(drop.class_frames[k] or 0) if drop.class_frames else 0,
                 lost=lost,
                 interval=drop.class_intervals[k] if drop.class_intervals else None,
                 state="broken" if name in broken else "undecided" if name in undecided else "",
-                found=_found(result, k),
+                objects=_objects(result, k),
             )
         )
-    return sorted(made, key=lambda row: (-row.lost, row.name))
+    return sorted(table, key=lambda row: (-row.lost, row.name))
 
 
-def _found(result: Result, k: int) -> list[Found]:
+def _objects(result: Result, k: int) -> list[ObjectsFound]:
     counts, before, after = result.objects.counts, result.objects.recall_float, result.objects.recall_int8
     if not (counts and before and after):
         return []
-    return [Found(int(counts[k][size] or 0), before[k][size], after[k][size]) for size in range(len(SIZES))]
+    return [ObjectsFound(counts[k][size] or 0, before[k][size], after[k][size]) for size in range(len(SIZES))]

@@ -9,7 +9,11 @@ from typing import Any
 
 
 def class_table(results: Mapping[str, Any]) -> str:
-    """CSV of the columns class, variant, iou (percent) from a results file's contents; absent classes have no row."""
+    """CSV with the columns class, variant, iou (percent) of a results file; absent classes have no row.
+
+    Args:
+        results: the contents of the file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "variant", "iou"])

@@ -1,4 +1,4 @@
-"""Losses compared on one student: runs -> rows of means, spreads and gains; and back from results/comparison.json.
+"""Losses compared on one student: runs -> rows of means, spreads and gains; and results/comparison.json read again.
 
 mIoU and IoU are percent, gains points of mIoU over the student alone (``none``), paired by seed.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import read_json
-from pipeline.errors import Faults
-from pipeline.reporting.fields import Fields
+from pydantic import Field, model_validator
+
+from pipeline.reporting import json_file
+from pipeline.reporting.json_file import Count, JsonObject, NotNegative, Number, Percent, require_lengths
+from pipeline.reporting.measured import Teacher
 
 FILE = "comparison.json"
 BASELINE = "none"
@@ -22,7 +24,7 @@ BASELINE = "none"
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what the student reached on ``val`` at its best step, and what the training cost."""
+    """One training run: mIoU of the student on ``val`` at its best step, and what the training cost."""
 
     miou: float
     per_class_iou: Sequence[float | None]
@@ -31,40 +33,48 @@ class Run:
     peak_memory_mib: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """One loss over all seeds; None is not measured (yet), or not defined for one seed."""
+class Row(JsonObject):
+    """One loss over all seeds; None is not measured (yet), or undefined for a single seed."""
 
-    name: str
+    name: str = ""
     loss: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    miou: tuple[float | None, ...] = ()
-    mean: float | None = None
-    std: float | None = None
-    gain: float | None = None
-    gain_error: float | None = None
-    per_class_iou: tuple[float | None, ...] = ()
-    seconds_per_step: float | None = None
-    peak_memory_mib: float | None = None
-    training_seconds: float | None = None
-    gain_per_minute: float | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    miou: tuple[Percent | None, ...] = ()  # of each seed
+    mean: Percent | None = None
+    std: NotNegative | None = None
+    gain: Number | None = None
+    gain_error: NotNegative | None = None
+    per_class_iou: tuple[Percent | None, ...] = ()
+    seconds_per_step: NotNegative | None = None
+    peak_memory_mib: NotNegative | None = None
+    training_seconds: NotNegative | None = None
+    gain_per_minute: Number | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(JsonObject):
     """All rows, and what they have in common."""
 
     rows: tuple[Row, ...] = ()
+    classes: tuple[str, ...] = ()
     dataset_sha256: str = ""
-    teacher_miou: float | None = None
+    teacher: Teacher = Teacher()
     student: str = ""
-    steps: int | None = None
-    batch_size: int | None = None
+    steps: Count | None = None
+    batch_size: Count | None = None
     device: str = ""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Count, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_entry_per_seed_and_class(self) -> Comparison:
+        mious = {f"rows[{index}].miou": row.miou for index, row in enumerate(self.rows)}
+        ious = {f"rows[{index}].per_class_iou": row.per_class_iou for index, row in enumerate(self.rows)}
+        require_lengths(mious, len(self.seeds), key="seeds")
+        require_lengths(ious, len(self.classes), key="classes")
+        return self
 
     @property
     def baseline(self) -> Row | None:
+        """The row of the student that was trained without a teacher."""
         return next((row for row in self.rows if row.loss == BASELINE), None)
 
 
@@ -82,23 +92,23 @@ def summarise(
     Args:
         name: what the row is called.
         runs: by seed, at least one.
-        seeds: all that are asked for; those without a run stand as None in ``miou``.
-        loss, options: what was trained with.
-        base: runs of the student alone, by seed; gains are over those of the same seed. Empty: no gain.
+        seeds: all seeds of the comparison; ``miou`` holds None for those without a run.
+        loss, options: of the training.
+        base: runs of the student alone, by seed; a gain compares runs of the same seed. Empty: no gain.
     """
-    reached = [run.miou for run in runs.values()]
-    both = [runs[seed].miou - base[seed].miou for seed in runs if seed in base and loss != BASELINE]
-    gain = statistics.fmean(both) if both else None
+    mious = [run.miou for run in runs.values()]
+    gains = [runs[seed].miou - base[seed].miou for seed in runs if seed in base and loss != BASELINE]
+    gain = statistics.fmean(gains) if gains else None
     seconds = statistics.fmean(run.training_seconds for run in runs.values())
     return Row(
         name=name,
         loss=loss,
-        options=options,
+        options=dict(options),
         miou=tuple(runs[seed].miou if seed in runs else None for seed in seeds),
-        mean=_rounded(statistics.fmean(reached)),
-        std=_rounded(statistics.stdev(reached)) if len(reached) > 1 else None,
+        mean=_rounded(statistics.fmean(mious)),
+        std=_rounded(statistics.stdev(mious)) if len(mious) > 1 else None,
         gain=_rounded(gain),
-        gain_error=_rounded(statistics.stdev(both) / math.sqrt(len(both))) if len(both) > 1 else None,
+        gain_error=_rounded(statistics.stdev(gains) / math.sqrt(len(gains))) if len(gains) > 1 else None,
         per_class_iou=tuple(map(_mean, zip(*(run.per_class_iou for run in runs.values()), strict=True))),
         seconds_per_step=_rounded(statistics.median(run.seconds_per_step for run in runs.values()), 6),
         peak_memory_mib=_rounded(max(run.peak_memory_mib for run in runs.values())),
@@ -120,42 +130,8 @@ def load(file: Path) -> Comparison:
     """The comparison in a file; one without rows when there is no file.
 
     Raises:
-        UserError: a damaged file, with all its faults.
+        UserError: the file is invalid.
     """
-    again = "compare again with: make compare"
-    if not file.is_file():
-        return Comparison()
-    faults = Faults(str(file))
-    top = Fields(read_json(file, advice=again), faults)
-    seeds = top.integers("seeds")
-    classes = len(top.texts("classes"))
-    comparison = Comparison(
-        rows=tuple(_row(item, seeds=len(seeds), classes=classes) for item in top.items("rows")),
-        dataset_sha256=top.text("dataset_sha256"),
-        teacher_miou=top.section("teacher").percent("miou"),
-        student=top.text("student"),
-        steps=top.integer("steps"),
-        batch_size=top.integer("batch_size"),
-        device=top.text("device"),
-        seeds=seeds,
-    )
-    faults.raise_if_any(advice=again)
-    return comparison
-
-
-def _row(item: Fields, *, seeds: int, classes: int) -> Row:
-    return Row(
-        name=item.text("name"),
-        loss=item.text("loss"),
-        options=item.section("options").data,
-        miou=item.percents("miou", seeds),
-        mean=item.percent("mean"),
-        std=item.number("std", low=0),
-        gain=item.number("gain"),
-        gain_error=item.number("gain_error", low=0),
-        per_class_iou=item.percents("per_class_iou", classes),
-        seconds_per_step=item.number("seconds_per_step", low=0),
-        peak_memory_mib=item.number("peak_memory_mib", low=0),
-        training_seconds=item.number("training_seconds", low=0),
-        gain_per_minute=item.number("gain_per_minute"),
+    return (
+        json_file.read(Comparison, file, advice="compare again with: make compare") if file.is_file() else Comparison()
     )

@@ -16,12 +16,12 @@ from pipeline.reporting.svg import THEME
 from pipeline.reporting.wording import fixed, signed
 
 ROW = 38
-#: Share of a row by which single runs lie below the mean, so that they do not hide it.
+#: Single runs are drawn this share of a row below the mean, so that they do not hide it.
 BELOW = 0.24
 
 
 def dots(comparison: Comparison, *, width: int = 860) -> Markup | None:
-    """One line a loss: mean (large dot) ± standard deviation (bar), seeds (small dots), gain as text. None: no rows."""
+    """One line per loss: mean (large dot) ± standard deviation (bar), seeds (small dots), gain. None without rows."""
     rows = [row for row in comparison.rows if row.mean is not None]
     if not rows:
         return None

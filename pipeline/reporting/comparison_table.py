@@ -1,53 +1,82 @@
-"""The table of compared losses: for the terminal, for a README, and as cells for the page."""
+"""The table of compared losses, for the terminal, for Markdown and for the page.
+
+A new column is one line of :data:`COLUMNS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
-from rich.text import Text
 
+from pipeline.reporting import columns
+from pipeline.reporting.columns import Column, plain
 from pipeline.reporting.comparison import BASELINE, Comparison, Row
-from pipeline.reporting.table import plain
 from pipeline.reporting.wording import NOT_MEASURED, TIMES, fixed, signed
 
-#: mIoU in percent, gains in points over the student alone; ms of one training step, and against the student alone.
-COLUMNS = (
-    "name",
-    "loss",
-    "mIoU",
-    "gain",
-    "ms a step",
-    "cost",
-    "minutes",
-    "gain a minute",
-    "peak MiB",
-)
-TEXT_COLUMNS = ("name", "loss")
 NOTHING = "\N{EN DASH}"
 
 
-def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
-    """One row, in the order of :data:`COLUMNS`."""
-    base = comparison.baseline
-    alone = row.loss == BASELINE
-    step = row.seconds_per_step
-    ratio = step / base.seconds_per_step if base and base.seconds_per_step and step is not None else None
-    return (
-        row.name,
-        row.loss,
-        _with_error(fixed(row.mean), row.std),
-        NOTHING if alone else _with_error(signed(row.gain), row.gain_error),
-        NOT_MEASURED if step is None else fixed(1000 * step, 0 if step >= 0.1 else 1),
-        NOTHING if ratio is None else f"{ratio:.2f}{TIMES}",
-        NOT_MEASURED if row.training_seconds is None else fixed(row.training_seconds / 60),
-        NOTHING if alone else signed(row.gain_per_minute, 2),
-        fixed(row.peak_memory_mib, 0),
-    )
+@dataclass(frozen=True)
+class Line:
+    """A row of the comparison beside the row of the student alone, if there is one."""
+
+    row: Row
+    alone: Row | None
+
+    @property
+    def is_alone(self) -> bool:
+        return self.row.loss == BASELINE
+
+
+def lines(comparison: Comparison) -> list[Line]:
+    return [Line(row, comparison.baseline) for row in comparison.rows]
+
+
+def _mean(line: Line) -> str:
+    return _with_error(fixed(line.row.mean), line.row.std)
+
+
+def _gain(line: Line) -> str:
+    return NOTHING if line.is_alone else _with_error(signed(line.row.gain), line.row.gain_error)
+
+
+def _gain_per_minute(line: Line) -> str:
+    return NOTHING if line.is_alone else signed(line.row.gain_per_minute, 2)
+
+
+def _milliseconds(line: Line) -> str:
+    seconds = line.row.seconds_per_step
+    return NOT_MEASURED if seconds is None else fixed(1000 * seconds, 0 if seconds >= 0.1 else 1)
+
+
+def _cost(line: Line) -> str:
+    """Time of a step / time of a step of the student alone."""
+    seconds, alone = line.row.seconds_per_step, line.alone.seconds_per_step if line.alone else None
+    return NOTHING if seconds is None or not alone else f"{seconds / alone:.2f}{TIMES}"
+
+
+def _minutes(line: Line) -> str:
+    seconds = line.row.training_seconds
+    return NOT_MEASURED if seconds is None else fixed(seconds / 60)
 
 
 def _with_error(text: str, error: float | None) -> str:
     return text if error is None or text == NOT_MEASURED else f"{text} ± {fixed(error)}"
+
+
+#: mIoU in percent, gains in points over the student alone; time of one training step, and against the student alone.
+COLUMNS: tuple[Column[Line], ...] = (
+    Column("name", lambda line: line.row.name, left=True),
+    Column("loss", lambda line: line.row.loss, left=True),
+    Column("mIoU", _mean),
+    Column("gain", _gain),
+    Column("ms per step", _milliseconds),
+    Column("cost", _cost),
+    Column("minutes", _minutes),
+    Column("gain per minute", _gain_per_minute),
+    Column("peak MiB", lambda line: fixed(line.row.peak_memory_mib, 0)),
+)
 
 
 def caption(comparison: Comparison) -> str:
@@ -55,7 +84,7 @@ def caption(comparison: Comparison) -> str:
     count = len(comparison.seeds)
     return (
         f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {comparison.steps} steps of "
-        f"{comparison.batch_size}; teacher {fixed(comparison.teacher_miou)} mIoU; mIoU on val: mean ± standard "
+        f"{comparison.batch_size}; teacher {fixed(comparison.teacher.miou)} mIoU; mIoU on val: mean ± standard "
         f"deviation over seeds; gain over {BASELINE} of the same seed: mean ± standard error; cost: time of a step "
         f"against {BASELINE}; trained on {comparison.device}"
     )
@@ -65,19 +94,9 @@ def markdown(comparison: Comparison) -> str:
     """The table as GitHub Markdown with a final newline."""
     if not comparison.rows:
         return "No loss is compared yet; run make compare.\n"
-    rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
-    body = [tuple(plain(cell) for cell in cells(row, comparison)) for row in comparison.rows]
-    lines: Sequence[Sequence[str]] = [COLUMNS, rule, *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{plain(caption(comparison))}\n"
+    return f"{columns.markdown(COLUMNS, lines(comparison))}\n{plain(caption(comparison))}\n"
 
 
 def rich_table(comparison: Comparison) -> Table:
     """The same table for the terminal."""
-    table = Table(title="Losses compared", title_justify="left", caption_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
-    for row in comparison.rows:
-        first, *rest = cells(row, comparison)
-        table.add_row(Text(first, style="bold"), *map(Text, rest))
-    table.caption = Text(caption(comparison))
-    return table
+    return columns.rich_table(COLUMNS, lines(comparison), title="Losses compared", caption=caption(comparison))

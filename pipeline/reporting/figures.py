@@ -34,14 +34,14 @@ class _Point(NamedTuple):
 
 
 def colours(results: Sequence[Result]) -> dict[str, str]:
-    """One placeholder colour a student label: grey for the baseline, the series colours for the distilled."""
+    """One placeholder colour per student label: grey for the baseline, the series colours for distilled students."""
     distilled = [result.label for result in results if result.loss != "none"]
-    found = {label: svg.series_colour(index) for index, label in enumerate(distilled)}
-    return found | {result.label: THEME["baseline"] for result in results if result.loss == "none"}
+    palette = {label: svg.series_colour(index) for index, label in enumerate(distilled)}
+    return palette | {result.label: THEME["baseline"] for result in results if result.loss == "none"}
 
 
 def accuracy_against_latency(results: Sequence[Result], *, width: int = 860, height: int = 430) -> Markup | None:
-    """mIoU over median latency, a line through each student's variants up to INT8. None when nothing was timed."""
+    """mIoU against median latency, a line through the variants of each student to INT8. None when nothing was timed."""
     largest = max((v.size_bytes or 0 for r in results for v in r.variants.values()), default=0)
     series = {result.label: _points(result, largest) for result in results}
     points = [point for line in series.values() for point in line]
@@ -105,7 +105,7 @@ def _labels(
     palette: Mapping[str, str],
     placer: placing.Placer,
 ) -> None:
-    """Name the last point of every line first (they matter most), then the variants along it."""
+    """Name the last point of every line first (the most important), then the other variants of the line."""
     for result in results:
         for point in series[result.label][-1:]:
             variant = "INT8" if point.variant == "int8" else point.variant
@@ -141,7 +141,7 @@ def _line(axes: Axes, line: Sequence[_Point], colour: str, placer: placing.Place
 
 
 def class_bars(result: Result, *, name: str, colour: str, width: int = 330, row: int = 30) -> Markup | None:
-    """IoU of each class: float and INT8 as bars, the teacher as a pale bar behind them; the worst INT8 drop is named.
+    """IoU of each class: float and INT8 as bars, the teacher as a pale bar behind them; the worst INT8 drop in red.
 
     Returns None when neither teacher, float nor INT8 has per-class values.
     """

@@ -1,154 +1,179 @@
-"""What was measured on one student, as frozen values; None, empty or missing means not measured.
+"""What a results file says about one student, as frozen models; None or empty means not measured.
 
-All mIoU and IoU are percent (0..100), latencies milliseconds, sizes bytes; a drop is positive when something was lost.
+mIoU and IoU are percent (0..100), latencies milliseconds, sizes bytes; a drop is positive when something was lost.
+Keys of results files that no model names are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.reporting.json_file import Count, Flag, JsonObject, NotNegative, Number, Percent, require_lengths
 
 SIZES = ("small", "medium", "large")
 VARIANTS = ("torch", "fp32", "fp16", "int8")
 Verdict = Literal["pass", "fail", "not measured"]
-Interval = tuple[float, float]
+Interval = tuple[Number, Number]
 
 
-@dataclass(frozen=True)
-class Latency:
+def _in_order(variants: Any) -> Any:
+    """Variants that hold something: the known ones in the order of the pipeline, then the others by name."""
+    if not isinstance(variants, dict):
+        return variants
+    ordered = {name: variants.get(name) for name in VARIANTS} | dict(sorted(variants.items()))
+    return {name: variant for name, variant in ordered.items() if variant}
+
+
+def _as_text(device: Any) -> Any:
+    if not isinstance(device, dict):
+        return device
+    return {key: str(value) for key, value in device.items() if value is not None}
+
+
+def _by_size(values: Any) -> Any:
+    return (None,) * len(SIZES) if values is None else values
+
+
+class Latency(JsonObject):
     """Percentiles in ms over ``n`` samples; ``cov`` is standard deviation / mean."""
 
-    p50: float | None = None
-    p90: float | None = None
-    p99: float | None = None
-    n: int | None = None
-    cov: float | None = None
+    p50: NotNegative | None = None
+    p90: NotNegative | None = None
+    p99: NotNegative | None = None
+    n: Count | None = None
+    cov: NotNegative | None = None
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(JsonObject):
     """One measured file; ``per_class_iou`` is empty when not measured, None where the ground truth lacks a class."""
 
-    name: str
-    miou: float | None = None
-    per_class_iou: tuple[float | None, ...] = ()
-    size_bytes: int | None = None
-    latency: Latency = Latency()
+    miou: Percent | None = None
+    per_class_iou: tuple[Percent | None, ...] = ()
+    size_bytes: Count | None = None
+    latency: Latency = Field(default=Latency(), validation_alias="latency_ms")
     sha256: str = ""
     runtime: str = ""
 
 
-@dataclass(frozen=True)
-class Teacher:
-    miou: float | None = None
-    per_class_iou: tuple[float | None, ...] = ()
-    parameters: int | None = None
+class Teacher(JsonObject):
+    miou: Percent | None = None
+    per_class_iou: tuple[Percent | None, ...] = ()
+    parameters: Count | None = None
     model: str = ""
 
 
-@dataclass(frozen=True)
-class Violation:
-    """A budget that was not kept; ``what`` says it in words, ``class_name`` of which class, if of one."""
+class Note(JsonObject):
+    """A warning, or a class that the frames could not judge; no budget is broken.
 
-    budget: str
-    variant: str
-    limit: float | None
-    got: float | None
-    what: str
-    class_name: str = ""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What is no broken budget and must be seen: a warning, or a class that the frames could not judge.
-
-    ``what`` says it in words; ``class_name`` is empty where it is about the whole network.
+    ``what`` is the sentence to show; ``class_name`` is empty where it is about the whole network.
     """
 
-    budget: str
     what: str
-    class_name: str = ""
+    budget: str = ""
+    class_name: str = Field(default="", validation_alias="class")
 
 
-@dataclass(frozen=True)
-class Drop:
-    """What INT8 costs, in mIoU or IoU points, as `check` recorded it.
+class Violation(Note):
+    """A broken budget: the limit, and the value that was measured, in the unit of the budget."""
 
-    ``confidence`` is that of the intervals, 0..1; lists are in the order of the classes, and empty where an earlier
-    version measured.
+    limit: Number | None = None
+    got: Number | None = None
+
+
+class Drop(JsonObject):
+    """Points of mIoU or IoU that INT8 loses.
+
+    ``confidence`` is that of the intervals, 0..1; lists are in the order of the classes, and empty in files of versions
+    that did not measure them.
     """
 
-    versus_float: float | None = None
-    versus_teacher: float | None = None
+    versus_float: Number | None = Field(default=None, validation_alias="miou_int8_vs_float")
+    versus_teacher: Number | None = Field(default=None, validation_alias="miou_int8_vs_teacher")
     worst_class: str = ""
-    worst_class_drop: float | None = None
-    confidence: float | None = None
-    classes: tuple[float | None, ...] = ()
+    worst_class_drop: Number | None = None
+    confidence: Annotated[Number, Field(ge=0, le=1)] | None = None
+    classes: tuple[Number | None, ...] = ()
     class_intervals: tuple[Interval | None, ...] = ()
-    class_frames: tuple[float | None, ...] = ()
+    class_frames: tuple[Count | None, ...] = ()
 
 
-@dataclass(frozen=True)
-class Objects:
-    """How many objects the labels hold, and the percentage of them that was found; by class small, medium, large."""
-
-    counts: tuple[tuple[float | None, ...], ...] = ()
-    recall_float: tuple[tuple[float | None, ...], ...] = ()
-    recall_int8: tuple[tuple[float | None, ...], ...] = ()
+#: Values for small, medium and large objects of one class; null stands for three nulls.
+Counts = Annotated[tuple[Count | None, Count | None, Count | None], BeforeValidator(_by_size)]
+Recalls = Annotated[tuple[Percent | None, Percent | None, Percent | None], BeforeValidator(_by_size)]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer of the network: what quantising it alone did, and whether it was left in float.
+class Objects(JsonObject):
+    """Per class and size: how many objects the labels hold, and what percentage of them float and INT8 find."""
 
-    ``disagreement`` is the share of pixels in percent whose label changed, ``worst_class`` the class that lost most.
-    """
-
-    name: str
-    disagreement: float | None = None
-    worst_class: str = ""
-    in_float: bool = False
+    counts: tuple[Counts, ...] = ()
+    recall_float: tuple[Recalls, ...] = ()
+    recall_int8: tuple[Recalls, ...] = ()
 
 
-@dataclass(frozen=True)
-class Result:
-    """Everything one results file says about one student on one device; ``label`` names it in tables and figures."""
+class Layer(JsonObject):
+    """What quantising one layer alone does: ``disagreement`` is the percentage of pixels whose label changes."""
 
-    student: str
-    label: str
+    layer: str = ""
+    disagreement: Percent | None = None
+
+
+class Quantization(JsonObject):
+    """How the INT8 file was produced."""
+
+    in_float: tuple[str, ...] = ()  # names of layers
+    sensitivity: tuple[Layer, ...] = ()  # the most sensitive first
+    quantization_aware: dict[str, Any] = Field(default_factory=dict)  # empty: not fine-tuned with 8 bits simulated
+
+
+class Result(JsonObject):
+    """Everything that the report reads from one results file, which is about one student on one device."""
+
+    student: Annotated[str, Field(min_length=1)]
+    label: str = ""  # names the student in tables and figures; results.load sets it
     loss: str = ""
     dataset: str = ""
     dataset_sha256: str = ""
     split: str = ""
-    images: int | None = None
+    images: Count | None = None
     classes: tuple[str, ...] = ()
     absent_classes: tuple[str, ...] = ()
     model: str = ""
-    parameters: int | None = None
-    input_size: tuple[int, ...] = ()
-    device: Mapping[str, str] = field(default_factory=dict)
+    parameters: Count | None = None
+    input_size: tuple[Count, ...] = ()  # height, width
+    device: Annotated[dict[str, str], BeforeValidator(_as_text)] = Field(default_factory=dict)
     teacher: Teacher = Teacher()
-    variants: Mapping[str, Variant] = field(default_factory=dict)
+    variants: Annotated[dict[str, Variant], BeforeValidator(_in_order)] = Field(default_factory=dict)
     drop: Drop = Drop()
-    speedup: float | None = None
-    unstable: tuple[str, ...] = ()
-    layers: tuple[Layer, ...] = ()  # the most sensitive first
-    aware: bool = False  # fine-tuned with 8 bits simulated
-    passed: bool | None = None
+    speedup: Number | None = Field(default=None, validation_alias="speedup_int8_vs_fp32")
+    unstable: tuple[str, ...] = ()  # variants whose latency varied too much
+    quantization: Quantization = Quantization()
+    passed: Flag | None = None
     violations: tuple[Violation, ...] = ()
     undecided: tuple[Note, ...] = ()
     warnings: tuple[Note, ...] = ()
     objects: Objects = Objects()
 
+    @model_validator(mode="after")
+    def _one_entry_per_class(self) -> Result:
+        lists = {
+            "teacher.per_class_iou": self.teacher.per_class_iou,
+            **{f"variants.{name}.per_class_iou": variant.per_class_iou for name, variant in self.variants.items()},
+            **{f"drop.{key}": getattr(self.drop, key) for key in ("classes", "class_intervals", "class_frames")},
+            **{f"objects.{key}": getattr(self.objects, key) for key in Objects.model_fields},
+        }
+        require_lengths(lists, len(self.classes), key="classes")
+        return self
+
     def variant(self, name: str) -> Variant:
         """The variant, or one in which nothing is measured."""
-        return self.variants.get(name, Variant(name=name))
+        return self.variants.get(name, Variant())
 
     @property
-    def taught(self) -> str:
-        """By which loss, and whether with 8 bits simulated; empty where it is not told."""
-        return f"{self.loss}, QAT" if self.aware else self.loss
+    def training(self) -> str:
+        """The loss, followed by QAT where the student was fine-tuned with 8 bits simulated; empty when unknown."""
+        return f"{self.loss}, QAT" if self.quantization.quantization_aware else self.loss
 
     @property
     def int8(self) -> Variant:
@@ -165,7 +190,7 @@ class Result:
 
     @property
     def shrink(self) -> float | None:
-        """Size of the fp32 file over size of the INT8 file."""
+        """Size of the fp32 file / size of the INT8 file."""
         before, after = self.fp32.size_bytes, self.int8.size_bytes
         return before / after if before and after else None
 
@@ -176,6 +201,7 @@ class Result:
             return "fail"
         return "pass" if self.passed and self.int8.miou is not None else "not measured"
 
+    @property
     def speed_is_unstable(self) -> bool:
-        """Whether a latency that the speed-up rests on spread too much."""
+        """Whether a latency that the speed-up is computed from varied too much."""
         return "int8" in self.unstable or "fp32" in self.unstable

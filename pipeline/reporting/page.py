@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page that shows what INT8 gained and lost.
 
-The page carries no date, host or path, so equal results give equal bytes. The look is in ``report.html.j2``; the
-facts are gathered here.
+The page holds no date, host or path, so that equal results give equal bytes. The layout is in ``report.html.j2``; this
+module collects the values.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pipeline.reporting import (
     rare,
     samples,
     sensitivity_figure,
+    table,
     wording,
 )
 from pipeline.reporting.class_losses import Row
@@ -33,7 +34,6 @@ from pipeline.reporting.comparison import Comparison
 from pipeline.reporting.measured import SIZES, Result
 from pipeline.reporting.samples import Strip
 from pipeline.reporting.svg import THEME
-from pipeline.reporting.table import COLUMNS, TEXT_COLUMNS, row
 from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, megabytes, milliseconds, signed
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ LATENCY_SCOPE = "uint8 frame in host memory \N{RIGHTWARDS ARROW} label map in ho
 
 @dataclass(frozen=True)
 class Tile:
-    """A key number of the page: title, value, a note with the numbers that it comes from, and warnings (``marks``)."""
+    """A key number of the page: title, value, a note with its sources, and warnings (``marks``)."""
 
     title: str
     value: str
@@ -66,13 +66,13 @@ class Student:
 
 
 def build(results: Sequence[Result], *, dataset: Path, predictions: Path, compared: Comparison | None = None) -> str:
-    """The page for ``results`` with sample frames and rare classes from disk.
+    """The page for ``results``, with sample frames and rare classes from disk.
 
     Args:
-        results: what :func:`pipeline.reporting.results.load` gave.
+        results: from :func:`pipeline.reporting.results.load`.
         dataset: prepared data set.
-        predictions: folder with one ``predictions`` artifact a student; a missing one shows as not measured.
-        compared: losses compared on one student; shown when it was on the data of these results.
+        predictions: folder with one ``predictions`` artifact per student; a missing one is shown as not measured.
+        compared: losses compared on one student; shown only if they were compared on the data of these results.
 
     Raises:
         UserError: the data set or a predictions artifact is damaged, or does not belong to the results.
@@ -85,9 +85,9 @@ def build(results: Sequence[Result], *, dataset: Path, predictions: Path, compar
                 f"{dataset} has {', '.join(prepared.labels.names)}; measure again with: dvc repro check"
             )
     split = next((result.split for result in results if result.split), "")
-    found = rare.shares(prepared.split(split), prepared.labels) if split else {}
+    shares = rare.shares(prepared.split(split), prepared.labels) if split else {}
     strips = {result.label: samples.strips(prepared, predictions / result.student) for result in results}
-    return render(results, labels=prepared.labels, shares=found, strips=strips, compared=compared)
+    return render(results, labels=prepared.labels, shares=shares, strips=strips, compared=compared)
 
 
 def render(
@@ -103,8 +103,8 @@ def render(
     Args:
         results: in the order to show them.
         labels: class names and colours for the legend.
-        shares: part of the labelled pixels of each class, 0..1.
-        strips: sample strips of each student label.
+        shares: share of each class in the labelled pixels, 0..1.
+        strips: sample strips by student label.
         compared: losses compared on one student.
     """
     environment = Environment(
@@ -124,8 +124,9 @@ def render(
         sampled=sorted(students, key=lambda student: student.result is not best),
         plane=figures.accuracy_against_latency(results),
         plane_narrow=figures.accuracy_against_latency(results, width=380, height=360),
-        columns=[(name, name in TEXT_COLUMNS) for name in COLUMNS],
-        rows=[(result, row(result)) for result in results],
+        columns=table.COLUMNS,
+        verdict_column=table.VERDICT,
+        results=results,
         rare=rare.rare(shares),
         sizes=SIZES,
         compared=_compared(compared, results),
@@ -159,7 +160,7 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
 
 
 def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[str, Any] | None:
-    """What the page shows of compared losses; nothing but ``foreign`` when they were compared on other data."""
+    """What the page shows of compared losses; only one sentence if they were compared on other data (``foreign``)."""
     if comparison is None or not comparison.rows:
         return None
     return {
@@ -168,8 +169,8 @@ def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[
         "caption": comparison_table.caption(comparison),
         "wide": comparison_figure.dots(comparison),
         "narrow": comparison_figure.dots(comparison, width=380),
-        "columns": [(name, name in comparison_table.TEXT_COLUMNS) for name in comparison_table.COLUMNS],
-        "rows": [comparison_table.cells(row, comparison) for row in comparison.rows],
+        "columns": comparison_table.COLUMNS,
+        "lines": comparison_table.lines(comparison),
     }
 
 
@@ -206,8 +207,8 @@ def _from_to(before: str, after: str, unit: str) -> str:
 
 
 def _distinct(values: Sequence[T]) -> list[T]:
-    found: list[T] = []
+    distinct: list[T] = []
     for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+        if value not in distinct:
+            distinct.append(value)
+    return distinct

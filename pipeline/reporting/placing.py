@@ -1,6 +1,6 @@
 """Labels beside their markers that do not cover one another: each takes the free place nearest to its point.
 
-Greedy and deterministic: the caller labels what matters most first. Everything is measured in pixels of the figure.
+Greedy and deterministic: the caller places the most important labels first. All sizes are pixels of the figure.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Placer:
         """A label just above a horizontal line at data height ``y``, at the right end of the axes."""
         right = self._axes.bbox.x1
         height = self._pixel(0, y)[1]
-        made = self._text((right, height + 3), text, ha="right", va="bottom", **style)
-        self._taken.append(self._box(made))
+        label = self._text((right, height + 3), text, ha="right", va="bottom", **style)
+        self._taken.append(self._box(label))
         self._taken.append((self._axes.bbox.x0, height - 1, right, height + 1))
 
     def label(self, x: float, y: float, radius: float, text: str, **style: Any) -> None:
@@ -61,9 +61,9 @@ class Placer:
             tx, ty = px + sx * reach, py + sy * reach
             ha = {1: "left", 0: "center", -1: "right"}[sx]
             va = {1: "bottom", 0: "center", -1: "top"}[sy]
-            made = self._text((tx, ty), text, ha=ha, va=va, **style)
-            box = self._box(made)
-            made.remove()
+            trial = self._text((tx, ty), text, ha=ha, va=va, **style)
+            box = self._box(trial)
+            trial.remove()
             choices.append((self._covered(box), order, tx, ty, ha, va))
         _, _, tx, ty, ha, va = min(choices)
         self._taken.append(self._box(self._text((tx, ty), text, ha=ha, va=va, **style)))

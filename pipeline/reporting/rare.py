@@ -1,4 +1,4 @@
-"""Which classes are rare: the ones that quantisation hurts first and mIoU hides.
+"""Which classes are rare: quantisation hurts them first, and mIoU hides it.
 
 A share is a class's part of all labelled pixels of a split, 0..1; ignored pixels are dropped.
 """
@@ -14,7 +14,7 @@ from pipeline.prepared import Split
 
 #: A class below this share of the labelled pixels is rare.
 RARE_BELOW = 0.02
-#: At least so many classes are listed.
+#: At least this number of classes is listed.
 AT_LEAST = 3
 
 
@@ -28,13 +28,13 @@ def shares(split: Split, labels: LabelSpec) -> dict[str, float]:
     return {name: int(count) / total for name, count in zip(labels.names, known, strict=True)}
 
 
-def rare(found: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The rare classes that occur, rarest first, with their shares.
+def rare(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The rare classes that occur, the rarest first, with their shares.
 
     Example:
         >>> rare({"road": 0.6, "car": 0.35, "pole": 0.01, "sign": 0.004, "bicycle": 0.0, "sky": 0.036})
         [('sign', 0.004), ('pole', 0.01), ('sky', 0.036)]
     """
-    there = sorted(((name, share) for name, share in found.items() if share > 0), key=lambda item: (item[1], item[0]))
-    below = sum(share < RARE_BELOW for _, share in there)
-    return there[: max(below, AT_LEAST)]
+    rising = sorted(((name, share) for name, share in shares.items() if share > 0), key=lambda item: (item[1], item[0]))
+    below = sum(share < RARE_BELOW for _, share in rising)
+    return rising[: max(below, AT_LEAST)]

@@ -1,6 +1,6 @@
 """Sample strips: frame, label, float prediction, INT8 prediction and where INT8 is wrong, as PNG data URIs.
 
-Frames are taken evenly spaced from the split, not chosen by result. Error shares are percent of labelled pixels at the
+Frames are evenly spaced in the split, not chosen by result. Error shares are percent of the labelled pixels at the
 original label size; the tiles are shrunk for the page, never enlarged.
 """
 
@@ -20,12 +20,22 @@ from pipeline.errors import UserError
 from pipeline.frames import Array, read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
+from pipeline.reporting import json_file
+from pipeline.reporting.json_file import JsonObject
 
 #: Widest tile, in pixels.
 TILE_WIDTH = 384
-#: BGR of pixels that INT8 gets wrong: by quantisation (float was right), and wrong already in float.
+#: BGR of pixels that are wrong in INT8 only, and of pixels that are wrong in float, too.
 NEW_ERROR = (40, 30, 225)
 OLD_ERROR = (120, 130, 235)
+AGAIN = "predict again with: dvc repro -f check"
+
+
+class _Facts(JsonObject):
+    """What the meta.json of a ``predictions`` artifact says about its frames."""
+
+    split: str = "val"
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,24 @@ def strips(prepared: Prepared, folder: Path, *, frames: int = 3) -> list[Strip]:
         frames: how many frames to show.
 
     Raises:
-        UserError: the artifact is damaged, or was made of another data set.
+        UserError: the artifact is damaged, or its frames are not in this data set.
     """
     if not (folder / META).is_file():
         return []
     predictions = artifact.load(folder, kind="predictions")
-    split = prepared.split(str(predictions.meta.get("split", "val")))
-    names = [str(name) for name in predictions.meta.get("names", [])]
-    if unknown := sorted(set(names) - set(split.names)):
+    facts = json_file.read(_Facts, folder / META, advice=AGAIN)
+    split = prepared.split(facts.split)
+    if unknown := sorted(set(facts.names) - set(split.names)):
         raise UserError(
-            f"{folder}: predicts '{unknown[0]}', which split '{split.name}' of {prepared.artifact.path} does not hold; "
-            "it was made of another data set; predict again with: dvc repro -f check"
+            f"{folder}: holds frame '{unknown[0]}', which split '{split.name}' of {prepared.artifact.path} does not "
+            f"have; the predictions belong to another data set; {AGAIN}"
         )
     indices = {name: index for index, name in enumerate(split.names)}
-    found = []
-    for name in _spaced(names, frames):
+    chosen = []
+    for name in _spaced(facts.names, frames):
         frame, label = split[indices[name]]
-        found.append(_strip(name, frame, label, predictions, prepared.labels))
-    return found
+        chosen.append(_strip(name, frame, label, predictions, prepared.labels))
+    return chosen
 
 
 def _spaced(names: Sequence[str], count: int) -> list[str]:
@@ -103,21 +113,20 @@ def _prediction(predictions: Artifact, variant: str, name: str, label: Array) ->
     ids = read_label_map(predictions.file(file))
     if ids.shape != label.shape:
         raise UserError(
-            f"{predictions.path / file}: is {ids.shape[0]}x{ids.shape[1]}, its label "
-            f"{label.shape[0]}x{label.shape[1]}; "
-            "predictions are kept at label size; predict again with: dvc repro -f check"
+            f"{predictions.path / file}: has {ids.shape[0]}x{ids.shape[1]} pixels, its label {label.shape[0]}x"
+            f"{label.shape[1]}; predictions must have the size of the label; {AGAIN}"
         )
     return ids
 
 
 def _painted(ids: Array, spec: LabelSpec) -> Array:
-    """Label map (H, W) -> colours (H, W, 3) BGR at tile size; ids are resized before they become colours."""
+    """Label map (H, W) -> colours (h, w, 3) BGR at tile size; ids are resized before they become colours."""
     small = resize_label_map(ids, _tile_size(ids))
     return np.asarray(spec.lookup_bgr()[:, 0][small], np.uint8)
 
 
 def _error_map(frame: Array, wrong: np.ndarray, new: np.ndarray | None) -> Array:
-    """Pale grey frame with the wrong pixels in red: strong where float was right (or is unknown), soft elsewhere."""
+    """Pale grey frame with the wrong pixels in red: strong where float is right (or unknown), else soft."""
     codes = wrong.astype(np.uint8) + (wrong if new is None else new).astype(np.uint8)
     codes = resize_label_map(codes, _tile_size(codes))
     grey = cv2.cvtColor(resize_frame(frame, codes.shape[:2]), cv2.COLOR_BGR2GRAY)
@@ -138,6 +147,6 @@ def _share(mask: np.ndarray, counted: np.ndarray) -> float:
 
 
 def _uri(image: Array) -> str:
-    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    assert done, f"OpenCV refused to encode a {image.shape} image"
+    encoded, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert encoded, f"OpenCV could not encode an image of shape {image.shape}"
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")

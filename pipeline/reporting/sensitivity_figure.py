@@ -15,23 +15,24 @@ from pipeline.reporting.wording import fixed
 ROW = 22
 #: Layers that are shown, the most sensitive first.
 SHOWN = 12
-#: Characters of a layer's name; the end tells more than the beginning.
+#: Characters shown of a layer's name; its end says more than its beginning.
 LENGTH = 26
 
 
 def bars(result: Result, *, name: str, width: int = 420) -> Markup | None:
-    """One bar a layer: percent of the pixels whose label changes. None when nothing was measured."""
-    layers = [layer for layer in result.layers if layer.disagreement is not None][:SHOWN]
+    """One bar per layer: percent of the pixels whose label changes. None when nothing was measured."""
+    quantization = result.quantization
+    layers = [layer for layer in quantization.sensitivity if layer.disagreement is not None][:SHOWN]
     if not layers:
         return None
     height = ROW * len(layers) + 44
     with svg.canvas(width, height, margins=(176, 44, 6, 38)) as (figure, axes):
         values = [layer.disagreement or 0.0 for layer in layers]
-        colours = [THEME["teacher"] if layer.in_float else THEME["series-1"] for layer in layers]
+        colours = [THEME["teacher" if layer.layer in quantization.in_float else "series-1"] for layer in layers]
         axes.barh(range(len(layers)), values, height=0.62, color=colours)
         axes.set_xlim(0, max(*values, 1e-3) * 1.04)
         axes.set_ylim(len(layers) - 0.5, -0.5)
-        axes.set_yticks(range(len(layers)), [shortened(layer.name) for layer in layers])
+        axes.set_yticks(range(len(layers)), [shortened(layer.layer) for layer in layers])
         axes.tick_params(length=0, pad=6)
         axes.tick_params(axis="y", labelcolor=THEME["ink"])
         axes.spines["left"].set_visible(False)

@@ -1,7 +1,7 @@
 """Matplotlib figures as inline SVG: same bytes every time, text as text, colours that follow the page's theme.
 
-Figures are drawn in placeholder colours; :func:`finish` turns each into a CSS variable of the page, so one SVG serves
-light and dark. Sizes are CSS pixels (72 dpi, so that a point is a pixel).
+Figures are drawn in placeholder colours; :func:`finish` replaces each by a CSS variable of the page, so that one SVG
+serves the light and the dark theme. Sizes are CSS pixels (72 dpi, so that a point is a pixel).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _RC: dict[Any, Any] = {
 
 
 def series_colour(index: int) -> str:
-    """Placeholder of the ``index``-th distilled student's colour; they repeat after five."""
+    """Placeholder for the colour of the ``index``-th distilled student; colours repeat after five."""
     return THEME[f"series-{index % 5 + 1}"]
 
 
@@ -75,12 +75,12 @@ def canvas(width: float, height: float, *, margins: tuple[float, float, float, f
 
 
 def finish(figure: Figure, *, name: str, title: str) -> Markup:
-    """The figure as an ``<svg>`` element that can stand in the page. Call it inside the :func:`canvas` block.
+    """The figure as an ``<svg>`` element for the page. Call it inside the :func:`canvas` block.
 
     Args:
-        figure: what was drawn.
-        name: prefix of every id inside, so that several figures live in one page.
-        title: what a screen reader says.
+        figure: the finished drawing.
+        name: prefix of every id in the figure, so that ids in a page with several figures stay unique.
+        title: text for screen readers.
     """
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

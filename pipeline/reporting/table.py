@@ -1,97 +1,70 @@
-"""The result table: one row a student, for the README (Markdown) and for the terminal (rich)."""
+"""The table of results: one row per student, for the README (Markdown), the terminal (rich) and the page.
+
+A new column is one line of :data:`COLUMNS`. A value of results files that the report does not read yet is one more
+field in :mod:`pipeline.reporting.measured`.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.reporting import columns
+from pipeline.reporting.columns import Column, plain
 from pipeline.reporting.measured import Result
 from pipeline.reporting.wording import (
     NOT_MEASURED,
     fixed,
-    marked,
+    latency,
     megabytes,
-    milliseconds,
     notes,
     speed_up,
     verdict,
     worst,
 )
 
-#: mIoU and drops in percent points, latency in ms, sizes in MB of 10^6 bytes.
-COLUMNS = (
-    "student",
-    "loss",
-    "teacher mIoU",
-    "float mIoU",
-    "INT8 mIoU",
-    "drop",
-    "worst class drop",
-    "fp32 ms p50",
-    "INT8 ms p50",
-    "speed-up",
-    "float MB",
-    "INT8 MB",
-    "verdict",
+_STYLES = {"pass": "bold green", "fail": "bold red", NOT_MEASURED: "dim"}
+#: The page shows this one as a badge.
+VERDICT = Column[Result]("verdict", verdict, left=True, style=lambda result: _STYLES[result.verdict])
+#: mIoU in percent, drops in points, latency in ms, sizes in MB of 10^6 bytes.
+COLUMNS: tuple[Column[Result], ...] = (
+    Column("student", lambda result: result.label, left=True),
+    Column("loss", lambda result: result.training or NOT_MEASURED, left=True),
+    Column("teacher mIoU", lambda result: fixed(result.teacher.miou)),
+    Column("float mIoU", lambda result: fixed(result.reference.miou)),
+    Column("INT8 mIoU", lambda result: fixed(result.int8.miou)),
+    Column("drop", lambda result: fixed(result.drop.versus_float)),
+    Column("worst class drop", worst, left=True),
+    Column("fp32 ms p50", lambda result: latency(result, "fp32")),
+    Column("INT8 ms p50", lambda result: latency(result, "int8")),
+    Column("speed-up", speed_up),
+    Column("float MB", lambda result: megabytes(result.fp32.size_bytes)),
+    Column("INT8 MB", lambda result: megabytes(result.int8.size_bytes)),
+    VERDICT,
 )
-TEXT_COLUMNS = ("student", "loss", "worst class drop", "verdict")
-
-
-def row(result: Result) -> tuple[str, ...]:
-    """The cells of one student, in the order of :data:`COLUMNS`."""
-    unstable = result.unstable
-    return (
-        result.label,
-        result.taught or NOT_MEASURED,
-        fixed(result.teacher.miou),
-        fixed(result.reference.miou),
-        fixed(result.int8.miou),
-        fixed(result.drop.versus_float),
-        worst(result),
-        marked(milliseconds(result.fp32.latency.p50), "unstable" if "fp32" in unstable else ""),
-        marked(milliseconds(result.int8.latency.p50), "unstable" if "int8" in unstable else ""),
-        speed_up(result),
-        megabytes(result.fp32.size_bytes),
-        megabytes(result.int8.size_bytes),
-        verdict(result),
-    )
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table as GitHub Markdown with a final newline, ready to stand in a README."""
+    """The table as GitHub Markdown with a final newline, and the warnings below it."""
     if not results:
         return f"No student is measured yet: {NOT_MEASURED}.\n"
-    rule = ["---" if name in TEXT_COLUMNS else "---:" for name in COLUMNS]
-    lines = [COLUMNS, tuple(rule), *(tuple(plain(cell) for cell in row(result)) for result in results)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     warnings = [f"{result.label}: {warning.what}" for result in results for warning in result.warnings]
-    return table + ("\n" + "".join(f"- {plain(warning)}\n" for warning in warnings) if warnings else "")
+    lines = "".join(f"- {plain(warning)}\n" for warning in warnings)
+    return columns.markdown(COLUMNS, results) + (f"\n{lines}" if lines else "")
 
 
 def rich_table(results: Sequence[Result]) -> Table:
-    """The same table for the terminal."""
-    table = Table(title="INT8 against float and teacher", title_justify="left", caption_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
-    styles = {"pass": "bold green", "fail": "bold red", NOT_MEASURED: "dim"}
-    for result in results:
-        cells = row(result)
-        table.add_row(
-            Text(cells[0], style="bold"),
-            *(Text(cell, style=styles.get(cell, "")) for cell in cells[1:-1]),
-            Text(cells[-1], style=styles[result.verdict]),
-        )
-    said = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
-    said += [f"{result.label}: {what}" for result in results for what in notes(result)]
-    table.caption = Text("\n".join(said) if said else "mIoU in percent, sizes in MB of 10^6 bytes")
-    return table
+    """The same table for the terminal, with broken budgets, warnings and undecided classes below it."""
+    lines = [f"{result.label}: {violation.what}" for result in results for violation in result.violations]
+    lines += [f"{result.label}: {what}" for result in results for what in notes(result)]
+    caption = "\n".join(lines) or "mIoU in percent, sizes in MB of 10^6 bytes"
+    return columns.rich_table(COLUMNS, results, title="INT8 against float and teacher", caption=caption)
 
 
 def violations_table(results: Sequence[Result]) -> Table:
-    """What broke which budget, for the terminal."""
+    """The broken budgets, and the students without a results file, for the terminal."""
     table = Table(title="broken budgets", title_justify="left")
     for name in ("student", "budget", "limit", "got", "what"):
         table.add_column(name, justify="right" if name in ("limit", "got") else "left")
@@ -108,8 +81,3 @@ def violations_table(results: Sequence[Result]) -> Table:
                 "there is no results file for this student; run dvc repro check",
             )
     return table
-
-
-def plain(cell: str) -> str:
-    """Text that Markdown shows as it is: no cell, tag, emphasis or line break begins in it."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(cell.split())).replace("&", "&amp;").replace("<", "&lt;")

@@ -1,6 +1,6 @@
-"""Measurements in words: numbers with the right digits, the one-sentence summary, which student leads.
+"""Measurements as text: rounded numbers, the summary in one sentence, and which student the page shows first.
 
-Whatever was not measured says so; nothing here raises.
+A value that was not measured becomes "not measured"; nothing here raises.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pipeline.reporting.measured import Result
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-#: At most so many undecided classes are explained one by one.
+#: Up to this number, undecided classes are explained one by one.
 SHOWN = 3
 
 
 def fixed(value: float | None, digits: int = 1) -> str:
-    """``71.2``; negative values carry a true minus sign, and a rounded zero carries none."""
+    """``71.2``; negative values have a typographic minus sign, and a value that rounds to zero has no sign."""
     if value is None:
         return NOT_MEASURED
     text = f"{abs(value):.{digits}f}"
@@ -33,12 +33,12 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def factor(value: float | None) -> str:
-    """``2.1×``; below 1 with a digit more, so that what is slower does not read as 1."""
+    """``2.1×``; below 1 with one more digit, so that 0.97 is not shown as 1.0."""
     return NOT_MEASURED if value is None else f"{value:.{1 if value >= 1 else 2}f}{TIMES}"
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits or so: ``5.91``, ``12.4``, ``140``."""
+    """About three significant digits: ``5.91``, ``12.4``, ``140``."""
     if value is None:
         return NOT_MEASURED
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
@@ -56,9 +56,14 @@ def count(value: int | None) -> str:
 
 
 def marked(text: str, *marks: str) -> str:
-    """``5.70 (unstable)``; empty marks are none."""
+    """``5.70 (unstable)``; empty marks are left out."""
     words = ", ".join(mark for mark in marks if mark)
     return f"{text} ({words})" if words and text != NOT_MEASURED else text
+
+
+def latency(result: Result, variant: str) -> str:
+    """Median of a variant in ms: ``5.70``, ``5.70 (unstable)``."""
+    return marked(milliseconds(result.variant(variant).latency.p50), "unstable" if variant in result.unstable else "")
 
 
 def speed_up(result: Result) -> str:
@@ -67,15 +72,15 @@ def speed_up(result: Result) -> str:
 
 
 def speed_marks(result: Result) -> list[str]:
-    """What must be said beside the speed-up: slower, unstable."""
+    """Warnings beside the speed-up: slower, unstable."""
     if result.speedup is None:
         return []
-    found = (("slower", result.speedup < 1), ("unstable", result.speed_is_unstable()))
-    return [word for word, holds in found if holds]
+    marks = (("slower", result.speedup < 1), ("unstable", result.speed_is_unstable))
+    return [mark for mark, applies in marks if applies]
 
 
 def worst(result: Result) -> str:
-    """``pole 2.2 (0.9 to 3.6)``: the class that INT8 hurts most, and the interval of its loss."""
+    """``pole 2.2 (0.9 to 3.6)``: the class that loses most in INT8, its loss, and the interval of the loss."""
     drop, bounds = result.drop, _worst_interval(result)
     if drop.worst_class_drop is None:
         return NOT_MEASURED
@@ -106,7 +111,7 @@ def verdict(result: Result) -> str:
 
 
 def undecided(result: Result) -> str:
-    """``undecided: pole, sign``; empty where every budget could be decided."""
+    """``undecided: pole, sign``; empty where every budget is decided."""
     classes = [note.class_name for note in result.undecided if note.class_name]
     names = classes if len(classes) <= SHOWN else [f"{len(classes)} classes"]
     if len(classes) < len(result.undecided):
@@ -115,14 +120,14 @@ def undecided(result: Result) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """What must be seen beside broken budgets; many undecided classes in one sentence."""
-    found = [note.what for note in result.warnings]
+    """Sentences to show beside broken budgets: warnings and undecided classes, many classes in one sentence."""
+    warnings = [note.what for note in result.warnings]
     whole = [note for note in result.undecided if not note.class_name]
     classes = [note for note in result.undecided if note.class_name]
     if len(classes) > SHOWN:
         names = ", ".join(note.class_name for note in classes)
-        return [*found, *(note.what for note in whole), f"not enough pixels of {len(classes)} classes: {names}"]
-    return [*found, *(note.what for note in (*whole, *classes))]
+        return [*warnings, *(note.what for note in whole), f"not enough pixels of {len(classes)} classes: {names}"]
+    return [*warnings, *(note.what for note in (*whole, *classes))]
 
 
 def summary(result: Result) -> str:
@@ -146,7 +151,7 @@ def summary(result: Result) -> str:
     clauses.append(_to_teacher(result.drop.versus_teacher))
     if missing:
         clauses.append(f"{' and '.join(missing)} {NOT_MEASURED}")
-    if result.speed_is_unstable() and result.speedup is not None:
+    if result.speed_is_unstable and result.speedup is not None:
         clauses.append("latency unstable")
     return "; ".join(clause for clause in clauses if clause)
 
@@ -178,7 +183,7 @@ def _to_teacher(drop: float | None) -> str:
 
 
 def best(results: Sequence[Result]) -> Result | None:
-    """The student to lead with: highest INT8 mIoU among those that keep every budget, else among all measured."""
+    """The student to show first: the highest INT8 mIoU among those that keep every budget, else among all measured."""
     measured = [result for result in results if result.int8.miou is not None]
     passing = [result for result in measured if result.verdict == "pass"]
     return max(passing or measured, key=lambda result: result.int8.miou or 0.0, default=None)

@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Ma
         "batch_size": settings.distill.batch_size,
         "input_size": list(settings.input_size),
         "seeds": chosen.seeds,
-        "rows": [asdict(row) for row in rows],
+        "rows": [row.model_dump() for row in rows],
     }
 
 
