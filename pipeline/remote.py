@@ -108,7 +108,7 @@ def check(
     """Run a bundle on a host, or continue an interrupted run, and fetch its results.
 
     Args:
-        bundle: a tar.gz from ``stages/bundle.py``.
+        bundle: the tar.gz that ``segpress bundle`` wrote.
         arguments: of its run.sh.
         python: Python interpreter on the host, with numpy, OpenCV and the runtime.
         say: called with each line that the run prints on the host.

@@ -35,15 +35,23 @@ DESCRIPTION = {
 
 
 def stage(name: str, *arguments: str | Path) -> str:
-    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return printed_by(str(ROOT / "stages" / f"{name}.py"), *arguments)
+
+
+def verb(name: str, *arguments: str | Path) -> str:
+    return printed_by("-m", "pipeline.verbs", name, *arguments)
+
+
+def printed_by(*arguments: str | Path) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Every stage of README's "Your own network", on twelve train and six val frames of CamVid."""
+    """`segpress import` on twelve train and six val frames of CamVid."""
     folder = tmp_path_factory.mktemp("own")
     for split, count in (("train", 12), ("val", 6)):
         lines = (real_data / "camvid" / f"{split}.txt").read_text().splitlines()
@@ -62,37 +70,31 @@ def run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleName
     raw["calibrate"].update(images=6, allow_missing_classes=False)
     raw["quantize"].update(trial_images=0, float_layers=[])
     raw["check"].update(runs=10, warmup=1, seconds=0.0, samples=1)
-    for name, content in (("params.yaml", raw), ("own.yaml", DESCRIPTION)):
+    for name, content in (("params.yaml", raw), ("twin.yaml", DESCRIPTION)):
         with (folder / name).open("w") as stream:
             YAML().dump(content, stream)
-    values, data, described = ("--params", folder / "params.yaml"), folder / "road", folder / "own.yaml"
-    printed = {}
-    stage("prepare", *values, "--out", folder / "dataset")
-    printed["merge"] = stage(
-        "merge_classes", "--description", described, "--dataset", folder / "dataset", "--out", data
-    )
-    onnx, calibration, int8 = folder / "onnx/twin", folder / "calibration/twin", folder / "int8/twin"
-    printed["import"] = stage("import_onnx", "--description", described, "--dataset", data, "--out", onnx)
-    stage("calibrate", *values, "--onnx", onnx, "--dataset", data, "--out", calibration)
-    both = ("--onnx", onnx, "--calibration", calibration)
-    stage("quantize", *values, *both, "--dataset", data, "--out", int8)
-    stage("device", *values, "--out", folder / "device.json")
-    engines = folder / "engines/twin"
-    stage("convert", *values, "--device", folder / "device.json", "--onnx", onnx, "--int8", int8, "--out", engines)
-    printed["check"] = stage(
-        "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines, "--int8", int8,
-        "--predictions", folder / "predictions/twin", "--out", folder / "results/twin.json",
-    )  # fmt: skip
-    results = json.loads((folder / "results/twin.json").read_text())
+    values, described = ("--params", folder / "params.yaml"), folder / "twin.yaml"
+    stage("prepare", *values, "--out", folder / "prepared")
+    out = folder / "twin"
+    printed = verb("import", described, "--dataset", folder / "prepared", "--out", out, *values)
+    results = json.loads((out / "results/twin.json").read_text())
     return SimpleNamespace(
-        folder=folder, data=data, onnx=onnx, int8=int8, printed=printed, results=results, values=values
+        folder=out,
+        prepared=folder / "prepared",
+        described=described,
+        data=out / "dataset",
+        onnx=out / "onnx/twin",
+        int8=out / "int8/twin",
+        printed=printed,
+        results=results,
+        values=values,
     )
 
 
 def test_the_deploy_graph_is_the_published_network(run: Any, real_data: Path) -> None:
     parity = artifact.load(run.onnx, kind="onnx").meta["parity"]
     assert parity["agreement"]["fp32"] > 0.9999 and parity["agreement"]["fp16"] > 0.999
-    assert parity["class_share"]["road"] > 0.1 and "road" in run.printed["import"]
+    assert parity["class_share"]["road"] > 0.1 and "share of each class on 8 train frames: " in run.printed
     video = cv2.VideoCapture(str(real_data / "video/solidWhiteRight.mp4"))
     engine, _ = runtimes.open_engine(run.folder / "engines/twin/fp32")
     original = onnxruntime.InferenceSession(str(real_data / MODEL), providers=["CPUExecutionProvider"])
@@ -121,10 +123,6 @@ def test_road_is_segmented_and_int8_keeps_it(run: Any) -> None:
 def test_the_report_reads_it(run: Any) -> None:
     (read,) = reporting.load(run.folder / "results")
     assert read.reference is read.fp32 and read.teacher.miou is None
-    stage(
-        "report", *run.values, "--results", run.folder / "results", "--students", "twin", "--dataset", run.data,
-        "--predictions", run.folder / "predictions", "--out", run.folder / "report",
-    )  # fmt: skip
     page = (run.folder / "report/index.html").read_text()
     assert "twinlitenet.onnx" in page and "float prediction" in page
     assert "| twin | imported | not measured |" in (run.folder / "report/table.md").read_text()
@@ -132,35 +130,44 @@ def test_the_report_reads_it(run: Any) -> None:
     assert len(rows) == 1 + 3 * 2 and not [row for row in rows if "teacher" in row]
 
 
+def test_a_second_run_keeps_what_is_unchanged(run: Any) -> None:
+    where = (run.described, "--dataset", run.prepared, "--out", run.folder, *run.values)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.onnx")}
+    printed = verb("import", *where)
+    steps = [line for line in printed.splitlines() if line.startswith("[")]
+    assert (
+        len(steps) == 8 and [line for line in steps if "unchanged" not in line] == [steps[4]] and "device" in steps[4]
+    )
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.onnx")} == before
+
+
 def test_a_bundle_needs_no_student(run: Any) -> None:
     out = run.folder / "twin.tar.gz"
-    stage(
-        "bundle", *run.values, "--onnx", run.onnx, "--int8", run.int8, "--dataset", run.data, "--images", "2",
-        "--out", out,
-    )  # fmt: skip
-    subprocess.run(["tar", "xzf", out], cwd=run.folder, check=True)
-    result = subprocess.run(
-        ["sh", str(run.folder / "twin/run.sh")],
+    verb("bundle", "twin", "--artifacts", run.folder, *run.values, "--images", "2", "--out", out)
+    (run.folder / "unpacked").mkdir()
+    subprocess.run(["tar", "xzf", out], cwd=run.folder / "unpacked", check=True)
+    done = subprocess.run(
+        ["sh", str(run.folder / "unpacked/twin/run.sh")],
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (run.folder / "twin/results.json").exists(), result.stderr
-    results = json.loads((run.folder / "twin/results.json").read_text())
-    assert set(results) == set(run.results) and (results["student"], results["loss"]) == ("twin", "imported")
-    assert results["quantization"]["in_float"] == run.results["quantization"]["in_float"]
+    assert (run.folder / "unpacked/twin/results.json").exists(), done.stderr
+    found = json.loads((run.folder / "unpacked/twin/results.json").read_text())
+    assert set(found) == set(run.results) and (found["student"], found["loss"]) == ("twin", "imported")
+    assert found["quantization"]["in_float"] == run.results["quantization"]["in_float"]
 
 
 def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:
     command = [
         sys.executable, str(ROOT / "stages/check.py"), *map(str, run.values), "--device", run.folder / "device.json",
-        "--dataset", run.folder / "dataset", "--engines", run.folder / "engines/twin",
+        "--dataset", run.prepared, "--engines", run.folder / "engines/twin",
         "--predictions", run.folder / "p", "--out", run.folder / "r.json",
     ]  # fmt: skip
-    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1 and "has background, road; give the data set" in result.stderr
-    assert "stages/merge_classes.py" in result.stderr and not (run.folder / "r.json").exists()
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "has background, road; give the data set" in done.stderr
+    assert "segpress import OWN.yaml --until dataset" in done.stderr and not (run.folder / "r.json").exists()
 
 
 @pytest.mark.parametrize("file", ["onnx/twin/fp32.onnx", "onnx/twin/fp16.onnx", "int8/twin/int8_tensorrt.onnx"])
