@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 repro: $(STAMP)  ## install if need be, run the pipeline, print the result table
-	@$(RUN) dvc repro; status=$$?; $(RUN) python stages/report.py --results results --show || true; exit $$status
+	@$(RUN) dvc repro; status=$$?; $(RUN) segpress show || true; exit $$status
 
 compare: $(STAMP)  ## every loss of `compare` in params.yaml on one student (hours; interrupting and starting again continues)
-	@$(RUN) python benchmarks/compare.py && $(RUN) dvc repro report
+	@$(RUN) segpress compare && $(RUN) dvc repro report
 
 test: $(STAMP)  ## install if need be, run the default tests
 	$(TESTS)

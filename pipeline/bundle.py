@@ -22,16 +22,15 @@ from pipeline.prepared import Prepared
 #: Files and packages of `pipeline` that run on a device; a test compares them with what they import.
 CODE = (
     "__init__.py", "errors.py", "labels.py", "artifact.py", "plugins.py", "frames.py", "prepared.py", "runtimes",
-    "evaluation",
+    "evaluation", "verbs/__init__.py", "verbs/__main__.py", "verbs/check_bundle.py", "verbs/doctor.py",
 )  # fmt: skip
-STAGE = "check_bundle.py"
 RUN = """\
 #!/bin/sh
 # Builds the engines here, checks them and writes results.json. Needs Python 3.10 or newer with numpy, OpenCV (cv2)
 # and one runtime: onnxruntime, tensorrt or tensorrt_rtx. Another Python: PYTHON=python3.12 sh run.sh
-# Options: sh run.sh --help
+# Options: sh run.sh --help. What this machine has and lacks: python3 -m pipeline.verbs doctor
 cd "$(dirname "$0")" || exit 1
-PYTHONPATH=. exec "${PYTHON:-python3}" stages/check_bundle.py "$@"
+exec "${PYTHON:-python3}" -m pipeline.verbs check-bundle "$@"
 """
 
 
@@ -71,10 +70,8 @@ def write(
             if (code / name).is_dir():
                 shutil.copytree(code / name, folder / "pipeline" / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                (folder / "pipeline").mkdir(exist_ok=True)
+                (folder / "pipeline" / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(code / name, folder / "pipeline" / name)
-        (folder / "stages").mkdir()
-        shutil.copyfile(code.parent / "stages" / STAGE, folder / "stages" / STAGE)
         told = {**facts, "split": split, "dataset_sha256": prepared.artifact.hash}
         artifact.write_text(folder / FACTS, artifact.dump_json(told))
         artifact.write_text(folder / "run.sh", RUN)

@@ -106,7 +106,7 @@ def check(
     """Run a bundle on a host, or go on with a run that was interrupted, and fetch its results.
 
     Args:
-        bundle: the tar.gz that ``stages/bundle.py`` wrote.
+        bundle: the tar.gz that ``segpress bundle`` wrote.
         arguments: of its run.sh.
         python: interpreter there, with numpy, OpenCV and the runtime.
         say: called with each line that the run prints there.

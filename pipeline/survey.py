@@ -1,6 +1,6 @@
 """One pass over all samples of a data set: every fault, sizes, and exact counts of each class.
 
-`prepare` writes the samples on the way, `--inspect` does not.
+`prepare` also writes the samples, `segpress inspect` does not.
 """
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ def main() -> None:
     parser.add_argument("--device", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, help="to compare with; none: the network has no teacher")
-    parser.add_argument(
-        "--student", type=Path, help="float reference; none: a network of stages/import_onnx.py, named by --engines"
-    )
+    parser.add_argument("--student", type=Path, help="float reference; leave it out for a network of segpress import")
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument(
         "--int8", type=Path, help="what the INT8 engine was built from; its labels in exact arithmetic are compared"

@@ -1,4 +1,4 @@
-"""Stage `report`: results -> one HTML page and the README-able table; ``--show`` prints the table only."""
+"""Stage `report`: results -> one HTML page and the README-able table."""
 
 from __future__ import annotations
 
@@ -6,38 +6,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline import params
 from pipeline.artifact import write_text
 from pipeline.errors import command
 from pipeline.reporting import comparison, page, table
 from pipeline.reporting.results import load, of
 
-WIDTH_OF_A_PIPE = 170
-
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder of results/<student>.json")
-    parser.add_argument("--dataset", type=Path, help="prepared data set")
-    parser.add_argument("--predictions", type=Path, help="folder of one predictions artifact a student")
+    parser.add_argument("--dataset", type=Path, required=True, help="prepared data set")
+    parser.add_argument(
+        "--predictions", type=Path, required=True, help="folder of one predictions artifact per student"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="names the students to report")
     parser.add_argument("--students", nargs="+", metavar="NAME", help="report these instead, imported networks too")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and table.md")
-    parser.add_argument("--show", action="store_true", help="only print the table and where the page is")
     args = parser.parse_args()
-    if not args.show and not (args.dataset and args.predictions):
-        parser.error("--dataset and --predictions are needed to make the page; give both, or --show")
 
     students = args.students or list(params.load(args.params, kinds=()).students)
     results = of(students, load(args.results, expected=students))
-    if args.show:
-        console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
-        console.print(table.rich_table(results))
-        print(args.out / "index.html")
-        return
     compared = comparison.load(args.results / comparison.FILE)
     html = page.build(results, dataset=args.dataset, predictions=args.predictions, compared=compared)
     write_text(args.out / "index.html", html)

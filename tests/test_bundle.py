@@ -15,7 +15,7 @@ import grimp
 import numpy as np
 import pytest
 
-from pipeline import artifact, bundle
+from pipeline import artifact, bundle, verbs
 from pipeline.errors import UserError
 from pipeline.frames import write_png
 from pipeline.prepared import Prepared
@@ -126,8 +126,8 @@ def test_frames_are_spread_over_the_split(unpacked: Path) -> None:
 
 def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
     graph = grimp.build_graph("pipeline")
-    needed = {"pipeline.evaluation.on_device"}
-    needed |= graph.find_upstream_modules("pipeline.evaluation.on_device")
+    scripts = {f"pipeline.verbs.{name}" for name in ("__main__", "check_bundle", "doctor")}
+    needed = scripts | {upstream for script in scripts for upstream in graph.find_upstream_modules(script)}
     needed |= graph.find_descendants("pipeline.runtimes")  # plugins are found by their files
     for module in needed:
         place = unpacked / Path(*module.split("."))
@@ -135,6 +135,74 @@ def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
     assert not list(unpacked.rglob("__pycache__"))
     text = "".join(path.read_text() for path in unpacked.rglob("*.py"))
     assert str(ROOT) not in text
+
+
+def test_the_verb_finds_everything_by_the_name(
+    student: Any, prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifacts, out = tmp_path / "artifacts", tmp_path / "tiny.tar.gz"
+    for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
+        shutil.copytree(source, artifacts / place)
+    arguments = ["tiny", "--artifacts", str(artifacts), "--params", str(ROOT / "params.yaml"), "--out", str(out)]
+    with pytest.raises(UserError, match=r"dataset: no meta\.json there"):
+        verbs.run("bundle", arguments)
+    arguments += ["--dataset", str(prepared.artifact.path), "--images", "2"]
+    with pytest.raises(UserError, match=r"students/tiny: no meta\.json there"):
+        verbs.run("bundle", arguments)
+    assert not out.exists()
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
+        pass
+    assert verbs.run("bundle", arguments) == 0
+    assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
+    with tarfile.open(out) as archive:
+        facts = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
+    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp"}
+    for wrong in (["tiny", "--ssh", "x"], ["tiny", "--", "--runtime", "tensorrt"]):
+        with pytest.raises(SystemExit):
+            verbs.run("bundle", wrong)
+    assert "--ssh and --results go together" in (said := capsys.readouterr().err) and "for run.sh on the device" in said
+    assert facts["split"] == "val" and set(facts["budgets"]) >= {"miou_drop", "size_mb"}
+
+
+def test_arguments_after_two_dashes_go_to_the_device(
+    student: Any, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
+        shutil.copytree(source, tmp_path / place)
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    with artifact.create(tmp_path / "students/tiny", kind="network", meta=about):
+        pass
+    sent: dict[str, Any] = {}
+    found = {"variants": {"int8": {"miou": 50.0}}, "device": {"name": "Orin"}}
+
+    def check(host: Any, out: Path, **options: Any) -> tuple[dict[str, Any], int]:
+        sent.update(host=host.name, out=out, **options)
+        return found, 1
+
+    monkeypatch.setattr("pipeline.remote.check", check)
+    places = [
+        "--artifacts",
+        str(tmp_path),
+        "--dataset",
+        str(prepared.artifact.path),
+        "--out",
+        str(tmp_path / "t.tar.gz"),
+    ]
+    ssh = ["--ssh", "u@orin", "--results", str(tmp_path / "r.json"), "--params", str(ROOT / "params.yaml")]
+    assert verbs.run("bundle", ["tiny", *places, *ssh, "--", "--runtime", "tensorrt"]) == 1
+    assert (sent["host"], sent["arguments"], sent["python"]) == ("u@orin", ["--runtime", "tensorrt"], "python3")
+    assert json.loads((tmp_path / "r.json").read_text()) == found
+
+
+def test_doctor_says_what_the_device_has(bare_python: Path, unpacked: Path) -> None:
+    command = [str(bare_python), "-m", "pipeline.verbs"]
+    done = subprocess.run([*command, "--help"], cwd=unpacked, capture_output=True, text=True, check=True)
+    assert "check-bundle" in done.stdout and "doctor" in done.stdout and "infer" not in done.stdout
+    done = subprocess.run([*command, "doctor", "--json"], cwd=unpacked, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["runtimes"]["onnxruntime"]["works"] and found["providers"]["cpu"] == {"works": True}
+    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["torch"] is None
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ from pipeline.frames import Array, resize_frame, resize_label_map
 ROOT = Path(__file__).parents[1]
 ABSENT = ("torch", "pydantic", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate", "safetensors")
 ROOTS = ("pipeline.runtimes", "pipeline.evaluation", "pipeline.video")
+VERBS = tuple(f"pipeline.verbs.{name}" for name in ("__main__", "infer", "check_bundle", "doctor"))
 
 
 def device_modules() -> list[str]:
     """Every module of the device packages, and of `pipeline` whatever they import."""
     graph = grimp.build_graph("pipeline")
-    modules = {m for root in ROOTS for m in (root, *graph.find_descendants(root))}
+    modules = {m for root in ROOTS for m in (root, *graph.find_descendants(root))} | set(VERBS)
     modules |= {upstream for module in modules for upstream in graph.find_upstream_modules(module)}
     return sorted(modules)
 
@@ -97,14 +98,16 @@ def pictures(student: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
+@pytest.mark.parametrize("script", [["stages/infer.py"], ["-m", "pipeline.verbs", "infer"]])
 def test_infer_writes_the_masks_of_the_engine(
-    device: Path, engine: Path, pictures: dict[str, Array], tmp_path: Path
+    device: Path, engine: Path, pictures: dict[str, Array], tmp_path: Path, script: list[str]
 ) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     for name, frame in pictures.items():
         assert cv2.imwrite(str(frames / f"{name}.png"), frame)
-    done = run(device, "stages/infer.py", engine, frames, "--masks", tmp_path / "masks", "--json", tmp_path / "s.json")
+    results = ("--masks", tmp_path / "masks", "--json", tmp_path / "s.json")
+    done = run(device, *script, engine, frames, *results)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "s.json").read_text())
     opened, facts = runtimes.open_engine(engine)
@@ -125,6 +128,14 @@ def test_infer_says_what_the_device_lacks(device: Path, engine: Path, tmp_path: 
     assert done.returncode == 1
     assert "H.264 needs PyAV: pip install av" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verbs_of_the_host_name_the_package_and_the_extra(device: Path) -> None:
+    for name, package in (("bundle", "pydantic"), ("show", "rich"), ("import", "pydantic"), ("preset", "ruamel")):
+        done = run(device, "-m", "pipeline.verbs", name, "--help")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"segpress {name} needs the package {package}, which is not installed" in done.stderr
+        assert "pip install '.[train]'" in done.stderr
 
 
 def test_no_import_of_a_training_library() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipeline import experiments
+from pipeline import experiments, verbs
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -112,10 +112,16 @@ def test_an_interruption_reaches_the_run_and_its_cleaning_up_is_waited_for(tmp_p
 def test_compare_refuses_an_unknown_student_before_it_runs_anything(tmp_path: Path) -> None:
     params = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("student: kd\n", "student: kdd\n")
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
-    script = [sys.executable, str(ROOT / "benchmarks" / "compare.py"), "--params", str(tmp_path / "params.yaml")]
+    script = [sys.executable, "-m", "pipeline.verbs", "compare", "--params", str(tmp_path / "params.yaml")]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "students has no 'kdd'; did you mean 'kd'?" in done.stderr
     assert "runs:" not in done.stdout
+
+
+def test_compare_refuses_another_folder_than_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"has no dvc.yaml, pipeline, stages: .* run it in the root of segpress's git"):
+        verbs.run("compare", ["--params", str(ROOT / "params.yaml")])
 
 
 def test_a_stage_that_cannot_be_reproduced_is_named(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,8 @@
-"""`prepare --inspect` prints what is there and what is wrong, draws a sheet, and writes no data set."""
+"""`segpress inspect` prints what is there and what is wrong, draws a sheet, and writes no data set."""
 
 from __future__ import annotations
 
 import io
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from pipeline import contact_sheet, datasets
+from pipeline import contact_sheet, datasets, verbs
 from pipeline.errors import UserError
 from pipeline.frames import write_png
 from pipeline.inspection import show
@@ -114,8 +112,8 @@ def test_an_overlay_shows_class_colours_inside_and_stripes_where_it_is_ignored()
     assert shot.pixels == {0: 333333, 1: 333333, 255: 333333}
 
 
-def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_verb_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):
         write_png(tmp_path / f"raw/images/{name}.png", np.full((12, 16, 3), value, np.uint8))
@@ -135,12 +133,9 @@ def test_the_stage_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
     }
     params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not looked at
     YAML().dump(params, tmp_path / "params.yaml")
-    arguments = ["--params", str(tmp_path / "params.yaml"), "--inspect", "--sheet", str(tmp_path / "sheet.png")]
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "stages/prepare.py"), run_name="__main__")
+    arguments = ["--params", str(tmp_path / "params.yaml"), "--sheet", str(tmp_path / "sheet.png")]
+    assert verbs.run("inspect", arguments) == 1
     out = capsys.readouterr().out
-    assert ended.value.code == 1
     assert "1 fault" in out and "train/c: " in out and "label ids [2]" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "raw", "sheet.png"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None

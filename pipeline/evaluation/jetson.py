@@ -43,7 +43,7 @@ def read(root: Path) -> dict[str, Any]:
 
 def power_mode(root: Path) -> dict[str, Any]:
     """Number and name of nvpmodel's mode: as it answers, else the number in its status file; empty without both."""
-    answer = _output("nvpmodel", "-q")
+    answer = output("nvpmodel", "-q")
     name = re.search(r"NV Power Mode: *(\S+)", answer)
     number = re.search(r"^(\d+)\s*$", answer, flags=re.MULTILINE)
     if number is None:
@@ -114,7 +114,7 @@ def text(file: Path) -> str:
         return ""
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
     """What a program prints; empty where it is not there, fails or takes too long."""
     program = shutil.which(command[0])
     if program is None:
@@ -127,7 +127,7 @@ def _output(*command: str) -> str:
 
 
 def _first_line(*command: str) -> str:
-    """The first line of a program that goes on printing, which is then ended; empty as in :func:`_output`."""
+    """The first line of a program that goes on printing, which is then ended; empty as in :func:`output`."""
     program = shutil.which(command[0])
     if program is None:
         return ""

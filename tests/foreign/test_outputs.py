@@ -13,16 +13,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import artifact
+from pipeline import artifact, verbs
 from pipeline.errors import UserError
 from pipeline.foreign import parity
 from pipeline.foreign.description import Description
 from pipeline.foreign.imported import import_network
 from pipeline.quantization import cpu, tensorrt
 from pipeline.quantization import graph as graphs
-from stages import import_onnx
 from tests.foreign.conftest import deep, ending
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 TWO = {"classes": ["background", "road"], "palette": [[0, 0, 0], [128, 64, 128]]}
 BITS = TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT
 node = helper.make_node
@@ -249,14 +249,13 @@ def test_a_sequence_is_no_map(make: Any, described: Any, frames: Any) -> None:
         require_labels(described(model), frames, np.argmax)
 
 
-def test_the_stage_says_what_it_chose_and_warns_of_one_class_everywhere(
-    single: Any, described: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_the_verb_says_what_it_chose_and_warns_of_one_class_everywhere(
+    single: Any, described: Any, dataset: Path, tmp_path: Path, capsys: Any
 ) -> None:
     for threshold, warns in ((None, False), (1e6, True)):
         described(single(), threshold=threshold, **TWO)
-        arguments = ["--description", tmp_path / "own.yaml", "--dataset", dataset, "--out", tmp_path / "onnx"]
-        monkeypatch.setattr("sys.argv", ["import_onnx.py", *map(str, arguments)])
-        assert import_onnx.main() == 0
+        places = [tmp_path / "own.yaml", "--dataset", dataset, "--out", tmp_path / "out"]
+        assert verbs.run("import", [*map(str, places), "--until", "onnx", "--params", str(PARAMS)]) == 0
         out, error = capsys.readouterr()
         assert f"road is where its one channel is above {threshold or 0:g}" in out
         assert ("warning: nearly everything is background; where the frames show more, look at mean" in error) == warns

@@ -35,7 +35,15 @@ DESCRIPTION = {
 
 
 def stage(name: str, *arguments: str | Path) -> str:
-    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
+    return printed_by(str(ROOT / "stages" / f"{name}.py"), *arguments)
+
+
+def verb(name: str, *arguments: str | Path) -> str:
+    return printed_by("-m", "pipeline.verbs", name, *arguments)
+
+
+def printed_by(*arguments: str | Path) -> str:
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -43,7 +51,7 @@ def stage(name: str, *arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Every stage of README's "Your own network", on twelve train and six val frames of CamVid."""
+    """`segpress import` on twelve train and six val frames of CamVid."""
     folder = tmp_path_factory.mktemp("own")
     for split, count in (("train", 12), ("val", 6)):
         lines = (real_data / "camvid" / f"{split}.txt").read_text().splitlines()
@@ -62,33 +70,31 @@ def made(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
     raw["calibrate"].update(images=6, allow_missing_classes=False)
     raw["quantize"].update(trial_images=0, float_layers=[])
     raw["check"].update(runs=10, warmup=1, seconds=0.0, samples=1)
-    for name, content in (("params.yaml", raw), ("own.yaml", DESCRIPTION)):
+    for name, content in (("params.yaml", raw), ("twin.yaml", DESCRIPTION)):
         with (folder / name).open("w") as stream:
             YAML().dump(content, stream)
-    values, data, described = ("--params", folder / "params.yaml"), folder / "road", folder / "own.yaml"
-    told = {}
-    stage("prepare", *values, "--out", folder / "dataset")
-    told["merge"] = stage("merge_classes", "--description", described, "--dataset", folder / "dataset", "--out", data)
-    onnx, calibration, int8 = folder / "onnx/twin", folder / "calibration/twin", folder / "int8/twin"
-    told["import"] = stage("import_onnx", "--description", described, "--dataset", data, "--out", onnx)
-    stage("calibrate", *values, "--onnx", onnx, "--dataset", data, "--out", calibration)
-    both = ("--onnx", onnx, "--calibration", calibration)
-    stage("quantize", *values, *both, "--dataset", data, "--out", int8)
-    stage("device", *values, "--out", folder / "device.json")
-    engines = folder / "engines/twin"
-    stage("convert", *values, "--device", folder / "device.json", "--onnx", onnx, "--int8", int8, "--out", engines)
-    told["check"] = stage(
-        "check", *values, "--device", folder / "device.json", "--dataset", data, "--engines", engines, "--int8", int8,
-        "--predictions", folder / "predictions/twin", "--out", folder / "results/twin.json",
-    )  # fmt: skip
-    results = json.loads((folder / "results/twin.json").read_text())
-    return SimpleNamespace(folder=folder, data=data, onnx=onnx, int8=int8, told=told, results=results, values=values)
+    values, described = ("--params", folder / "params.yaml"), folder / "twin.yaml"
+    stage("prepare", *values, "--out", folder / "prepared")
+    out = folder / "twin"
+    printed = verb("import", described, "--dataset", folder / "prepared", "--out", out, *values)
+    results = json.loads((out / "results/twin.json").read_text())
+    return SimpleNamespace(
+        folder=out,
+        prepared=folder / "prepared",
+        described=described,
+        data=out / "dataset",
+        onnx=out / "onnx/twin",
+        int8=out / "int8/twin",
+        printed=printed,
+        results=results,
+        values=values,
+    )
 
 
 def test_the_deploy_graph_is_the_published_network(made: Any, real_data: Path) -> None:
     parity = artifact.load(made.onnx, kind="onnx").meta["parity"]
     assert parity["agreement"]["fp32"] > 0.9999 and parity["agreement"]["fp16"] > 0.999
-    assert parity["class_share"]["road"] > 0.1 and "road" in made.told["import"]
+    assert parity["class_share"]["road"] > 0.1 and "share of each class on 8 train frames: " in made.printed
     video = cv2.VideoCapture(str(real_data / "video/solidWhiteRight.mp4"))
     engine, _ = runtimes.open_engine(made.folder / "engines/twin/fp32")
     original = onnxruntime.InferenceSession(str(real_data / MODEL), providers=["CPUExecutionProvider"])
@@ -117,10 +123,6 @@ def test_road_is_found_and_int8_keeps_it(made: Any) -> None:
 def test_the_report_takes_it(made: Any) -> None:
     (read,) = reporting.load(made.folder / "results")
     assert read.reference.name == "fp32" and read.teacher.miou is None
-    stage(
-        "report", *made.values, "--results", made.folder / "results", "--students", "twin", "--dataset", made.data,
-        "--predictions", made.folder / "predictions", "--out", made.folder / "report",
-    )  # fmt: skip
     page = (made.folder / "report/index.html").read_text()
     assert "twinlitenet.onnx" in page and "float prediction" in page
     assert "| twin | imported | not measured |" in (made.folder / "report/table.md").read_text()
@@ -128,22 +130,31 @@ def test_the_report_takes_it(made: Any) -> None:
     assert len(rows) == 1 + 3 * 2 and not [row for row in rows if "teacher" in row]
 
 
+def test_a_second_run_keeps_what_is_unchanged(made: Any) -> None:
+    where = (made.described, "--dataset", made.prepared, "--out", made.folder, *made.values)
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.onnx")}
+    printed = verb("import", *where)
+    steps = [line for line in printed.splitlines() if line.startswith("[")]
+    assert (
+        len(steps) == 8 and [line for line in steps if "unchanged" not in line] == [steps[4]] and "device" in steps[4]
+    )
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.onnx")} == before
+
+
 def test_a_bundle_needs_no_student(made: Any) -> None:
     out = made.folder / "twin.tar.gz"
-    stage(
-        "bundle", *made.values, "--onnx", made.onnx, "--int8", made.int8, "--dataset", made.data, "--images", "2",
-        "--out", out,
-    )  # fmt: skip
-    subprocess.run(["tar", "xzf", out], cwd=made.folder, check=True)
+    verb("bundle", "twin", "--artifacts", made.folder, *made.values, "--images", "2", "--out", out)
+    (made.folder / "unpacked").mkdir()
+    subprocess.run(["tar", "xzf", out], cwd=made.folder / "unpacked", check=True)
     done = subprocess.run(
-        ["sh", str(made.folder / "twin/run.sh")],
+        ["sh", str(made.folder / "unpacked/twin/run.sh")],
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (made.folder / "twin/results.json").exists(), done.stderr
-    found = json.loads((made.folder / "twin/results.json").read_text())
+    assert (made.folder / "unpacked/twin/results.json").exists(), done.stderr
+    found = json.loads((made.folder / "unpacked/twin/results.json").read_text())
     assert set(found) == set(made.results) and (found["student"], found["loss"]) == ("twin", "imported")
     assert found["quantization"]["in_float"] == made.results["quantization"]["in_float"]
 
@@ -151,12 +162,12 @@ def test_a_bundle_needs_no_student(made: Any) -> None:
 def test_a_data_set_in_other_classes_is_refused(made: Any) -> None:
     command = [
         sys.executable, str(ROOT / "stages/check.py"), *map(str, made.values), "--device", made.folder / "device.json",
-        "--dataset", made.folder / "dataset", "--engines", made.folder / "engines/twin",
+        "--dataset", made.prepared, "--engines", made.folder / "engines/twin",
         "--predictions", made.folder / "p", "--out", made.folder / "r.json",
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "has background, road; give the data set" in done.stderr
-    assert "stages/merge_classes.py" in done.stderr and not (made.folder / "r.json").exists()
+    assert "segpress import OWN.yaml --until dataset" in done.stderr and not (made.folder / "r.json").exists()
 
 
 @pytest.mark.parametrize("file", ["onnx/twin/fp32.onnx", "onnx/twin/fp16.onnx", "int8/twin/int8_tensorrt.onnx"])

@@ -238,7 +238,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     written = []
     for how in ("s; ", "made before"):
         done = subprocess.run(
-            [sys.executable, "benchmarks/compare.py", "--markdown", "table.md"],
+            [sys.executable, "-m", "pipeline.verbs", "compare", "--markdown", "table.md"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(folder)},
             capture_output=True,
@@ -259,7 +259,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     assert "Losses compared" in (folder / "report/index.html").read_text()
     (folder / "pipeline/losses/unknown.py").write_text("")
     done = subprocess.run(
-        [sys.executable, "benchmarks/compare.py"], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.verbs", "compare"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "git does not know pipeline/losses/unknown.py" in done.stderr
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import artifact
+from pipeline import artifact, verbs
 from pipeline.errors import UserError
 from pipeline.frames import write_png
 from pipeline.params import load as load_params
@@ -456,7 +456,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return int(runpy.run_path(str(ROOT / "stages/report.py"))["main"]())
 
 
-def test_stage_writes_page_and_table_then_shows_them(
+def test_stage_writes_page_and_table_and_the_verb_shows_them(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for student in load_params(ROOT / "params.yaml", kinds=()).students:
@@ -466,10 +466,11 @@ def test_stage_writes_page_and_table_then_shows_them(
     assert stage(monkeypatch, "--results", project.results, *places) == 0
     assert sorted(path.name for path in out.iterdir()) == ["index.html", "table.md"]
     assert (out / "table.md").read_text(encoding="utf-8") == table.markdown(project.load())
-    assert stage(monkeypatch, "--results", project.results, "--out", out, "--show") == 0
+    places = ["--params", str(ROOT / "params.yaml"), "--results", str(project.results), "--report", str(out)]
+    assert verbs.run("show", places) == 0
     shown = capsys.readouterr().out
     assert "64.9" in shown
     assert str(out / "index.html") in shown
     (project.results / "kd.json").write_text("{", encoding="utf-8")
-    assert stage(monkeypatch, "--results", project.results, "--show") == 1
-    assert "kd.json" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"kd\.json"):
+        verbs.run("show", places)

@@ -21,7 +21,7 @@ from pipeline.labels import LabelSpec
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py"))
-WITHOUT_PARAMS = ("infer", "check_bundle", "import_onnx", "merge_classes")
+WITHOUT_PARAMS = ("infer",)
 LABELS = LabelSpec(names=("road", "car"), palette=((1, 1, 1), (2, 2, 2)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -243,6 +243,4 @@ def helped() -> dict[str, tuple[int, str]]:
 def test_help_says_what_the_stage_does_and_takes(helped: dict[str, tuple[int, str]], name: str) -> None:
     status, text = helped[str(ROOT / "stages" / f"{name}.py")]
     assert status == 0 and text.startswith(f"usage: {name}.py")
-    assert ("--out" in text) == (name not in ("gate", "preset")) and ("--params" in text) == (
-        name not in WITHOUT_PARAMS
-    )
+    assert ("--out" in text) == (name != "gate") and ("--params" in text) == (name not in WITHOUT_PARAMS)

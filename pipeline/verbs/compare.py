@@ -1,14 +1,13 @@
-"""Every loss of `compare` in params.yaml on one student: same teacher, same budget, several seeds (make compare).
+"""Train one student with every loss of `compare` in params.yaml: same teacher, same budget, several seeds.
 
-The teacher is brought up to date in the workspace; then each run is a DVC experiment in a temporary folder, and one
-that was made before, of the same data, code and params, comes from DVC's run cache in seconds. Interrupting and
-starting again continues. After every run results/comparison.json is written anew, for the report. Needs git, with
-every file of pipeline/ and stages/ known to it.
+The teacher is brought up to date in the workspace. Each run is a DVC experiment in a temporary folder; a run that was
+finished before, with the same data, code and params, comes from DVC's run cache in seconds. After an interruption run
+the command again. Each run adds to results/comparison.json, for the report. It needs a git checkout in which git knows
+every file of pipeline/ and stages/.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -21,10 +20,11 @@ from rich.console import Console
 
 from pipeline import experiments, params, recipes
 from pipeline.artifact import dump_json, write_text
-from pipeline.errors import UserError, command
+from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.reporting import comparison, comparison_table
 from pipeline.reporting.comparison import BASELINE, Run, summarise
+from pipeline.verbs import new_parser
 
 
 def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict[str, Any], bool]:
@@ -103,13 +103,17 @@ def compare(settings: Params, *, out: Path) -> None:
         print(f"{index}/{len(plan)}  {name}, seed {seed}: mIoU {run.miou:.2f} ({how}; {left})", flush=True)
 
 
-@command
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, default=Path("results") / comparison.FILE)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if missing := [name for name in ("dvc.yaml", "pipeline", "stages") if not Path(name).exists()]:
+        raise UserError(
+            f"{Path.cwd()} has no {', '.join(missing)}: segpress compare runs DVC experiments; run it in the root of "
+            "segpress's git checkout"
+        )
 
     settings = params.load(args.params, kinds=("losses",))
     if unknown := experiments.untracked("pipeline", "stages"):
@@ -131,7 +135,3 @@ def main() -> int:
     if args.markdown:
         write_text(args.markdown, comparison_table.markdown(found))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

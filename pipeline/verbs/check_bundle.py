@@ -1,27 +1,25 @@
-"""An unpacked bundle -> its engines, built and checked on this device, and one results file. Run by its run.sh."""
+"""Build and check the engines of an unpacked bundle on this device, and write one results file."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifact
-from pipeline.errors import UserError, command
+from pipeline.errors import UserError
 from pipeline.evaluation import on_device
 from pipeline.evaluation.budgets import conclusion
+from pipeline.verbs import new_parser
 
 
-@command
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> int:
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--bundle", type=Path, default=Path(), help="the unpacked bundle; this folder by default")
     parser.add_argument("--runtime", help="onnxruntime, tensorrt or tensorrt_rtx; by default that of the bundle")
     parser.add_argument("--options", default="{}", help="of the runtime, as JSON: '{\"threads\": 4}'")
     parser.add_argument("--out", type=Path, help="results file; by default results.json in the bundle")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     facts = artifact.read_json(
         args.bundle / on_device.FACTS, advice="run this in an unpacked bundle, or name one: --bundle"
@@ -43,7 +41,3 @@ def main() -> int:
         print(f"budget broken: {violation['what']}")
     print(f"{out}: {conclusion(results)}")
     return 0 if results["passed"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

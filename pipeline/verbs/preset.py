@@ -1,21 +1,20 @@
-"""A preset -> params.yaml. Without a name, lists them."""
+"""Write a preset, values that go together, into params.yaml; without a name, list the presets."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 from pipeline import presets
-from pipeline.errors import command
+from pipeline.verbs import new_parser
+from pipeline.verbs._repository import folder_of
 
 
-@command
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> None:
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    folder_of("presets")
 
     if args.name is None:
         for name, purpose in presets.available().items():
@@ -23,7 +22,3 @@ def main() -> None:
         return
     changes = presets.apply(args.name, args.params)
     print("\n".join(changes) if changes else f"{args.params} has these values already")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

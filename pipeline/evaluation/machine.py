@@ -1,0 +1,168 @@
+"""What this machine has for segpress, and what is missing, for `segpress doctor`; nothing on the machine is changed."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import runtimes
+from pipeline.evaluation import jetson, providers
+from pipeline.evaluation.exactness import SATURATING, int8_kernels
+from pipeline.runtimes import _cuda
+from pipeline.runtimes.onnxruntime import PROVIDERS, cpu_model, instructions
+
+#: Packages that verbs use, by the name that Python imports, with the extra that installs each.
+PACKAGES = {"numpy": "", "cv2": "", "av": "video", "torch": "train", "onnx": "train", "dvc": "train"}
+#: Shared libraries that runtimes on NVIDIA GPUs load; the first is the driver's.
+LIBRARIES = ("cuda", "cudart", "cublasLt", "cudnn", "nvinfer", "nvonnxparser", "tensorrt_rtx")
+OLDEST_RTX = 7.5  # compute capability of RTX 20, the oldest that TensorRT-RTX supports
+
+
+def read(root: Path = Path("/")) -> dict[str, Any]:
+    """All facts, plain values.
+
+    Args:
+        root: where /etc and /proc lie.
+
+    Returns:
+        ``segpress``, ``python``, ``system``, ``packages`` (version by name; None: missing), ``cpu``, ``gpus``,
+        ``jetson`` (None: it is none), ``libraries`` (place by name; None: missing), ``runtimes`` and ``providers`` (of
+        ONNX Runtime): ``works``, ``version`` or ``why`` not; and ``advice``, see :func:`advise`.
+    """
+    found: dict[str, Any] = {
+        "segpress": _version("segpress"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "packages": {name: _module_version(name) for name in PACKAGES},
+        "cpu": cpu(),
+        "gpus": gpus(root),
+        "jetson": board(root),
+        "libraries": {f"lib{name}.so": library(name) for name in LIBRARIES},
+        "runtimes": {name: _runtime(name) for name in runtimes.available()},
+    }
+    found["providers"] = (
+        {name: _provider(name) for name in PROVIDERS} if found["runtimes"]["onnxruntime"]["works"] else {}
+    )
+    return {**found, "advice": advise(found)}
+
+
+def cpu() -> dict[str, Any]:
+    """Name, cores that this process may use, and the instructions of INT8 kernels."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"name": cpu_model(), "cores": cores, "int8_kernels": int8_kernels(platform.machine(), instructions())}
+
+
+def gpus(root: Path) -> list[dict[str, str]]:
+    """``name``, ``driver`` and ``compute_capability`` of each NVIDIA GPU, from nvidia-smi, else from the driver."""
+    answer = jetson.output("nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader")
+    rows = [[value.strip() for value in line.split(",")] for line in answer.splitlines()]
+    keys = ("name", "driver", "compute_capability")
+    if rows and all(len(row) == len(keys) for row in rows):
+        return [dict(zip(keys, row, strict=True)) for row in rows]
+    device = _cuda.device()
+    if device is None:
+        return []
+    version = re.search(r"Module\D*([\d.]+)", jetson.text(root / "proc/driver/nvidia/version"))
+    driver = {"driver": version[1]} if version else {}
+    return [{"name": device["gpu"], **driver, "compute_capability": device["compute_capability"]}]
+
+
+def board(root: Path) -> dict[str, str] | None:
+    """Release of Jetson Linux (L4T) and model of a Jetson; None for other machines."""
+    release = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", jetson.text(root / "etc/nv_tegra_release"))
+    if release is None:
+        return None
+    model = jetson.text(root / "proc/device-tree/model").strip("\0 ")
+    return {"l4t": f"R{release[1]}.{release[2]}", "model": model or "unknown model"}
+
+
+def library(name: str) -> str | None:
+    """Where a shared library is: its name on the linker's path, else its file in a pip package; None: missing."""
+    if system := ctypes.util.find_library(name):
+        return system
+    patterns = (f"*_libs/lib{name}.so*", f"nvidia/*/lib/lib{name}.so*")
+    files = (file for folder in sys.path for pattern in patterns for file in sorted(Path(folder).glob(pattern)))
+    return next((str(file) for file in files), None)
+
+
+def advise(found: dict[str, Any]) -> dict[str, str]:
+    """What to install and what to write into params.yaml.
+
+    Args:
+        found: see :func:`read`.
+
+    Returns:
+        ``runtime`` (value of ``convert.runtime``), ``why``; where they apply ``provider`` (of onnxruntime), ``install``
+        (the command for a runtime that fits better and does not work yet) and ``int8`` (what to know about this CPU).
+    """
+    best, why, install = _best(found)
+    advice = {"runtime": best, "why": why}
+    if not _works(found, best):
+        advice["install"] = f"{install} (for {best})"
+        if _works(found, "onnxruntime"):
+            advice |= {"runtime": "onnxruntime", "why": f"{best} fits this machine better, and does not work yet"}
+    if advice["runtime"] == "onnxruntime":
+        cuda = found["gpus"] and found["providers"].get("cuda", {}).get("works")
+        advice["provider"] = "cuda" if cuda else "cpu"
+    kernels = found["cpu"]["int8_kernels"]
+    if advice.get("provider") == "cpu" and kernels in SATURATING:
+        advice["int8"] = (
+            f"this CPU has no VNNI: its INT8 kernels ({kernels}) can overflow with INT8 files of other programs; the "
+            "files of segpress quantize never do"
+        )
+    return advice
+
+
+def _best(found: dict[str, Any]) -> tuple[str, str, str]:
+    """The runtime that fits this machine best, why, and the command that installs it."""
+    if found["jetson"]:
+        return "tensorrt", "it is the runtime of a Jetson", "sudo apt install python3-libnvinfer"
+    if not found["gpus"]:
+        return "onnxruntime", "no NVIDIA GPU with a driver was found", "pip install '.[onnxruntime]'"
+    gpu = found["gpus"][0]
+    rtx = "RTX" in gpu["name"] and float(gpu["compute_capability"]) >= OLDEST_RTX
+    if rtx and _works(found, "tensorrt_rtx") and not _works(found, "tensorrt"):
+        return "tensorrt_rtx", "it is installed, and supports this GPU", ""
+    return "tensorrt", "it builds the fastest engines for this GPU", "pip install '.[tensorrt]'"
+
+
+def _works(found: dict[str, Any], name: str) -> bool:
+    return bool(found["runtimes"].get(name, {}).get("works"))
+
+
+def _runtime(name: str) -> dict[str, Any]:
+    """Whether a runtime plugin starts here, with its version, or why not."""
+    try:
+        version = runtimes.build(name, {}).fingerprint().get(name)
+    except Exception as error:  # a broken installation raises its own types
+        return {"works": False, "why": " ".join(str(error).split())[:300]}
+    return {"works": True, "version": str(version)}
+
+
+def _provider(name: str) -> dict[str, Any]:
+    why = providers.failure(name)
+    return {"works": True} if why is None else {"works": False, "why": why}
+
+
+def _module_version(name: str) -> str | None:
+    """Version of a package that can be imported, from its metadata where there are any; None: missing."""
+    if importlib.util.find_spec(name) is None:
+        return None
+    return _version("opencv-python" if name == "cv2" else name) or getattr(
+        importlib.import_module(name), "__version__", "unknown version"
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,126 @@
+"""Steps that leave their artifacts in one folder: a step runs when something that it depends on has changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.verbs._repository import ROOT, folder_of
+
+#: What each finished step depended on and left; in the folder.
+RECORD = "steps.json"
+#: Seconds that an interrupted stage may take to remove its temporary files.
+GRACE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: for people and for the record.
+        outputs: the artifact folders or files that it leaves.
+        inputs: what it depends on, by name: a path stands for its content, other values for themselves.
+        run: writes the outputs; returns the exit status.
+        always: run it each time; for facts that are not in any file, such as those of this machine.
+    """
+
+    name: str
+    outputs: Sequence[Path]
+    inputs: Mapping[str, Any]
+    run: Callable[[], int]
+    always: bool = False
+
+
+def perform(steps: Sequence[Step], folder: Path, *, of: str, say: Callable[[str], object]) -> int:
+    """Run steps in order; a finished step whose inputs and outputs are unchanged is skipped.
+
+    Args:
+        folder: of the outputs and the record.
+        of: what the folder belongs to; a folder of something else is refused.
+        say: called with a line per step.
+
+    Returns:
+        the exit status of the first step that failed, else 0.
+
+    Raises:
+        UserError: the folder is not empty and has no record, or belongs to something else.
+    """
+    finished = _record(folder, of=of)
+    _write(folder, finished, of=of)
+    for number, step in enumerate(steps, start=1):
+        inputs = {name: digest(value) for name, value in step.inputs.items()}
+        before = finished.get(step.name, {"inputs": inputs, "outputs": []})
+        changed = sorted(name for name, value in inputs.items() if before["inputs"].get(name) != value)
+        places = ", ".join(map(str, step.outputs))
+        title = f"[{number}/{len(steps)}] {step.name}"
+        present = _outputs(step)
+        if present and present == before["outputs"] and not changed and not step.always:
+            say(f"{title}: unchanged, {places}")
+            continue
+        say(f"{title} -> {places}" + (f" (changed: {', '.join(changed)})" if changed else ""))
+        if status := step.run():
+            return status
+        finished[step.name] = {"inputs": inputs, "outputs": _outputs(step)}
+        _write(folder, finished, of=of)
+    return 0
+
+
+def run_stage(name: str, *arguments: str | Path) -> int:
+    """Run ``stages/<name>.py`` as a process of its own; returns its exit status."""
+    command = [sys.executable, str(folder_of("stages") / f"{name}.py"), *map(str, arguments)]
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search}) as process:  # noqa: S603 - no shell
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)  # Ctrl-C in a terminal has reached it already; `kill` has not
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def digest(value: Any) -> str:
+    """A sha256: of a file; of all JSON files below a folder and the sizes of other files; of the JSON of a value."""
+    if not isinstance(value, Path):
+        return artifact.files_hash({"value": artifact.dump_json(value)})
+    if value.is_file():
+        return artifact.sha256(value)
+    files = {file.relative_to(value).as_posix(): file for file in value.rglob("*") if file.is_file()}
+    return artifact.files_hash(
+        {
+            name: artifact.sha256(file) if file.suffix == ".json" else str(file.stat().st_size)
+            for name, file in files.items()
+        }
+    )
+
+
+def _outputs(step: Step) -> list[str]:
+    """:func:`digest` of each output; empty where one is missing."""
+    return [digest(path) for path in step.outputs] if all(path.exists() for path in step.outputs) else []
+
+
+def _write(folder: Path, steps: Mapping[str, Any], *, of: str) -> None:
+    artifact.write_text(folder / RECORD, artifact.dump_json({"of": of, "steps": steps}))
+
+
+def _record(folder: Path, *, of: str) -> dict[str, Any]:
+    advice = "name another folder: --out"
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return {}
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder} is there and holds no {RECORD}, so this command did not write it; {advice}")
+    record = artifact.read_json(folder / RECORD, advice=f"delete the folder, or {advice}")
+    if record.get("of") != of:
+        raise UserError(f"{folder} belongs to {record.get('of')}, not to {of}; {advice}")
+    return dict(record["steps"])
