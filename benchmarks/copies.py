@@ -1,7 +1,7 @@
 """How alike thumbnails are: of an image and its copies, and of two images of a data set that follow each other.
 
-``pipeline/copies.py`` has its threshold between the two. The data set is that of params.yaml; its names are sorted, so
-that the frames of a drive follow each other.
+The threshold of ``pipeline/preparation/copies.py`` is between the two. The data set is that of params.yaml; its names
+are sorted, so that the frames of a drive follow each other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline import datasets, params
-from pipeline.copies import ALIKE, thumbnail
+from pipeline import datasets
 from pipeline.errors import command
 from pipeline.frames import Array
+from pipeline.preparation.copies import ALIKE, thumbnail
+from pipeline.settings import params
 
 EVERY = 15  # images between two that are copied
 

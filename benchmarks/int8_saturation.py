@@ -30,7 +30,7 @@ from pipeline import artifact
 from pipeline.evaluation.exactness import int8_kernels
 from pipeline.frames import resize_frame
 from pipeline.prepared import Prepared
-from pipeline.quantization import calibrate, saturation
+from pipeline.quantization import calibration_artifact, saturation
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.quantize import FAMILIES, Settings, Source
 from pipeline.runtimes.onnxruntime import cpu_model, instructions
@@ -91,7 +91,7 @@ def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The two files and the frames; returns what was narrowed."""
     source = artifact.load(args.onnx, kind="onnx")
     plain = graphs.load(str(source.file("fp32.onnx")))
-    statistics = calibrate.load(artifact.load(args.calibration, kind="calibration"))
+    statistics = calibration_artifact.load(artifact.load(args.calibration, kind="calibration"))
     given, family = Source(plain, statistics, Settings(method="mse", bias_correction=True)), FAMILIES["cpu"]
     place = given.placing(family, family.simulated)
     onnx.save(plain.model, folder / "fp32.onnx")

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file
 
-from pipeline import datasets, losses, models, preparation
+from pipeline import datasets, losses, models
+from pipeline.preparation import prepare
 from pipeline.prepared import Prepared
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
@@ -85,7 +86,7 @@ def main() -> int:
 def prepare_data(out: Path) -> None:
     options = {"train": 14, "val": 2, "sequence": 0, "size": [64, 96], "seed": 3}
     streets = datasets.build("streets", options)
-    preparation.prepare(streets, out, name="streets", options=options, progress=lambda *_: None)
+    prepare.prepare(streets, out, name="streets", options=options, progress=lambda *_: None)
 
 
 def train(dataset: Path, folder: Path, steps: int) -> None:

@@ -34,7 +34,7 @@ from pipeline.errors import command
 from pipeline.evaluation import budgets, latency
 from pipeline.evaluation.scoring import evaluate
 from pipeline.prepared import Prepared
-from pipeline.quantization import calibrate, graph, sensitivity
+from pipeline.quantization import calibration_artifact, graph, sensitivity
 from pipeline.quantization.quantize import FAMILIES, Family, Settings, Source
 from pipeline.quantization.sensitivity import Budget, Place
 from pipeline.quantization.trial import Trial
@@ -49,7 +49,7 @@ def candidates(
 ) -> dict[str, onnx.ModelProto]:
     """Every INT8 graph of the table, by title. ``method`` is the one that recovery starts from."""
     plain = graph.load(str(source.file("fp32.onnx")))
-    statistics = calibrate.load(calibrated)
+    statistics = calibration_artifact.load(calibrated)
     head = {plain.classifier.name}
     found = {}
     for title, family in FAMILIES.items():
@@ -94,7 +94,7 @@ def fine_tuned(
         stage("export", *chosen, "--network", place / "network", "--out", place / "onnx")
         stage("calibrate", *chosen, "--onnx", place / "onnx", "--out", place / "calibration")
         plain = graph.load(str(place / "onnx/fp32.onnx"))
-        statistics = calibrate.load(artifact.load(place / "calibration", kind="calibration"))
+        statistics = calibration_artifact.load(artifact.load(place / "calibration", kind="calibration"))
         source = Source(plain, statistics, Settings(method=method))
         found[f"int8 {title} {method} + QAT"] = source.placing(family, family.simulated)({plain.classifier.name})
     return found

@@ -33,11 +33,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline import artifact, losses, models, params, recipes
+from pipeline import artifact, losses, models
 from pipeline.errors import command
 from pipeline.labels import LabelSpec
 from pipeline.losses import _queues
 from pipeline.prepared import Prepared
+from pipeline.settings import loss_mixture, params
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.settings import TrainingSettings
@@ -113,7 +114,7 @@ def _task(settings: params.Params, name: str, classes: int) -> SupervisedTask:
         entry.model.name, {k: v for k, v in entry.model.options.items() if k not in bare}, num_classes=classes
     )
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
-    chosen = recipes.resolve(entry.loss, settings.losses)
+    chosen = loss_mixture.resolve(entry.loss, settings.losses)
     loss = losses.build_all(chosen, num_classes=classes, ignore_index=255, steps=1000, **facts)
     return DistillationTask(student, teacher, loss, ignore_index=255)
 
@@ -166,7 +167,7 @@ def _train(place: dict[str, str], threads: int, folder: Path, args: argparse.Nam
     torch.set_num_threads(threads)
     settings, prepared = params.load(args.params), Prepared(args.measure)
     labels: LabelSpec = prepared.labels
-    name = next(name for name, entry in settings.students.items() if entry.loss != recipes.NOTHING)
+    name = next(name for name, entry in settings.students.items() if entry.loss != loss_mixture.NOTHING)
     task = _task(settings, name, labels.num_classes)
     recipe = TrainingSettings.of(settings.distill, images=1, input_size=settings.input_size, seed=0)
     trained = run.train(

@@ -31,9 +31,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pipeline import artifact, losses, models, params
+from pipeline import artifact, losses, models
 from pipeline.errors import command
 from pipeline.prepared import Prepared, Split
+from pipeline.settings import params
 from pipeline.training import data, processes
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask

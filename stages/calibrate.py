@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, params
+from pipeline import artifact
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
-from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.calibration_artifact import calibrate
 from pipeline.quantization.calibration_frames import Frames
+from pipeline.settings import params
 
 
 @command

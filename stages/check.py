@@ -6,14 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, params
-from pipeline.checking import check_student, write_predictions
+from pipeline import artifact
 from pipeline.errors import command
 from pipeline.evaluation.budgets import conclusion
 from pipeline.evaluation.measure import Timing
+from pipeline.export.checking import check_student, write_predictions
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.reporting.class_table import class_table
+from pipeline.settings import params
 
 
 @command

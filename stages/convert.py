@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, params, runtimes
+from pipeline import artifact, runtimes
 from pipeline.errors import UserError, command
 from pipeline.evaluation.device import describe
 from pipeline.quantization.tensorrt_release import release
+from pipeline.settings import params
 
 
 @command

@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, params, runtimes
+from pipeline import artifact, runtimes
 from pipeline.errors import command
 from pipeline.evaluation.device import describe
+from pipeline.settings import params
 
 
 @command

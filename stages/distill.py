@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, models, params, recipes
+from pipeline import artifact, models
 from pipeline.errors import command
+from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
-from pipeline.training import network_artifact, processes
+from pipeline.settings import loss_mixture, params
+from pipeline.training import processes
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
@@ -33,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("models",))
-    loss = recipes.read(args.loss)
+    loss = loss_mixture.read(args.loss)
     prepared = Prepared(args.dataset)
     labels, recipe = prepared.labels, settings.distill
     model = settings.student(args.student).model

@@ -7,13 +7,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import artifact, params
+from pipeline import artifact
 from pipeline.errors import command
 from pipeline.export.export import export_network
 from pipeline.export.parity import float16_report
 from pipeline.frames import resize_frame
+from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
-from pipeline.training import network_artifact
+from pipeline.settings import params
 
 PARITY_FRAMES = 8
 

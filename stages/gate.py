@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline import params
 from pipeline.errors import UserError, command
 from pipeline.reporting import results, wording
 from pipeline.reporting.table import violations_table
+from pipeline.settings import params
 
 
 @command

@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import datasets, params
+from pipeline import datasets
 from pipeline.errors import command
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.survey import absences, cores
 from pipeline.progress import Bars
-from pipeline.survey import absences, cores
+from pipeline.settings import params
 
 
 @command

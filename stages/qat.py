@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import params, recipes
 from pipeline.errors import command
+from pipeline.models.weights import network_artifact
 from pipeline.quantization.fine_tuning import fine_tune
-from pipeline.training import network_artifact, processes
+from pipeline.settings import loss_mixture, params
+from pipeline.training import processes
 
 
 @command
@@ -34,7 +35,7 @@ def main() -> None:
             name=args.name,
             student=args.student,
             teacher=args.teacher,
-            loss=recipes.read(args.loss),
+            loss=loss_mixture.read(args.loss),
             dataset=args.dataset,
             checkpoints=args.checkpoints,
             out=args.out,

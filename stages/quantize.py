@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, params
+from pipeline import artifact
 from pipeline.errors import command
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
@@ -14,6 +14,7 @@ from pipeline.quantization.half_limits import summary
 from pipeline.quantization.quantize import Settings, quantize
 from pipeline.quantization.sensitivity import Budget
 from pipeline.quantization.trial import Trial
+from pipeline.settings import params
 
 
 @command

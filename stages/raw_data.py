@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import artifact, datasets, params, raw_files
+from pipeline import artifact, datasets
 from pipeline.errors import UserError, command
 from pipeline.progress import Bars
+from pipeline.provenance import raw_files
+from pipeline.settings import params
 
 
 @command

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import params
 from pipeline.artifact import write_text
 from pipeline.errors import command
 from pipeline.reporting import comparison, page, table
 from pipeline.reporting.results import load, of
+from pipeline.settings import params
 
 
 @command

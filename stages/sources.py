@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, params, provenance, recipes, weight_files
+from pipeline import artifact
 from pipeline.errors import command
+from pipeline.provenance import closure, weight_files
+from pipeline.settings import loss_mixture, params
 
 #: Stages that run once; all others run for each student.
 ONCE = ("prepare", "train_teacher", "report", "gate")
@@ -27,7 +29,7 @@ def main() -> None:
     written = {args.out / f"{name}.json": facts for name, facts in sources(params.load(args.params, kinds=("losses",)))}
     for file, facts in written.items():
         artifact.write_text(file, artifact.dump_json(facts))
-    for stage in provenance.KINDS:
+    for stage in closure.KINDS:
         for file in (args.out / f"{stage}.json", *(args.out / stage).glob("*.json")):
             if file not in written:
                 file.unlink(missing_ok=True)
@@ -38,17 +40,17 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each ``<stage>`` or ``<stage>/<student>`` with its code and, if it uses them, losses and weight files."""
     teacher = settings.teacher.model
     shared = {"datasets": [settings.dataset], "runtimes": [settings.convert.runtime]}
-    for stage in provenance.KINDS:
+    for stage in closure.KINDS:
         if stage in ONCE:
-            facts: dict[str, Any] = {"code": provenance.of_stage(stage, {**shared, "models": [teacher.name]})}
+            facts: dict[str, Any] = {"code": closure.of_stage(stage, {**shared, "models": [teacher.name]})}
             yield stage, facts | weights(stage, teacher)
             continue
         for name, student in settings.students.items():
-            losses = recipes.resolve(student.loss, settings.losses)
+            losses = loss_mixture.resolve(student.loss, settings.losses)
             plugins = {**shared, "models": [teacher.name, student.model.name], "losses": list(losses)}
-            facts = {"code": provenance.of_stage(stage, plugins)} | weights(stage, student.model)
-            if "losses" in provenance.KINDS[stage]:
-                facts["loss"] = recipes.facts(losses)
+            facts = {"code": closure.of_stage(stage, plugins)} | weights(stage, student.model)
+            if "losses" in closure.KINDS[stage]:
+                facts["loss"] = loss_mixture.facts(losses)
             yield f"{stage}/{name}", facts
 
 

@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import models, params
+from pipeline import models
 from pipeline.errors import command
+from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
-from pipeline.training import network_artifact, processes
+from pipeline.settings import params
+from pipeline.training import processes
 from pipeline.training.evaluation import measure_complete
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything

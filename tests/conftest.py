@@ -98,9 +98,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     from pipeline.export.export import export_network
     from pipeline.export.graphs import DeployGraph
     from pipeline.labels import LabelSpec
-    from pipeline.quantization.calibrate import calibrate
+    from pipeline.models.weights import network_artifact
+    from pipeline.quantization.calibration_artifact import calibrate
     from pipeline.quantization.quantize import Settings, quantize
-    from pipeline.training import network_artifact
 
     folder, size = tmp_path_factory.mktemp("student"), (128, 192)
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import datasets, losses, models, plugins, runtimes
 from pipeline.errors import UserError
-from pipeline.models._initial import InitialWeights
+from pipeline.models.weights.initial import InitialWeights
 
 ALL = [(kind, name) for kind in plugins.KINDS for name in plugins.available(kind)]
 FOLDER = Path(plugins.__file__).parent

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pipeline.models._normalisation import differ, fault, in_opencv_order
+from pipeline.models.weights.normalisation import differ, fault, in_opencv_order
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import Faults, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
-from pipeline.models._initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
-from pipeline.models._normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.models._pooling import replace_adaptive_pooling
-from pipeline.models._wrappers import unwrap
+from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
+from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.models.weights.wrappers import unwrap
 
 CLASSIFIER = "segmentation_head.0"
 #: Keys of an smp config.json that need not agree: classifier rows are chosen by name, and weights come from the file.
@@ -32,7 +32,7 @@ class Smp(SegNetwork):
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
         mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: ImageNet's.
-        initial: initial weights: the options of :class:`pipeline.models._initial.InitialWeights`. The encoder's
+        initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
             ``imagenet`` weights come from the Hugging Face hub.
         options: further keyword arguments of the smp architecture, such as ``{encoder_output_stride: 8}``.
 

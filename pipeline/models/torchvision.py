@@ -12,11 +12,10 @@ import torchvision.models as library
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, closest
-from pipeline.models import _published
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
-from pipeline.models._initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
 from pipeline.models._pooling import replace_adaptive_pooling
-from pipeline.models._wrappers import unwrap
+from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
+from pipeline.models.weights.wrappers import unwrap
 
 #: Architecture -> encoders that torchvision offers for it.
 NETWORKS = {
@@ -49,7 +48,7 @@ class TorchVision(SegNetwork):
         encoder: resnet50 or resnet101 (deeplabv3, fcn), mobilenet_v3_large (deeplabv3, lraspp).
         aux_loss: train an auxiliary classifier on the encoder, too (deeplabv3, fcn).
         mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: torchvision's.
-        initial: initial weights: the options of :class:`pipeline.models._initial.InitialWeights`. The encoder's
+        initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
             ``imagenet`` weights come from torchvision; ``weights: default`` are torchvision's own, trained on COCO with
             the classes of Pascal VOC, and are downloaded.
 
@@ -98,12 +97,12 @@ class TorchVision(SegNetwork):
             divisor=stride,
         )
         checkpoint = (
-            _published.fetch(published, where="model.weights")
+            published.fetch(published, where="model.weights")
             if initial.weights == "default"
             else initial.open_network()
         )
         if checkpoint is not None:
-            checkpoint = _published.recognised(checkpoint, published)
+            checkpoint = published.recognised(checkpoint, published)
             self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(
@@ -116,7 +115,7 @@ class TorchVision(SegNetwork):
             )
         elif initial.encoder_weights is not None:
             encoder_checkpoint = (
-                _published.fetch(library.get_model_weights(encoder).IMAGENET1K_V1, where="model.encoder_weights")
+                published.fetch(library.get_model_weights(encoder).IMAGENET1K_V1, where="model.encoder_weights")
                 if initial.encoder_weights == "imagenet"
                 else initial.open_encoder()
             )

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.export.onnx_file import AWARE
-from pipeline.params import Params
+from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
 from pipeline.quantization.aware import simulate
 from pipeline.quantization.calibration_frames import Frames
 from pipeline.quantization.quantize import Settings
-from pipeline.training import network_artifact, processes
+from pipeline.settings.params import Params
+from pipeline.training import processes
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything

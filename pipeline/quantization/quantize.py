@@ -17,7 +17,7 @@ from pipeline import artifact
 from pipeline.artifact import CPU_FILE, Artifact
 from pipeline.errors import UserError, closest
 from pipeline.export.onnx_file import AWARE, write_metadata
-from pipeline.quantization import calibrate, cpu, half_limits, saturation, sensitivity, tensorrt
+from pipeline.quantization import calibration_artifact, cpu, half_limits, saturation, sensitivity, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.bias_correction import RoundWeight, correct
 from pipeline.quantization.calibration import Statistics
@@ -159,7 +159,7 @@ def quantize(
     plain = graphs.load(str(source.file("fp32.onnx")))
     if AWARE in source.facts:  # it was trained with rounded weights: there is no shift to correct
         settings = replace(settings, bias_correction=False)
-    statistics = calibrate.load(calibration)
+    statistics = calibration_artifact.load(calibration)
     network = Source(plain, statistics, settings, float32=spoiled(source, plain, statistics))
     kept = settings.kept(plain)
     ranking: list[tuple[str, Outcome]] = []

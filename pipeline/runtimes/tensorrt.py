@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.runtimes import _timing_cache
-from pipeline.runtimes._tensorrt import TensorRTBase
+from pipeline.runtimes._tensorrt import timing_cache
+from pipeline.runtimes._tensorrt.builder import TensorRTBase
 
 
 class TensorRT(TensorRTBase):
@@ -54,13 +54,13 @@ class TensorRT(TensorRTBase):
                 "workspace_mib": self.workspace_mib,
                 "dla_core": self.dla_core,
             }
-            self.cache_file = _timing_cache.place(Path(self.timing_cache), timed)
-            facts["timing_cache"] = _timing_cache.attach(config, self.cache_file)
+            self.cache_file = timing_cache.place(Path(self.timing_cache), timed)
+            facts["timing_cache"] = timing_cache.attach(config, self.cache_file)
         return facts
 
     def finished(self, config: Any) -> None:
         if self.cache_file is not None:
-            _timing_cache.keep(config, self.cache_file)
+            timing_cache.keep(config, self.cache_file)
 
     def new_runtime(self) -> Any:
         runtime = super().new_runtime()

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError, closest
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine
-from pipeline.runtimes._tensorrt import TensorRTBase
+from pipeline.runtimes._tensorrt.builder import TensorRTBase
 
 
 class TensorRTRTX(TensorRTBase):

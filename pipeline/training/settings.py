@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from pipeline.params import Recipe
+from pipeline.settings.params import Recipe
 from pipeline.training.optimization import Schedule
 
 

@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, bundle, params, remote
+from pipeline import artifact
 from pipeline.artifact import Artifact
+from pipeline.bundle import archive, remote
 from pipeline.evaluation.assembly import describe_imported
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.settings import params
 from pipeline.verbs import new_parser
 
 
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> int:
     onnx = artifact.load(args.artifacts / "onnx" / args.name, kind="onnx")
     check = settings.check.model_dump()
     split = check.pop("split")
-    bundle.write(
+    archive.write(
         out,
         onnx=onnx,
         int8=artifact.load(args.artifacts / "int8" / args.name, kind="int8"),

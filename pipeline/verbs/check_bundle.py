@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, runtimes
+from pipeline.bundle import on_device
 from pipeline.errors import UserError
-from pipeline.evaluation import on_device
 from pipeline.evaluation.budgets import conclusion
 from pipeline.verbs import new_parser
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import experiments, params, recipes
 from pipeline.artifact import dump_json, write_text
 from pipeline.errors import UserError
-from pipeline.params import Params
 from pipeline.reporting import comparison, comparison_table
 from pipeline.reporting.comparison import BASELINE, Run, summarise
-from pipeline.verbs import new_parser
+from pipeline.settings import loss_mixture, params
+from pipeline.settings.params import Params
+from pipeline.verbs import _experiments, new_parser
 
 
 def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict[str, Any], bool]:
@@ -33,10 +33,10 @@ def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict
         the run, what it has in common with others, and whether it was trained now.
     """
     changed = {f"students.{student}.loss": loss, "distill.seed": seed}
-    commit, trained = experiments.run(f"compare-{name}-{seed}", target=f"distill@{student}", params=changed)
-    network = experiments.read(commit, f"artifacts/students/{student}/meta.json")
-    teacher = experiments.read(commit, "artifacts/teacher/meta.json")
-    costs = experiments.read(commit, f"artifacts/costs/{student}.json")
+    commit, trained = _experiments.run(f"compare-{name}-{seed}", target=f"distill@{student}", params=changed)
+    network = _experiments.read(commit, f"artifacts/students/{student}/meta.json")
+    teacher = _experiments.read(commit, "artifacts/teacher/meta.json")
+    costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
     reached = network["metrics"]["val"]
     run = Run(
         miou=reached["miou"],
@@ -55,10 +55,10 @@ def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict
 def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Mapping[str, Any]) -> dict[str, Any]:
     """What results/comparison.json holds after these runs, by loss and seed."""
     chosen = settings.compare
-    made = {name: recipes.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
+    made = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     base = next((runs[name] for name, recipe in made.items() if list(recipe) == [BASELINE]), {})
     rows = [
-        summarise(name, runs[name], seeds=chosen.seeds, loss=recipes.title(recipe), options=recipe, base=base)
+        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(recipe), options=recipe, base=base)
         for name, recipe in made.items()
         if runs[name]
     ]
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
         )
 
     settings = params.load(args.params, kinds=("losses",))
-    if unknown := experiments.untracked("pipeline", "stages"):
+    if unknown := _experiments.untracked("pipeline", "stages"):
         raise UserError(
             f"git does not know {', '.join(unknown)}; runs in a temporary folder would lack them: git add them first"
         )
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
     count = len(chosen.losses) * len(chosen.seeds)
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:
-        experiments.reproduce("train_teacher")
+        _experiments.reproduce("train_teacher")
         compare(settings, out=args.out)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; starting again continues: make compare", file=sys.stderr)

@@ -15,15 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, params, provenance, yaml_file
+from pipeline import artifact
 from pipeline.export.parity import float16_report
-from pipeline.foreign import description, network, reading
-from pipeline.foreign.description import Description
-from pipeline.foreign.imported import import_network
-from pipeline.foreign.merging import merge
 from pipeline.frames import Array, resize_frame
+from pipeline.imported import description, network, reading
+from pipeline.imported.description import Description
+from pipeline.imported.merging import merge
+from pipeline.imported.onnx_artifact import import_network
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.provenance import closure
+from pipeline.settings import params, yaml_file
 from pipeline.verbs import new_parser
 from pipeline.verbs._repository import ROOT, folder_of
 from pipeline.verbs._steps import Step, perform, run_stage
@@ -101,7 +103,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
         given = [text for key, path in inputs.items() for text in (f"--{key}", path)]
         depends = {
             **inputs,
-            "code": provenance.of_stage(stage_name, {"runtimes": [runtime]}),
+            "code": closure.of_stage(stage_name, {"runtimes": [runtime]}),
             "params": _section(values, stage_name),
         }
         return Step(kind, outputs, depends, partial(run_stage, stage_name, "--params", file, *given, *more))
@@ -110,7 +112,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
         Step(
             "onnx",
             [onnx],
-            {**described, "dataset": data, "code": provenance.code(["pipeline/foreign/imported.py"])},
+            {**described, "dataset": data, "code": closure.code(["pipeline/imported/onnx_artifact.py"])},
             partial(_import, own, data, onnx),
         ),
         stage(
@@ -132,7 +134,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
     ]
     if same:
         return steps
-    merging = {"description": own.file, "dataset": dataset, "code": provenance.code(["pipeline/foreign/merging.py"])}
+    merging = {"description": own.file, "dataset": dataset, "code": closure.code(["pipeline/imported/merging.py"])}
     return [Step("dataset", [data], merging, partial(_merge, own, prepared, data)), *steps]
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import datasets, params
-from pipeline.contact_sheet import write_sheet
-from pipeline.inspection import show
+from pipeline import datasets
+from pipeline.preparation.contact_sheet import write_sheet
+from pipeline.preparation.inspection import show
+from pipeline.preparation.survey import cores, survey
 from pipeline.progress import Bars
-from pipeline.survey import cores, survey
+from pipeline.settings import params
 from pipeline.verbs import new_parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import presets
+from pipeline.settings import presets
 from pipeline.verbs import new_parser
 from pipeline.verbs._repository import folder_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline import params
 from pipeline.reporting import table
 from pipeline.reporting.results import load, of
+from pipeline.settings import params
 from pipeline.verbs import new_parser
 
 WIDTH_OF_A_PIPE = 170

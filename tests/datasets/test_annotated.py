@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.datasets.labelme import Labelme
 from pipeline.errors import UserError
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
 
 Write = Callable[..., Path]
 IGNORED = 255

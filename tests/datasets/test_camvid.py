@@ -14,7 +14,7 @@ from pipeline import artifact, datasets
 from pipeline.datasets.camvid import CONTENT_SHA256, LABELS, VOID, CamVid, content
 from pipeline.errors import UserError
 from pipeline.frames import write_png
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
 
 #: Percent of all pixels, train / val, from the README of the data.
 SHARES = {

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import plugin_options
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._splits import drawn
 from pipeline.datasets.folder import Folder
 from pipeline.errors import Faults, UserError
+from pipeline.settings import plugin_options
 
 Write = Callable[..., Path]
 IMAGE, MASK = np.zeros((12, 16, 3), np.uint8), np.zeros((12, 16), np.uint8)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pipeline import artifact, datasets
 from pipeline.errors import UserError
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
 
 COPIES = 300
 Damage = Callable[[random.Random, Path, list[Path]], object]

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from pipeline.datasets._headers import read_headers
 from pipeline.datasets._pairs import size
 from pipeline.datasets.folder import Folder
-from pipeline.survey import survey
+from pipeline.preparation.survey import survey
 
 LABELS: dict[str, Any] = {"classes": ["bg", "road"], "palette": [[0, 0, 0], [128, 0, 0]], "sequence": ".+"}
 Shape = tuple[int, int]

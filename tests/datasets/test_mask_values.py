@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from pipeline.datasets.folder import Folder
 from pipeline.errors import UserError
-from pipeline.preparation import prepare
-from pipeline.survey import Survey, survey
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.survey import Survey, survey
 
 Write = Callable[..., Path]
 Make = Callable[..., Callable[..., Folder]]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import datasets, plugin_options
+from pipeline import datasets
 from pipeline.errors import UserError
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
+from pipeline.settings import plugin_options
 
 SECTION = (Path(__file__).parents[2] / "README.md").read_text().split("## Your own data")[1].split("\n## ")[0]
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", flags=re.MULTILINE)

@@ -2,7 +2,7 @@
 
 The arguments of scripts and verbs go through their real parsers. Values for DVC (``-S``) are written into a copy of
 params.yaml, which is then checked as a whole. These tests run the commands: ``tests/pipeline_run`` (the graph, and the
-launch lines of docs/scaling.md), ``tests/foreign/test_own_network.py`` (docs/own-network.md), ``tests/video``
+launch lines of docs/scaling.md), ``tests/imported/test_own_network.py`` (docs/own-network.md), ``tests/video``
 (``infer``).
 """
 
@@ -24,7 +24,7 @@ import pytest
 import tomllib
 from ruamel.yaml import YAML
 
-from pipeline import params, presets
+from pipeline.settings import params, presets
 from tests.docs import pages
 
 ROOT = pages.ROOT

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import params, presets
 from pipeline.datasets import streets
-from pipeline.foreign import description
+from pipeline.imported import description
+from pipeline.settings import params, presets
 from pipeline.video.rule_file import read_rules
 from pipeline.video.zone_file import read_zones
 from tests.docs import pages

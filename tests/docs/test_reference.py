@@ -10,7 +10,8 @@ import pytest
 from annotated_types import Gt, Le
 from pydantic import Field
 
-from pipeline import params, plugins
+from pipeline import plugins
+from pipeline.settings import params
 from tests.docs import pages
 
 spec = importlib.util.spec_from_file_location("documented_reference", pages.ROOT / "docs/reference.py")

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.export import confidence, parity
 from pipeline.export.confidence import add_confidence
 from pipeline.export.export import export_network
-from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.calibration_artifact import calibrate
 from pipeline.quantization.half_rounding import rounded
 from pipeline.quantization.quantize import Settings, quantize
 from pipeline.runtimes import CONFIDENCE

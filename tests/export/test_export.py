@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from pipeline.export.graphs import CoreGraph
 from pipeline.export.onnx_file import export
-from pipeline.training import network_artifact
+from pipeline.models.weights import network_artifact
 torch.set_num_threads(1)
 network, _ = network_artifact.load(Path(sys.argv[1]))
 export(CoreGraph(network), torch.zeros(1, 3, 128, 192), Path(sys.argv[2]), inputs="x", outputs="logits")

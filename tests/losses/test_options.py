@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
-from pipeline import losses, option_values, plugin_options, plugins
+from pipeline import losses, option_values, plugins
 from pipeline.errors import UserError
+from pipeline.settings import plugin_options
 
 KINDS = ("losses", "datasets", "models")  # a runtime also runs where annotated_types is missing
 #: Numbers without a range, with the reason.

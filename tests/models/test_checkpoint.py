@@ -23,8 +23,8 @@ from torch import nn
 
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.models._checkpoint import read
-from pipeline.models._conversion import conversion
+from pipeline.models.weights.checkpoint import read
+from pipeline.models.weights.conversion import conversion
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3, 1, 1), "conv.bias": torch.tensor([1.0, 2.0])}
 

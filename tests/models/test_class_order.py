@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.models._class_order import rows
+from pipeline.models.weights.class_order import rows
 
 CITYSCAPES = ["road", "sidewalk", "building", "traffic light", "person", "rider", "car", "bicycle"]
 

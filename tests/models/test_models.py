@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import models, plugins
 from pipeline.errors import UserError
-from pipeline.models._normalisation import fault
 from pipeline.models.torchvision import NETWORKS
+from pipeline.models.weights.normalisation import fault
 
 MATRIX = [
     ("deeplabv3", "resnet18"),

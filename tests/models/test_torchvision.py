@@ -17,8 +17,9 @@ from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
 
 from pipeline import artifact, models
 from pipeline.errors import UserError
-from pipeline.models import SegNetwork, _published
+from pipeline.models import SegNetwork
 from pipeline.models.torchvision import NETWORKS, STAGES
+from pipeline.models.weights import published
 
 MATRIX = [(architecture, encoder) for architecture, encoders in NETWORKS.items() for encoder in encoders]
 VOC = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
@@ -158,13 +159,13 @@ def test_digests_of_the_librarys_own_names() -> None:
         weights = library.get_model_weights(f"{architecture}_{encoder}").DEFAULT
         digest = weights.url.rsplit("-", 1)[1].removesuffix(".pth")
         known = artifact_like(sha256=digest + "0" * 56)
-        assert _published.recognised(known, weights).classes == tuple(weights.meta["categories"])
+        assert published.recognised(known, weights).classes == tuple(weights.meta["categories"])
         other = replace(known, sha256="f" * 64 if digest[0] != "f" else "0" * 64)
-        assert _published.recognised(other, weights).classes is None
+        assert published.recognised(other, weights).classes is None
 
 
 def artifact_like(sha256: str) -> Any:
-    return _published.Checkpoint(source="x.pth", sha256=sha256, tensors={})
+    return published.Checkpoint(source="x.pth", sha256=sha256, tensors={})
 
 
 @pytest.mark.parametrize(("encoder", "prefix"), [("mobilenet_v3_large", "features."), ("resnet50", "")])

@@ -20,7 +20,7 @@ from pipeline import artifact, models
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
-from pipeline.training import network_artifact
+from pipeline.models.weights import network_artifact
 
 THEIRS = ["Car", "road", "traffic light", "sky"]
 OURS = ("road", "car", "traffic_light")

@@ -14,9 +14,9 @@ import torch
 from pipeline import artifact, models, runtimes
 from pipeline.export.export import export_network
 from pipeline.labels import LabelSpec
-from pipeline.quantization.calibrate import calibrate
+from pipeline.models.weights import network_artifact
+from pipeline.quantization.calibration_artifact import calibrate
 from pipeline.quantization.quantize import Settings, quantize
-from pipeline.training import network_artifact
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.quantization import calibration
 from pipeline.quantization import graph as graphs
-from pipeline.quantization.calibrate import calibrate
+from pipeline.quantization.calibration_artifact import calibrate
 from pipeline.quantization.quantize import Settings, quantize
 
 

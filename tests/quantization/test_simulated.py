@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
 from pipeline.models import SegNetwork
-from pipeline.quantization import calibrate, calibration, cpu, tensorrt
+from pipeline.quantization import calibration, calibration_artifact, cpu, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.aware import simulate
 from pipeline.quantization.graph import Graph
@@ -47,7 +47,7 @@ def placed(student: Any, target: str) -> tuple[onnx.ModelProto, Graph]:
     """The INT8 graph with float32 scales, as in torch, and the float graph."""
     plain = graphs.load(str(student.onnx.file("fp32.onnx")))
     family, settings = FAMILIES[target], Settings(method="minmax")
-    source = Source(plain, calibrate.load(student.calibration), settings)
+    source = Source(plain, calibration_artifact.load(student.calibration), settings)
     placement = {"cpu": cpu.place, "tensorrt": partial(tensorrt.place, float16=False)}[target]
     return source.placing(family, placement)(settings.kept(plain)), plain
 

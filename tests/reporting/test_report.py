@@ -15,10 +15,10 @@ import pytest
 from pipeline import artifact, verbs
 from pipeline.errors import UserError
 from pipeline.frames import write_png
-from pipeline.params import load as load_params
 from pipeline.reporting import page, table, wording
 from pipeline.reporting.measured import Result
 from pipeline.reporting.results import load
+from pipeline.settings.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["road", "pole", "car"]

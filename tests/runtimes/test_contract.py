@@ -22,7 +22,7 @@ from pipeline.frames import Array
 from pipeline.quantization.quantize import FAMILIES
 from pipeline.runtimes import Engine, Runtime, _cuda
 from pipeline.runtimes._base import CLOSED, NO_CONFIDENCE
-from pipeline.runtimes._tensorrt_engine import TensorRTEngine
+from pipeline.runtimes._tensorrt.engine import TensorRTEngine
 from tests.runtimes import fake_tensorrt
 from tests.runtimes.fake_cuda import HostCuda
 from tests.runtimes.fake_tensorrt_engine import LABELS, SHAPE, HalvingEngine, expected

@@ -18,12 +18,12 @@ from pipeline import artifact, models, runtimes
 from pipeline.errors import UserError
 from pipeline.export.graphs import DeployGraph
 from pipeline.export.onnx_file import export
-from pipeline.quantization import calibrate, calibration, tensorrt
+from pipeline.quantization import calibration, calibration_artifact, tensorrt
 from pipeline.quantization import graph as graphs
 from pipeline.quantization.half import to_float16
 from pipeline.quantization.ranges import choose_all
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._tensorrt_errors import node_of
+from pipeline.runtimes._tensorrt.errors import node_of
 
 OPTIONS = {"compute_capabilities": ["SM86"], "workspace_mib": 256}
 SOURCES = {"fp32": ("onnx", "fp32.onnx"), "fp16": ("onnx", "fp16.onnx"), "int8": ("int8", "int8_tensorrt.onnx")}
@@ -117,7 +117,7 @@ def test_graphs_of_float16_float32_and_int8_build(rtx: Any, student: Any, tmp_pa
     onnx.save(half, tmp_path / "fp16.onnx")
     found = rtx.build(tmp_path / "fp16.onnx", tmp_path / "fp16.plan")["precisions"]["convolution"]
     assert found["float32"] == 5 and found["float16"] == len(layers) + 1 - 5  # and the normaliser
-    ranges = choose_all(calibrate.load(student.calibration).histograms, method="minmax", percentile=99)
+    ranges = choose_all(calibration_artifact.load(student.calibration).histograms, method="minmax", percentile=99)
     kept = {graph.classifier.name}
     plain = tensorrt.place(graph, ranges, float_nodes=kept)
     onnx.save(tensorrt.place(graph, ranges, float_nodes=kept, float32=wide), tmp_path / "int8.onnx")

@@ -19,7 +19,7 @@ from pipeline import runtimes
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._tensorrt_engine import TensorRTEngine
+from pipeline.runtimes._tensorrt.engine import TensorRTEngine
 from tests.runtimes.fake_cuda import HostCuda
 from tests.runtimes.fake_tensorrt_engine import LABELS, SHAPE, HalvingEngine, expected, expected_confidence
 

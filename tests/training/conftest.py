@@ -14,7 +14,7 @@ from torch.nn import BatchNorm2d, Dropout2d, Module
 
 from pipeline import datasets, losses, models
 from pipeline.models import SegNetwork
-from pipeline.preparation import prepare
+from pipeline.preparation.prepare import prepare
 from pipeline.prepared import Prepared
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import artifact, params
+from pipeline import artifact
 from pipeline.errors import UserError
+from pipeline.settings import params
 from pipeline.training import checkpoints as module
 from pipeline.training import run, tensor_tree
 from pipeline.training.checkpoints import Checkpoints

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import losses, models
 from pipeline.export.torch_engine import TorchEngine
-from pipeline.training import network_artifact
+from pipeline.models.weights import network_artifact
 from pipeline.training.costs import Costs
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.fit import fit

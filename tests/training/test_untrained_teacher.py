@@ -19,9 +19,9 @@ from pipeline import artifact, models
 from pipeline.errors import UserError
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.models import SegNetwork
-from pipeline.models._normalisation import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.models.weights import network_artifact
+from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.prepared import Prepared
-from pipeline.training import network_artifact
 from pipeline.training.evaluation import check_complete, measure
 from pipeline.training.processes import accelerator
 

@@ -1,0 +1,1 @@
+"""One archive that checks a student on a device, and sending it there."""

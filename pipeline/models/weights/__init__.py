@@ -1,0 +1,1 @@
+"""Weights of networks: our own files, and checkpoints from elsewhere."""

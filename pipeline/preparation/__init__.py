@@ -1,0 +1,1 @@
+"""From a raw data set to checked images, train ids and splits."""

@@ -1,0 +1,212 @@
+"""One builder for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
+
+Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names
+that exist in 10.3 and in 11.4 are used; the one exception, weak typing, is asked for first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.runtimes import _cuda
+from pipeline.runtimes._base import Engine, Release, Runtime
+from pipeline.runtimes._tensorrt import profile
+from pipeline.runtimes._tensorrt.engine import TensorRTEngine
+from pipeline.runtimes._tensorrt.errors import BuildError, named_nodes, parser_failure, readable
+from pipeline.runtimes._tensorrt.ladder import Built, NoInt8Error, climb
+from pipeline.runtimes._tensorrt.layers import data_types, inspected, layer_names, precisions, titles
+from pipeline.runtimes._tensorrt.log import collecting, logger_of
+
+MIB = 1 << 20
+#: Of ``builder_optimization_level``.
+HIGHEST_LEVEL = 5
+#: What the inspector tells of each layer, beside the plan.
+LAYERS = "layers.json"
+
+
+def import_library(name: str, package: str) -> ModuleType:
+    """``tensorrt`` or ``tensorrt_rtx``; UserError with the package to install when it does not import."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{name} does not import ({error}); pip install {package}, or choose another convert.runtime"
+        ) from error
+
+
+def network_flags(trt: ModuleType, *, strongly_typed: bool) -> int:
+    """Flags of a new network. Weak typing is TensorRT 10's, whose networks want their batch explicit."""
+    flags = trt.NetworkDefinitionCreationFlag
+    if strongly_typed:
+        return 1 << int(flags.STRONGLY_TYPED)
+    return 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
+
+
+class TensorRTBase(Runtime):
+    """What both libraries share; a plugin names the library and sets what is special to it."""
+
+    int8_variant = "int8_tensorrt"
+    engine_file = "engine.plan"
+    library: str
+    package: str
+
+    def __init__(
+        self,
+        *,
+        workspace_mib: int = 1024,
+        optimization_level: int = 3,
+        cuda_graph: bool = True,
+        batch: Sequence[int] | None = None,
+    ) -> None:
+        self.trt = import_library(self.library, self.package)
+        self.where = f"convert.{self.library}"
+        if workspace_mib < 1:
+            raise UserError(f"{self.where}.workspace_mib: got {workspace_mib}; at least 1")
+        if not 0 <= optimization_level <= HIGHEST_LEVEL:
+            raise UserError(f"{self.where}.optimization_level: got {optimization_level}; allowed: 0 to {HIGHEST_LEVEL}")
+        self.workspace_mib = workspace_mib
+        self.optimization_level = optimization_level
+        self.cuda_graph = cuda_graph
+        self.batch = profile.checked(batch, where=self.where)
+        self.logger = logger_of(self.trt)
+
+    @property
+    def version(self) -> str:
+        return str(self.trt.__version__)
+
+    @property
+    def title(self) -> str:
+        """Library and version, for messages."""
+        return f"{self.library} {self.version}"
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {self.library: self.version, **(_cuda.device() or {})}
+
+    def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
+        """Set what is special to a library; returns facts for meta.json."""
+        return {}
+
+    def finished(self, config: Any) -> None:
+        """Called after each build that succeeded."""
+
+    def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
+        with self._naming(onnx_file):
+            built = self._attempt(onnx_file, strongly_typed=True)
+        return self._write(built, engine_file)
+
+    def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
+        """Climb the ladder of :mod:`pipeline.runtimes._tensorrt.ladder`; never an engine without an INT8 layer."""
+        weakly = None if hasattr(self.trt.BuilderFlag, "INT8") else f"{self.title} has strongly typed networks only"
+        with self._naming(onnx_file):
+            built = climb(onnx_file, partial(self._attempt, int8=True), release=release, weakly=weakly)
+        return self._write(built, engine_file)
+
+    def _attempt(self, onnx_file: Path, *, strongly_typed: bool, int8: bool = False) -> Built:
+        """Parse and build a file once.
+
+        Args:
+            strongly_typed: types as they stand in the file; else what TensorRT 10 chooses within INT8 and float16.
+            int8: refuse a network without an INT8 layer.
+        """
+        trt = self.trt
+        with collecting(self.logger) as lines:
+            builder = self._builder(lines)
+            network = builder.create_network(network_flags(trt, strongly_typed=strongly_typed))
+            parser = trt.OnnxParser(network, self.logger)
+            if not parser.parse_from_file(str(onnx_file)):
+                raise parser_failure(parser, lines, library=self.title)
+            if network.num_inputs == 0:  # what an empty file gives
+                raise UserError(f"{self.title} cannot parse it: it holds no graph with an input; make it again")
+            asked = precisions(trt, network)
+            if int8 and not any("int8" in counts for counts in asked.values()):
+                raise NoInt8Error(
+                    f"{self.title} sees no INT8 layer in it; keep fewer quantize.float_layers, or use fp16"
+                )
+            config = builder.create_builder_config()
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
+            config.builder_optimization_level = self.optimization_level
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+            if not strongly_typed:
+                config.set_flag(trt.BuilderFlag.INT8)
+                config.set_flag(trt.BuilderFlag.FP16)
+            shapes = profile.shapes(network, self.batch, where=self.where)
+            facts = {
+                "strongly_typed": strongly_typed,
+                "layers": network.num_layers,
+                "precisions": asked,
+                **profile.add(builder, config, shapes),
+                **self.configure(builder, config, network),
+            }
+            plan = builder.build_serialized_network(network, config)
+            if plan is None:
+                raise self._build_failure(network, lines)
+            self.finished(config)
+        return Built(plan, facts)
+
+    def _builder(self, lines: Collection[str]) -> Any:
+        try:
+            return self.trt.Builder(self.logger)
+        except TypeError as error:  # how the bindings say that the library gave none
+            raise UserError(
+                f"{self.title} cannot start a builder here: {readable(lines) or error}; it needs an NVIDIA GPU and a "
+                "driver that fits its CUDA version"
+            ) from error
+
+    def _build_failure(self, network: Any, lines: Collection[str]) -> BuildError:
+        what = readable(lines) or "its log is empty"
+        nodes = frozenset(named_nodes(what, layer_names(self.trt, network)))
+        quantised = titles(network, nodes)
+        advice = [f"a larger {self.where}.workspace_mib (now {self.workspace_mib})"]
+        if quantised:
+            advice.append(f"quantize.float_layers: [{', '.join(quantised)}]")
+        where = f" at {', '.join(sorted(nodes))}" if nodes else ""
+        asked = {precision for counts in precisions(self.trt, network).values() for precision in counts}
+        other = "another convert.runtime" if asked == {"float32"} else "another precision"
+        return BuildError(
+            f"{self.title} could not build it{where}: {what}; try {', '.join(advice)}, or {other}", nodes=nodes
+        )
+
+    @contextmanager
+    def _naming(self, onnx_file: Path) -> Iterator[None]:
+        """Put the file's name before every error."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{onnx_file}: {error}") from error
+
+    def _write(self, built: Built, engine_file: Path) -> dict[str, Any]:
+        """Write the plan and, where a GPU lets us look into it, what became of each layer."""
+        engine_file.write_bytes(memoryview(built.plan))
+        if _cuda.device() is None:
+            return built.facts
+        with collecting(self.logger):
+            engine = self.new_runtime().deserialize_cuda_engine(memoryview(built.plan))
+            if engine is None:  # built for another GPU
+                return built.facts
+            information = inspected(self.trt, engine)
+        artifact.write_text(engine_file.with_name(LAYERS), information)
+        return {**built.facts, "data_types": data_types(information)}
+
+    def new_runtime(self) -> Any:
+        """What deserialises engines."""
+        return self.trt.Runtime(self.logger)
+
+    def load(self, engine_file: Path) -> Engine:
+        if _cuda.device() is None:
+            raise UserError(
+                f"{engine_file}: a {self.library} engine needs an NVIDIA GPU and its driver; this machine has none"
+            )
+        runtime = self.new_runtime()
+        engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
+        if engine is None:
+            raise UserError(f"{engine_file}: {self.title} cannot load it; run dvc repro -f convert here")
+        on_dla = getattr(runtime, "DLA_core", -1) >= 0  # what runs there cannot be captured
+        return TensorRTEngine(self.trt, engine, cuda_graph=self.cuda_graph and not on_dla)

@@ -1,0 +1,88 @@
+"""The loss of a student as params.yaml writes it: a name, a list of names, or a mapping of names to options.
+
+``kd``, ``[kd, fitnet]`` and ``{kd: {}, fitnet: {weight: 5.0}}`` all become a mapping of loss names to options. Options
+come from ``losses.<name>``; those in the mapping override them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact
+from pipeline.errors import UserError
+from pipeline.provenance import closure
+
+Options = dict[str, Any]
+FOLDER = "pipeline/losses/"
+FORMS = "a name (kd), a list of names ([kd, fitnet]) or names with their options ({kd: {}, fitnet: {weight: 5.0}})"
+#: The loss without terms, which cannot be combined with others.
+NOTHING = "none"
+
+
+def form_fault(loss: Any) -> str:
+    """What is wrong with the form of a loss in params.yaml; empty if it is valid. Names are not checked."""
+    if isinstance(loss, str):
+        return ""
+    if not isinstance(loss, (list, dict)) or not all(isinstance(name, str) for name in loss):
+        return f"allowed: {FORMS}"
+    bare = [name for name, options in loss.items() if not isinstance(options, dict)] if isinstance(loss, dict) else []
+    faults = {
+        f"at least one loss is needed; '{NOTHING}' is the student alone": not loss,
+        "a loss is named twice; name each once, and change its weight by its options": len(set(loss)) < len(loss),
+        f"the options of {', '.join(bare)} must be a section, such as {{}} or {{weight: 5.0}}": bool(bare),
+        f"'{NOTHING}' is the student alone and cannot be combined with others; leave it out": (
+            NOTHING in loss and len(loss) > 1
+        ),
+    }
+    return next((fault for fault, is_true in faults.items() if is_true), "")
+
+
+def overrides(loss: Any) -> dict[str, Options]:
+    """Loss names, in the order of params.yaml, with the options beside them.
+
+    Args:
+        loss: of a valid form, see :func:`form_fault`.
+
+    Example:
+        >>> overrides("kd"), overrides(["kd", "fitnet"]), overrides({"kd": {"weight": 2.0}})
+        ({'kd': {}}, {'kd': {}, 'fitnet': {}}, {'kd': {'weight': 2.0}})
+    """
+    if isinstance(loss, str):
+        return {loss: {}}
+    return {name: dict(loss[name]) if isinstance(loss, dict) else {} for name in loss}
+
+
+def resolve(loss: Any, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
+    """Loss names with all their options: those of ``losses.<name>``, overridden by those beside the name."""
+    return {name: {**options.get(name, {}), **own} for name, own in overrides(loss).items()}
+
+
+def title(names: Iterable[str]) -> str:
+    """The name of a loss in tables and files: ``kd+fitnet``."""
+    return "+".join(names)
+
+
+def facts(recipe: Mapping[str, Options]) -> dict[str, Any]:
+    """Facts about the losses that a training depends on: ``name``, ``options``, and ``sources`` (sha256)."""
+    return {"name": title(recipe), "options": dict(recipe), "sources": sources(recipe)}
+
+
+def sources(names: Iterable[str], *, root: Path = closure.ROOT) -> dict[str, str]:
+    """sha256 of each loss's file and of every file of ``pipeline/losses`` that it imports, by path."""
+    code = closure.code([f"{FOLDER}{name}.py" for name in names], root=root)
+    return {path: digest for path, digest in code.items() if path.startswith(FOLDER)}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The losses in a file of the stage ``sources``, see :func:`facts`.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or names no losses.
+    """
+    advice = "write it with: dvc repro sources"
+    losses = artifact.read_json(file, advice=advice).get("loss")
+    if not isinstance(losses, dict):
+        raise UserError(f"{file}: names no losses; needed: <out>/distill/<student>.json of the stage sources; {advice}")
+    return losses

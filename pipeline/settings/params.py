@@ -1,0 +1,277 @@
+"""params.yaml, typed: every value of a run. The file is checked as a whole, and all problems are reported at once.
+
+``plugin_options.py`` checks the sections of plugins (``losses.kd``, ``datasets.camvid``, ``teacher.model``, ...)
+against the signatures of their classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
+
+from pipeline import plugins
+from pipeline.errors import Faults, UserError, closest
+from pipeline.settings import plugin_options, yaml_file
+from pipeline.settings.param_types import (
+    STRICT,
+    Loss,
+    Name,
+    Options,
+    OrFalse,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Share,
+    Size,
+)
+
+#: Names that no student may have, because something else has the path that it would write.
+TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is named twice; name each once")
+    return seeds
+
+
+class Model(BaseModel):
+    """A network: plugin name, and the options of that plugin beside it."""
+
+    model_config = {**STRICT, "extra": "allow"}
+    name: str  # a file of pipeline/models
+
+    @property
+    def options(self) -> Options:
+        return dict(self.model_extra or {})
+
+
+class LearningRateFactors(Section):
+    """Learning rate of a part / ``lr``; 0 freezes the part."""
+
+    encoder: Share  # the encoder of the network
+    head: Share  # the rest of the network
+    loss: Share  # the adapters of the losses
+
+
+class Recipe(Section):
+    """A training run."""
+
+    steps: Positive | None  # updates; null if epochs is set
+    epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null if steps is set
+    batch_size: Positive  # images per update, over all processes and accumulated parts
+    accumulate: Positive = 1  # parts of a batch that go through the network one after another, to save memory
+    optimizer: Literal["sgd", "adamw"]  # algorithm of the updates
+    lr: Annotated[float, Field(gt=0)]  # highest learning rate
+    lr_factors: LearningRateFactors
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # momentum of sgd
+    weight_decay: Share  # weight decay of the optimizer
+    decay_norms: bool = True  # weight decay also for norm layers and biases
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # highest norm of the gradient; null: no limit
+    schedule: Literal["poly", "cosine", "constant"] = "poly"  # learning rate after the warm-up
+    power: Share  # exponent of the poly schedule
+    warmup: Annotated[int, Field(ge=0)]  # steps of linear warm-up
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is then kept
+    validate_every: Positive  # steps between two validations on val
+    precision: Literal["fp32", "fp16", "bf16"]  # fp16 and bf16: autocast
+    sync_batch_norm: bool = False  # batch-norm statistics over all processes, on GPUs
+    channels_last: bool = False  # faster convolutions on GPUs
+    compile: bool = False  # torch.compile
+    workers: Annotated[int, Field(ge=0)]  # loader processes per training process; 0: the training process loads
+    #: decoded: frames are decoded once, into a file that is mapped into memory; auto: the same, if there is room
+    store: Literal["none", "decoded", "auto"] = "auto"
+    scale: Range  # lowest and highest random scale, relative to input_size
+    crop: Size | None = None  # size of training crops; null: input_size
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of changed colours
+    class_balance: Share = 0.0  # weight of a class in the cross-entropy ~ share of its pixels ** -class_balance
+
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, epochs: float | None, others: ValidationInfo) -> float | None:
+        if "steps" in others.data and (others.data["steps"] is None) == (epochs is None):
+            raise ValueError("the length of training is either steps or epochs, and the other is null")
+        return epochs
+
+    def updates(self, images: int) -> int:
+        """Steps of the run on so many training images; a part of an epoch's last batch counts as one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * images / self.batch_size)
+
+
+class Distill(Recipe):
+    """The training run of every student."""
+
+    seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
+
+
+class Teacher(Section):
+    """The network that students learn from."""
+
+    model: Model  # the network, see model
+    train: Annotated[Recipe | Literal[False], OrFalse()]  # false: the network is only evaluated
+
+
+class QuantizationAware(Section):
+    """Fine-tuning of students with ``qat: true``; other values are those of ``distill``."""
+
+    target: Literal["cpu", "tensorrt"]  # INT8 file whose rounding is simulated
+    steps: Positive  # updates
+    lr: Annotated[float, Field(gt=0)]  # highest learning rate
+    warmup: Annotated[int, Field(ge=0)]  # steps of linear warm-up
+    validate_every: Positive  # steps between two validations on val
+
+
+class Student(Section):
+    """A network and the loss by which it learns from the teacher."""
+
+    model: Model  # the network, see model
+    loss: Loss  # what the student learns from the teacher; none: nothing
+    qat: bool = False  # fine-tune with 8 bits simulated, before export
+
+
+class Compare(Section):
+    """What ``make compare`` runs: every loss with every seed, on one student."""
+
+    student: str  # a name of students, whose network is trained
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]  # each loss runs once per seed
+    losses: Annotated[dict[Name, Loss], Field(min_length=1)]  # name of the row -> its loss
+
+
+class Export(Section):
+    """ONNX files."""
+
+    label_stride: Literal[1, 2, 4]  # input size / size of the label map
+    confidence: bool = False  # a second output: the probability of each label
+
+
+class Calibrate(Section):
+    """Frames on which activations are counted."""
+
+    images: Positive  # train frames to calibrate on; they show every class
+    allow_missing_classes: bool  # true: continue if no train frame shows a class
+
+
+class QuantizeBudget(Section):
+    """Points that INT8 may lose against float on train frames; null switches one off."""
+
+    miou_drop: Share | None  # points of mIoU
+    class_drop: Share | None  # points of IoU of any one class
+
+
+class Quantize(Section):
+    """INT8 files, see quantisation.md."""
+
+    method: Literal["minmax", "percentile", "entropy", "mse"]  # how ranges are chosen
+    percentile: Annotated[float, Field(gt=50, le=100)]  # used by the method percentile
+    float_head: bool  # keep the classifier in float
+    float_layers: list[str]  # more layers to keep in float: names or patterns, such as decoder.*
+    bias_correction: bool  # biases compensate the mean error of rounded weights
+    trial_images: Annotated[int, Field(ge=0)]  # other train frames, to find sensitive layers; 0: no search
+    budget: QuantizeBudget
+
+
+class Convert(BaseModel):
+    """The chosen runtime, and a section of options for each runtime that may be chosen."""
+
+    model_config = {**STRICT, "extra": "allow"}
+    runtime: str  # a file of pipeline/runtimes
+
+
+class Check(Section):
+    """How the engines are measured."""
+
+    split: str  # split to measure on
+    warmup: Annotated[int, Field(ge=0)]  # runs before the timing
+    runs: Annotated[int, Field(ge=10)]  # fewest timed runs per engine
+    seconds: Annotated[float, Field(ge=0)]  # shortest timing per engine, in seconds
+    unstable_cov: Annotated[float, Field(gt=0)]  # standard deviation / mean above which a latency is unstable
+    #: a latency is unstable if the last third of its runs is slower than the first third by more than this share
+    unstable_drift: Annotated[float, Field(gt=0)]
+    samples: Annotated[int, Field(ge=0)]  # frames kept for the report, with their predictions
+
+
+class Budgets(Section):
+    """Limits on the INT8 engine; null switches a budget off, except ``min_speedup``."""
+
+    miou_drop: Share | None  # points of mIoU below the float student
+    class_drop: Share | None  # points of IoU of any one class below the float student
+    confidence: Annotated[float, Field(ge=0.5, le=0.99)] | None = 0.95  # level of both intervals; null: none
+    latency_p99_ms: Share | None  # milliseconds per frame
+    size_mb: Share | None  # size of the engine, MB
+    min_speedup: Share | None = None  # times as fast as float32, at p50; null: below 1 is a warning
+
+
+class Params(Section):
+    seed: Seed  # seed of all random numbers of the run
+    checkpoint_seconds: Share  # shortest time between two checkpoints of a training, in seconds
+    dataset: str  # a file of pipeline/datasets
+    input_size: Size  # size of the input of all networks, here and on the device
+    datasets: dict[str, Options]
+    teacher: Teacher
+    distill: Distill
+    losses: dict[str, Options]
+    students: Annotated[dict[Name, Student], Field(min_length=1)]
+    compare: Compare
+    export: Export
+    calibrate: Calibrate
+    qat: QuantizationAware
+    quantize: Quantize
+    convert: Convert
+    check: Check
+    budgets: Budgets
+
+    @property
+    def runtime_options(self) -> Options:
+        options: Options = (self.convert.model_extra or {}).get(self.convert.runtime, {})
+        return options
+
+    @property
+    def distill_seed(self) -> int:
+        return self.seed if self.distill.seed is None else self.distill.seed
+
+    def student(self, name: str) -> Student:
+        if name not in self.students:
+            raise UserError(f"params.yaml: students has no '{name}'; {closest(name, self.students)}")
+        return self.students[name]
+
+
+def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
+    """Read and check a params file.
+
+    Args:
+        kinds: plugin kinds whose options are checked too; this imports them, so a stage names only those it uses.
+
+    Raises:
+        UserError: unreadable YAML (with line and column); or, all at once, unknown keys and plugins (with the closest
+            name), wrong types, values out of range and missing values.
+    """
+    raw = yaml_file.read(path, sections=Params.model_fields)
+    faults = Faults(str(path))
+    params: Params | None = None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        for problem in error.errors():
+            faults.add(yaml_file.explain(problem, Params))
+    for message in (*_name_faults(raw), *plugin_options.faults(raw, kinds)):
+        faults.add(message)
+    faults.raise_if_any()
+    assert params is not None
+    return params
+
+
+def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
+    """Names of students that are not free."""
+    students = raw.get("students")
+    if not isinstance(students, dict) or not students:
+        return
+    for name, file in TAKEN.items():
+        if name in students:
+            yield f"students.{name}: {file} is already the path of something else; choose another name"
