@@ -1,4 +1,4 @@
-"""Write docs/params.md, the reference of params.yaml, from the classes in pipeline/params.py and the plugins.
+"""Write docs/params.md, the reference of params.yaml, from the classes in pipeline/settings/params.py and the plugins.
 
     python docs/reference.py
 
@@ -21,7 +21,8 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, WrapValidator
 from pydantic.fields import FieldInfo
 
-from pipeline import param_types, params, plugin_options, plugins
+from pipeline import plugins
+from pipeline.settings import param_types, params, plugin_options
 
 PAGE = Path(__file__).with_name("params.md")
 HEAD = """# Reference of params.yaml
