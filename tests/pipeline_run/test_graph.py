@@ -122,7 +122,7 @@ def test_results_hold_what_they_promise(project: Path) -> None:
         assert miou["fp32"] == pytest.approx(miou["torch"], abs=0.02), "the same graph; a tie may round the other way"
         assert miou["fp16"] == pytest.approx(miou["torch"], abs=0.1), "measured 0.002"
         assert miou["int8"] == pytest.approx(miou["torch"], abs=1.0), "measured 0.1 after six steps"
-        assert results["int8_exact_agreement"] > 97, "measured 98.6 percent of the labels"
+        assert results["int8_exact_agreement"] > 95, "measured 98.6 and 99.0 percent of the labels"
     page = (project / "report/index.html").read_text()
     assert "alone" in page and "kd" in page and "<svg" in page
 

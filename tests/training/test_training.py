@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def test_same_seed_gives_the_same_bits(bench: Any, tmp_path: Path, loss: str) ->
 def test_training_learns_and_keeps_the_best_weights(bench: Any, tmp_path: Path) -> None:
     facts = bench.train(bench.supervised(), tmp_path, steps=12, lr=5e-3).facts
     losses_seen = column(next(tmp_path.rglob("loss.tsv")))
-    assert len(losses_seen) == 12 and sum(losses_seen[-3:]) < sum(losses_seen[:3])
+    assert len(losses_seen) == 12 and sum(losses_seen[-3:]) < 0.7 * sum(losses_seen[:3]), "measured 0.49"
+    assert sum(losses_seen[-3:]) / 3 < math.log(11), "equal shares of all classes would cost as much; measured 2.15"
+    assert facts["metrics"]["val"]["miou"] > 100 / 11, "one class everywhere gets less; measured 13.1"
     assert facts["metrics"]["val"]["miou"] == pytest.approx(max(column(next(tmp_path.rglob("miou.tsv")))))
 
 
