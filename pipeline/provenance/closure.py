@@ -22,7 +22,7 @@ PACKAGE = "pipeline"
 WITHOUT_EFFECT = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
-        *("errors", "progress", "option_values",),
+        *("errors", "progress", "option_values"),
         *("settings/params", "settings/param_types", "settings/plugin_options", "settings/yaml_file"),
         *("settings/presets", "settings/__init__", "provenance/__init__"),
         *("provenance/closure", "settings/loss_mixture"),  # their results are in the files of the stage `sources`
