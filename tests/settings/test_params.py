@@ -328,7 +328,8 @@ def test_kinds_choose_whose_options_are_checked(tmp_path: Path, kind: str) -> No
 
 def test_without_kinds_no_plugin_is_imported() -> None:
     program = (
-        "import sys; from pathlib import Path; from pipeline.settings import params; params.load(Path('params.yaml'), kinds=());"
+        "import sys; from pathlib import Path; from pipeline.settings import params;"
+        "params.load(Path('params.yaml'), kinds=());"
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'onnxruntime', 'timm', 'cv2')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
