@@ -124,8 +124,8 @@ def test_convert_without_onnx_or_with_another_artifact(tmp_path: Path, out: Path
     device = tmp_path / "device.json"
     device.write_text(artifact.dump_json(describe(runtimes.build(name, {}), name=name)))
     for onnx, expected in (
-        (tmp_path / "none", "no meta.json there"),
-        (dataset, "is a 'dataset' artifact; a 'onnx' is"),
+        (tmp_path / "none", "has no meta.json"),
+        (dataset, "got an artifact of kind 'dataset'; needed: 'onnx'"),
     ):
         said = refused("convert", "--onnx", onnx, "--int8", onnx, "--device", device, out=out)
         assert expected in said and str(onnx) in said
