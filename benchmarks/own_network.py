@@ -1,4 +1,4 @@
-"""A foreign network's INT8 file against its float one on frames without labels: agreement, by class and in all.
+"""An imported network's INT8 file against its float one on frames without labels: agreement, by class and in all.
 
 python benchmarks/own_network.py artifacts/own/onnx/own artifacts/own/int8/own drive.mp4 [--every 5]
 """
