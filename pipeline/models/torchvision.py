@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
+from pipeline.models.weights import published
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
 from pipeline.models.weights.wrappers import unwrap
 
@@ -85,8 +86,8 @@ class TorchVision(SegNetwork):
         self.net = library.get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
         if architecture == "lraspp":
             self.net.classifier = _JoinedHead(self.net.classifier)
-        published = library.get_model_weights(name).DEFAULT
-        default = published.transforms()
+        entry = library.get_model_weights(name).DEFAULT
+        default = entry.transforms()
         self.normalise_with(default.mean if mean is None else mean, default.std if std is None else std)
         stages, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
         self._stages = stages
@@ -97,12 +98,10 @@ class TorchVision(SegNetwork):
             divisor=stride,
         )
         checkpoint = (
-            published.fetch(published, where="model.weights")
-            if initial.weights == "default"
-            else initial.open_network()
+            published.fetch(entry, where="model.weights") if initial.weights == "default" else initial.open_network()
         )
         if checkpoint is not None:
-            checkpoint = published.recognised(checkpoint, published)
+            checkpoint = published.recognised(checkpoint, entry)
             self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
             checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(

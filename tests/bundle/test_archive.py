@@ -145,10 +145,10 @@ def test_the_verb_finds_everything_by_the_name(
     for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
         shutil.copytree(source, artifacts / place)
     arguments = ["tiny", "--artifacts", str(artifacts), "--params", str(ROOT / "params.yaml"), "--out", str(out)]
-    with pytest.raises(UserError, match=r"dataset: no meta\.json there"):
+    with pytest.raises(UserError, match=r"dataset: has no meta\.json"):
         verbs.run("bundle", arguments)
     arguments += ["--dataset", str(prepared.artifact.path), "--images", "2"]
-    with pytest.raises(UserError, match=r"students/tiny: no meta\.json there"):
+    with pytest.raises(UserError, match=r"students/tiny: has no meta\.json"):
         verbs.run("bundle", arguments)
     assert not out.exists()
     about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}

@@ -52,8 +52,8 @@ def test_every_network_of_the_library_is_there() -> None:
 @pytest.mark.parametrize(("architecture", "encoder"), [("fcn", "resnet50"), ("lraspp", "mobilenet_v3_large")])
 def test_normalisation_and_encoder_are_the_librarys(architecture: str, encoder: str) -> None:
     network = build(architecture, encoder)
-    published = library.get_model_weights(f"{architecture}_{encoder}").DEFAULT.transforms()
-    assert (list(network.mean), list(network.std)) == (published.mean, published.std)
+    transforms = library.get_model_weights(f"{architecture}_{encoder}").DEFAULT.transforms()
+    assert (list(network.mean), list(network.std)) == (transforms.mean, transforms.std)
     assert network.encoder is network.net.backbone
 
 
@@ -110,10 +110,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(original("lraspp", "mobilenet_v3_large", 21).state_dict(), folder / "x.pth")
     digest = hashlib.sha256((folder / "x.pth").read_bytes()).hexdigest()
     file = (folder / "x.pth").rename(folder / f"lraspp_mobilenet_v3_large-{digest[:8]}.pth")
-    published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT
+    entry = LRASPP_MobileNet_V3_Large_Weights.DEFAULT
     changed = SimpleNamespace(
         DEFAULT=SimpleNamespace(
-            url=f"https://download.pytorch.org/models/{file.name}", meta=published.meta, transforms=published.transforms
+            url=f"https://download.pytorch.org/models/{file.name}", meta=entry.meta, transforms=entry.transforms
         )
     )
     monkeypatch.setattr(library, "get_model_weights", lambda name: changed)

@@ -176,9 +176,9 @@ def results(tmp_path: Path, students: list[str], **changes: Any) -> tuple[str, P
 def test_report_of_damaged_results(tmp_path: Path, out: Path, dataset: Path) -> None:
     arguments = (*results(tmp_path, ["one", "two"], images="many"), "--dataset", dataset, "--predictions", tmp_path)
     said = refused("report", *arguments, out=out)
-    assert "two.json: 1 problem\n  images: got 'many'; allowed: a whole number" in said and "dvc repro -f check" in said
+    assert 'two.json: 1 problem\n  images: got "many"; allowed: a whole number' in said and "dvc repro -f check" in said
     (tmp_path / "results" / "one.json").write_text('{"student": ')
-    assert "one.json: not a results file" in refused("report", *arguments, out=out)
+    assert "one.json: 1 problem\n  not JSON: " in refused("report", *arguments, out=out)
 
 
 def test_gate_passes_when_every_budget_holds(tmp_path: Path) -> None:

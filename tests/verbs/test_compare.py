@@ -18,7 +18,7 @@ from pipeline import verbs
 from pipeline.errors import UserError
 from pipeline.verbs import _experiments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VALUES = [
     "kd",
     ["kd", "fitnet"],
