@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from pipeline import artifact, runtimes
 from pipeline.reporting import results as reporting
 
+pytestmark = pytest.mark.slow  # every stage in its own process: a minute and a half
 ROOT = Path(__file__).parents[2]
 MODEL = "weights/onnx/twinlitenet_bdd100k_drivable_lane.onnx"
 DESCRIPTION = {

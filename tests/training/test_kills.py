@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_five_kills_change_nothing(tmp_path: Path) -> None:
     """With CIRKD's memory, an averaged student and loader processes; some kills fall into writing a checkpoint."""
     command = [sys.executable, "benchmarks/kills.py", "--kills", "5", "--json", str(tmp_path / "found.json")]
