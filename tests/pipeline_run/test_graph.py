@@ -119,10 +119,11 @@ def test_results_hold_what_they_promise(project: Path) -> None:
         engine = project / f"artifacts/engines/{student}/int8/engine.onnx"
         assert results["variants"]["int8"]["size_bytes"] == engine.stat().st_size
         miou = {name: variant["miou"] for name, variant in results["variants"].items()}
-        assert miou["fp32"] == pytest.approx(miou["torch"], abs=0.02), "the same graph; a tie may round the other way"
-        assert miou["fp16"] == pytest.approx(miou["torch"], abs=0.1), "measured 0.002"
-        assert miou["int8"] == pytest.approx(miou["torch"], abs=1.0), "measured 0.1 after six steps"
-        assert results["int8_exact_agreement"] > 95, "measured 98.6 and 99.0 percent of the labels"
+        if aware is None:  # torch is the student before it is fine-tuned
+            assert miou["fp32"] == pytest.approx(miou["torch"], abs=0.02), "the same graph; ties may differ"
+        assert miou["fp16"] == pytest.approx(miou["fp32"], abs=0.2), "measured 0.017 and 0.003"
+        assert miou["int8"] == pytest.approx(miou["fp32"], abs=1.0), "measured 0.18 and 0.16 after six steps"
+        assert results["int8_exact_agreement"] > 95, "measured 99.3 percent of the labels"
     page = (project / "report/index.html").read_text()
     assert "alone" in page and "kd" in page and "<svg" in page
 
