@@ -163,7 +163,7 @@ def argument_texts(documented: type[Any]) -> dict[str, str]:
 
 def table(rows: Mapping[str, Row]) -> list[str]:
     """Rows (annotation, default, text) by key, as Markdown."""
-    lines = ["| key | allowed | default | what it is |", "|---|---|---|---|"]
+    lines = ["| key | allowed | default | meaning |", "|---|---|---|---|"]
     for key, (annotation, default, text) in rows.items():
         cells = [f"`{key}`", allowed(annotation), written(default), sentence(text)]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")

@@ -30,14 +30,14 @@ def read(root: Path = Path("/")) -> dict[str, Any]:
     """All facts, plain values.
 
     Args:
-        root: where /etc and /proc lie.
+        root: folder that contains /etc and /proc.
 
     Returns:
         ``segpress``, ``python``, ``system``, ``packages`` (version by name; None: missing), ``cpu``, ``gpus``,
         ``jetson`` (None: it is none), ``libraries`` (place by name; None: missing), ``runtimes`` and ``providers`` (of
         ONNX Runtime): ``works``, ``version`` or ``why`` not; and ``advice``, see :func:`advise`.
     """
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "segpress": _version("segpress"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -48,10 +48,10 @@ def read(root: Path = Path("/")) -> dict[str, Any]:
         "libraries": {f"lib{name}.so": library(name) for name in LIBRARIES},
         "runtimes": {name: _runtime(name) for name in runtimes.available()},
     }
-    found["providers"] = (
-        {name: _provider(name) for name in PROVIDERS} if found["runtimes"]["onnxruntime"]["works"] else {}
+    facts["providers"] = (
+        {name: _provider(name) for name in PROVIDERS} if facts["runtimes"]["onnxruntime"]["works"] else {}
     )
-    return {**found, "advice": advise(found)}
+    return {**facts, "advice": advise(facts)}
 
 
 def cpu() -> dict[str, Any]:

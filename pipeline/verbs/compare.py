@@ -55,11 +55,11 @@ def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict
 def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Mapping[str, Any]) -> dict[str, Any]:
     """What results/comparison.json holds after these runs, by loss and seed."""
     chosen = settings.compare
-    made = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
-    base = next((runs[name] for name, recipe in made.items() if list(recipe) == [BASELINE]), {})
+    mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
+    base = next((runs[name] for name, recipe in mixtures.items() if list(recipe) == [BASELINE]), {})
     rows = [
         summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(recipe), options=recipe, base=base)
-        for name, recipe in made.items()
+        for name, recipe in mixtures.items()
         if runs[name]
     ]
     return {
@@ -91,7 +91,7 @@ def compare(settings: Params, *, out: Path) -> None:
         started = time.monotonic()
         run, common, trained = measure(name, seed, loss=chosen.losses[name], student=chosen.student)
         first = first or common
-        first["device"] = "; ".join(sorted({*first["device"].split("; "), common["device"]}))  # made before, elsewhere
+        first["device"] = "; ".join(sorted({*first["device"].split("; "), common["device"]}))  # earlier rows
         if changed := [key for key, value in common.items() if key != "device" and value != first[key]]:
             raise UserError(f"{', '.join(changed)} changed while losses were compared; start again: make compare")
         runs[name][seed] = run
@@ -129,8 +129,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; starting again continues: make compare", file=sys.stderr)
         return 130
-    found = comparison.load(args.out)
-    Console(width=None if sys.stdout.isatty() else 170).print(comparison_table.rich_table(found))
+    loaded = comparison.load(args.out)
+    Console(width=None if sys.stdout.isatty() else 170).print(comparison_table.rich_table(loaded))
     if args.markdown:
-        write_text(args.markdown, comparison_table.markdown(found))
+        write_text(args.markdown, comparison_table.markdown(loaded))
     return 0
