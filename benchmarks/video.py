@@ -43,7 +43,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.evaluation import environment
 from pipeline.runtimes import Engine, open_engine
-from pipeline.video.engines import on_gpu, open_engines, rate_alone
+from pipeline.video.engines import open_engines, rate_alone
 from pipeline.video.loop import segment
 from pipeline.video.overlay import Overlay
 from pipeline.video.picture import Box
@@ -132,7 +132,7 @@ def ours(path: Path, engines: list[Engine], facts: Artifact, *, limit: int, targ
         sinks=sinks,
         overlay=overlay,
         selection=chosen,
-        engines_wait=on_gpu(facts),
+        engines_wait=engines[0].on_gpu,
     ).fps
 
 

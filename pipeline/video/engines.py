@@ -38,13 +38,12 @@ def open_engines(
     """
     first, facts = open_engine(path, options={"threads": threads} if threads else None)
     options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
-    on_cpu = not on_gpu(facts)
-    total = int(options.get("threads", 1)) if on_cpu else _ON_GPU
+    total = _ON_GPU if first.on_gpu else int(options.get("threads", 1))
     wanted = contexts or (min(sources, total) if live or sources > 1 else total)
-    if on_cpu and wanted > total:
+    if wanted > total and not first.on_gpu:
         first.close()
         raise UserError(f"{wanted} contexts share {total} threads; at most one context a thread: raise --threads")
-    if on_cpu and wanted > 1:
+    if wanted > 1 and not first.on_gpu:
         first.close()
         first, facts = open_engine(path, options={"threads": total // wanted})
     engines = [first]
@@ -56,12 +55,6 @@ def open_engines(
             engine.close()
         raise
     return engines, facts
-
-
-def on_gpu(facts: Artifact) -> bool:
-    """Whether an engine computes on a GPU, while the cores do something else."""
-    is_cpu = facts.meta["runtime"] == "onnxruntime" and facts.meta["runtime_options"].get("provider", "cpu") == "cpu"
-    return not is_cpu
 
 
 def rate_alone(engines: Sequence[Engine], *, seconds: float = 2.0) -> float:

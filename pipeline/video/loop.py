@@ -52,7 +52,7 @@ def segment(
         overlay: draws the picture of every result; None when no sink wants one.
         smoother: steadies label maps; None: as the engine gives them.
         zones: counted apart, and those that count nowhere.
-        engines_wait: the engines compute elsewhere than on the cores, see :func:`pipeline.video.engines.on_gpu`, or
+        engines_wait: the engines compute elsewhere than on the cores, see :attr:`Engine.on_gpu`, or
             wait for their turn, see :mod:`pipeline.video.turns`.
         until: set from another thread, it ends the run as Ctrl-C does.
         progress: called now and then with the number of frames done.

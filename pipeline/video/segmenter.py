@@ -15,7 +15,7 @@ from pipeline.frames import Array
 from pipeline.runtimes import Engine
 from pipeline.runtimes._base import NO_CONFIDENCE
 from pipeline.video.buffers import Buffers
-from pipeline.video.engines import on_gpu, open_engines
+from pipeline.video.engines import open_engines
 from pipeline.video.flow import Channel, Closed
 from pipeline.video.loop import segment
 from pipeline.video.picture import Picture
@@ -65,7 +65,6 @@ class Segmenter:
         self._smoother = smoother
         self._engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts)
         self._alone: Engine | None = None  # of mask(), as the others may be at work
-        self._on_gpu = on_gpu(facts)
         self.labels = facts.labels
         self.gives_confidence = self._engines[0].gives_confidence
 
@@ -166,7 +165,7 @@ class Segmenter:
                     ],
                     smoother=self._smoother,
                     looking=self._looking,
-                    engines_wait=self._on_gpu,
+                    engines_wait=self._engines[0].on_gpu,
                 )
             except NoFramesError:
                 pass

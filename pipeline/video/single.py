@@ -13,7 +13,7 @@ from pipeline.artifact import Artifact, dump_json
 from pipeline.errors import EXIT_DAMAGED, UserError, closest
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
-from pipeline.video.engines import on_gpu, rate_alone
+from pipeline.video.engines import rate_alone
 from pipeline.video.inputs import Input
 from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
@@ -124,7 +124,7 @@ def run_one(
                 zones=zones,
                 looking=looking,
                 selection=selection,
-                engines_wait=on_gpu(facts) or lane is not None,
+                engines_wait=engines[0].on_gpu or lane is not None,
                 until=lane.until if lane is not None else None,
                 progress=progress.update,
             )

@@ -131,7 +131,7 @@ class SharedEngine(Engine):
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self.input_size, self.output_size = turns.engine.input_size, turns.engine.output_size
-        self.gives_confidence = turns.engine.gives_confidence
+        self.on_gpu, self.gives_confidence = turns.engine.on_gpu, turns.engine.gives_confidence
         self.waited_s = 0.0
 
     def run(self, frames: Array) -> Array:

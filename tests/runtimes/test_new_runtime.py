@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import onnxruntime
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import artifact
+from pipeline import artifact, runtimes
 from pipeline.frames import read_label_map, write_png
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,26 @@ def test_the_stages_take_it(project: Path, student: Any) -> None:
     (labels,) = expected.run(None, {"frames": student.frames[0][None]})
     predicted = read_label_map(project / "predictions/fp32/frame-0.png")
     assert predicted.shape == (128, 192) and (predicted == labels[0]).mean() > 0.99
+
+
+def asks_for_a_name(node: ast.AST) -> bool:
+    """Whether a comparison has the name of a runtime on one side."""
+    constants = {str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant)}
+    return isinstance(node, ast.Compare | ast.MatchValue) and not constants.isdisjoint(runtimes.available())
+
+
+def test_nothing_else_asks_for_the_name_of_a_runtime() -> None:
+    """Except for the advice which runtime to install, of ``segpress doctor``."""
+    assert asks_for_a_name(ast.parse('meta["runtime"] == "onnxruntime"', mode="eval").body)
+    files = [file for folder in ("pipeline", "stages") for file in (ROOT / folder).rglob("*.py")]
+    asking = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"  # type: ignore[attr-defined]
+        for file in files
+        if "runtimes" not in file.relative_to(ROOT).parts and file.name != "machine.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if asks_for_a_name(node)
+    ]
+    assert not asking
 
 
 @pytest.mark.slow

@@ -99,25 +99,34 @@ def test_errors_come_to_the_caller(segmenter: Segmenter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "arguments", "opened"),
+    ("on_gpu", "built_with", "arguments", "opened"),
     [
-        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {}, (4, {"threads": 1})),
-        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {"live": True}, (1, None)),
-        ({"runtime": "onnxruntime", "runtime_options": {"threads": 4}}, {"contexts": 2}, (2, {"threads": 2})),
-        ({"runtime": "onnxruntime", "runtime_options": {"threads": 1}}, {"threads": 2}, (2, {"threads": 1})),
-        ({"runtime": "onnxruntime", "runtime_options": {"provider": "cuda", "threads": 4}}, {}, (2, None)),
-        ({"runtime": "tensorrt", "runtime_options": {}}, {}, (2, None)),
-        ({"runtime": "tensorrt", "runtime_options": {}}, {"contexts": 3}, (3, None)),
+        (False, {"threads": 4}, {}, (4, {"threads": 1})),
+        (False, {"threads": 4}, {"live": True}, (1, None)),
+        (False, {"threads": 4}, {"contexts": 2}, (2, {"threads": 2})),
+        (False, {"threads": 1}, {"threads": 2}, (2, {"threads": 1})),
+        (False, {}, {}, (1, None)),
+        (True, {"threads": 4}, {}, (2, None)),
+        (True, {}, {}, (2, None)),
+        (True, {}, {"live": True}, (1, None)),
+        (True, {}, {"contexts": 3}, (3, None)),
     ],
 )
 def test_how_many_contexts(
-    meta: dict[str, Any], arguments: dict[str, Any], opened: tuple[int, Any], monkeypatch: pytest.MonkeyPatch
+    on_gpu: bool,
+    built_with: dict[str, Any],
+    arguments: dict[str, Any],
+    opened: tuple[int, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whatever the runtime: the engine says where it computes."""
     seen: list[Any] = []
 
     def open_engine(path: Path, options: Any = None) -> Any:
         seen.append(options)
-        return BrightnessEngine(), SimpleNamespace(meta=meta)
+        engine = BrightnessEngine()
+        engine.on_gpu = on_gpu
+        return engine, SimpleNamespace(meta={"runtime": "any", "runtime_options": built_with})
 
     monkeypatch.setattr(engines, "open_engine", open_engine)
     found, _ = engines.open_engines(Path("engine"), **arguments)

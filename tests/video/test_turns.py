@@ -158,3 +158,10 @@ def test_the_time_of_waiting_is_told_apart() -> None:
         list(pool.map(lambda seat: seat.run(frame(0)), seats))
     waited = sorted(seat.waited_s for seat in seats)
     assert waited[0] < 0.1 < waited[1] < 0.5
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_a_seat_computes_where_its_engine_does(on_gpu: bool) -> None:
+    engine = BrightnessEngine()
+    engine.on_gpu = on_gpu
+    assert Turns([engine]).seat().on_gpu is on_gpu
