@@ -34,7 +34,7 @@ from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.smoothing import FRAMES, TOLERANCE, Smoother
 
 #: A method for one video: (label map, its picture) -> label map.

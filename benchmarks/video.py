@@ -43,10 +43,10 @@ from pipeline.artifact import Artifact
 from pipeline.errors import command
 from pipeline.evaluation import environment
 from pipeline.runtimes import Engine, open_engine
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import Box
 from pipeline.video.engines import open_engines, rate_alone
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import Box
 from pipeline.video.pixels import count_ids
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, Result

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.labels import LabelSpec
 
 FORMAT = 1
@@ -212,14 +212,14 @@ def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
     files = meta["files"]
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise UserError(f"{file}: files must map names to sha256 digests; {AGAIN}")
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     for name, expected in files.items():
         payload = path / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            faults.add(f"payload '{name}' is outside the artifact's folder; {META} was changed")
+            problems.add(f"payload '{name}' is outside the artifact's folder; {META} was changed")
         elif not payload.is_file():
-            faults.add(f"payload '{name}' is missing")
+            problems.add(f"payload '{name}' is missing")
         elif verify and sha256(payload) != expected:
-            faults.add(f"payload '{name}' was changed after it was written (its sha256 is not the one in {META})")
-    faults.raise_if_any(advice=f"do not use it; {AGAIN}")
+            problems.add(f"payload '{name}' was changed after it was written (its sha256 is not the one in {META})")
+    problems.raise_if_any(advice=f"do not use it; {AGAIN}")
     return Artifact(path=path, meta=meta)

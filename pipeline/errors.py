@@ -29,7 +29,7 @@ class UserError(ValueError):
     """A problem that the user can fix. The message says what, where, got, allowed and what to do next."""
 
 
-class Faults:
+class Problems:
     """Collect all problems of one input, then raise them as a single :class:`UserError`.
 
     Args:
@@ -37,9 +37,9 @@ class Faults:
         limit: number of problems to print; the rest are only counted.
 
     Example:
-        >>> faults = Faults("params.yaml")
-        >>> faults.add("seed: got 'x'; allowed: an integer")
-        >>> faults.raise_if_any()
+        >>> problems = Problems("params.yaml")
+        >>> problems.add("seed: got 'x'; allowed: an integer")
+        >>> problems.raise_if_any()
         Traceback (most recent call last):
         pipeline.errors.UserError: params.yaml: 1 problem
           seed: got 'x'; allowed: an integer

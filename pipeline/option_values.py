@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline import plugins
-from pipeline.errors import Faults
+from pipeline.errors import Problems
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 #: What is allowed, by the type of a pydantic error. Tuples are pairs, or colours, which are lists of three.
@@ -32,14 +32,14 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> None:
         UserError: all values that do not fit, at once.
     """
     known = plugins.keys(plugins.load(kind, name))
-    faults = Faults(f"{kind}.{name}")
+    problems = Problems(f"{kind}.{name}")
     for key, value in options.items():
-        if key in known and (message := fault(value, known[key].annotation)):
-            faults.add(f"{key}: {message}")
-    faults.raise_if_any()
+        if key in known and (message := problem(value, known[key].annotation)):
+            problems.add(f"{key}: {message}")
+    problems.raise_if_any()
 
 
-def fault(value: Any, annotation: Any) -> str:
+def problem(value: Any, annotation: Any) -> str:
     """What is wrong with a value; empty if it fits.
 
     Args:
@@ -49,7 +49,7 @@ def fault(value: Any, annotation: Any) -> str:
     Example:
         >>> from typing import Annotated
         >>> from annotated_types import Gt
-        >>> fault(0, Annotated[float, Gt(0)])
+        >>> problem(0, Annotated[float, Gt(0)])
         'got 0; allowed: greater than 0'
     """
     try:  # as JSON, because pydantic's strict mode accepts a list for a tuple there

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 
 KINDS = ("datasets", "losses", "models", "runtimes")
 
@@ -91,15 +91,15 @@ def build(kind: str, name: str, options: dict[str, Any], **offered: Any) -> Any:
     """
     plugin = load(kind, name)
     allowed = keys(plugin)
-    faults = Faults(f"{kind}.{name}")
+    problems = Problems(f"{kind}.{name}")
     for key in options:
         if key not in allowed or key in offered:
-            faults.add(f"{key}: unknown option; {closest(key, set(allowed) - set(offered))}")
+            problems.add(f"{key}: unknown option; {closest(key, set(allowed) - set(offered))}")
     values = {**{key: value for key, value in offered.items() if key in allowed}, **options}
     for key, parameter in allowed.items():
         if key not in values and parameter.default is inspect.Parameter.empty:
-            faults.add(f"{key}: missing; it has no default")
-    faults.raise_if_any()
+            problems.add(f"{key}: missing; it has no default")
+    problems.raise_if_any()
     return plugin(**_arguments(plugin, values))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import artifact
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.frames import Array, read_frame, read_label_map
 from pipeline.labels import LabelSpec
 
@@ -78,12 +78,12 @@ class Prepared:
         Raises:
             UserError: train or val has pixels of fewer than two classes.
         """
-        faults = Faults(f"data set {self.artifact.path}")
+        problems = Problems(f"data set {self.artifact.path}")
         for split in ("train", "val"):
             known = split in self.artifact.meta.get("class_pixels", {})
             if known and (shortage := self.labels.shortage(split, self.class_pixels(split))):
-                faults.add(shortage)
-        faults.raise_if_any(advice="Correct the labels or the classes, then run: dvc repro -f prepare")
+                problems.add(shortage)
+        problems.raise_if_any(advice="Correct the labels or the classes, then run: dvc repro -f prepare")
 
     def split(self, name: str) -> Split:
         if name not in self.splits:

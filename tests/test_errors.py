@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Faults, UserError, closest, command
+from pipeline.errors import Problems, UserError, closest, command
 
 
-def faults(count: int, *, limit: int = 50) -> Faults:
-    collected = Faults("file.yaml", limit=limit)
+def problems(count: int, *, limit: int = 50) -> Problems:
+    collected = Problems("file.yaml", limit=limit)
     for index in range(count):
-        collected.add(f"fault {index}")
+        collected.add(f"problem {index}")
     return collected
 
 
@@ -27,22 +27,22 @@ def raiser(error: BaseException) -> Callable[[], int | None]:
     return main
 
 
-def test_no_fault_raises_nothing() -> None:
-    faults(0).raise_if_any(advice="never read")
+def test_no_problem_raises_nothing() -> None:
+    problems(0).raise_if_any(advice="never read")
 
 
 @pytest.mark.parametrize(("count", "first_line"), [(1, "1 problem\n"), (2, "2 problems\n")])
-def test_faults_are_counted_and_end_with_the_advice(count: int, first_line: str) -> None:
+def test_problems_are_counted_and_end_with_the_advice(count: int, first_line: str) -> None:
     with pytest.raises(UserError) as caught:
-        faults(count).raise_if_any(advice="fix them")
+        problems(count).raise_if_any(advice="fix them")
     lines = str(caught.value).split("\n")
-    assert lines == ["file.yaml: " + first_line.strip(), *(f"  fault {index}" for index in range(count)), "fix them"]
+    assert lines == ["file.yaml: " + first_line.strip(), *(f"  problem {index}" for index in range(count)), "fix them"]
 
 
 def test_only_the_limit_is_printed_and_the_rest_is_counted() -> None:
     with pytest.raises(UserError) as caught:
-        faults(5, limit=2).raise_if_any()
-    assert str(caught.value).split("\n") == ["file.yaml: 5 problems", "  fault 0", "  fault 1", "  ... and 3 more"]
+        problems(5, limit=2).raise_if_any()
+    assert str(caught.value).split("\n") == ["file.yaml: 5 problems", "  problem 0", "  problem 1", "  ... and 3 more"]
 
 
 def test_closest_names_one_or_lists_all() -> None:

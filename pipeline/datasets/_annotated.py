@@ -23,7 +23,7 @@ from pipeline.datasets._division import Division, by_lists
 from pipeline.datasets._images import read_image
 from pipeline.datasets._pairs import size as size_of
 from pipeline.datasets._shapes import Mask, Size
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
 
 Order = Literal["file", "area", "refuse"]
@@ -88,7 +88,7 @@ class AnnotatedDataset(Dataset):
     def splits(self) -> dict[str, Sequence[str]]:
         return {split: list(samples) for split, samples in self.samples.items()}
 
-    def faults(self) -> Sequence[str]:
+    def problems(self) -> Sequence[str]:
         return tuple(self.wrong)
 
     def warnings(self) -> Sequence[str]:
@@ -179,10 +179,10 @@ class AnnotatedDataset(Dataset):
         seed: int,
     ) -> None:
         """Divide the samples of a tool without splits. Raises UserError if the options contradict each other."""
-        faults = Faults(f"datasets.{self.plugin}")
+        problems = Problems(f"datasets.{self.plugin}")
         division = Division(self.plugin, splits=splits, shares=shares, sequence=sequence, seed=seed)
-        division.check(faults, lists=lists)
-        faults.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
+        division.check(problems, lists=lists)
+        problems.raise_if_any(advice=f"Correct these values under datasets.{self.plugin} in params.yaml.")
         images = {name: sample.image for name, sample in samples.items()}
         if lists is None:
             members = division.of(images, self.root, self.wrong)

@@ -15,7 +15,7 @@ class Dataset(ABC):
     """A labelled data set as `prepare` reads it.
 
     The constructor of a plugin takes keyword-only options (the plugin's section in params.yaml). If the root folder is
-    missing, it raises ``UserError``, which says what to do. It collects all other errors for ``faults``. It reads no
+    missing, it raises ``UserError``, which says what to do. It collects all other errors for ``problems``. It reads no
     images: ``prepare`` reads them and reports all errors together.
     """
 
@@ -25,7 +25,7 @@ class Dataset(ABC):
     def splits(self) -> dict[str, Sequence[str]]:
         """Sample names of each split, in a fixed order. ``train`` and ``val`` always exist; splits are disjoint."""
 
-    def faults(self) -> Sequence[str]:
+    def problems(self) -> Sequence[str]:
         """Errors in list files and folders; ``prepare`` reports them together with the errors in single samples."""
         return ()
 

@@ -9,12 +9,12 @@ from typing import Literal
 from pipeline.datasets._palettes import Colour
 from pipeline.datasets._patterns import nfc
 from pipeline.datasets._voc import colour_map
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 
 Classes = dict[str, list[str]] | list[str]
 Palette = list[str | tuple[int, int, int]]
-Rest = Literal["fault", "ignore", "skip"]
+Rest = Literal["error", "ignore", "skip"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ClassCoding:
             f"label {label!r} belongs to no class ({place}); add it to datasets.{self.plugin}.classes or ignore, or "
             "set rest: skip (its shapes are not drawn) or rest: ignore"
             for label, place in places.items()
-            if self.rest == "fault" and nfc(label) not in self.meaning
+            if self.rest == "error" and nfc(label) not in self.meaning
         ]
 
 
@@ -90,7 +90,7 @@ def named_classes(
     Raises:
         UserError: the options contradict each other or the labels of the files.
     """
-    faults = Faults(f"datasets.{plugin}")
+    problems = Problems(f"datasets.{plugin}")
     known, ignore = list(dict.fromkeys(map(nfc, file_labels))), [nfc(label) for label in ignore or ()]
     background = None if background is None else nfc(background)
     if isinstance(classes, dict):
@@ -98,12 +98,12 @@ def named_classes(
     elif classes is not None:
         classes = [nfc(label) for label in classes]
     if classes is None and not declared:
-        faults.add(f"classes: not set; labels in the files: {known}; list the labels to use")
+        problems.add(f"classes: not set; labels in the files: {known}; list the labels to use")
     listed = [label for label in known if label not in (*ignore, background)] if classes is None else classes
     labels_of = dict(listed) if isinstance(listed, dict) else {label: [label] for label in listed}
     if background is not None and background not in labels_of:
         labels_of = {background: [background], **labels_of}
-    meaning = _meaning(labels_of, ignore, faults, declared=known if declared else [], background=background)
+    meaning = _meaning(labels_of, ignore, problems, declared=known if declared else [], background=background)
     unused = [(name, label) for name, labels in labels_of.items() for label in labels if label not in known]
     warnings = [
         f"datasets.{plugin}.classes.{name}: no shape has the label {label!r}; {closest(label, known)}"
@@ -111,8 +111,8 @@ def named_classes(
         if known and not declared and name != background
     ]
     if not labels_of:
-        faults.add("classes: empty; name the classes in train-id order")
-    faults.raise_if_any(advice=f"Correct these values under datasets.{plugin} in params.yaml.")
+        problems.add("classes: empty; name the classes in train-id order")
+    problems.raise_if_any(advice=f"Correct these values under datasets.{plugin} in params.yaml.")
     voc = dict(zip(labels_of, colour_map(len(labels_of) + 1)[1:], strict=True))
     label_colours = {nfc(label): colour for label, colour in (colours or voc).items()}
     try:
@@ -131,7 +131,7 @@ def named_classes(
 def _meaning(
     labels_of: Mapping[str, list[str]],
     ignore: list[str],
-    faults: Faults,
+    problems: Problems,
     *,
     declared: list[str],
     background: str | None,
@@ -141,12 +141,12 @@ def _meaning(
     for train, (name, labels) in enumerate(labels_of.items()):
         for label in labels:
             if label in meaning:
-                faults.add(f"classes.{name}: {label!r} also belongs to another class; list it once")
+                problems.add(f"classes.{name}: {label!r} also belongs to another class; list it once")
             elif declared and label not in declared and name != background:
-                faults.add(f"classes.{name}: label {label!r} is not declared; {closest(label, declared)}")
+                problems.add(f"classes.{name}: label {label!r} is not declared; {closest(label, declared)}")
             meaning[label] = train
     for label in ignore:
         if label in meaning:
-            faults.add(f"ignore: {label!r} also belongs to a class; list it in one of the two places")
+            problems.add(f"ignore: {label!r} also belongs to a class; list it in one of the two places")
         meaning[label] = IGNORE_INDEX
     return meaning

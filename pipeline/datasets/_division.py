@@ -12,7 +12,7 @@ from pipeline.datasets._pairs import existing
 from pipeline.datasets._patterns import nfc
 from pipeline.datasets._references import Listed
 from pipeline.datasets._splits import HELD_OUT, SPLITS, by_folders, by_option, drawn, empty_splits, sequence_of
-from pipeline.errors import Faults
+from pipeline.errors import Problems
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +43,26 @@ class Division:
         self.sequence = sequence
         self.seed = seed
 
-    def check(self, faults: Faults, *, lists: dict[str, str] | None) -> None:
+    def check(self, problems: Problems, *, lists: dict[str, str] | None) -> None:
         """Add an error for each invalid option."""
         splits, shares = self.splits, self.shares
         if lists is not None and not {"train", "val"} <= set(lists) <= set(SPLITS):
-            faults.add(f"lists: got {sorted(lists)}; allowed: train and val, and test if you have it")
+            problems.add(f"lists: got {sorted(lists)}; allowed: train and val, and test if you have it")
         if splits is not None and not {"train"} <= set(splits) <= set(SPLITS):
-            faults.add(f"splits: got {sorted(splits)}; allowed: train, and val and test if they have folders")
+            problems.add(f"splits: got {sorted(splits)}; allowed: train, and val and test if they have folders")
         if splits is not None and lists is not None:
-            faults.add("splits and lists: both assign samples to splits; set one of them to null")
+            problems.add("splits and lists: both assign samples to splits; set one of them to null")
         if not set(shares) <= set(HELD_OUT) or not all(0 <= share < 1 for share in shares.values()):
-            faults.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
+            problems.add(f"shares: got {shares}; allowed: val and test, each at least 0 and below 1")
         elif sum(shares.values()) >= 1 or not shares.get("val"):
-            faults.add(
+            problems.add(
                 f"shares: got {shares}; allowed: more than 0 for val, and less than 1 in total, so that train "
                 "keeps some"
             )
         try:
             self._regex()
         except re.error as error:
-            faults.add(f"sequence: {self.sequence!r} is not a regular expression ({error})")
+            problems.add(f"sequence: {self.sequence!r} is not a regular expression ({error})")
 
     def _regex(self) -> re.Pattern[str] | None:
         return None if self.sequence is None else re.compile(nfc(self.sequence))

@@ -33,13 +33,13 @@ class Headers:
     Args:
         stored: masks are drawn on stored pixels, so no EXIF orientation is applied.
         mixed: grey masks differ in bit depth, or some have a grey palette.
-        faults: contradictions between files.
+        problems: contradictions between files.
         warnings: questions that no file answers.
     """
 
     stored: bool
     mixed: bool
-    faults: tuple[str, ...]
+    problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -81,9 +81,9 @@ def read_headers(files: Iterable[tuple[Path, Path]], *, ids: bool) -> Headers:
             stored = stored or image
         elif mask_header.size == (width, height):
             rotated = rotated or image
-    faults, warnings = [], []
+    problems, warnings = [], []
     if stored and rotated:
-        faults.append(
+        problems.append(
             f"{stored}: its mask fits the stored pixels, but the mask of {rotated} fits the pixels as its EXIF "
             "orientation rotates them; all masks must be drawn in the same way. If a mask was drawn on stored pixels, "
             f"remove the orientation from its image: {REMOVE}"
@@ -96,8 +96,8 @@ def read_headers(files: Iterable[tuple[Path, Path]], *, ids: bool) -> Headers:
             f"orientation: {REMOVE}"
         )
     if ids:
-        faults += _differing(palettes)
-    return Headers(stored is not None and rotated is None, len(depths) > 1, tuple(faults), tuple(warnings))
+        problems += _differing(palettes)
+    return Headers(stored is not None and rotated is None, len(depths) > 1, tuple(problems), tuple(warnings))
 
 
 def _differing(palettes: dict[bytes, Path]) -> list[str]:

@@ -20,12 +20,12 @@ DELIMITERS = ("\t", ",", ";")
 
 
 def lines(
-    path: Path, faults: list[str], *, is_name: Callable[[str], bool] = lambda line: False
+    path: Path, problems: list[str], *, is_name: Callable[[str], bool] = lambda line: False
 ) -> Iterator[tuple[int, str]]:
     """Number and text of each line, in composed Unicode, without empty lines and comments (``# ...``).
 
     The file is UTF-8, with or without a byte order mark, or UTF-16 with one. If it cannot be read, there are no lines,
-    and ``faults`` gets an error.
+    and ``problems`` gets an error.
 
     Args:
         is_name: whether a line that begins with ``#`` is the name of an existing file, not a comment.
@@ -35,13 +35,13 @@ def lines(
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except FileNotFoundError:
-        faults.append(f"{path.name}: no such file in {path.parent}; restore it")
+        problems.append(f"{path.name}: no such file in {path.parent}; restore it")
         return
     except UnicodeDecodeError as error:
-        faults.append(f"{path.name}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
+        problems.append(f"{path.name}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
         return
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        faults.append(f"{path.name}: cannot be read ({getattr(error, 'strerror', error)})")
+        problems.append(f"{path.name}: cannot be read ({getattr(error, 'strerror', error)})")
         return
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = normalize("NFC", line.strip())
@@ -94,25 +94,25 @@ def _unquoted(text: str) -> str:
     )
 
 
-def names(path: Path, faults: list[str]) -> list[str]:
+def names(path: Path, problems: list[str]) -> list[str]:
     """Sample names of a list file. A line is ``name``, a file name, or ``/images/name.jpg /masks/name.png``.
 
-    Invalid and repeated lines are left out, and ``faults`` gets an error for each.
+    Invalid and repeated lines are left out, and ``problems`` gets an error for each.
     """
     first_line: dict[str, int] = {}
-    count = len(faults)
-    for number, line in lines(path, faults):
+    count = len(problems)
+    for number, line in lines(path, problems):
         if not first_line and is_header(line):
             continue
         if not safe(name := _stem(line)):
-            faults.append(f"{path.name}:{number}: not the name of one sample: {line!r}; correct the line")
+            problems.append(f"{path.name}:{number}: not the name of one sample: {line!r}; correct the line")
         elif name in first_line:
             first = first_line[name]
-            faults.append(f"{path.name}:{number}: {name} is listed twice, first in line {first}; remove one line")
+            problems.append(f"{path.name}:{number}: {name} is listed twice, first in line {first}; remove one line")
         else:
             first_line[name] = number
-    if not first_line and len(faults) == count:
-        faults.append(f"{path.name}: lists no sample; add one name per line")
+    if not first_line and len(problems) == count:
+        problems.append(f"{path.name}: lists no sample; add one name per line")
     return list(first_line)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.datasets._masks import Coding
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 
 HIGHEST_ID = (1 << 16) - 1
@@ -20,23 +20,23 @@ Palette = Sequence[str | Sequence[int]]
 Ignore = Sequence[int | str | Sequence[int]] | None
 
 
-def labels_of(classes: Sequence[str], palette: Palette, faults: Faults) -> LabelSpec | None:
-    """Classes and their colours. None: they are invalid, and ``faults`` got the errors."""
+def labels_of(classes: Sequence[str], palette: Palette, problems: Problems) -> LabelSpec | None:
+    """Classes and their colours. None: they are invalid, and ``problems`` got the errors."""
     if not classes:
-        faults.add("classes: empty; name the classes in train-id order")
+        problems.add("classes: empty; name the classes in train-id order")
     colours = []
     for index, colour in enumerate(palette):
         try:
             colours.append(rgb(colour))
         except UserError as error:
             name = f" ({classes[index]})" if index < len(classes) else ""
-            faults.add(f"palette[{index}]{name}: {error}")
+            problems.add(f"palette[{index}]{name}: {error}")
     repeated = sorted({colour for colour in colours if colours.count(colour) > 1})
     for colour in repeated:
         owners = [
             str(classes[i]) if i < len(classes) else f"entry {i}" for i, each in enumerate(colours) if each == colour
         ]
-        faults.add(
+        problems.add(
             f"palette: the same colour {list(colour)} for {', '.join(owners)}; give each class a different colour"
         )
     if not classes or len(colours) < len(palette):
@@ -44,7 +44,7 @@ def labels_of(classes: Sequence[str], palette: Palette, faults: Faults) -> Label
     try:
         return LabelSpec(names=tuple(classes), palette=tuple(colours))
     except UserError as error:
-        faults.add(str(error))
+        problems.add(str(error))
         return None
 
 
@@ -55,25 +55,25 @@ def coding_of(
     ids: Mapping[str, Sequence[int]] | None,
     ignore: Ignore,
     rest: str,
-    faults: Faults,
+    problems: Problems,
 ) -> Coding:
     """The coding of masks that the options describe.
 
     Args:
         ignore: ids or colours of ignored pixels; None: id 255, unless a class has that id.
-        faults: gets an error for each invalid id or colour.
+        problems: gets an error for each invalid id or colour.
     """
     other = IGNORE_INDEX if rest == "ignore" else None
     if masks_hold == "ids":
-        meaning = _meaning(labels, ids, faults)
+        meaning = _meaning(labels, ids, problems)
         if ignore is None:
             meaning.setdefault(IGNORE_INDEX, IGNORE_INDEX)
         for value in ignore or ():
             if not isinstance(value, int) or not 0 <= value <= HIGHEST_ID:
-                faults.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that belong to no class")
+                problems.add(f"ignore: got {value}; allowed: ids in 0..{HIGHEST_ID} that belong to no class")
             elif (train := meaning.setdefault(value, IGNORE_INDEX)) != IGNORE_INDEX:
                 name = labels.names[train]
-                faults.add(
+                problems.add(
                     f"ignore: got {value}, which is an id of class {name!r}; remove it from ignore or from that class"
                 )
         return Coding(ids=meaning, rest=other, allowed=f"allowed: {listed(sorted(meaning))}; {OR_ELSE}")
@@ -82,26 +82,26 @@ def coding_of(
         try:
             colour = rgb("" if isinstance(value, int) else value)
         except UserError:
-            faults.add(f'ignore: got {value}; allowed: RGB colours, [0, 0, 0] or "#000000", that belong to no class')
+            problems.add(f'ignore: got {value}; allowed: RGB colours, [0, 0, 0] or "#000000", that belong to no class')
             continue
         if (train := colours.setdefault(colour, IGNORE_INDEX)) != IGNORE_INDEX:
-            faults.add(
+            problems.add(
                 f"ignore: got {value}, which is the colour of class {labels.names[train]!r}; allowed: RGB colours that "
                 "belong to no class"
             )
     return Coding(colours=colours, rest=other, allowed=f"allowed: those of palette and ignore; {OR_IGNORE}")
 
 
-def _meaning(labels: LabelSpec, ids: Mapping[str, Sequence[int]] | None, faults: Faults) -> dict[int, int]:
+def _meaning(labels: LabelSpec, ids: Mapping[str, Sequence[int]] | None, problems: Problems) -> dict[int, int]:
     """Train id of each id in the masks."""
     meaning: dict[int, int] = {}
     if ids is not None and not set(labels.names[1:]) <= set(ids) <= set(labels.names):
-        faults.add(f"ids: got {sorted(ids)}; allowed: a list of ids for each of {sorted(labels.names)}")
+        problems.add(f"ids: got {sorted(ids)}; allowed: a list of ids for each of {sorted(labels.names)}")
         return meaning
     for train, name in enumerate(labels.names):
         for raw in [train] if ids is None or name not in ids else ids[name]:
             if raw in meaning or not 0 <= raw <= HIGHEST_ID:
-                faults.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that belong to no other class")
+                problems.add(f"ids.{name}: got {raw}; allowed: ids in 0..{HIGHEST_ID} that belong to no other class")
             else:
                 meaning[raw] = train
     return meaning

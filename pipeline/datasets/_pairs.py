@@ -43,8 +43,8 @@ class PairDataset(Dataset):
     def splits(self) -> dict[str, Sequence[str]]:
         return {split: list(pairs) for split, pairs in self.pairs.items()}
 
-    def faults(self) -> Sequence[str]:
-        return (*self.wrong, *self.headers.faults)
+    def problems(self) -> Sequence[str]:
+        return (*self.wrong, *self.headers.problems)
 
     def warnings(self) -> Sequence[str]:
         return self.headers.warnings

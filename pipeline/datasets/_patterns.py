@@ -10,7 +10,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from pipeline.datasets._images import SUFFIXES, is_lossy
-from pipeline.errors import Faults
+from pipeline.errors import Problems
 
 #: Suffixes of images and masks that are not read: such files are reported, other files are skipped.
 PICTURES = (
@@ -57,22 +57,22 @@ def nfc(text: str) -> str:
     return normalize("NFC", text)
 
 
-def compiled(text: str, faults: Faults, *, key: str) -> Pattern:
+def compiled(text: str, problems: Problems, *, key: str) -> Pattern:
     """Compile a pattern.
 
     Args:
         text: path below a root; ``*`` matches part of a name, ``**`` any folders. The case of the suffix does not
             matter; a pattern without suffix matches all image files.
-        faults: gets an error if the text is not a pattern.
+        problems: gets an error if the text is not a pattern.
         key: name of the option, for messages.
 
     Example:
-        >>> compiled("masks/**/*_id.png", Faults("x"), key="masks").files.fullmatch("masks/a/b/7_id.PNG").groups()
+        >>> compiled("masks/**/*_id.png", Problems("x"), key="masks").files.fullmatch("masks/a/b/7_id.PNG").groups()
         ('a/b/', '7')
     """
     *folders, last = nfc(text).replace("\\", "/").split("/")
     if "*" not in last or "**" in last or folders[:1] == [""] or ".." in folders:
-        faults.add(f"{key}: got {text!r}; allowed: a path below the root with a * in its last part: images/*.jpg")
+        problems.add(f"{key}: got {text!r}; allowed: a path below the root with a * in its last part: images/*.jpg")
         return Pattern(text, key, re.compile(""), re.compile(""))
     folder_part = "".join(r"((?:[^/]+/)*)" if part == "**" else f"{_part(part)}/" for part in folders if part != ".")
     stem, dot, suffix = last.rpartition(".")

@@ -75,21 +75,23 @@ class CamVid(PairDataset):
                 self.pairs[split] = _pairs(listing, self.wrong)
 
 
-def _pairs(listing: Path, faults: list[str]) -> dict[str, Pair]:
+def _pairs(listing: Path, problems: list[str]) -> dict[str, Pair]:
     """Names and files of one list. Each line has two paths, image and mask."""
     pairs: dict[str, Pair] = {}
-    count = len(faults)
-    for number, line in lines(listing, faults):
+    count = len(problems)
+    for number, line in lines(listing, problems):
         paths = [_below(part) for part in re.split(r"[\s,;]+", line)]
         if len(paths) != 2 or not all(map(safe, paths)):
-            faults.append(f"{listing.name}:{number}: got {line!r}; allowed: '<image> <mask>', two paths below CamVid/")
+            problems.append(
+                f"{listing.name}:{number}: got {line!r}; allowed: '<image> <mask>', two paths below CamVid/"
+            )
             continue
         name = Path(paths[0]).stem
         if name in pairs:
-            faults.append(f"{listing.name}:{number}: {name} is listed twice; remove one line")
+            problems.append(f"{listing.name}:{number}: {name} is listed twice; remove one line")
         pairs[name] = Pair(listing.parent / paths[0], listing.parent / paths[1])
-    if not pairs and len(faults) == count:
-        faults.append(f"{listing.name}: lists no pair; add one line '<image> <mask>' per sample")
+    if not pairs and len(problems) == count:
+        problems.append(f"{listing.name}: lists no pair; add one line '<image> <mask>' per sample")
     return pairs
 
 

@@ -21,7 +21,7 @@ from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._runs import expanded, runs
 from pipeline.datasets._shapes import Mask, Size, points, polygon, union
 from pipeline.datasets._splits import SPLITS
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
 
 OFFICIAL = {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}
@@ -39,8 +39,8 @@ class Coco(AnnotatedDataset):
         palette: one RGB colour per class; null: VOC's colours.
         ignore: categories whose pixels are ignored.
         background: class of the pixels outside all objects; a new name gets train id 0. Null: they are ignored.
-        rest: objects of other categories: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they
-            are not painted).
+        rest: objects of other categories: ``error`` (refuse them), ``ignore`` (their pixels are ignored), ``skip``
+            (they are not painted).
         order: which object is on top: the smaller one (``area``), or the later one in the file (``file``);
             ``refuse``: overlaps of different classes are errors.
         lists, splits, shares, sequence, seed: as in folder.py; only for a single annotation file.
@@ -59,7 +59,7 @@ class Coco(AnnotatedDataset):
         palette: Palette | None = None,
         ignore: list[str] | None = None,
         background: str | None = None,
-        rest: Rest = "fault",
+        rest: Rest = "error",
         order: Order = "area",
         lists: dict[str, str] | None = None,
         splits: dict[str, list[str]] | None = None,
@@ -199,12 +199,12 @@ class Coco(AnnotatedDataset):
 
 
 def _check(files: dict[str, str], folders: dict[str, str]) -> None:
-    faults = Faults("datasets.coco")
+    problems = Problems("datasets.coco")
     if set(files) != {""} and not {"train", "val"} <= set(files) <= set(SPLITS):
-        faults.add(f"annotations: got {sorted(files)}; allowed: train and val, and test if you have it; or one file")
+        problems.add(f"annotations: got {sorted(files)}; allowed: train and val, and test if you have it; or one file")
     if not set(files) <= set(folders):
-        faults.add(f"images: got {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
-    faults.raise_if_any(advice="Correct these values under datasets.coco in params.yaml.")
+        problems.add(f"images: got {sorted(folders)}; allowed: a folder for each of {sorted(files)}, or one folder")
+    problems.raise_if_any(advice="Correct these values under datasets.coco in params.yaml.")
 
 
 def drawn(segmentation: Any, size: Size) -> Mask:

@@ -24,7 +24,7 @@ from pipeline.datasets._palettes import Colour
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size, Width
 from pipeline.datasets._splits import FOLDERS
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
 
 BACKGROUND = "background"
@@ -39,7 +39,7 @@ class Cvat(AnnotatedDataset):
         palette: one RGB colour per class; null: CVAT's colours.
         ignore: labels whose pixels are ignored.
         background: class of the pixels outside all shapes; a new name gets train id 0. Null: they are ignored.
-        rest: shapes of other labels: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they are
+        rest: shapes of other labels: ``error`` (refuse them), ``ignore`` (their pixels are ignored), ``skip`` (they are
             not painted).
         order: which shape is on top: the one of higher z_order, or the later one in the file (``file``), or the smaller
             one (``area``); ``refuse``: overlaps of different classes are errors. No effect on an export of masks.
@@ -58,7 +58,7 @@ class Cvat(AnnotatedDataset):
         palette: Palette | None = None,
         ignore: list[str] | None = None,
         background: str | None = None,
-        rest: Rest = "fault",
+        rest: Rest = "error",
         order: Order = "file",
         line_width: Width | None = None,
         lists: dict[str, str] | None = None,
@@ -164,7 +164,7 @@ class Cvat(AnnotatedDataset):
                 )
             colours[label] = red, green, blue
         images, masks = (
-            find(self.root / folder, compiled("**/*", Faults("cvat"), key=folder), self.wrong).files
+            find(self.root / folder, compiled("**/*", Problems("cvat"), key=folder), self.wrong).files
             for folder in ("JPEGImages", "SegmentationClass")
         )
         splits: dict[str, dict[str, Annotated]] = {}

@@ -26,7 +26,7 @@ from pipeline.datasets._pairs import Pair, PairDataset, existing, root_folder, u
 from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_names, other_suffix, some
 from pipeline.datasets._references import Listed
 from pipeline.datasets._splits import SPLITS, contradiction, split_words, unlabelled_test
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 
 CORRECT = "Correct these values under datasets.folder in params.yaml."
 HINT_MASKS = 32  # number of masks that are read again for a hint
@@ -44,7 +44,7 @@ class Folder(PairDataset):
         ids: class -> ids in the masks; a class may have several ids. Null: the id of a class is its position in
             ``classes``. If only the first class is missing, its id is 0.
         ignore: ids, or colours, of pixels that are ignored. Null: id 255, unless it is in ``ids``.
-        rest: ``fault``: any other id or colour is an error; ``ignore``: such pixels are ignored.
+        rest: ``error``: refuse any other id or colour; ``ignore``: such pixels are ignored.
         lists: split -> list file with one sample per line (see ``_references.py``); null: splits by folders or hashes.
         splits: split -> folders of its images; null: folders that are named ``train``, ``val``, ``test`` or similar.
         shares: shares of the sequences for val and test, if no list or folder defines these splits.
@@ -69,7 +69,7 @@ class Folder(PairDataset):
         masks_hold: Literal["ids", "colours"] = "ids",
         ids: dict[str, list[int]] | None = None,
         ignore: list[int | str | tuple[int, int, int]] | None = None,
-        rest: Literal["fault", "ignore"] = "fault",
+        rest: Literal["error", "ignore"] = "error",
         lists: dict[str, str] | None = None,
         splits: dict[str, list[str]] | None = None,
         shares: dict[str, float] | None = None,
@@ -78,22 +78,22 @@ class Folder(PairDataset):
     ) -> None:
         super().__init__()
         self.root = root_folder("folder", root, holds="images and masks")
-        faults = Faults("datasets.folder")
-        patterns = [compiled(pattern, faults, key=key) for key, pattern in (("images", images), ("masks", masks))]
+        problems = Problems("datasets.folder")
+        patterns = [compiled(pattern, problems, key=key) for key, pattern in (("images", images), ("masks", masks))]
         if images == masks:
-            faults.add(f"masks: {masks!r} is also the pattern of the images; the two patterns must differ")
+            problems.add(f"masks: {masks!r} is also the pattern of the images; the two patterns must differ")
         if kinds := contradiction(images, masks):
-            faults.add(
+            problems.add(
                 f"images and masks: {images!r} is for {kinds[0]}, {masks!r} for {kinds[1]}; both must be for the same "
                 "split"
             )
         division = Division("folder", splits=splits, shares=shares, sequence=sequence, seed=seed)
-        division.check(faults, lists=lists)
-        labels = labels_of([nfc(name) for name in classes], palette, faults)
+        division.check(problems, lists=lists)
+        labels = labels_of([nfc(name) for name in classes], palette, problems)
         if labels is not None:
             ids = None if ids is None else {nfc(name): raws for name, raws in ids.items()}
-            self.coding = coding_of(labels, masks_hold=masks_hold, ids=ids, ignore=ignore, rest=rest, faults=faults)
-        faults.raise_if_any(advice=CORRECT)
+            self.coding = coding_of(labels, masks_hold=masks_hold, ids=ids, ignore=ignore, rest=rest, problems=problems)
+        problems.raise_if_any(advice=CORRECT)
         assert labels is not None
         self.labels = with_original(labels, self.coding)
         self._ignore = ignore
@@ -166,6 +166,6 @@ class Folder(PairDataset):
 def _no_image(root: Path, pattern: Pattern, other_suffixes: list[Path]) -> str:
     if other_suffixes:
         return other_suffix(pattern, other_suffixes)
-    images = list(find(root, compiled("**/*", Faults(""), key=""), []).files.values())
+    images = list(find(root, compiled("**/*", Problems(""), key=""), []).files.values())
     existing_images = f"; images there: {some(images)}" if images else ""
     return f"{root}: no image matches {pattern.text!r}{existing_images}; correct datasets.folder.images"

@@ -23,7 +23,7 @@ from pipeline.datasets._label_studio_shapes import common_tail, drawn, image_pat
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio adds this prefix to the name of an uploaded file
 BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+")
@@ -41,7 +41,7 @@ class LabelStudio(AnnotatedDataset):
         palette: one RGB colour per class; null: VOC's colours.
         ignore: labels whose pixels are ignored.
         background: class of the pixels outside all shapes; a new name gets train id 0. Null: they are ignored.
-        rest: shapes of other labels: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they are
+        rest: shapes of other labels: ``error`` (refuse them), ``ignore`` (their pixels are ignored), ``skip`` (they are
             not painted).
         order: which shape is on top: the later one in the file (``file``), or the smaller one (``area``); ``refuse``:
             overlaps of different classes are errors.
@@ -62,7 +62,7 @@ class LabelStudio(AnnotatedDataset):
         palette: Palette | None = None,
         ignore: list[str] | None = None,
         background: str | None = None,
-        rest: Rest = "fault",
+        rest: Rest = "error",
         order: Order = "file",
         lists: dict[str, str] | None = None,
         splits: dict[str, list[str]] | None = None,
@@ -73,7 +73,7 @@ class LabelStudio(AnnotatedDataset):
         super().__init__(
             "label_studio", root_folder("label_studio", root, holds="images and the JSON export"), order=order
         )
-        all_images = compiled("**/*", Faults("label_studio"), key="images")
+        all_images = compiled("**/*", Problems("label_studio"), key="images")
         self.export = annotations
         self.files: dict[str, list[Path]] = {}
         for path in find(inside(self.root, ".", images), all_images, []).files.values():

@@ -24,7 +24,7 @@ from pipeline.datasets._images import read_image
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size, Width, box, ellipse, placed, points, polygon, stroke, union
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"
@@ -42,7 +42,7 @@ class Labelme(AnnotatedDataset):
         ignore: labels whose pixels are ignored; null: ``__ignore__``.
         background: class of the pixels outside all shapes, and of ``_background_``; a new name gets train id 0. Null:
             they are ignored.
-        rest: shapes of other labels: ``fault`` (an error), ``ignore`` (their pixels are ignored), ``skip`` (they are
+        rest: shapes of other labels: ``error`` (refuse them), ``ignore`` (their pixels are ignored), ``skip`` (they are
             not painted).
         order: which shape is on top: the later one in the file (``file``), or the smaller one (``area``); ``refuse``:
             overlaps of different classes are errors.
@@ -62,7 +62,7 @@ class Labelme(AnnotatedDataset):
         palette: Palette | None = None,
         ignore: list[str] | None = None,
         background: str | None = None,
-        rest: Rest = "fault",
+        rest: Rest = "error",
         order: Order = "file",
         line_width: Width | None = None,
         lists: dict[str, str] | None = None,
@@ -72,9 +72,9 @@ class Labelme(AnnotatedDataset):
         seed: int = 0,
     ) -> None:
         super().__init__("labelme", root_folder("labelme", root, holds="images and JSON files"), order=order)
-        faults = Faults("datasets.labelme")
-        pattern = compiled(annotations, faults, key="annotations")
-        faults.raise_if_any()
+        problems = Problems("datasets.labelme")
+        pattern = compiled(annotations, problems, key="annotations")
+        problems.raise_if_any()
         self.line_width = line_width
         files = find(self.root, pattern, self.wrong, suffixes=(".json",)).files
         if not files:

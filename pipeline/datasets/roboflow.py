@@ -33,7 +33,7 @@ class Roboflow(AnnotatedDataset):
         classes: class -> names in _classes.csv, or a list of these names; null: all names, sorted by id.
         palette: one RGB colour per class; null: VOC's colours.
         ignore: names in _classes.csv whose pixels are ignored.
-        rest: pixels of other names: ``fault`` (an error), or ``ignore``.
+        rest: pixels of other names: ``error`` (refuse them), or ``ignore``.
 
     Raises:
         UserError: ``root`` is not set, there is no class, or the options contradict each other.
@@ -46,7 +46,7 @@ class Roboflow(AnnotatedDataset):
         classes: Classes | None = None,
         palette: Palette | None = None,
         ignore: list[str] | None = None,
-        rest: Rest = "fault",
+        rest: Rest = "error",
     ) -> None:
         super().__init__("roboflow", root_folder("roboflow", root, holds="train/ and valid/"))
         names: dict[int, str] = {}

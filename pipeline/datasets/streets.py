@@ -20,7 +20,7 @@ from pipeline.datasets._streets.light import Light, sample_light
 from pipeline.datasets._streets.population import make_world
 from pipeline.datasets._streets.render import render
 from pipeline.datasets._streets.world import World
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
 
 FPS = 15
@@ -86,12 +86,12 @@ class Streets(Dataset):
 
 
 def _check_size(size: Sequence[int]) -> None:
-    faults = Faults("datasets.streets")
+    problems = Problems("datasets.streets")
     for side, pixels, least in zip(("height", "width"), size, _SMALLEST, strict=True):
         if pixels < least or pixels % _STEP:
             near = max(round(pixels / _STEP) * _STEP, least)
-            faults.add(f"size: {side} {pixels} must be a multiple of {_STEP} and at least {least}; nearest is {near}")
-    faults.raise_if_any()
+            problems.add(f"size: {side} {pixels} must be a multiple of {_STEP} and at least {least}; nearest is {near}")
+    problems.raise_if_any()
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.labels import IGNORE_INDEX, LabelSpec, rgb
 from pipeline.settings import yaml_file
 from pipeline.settings.param_types import Positive, Section
@@ -150,14 +150,14 @@ def load(path: Path) -> Description:
     fields = File.model_fields
     advice = "name the description of your network; docs/own-network.md shows one"
     raw = yaml_file.read(path, sections=fields, absent=advice)
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     content: File | None = None
     labels: LabelSpec | None = None
     try:
         content = File.model_validate(raw)
     except ValidationError as error:
         for problem in error.errors():
-            faults.add(yaml_file.explain(problem, File))
+            problems.add(yaml_file.explain(problem, File))
     if content is not None:
         try:
             labels = LabelSpec(
@@ -168,10 +168,10 @@ def load(path: Path) -> Description:
                 original_ignored=content.original_ignored,
             )
         except UserError as error:
-            faults.add(str(error))
-        for message in (*_output_faults(content), *_merge_faults(content)):
-            faults.add(message)
-    faults.raise_if_any()
+            problems.add(str(error))
+        for message in (*_output_problems(content), *_merge_problems(content)):
+            problems.add(message)
+    problems.raise_if_any()
     assert content is not None
     assert labels is not None
     excluded = {"model", "classes", "palette", "ignore_index", "original_ids", "original_ignored"}
@@ -184,20 +184,24 @@ def load(path: Path) -> Description:
     )
 
 
-def _output_faults(content: File) -> list[str]:
-    faults = []
+def _output_problems(content: File) -> list[str]:
+    problems = []
     if content.threshold is not None and content.output == "labels":
-        faults.append("threshold: only for `output: logits` with one channel; leave it out, or write `output: logits`")
+        problems.append(
+            "threshold: only for `output: logits` with one channel; leave it out, or write `output: logits`"
+        )
     if content.confidence and content.output == "labels":
-        faults.append(
+        problems.append(
             "confidence: a map of class ids has no probabilities; export the network with logits as its output and "
             "write `output: logits`, or leave `confidence` out"
         )
     if content.ids is None:
-        return faults
+        return problems
     if content.output == "logits":
-        faults.append("ids: only for `output: labels`; leave them out, and list `classes` in the order of the channels")
-    faults += [
+        problems.append(
+            "ids: only for `output: labels`; leave them out, and list `classes` in the order of the channels"
+        )
+    problems += [
         f"ids.{name}: not in `classes`; {closest(name, content.classes)}"
         for name in content.ids
         if name not in content.classes
@@ -207,24 +211,24 @@ def _output_faults(content: File) -> list[str]:
         for value in content.ids.get(name, [index]):
             if value in owners:
                 advice = f"list the ids of {owners[value] if name in content.ids else name} too"
-                faults.append(f"ids: {value} means {owners[value]} and {name}; {advice}")
+                problems.append(f"ids: {value} means {owners[value]} and {name}; {advice}")
             owners[value] = name
-    return faults
+    return problems
 
 
-def _merge_faults(content: File) -> list[str]:
-    faults = []
+def _merge_problems(content: File) -> list[str]:
+    problems = []
     merge = content.merge or {}
     targets: dict[str, str] = {}  # class of the data set -> class of the network
     for name, sources in merge.items():
         if name not in content.classes:
-            faults.append(f"merge.{name}: no class of the network; {closest(name, content.classes)}")
+            problems.append(f"merge.{name}: no class of the network; {closest(name, content.classes)}")
         for source in sources:
             if source in targets:
-                faults.append(
+                problems.append(
                     f"merge.{name}: '{source}' is already listed for {targets[source]}; list it for one class only"
                 )
             targets[source] = name
     if content.rest not in (IGNORED, *content.classes):
-        faults.append(f"rest: got '{content.rest}'; {closest(content.rest, [IGNORED, *content.classes])}")
-    return faults
+        problems.append(f"rest: got '{content.rest}'; {closest(content.rest, [IGNORED, *content.classes])}")
+    return problems

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import artifact
-from pipeline.errors import Faults, closest
+from pipeline.errors import Problems, closest
 from pipeline.frames import Array, write_png
 from pipeline.imported.description import IGNORED, Description
 from pipeline.labels import LabelSpec
@@ -29,21 +29,21 @@ def sources(description: Description, classes: LabelSpec) -> dict[str, list[str]
         UserError: ``merge`` names a class that the data set does not have, or no class of the network gets one.
     """
     merge = description.merge or {}
-    faults = Faults(str(description.file))
+    problems = Problems(str(description.file))
     merged = {source for names in merge.values() for source in names}
     for name, names in merge.items():
         for source in names:
             if source not in classes.names:
-                faults.add(f"merge.{name}: the data set has no class '{source}'; {closest(source, classes.names)}")
+                problems.add(f"merge.{name}: the data set has no class '{source}'; {closest(source, classes.names)}")
     unmerged = set(classes.names) - merged
     by_class = {name: list(merge.get(name, [name] if name in unmerged else [])) for name in description.labels.names}
-    if not faults.messages and not any(by_class.values()):
-        faults.add(
+    if not problems.messages and not any(by_class.values()):
+        problems.add(
             f"merge: no class of the network ({', '.join(description.labels.names)}) gets a class of the data set "
             f"({', '.join(classes.names)}); list for each class of the network the classes of the data set: "
             "`merge: {road: [street, lane]}`"
         )
-    faults.raise_if_any()
+    problems.raise_if_any()
     return by_class
 
 

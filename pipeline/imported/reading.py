@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from pipeline.artifact import files_hash, sha256
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 
 AGAIN = "export the network again"
 #: Operators that run other graphs inside themselves.
@@ -100,20 +100,20 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     for tensor in tensors(model.graph):
         if external_data_helper.uses_external_data(tensor):
             by_location.setdefault(external_data_helper.ExternalDataInfo(tensor).location, []).append(tensor.name)
-    faults, files = Faults(str(path)), set[Path]()
+    problems, files = Problems(str(path)), set[Path]()
     for location, names in by_location.items():
         file = (path.parent / location).resolve()
         subject = f"weight '{names[0]}'" + (f" and {len(names) - 1} more are" if len(names) > 1 else " is")
         if PurePosixPath(location).is_absolute() or not file.is_relative_to(path.parent.resolve()):
-            faults.add(
+            problems.add(
                 f"{subject} in '{location}'; allowed: a relative path inside the model's folder; save the model again "
                 "with such a `location`"
             )
         elif not file.is_file():
-            faults.add(f"{subject} in '{location}', which is missing")
+            problems.add(f"{subject} in '{location}', which is missing")
         else:
             files.add(file)
-    faults.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")
+    problems.raise_if_any(advice="put the data file beside the .onnx file, or export with the weights inside")
     return sorted(files)
 
 
@@ -202,22 +202,22 @@ def extract(model: onnx.ModelProto, path: Path, *, head: onnx.ValueInfoProto) ->
 
 def require_plain(model: onnx.ModelProto, path: Path) -> None:
     """Raise UserError for all operators and weights of the model that cannot be used."""
-    faults = Faults(str(path))
-    for message in (*_operator_faults(model), *_weight_faults(model)):
-        faults.add(message)
-    faults.raise_if_any()
+    problems = Problems(str(path))
+    for message in (*_operator_problems(model), *_weight_problems(model)):
+        problems.add(message)
+    problems.raise_if_any()
 
 
 def require_fixed(model: onnx.ModelProto, path: Path) -> None:
     """Raise UserError if, after folding, operators remain that decide at run time what to compute."""
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     kinds = {node.op_type: node for node in model.graph.node if node.domain in STANDARD}
     for name in sorted(set(NESTED).intersection(kinds)):
-        faults.add(
+        problems.add(
             f"operator {name} (node '{kinds[name].name}') decides at run time what to compute, even at a fixed input "
             f"size; {AGAIN} without it: trace the network in eval mode, with its options as constants"
         )
-    faults.raise_if_any()
+    problems.raise_if_any()
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -240,7 +240,7 @@ def _read(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _read(inside)
 
 
-def _operator_faults(model: onnx.ModelProto) -> Iterator[str]:
+def _operator_problems(model: onnx.ModelProto) -> Iterator[str]:
     nonstandard = {node.op_type: node for node in model.graph.node if node.domain not in STANDARD}
     for name, node in sorted(nonstandard.items()):
         yield (
@@ -252,7 +252,7 @@ def _operator_faults(model: onnx.ModelProto) -> Iterator[str]:
         yield f"operator {name} (node '{kinds[name].name}'): the network is already quantised; use the float network"
 
 
-def _weight_faults(model: onnx.ModelProto) -> Iterator[str]:
+def _weight_problems(model: onnx.ModelProto) -> Iterator[str]:
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.BFLOAT16:
             yield f"weight '{tensor.name}' is {_type(tensor.data_type)}; {AGAIN} in float32"

@@ -28,7 +28,7 @@ def build(name: str, options: dict[str, Any], *, num_classes: int, classes: Sequ
         UserError: unknown network; unknown, missing or invalid options; weights that cannot be read or do not fit.
     """
     option_values.check("models", name, options)
-    if faults := plugins.load("models", name).option_faults(options):
-        raise UserError("\n".join(f"model.{fault}" for fault in faults))
+    if problems := plugins.load("models", name).option_problems(options):
+        raise UserError("\n".join(f"model.{problem}" for problem in problems))
     network: SegNetwork = plugins.build("models", name, options, num_classes=num_classes, classes=tuple(classes))
     return network

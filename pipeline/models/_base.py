@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pipeline.models.weights.normalisation import differ, fault, in_opencv_order
+from pipeline.models.weights.normalisation import differ, in_opencv_order, problem
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +96,15 @@ class SegNetwork(nn.Module, ABC):
         self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
     @classmethod
-    def option_faults(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        """Faults of options that have valid types, each as ``key: got ...``, for the check of params.yaml."""
-        faults = [fault(options.get("mean"), options.get("std"))]
+    def option_problems(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Problems of options that have valid types, each as ``key: got ...``, for the check of params.yaml."""
+        problems = [problem(options.get("mean"), options.get("std"))]
         encoder_weights = options.get("encoder_weights")
         if options.get("weights") is not None and encoder_weights is not None:
-            faults.append(
+            problems.append(
                 f"encoder_weights: got {encoder_weights!r}; leave it out, because weights has the encoder too"
             )
-        return [message for message in faults if message]
+        return [message for message in problems if message]
 
     def compare_normalisation(self, source: str, stated: Mapping[str, Sequence[float]]) -> None:
         """Warn if a checkpoint was trained with another ``mean`` or ``std``.

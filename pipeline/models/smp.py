@@ -11,7 +11,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
@@ -130,21 +130,21 @@ def _check_config(config: Mapping[str, Any], *, architecture: str, encoder: str,
         UserError: the two differ; every difference at once.
     """
     network = smp.MODEL_ARCHITECTURES_MAPPING[architecture]
-    faults = Faults("model.weights: its config.json describes another network")
+    problems = Problems("model.weights: its config.json describes another network")
     class_name = config.get("_model_class")
     if class_name is None:
         raise UserError("model.weights: smp did not write its config.json: it has no _model_class")
     if class_name != network.__name__:
         keys = [key for key, value in smp.MODEL_ARCHITECTURES_MAPPING.items() if value.__name__ == class_name]
-        faults.add(f"model.architecture: got '{architecture}'; the weights are of {keys[0] if keys else class_name}")
-        faults.raise_if_any()
+        problems.add(f"model.architecture: got '{architecture}'; the weights are of {keys[0] if keys else class_name}")
+        problems.raise_if_any()
     if config.get("encoder_name") != encoder:
-        faults.add(f"model.encoder: got '{encoder}'; the weights are of {config.get('encoder_name')}")
+        problems.add(f"model.encoder: got '{encoder}'; the weights are of {config.get('encoder_name')}")
     arguments = {"in_channels": 3, **options}
     for key, parameter in inspect.signature(network).parameters.items():
         if key in FREE or key not in config:
             continue
         value = json.loads(json.dumps(arguments.get(key, parameter.default)))  # a tuple becomes a list
         if value != config[key]:
-            faults.add(f"model.options.{key}: got {value}; the weights are of {config[key]}")
-    faults.raise_if_any()
+            problems.add(f"model.options.{key}: got {value}; the weights are of {config[key]}")
+    problems.raise_if_any()

@@ -25,10 +25,10 @@ def show(name: str, result: Survey, console: Console | None = None) -> None:
     console.print(_classes(result))
     for warning in (*result.absences(), *result.warnings):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    if result.faults:
-        console.print(f"\n[bold red]{len(result.faults)} error{'s' if len(result.faults) > 1 else ''}[/]")
-        for fault in result.faults:
-            console.print(Text(f"  {fault}"), soft_wrap=True)
+    if result.problems:
+        console.print(f"\n[bold red]{len(result.problems)} error{'s' if len(result.problems) > 1 else ''}[/]")
+        for problem in result.problems:
+            console.print(Text(f"  {problem}"), soft_wrap=True)
     else:
         console.print("[green]no errors[/]")
 

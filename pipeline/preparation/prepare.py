@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import artifact
 from pipeline.datasets import Dataset
-from pipeline.errors import Faults
+from pipeline.errors import Problems
 from pipeline.frames import Array, write_png
 from pipeline.labels import LabelSpec
 from pipeline.preparation.survey import SplitCounts, survey
@@ -58,10 +58,10 @@ def prepare(
             write_png(folder / split / "labels" / f"{sample}.png", label)
 
         result = survey(dataset, progress=progress, keep=keep, workers=workers)
-        faults = Faults(f"data set {name}")
-        for fault in result.faults:
-            faults.add(fault)
-        faults.raise_if_any(advice="Nothing was written. Correct these errors, then run prepare again.")
+        problems = Problems(f"data set {name}")
+        for problem in result.problems:
+            problems.add(problem)
+        problems.raise_if_any(advice="Nothing was written. Correct these errors, then run prepare again.")
         for warning in result.warnings:
             warn(warning)
         facts["splits"] = result.names

@@ -72,12 +72,12 @@ class SplitCounts:
 
 @dataclass
 class Survey:
-    """The result of a survey: names and counts by split, all errors (``faults``) and all warnings."""
+    """The result of a survey: names and counts by split, all errors (``problems``) and all warnings."""
 
     labels: LabelSpec
     names: dict[str, list[str]]
     counts: dict[str, SplitCounts]
-    faults: list[str]
+    problems: list[str]
     warnings: list[str] = field(default_factory=list)
 
     def absences(self) -> list[str]:
@@ -117,7 +117,7 @@ def survey(
         image with different masks, and copies in another split.
     """
     names = {split: list(listed) for split, listed in dataset.splits().items()}
-    faults = [*dataset.faults(), *_name_faults(names)]
+    problems = [*dataset.problems(), *_name_problems(names)]
     counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
     first_seen: dict[bytes, tuple[str, bytes]] = {}
     warnings = list(dataset.warnings())
@@ -136,12 +136,14 @@ def survey(
         try:
             sample = future.result()
         except UserError as error:
-            faults.append(f"{split}/{name}: {error}")
+            problems.append(f"{split}/{name}: {error}")
             continue
         twin, twin_label = first_seen.setdefault(sample.digest, (f"{split}/{name}", sample.label_digest))
         difference = "" if twin_label == sample.label_digest else ", with another mask"
         if twin.partition("/")[0] != split:
-            faults.append(f"{split}/{name}: the same image as {twin}{difference}; splits must be disjoint: remove one")
+            problems.append(
+                f"{split}/{name}: the same image as {twin}{difference}; splits must be disjoint: remove one"
+            )
         elif difference:
             warnings.append(f"{split}/{name}: the same image as {twin}{difference}; keep the correct one")
         else:
@@ -152,10 +154,10 @@ def survey(
         label for index, label in enumerate(dataset.labels.names) if not any(c.pixels[index] for c in counts.values())
     ]
     hint = dataset.absence(absent) if absent and any(split.ignored for split in counts.values()) else None
-    faults += _shortages(dataset.labels, names, counts)
+    problems += _shortages(dataset.labels, names, counts)
     if hint:
-        (faults if faults else warnings).append(hint)
-    return Survey(dataset.labels, names, counts, faults, warnings)
+        (problems if problems else warnings).append(hint)
+    return Survey(dataset.labels, names, counts, problems, warnings)
 
 
 def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
@@ -221,7 +223,7 @@ def checked(labels: LabelSpec, frame: Array, label: Array) -> Counts:
     return histogram
 
 
-def _name_faults(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _name_problems(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for split in LEARNT:
         if not names.get(split):
             yield f"split {split}: empty; allowed: at least one sample"

@@ -28,7 +28,7 @@ def fingerprint(dataset: Dataset, *, progress: Callable[[str, int], object] = la
     digest_of = digests.of(dict.fromkeys(dataset.raw_files()), remembered=remembered, progress=progress)
     content = {
         "splits": {split: list(names) for split, names in dataset.splits().items()},
-        "faults": list(dataset.faults()),
+        "problems": list(dataset.problems()),
         "files": sorted((_below(root, os.fspath(file)), digest or "") for file, digest in digest_of.items()),
     }
     return {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 
 Number = Annotated[float, Field(strict=True)]
 NotNegative = Annotated[float, Field(strict=True, ge=0)]
@@ -68,10 +68,10 @@ def read(model: type[Model], file: Path, *, advice: str) -> Model:
     try:
         return model.model_validate_json(contents)
     except ValidationError as error:
-        faults = Faults(str(file))
+        problems = Problems(str(file))
         for problem in error.errors():
-            faults.add(explain(problem))
-        faults.raise_if_any(advice=advice)
+            problems.add(explain(problem))
+        problems.raise_if_any(advice=advice)
         raise
 
 

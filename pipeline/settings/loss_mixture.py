@@ -21,14 +21,14 @@ FORMS = "a name (kd), a list of names ([kd, fitnet]) or names with their options
 NOTHING = "none"
 
 
-def form_fault(loss: Any) -> str:
+def form_problem(loss: Any) -> str:
     """What is wrong with the form of a loss in params.yaml; empty if it is valid. Names are not checked."""
     if isinstance(loss, str):
         return ""
     if not isinstance(loss, (list, dict)) or not all(isinstance(name, str) for name in loss):
         return f"allowed: {FORMS}"
     bare = [name for name, options in loss.items() if not isinstance(options, dict)] if isinstance(loss, dict) else []
-    faults = {
+    problems = {
         f"at least one loss is needed; '{NOTHING}' is the student alone": not loss,
         "a loss is named twice; name each once, and change its weight by its options": len(set(loss)) < len(loss),
         f"the options of {', '.join(bare)} must be a section, such as {{}} or {{weight: 5.0}}": bool(bare),
@@ -36,14 +36,14 @@ def form_fault(loss: Any) -> str:
             NOTHING in loss and len(loss) > 1
         ),
     }
-    return next((fault for fault, is_true in faults.items() if is_true), "")
+    return next((problem for problem, is_true in problems.items() if is_true), "")
 
 
 def overrides(loss: Any) -> dict[str, Options]:
     """Loss names, in the order of params.yaml, with the options beside them.
 
     Args:
-        loss: of a valid form, see :func:`form_fault`.
+        loss: of a valid form, see :func:`form_problem`.
 
     Example:
         >>> overrides("kd"), overrides(["kd", "fitnet"]), overrides({"kd": {"weight": 2.0}})

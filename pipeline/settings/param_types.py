@@ -32,8 +32,8 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def _formed(loss: Any) -> Any:
-    if fault := loss_mixture.form_fault(loss):
-        raise ValueError(fault)
+    if problem := loss_mixture.form_problem(loss):
+        raise ValueError(problem)
     return loss
 
 

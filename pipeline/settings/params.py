@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline import plugins
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.settings import plugin_options, yaml_file
 from pipeline.settings.param_types import (
     STRICT,
@@ -253,21 +253,21 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
             name), wrong types, values out of range and missing values.
     """
     raw = yaml_file.read(path, sections=Params.model_fields)
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     params: Params | None = None
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         for problem in error.errors():
-            faults.add(yaml_file.explain(problem, Params))
-    for message in (*_name_faults(raw), *plugin_options.faults(raw, kinds)):
-        faults.add(message)
-    faults.raise_if_any()
+            problems.add(yaml_file.explain(problem, Params))
+    for message in (*_name_problems(raw), *plugin_options.problems(raw, kinds)):
+        problems.add(message)
+    problems.raise_if_any()
     assert params is not None
     return params
 
 
-def _name_faults(raw: Mapping[Any, Any]) -> Iterator[str]:
+def _name_problems(raw: Mapping[Any, Any]) -> Iterator[str]:
     """Names of students that are not free."""
     students = raw.get("students")
     if not isinstance(students, dict) or not students:

@@ -24,8 +24,8 @@ OFFERED = {
 }
 
 
-def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
-    """Unknown plugins and invalid options, also in a file with other faults.
+def problems(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
+    """Unknown plugins and invalid options, also in a file with other problems.
 
     Args:
         raw: params.yaml as YAML reads it.
@@ -39,7 +39,7 @@ def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
             sections.append((f"{'convert' if kind == 'runtimes' else kind}.{name}", kind, name, {}))
     for where, name, options in _overrides(raw):
         if "losses" in kinds and name in plugins.available("losses"):
-            yield from _option_faults(where, "losses", name, options, inherited=_section(raw, "losses", name))
+            yield from _option_problems(where, "losses", name, options, inherited=_section(raw, "losses", name))
     for where, kind, name, options in sections:
         if name not in plugins.available(kind):
             allowed = [*plugins.available(kind), *(["runtime"] if kind == "runtimes" else [])]
@@ -47,7 +47,7 @@ def faults(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
         elif not isinstance(options, dict):
             yield f"{where}: got {options!r}; allowed: a section"
         elif kind in kinds:
-            yield from _option_faults(where, kind, name, options)
+            yield from _option_problems(where, kind, name, options)
 
 
 def _chosen(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
@@ -68,7 +68,7 @@ def _losses(raw: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     students, compared = _section(raw, "students"), _section(raw, "compare", "losses")
     losses = [(f"students.{key}.loss", _section(students, key).get("loss")) for key in students]
     losses += [(f"compare.losses.{key}", loss) for key, loss in compared.items()]
-    return ((where, loss) for where, loss in losses if not loss_mixture.form_fault(loss))
+    return ((where, loss) for where, loss in losses if not loss_mixture.form_problem(loss))
 
 
 def _overrides(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -103,10 +103,10 @@ def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _option_faults(
+def _option_problems(
     where: str, kind: str, name: str, options: dict[str, Any], *, inherited: Collection[str] = ()
 ) -> Iterator[str]:
-    """Faults of the options of one plugin; ``inherited`` are keys whose values stand in another section."""
+    """Problems of the options of one plugin; ``inherited`` are keys whose values stand in another section."""
     try:
         plugin = plugins.load(kind, name)
     except UserError as error:
@@ -117,11 +117,11 @@ def _option_faults(
     for key, value in options.items():
         if key not in allowed:
             yield f"{where}.{key}: unknown key; {closest(str(key), allowed)}"
-        elif fault := option_values.fault(value, allowed[key].annotation):
+        elif problem := option_values.problem(value, allowed[key].annotation):
             valid = False
-            yield f"{where}.{key}: {fault}"
+            yield f"{where}.{key}: {problem}"
     if kind == "models" and valid:
-        yield from (f"{where}.{fault}" for fault in plugin.option_faults(options))
+        yield from (f"{where}.{problem}" for problem in plugin.option_problems(options))
     for key, parameter in allowed.items():
         if key not in options and key not in inherited and parameter.default is inspect.Parameter.empty:
             yield f"{where}.{key}: missing; it has no default"

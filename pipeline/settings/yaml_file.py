@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import option_values
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 
 #: A colour without quotes, which YAML reads as a comment.
 COLOUR = re.compile(r"[\[,\s](#[0-9a-fA-F]{6})\b")
@@ -59,10 +59,10 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
     if not isinstance(raw, dict):
         content = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise UserError(f"{path}: holds {content}; a mapping of {', '.join(sections)} is needed")
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     for message in _unquoted(raw, ()):
-        faults.add(message)
-    faults.raise_if_any()
+        problems.add(message)
+    problems.raise_if_any()
     return raw
 
 

@@ -34,4 +34,4 @@ def main(arguments: list[str]) -> int:
     if args.sheet:
         count = write_sheet(dataset, survey_of_all, args.sheet, name=name, count=args.samples, seed=args.seed)
         print(f"{args.sheet}: {count} samples")
-    return 1 if survey_of_all.faults else 0
+    return 1 if survey_of_all.problems else 0

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.video.picture import SQUARE
+from pipeline.video.drawing.picture import SQUARE
 from pipeline.video.sound import Sound
 from pipeline.video.sources import Source
 

@@ -161,7 +161,7 @@ def _run_together(
 
 
 def _check_files(args: Namespace, inputs: Sequence[Input], labels: LabelSpec) -> None:
-    """Read the zones and rules of all sources, so that a fault in those of one shows before anything starts."""
+    """Read the zones and rules of all sources, so that a problem in those of one shows before anything starts."""
     for given in inputs:
         zones = read_zones(of_name(args.zones, given.name)) if args.zones else []
         if args.events:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
-from pipeline.video.overlay import Overlay
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.run import Run
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import Sink

@@ -30,26 +30,26 @@ def read_rules(path: Path, *, labels: LabelSpec, zones: Sequence[Zone] = ()) -> 
         zones: the zones that rules may name.
 
     Raises:
-        UserError: no such file, not JSON or YAML, or invalid; one error has all faults.
+        UserError: no such file, not JSON or YAML, or invalid; one error has all problems.
     """
-    faults, entries = read_entries(path, "events", example=_EXAMPLE)
+    problems, entries = read_entries(path, "events", example=_EXAMPLE)
     rules = list[Rule]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry, labels, zones)
         for message in wrong:
-            faults.add(f"events[{index}]{message}")
+            problems.add(f"events[{index}]{message}")
         if wrong:
             continue
         rule = _rule(entry, labels)
         if rule.name in {other.name for other in rules}:
-            faults.add(f"events[{index}].name: '{rule.name}' names two events; give each its own name")
+            problems.add(f"events[{index}].name: '{rule.name}' names two events; give each its own name")
         rules.append(rule)
-    faults.raise_if_any()
+    problems.raise_if_any()
     return rules
 
 
 def _rule(entry: Mapping[str, Any], labels: LabelSpec) -> Rule:
-    """A rule from an entry that has no faults."""
+    """A rule from an entry that has no problems."""
     classes = tuple(_texts(entry["class"]))
     share = float(entry["above"] if "above" in entry else entry["below"])
     clip = entry.get("clip", True)
@@ -69,7 +69,7 @@ def _rule(entry: Mapping[str, Any], labels: LabelSpec) -> Rule:
 
 
 def _wrong(entry: Any, labels: LabelSpec, zones: Sequence[Zone]) -> list[str]:
-    """The faults of an entry; each begins with its place."""
+    """The problems of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name, class, and above or below"]
     found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]

@@ -14,11 +14,7 @@ from typing import Any
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
 from pipeline.video.confidence import mean_of, means_by_class
-from pipeline.video.cores import usable_cores
-from pipeline.video.crew import Crew, Step
-from pipeline.video.flow import Queue
-from pipeline.video.meter import Meter
-from pipeline.video.overlay import Overlay
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.pixels import class_shares
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import ConfidenceReader, HurriedSink, MainThreadSink, Result, Sink, Stop
@@ -27,6 +23,10 @@ from pipeline.video.sources import Frame, Source
 from pipeline.video.steps import Drawing, Inferring, Place, Reading, Writing
 from pipeline.video.summary import Depth, Summary
 from pipeline.video.view import Looking
+from pipeline.video.workers.cores import usable_cores
+from pipeline.video.workers.crew import Crew, Step
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import Meter
 from pipeline.video.zones import Zones, zone_shares
 
 STEPS = ("read", "resize", "turn", "infer", "draw", "write", "age")

@@ -14,16 +14,16 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
 from pipeline.runtimes._base import NO_CONFIDENCE
-from pipeline.video.buffers import Buffers
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.engines import open_engines
-from pipeline.video.flow import Channel, Closed
 from pipeline.video.loop import segment
-from pipeline.video.picture import Picture
 from pipeline.video.selection import NoFramesError
 from pipeline.video.sinks import Result, Stop
 from pipeline.video.smoothing import Smoother
 from pipeline.video.sources import Frame, Source
 from pipeline.video.view import Looking, Region, View, place
+from pipeline.video.workers.buffers import Buffers
+from pipeline.video.workers.flow import Channel, Closed
 
 _LEFT = "nobody takes masks any more"
 

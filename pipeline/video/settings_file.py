@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 
 
 class _RepeatedKeyError(ValueError):
@@ -39,13 +39,13 @@ def read_settings(path: Path, *, example: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        fault = error
+        problem = error
     except _RepeatedKeyError as error:
         raise UserError(f"{path}: {error}") from None
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(
-            f"{path}:{fault.lineno}:{fault.colno}: not valid JSON: {fault.msg}; needed: {example}"
-        ) from fault
+            f"{path}:{problem.lineno}:{problem.colno}: not valid JSON: {problem.msg}; needed: {example}"
+        ) from problem
     try:
         import yaml  # noqa: PLC0415 - only for YAML: a device may not have it
     except ImportError:
@@ -71,12 +71,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
-def read_entries(path: Path, key: str, *, example: str) -> tuple[Faults, list[Any]]:
+def read_entries(path: Path, key: str, *, example: str) -> tuple[Problems, list[Any]]:
     """The list under ``key`` in a file that has no other key.
 
     Returns:
-        The faults of the file, which hold one for each unknown key, and the entries of the list. The caller adds the
-        faults of the entries and raises.
+        The problems of the file, which hold one for each unknown key, and the entries of the list. The caller adds the
+        problems of the entries and raises.
 
     Raises:
         UserError: see :func:`read_settings`; there is no such list, or it is empty.
@@ -85,8 +85,8 @@ def read_entries(path: Path, key: str, *, example: str) -> tuple[Faults, list[An
     entries = found.get(key) if isinstance(found, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of {key}; needed: {example}")
-    faults = Faults(str(path))
+    problems = Problems(str(path))
     for name in found:
         if name != key:
-            faults.add(f"{name}: unknown key; {closest(str(name), [key])}")
-    return faults, entries
+            problems.add(f"{name}: unknown key; {closest(str(name), [key])}")
+    return problems, entries

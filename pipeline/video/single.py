@@ -13,11 +13,11 @@ from pipeline.artifact import Artifact, dump_json
 from pipeline.errors import EXIT_DAMAGED, UserError, closest
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.engines import rate_alone
 from pipeline.video.inputs import Input
 from pipeline.video.loop import segment
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs
-from pipeline.video.overlay import Overlay
 from pipeline.video.places import of_name, of_source
 from pipeline.video.progress import Progress
 from pipeline.video.rule_file import read_rules

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_frame
 from pipeline.labels import IGNORE_INDEX
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 
 #: Frames that replace a label of full confidence; chosen on street scenes, see docs/results/smoothing.md.
 FRAMES = 5

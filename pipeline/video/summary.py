@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import EXIT_DAMAGED
-from pipeline.video.flow import Queue
-from pipeline.video.meter import StepTime
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import StepTime
 
 _LARGEST = 3  # classes that the text says of a zone
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_label_map
-from pipeline.video.picture import SQUARE, Box, Picture
+from pipeline.video.drawing.picture import SQUARE, Box, Picture
 
 #: How a part of another shape becomes the engine's input. ``stretch`` is what training, calibration and checks do.
 POLICIES = ("stretch", "letterbox", "crop")

@@ -155,9 +155,9 @@ class _Watch:
             deadline = time.monotonic() + _PATIENCE_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        faults = [error for error in self._errors if not isinstance(error, UserError)]
-        if faults or len(self._errors) == len(self._sources):
-            raise (faults or self._errors)[0]
+        problems = [error for error in self._errors if not isinstance(error, UserError)]
+        if problems or len(self._errors) == len(self._sources):
+            raise (problems or self._errors)[0]
 
     def _work(self, name: str) -> None:
         try:

@@ -53,14 +53,14 @@ def read_zones(path: Path) -> list[Zone]:
     """The zones of a JSON file, or of a YAML file where PyYAML is installed.
 
     Raises:
-        UserError: no such file, not JSON or YAML, or invalid; one error has all faults.
+        UserError: no such file, not JSON or YAML, or invalid; one error has all problems.
     """
-    faults, entries = read_entries(path, "zones", example=_EXAMPLE)
+    problems, entries = read_entries(path, "zones", example=_EXAMPLE)
     zones = list[Zone]()
     for index, entry in enumerate(entries):
         wrong = _wrong(entry)
         for message in wrong:
-            faults.add(f"zones[{index}]{message}")
+            problems.add(f"zones[{index}]{message}")
         if wrong:
             continue
         zone = Zone(
@@ -70,14 +70,14 @@ def read_zones(path: Path) -> list[Zone]:
             ignored=entry.get("ignore", False),
         )
         if zone.name in {other.name for other in zones}:
-            faults.add(f"zones[{index}].name: '{zone.name}' names two zones; give each its own name")
+            problems.add(f"zones[{index}].name: '{zone.name}' names two zones; give each its own name")
         zones.append(zone)
-    faults.raise_if_any()
+    problems.raise_if_any()
     return zones
 
 
 def _wrong(entry: Any) -> list[str]:
-    """The faults of an entry; each begins with its place."""
+    """The problems of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name and points"]
     found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video.confidence import confidence_facts
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.pixels import Counts, class_shares
 from pipeline.video.zone_file import Points, Zone
 

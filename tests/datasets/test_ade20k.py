@@ -62,7 +62,7 @@ def test_missing_folders_and_twins_are_named(root: Path, write_image: Callable[.
     write_image(root / "images/training/ADE_train_1.png", np.zeros((12, 16, 3), np.uint8))
     (root / "annotations/validation/v.png").unlink()
     (root / "annotations/validation").rmdir()
-    errors = "\n".join(ADE20K(root=str(root)).faults())
+    errors = "\n".join(ADE20K(root=str(root)).problems())
     assert "ADE_train_1.png: ADE_train_1.jpg has the same stem; keep one" in errors
     assert "annotations/validation: cannot be read (No such file or directory); the data set needs this" in errors
     assert "v.jpg: no mask" in errors

@@ -94,7 +94,9 @@ def test_labels_are_merged(tmp_path: Path, write: Any) -> None:
 def test_every_unknown_label_is_named_once(tmp_path: Path, write: Any) -> None:
     write("a", SKY, rectangle("tree", 0, 6, 3, 9), rectangle("tree", 3, 6, 6, 9), rectangle("Sun", 0, 0, 2, 2))
     write("bb", rectangle("tree", 0, 0, 4, 4))
-    tree, sun = sorted((fault for fault in labelme(tmp_path).faults() if fault.startswith("label ")), reverse=True)
+    tree, sun = sorted(
+        (problem for problem in labelme(tmp_path).problems() if problem.startswith("label ")), reverse=True
+    )
     assert tree.startswith("label 'tree' belongs to no class (3 shapes, the first in ") and "rest: skip" in tree
     assert sun.startswith("label 'Sun' belongs to no class (1 shapes")
 
@@ -103,7 +105,7 @@ def test_every_unknown_label_is_named_once(tmp_path: Path, write: Any) -> None:
 def test_other_labels_are_ignored_or_skipped(tmp_path: Path, write: Any, rest: str, expected: int) -> None:
     write("a", SKY, rectangle("tree", 0, 0, 2, 2))
     dataset = labelme(tmp_path, rest=rest, background="ground")
-    assert not any("label " in fault for fault in dataset.faults())
+    assert not any("label " in problem for problem in dataset.problems())
     assert label_of(dataset, "a")[0, 0] == expected
 
 
@@ -148,9 +150,9 @@ def test_classes_and_images_without_shapes_give_warnings(tmp_path: Path, write: 
 )
 def test_names_that_lead_out_of_the_root_are_refused(tmp_path: Path, write: Any, name: str) -> None:
     file = write("a", SKY, imagePath=name)
-    (fault,) = (fault for fault in labelme(tmp_path).faults() if "imagePath" in fault)
-    assert fault.startswith(f"{file}: imagePath: ") and "points outside" in fault
-    assert ("set root to a folder that contains both" in fault) == name.startswith(("..", "x/"))
+    (problem,) = (problem for problem in labelme(tmp_path).problems() if "imagePath" in problem)
+    assert problem.startswith(f"{file}: imagePath: ") and "points outside" in problem
+    assert ("set root to a folder that contains both" in problem) == name.startswith(("..", "x/"))
 
 
 def test_an_image_of_another_size_is_an_error(tmp_path: Path, write: Any) -> None:
@@ -180,10 +182,10 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path, write: Any) -
         write(name, SKY, SUN)
     dataset = labelme(tmp_path, sequence=None)
     assert dataset.splits() == {"train": ["train__a", "train__b"], "val": ["valid__c"], "test": ["test__d"]}
-    assert dataset.faults() == ()
+    assert dataset.problems() == ()
     write("e", SKY)
-    (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "one sample (e) is in none of them; set in datasets.labelme lists" in fault
+    (problem,) = labelme(tmp_path, sequence=None).problems()
+    assert "one sample (e) is in none of them; set in datasets.labelme lists" in problem
     renamed = labelme(tmp_path, sequence=None, splits={"train": ["train", "valid"], "val": ["test"]})
     assert renamed.splits() == {"train": ["train__a", "train__b", "valid__c"], "val": ["test__d"]}
 
@@ -191,9 +193,9 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path, write: Any) -
 def test_one_folder_is_no_sequence(tmp_path: Path, write: Any) -> None:
     for name in "abcdefgh":
         write(name, SKY, SUN)
-    (fault,) = labelme(tmp_path, sequence=None).faults()
-    assert "all 8 samples are in one folder" in fault and "set sequence: '.+'" in fault
-    assert labelme(tmp_path).faults() == ()
+    (problem,) = labelme(tmp_path, sequence=None).problems()
+    assert "all 8 samples are in one folder" in problem and "set sequence: '.+'" in problem
+    assert labelme(tmp_path).problems() == ()
 
 
 def test_lists_name_images_or_samples(tmp_path: Path, write: Any) -> None:
@@ -204,7 +206,7 @@ def test_lists_name_images_or_samples(tmp_path: Path, write: Any) -> None:
     lists = {"train": "train.txt", "val": "val.txt"}
     assert labelme(tmp_path, lists=lists).splits() == {"train": ["x__a", "x__b"], "val": ["x__c"]}
     (tmp_path / "val.txt").write_text("x/d\n")
-    assert "val.txt:1: x/d: no image" in labelme(tmp_path, lists=lists).faults()[0]
+    assert "val.txt:1: x/d: no image" in labelme(tmp_path, lists=lists).problems()[0]
 
 
 def test_prepare_runs_and_reports_all_errors_together(tmp_path: Path, makers: Any) -> None:

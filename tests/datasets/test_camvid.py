@@ -71,7 +71,7 @@ def test_the_errors_of_no_root_and_a_wrong_root_name_the_option(tmp_path: Path) 
         datasets.build("camvid", {})
     with pytest.raises(UserError, match=r"datasets\.camvid\.root: .*/none is not a folder; set it to the folder that"):
         CamVid(root=str(tmp_path / "none"))
-    assert [fault.partition(";")[0] for fault in CamVid(root=str(tmp_path)).faults()] == [
+    assert [problem.partition(";")[0] for problem in CamVid(root=str(tmp_path)).problems()] == [
         f"train.txt: no such file in {tmp_path}",
         f"val.txt: no such file in {tmp_path}",
     ]
@@ -100,8 +100,8 @@ def test_broken_lists_are_named_with_their_line(
     camvid_root: Path, change: Callable[[Path], None], message: str
 ) -> None:
     change(camvid_root)
-    (fault,) = CamVid(root=str(camvid_root)).faults()
-    assert re.search(message, fault)
+    (problem,) = CamVid(root=str(camvid_root)).problems()
+    assert re.search(message, problem)
 
 
 def test_all_errors_of_lists_and_samples_are_reported_together(camvid_root: Path, tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_all_errors_of_lists_and_samples_are_reported_together(camvid_root: Path
     (camvid_root / "val/0016E5_07959.png").unlink()
     with pytest.raises(UserError, match="data set camvid: 4 problems") as caught:
         prepare(CamVid(root=str(camvid_root)), tmp_path / "out", name="camvid", options={}, progress=lambda *_: None)
-    for fault in ("train.txt:1", "train.txt:2", "split train: empty", "val/0016E5_07959: "):
-        assert fault in str(caught.value)
+    for problem in ("train.txt:1", "train.txt:2", "split train: empty", "val/0016E5_07959: "):
+        assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_test_split_is_left_out_and_files_without_a_partner_are_reported(roo
     next((root / "leftImg8bit/val").rglob("*.png")).unlink()
     dataset = Cityscapes(root=str(root))
     assert dataset.splits() == {"train": ["aachen_000001_000019", "bremen_000002_000019"], "val": []}
-    first, second = dataset.faults()
+    first, second = dataset.problems()
     assert "aachen_000000_000019_leftImg8bit.png: no mask; add its mask or remove the image" in first
     assert "frankfurt_000003_000019_gtFine_labelIds.png: no image; add its image or remove the mask" in second
 
@@ -132,7 +132,7 @@ def test_a_real_frame_is_read(samples: dict[str, dict[str, Any]]) -> None:
     dataset = datasets.build("cityscapes", samples["cityscapes"])
     assert {split: len(names) for split, names in dataset.splits().items()} == {"train": 8, "val": 1}
     frame, label = dataset.read("val", "frankfurt_000000_000576")
-    assert frame.shape == (1024, 2048, 3) and list(dataset.faults()) == []
+    assert frame.shape == (1024, 2048, 3) and list(dataset.problems()) == []
     assert label[900, 1000] == 0 and label[300, 1400] == 2, "road in front of the car, a house next to it"
 
 

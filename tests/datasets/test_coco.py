@@ -90,7 +90,7 @@ def test_options_that_contradict_are_refused(root: Path, options: dict[str, Any]
 )
 def test_errors_of_a_file_are_reported(root: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
     change(root, edit)
-    assert any(message in fault for fault in Coco(root=str(root)).faults()), Coco(root=str(root)).faults()
+    assert any(message in problem for problem in Coco(root=str(root)).problems()), Coco(root=str(root)).problems()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_one_file_is_divided_by_shares_or_lists(tmp_path: Path, write_image: Wri
     (tmp_path / "all.json").write_text(json.dumps(data))
     options: dict[str, Any] = {"root": str(tmp_path), "annotations": "all.json", "images": "images"}
     divided = Coco(**options, sequence=".+", shares={"val": 0.4})
-    assert divided.faults() == () and sum(map(len, divided.splits().values())) == 8
+    assert divided.problems() == () and sum(map(len, divided.splits().values())) == 8
     (tmp_path / "train.txt").write_text("images/0.png\n1.png\n2\n")
     (tmp_path / "val.txt").write_text("3\n")
     listed = Coco(**options, lists={"train": "train.txt", "val": "val.txt"})
@@ -160,7 +160,7 @@ def test_things_and_stuff_of_a_panoptic_file(panoptic: dict[str, Any]) -> None:
     dataset = Coco(**panoptic)
     expected = np.full(SIZE, 255)
     expected[:6], expected[6:, :12] = 1, 0
-    assert dataset.faults() == () and dataset.labels.names == ("car", "sky")
+    assert dataset.problems() == () and dataset.labels.names == ("car", "sky")
     assert np.array_equal(dataset.read("train", "a__train")[1], expected)
     assert (Coco(**panoptic, background="other").read("val", "a__val")[1][6:, 12:] == 0).all()
 
@@ -175,12 +175,12 @@ def test_ids_without_a_segment_and_masks_of_one_channel(panoptic: dict[str, Any]
         Coco(**panoptic).read("val", "a__val")
     another = {"id": 2, "file_name": "b.jpg", "height": 12, "width": 16}
     change(root, lambda data: data["images"].append(another), file="panoptic_val.json")
-    assert any("(b.jpg) has no panoptic annotation" in fault for fault in Coco(**panoptic).faults())
+    assert any("(b.jpg) has no panoptic annotation" in problem for problem in Coco(**panoptic).problems())
 
 
 def test_other_categories_of_a_panoptic_file_are_errors(panoptic: dict[str, Any]) -> None:
-    (fault,) = Coco(**panoptic, classes=["car"]).faults()
-    assert fault.startswith("label 'sky' belongs to no class (") and "rest: skip" in fault
+    (problem,) = Coco(**panoptic, classes=["car"]).problems()
+    assert problem.startswith("label 'sky' belongs to no class (") and "rest: skip" in problem
     assert np.unique(Coco(**panoptic, classes=["car"], rest="ignore").read("train", "a__train")[1]).tolist() == [0, 255]
 
 
@@ -188,7 +188,7 @@ def test_labels_are_compared_in_composed_unicode(root: Path) -> None:
     for file in (TRAIN, "annotations/instances_val2017.json"):
         change(root, lambda data: data["categories"][0].update(name="e\u0301te\u0301"), file=file)
     dataset = Coco(root=str(root), classes=["\u00e9t\u00e9"], rest="skip", background="other")
-    assert not dataset.faults() and dataset.labels.names == ("other", "\u00e9t\u00e9")
+    assert not dataset.problems() and dataset.labels.names == ("other", "\u00e9t\u00e9")
     expected = np.zeros(SIZE)
     expected[:, :2] = 1  # the first category, the two left columns
     assert np.array_equal(dataset.read("train", f"{1:012d}")[1], expected)

@@ -43,7 +43,7 @@ def samples(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def test_a_valid_data_set_has_no_errors(dataset: Dataset) -> None:
-    assert list(dataset.faults()) == []
+    assert list(dataset.problems()) == []
 
 
 def test_train_and_val_have_samples(dataset: Dataset) -> None:

@@ -40,7 +40,7 @@ def test_a_small_root_to_the_pixel(root: Path) -> None:
     rows, columns = np.indices(SIZE) + 0.5
     expected[((columns - 10) / 3) ** 2 + ((rows - 8) / 2) ** 2 <= 1] = 1
     expected[0, 15] = expected[1, 14] = 1
-    assert dataset.faults() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
+    assert dataset.problems() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
     assert dataset.labels.names == ("road", "car") and dataset.labels.palette == ((128, 64, 128), (0, 0, 142))
     for split, names in dataset.splits().items():
         for name in names:
@@ -102,7 +102,7 @@ def test_shapes_that_cannot_be_drawn(root: Path, old: str, new: str, message: st
 def test_errors_of_the_file_are_reported(root: Path, old: str, new: str, message: str) -> None:
     change(root, old, new)
     try:
-        errors = "; ".join(Cvat(root=str(root)).faults())
+        errors = "; ".join(Cvat(root=str(root)).problems())
     except UserError as error:
         errors = str(error)
     assert message in errors
@@ -113,11 +113,11 @@ def test_without_subsets_the_options_divide(root: Path, write_image: Callable[..
         change(root, f'subset="{subset}" ', "")
     for index, name in enumerate("abc"):
         write_image(root / "images" / f"{name}.jpg", np.full((*SIZE, 3), 50 * index, np.uint8))
-    assert "set sequence: '.+'" in Cvat(root=str(root)).faults()[0]
+    assert "set sequence: '.+'" in Cvat(root=str(root)).problems()[0]
     (root / "t.txt").write_text("a.jpg\nimages/b.jpg\n")
     (root / "v.txt").write_text("c\n")
     dataset = Cvat(root=str(root), lists={"train": "t.txt", "val": "v.txt"})
-    assert dataset.faults() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
+    assert dataset.problems() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
 
 
 def test_labels_may_be_declared_or_only_used(root: Path) -> None:
@@ -126,12 +126,12 @@ def test_labels_may_be_declared_or_only_used(root: Path) -> None:
     (root / "annotations.xml").write_text(text[:start] + "<meta>" + text[end:])
     with pytest.raises(UserError, match=r"classes: not set; labels in the files: \['car', 'road'\]"):
         Cvat(root=str(root))
-    assert Cvat(root=str(root), classes=["road", "car"]).faults() == ()
+    assert Cvat(root=str(root), classes=["road", "car"]).problems() == ()
 
 
 def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, Any]) -> None:
     dataset = Cvat(**cvat_masks)
-    assert dataset.faults() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
+    assert dataset.problems() == () and dataset.splits() == {"train": ["a", "b"], "val": ["c"]}
     assert dataset.labels.names == ("road", "car") and dataset.labels.palette == ((128, 64, 128), (0, 0, 142))
     assert dataset.read("train", "a")[1][0, :3].tolist() == [255, 0, 1]
     with_background = Cvat(**cvat_masks, background="background")
@@ -144,7 +144,9 @@ def test_masks_are_read_by_the_colours_of_the_label_map(cvat_masks: dict[str, An
 def test_errors_of_masks_are_reported(cvat_masks: dict[str, Any], write_image: Callable[..., Path]) -> None:
     root = Path(cvat_masks["root"])
     assert (
-        Cvat(**cvat_masks, classes=["road"]).faults()[0].startswith("label 'car' belongs to no class (in labelmap.txt)")
+        Cvat(**cvat_masks, classes=["road"])
+        .problems()[0]
+        .startswith("label 'car' belongs to no class (in labelmap.txt)")
     )
     write_image(root / "SegmentationClass/a.png", np.full((*SIZE, 3), 9, np.uint8))
     with pytest.raises(UserError, match=r"a\.png: unknown colours \[\(9, 9, 9\)\]; allowed: the colours of labelmap"):
@@ -153,7 +155,7 @@ def test_errors_of_masks_are_reported(cvat_masks: dict[str, Any], write_image: C
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         Cvat(**cvat_masks).read("train", "b")
     change(root, "road:128,64,128::", "road:128,64::\ncar:1,1,1::", file="labelmap.txt")
-    errors = "; ".join(Cvat(**cvat_masks).faults())
+    errors = "; ".join(Cvat(**cvat_masks).problems())
     assert "labelmap.txt:3: got 'road:128,64::'; allowed: 'label:r,g,b:parts:actions'" in errors
     assert "labelmap.txt:5: another line has the same label or colour: 'car:0,0,142::'" in errors
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._splits import drawn
 from pipeline.datasets.folder import Folder
-from pipeline.errors import Faults, UserError
+from pipeline.errors import Problems, UserError
 from pipeline.settings import plugin_options
 
 Write = Callable[..., Path]
@@ -62,7 +62,7 @@ def test_a_name_is_the_text_that_the_wildcards_match(
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     wrong: list[str] = []
-    matches = find(tmp_path, compiled(pattern, Faults("x"), key="images"), wrong)
+    matches = find(tmp_path, compiled(pattern, Problems("x"), key="images"), wrong)
     assert matches.files == {name: tmp_path / file for file, name in files.items() if name is not None} and wrong == []
 
 
@@ -71,7 +71,7 @@ def test_two_files_of_one_name_and_circular_links_are_handled(tmp_path: Path) ->
         (tmp_path / name).touch()
     (tmp_path / "again").symlink_to(tmp_path)
     wrong: list[str] = []
-    assert find(tmp_path, compiled("**/*", Faults("x"), key="images"), wrong).files == {"a": tmp_path / "a.jpg"}
+    assert find(tmp_path, compiled("**/*", Problems("x"), key="images"), wrong).files == {"a": tmp_path / "a.jpg"}
     assert len(wrong) == 1 and "a.png: the same sample as" in wrong[0]
 
 
@@ -82,7 +82,7 @@ def test_pairs_share_their_relative_name_and_files_without_a_partner_are_reporte
     write_image(root / "masks/d01/y.png", MASK)
     dataset = folder(root)
     assert len(where(dataset)) == 40 and "d07__1" in where(dataset)
-    first, second = dataset.faults()
+    first, second = dataset.problems()
     assert first.endswith("images/d00/x.jpg: no mask; add its mask or remove the image")
     assert second.endswith("masks/d01/y.png: no image; add its image or remove the mask")
 
@@ -115,20 +115,20 @@ def test_a_regular_expression_gives_the_sequence(tmp_path: Path, write_image: Wr
     splits = where(folder(tmp_path, sequence=r"^(\d+)_"))
     assert all(len({splits[f"{drive}_{frame}"] for frame in range(3)}) == 1 for drive in range(12))
     assert set(splits.values()) == {"train", "val"}
-    (fault,) = folder(tmp_path).faults()
-    assert "all 36 samples are in one folder, so they are one sequence" in fault
-    assert "sequence does not match '0_0'" in folder(tmp_path, sequence="x").faults()[0]
+    (problem,) = folder(tmp_path).problems()
+    assert "all 36 samples are in one folder, so they are one sequence" in problem
+    assert "sequence does not match '0_0'" in folder(tmp_path, sequence="x").problems()[0]
 
 
 def test_lists_name_samples_or_files(root: Path) -> None:
     (root / "train.txt").write_text("d00/0\nimages/d00/1.png\n")
     (root / "val.txt").write_text("d01/0\n")
     dataset = folder(root, lists={"val": "val.txt", "train": "train.txt"})
-    assert dataset.splits() == {"train": ["d00__0", "d00__1"], "val": ["d01__0"]} and list(dataset.faults()) == []
+    assert dataset.splits() == {"train": ["d00__0", "d00__1"], "val": ["d01__0"]} and list(dataset.problems()) == []
     (root / "masks/d01/0.png").unlink()
     (root / "val.txt").write_text("d01/0\nd99/0\nd00/1\nimages/d00/1.png\n")
-    message = folder(root, lists={"val": "val.txt", "train": "train.txt"}).faults()
-    assert [fault.replace(str(root), "") for fault in message] == [
+    message = folder(root, lists={"val": "val.txt", "train": "train.txt"}).problems()
+    assert [problem.replace(str(root), "") for problem in message] == [
         "val.txt:1: d01/0: no mask has this name",
         "val.txt:2: d99/0: no image and no mask has this name",
         "val.txt:4: /images/d00/1.png is listed twice, first in line 3; remove one line",
@@ -210,16 +210,16 @@ def test_all_invalid_options_are_reported_together(root: Path) -> None:
 
 def test_a_number_is_not_a_colour() -> None:
     raw = {"dataset": "folder", "datasets": {"folder": {"classes": ["a"], "palette": [0]}}}
-    (fault,) = plugin_options.faults(raw, ("datasets",))
-    assert "allowed: a valid string or allowed: [red, green, blue]" in fault
+    (problem,) = plugin_options.problems(raw, ("datasets",))
+    assert "allowed: a valid string or allowed: [red, green, blue]" in problem
 
 
 def test_the_section_in_params_is_checked_by_type() -> None:
     raw = {"datasets": {"folder": {**LABELS, "ids": {"road": "7"}, "masks_hold": "id", "glob": "*"}}}
-    message = list(plugin_options.faults(raw, ["datasets"]))
+    message = list(plugin_options.problems(raw, ["datasets"]))
     assert len(message) == 3 and "datasets.folder.glob: unknown key" in "\n".join(message)
     hexadecimal = {"palette": ["#8000ff", [0, 0, 1]], "ignore": [0, [1, 2, 3], "#000000"], "splits": {"train": ["a"]}}
-    assert not list(plugin_options.faults({"datasets": {"folder": {**LABELS, **hexadecimal}}}, ["datasets"]))
+    assert not list(plugin_options.problems({"datasets": {"folder": {**LABELS, **hexadecimal}}}, ["datasets"]))
 
 
 @pytest.mark.parametrize(
@@ -253,25 +253,25 @@ def touched(root: Path, *files: str) -> Folder:
 def test_files_with_a_suffix_that_is_not_read_are_named(tmp_path: Path) -> None:
     message = touched(
         tmp_path, "images/a.png", "images/b.GIF", "images/c.heic", "images/Thumbs.db", "masks/a.png"
-    ).faults()
-    (fault,) = (line for line in message if "is not read" in line)
-    assert f"images: 2 files ({tmp_path}/images/b.GIF, {tmp_path}/images/c.heic) of 'images/**/*'" in fault
-    assert ".GIF, .heic is not read; allowed: .png, " in fault
-    assert fault.endswith("convert them to .png, or set images: images/**/*.png to leave them out")
-    assert not [line for line in folder(tmp_path, images="images/**/*.png").faults() if "is not read" in line]
+    ).problems()
+    (problem,) = (line for line in message if "is not read" in line)
+    assert f"images: 2 files ({tmp_path}/images/b.GIF, {tmp_path}/images/c.heic) of 'images/**/*'" in problem
+    assert ".GIF, .heic is not read; allowed: .png, " in problem
+    assert problem.endswith("convert them to .png, or set images: images/**/*.png to leave them out")
+    assert not [line for line in folder(tmp_path, images="images/**/*.png").problems() if "is not read" in line]
 
 
 def test_masks_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path) -> None:
     files = [f"{kind}/{name}.{suffix}" for name in "ab" for kind, suffix in (("images", "JPG"), ("masks", "tif"))]
-    message = touched(tmp_path, *files).faults()
+    message = touched(tmp_path, *files).problems()
     assert f"masks: 2 files ({tmp_path}/masks/a.tif, " in message[0]
     assert message[0].endswith("match 'masks/**/*.png' except for their suffix; set masks: masks/**/*.tif")
-    assert not [line for line in folder(tmp_path, masks="masks/**/*.tif").faults() if "label" in line]
-    message = folder(tmp_path, images="images/*.png", masks="masks/**/*.tif").faults()
+    assert not [line for line in folder(tmp_path, masks="masks/**/*.tif").problems() if "label" in line]
+    message = folder(tmp_path, images="images/*.png", masks="masks/**/*.tif").problems()
     assert "match 'images/*.png' except for their suffix; set images: images/*.JPG" in message[0]
     assert (
         f"no image matches 'img/*'; images there: 4 files ({tmp_path}/images/a.JPG"
-        in folder(tmp_path, images="img/*").faults()[0]
+        in folder(tmp_path, images="img/*").problems()[0]
     )
 
 
@@ -292,9 +292,9 @@ def test_names_that_differ_by_a_constant_part_get_patterns_that_pair_them(
     tmp_path: Path, image: str, mask: str, message: str
 ) -> None:
     files = [f"{pattern.format(number)}.png" for number in (100, 101, 110) for pattern in (image, mask)]
-    fault = touched(tmp_path, *files).faults()[0]
-    assert message in fault
-    advised = dict(re.findall(r"(images|masks): '(\S+)'", fault))
+    problem = touched(tmp_path, *files).problems()[0]
+    assert message in problem
+    advised = dict(re.findall(r"(images|masks): '(\S+)'", problem))
     assert len(where(folder(tmp_path, sequence=".+", seed=1, **advised))) == (3 if advised else 0)
 
 
@@ -317,19 +317,21 @@ def test_a_pattern_that_takes_all_files_leaves_out_those_of_the_other(
         write_image(tmp_path / image.format(number), IMAGE)
         write_image(tmp_path / mask.format(number), MASK)
     dataset = folder(tmp_path, images=patterns[0], masks=patterns[1], sequence=".+", shares={"val": 0.4}, seed=2)
-    assert not dataset.faults() and sorted(where(dataset)) == ["0", "1", "2"]
+    assert not dataset.problems() and sorted(where(dataset)) == ["0", "1", "2"]
 
 
 def test_images_that_a_pattern_misses_by_their_suffix_are_named(tmp_path: Path, write_image: Write) -> None:
     for number, suffix in enumerate(("jpg", "jpeg")):
         write_image(tmp_path / f"images/{number}.{suffix}", IMAGE)
         write_image(tmp_path / f"masks/{number}.png", MASK)
-    errors = folder(tmp_path, images="images/*.jpg", sequence=".+").faults()
-    assert any("match 'images/*.jpg' except for their suffix; set images: images/*.jpeg" in fault for fault in errors)
+    errors = folder(tmp_path, images="images/*.jpg", sequence=".+").problems()
+    assert any(
+        "match 'images/*.jpg' except for their suffix; set images: images/*.jpeg" in problem for problem in errors
+    )
 
 
 def test_no_pattern_is_recommended_for_lossy_masks(tmp_path: Path, write_image: Write) -> None:
     write_image(tmp_path / "images/0.png", IMAGE)
     write_image(tmp_path / "masks/0.jpg", MASK)
-    (fault,) = [fault for fault in folder(tmp_path).faults() if fault.startswith("masks:")]
-    assert "lossy compression, which changes ids; create the masks again" in fault and "set masks" not in fault
+    (problem,) = [problem for problem in folder(tmp_path).problems() if problem.startswith("masks:")]
+    assert "lossy compression, which changes ids; create the masks again" in problem and "set masks" not in problem

@@ -310,12 +310,12 @@ def test_an_odd_value_in_an_annotation_is_a_user_error_or_harmless(
         (spoil_json if file.suffix == ".json" else spoil_text)(dice, file)
         try:
             dataset = datasets.build(name, {**options, "root": str(place)})
-            faults = list(dataset.faults())
+            problems = list(dataset.problems())
             for split, samples in dataset.splits().items():
                 for sample in samples:
                     frame, label = dataset.read(split, sample)
                     assert frame.shape[:2] == label.shape
-            ended["refused" if faults else "read"] += 1
+            ended["refused" if problems else "read"] += 1
         except UserError:
             ended["refused"] += 1
         except Exception as error:

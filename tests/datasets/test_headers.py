@@ -54,7 +54,7 @@ def test_one_image_proves_that_masks_are_on_stored_pixels(tmp_path: Path, sidewa
     write(tmp_path, "square", orientation=6, side=32)
     folder = dataset(tmp_path)
     assert min(agreement(folder).values()) > 0.97
-    assert list(folder.faults()) == [] and list(folder.warnings()) == []
+    assert list(folder.problems()) == [] and list(folder.warnings()) == []
 
 
 @pytest.mark.parametrize("sideways", [5, 6, 7, 8])
@@ -63,22 +63,24 @@ def test_one_image_proves_that_masks_are_on_turned_pixels(tmp_path: Path, sidewa
         write(tmp_path, str(orientation), orientation=orientation, turned=True)
     folder = dataset(tmp_path)
     assert min(agreement(folder).values()) > 0.97
-    assert list(folder.faults()) == [] and list(folder.warnings()) == []
+    assert list(folder.problems()) == [] and list(folder.warnings()) == []
 
 
 def test_a_contradiction_of_two_images_is_an_error_that_names_both(tmp_path: Path) -> None:
     for name, orientation, turned in (("a", 6, False), ("b", 6, True), ("c", 3, False), ("d", 1, False)):
         write(tmp_path, name, orientation=orientation, turned=turned)
-    (fault,) = dataset(tmp_path).faults()
-    assert "images/a.jpg: its mask fits the stored pixels, but the mask of" in fault and "images/b.jpg fits" in fault
-    assert "exiftool -Orientation= FILE" in fault
+    (problem,) = dataset(tmp_path).problems()
+    assert (
+        "images/a.jpg: its mask fits the stored pixels, but the mask of" in problem and "images/b.jpg fits" in problem
+    )
+    assert "exiftool -Orientation= FILE" in problem
 
 
 def test_the_advice_of_that_error_works(tmp_path: Path) -> None:
     for name, orientation, turned in (("a", 1, False), ("b", 6, True), ("c", 1, False), ("d", 8, True)):
         write(tmp_path, name, orientation=orientation, turned=turned)
     folder = dataset(tmp_path)
-    assert list(folder.faults()) == [] and min(agreement(folder).values()) > 0.97
+    assert list(folder.problems()) == [] and min(agreement(folder).values()) > 0.97
 
 
 def test_orientations_without_proof_give_a_warning(tmp_path: Path) -> None:
@@ -117,5 +119,5 @@ def test_files_that_cannot_be_read_decide_nothing(tmp_path: Path) -> None:
     (tmp_path / "images/b.jpg").write_bytes(b"no image")
     files = [(tmp_path / f"images/{name}.jpg", tmp_path / f"masks/{name}.png") for name in ("a", "b", "c")]
     headers = read_headers(files, ids=True)
-    assert not headers.stored and not headers.faults and len(headers.warnings) == 1
+    assert not headers.stored and not headers.problems and len(headers.warnings) == 1
     assert size(np.zeros((2, 3), np.uint8)) == "2x3"

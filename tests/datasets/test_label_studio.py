@@ -51,7 +51,7 @@ def test_a_small_root_to_the_pixel(options: dict[str, Any]) -> None:
     expected[6:9, 4:8] = 1
     expected[2:5, 3:11] = 2
     labels = everything(dataset)
-    assert dataset.faults() == () and sorted(labels) == [f"images__{name}__1" for name in "abcdef"]
+    assert dataset.problems() == () and sorted(labels) == [f"images__{name}__1" for name in "abcdef"]
     assert all(np.array_equal(label, expected) for label in labels.values())
 
 
@@ -147,7 +147,7 @@ def test_errors_of_the_file_are_reported(
     options: dict[str, Any], edit: Callable[[list[Any]], object], message: str
 ) -> None:
     change(options, edit)
-    errors = "; ".join(LabelStudio(**options).faults())
+    errors = "; ".join(LabelStudio(**options).problems())
     assert message in errors
 
 
@@ -176,7 +176,7 @@ def test_brushes_as_png_files(options: dict[str, Any], write_image: Write) -> No
         write_image(root / f"masks/task-{task}-annotation-9-by-me@x.org-tag-car-0.png", car)
     options = {**options, "classes": {"road": ["road"], "car": ["car"], "sky": ["sky-blue"]}, "masks": "masks"}
     dataset = LabelStudio(**options)
-    assert dataset.faults() == ()
+    assert dataset.problems() == ()
     expected = np.full(SIZE, 255)
     expected[6:] = 0
     expected[6:9, 4:8] = 1
@@ -186,6 +186,6 @@ def test_brushes_as_png_files(options: dict[str, Any], write_image: Write) -> No
     write_image(root / "masks/odd.png", sky)
     write_image(root / "masks/task-1-annotation-9-by-me@x.org-tag-car-0.png", car[:5])
     odd = LabelStudio(**options)
-    assert "odd.png: unknown name; allowed: task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.faults()[0]
+    assert "odd.png: unknown name; allowed: task-ID-annotation-ID-by-USER-TAG-LABEL-NUMBER.png" in odd.problems()[0]
     with pytest.raises(UserError, match=r"car-0\.png: shape \[5, 16\]; allowed: one channel of \[12, 16\]"):
         everything(odd)

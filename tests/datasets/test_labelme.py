@@ -136,9 +136,9 @@ def test_an_image_that_is_only_in_the_json_file(tmp_path: Path, write_image: Cal
 )
 def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    faults = Labelme(root=str(tmp_path), classes=["car"]).faults()
-    assert any(str(tmp_path / "a.json") in fault for fault in faults)
+    problems = Labelme(root=str(tmp_path), classes=["car"]).problems()
+    assert any(str(tmp_path / "a.json") in problem for problem in problems)
 
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:
-    assert "no file matches '**/*.json'" in Labelme(root=str(tmp_path), classes=["car"]).faults()[0]
+    assert "no file matches '**/*.json'" in Labelme(root=str(tmp_path), classes=["car"]).problems()[0]

@@ -161,7 +161,7 @@ def test_optimised_masks_of_a_set_are_read_by_their_greys(tmp_path: Path) -> Non
         return image.save(path)
 
     dataset = folder(tmp_path, save)
-    assert list(dataset.faults()) == []
+    assert list(dataset.problems()) == []
     assert everything(dataset) == {str(index): truth.tolist() for index in range(4)}
 
 
@@ -174,16 +174,16 @@ def indexed(path: Path, palette: Colours) -> None:
 def test_different_palettes_of_masks_are_an_error_unless_masks_hold_colours(tmp_path: Path) -> None:
     cyan, pink = (0, 200, 200), (200, 0, 200)
     dataset = folder(tmp_path, lambda path, index: indexed(path, [BLACK, cyan, pink] if index else [BLACK, pink, cyan]))
-    (fault,) = dataset.faults()
-    assert "1.png: entry 1 is (0, 200, 200) in its palette, but (200, 0, 200) in the palette of" in fault
-    assert "masks_hold: colours" in fault
+    (problem,) = dataset.problems()
+    assert "1.png: entry 1 is (0, 200, 200) in its palette, but (200, 0, 200) in the palette of" in problem
+    assert "masks_hold: colours" in problem
     by_colours = folder(
         tmp_path,
         lambda path, index: None,
         masks_hold="colours",
         palette=[list(BLACK), list(cyan), list(pink)],
     )
-    assert list(by_colours.faults()) == []
+    assert list(by_colours.problems()) == []
     labels = everything(by_colours)
     assert labels["1"][0][:3] == [0, 1, 2] and labels["0"][0][:3] == [0, 2, 1]
 
@@ -193,7 +193,7 @@ def test_the_same_palette_of_other_colours_in_all_masks_is_valid(tmp_path: Path)
         indexed(path, [BLACK, BLUE, (9, 8, 7), (64, 0, 0), (0, 64, 0)][: 3 + index % 3])
 
     dataset = folder(tmp_path, save)
-    assert list(dataset.faults()) == [] and everything(dataset)["0"][0][:3] == [0, 1, 2]
+    assert list(dataset.problems()) == [] and everything(dataset)["0"][0][:3] == [0, 1, 2]
 
 
 def test_one_bit_masks_are_ids_but_ambiguous_among_deeper_masks(tmp_path: Path) -> None:

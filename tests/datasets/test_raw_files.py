@@ -63,7 +63,9 @@ def test_times_place_and_unused_files_do_not_count(tmp_path: Path, makers: Maker
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for place in ("elsewhere", "link"):
         assert of("folder", {**options, "root": str(tmp_path / place)}) == before
-    shutil.copy(tmp_path / "raw/images/a/1.jpg", tmp_path / "raw/images/a/2.jpg")  # an image without a mask is a fault
+    shutil.copy(
+        tmp_path / "raw/images/a/1.jpg", tmp_path / "raw/images/a/2.jpg"
+    )  # an image without a mask is a problem
     assert of("folder", options) != before
 
 

@@ -60,7 +60,7 @@ def make(root: Path, layout: str, write: Callable[..., Path], values: tuple[int,
 
 
 def prepared(root: Path, options: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    assert not list(plugin_options.faults({"datasets": {"folder": options}}, ["datasets"]))
+    assert not list(plugin_options.problems({"datasets": {"folder": options}}, ["datasets"]))
     dataset = datasets.build("folder", {**options, "root": str(root)})
     return prepare(dataset, tmp_path / "out", name="folder", options=options, progress=lambda *_: None)
 

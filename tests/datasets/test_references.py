@@ -54,7 +54,7 @@ def dataset(root: Path, text: str | bytes, *, to: str = "train.txt", **options: 
 def test_one_form_names_every_sample(root: Path, form: str) -> None:
     lines = [form.replace("{name}", name).replace("{root}", str(root)) for name in ("a", "sub dir/c 1", "d.x")]
     folder = dataset(root, "\n".join(lines))
-    assert list(folder.faults()) == []
+    assert list(folder.problems()) == []
     assert folder.splits() == {"train": ["a", "sub dir__c 1", "d.x"], "val": ["b"]}
     assert folder.pairs["train"]["d.x"] == (root / "images/d.x.JPG", root / "masks/d.x.png")
 
@@ -71,12 +71,12 @@ def test_one_form_names_every_sample(root: Path, form: str) -> None:
 )  # fmt: skip
 def test_a_list_may_be_written_by_any_program(root: Path, text: str | bytes) -> None:
     folder = dataset(root, text)
-    assert list(folder.faults()) == [] and folder.splits()["train"] == ["a", "d.x"]
+    assert list(folder.problems()) == [] and folder.splits()["train"] == ["a", "d.x"]
 
 
 def test_paths_may_count_from_the_folder_of_the_list(root: Path) -> None:
     folder = dataset(root, "../images/a.JPG ../masks/a.png\n../images/d.x.JPG\n", to="lists/train.txt")
-    assert list(folder.faults()) == [] and folder.splits()["train"] == ["a", "d.x"]
+    assert list(folder.problems()) == [] and folder.splits()["train"] == ["a", "d.x"]
     assert dataset(root, "c 1.JPG\n", to="images/sub dir/train.txt").splits()["train"] == ["sub dir__c 1"]
 
 
@@ -96,21 +96,21 @@ def drives(root: Path, write_image: Write) -> Path:
 
 @pytest.mark.parametrize("line", ["7", "7.jpg", "7.png", "7.jpg 7.png", "7.jpg,7.png"])
 def test_a_name_of_two_samples_is_ambiguous(drives: Path, line: str) -> None:
-    (fault,) = dataset(drives, f"a\n{line}\n").faults()
+    (problem,) = dataset(drives, f"a\n{line}\n").problems()
     assert (
-        fault.startswith(f"train.txt:2: {line}: ambiguous: it may mean {drives}/")
-        and "give a longer part of the path" in fault
+        problem.startswith(f"train.txt:2: {line}: ambiguous: it may mean {drives}/")
+        and "give a longer part of the path" in problem
     )
-    assert "e1/7" in fault and "e2/7" in fault
+    assert "e1/7" in problem and "e2/7" in problem
 
 
 @pytest.mark.parametrize("line", ["e1/7", "e1/7.jpg", "images/e1/7.jpg", "/x/set/e1/7.jpg", "/x/images/e1/7.jpg"])
 def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
     folder = dataset(drives, line)
     if line == "/x/set/e1/7.jpg":  # a folder of another set may have drives of the same name
-        assert "no image and no mask has this name" in folder.faults()[0]
+        assert "no image and no mask has this name" in folder.problems()[0]
     else:
-        assert list(folder.faults()) == [] and folder.splits()["train"] == ["e1__7"]
+        assert list(folder.problems()) == [] and folder.splits()["train"] == ["e1__7"]
 
 
 @pytest.mark.parametrize(
@@ -137,19 +137,19 @@ def test_a_longer_path_is_unambiguous(drives: Path, line: str) -> None:
     ],
 )
 def test_an_invalid_line_is_named(drives: Path, line: str, message: str) -> None:
-    (fault,) = dataset(drives, f"a\n{line}\n").faults()
-    assert fault.startswith("train.txt:2: ")
-    assert re.search(message, fault)
+    (problem,) = dataset(drives, f"a\n{line}\n").problems()
+    assert problem.startswith("train.txt:2: ")
+    assert re.search(message, problem)
 
 
 def test_a_pair_counts_where_patterns_find_no_mask(root: Path, write_image: Write) -> None:
     write_image(root / "images/left_1.png", np.zeros((4, 4, 3), np.uint8))
     write_image(root / "masks/label-one.png", np.ones((4, 4), np.uint8))
     folder = dataset(root, "images/left_1.png masks/label-one.png\n")
-    assert list(folder.faults()) == [] and folder.read("train", "left_1")[1].tolist() == [[1] * 4] * 4
-    (fault,) = dataset(root, "images/left_1.png masks/a.png\n").faults()
-    assert "masks/a.png is the mask of" in fault
-    assert "left_1: no mask has this name" in dataset(root, "left_1\n").faults()[0]
+    assert list(folder.problems()) == [] and folder.read("train", "left_1")[1].tolist() == [[1] * 4] * 4
+    (problem,) = dataset(root, "images/left_1.png masks/a.png\n").problems()
+    assert "masks/a.png is the mask of" in problem
+    assert "left_1: no mask has this name" in dataset(root, "left_1\n").problems()[0]
 
 
 def test_names_may_differ_in_their_form_of_unicode(tmp_path: Path, write_image: Write) -> None:
@@ -160,7 +160,7 @@ def test_names_may_differ_in_their_form_of_unicode(tmp_path: Path, write_image: 
     (tmp_path / "val.txt").write_text("x/1")
     for line in (apart, composed):
         folder = dataset(tmp_path, line)
-        assert list(folder.faults()) == [] and folder.splits()["train"] == [composed.replace("/", "__")]
+        assert list(folder.problems()) == [] and folder.splits()["train"] == [composed.replace("/", "__")]
     options = {"lists": None, "images": f"images/{composed[:5]}/*", "masks": f"masks/{apart[:6]}/*.png"}
     assert len(dataset(tmp_path, "", **options, sequence=".+").pairs["train"]) == 1
     words = {"classes": [apart[-5:], "b"], "ids": {composed[-4:]: [0], "b": [1]}}
@@ -181,14 +181,14 @@ def test_lists_of_voc_and_camvid_take_these_forms_too(tmp_path: Path, camvid_roo
         listing.write_text(before.replace(old, new))
         assert (
             len(CamVid(root=str(camvid_root)).pairs["train"]) == 3
-            and list(CamVid(root=str(camvid_root)).faults()) == []
+            and list(CamVid(root=str(camvid_root)).problems()) == []
         )
 
 
 def test_one_table_may_have_a_column_for_the_split(root: Path) -> None:
     text = "image,mask,split\na.JPG,a.png,Train\nb.JPG,b.png,valid\nd.x.JPG,d.x.png,train\n"
     folder = dataset(root, text, to="all.csv", lists={"train": "all.csv", "val": "all.csv"})
-    assert list(folder.faults()) == [] and folder.splits() == {"train": ["a", "d.x"], "val": ["b"]}
+    assert list(folder.problems()) == [] and folder.splits() == {"train": ["a", "d.x"], "val": ["b"]}
     assert dataset(root, text, to="all.csv").splits()["train"] == ["a", "b", "d.x"], "a list of its own is taken whole"
 
 
@@ -196,4 +196,4 @@ def test_an_unknown_split_in_a_table_is_named(root: Path) -> None:
     (root / "all.csv").write_text("image,split\na.JPG,train\nb.JPG,val\nd.x.JPG,dev\n")
     folder = Folder(root=str(root), **LABELS, lists={"train": "all.csv", "val": "all.csv"})
     assert folder.splits() == {"train": ["a"], "val": ["b"]}
-    assert folder.faults()[0].startswith("all.csv:4: split 'dev' is unknown; allowed: train, training")
+    assert folder.problems()[0].startswith("all.csv:4: split 'dev' is unknown; allowed: train, training")

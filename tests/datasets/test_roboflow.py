@@ -21,7 +21,7 @@ def root(tmp_path: Path, makers: dict[str, Callable[[Path], dict[str, Any]]]) ->
 
 def test_classes_and_splits_are_those_of_the_export(root: Path) -> None:
     dataset = Roboflow(root=str(root))
-    assert dataset.faults() == () and dataset.labels.names == ("background", "road", "car")
+    assert dataset.problems() == () and dataset.labels.names == ("background", "road", "car")
     assert dataset.splits() == {"train": ["a_jpg.rf.0", "b_jpg.rf.1"], "val": ["c_jpg.rf.2"]}
     assert dataset.read("val", "c_jpg.rf.2")[1][0, :3].tolist() == [0, 1, 2]
 
@@ -31,10 +31,10 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
     assert dataset.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 0, 0]
     assert (
         "label 'background' belongs to no class (in _classes.csv)"
-        in Roboflow(root=str(root), classes=["car", "road"]).faults()[0]
+        in Roboflow(root=str(root), classes=["car", "road"]).problems()[0]
     )
     left = Roboflow(root=str(root), classes=["car"], rest="ignore")
-    assert left.faults() == () and left.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 255, 0]
+    assert left.problems() == () and left.read("train", "a_jpg.rf.0")[1][0, :3].tolist() == [255, 255, 0]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_classes_are_merged_and_ignored(root: Path) -> None:
 )
 def test_the_table_of_classes_is_checked(root: Path, text: str, message: str) -> None:
     (root / "valid/_classes.csv").write_text(text)
-    errors = "; ".join(Roboflow(root=str(root)).faults())
+    errors = "; ".join(Roboflow(root=str(root)).problems())
     assert message in errors if message else not errors, errors
 
 
@@ -62,7 +62,7 @@ def test_unknown_ids_and_files_without_a_partner_are_errors(root: Path, write_im
     with pytest.raises(UserError, match=r"unknown label ids \[7\]; allowed: \[0, 1, 2\], the ids in _classes\.csv"):
         Roboflow(root=str(root)).read("train", "a_jpg.rf.0")
     (root / "train/b_jpg.rf.1_mask.png").unlink()
-    assert "b_jpg.rf.1.jpg: no mask" in Roboflow(root=str(root)).faults()[0]
+    assert "b_jpg.rf.1.jpg: no mask" in Roboflow(root=str(root)).problems()[0]
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_each_folder_is_its_split(
     make: Callable[..., Callable[..., Folder]], places: list[str], options: dict[str, Any]
 ) -> None:
     dataset = make(*places)(**options)
-    assert list(dataset.faults()) == [] and list(dataset.splits()) == ["train", "val", "test"]
+    assert list(dataset.problems()) == [] and list(dataset.splits()) == ["train", "val", "test"]
     for place, names in zip(places, dataset.splits().values(), strict=True):
         word = re.findall(r"train|val|test", place.lower())[-1]
         assert len(names) == 3 and all(word in name.lower() for name in names)
@@ -76,7 +76,7 @@ def test_folders_of_train_and_val_leave_no_test(make: Callable[..., Callable[...
 def test_val_is_drawn_from_train_where_only_test_has_a_folder(make: Callable[..., Callable[..., Folder]]) -> None:
     dataset = make(*(f"@/train/drive{number}/" for number in range(8)), "@/test/drive0/")(shares={"val": 0.3})
     splits = dataset.splits()
-    assert list(dataset.faults()) == [] and list(splits) == ["train", "val", "test"]
+    assert list(dataset.problems()) == [] and list(splits) == ["train", "val", "test"]
     assert splits["test"] == [f"test__drive0__{number}" for number in range(3)]
     assert len(splits["train"]) + len(splits["val"]) == 24 and len(splits["val"]) % 3 == 0 < len(splits["val"])
     assert not {name[:13] for name in splits["val"]} & {name[:13] for name in splits["train"]}, (
@@ -86,7 +86,7 @@ def test_val_is_drawn_from_train_where_only_test_has_a_folder(make: Callable[...
 
 def test_a_folder_of_train_alone_is_split_as_if_it_had_no_name(make: Callable[..., Callable[..., Folder]]) -> None:
     dataset = make(*(f"@/train/drive{number}/" for number in range(8)))
-    assert counts(dataset()).keys() == {"train", "val"} and list(dataset().faults()) == []
+    assert counts(dataset()).keys() == {"train", "val"} and list(dataset().problems()) == []
     drawn = counts(dataset(shares={"val": 0.3, "test": 0.2}, sequence=".+"))
     assert drawn.keys() == {"train", "val", "test"} and sum(drawn.values()) == 24
 
@@ -112,13 +112,13 @@ def test_unclear_folders_are_refused_with_advice_that_works(
     make: Callable[..., Callable[..., Folder]], places: list[str], message: str, remedies: int
 ) -> None:
     dataset = make(*places)
-    (fault, *others) = dataset().faults()
-    assert re.search(message, fault) and "lists" in fault and others[1:] == []
-    advised = [*re.findall(r"(splits): (\{train: .*?\})", fault), *re.findall(r'(sequence): (".*?")', fault)]
+    (problem, *others) = dataset().problems()
+    assert re.search(message, problem) and "lists" in problem and others[1:] == []
+    advised = [*re.findall(r"(splits): (\{train: .*?\})", problem), *re.findall(r'(sequence): (".*?")', problem)]
     assert len(advised) == remedies
     for key, value in advised:
         followed = dataset(**{key: YAML(typ="safe").load(value)})
-        text = "\n".join(followed.faults())
+        text = "\n".join(followed.problems())
         assert "named after splits" not in text and "the name of a split" not in text
         for _ in range(3):
             if not (again := re.search(r"set (sequence|seed): '?(.+?)'?( and seed: (\d+))?[;,]", text)):
@@ -126,7 +126,7 @@ def test_unclear_folders_are_refused_with_advice_that_works(
             more: dict[str, Any] = {again[1]: int(again[2]) if again[1] == "seed" else again[2]}
             more |= {"seed": int(again[4])} if again[4] else {}
             followed = dataset(**{key: YAML(typ="safe").load(value)} | more)
-            text = "\n".join(followed.faults())
+            text = "\n".join(followed.problems())
         assert text == "" and counts(followed)["train"] and counts(followed)["val"]
 
 
@@ -134,7 +134,7 @@ def test_a_drive_named_test_is_a_drive_if_sequence_is_set(make: Callable[..., Ca
     dataset = make("@/a/", "@/b/", "@/test/")(sequence="^[^/]+", seed=1)
     assert counts(dataset).keys() == {"train", "val"}
     unclear = make("@/train/", "@/val/", "@/test/", "@/extra/")(sequence="^[^/]+")
-    assert "named after splits" in unclear.faults()[0], "three of them are not drives"
+    assert "named after splits" in unclear.problems()[0], "three of them are not drives"
 
 
 def test_splits_name_folders(make: Callable[..., Callable[..., Folder]]) -> None:
@@ -142,7 +142,7 @@ def test_splits_name_folders(make: Callable[..., Callable[..., Folder]]) -> None
     splits = {"train": ["train", "extra"], "val": ["dev"]}
     assert counts(dataset(splits=splits)) == {"train": 9, "val": 3}
     assert dataset(splits={"train": ["images/train", "x"], "val": ["dev", "extra"]}).splits()["val"][0] == "dev__0"
-    message = "\n".join(dataset(splits={"train": ["train", "gone"], "val": ["x", "dev"]}).faults())
+    message = "\n".join(dataset(splits={"train": ["train", "gone"], "val": ["x", "dev"]}).problems())
     assert "images/x/train/0.jpg: splits assigns it to train (train) and val (x); give a longer path" in message
     assert "3 samples (images/extra/0.jpg, " in message and "are in none of its folders" in message
     assert "splits.train: gone: no image of the pattern is in a folder with this name" in message
@@ -151,32 +151,32 @@ def test_splits_name_folders(make: Callable[..., Callable[..., Folder]]) -> None
 @pytest.mark.parametrize("samples", [2, 4, 40])
 def test_flat_folders_get_the_advice_that_works(make: Callable[..., Callable[..., Folder]], samples: int) -> None:
     dataset = make(*(f"@/{number}" for number in range(samples)))
-    (fault,) = dataset().faults()
-    assert fault.startswith(f"split val: all {samples} samples are in one folder, so they are one sequence")
-    advice = re.search(r"set sequence: '(\.\+)'( and seed: (\d+))?; if they are frames of videos, set seq", fault)
+    (problem,) = dataset().problems()
+    assert problem.startswith(f"split val: all {samples} samples are in one folder, so they are one sequence")
+    advice = re.search(r"set sequence: '(\.\+)'( and seed: (\d+))?; if they are frames of videos, set seq", problem)
     assert advice
     followed = dataset(sequence=advice[1], seed=int(advice[3] or 0))
-    assert list(followed.faults()) == [] and counts(followed)["train"] and counts(followed)["val"]
+    assert list(followed.problems()) == [] and counts(followed)["train"] and counts(followed)["val"]
 
 
 def test_one_image_is_not_enough(make: Callable[..., Callable[..., Folder]]) -> None:
-    assert "1 samples are too few for 2 splits; add images" in make("@/a")().faults()[0]
+    assert "1 samples are too few for 2 splits; add images" in make("@/a")().problems()[0]
 
 
 def test_a_seed_is_recommended_that_fills_every_split(make: Callable[..., Callable[..., Folder]]) -> None:
     dataset = make("@/a/", "@/b/", "@/c/", "@/d/")
     wanted = {"val": 0.2, "test": 0.2}
-    message = [dataset(seed=seed, shares=wanted).faults() for seed in range(6)]
-    fault = next(faults[0] for faults in message if faults)
-    advice = re.search(r"none of 4 sequences was drawn for it; set seed: (\d+), which fills every split", fault)
+    message = [dataset(seed=seed, shares=wanted).problems() for seed in range(6)]
+    problem = next(problems[0] for problems in message if problems)
+    advice = re.search(r"none of 4 sequences was drawn for it; set seed: (\d+), which fills every split", problem)
     assert advice and counts(dataset(seed=int(advice[1]), shares=wanted)) == {"train": 6, "val": 3, "test": 3}
 
 
 def test_an_expression_that_finds_the_same_text_everywhere_is_an_error(
     make: Callable[..., Callable[..., Folder]],
 ) -> None:
-    (fault,) = make("@/all/a/", "@/all/b/")(sequence="^[^/]+").faults()
-    assert "sequence finds only 'all' in the names of 6 samples" in fault
+    (problem,) = make("@/all/a/", "@/all/b/")(sequence="^[^/]+").problems()
+    assert "sequence finds only 'all' in the names of 6 samples" in problem
 
 
 def test_folders_without_names_of_splits_give_no_error() -> None:
@@ -191,14 +191,14 @@ def test_a_test_split_without_labels_is_left_out_with_a_warning(
     dataset = make("@/train/", "@/val/", "@/test/")
     masks = sorted((tmp_path / "masks/test").iterdir())
     masks[0].unlink()
-    assert "images/test/0.jpg: no mask" in dataset().faults()[0], "some have labels: this one is missing"
+    assert "images/test/0.jpg: no mask" in dataset().problems()[0], "some have labels: this one is missing"
     for mask in masks[1:]:
         mask.unlink()
-    assert counts(dataset()) == {"train": 3, "val": 3} and list(dataset().faults()) == []
+    assert counts(dataset()) == {"train": 3, "val": 3} and list(dataset().problems()) == []
     assert list(dataset().warnings()) == ["test: its 3 images have no masks; the split is left out"]
     for mask in (tmp_path / "masks/val").iterdir():
         mask.unlink()
-    assert len(dataset().faults()) == 4, "val is needed"
+    assert len(dataset().problems()) == 4, "val is needed"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_folder_name_may_have_other_words_next_to_the_split(
     make: Callable[..., Callable[..., Folder]], places: list[str]
 ) -> None:
     dataset = make(*places)()
-    assert not dataset.faults() and counts(dataset) == {"train": 3, "val": 3, "test": 3}
+    assert not dataset.problems() and counts(dataset) == {"train": 3, "val": 3, "test": 3}
 
 
 def test_a_name_with_a_foreign_word_is_not_a_split() -> None:

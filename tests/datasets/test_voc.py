@@ -117,17 +117,17 @@ def test_the_augmented_list_counts_and_must_not_name_val(kit: Path, write_image:
     listing = kit / "ImageSets/Segmentation/trainaug.txt"
     listing.write_text("/JPEGImages/2008_000099.jpg /SegmentationClassAug/2008_000099.png\n")
     dataset = VOC2012(root=str(kit), augmented=True)
-    assert dataset.splits()["train"] == ["2008_000099"] and list(dataset.faults()) == []
+    assert dataset.splits()["train"] == ["2008_000099"] and list(dataset.problems()) == []
     listing.write_text("2008_000099\n2008_000008\n")
-    (fault,) = VOC2012(root=str(kit), augmented=True).faults()
-    assert fault == "trainaug.txt: 2008_000008 is also in val.txt; remove it from trainaug.txt"
+    (problem,) = VOC2012(root=str(kit), augmented=True).problems()
+    assert problem == "trainaug.txt: 2008_000008 is also in val.txt; remove it from trainaug.txt"
 
 
 def test_errors_of_lists_name_the_line(kit: Path) -> None:
     lists = kit / "ImageSets/Segmentation"
     (lists / "train.txt").write_text("2007_000032\n2007_000032\na b\n..\n")
     (lists / "val.txt").unlink()
-    errors = "\n".join(VOC2012(root=str(kit)).faults())
+    errors = "\n".join(VOC2012(root=str(kit)).problems())
     assert "train.txt:2: 2007_000032 is listed twice, first in line 1" in errors
     assert "train.txt:3: not the name of one sample: 'a b'" in errors
     assert "train.txt:4: not the name of one sample" in errors

@@ -87,9 +87,9 @@ def test_an_invalid_value_is_one_clear_message(name: str, key: str, value: Any, 
     with pytest.raises(UserError) as caught:
         losses.build(name, {key: value})
     assert str(caught.value) == f"losses.{name}: 1 problem\n  {message}"
-    assert list(plugin_options.faults({"losses": {name: {key: value}}}, ["losses"])) == [f"losses.{name}.{message}"]
+    assert list(plugin_options.problems({"losses": {name: {key: value}}}, ["losses"])) == [f"losses.{name}.{message}"]
     student = {"students": {"kd": {"loss": {name: {key: value}}}}}
-    assert list(plugin_options.faults(student, ["losses"])) == [f"students.kd.loss.{name}.{message}"]
+    assert list(plugin_options.problems(student, ["losses"])) == [f"students.kd.loss.{name}.{message}"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in plugins.available(kind)])
@@ -99,7 +99,7 @@ def test_every_number_has_a_range_and_every_default_is_valid(kind: str, name: st
         if base in (int, float) and (kind, name, key) not in WITHOUT_RANGE:
             assert any(isinstance(limit, tuple(WORDS)) for limit in limits), f"{kind}.{name}.{key} has no range"
         if parameter.default is not inspect.Parameter.empty:
-            assert option_values.fault(parameter.default, parameter.annotation) == "", key
+            assert option_values.problem(parameter.default, parameter.annotation) == "", key
 
 
 @pytest.mark.parametrize("name", losses.available())
@@ -109,7 +109,7 @@ def test_the_limit_itself_is_valid_where_the_range_holds_it(name: str) -> None:
         for limit in limits:
             if isinstance(limit, (Ge, Le)):
                 bound = limit.ge if isinstance(limit, Ge) else limit.le
-                assert option_values.fault(bound, parameter.annotation) == "", key
+                assert option_values.problem(bound, parameter.annotation) == "", key
 
 
 def test_all_invalid_values_are_reported_at_once() -> None:

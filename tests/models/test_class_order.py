@@ -29,7 +29,7 @@ def test_new_classes_have_no_row() -> None:
     assert mapped(["tree", "car"], CITYSCAPES, allow_new=True) == [None, 6]
 
 
-def test_faults_come_all_at_once_with_the_closest() -> None:
+def test_problems_come_all_at_once_with_the_closest() -> None:
     with pytest.raises(UserError) as caught:
         mapped(["bicyclist", "car", "tree", "roads"], CITYSCAPES, cars="car", roads="raod")
     message = str(caught.value)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import models, plugins
 from pipeline.errors import UserError
 from pipeline.models.torchvision import NETWORKS
-from pipeline.models.weights.normalisation import fault
+from pipeline.models.weights.normalisation import problem
 
 MATRIX = [
     ("deeplabv3", "resnet18"),
@@ -143,7 +143,7 @@ USE = "use mean: [0.485, 0.456, 0.406], std: "
 def test_a_normalisation_of_bytes_gets_the_numbers_to_use(
     mean: list[float] | None, std: list[float] | None, said: str | None
 ) -> None:
-    found = fault(mean, std)
+    found = problem(mean, std)
     assert (found is None) == (said is None) and (said is None or (found or "").endswith(said) or said in (found or ""))
     assert said is None or "use " in said or "use " not in (found or "")
 

@@ -106,7 +106,7 @@ def test_a_survey_warns_of_copies_and_of_contradicting_masks(frames: dict[str, l
             "train/train1: the same image as train/train0, with another mask; keep the correct one",
             "val/val1: looks the same as train/train2; if it is a copy, remove one: copies make mIoU too high",
         ]
-        assert result.faults == [
+        assert result.problems == [
             "test/test0: the same image as val/val0, with another mask; splits must be disjoint: remove one"
         ]
 

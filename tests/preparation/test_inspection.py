@@ -52,9 +52,9 @@ def test_the_tables_show_the_counts(streets: tuple[Any, Survey]) -> None:
 
 def test_every_error_is_printed_in_one_line(streets: tuple[Any, Survey]) -> None:
     _, result = streets
-    faults = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
-    lines = printed(Survey(result.labels, result.names, result.counts, faults)).splitlines()
-    assert "70 errors" in lines and all(f"  {fault}" in lines for fault in faults)
+    problems = [f"train/{number}: /a/path [red]with brackets[/] that is long {'x' * 200}" for number in range(70)]
+    lines = printed(Survey(result.labels, result.names, result.counts, problems)).splitlines()
+    assert "70 errors" in lines and all(f"  {problem}" in lines for problem in problems)
 
 
 @pytest.mark.parametrize("name", ["[void]", "[/bg]", "[red]", "a[0]", "$x$", "<b>", "\\[x]"])
@@ -116,7 +116,7 @@ def test_an_overlay_shows_class_colours_inside_and_stripes_where_it_is_ignored()
     assert shot.pixels == {0: 333333, 1: 333333, 255: 333333}
 
 
-def test_the_verb_ends_with_1_when_there_are_faults_and_writes_the_sheet_alone(
+def test_the_verb_ends_with_1_when_there_are_problems_and_writes_the_sheet_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in (("a", 0), ("b", 1), ("c", 2)):

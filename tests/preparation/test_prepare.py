@@ -175,11 +175,11 @@ def test_every_error_is_reported_and_nothing_is_written(tmp_path: Path, older: b
     before = snapshot(tmp_path / "made")
     with pytest.raises(UserError) as caught:
         run(broken(tmp_path / "raw"), out)
-    first, *faults, last = str(caught.value).split("\n")
+    first, *problems, last = str(caught.value).split("\n")
     assert first == f"data set folder: {len(FAULTS)} problems"
     for expected in FAULTS:
-        assert any(fault.strip().startswith(expected.format(root=tmp_path / "raw")) for fault in faults), expected
-    assert len(faults) == len(FAULTS)
+        assert any(problem.strip().startswith(expected.format(root=tmp_path / "raw")) for problem in problems), expected
+    assert len(problems) == len(FAULTS)
     assert last == "Nothing was written. Correct these errors, then run prepare again."
     assert snapshot(tmp_path / "made") == before
     assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])

@@ -37,7 +37,7 @@ class Numbers(Dataset):
     def splits(self) -> dict[str, Sequence[str]]:
         return dict(self.listed)
 
-    def faults(self) -> Sequence[str]:
+    def problems(self) -> Sequence[str]:
         return self.wrong
 
     def read(self, split: str, name: str) -> tuple[Array, Array]:
@@ -85,13 +85,13 @@ def test_counts_are_those_counted_by_hand() -> None:
     assert train.ignored == 3 and dict(train.sizes) == {(2, 4): 3}
     assert val.pixels.tolist() == [1, 6, 0] and val.shares().tolist() == [1 / 7, 6 / 7, 0]
     assert test.pixels.tolist() == [0, 0, 0] and test.shares().tolist() == [0, 0, 0]
-    assert train.shares() == pytest.approx([3 / 21, 12 / 21, 6 / 21]) and result.faults == []
+    assert train.shares() == pytest.approx([3 / 21, 12 / 21, 6 / 21]) and result.problems == []
 
 
 def test_errors_of_lists_names_and_samples_are_reported_together() -> None:
     dataset = Numbers(train=["1-x", "2-1", "2-1", "../3-1", "4-9"], val=["6-1", "5-1"], test=["6-1", "5-2"])
     dataset.wrong.append("train.txt:3: odd")
-    assert run(dataset, workers=2).faults == [
+    assert run(dataset, workers=2).problems == [
         "train.txt:3: odd",
         "train/2-1: listed 2 times; names must be unique",
         "train/'../3-1': not a file name; allowed: printable, relative and not too long; rename it",
@@ -124,17 +124,17 @@ def test_errors_of_lists_names_and_samples_are_reported_together() -> None:
 def test_too_few_classes_in_a_split_are_an_error(
     train: list[list[int]], val: list[list[int]], messages: list[str]
 ) -> None:
-    faults = run(Rows(train=train, val=val, test=[[255, 255]])).faults
-    assert len(faults) == len(messages) and all(
-        fault.startswith(start) for fault, start in zip(faults, messages, strict=True)
+    problems = run(Rows(train=train, val=val, test=[[255, 255]])).problems
+    assert len(problems) == len(messages) and all(
+        problem.startswith(start) for problem, start in zip(problems, messages, strict=True)
     )
 
 
 def test_a_single_class_is_an_error() -> None:
     dataset = Rows(train=[[0, 255]], val=[[255, 255]])
     dataset.labels = LabelSpec(names=("crack",), palette=((1, 1, 1),))
-    (fault,) = run(dataset).faults
-    assert fault.startswith("classes: got only 'crack'; allowed: two or more: make the other pixels a class too")
+    (problem,) = run(dataset).problems
+    assert problem.startswith("classes: got only 'crack'; allowed: two or more: make the other pixels a class too")
 
 
 def test_absent_classes_are_named() -> None:
@@ -147,7 +147,7 @@ def test_absent_classes_are_named() -> None:
 
 
 def test_an_empty_val_is_an_error() -> None:
-    assert run(Numbers(train=["1-1"])).faults == ["split val: empty; allowed: at least one sample"]
+    assert run(Numbers(train=["1-1"])).problems == ["split val: empty; allowed: at least one sample"]
 
 
 def test_threads_share_the_work_and_change_nothing() -> None:
@@ -155,7 +155,7 @@ def test_threads_share_the_work_and_change_nothing() -> None:
     one, many = Numbers(train=names, val=["50-0"]), Numbers(train=names, val=["50-0"])
     first, second = run(one, workers=1), run(many, workers=4)
     assert len(one.threads) == 1 < len(many.threads)
-    assert all(first.counts["train"].pixels == second.counts["train"].pixels) and first.faults == second.faults
+    assert all(first.counts["train"].pixels == second.counts["train"].pixels) and first.problems == second.problems
 
 
 def test_a_crash_in_a_thread_is_not_hidden() -> None:

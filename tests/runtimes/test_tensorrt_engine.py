@@ -175,14 +175,14 @@ def test_a_shape_that_tensorrt_refuses_is_no_run(dynamic: HalvingEngine, cuda: H
 
 
 @pytest.mark.parametrize(
-    "fault", ["is refused", "spoils it", "cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"]
+    "error", ["is refused", "spoils it", "cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"]
 )
 def test_what_cannot_be_captured_runs_without_a_graph(
-    inner: HalvingEngine, cuda: HostCuda, caplog: pytest.LogCaptureFixture, fault: str
+    inner: HalvingEngine, cuda: HostCuda, caplog: pytest.LogCaptureFixture, problem: str
 ) -> None:
     engine = TensorRTEngine(TRT, inner)
-    inner.capture = fault if " " in fault else "works"
-    cuda.fails[fault] = 1
+    inner.capture = problem if " " in problem else "works"
+    cuda.fails[problem] = 1
     with caplog.at_level(logging.WARNING):
         results = [engine.run(random_frames(seed)) for seed in range(4)]
     assert all(np.array_equal(labels, expected(random_frames(seed))) for seed, labels in enumerate(results))

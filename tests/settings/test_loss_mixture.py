@@ -33,7 +33,7 @@ OPTIONS = {"kd": {"temperature": 2.0, "weight": 1.0}, "fitnet": {"weight": 10.0}
     ],
 )
 def test_options_beside_a_name_stand_above_those_of_the_section(loss: Any, expected: dict[str, Any]) -> None:
-    assert loss_mixture.form_fault(loss) == ""
+    assert loss_mixture.form_problem(loss) == ""
     found = loss_mixture.resolve(loss, OPTIONS)
     assert found == expected and list(found) == list(expected)
     assert OPTIONS["fitnet"] == {"weight": 10.0}

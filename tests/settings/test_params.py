@@ -1,4 +1,4 @@
-"""params.yaml is checked as a whole: every fault at once, each with where, got, allowed and the closest name."""
+"""params.yaml is checked as a whole: every problem at once, each with where, got, allowed and the closest name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUDENT = {"model": MODEL, "loss": "kd"}
 
 
 def refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], **options: Any) -> list[str]:
-    """The faults of the committed file after a change, without the line that counts them."""
+    """The problems of the committed file after a change, without the line that counts them."""
     raw = YAML(typ="safe").load(COMMITTED.read_text())
     change(raw)
     file = tmp_path / "params.yaml"
@@ -33,9 +33,9 @@ def refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], **option
         YAML().dump(raw, stream)
     with pytest.raises(UserError) as caught:
         params.load(file, **options)
-    first, *faults = str(caught.value).split("\n")
-    assert first == f"{file}: {len(faults)} problem{'s' if len(faults) > 1 else ''}"
-    return [fault.strip() for fault in faults]
+    first, *problems = str(caught.value).split("\n")
+    assert first == f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return [problem.strip() for problem in problems]
 
 
 def put(*path: Any) -> Callable[[dict[str, Any]], None]:
@@ -86,7 +86,7 @@ def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
     assert isinstance(params.load(COMMITTED).teacher.train, params.Recipe)
 
 
-def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+def test_every_problem_of_a_file_is_said_at_once(tmp_path: Path) -> None:
     def break_it(raw: dict[str, Any]) -> None:
         raw["sead"] = raw.pop("seed")
         raw["teacher"]["train"]["steps"] = "many"
@@ -122,7 +122,7 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "fault"),
+    ("change", "problem"),
     [
         (put("seed", "1"), "seed: got '1'; allowed: a valid integer"),
         (put("seed", True), "seed: got True; allowed: a valid integer"),
@@ -253,9 +253,9 @@ def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
         (put("datasets", "folder", "classes", {"road", "car"}), "datasets.folder.classes: YAML reads {"),
     ],
 )
-def test_one_fault_is_one_message(tmp_path: Path, change: Callable[[dict[str, Any]], None], fault: str) -> None:
+def test_one_problem_is_one_message(tmp_path: Path, change: Callable[[dict[str, Any]], None], problem: str) -> None:
     found = refused(tmp_path, change)
-    assert len(found) == 1 and found[0].startswith(fault), found
+    assert len(found) == 1 and found[0].startswith(problem), found
 
 
 def test_options_of_a_chosen_plugin_may_be_left_out_where_all_have_defaults(tmp_path: Path) -> None:
@@ -321,8 +321,8 @@ def test_kinds_choose_whose_options_are_checked(tmp_path: Path, kind: str) -> No
         "models": "teacher.model",
         "runtimes": "convert.tens",
     }
-    (fault,) = refused(tmp_path, break_all, kinds=(kind,))
-    assert fault.startswith(where[kind]) and ".wrong: unknown key; allowed: " in fault
+    (problem,) = refused(tmp_path, break_all, kinds=(kind,))
+    assert problem.startswith(where[kind]) and ".wrong: unknown key; allowed: " in problem
     assert len(refused(tmp_path, break_all)) == 4
 
 

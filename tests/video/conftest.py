@@ -22,7 +22,7 @@ import pytest
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video import command
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.sinks import PageSink, Result
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video import system_python

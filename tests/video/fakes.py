@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import Result
 from pipeline.video.sources import Frame, Source

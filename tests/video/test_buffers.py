@@ -7,10 +7,10 @@ import threading
 import numpy as np
 
 from pipeline.labels import LabelSpec
-from pipeline.video.buffers import Buffers
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.pixels import count_ids
+from pipeline.video.workers.buffers import Buffers
 
 SHAPE = (4, 6)
 

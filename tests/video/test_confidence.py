@@ -14,8 +14,8 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.runtimes import Engine
 from pipeline.video.confidence import mean_of, means_by_class, sum_by_id
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
 from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import ConfidenceSink, LinesSink, MaskSink, Result
 from pipeline.video.sinks._figures import Figures

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.labels import LabelSpec
-from pipeline.video import cores
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
 from pipeline.video.sinks import H264Sink, Sink
 from pipeline.video.sources import open_source, video_file
+from pipeline.video.workers import cores
 from tests.video.fakes import BrightnessEngine, Kept
 
 

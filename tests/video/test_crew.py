@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.video.crew import Crew, Step
-from pipeline.video.flow import Queue
+from pipeline.video.workers.crew import Crew, Step
+from pipeline.video.workers.flow import Queue
 
 
 class Counting(Step[None, int]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.rules import Rule, Span
 from pipeline.video.sinks import Result
 from tests.video import watched

@@ -14,9 +14,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import Picture
 from pipeline.video.sinks import EventSink, Result
 from pipeline.video.sinks import _recorder as recorder
 from tests.video import watched

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.video.flow import Channel, Closed, Queue
+from pipeline.video.workers.flow import Channel, Closed, Queue
 
 
 def test_a_queue_keeps_order_and_has_room() -> None:

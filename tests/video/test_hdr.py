@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.frames import Array
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.sources import StreamOptions, open_source
 from pipeline.video.sources._decoded import picture_of
 from pipeline.video.sources._hdr import HLG, PQ

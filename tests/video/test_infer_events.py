@@ -97,7 +97,7 @@ def test_ctrl_c_completes_events(infer: Any, make_video: Callable[..., Path], ct
         ({}, ["--event-dir", "rules.json"], "rules.json/events.jsonl: cannot be written (File exists)"),
     ],
 )
-def test_faults_of_events(
+def test_problems_of_events(
     infer: Any, folder: Path, changes: Any, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert infer(folder, "--events", rules(**changes), *args) == 1

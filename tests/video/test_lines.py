@@ -21,7 +21,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from pipeline.labels import LabelSpec
-from pipeline.video.picture import Box
+from pipeline.video.drawing.picture import Box
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.sinks.lines import LinesSink, PrintedLinesSink
 labels = LabelSpec(names=tuple(f"class {i}" for i in range(200)), palette=((0, 0, 0),) * 200)

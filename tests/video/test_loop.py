@@ -16,8 +16,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import read_label_map, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, MaskSink
 from pipeline.video.view import Looking, Region

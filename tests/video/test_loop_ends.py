@@ -15,8 +15,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video import run
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
 from pipeline.video.sinks import H264Sink, MaskSink, Stop
 from tests.video.fakes import NAMES, Bars, BrightnessEngine, Kept, Shown
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.names import shortened, temporary_prefix
-from pipeline.video.picture import Picture
 from pipeline.video.sinks import H264Sink, ImageSink, LinesSink, MaskSink, Result
 from pipeline.video.sources import open_source
 

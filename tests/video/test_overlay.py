@@ -8,8 +8,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import Box, Picture, Yuv
 from pipeline.video.pixels import count_ids
 
 

@@ -17,7 +17,7 @@ import tomllib
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.sinks import _web
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result, Stop

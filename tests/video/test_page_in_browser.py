@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result
 from pipeline.video.sinks.page import PageSink

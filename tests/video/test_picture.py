@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.frames import Array, resize_frame
-from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.drawing.picture import Box, Picture, Yuv
 
 SPACES = [Yuv(matrix, full_range=full) for matrix in (1, 2, 6, 9) for full in (False, True)]
 

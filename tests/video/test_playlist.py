@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks import PlaylistSink, Result
 
 av = pytest.importorskip("av", reason="playlists are written with PyAV")

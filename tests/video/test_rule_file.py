@@ -1,4 +1,4 @@
-"""The file of rules: what is read of it, and every fault of it at once."""
+"""The file of rules: what is read of it, and every problem of it at once."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def test_the_same_in_yaml(tmp_path: Path, labels: LabelSpec) -> None:
         ({**GOOD, "url": 8080}, "url: got 8080; needed: an address"),
     ],
 )
-def test_faults_of_an_entry(tmp_path: Path, labels: LabelSpec, entry: Any, message: str) -> None:
+def test_problems_of_an_entry(tmp_path: Path, labels: LabelSpec, entry: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, entry, labels=labels)
 
 
-def test_all_faults_at_once(tmp_path: Path, labels: LabelSpec) -> None:
+def test_all_problems_at_once(tmp_path: Path, labels: LabelSpec) -> None:
     with pytest.raises(UserError) as raised:
         read(
             tmp_path, {"name": "a", "class": "carr", "zone": "lame", "above": 2, "pause": -1}, GOOD, GOOD, labels=labels
@@ -125,7 +125,7 @@ def test_a_zone_without_a_file_of_zones(tmp_path: Path, labels: LabelSpec) -> No
         (json.dumps({"events": [GOOD], "evnts": []}), "evnts: unknown key; did you mean 'events'"),
     ],
 )
-def test_faults_of_a_file(tmp_path: Path, labels: LabelSpec, text: str, message: str) -> None:
+def test_problems_of_a_file(tmp_path: Path, labels: LabelSpec, text: str, message: str) -> None:
     file = tmp_path / "rules.json"
     file.write_text(text)
     with pytest.raises(UserError, match=message):

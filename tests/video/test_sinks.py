@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.frames import Array, read_frame, read_label_map
 from pipeline.labels import LabelSpec
-from pipeline.video.picture import Box
+from pipeline.video.drawing.picture import Box
 from pipeline.video.sinks import H264Sink, ImageFolderSink, ImageSink, MaskSink, Sink
 from pipeline.video.sinks.folders import CLASSES
 from tests.video.fakes import result

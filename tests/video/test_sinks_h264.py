@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.sinks import H264Sink
 from tests.video.fakes import result
 

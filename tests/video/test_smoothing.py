@@ -14,7 +14,7 @@ import pytest
 from pipeline.datasets.streets import Streets
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.video.picture import BT601, Picture, Yuv
+from pipeline.video.drawing.picture import BT601, Picture, Yuv
 from pipeline.video.smoothing import Smoother
 
 SIZE = (64, 96)

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.outputs import Outputs
-from pipeline.video.picture import Picture, Yuv
 from pipeline.video.sinks import H264Sink, Result
 from pipeline.video.sources import StreamOptions, open_source
 from pipeline.video.sources._address import of_file

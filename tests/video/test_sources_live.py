@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sources import open_source
 from pipeline.video.sources._container import ReadError, Timeouts
 from pipeline.video.sources._live import LiveSource, Patience

@@ -16,9 +16,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import Picture
 from pipeline.video.sinks import Result, StreamSink
 from tests.video import receivers
 from tests.video.fakes import Bars, grey

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks._base import Result
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video.test_page_in_browser import LABELS, SIZE, browser, street

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
 from pipeline.video.selection import Selection
 from pipeline.video.sinks import H264Sink, LinesSink
 from pipeline.video.sources import open_source
@@ -45,7 +45,7 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
         ([0.4, None, 0.6, None], [0.4, 0.5, 0.6, 0.7], None),
     ],
 )
-def test_the_clock_bridges_faults(
+def test_the_clock_bridges_problems(
     stamps: list[float | None], expected: list[float], said: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock("film", step=0.1, leap=10)
@@ -147,7 +147,7 @@ def test_equal_timestamps_follow_from_the_rate(tmp_path: Path, caplog: pytest.Lo
     assert [f.name for f in source.frames(start=1)][-1] == "pairs-000039"
 
 
-def test_frames_far_apart_are_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_far_apart_are_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A time lapse of one frame in 15 s."""
     path = encode(tmp_path / "x.mp4", range(12), unit=Fraction(15), rate=Fraction(1, 15))
     assert times(path) == pytest.approx([15.0 * index for index in range(12)])

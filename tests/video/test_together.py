@@ -145,7 +145,7 @@ def test_all_failed(infer: Any, cameras: Any) -> None:
     assert infer(*URLS, "--masks", "m") == 1
 
 
-def test_a_fault_of_ours_ends_all_and_is_raised(infer: Any, cameras: Any) -> None:
+def test_a_problem_of_ours_ends_all_and_is_raised(infer: Any, cameras: Any) -> None:
     cameras(front={}, rear={"fails": 2, "error": ZeroDivisionError})
     with pytest.raises(ZeroDivisionError):
         infer(*URLS, "--masks", "m")
@@ -188,7 +188,7 @@ def test_zones_and_rules_of_each_camera(
     assert not Path("m").exists()
 
 
-def test_a_fault_in_the_rules_of_one_shows_before_anything_starts(
+def test_a_problem_in_the_rules_of_one_shows_before_anything_starts(
     infer: Any,
     cameras: Any,
     capsys: pytest.CaptureFixture[str],

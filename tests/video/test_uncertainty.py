@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import BT709, Box, Picture, Yuv
+from pipeline.video.drawing.uncertainty import Scale, heat_colours, opacities
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import BT709, Box, Picture, Yuv
 from pipeline.video.pixels import count_ids
-from pipeline.video.uncertainty import Scale, heat_colours, opacities
 from pipeline.video.zone_file import Zone
 from pipeline.video.zones import Zones
 from tests.video.fakes import Bars, BrightnessEngine, Kept, quarters

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.frames import resize_label_map
-from pipeline.video.picture import Box, Picture, Yuv
+from pipeline.video.drawing.picture import Box, Picture, Yuv
 from pipeline.video.view import Looking, Region, View, place
 
 

@@ -118,7 +118,7 @@ def test_confidence_comes_along(engine: BrightnessEngine) -> None:
         assert np.array_equal(each.result.full_confidence(), each.frame[..., 1])
 
 
-def test_errors_of_all_sources_and_faults_are_raised() -> None:
+def test_errors_of_all_sources_and_problems_are_raised() -> None:
     with pytest.raises(UserError, match="told to fail"):
         list(watch("engine", {"one": Bars(6, fails=1), "two": Bars(6, fails=0)}))
     with pytest.raises(UserError, match=r"nowhere\.mp4: no such file"):

@@ -29,7 +29,7 @@ STARTS = 4
 SHOW = f"""
 import sys, time
 import numpy as np
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.sinks.window import WindowSink
 size = int(sys.argv[1]), int(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Zones: which pixels are inside, what is counted, what an ignored zone takes away, outlines, and files with faults."""
+"""Zones: which pixels are inside, what is counted, what an ignored zone takes away, outlines, invalid files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
+from pipeline.video.drawing.overlay import Overlay
+from pipeline.video.drawing.picture import BT709, Box, Picture, Yuv
 from pipeline.video.loop import segment
-from pipeline.video.overlay import Overlay
-from pipeline.video.picture import BT709, Box, Picture, Yuv
 from pipeline.video.pixels import count_ids
 from pipeline.video.sinks.lines import line_of
 from pipeline.video.view import Looking, Region
@@ -175,7 +175,7 @@ def test_the_same_in_yaml(tmp_path: Path) -> None:
         ({**GOOD, "points": [[0, 0], [10, 10], [20, 20]]}, "the polygon has no area"),
     ],
 )
-def test_faults_of_an_entry(tmp_path: Path, entry: Any, message: str) -> None:
+def test_problems_of_an_entry(tmp_path: Path, entry: Any, message: str) -> None:
     file = tmp_path / "zones.json"
     file.write_text(json.dumps({"zones": [entry]}))
     with pytest.raises(UserError, match=message):
@@ -200,7 +200,7 @@ def test_faults_of_an_entry(tmp_path: Path, entry: Any, message: str) -> None:
         ),
     ],
 )
-def test_faults_of_a_file(tmp_path: Path, text: str, message: str) -> None:
+def test_problems_of_a_file(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "zones.json"
     file.write_text(text)
     with pytest.raises(UserError, match=message):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.rules import Rule, Span
 from pipeline.video.sinks import EventSink, Result
 from tests.video.fakes import SIZE

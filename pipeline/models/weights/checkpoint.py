@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline import artifact
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.models.weights.conversion import AVERAGES, CONTAINERS, FOLDER_FILES, conversion
 from pipeline.models.weights.normalisation import stated
 
@@ -256,15 +256,15 @@ def _check_plain(tensors: Mapping[str, Tensor], subject: str) -> None:
     Raises:
         UserError: all other tensors at once.
     """
-    faults = Faults(subject, limit=5)
+    problems = Problems(subject, limit=5)
     for name, tensor in tensors.items():
         if type(tensor) not in (Tensor, nn.Parameter):
-            faults.add(f"{name}: a tensor of class {_kind(tensor)}")
+            problems.add(f"{name}: a tensor of class {_kind(tensor)}")
         elif tensor.layout != torch.strided or tensor.is_nested:
-            faults.add(f"{name}: a sparse or nested tensor")
+            problems.add(f"{name}: a sparse or nested tensor")
         elif tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            faults.add(f"{name}: a {'meta' if tensor.is_meta else tensor.dtype} tensor")
-    faults.raise_if_any(advice="dense float tensors are needed; save the float network's state_dict")
+            problems.add(f"{name}: a {'meta' if tensor.is_meta else tensor.dtype} tensor")
+    problems.raise_if_any(advice="dense float tensors are needed; save the float network's state_dict")
 
 
 def class_names(facts: Any) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from unicodedata import normalize
 
-from pipeline.errors import Faults, closest
+from pipeline.errors import Problems, closest
 
 SHOWN = 30  # names of a long list in a message
 
@@ -47,14 +47,14 @@ def rows(
         >>> rows(["road", "car"], ["Car", "sky", "Road"], class_map={}, allow_new=False, subject="x.pth")
         [2, 0]
     """
-    faults = Faults(subject)
+    problems = Problems(subject)
     chosen: dict[str, str] = {}
     class_map = {normalize("NFC", name): other for name, other in class_map.items()}
     for ours_name, theirs_name in class_map.items():
         if ours_name not in ours:
-            faults.add(f"class_map.{ours_name}: the data set has no such class; {closest(ours_name, ours)}")
+            problems.add(f"class_map.{ours_name}: the data set has no such class; {closest(ours_name, ours)}")
         elif not _places(theirs_name, theirs):
-            faults.add(
+            problems.add(
                 f"class_map.{ours_name}: the checkpoint has no class '{theirs_name}'; {near(theirs_name, theirs)}"
             )
         else:
@@ -64,13 +64,13 @@ def rows(
         places = _places(chosen.get(name, name), theirs)
         order.append(places[0] if places else None)
         if len(places) > 1:
-            faults.add(f"'{name}' is {len(places)} classes of the checkpoint: {[theirs[place] for place in places]}")
+            problems.add(f"'{name}' is {len(places)} classes of the checkpoint: {[theirs[place] for place in places]}")
         if not places and not allow_new and name not in class_map:
-            faults.add(f"the checkpoint has no class '{name}'; {near(name, theirs)}")
+            problems.add(f"the checkpoint has no class '{name}'; {near(name, theirs)}")
     for place in sorted({place for place in order if place is not None and order.count(place) > 1}):
         names = [name for name, row in zip(ours, order, strict=True) if row == place]
-        faults.add(f"{' and '.join(names)} are both '{theirs[place]}' of the checkpoint; it can be only one class")
-    faults.raise_if_any(
+        problems.add(f"{' and '.join(names)} are both '{theirs[place]}' of the checkpoint; it can be only one class")
+    problems.raise_if_any(
         advice="name the checkpoint's class in model.class_map: {data set class: checkpoint class}, or let classes "
         "that it lacks start random (and train them): model.new_classes: some"
     )

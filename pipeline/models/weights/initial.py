@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import Faults, UserError, closest
+from pipeline.errors import Problems, UserError, closest
 from pipeline.models.weights import hub
 from pipeline.models.weights.checkpoint import Checkpoint, read
 from pipeline.models.weights.class_order import rows
@@ -212,11 +212,11 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
     """
     tensors, source, in_file = checkpoint.tensors, checkpoint.source, checkpoint.names
     own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    faults = Faults(f"{where}: {source} does not fit the network")
+    problems = Problems(f"{where}: {source} does not fit the network")
     for prefix in allow.missing:
         if not any(_under(name, [prefix]) for name in own):
             children = [name for name, _ in module.named_children()]
-            faults.add(
+            problems.add(
                 f"model.allow_missing: no tensor of the network is under '{prefix}'; {closest(prefix, children)}"
             )
     missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
@@ -242,8 +242,8 @@ def assign(module: nn.Module, checkpoint: Checkpoint, *, where: str, allow: Allo
         ("not finite", infinite),
     ):
         if names:
-            faults.add(f"{len(names)} tensors {problem}: {grouped(names)}")
-    faults.raise_if_any(
+            problems.add(f"{len(names)} tensors {problem}: {grouped(names)}")
+    problems.raise_if_any(
         advice="use the architecture, encoder and options of the checkpoint; to let tensors start random or stay "
         "unused, list their prefixes in model.allow_missing and model.allow_unexpected"
     )

@@ -12,13 +12,13 @@ NEAR = 0.005  # highest distance of two values that differ only by rounding
 BYTE = 255  # the highest value of a pixel
 
 
-def fault(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
+def problem(mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
     """What is wrong with a mean and a standard deviation of RGB in 0..1; None: nothing, or both are None.
 
     For values of pixels in 0..255 the message has the values to use.
 
     Example:
-        >>> fault(None, [51.0, 102.0, 255.0])
+        >>> problem(None, [51.0, 102.0, 255.0])
         'std: got [51.0, 102.0, 255.0]; allowed: 0..1, and these are of pixels in 0..255; use std: [0.2, 0.4, 1.0]'
     """
     given = {key: list(map(float, values)) for key, values in (("mean", mean), ("std", std)) if values is not None}
@@ -74,4 +74,4 @@ def stated(facts: Any) -> dict[str, list[float]]:
         if not isinstance(values, (list, tuple)) or not all(isinstance(value, (int, float)) for value in values):
             return {}
         normalisation[key] = [float(value) for value in values]
-    return in_unit(normalisation) if fault(**in_unit(normalisation)) is None else {}
+    return in_unit(normalisation) if problem(**in_unit(normalisation)) is None else {}

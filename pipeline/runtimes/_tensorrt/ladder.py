@@ -48,7 +48,7 @@ def climb(onnx_file: Path, attempt: Attempt, *, release: Release | None, weakly:
         weakly: why this library has no third rung; None when it has it.
 
     Raises:
-        UserError: no rung holds, with the reason of each; or the file has a fault that no rung mends.
+        UserError: no rung holds, with the reason of each; or the file has a problem that no rung mends.
     """
     failed: dict[str, str] = {}
     try:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pipeline.frames import Array
-from pipeline.video.picture import Box, Picture
+from pipeline.video.drawing.picture import Box, Picture
 from pipeline.video.view import place
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.video.picture import BT709, Picture, Yuv
+from pipeline.video.drawing.picture import BT709, Picture, Yuv
 
 log = logging.getLogger(__name__)
 

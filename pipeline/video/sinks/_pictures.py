@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import cv2
 
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 
 
 class Pictures:

@@ -14,10 +14,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.video.cores import codec_threads
 from pipeline.video.sinks import _sender
 from pipeline.video.sinks._destination import Destination, redacted
 from pipeline.video.sinks._frames import EncoderFrames
+from pipeline.video.workers.cores import codec_threads
 
 _TIME_BASE = Fraction(1, _sender.TICKS)
 _DELIMITER = b"\0\0\0\1\x09\xf0"  # H.264 without a picture

@@ -119,16 +119,16 @@ class EventSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        fault: BaseException | None = None
+        failure: BaseException | None = None
         try:
             self._complete()
         except BaseException as problem:
-            fault = problem
+            failure = problem
             if kind is None:  # otherwise the first error is reported
                 raise
         finally:
             if self._clips is not None:
-                self._clips.close(fault)
+                self._clips.close(failure)
             until = time.monotonic() + _LAST_S
             for caller in self._callers.values():
                 caller.close(max(0.0, until - time.monotonic()))

@@ -13,14 +13,14 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
-from pipeline.video.cores import codec_threads
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.names import temporary_prefix
-from pipeline.video.picture import Picture
 from pipeline.video.sinks._base import Result
 from pipeline.video.sinks._frames import TAGGED, EncoderFrames
 from pipeline.video.sinks._room import has_room_for_copy, warn_of_little_room
 from pipeline.video.sound import Sound
 from pipeline.video.staged import StagedFile
+from pipeline.video.workers.cores import codec_threads
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class H264Sink(StagedFile):
         crf: quality of libx264, 0 (lossless) to 51; 20 is visually close to the source.
         preset: one of :data:`PRESETS`.
         sound: is copied into the file, in sync with the frames; None: no sound.
-        threads: of the encoder; None: see :func:`pipeline.video.cores.codec_threads`.
+        threads: of the encoder; None: see :func:`pipeline.video.workers.cores.codec_threads`.
         expected: expected number of frames, to warn if the disk has too little room; None: unknown.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.video._av import load_av
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks._base import Result
 from pipeline.video.sinks._destination import Destination, of_address
 from pipeline.video.sinks._frames import EncoderFrames

@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import PNG_SIGNATURE
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.names import STEM, shortened
-from pipeline.video.picture import Picture
 from pipeline.video.sources._base import Frame, Source
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.video.picture import SQUARE, Picture
+from pipeline.video.drawing.picture import SQUARE, Picture
 from pipeline.video.sound import Sound
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.video.cores import codec_threads
 from pipeline.video.sources._address import Address
 from pipeline.video.sources._facts import is_cover, listed
+from pipeline.video.workers.cores import codec_threads
 
 
 class ReadError(Exception):
@@ -97,7 +97,7 @@ def _numbered(container: Any, number: int, name: str) -> Any:
 
 
 def set_threads(stream: Any, *, live: bool, alone: bool = False) -> None:
-    """Give a decoder its share of the cores, see :func:`pipeline.video.cores.codec_threads`.
+    """Give a decoder its share of the cores, see :func:`pipeline.video.workers.cores.codec_threads`.
 
     One thread decodes H.264 of 1280x720 in 2.7 ms and of 1920x1080 in 5.1 ms (2 and 4 Mbit/s, one core of a Xeon),
     ahead of most engines. Each frame thread delays the video by one frame. Live video must not be delayed, so it has

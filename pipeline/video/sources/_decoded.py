@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.frames import Array
-from pipeline.video.picture import SQUARE, Picture, Yuv
+from pipeline.video.drawing.picture import SQUARE, Picture, Yuv
 from pipeline.video.sources import _hdr
 from pipeline.video.sources._facts import Remarks, pixel_aspect
 

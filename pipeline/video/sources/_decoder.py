@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.sources._container import ReadError, Timeouts, read_error
 from pipeline.video.sources._decoded import Turned
 from pipeline.video.sources._facts import Remarks, StreamOptions

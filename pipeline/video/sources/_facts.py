@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.video.picture import SQUARE
+from pipeline.video.drawing.picture import SQUARE
 from pipeline.video.sources._base import Source
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.frames import Array
-from pipeline.video.picture import BT709, Picture, Yuv
+from pipeline.video.drawing.picture import BT709, Picture, Yuv
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint16]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import UserError
-from pipeline.video.picture import SQUARE, Picture
+from pipeline.video.drawing.picture import SQUARE, Picture
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError, Timeouts
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import PNG_DEPTH, PNG_SIGNATURE, Array, read_frame
+from pipeline.video.drawing.picture import Picture
 from pipeline.video.names import LONGEST, shortened
-from pipeline.video.picture import Picture
 from pipeline.video.sources._animated import is_animated
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._listing import IMAGE_SUFFIXES, Listing, is_image, list_folder, list_pattern

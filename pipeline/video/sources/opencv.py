@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
+from pipeline.video.drawing.picture import BT601, BT709, Picture, Yuv
 from pipeline.video.names import STEM, shortened
-from pipeline.video.picture import BT601, BT709, Picture, Yuv
 from pipeline.video.sources._address import Address, redacted
 from pipeline.video.sources._base import Frame, Source
 from pipeline.video.sources._container import ReadError

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.video.confidence import mean_of, sum_by_id
-from pipeline.video.crew import Step
-from pipeline.video.flow import Queue
-from pipeline.video.meter import Meter
-from pipeline.video.overlay import Overlay
+from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.pixels import Counts, count_ids
 from pipeline.video.sinks import Result
 from pipeline.video.smoothing import Smoother
 from pipeline.video.steps.inferring import Place, Seen
+from pipeline.video.workers.crew import Step
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import Meter
 from pipeline.video.zones import Zones
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
-from pipeline.video.crew import Step
-from pipeline.video.flow import Queue
-from pipeline.video.meter import Meter
 from pipeline.video.sources import Frame
 from pipeline.video.turns import SharedEngine
 from pipeline.video.view import Looking, View
+from pipeline.video.workers.crew import Step
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import Meter
 
 
 @dataclass(frozen=True)

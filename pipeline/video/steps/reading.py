@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pipeline.video.crew import Step
-from pipeline.video.flow import Queue
-from pipeline.video.meter import Meter
 from pipeline.video.sources import Frame
+from pipeline.video.workers.crew import Step
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import Meter
 
 
 class Reading(Step[None, Frame | None]):

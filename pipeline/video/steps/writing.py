@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipeline.video.crew import Step
-from pipeline.video.flow import Queue
-from pipeline.video.meter import Meter
 from pipeline.video.sinks import Result, Sink, Stop
+from pipeline.video.workers.crew import Step
+from pipeline.video.workers.flow import Queue
+from pipeline.video.workers.meter import Meter
 
 
 class Writing(Step[Result, None]):

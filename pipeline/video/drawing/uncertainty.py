@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from pipeline.frames import Array
 from pipeline.video.confidence import FULL
-from pipeline.video.legend import FONT, MIN_WIDTH, Strip, text_row
-from pipeline.video.picture import Picture, Yuv
+from pipeline.video.drawing.legend import FONT, MIN_WIDTH, Strip, text_row
+from pipeline.video.drawing.picture import Picture, Yuv
 
 #: Probability up to which the colour is as opaque as it gets: other labels together are as likely as the one chosen.
 _UNSURE = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.video.picture import Picture
+from pipeline.video.drawing.picture import Picture
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture

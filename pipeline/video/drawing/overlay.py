@@ -13,11 +13,11 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.video.buffers import Buffers
 from pipeline.video.confidence import FULL
-from pipeline.video.legend import Legend
-from pipeline.video.picture import Box, Picture, Yuv
-from pipeline.video.uncertainty import Heat, Scale
+from pipeline.video.drawing.legend import Legend
+from pipeline.video.drawing.picture import Box, Picture, Yuv
+from pipeline.video.drawing.uncertainty import Heat, Scale
+from pipeline.video.workers.buffers import Buffers
 from pipeline.video.zones import Zones
 
 _HALF = 0.5  # of colour and frame each: the default, and a third of the work
@@ -36,7 +36,7 @@ class Overlay:
         side_by_side: the frame as it is to the left of the tinted one.
         zones: their outlines are drawn; None: there are none.
         uncertainty: show how unsure the network is, in the place of the classes, see
-            :class:`pipeline.video.uncertainty.Heat`; the legend is then its scale.
+            :class:`pipeline.video.drawing.uncertainty.Heat`; the legend is then its scale.
 
     Attributes:
         shows_confidence: :meth:`draw` needs ``confidence``.
