@@ -20,7 +20,10 @@ from pipeline import runtimes
 from pipeline.frames import Array, resize_frame, resize_label_map
 
 ROOT = Path(__file__).parents[1]
-ABSENT = ("torch", "pydantic", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate", "safetensors")
+ABSENT = (
+    *("torch", "pydantic", "annotated_types", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate"),
+    "safetensors",
+)
 ROOTS = ("pipeline.runtimes", "pipeline.evaluation", "pipeline.video")
 VERBS = tuple(f"pipeline.verbs.{name}" for name in ("__main__", "infer", "check_bundle", "doctor"))
 
@@ -75,6 +78,14 @@ def test_every_device_module_imports_there(device: Path) -> None:
     loaded = set(done.stdout.split())
     assert set(modules) <= loaded
     assert "onnxruntime" not in loaded  # only the chosen runtime, and only when it is used
+
+
+def test_options_of_a_runtime_are_checked_there(device: Path) -> None:
+    code = "from pipeline import runtimes; runtimes.build('onnxruntime', {'threads': 0, 'provider': 'gpu'})"
+    done = run(device, "-c", code)
+    assert done.returncode == 1
+    assert "threads: got 0; allowed: 1 or more" in done.stderr
+    assert "provider: got 'gpu'; allowed: 'cpu' or 'cuda' or 'tensorrt'" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +151,7 @@ def test_verbs_of_the_host_name_the_package_and_the_extra(device: Path) -> None:
 
 def test_no_import_of_a_training_library() -> None:
     graph = grimp.build_graph("pipeline", include_external_packages=True)
-    optional = {"av", "yaml"}  # imported where they are needed
+    optional = {"av", "yaml", "annotated_types"}  # imported where they are needed, or where they are installed
     for module in device_modules():
         found = graph.find_modules_directly_imported_by(module) & set(ABSENT) - optional
         assert not found, f"{module} imports {found}"

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import artifact, plugins
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.runtimes import _ranges
 from pipeline.runtimes._base import CONFIDENCE, Engine, Release, Runtime
 
 __all__ = [
@@ -32,6 +33,12 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any]) -> Runtime:
+    """A runtime from its options in params.yaml.
+
+    Raises:
+        UserError: unknown or missing runtime; unknown, missing or invalid options.
+    """
+    _ranges.check(name, options)
     runtime: Runtime = plugins.build("runtimes", name, options)
     return runtime
 

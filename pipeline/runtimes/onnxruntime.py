@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
+from pipeline.runtimes._ranges import Ge
 
 #: What runs a graph, and behind it what runs the rest.
 PROVIDERS = {
@@ -65,11 +66,13 @@ class OnnxRuntime(Runtime):
 
     engine_file = "engine.onnx"
 
-    def __init__(self, *, threads: int = 2, spinning: bool = False, provider: str = "cpu") -> None:
-        if threads < 1:
-            raise UserError(f"convert.onnxruntime.threads: got {threads}; at least 1")
-        if provider not in PROVIDERS:
-            raise UserError(f"convert.onnxruntime.provider: got '{provider}'; allowed: {', '.join(PROVIDERS)}")
+    def __init__(
+        self,
+        *,
+        threads: Annotated[int, Ge(1)] = 2,
+        spinning: bool = False,
+        provider: Literal["cpu", "cuda", "tensorrt"] = "cpu",
+    ) -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - only the chosen runtime is needed on the device
         except ImportError as error:

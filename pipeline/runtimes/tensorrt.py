@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.errors import UserError
+from pipeline.runtimes._ranges import Ge
 from pipeline.runtimes._tensorrt import timing_cache
-from pipeline.runtimes._tensorrt.builder import TensorRTBase
+from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
 
 
 class TensorRT(TensorRTBase):
@@ -28,12 +29,12 @@ class TensorRT(TensorRTBase):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: list[int] | None = None,
+        batch: Batch = None,
         timing_cache: str | None = None,
-        dla_core: int | None = None,
+        dla_core: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         super().__init__(
             workspace_mib=workspace_mib, optimization_level=optimization_level, cuda_graph=cuda_graph, batch=batch
@@ -72,7 +73,7 @@ class TensorRT(TensorRTBase):
         """Put on a DLA core what it can run; returns the core and how many layers that are."""
         trt = self.trt
         cores = builder.num_DLA_cores if hasattr(trt.DeviceType, "DLA") else 0
-        if not 0 <= core < cores:
+        if core >= cores:
             allowed = f"allowed: 0 to {cores - 1}" if cores else "there is none for this library here; set it to null"
             raise UserError(f"{self.where}.dla_core: got {core}; {allowed}")
         config.default_device_type = trt.DeviceType.DLA

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError, closest
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine
-from pipeline.runtimes._tensorrt.builder import TensorRTBase
+from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
 
 
 class TensorRTRTX(TensorRTBase):
@@ -28,10 +28,10 @@ class TensorRTRTX(TensorRTBase):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: list[int] | None = None,
+        batch: Batch = None,
         compute_capabilities: list[str] | None = None,
     ) -> None:
         super().__init__(

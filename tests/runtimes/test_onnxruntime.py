@@ -220,17 +220,9 @@ def test_engines_of_a_gpu_are_bound_to_it(monkeypatch: pytest.MonkeyPatch, provi
     assert found["cpu"] == plugin.cpu_model() != ""
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threads": 0}, r"convert.onnxruntime.threads: got 0; at least 1"),
-        ({"provider": "gpu"}, r"convert.onnxruntime.provider: got 'gpu'; allowed: cpu, cuda, tensorrt"),
-        ({"thread": 2}, r"did you mean 'threads'"),
-    ],
-)
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        runtimes.build("onnxruntime", options)
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(UserError, match=r"did you mean 'threads'"):
+        runtimes.build("onnxruntime", {"thread": 2})
 
 
 def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

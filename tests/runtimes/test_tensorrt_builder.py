@@ -62,14 +62,12 @@ def test_int8_layers_are_counted(build: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workspace_mib": 0}, r"convert.tensorrt.workspace_mib: got 0; at least 1"),
-        ({"optimization_level": 6}, r"convert.tensorrt.optimization_level: got 6; allowed: 0 to 5"),
         ({"batch": [1, 2]}, r"convert.tensorrt.batch: got \[1, 2\]; it must be \[min, opt, max\]"),
         ({"batch": [2, 1, 4]}, r"convert.tensorrt.batch: got \[2, 1, 4\]; it must be \[min, opt, max\]"),
-        ({"batch": [0, 1, 4]}, r"convert.tensorrt.batch: got \[0, 1, 4\]; it must be \[min, opt, max\]"),
+        ({"batch": [1, 4, 2]}, r"convert.tensorrt.batch: got \[1, 4, 2\]; it must be \[min, opt, max\]"),
     ],
 )
-def test_options_out_of_range_are_refused(library: Any, options: dict[str, Any], message: str) -> None:
+def test_batch_sizes_that_do_not_rise_are_refused(library: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         runtimes.build("tensorrt", options)
 

@@ -66,7 +66,7 @@ def test_a_dla_core_is_set_with_fall_back_to_the_gpu(build: Any, trt: Any, play:
     assert facts["dla"] == {"core": 1, "layers": 3}
 
 
-@pytest.mark.parametrize(("cores", "core", "allowed"), [(0, 0, "there is none"), (2, 2, "0 to 1"), (2, -1, "0 to 1")])
+@pytest.mark.parametrize(("cores", "core", "allowed"), [(0, 0, "there is none"), (2, 2, "0 to 1")])
 def test_a_dla_core_that_is_not_there_is_refused(
     build: Any, play: Play, tmp_path: Path, cores: int, core: int, allowed: str
 ) -> None:

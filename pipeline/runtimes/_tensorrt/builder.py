@@ -7,17 +7,18 @@ that exist in 10.3 and in 11.4 are used; the one exception, weak typing, is aske
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine, Release, Runtime
+from pipeline.runtimes._ranges import Ge, Le
 from pipeline.runtimes._tensorrt import profile
 from pipeline.runtimes._tensorrt.engine import TensorRTEngine
 from pipeline.runtimes._tensorrt.errors import BuildError, named_nodes, parser_failure, readable
@@ -26,8 +27,10 @@ from pipeline.runtimes._tensorrt.layers import data_types, inspected, layer_name
 from pipeline.runtimes._tensorrt.log import collecting, logger_of
 
 MIB = 1 << 20
-#: Of ``builder_optimization_level``.
-HIGHEST_LEVEL = 5
+#: Types of the options that both libraries have.
+Mebibytes: TypeAlias = Annotated[int, Ge(1)]
+OptimizationLevel: TypeAlias = Annotated[int, Ge(0), Le(5)]
+Batch: TypeAlias = list[Annotated[int, Ge(1)]] | None
 #: What the inspector tells of each layer, beside the plan.
 LAYERS = "layers.json"
 
@@ -61,17 +64,13 @@ class TensorRTBase(Runtime):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: Sequence[int] | None = None,
+        batch: Batch = None,
     ) -> None:
         self.trt = import_library(self.library, self.package)
         self.where = f"convert.{self.library}"
-        if workspace_mib < 1:
-            raise UserError(f"{self.where}.workspace_mib: got {workspace_mib}; at least 1")
-        if not 0 <= optimization_level <= HIGHEST_LEVEL:
-            raise UserError(f"{self.where}.optimization_level: got {optimization_level}; allowed: 0 to {HIGHEST_LEVEL}")
         self.workspace_mib = workspace_mib
         self.optimization_level = optimization_level
         self.cuda_graph = cuda_graph
