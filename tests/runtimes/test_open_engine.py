@@ -147,7 +147,7 @@ def test_an_onnx_artifact_is_no_engine(student: Any) -> None:
 def test_an_engine_of_another_machine_is_refused(engine: Path, edit: Callable[..., None], key: str, value: str) -> None:
     here = json.loads((engine / "meta.json").read_text())["fingerprint"]
     edit(fingerprint={**here, key: value})
-    has = here.get(key, "nothing of the kind")
+    has = here.get(key, "none")
     with pytest.raises(UserError) as raised:
         runtimes.open_engine(engine)
     message = str(raised.value)

@@ -115,11 +115,11 @@ def test_an_operator_that_is_not_known_and_a_damaged_file_are_said_at_once(
     play.refuses = lambda model: (index, "INVALID_NODE", "Plugin not found, are the plugin name, version")
     runtime = runtimes.build("tensorrt", {})
     with pytest.raises(
-        UserError, match=rf"node {index}.*: an operator that it does not have, in any precision; take a network without"
+        UserError, match=rf"node {index}.*: an operator that it does not support in any precision; use a network without"
     ):
         runtime.build_int8(small_files / "int8.onnx", tmp_path / "plan", release=no_release)
     (tmp_path / "cut.onnx").write_bytes((small_files / "int8.onnx").read_bytes()[:-3000])
-    with pytest.raises(UserError, match=r"cut.onnx: tensorrt .* it is no ONNX file, or is cut off; make it again"):
+    with pytest.raises(UserError, match=r"cut.onnx: tensorrt .* it is not an ONNX file, or is truncated; write it again"):
         runtime.build_int8(tmp_path / "cut.onnx", tmp_path / "plan", release=no_release)
     assert play.builds == []
 

@@ -42,13 +42,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
 
 @pytest.fixture
 def inner(cuda: HostCuda) -> HalvingEngine:
-    """One frame a run; outputs may come first."""
+    """One frame per run; outputs may come first."""
     return HalvingEngine(cuda, {"labels": ("out", LABELS, "uint8"), "frames": ("in", SHAPE, "uint8")})
 
 
 @pytest.fixture
 def dynamic(cuda: HostCuda) -> HalvingEngine:
-    """Two to five frames a run."""
+    """Two to five frames per run."""
     tensors = {"frames": ("in", (-1, *SHAPE[1:]), "uint8"), "labels": ("out", (-1, *LABELS[1:]), "uint8")}
     return HalvingEngine(cuda, tensors, largest=5)
 
@@ -158,7 +158,7 @@ def test_a_free_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda
 @pytest.mark.parametrize("shape", [(1, 4, 6, 3), (6, 4, 6, 3), (4, 6, 3)])
 def test_counts_outside_the_profile_are_refused(dynamic: HalvingEngine, shape: tuple[int, ...]) -> None:
     engine = TensorRTEngine(TRT, dynamic)
-    with pytest.raises(UserError, match=r"this engine takes 2 to 5 of \(4, 6\) a run"):
+    with pytest.raises(UserError, match=r"this engine takes 2 to 5 of \(4, 6\) per run"):
         engine.run(np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=r"this engine takes \(3, 4, 6, 3\) uint8"):
         engine.run(np.zeros((3, 6, 4, 3), np.uint8))
@@ -168,7 +168,7 @@ def test_counts_outside_the_profile_are_refused(dynamic: HalvingEngine, shape: t
 def test_a_shape_that_tensorrt_refuses_is_no_run(dynamic: HalvingEngine, cuda: HostCuda) -> None:
     engine = TensorRTEngine(TRT, dynamic)
     dynamic.largest = 3
-    with pytest.raises(UserError, match=r"did not take frames of \(4, 4, 6, 3\)"):
+    with pytest.raises(UserError, match=r"refused frames of \(4, 4, 6, 3\)"):
         engine.run(random_frames(0, 4))
     assert not cuda.copies
     assert np.array_equal(engine.run(random_frames(1, 3)), expected(random_frames(1, 3)))
@@ -325,7 +325,7 @@ def test_a_failure_while_opening_leaves_nothing(inner: HalvingEngine, cuda: Host
 
 @pytest.mark.parametrize(
     ("lacking", "message"),
-    [("makes_contexts", "could not make an execution context"), ("takes_addresses", "did not take the buffers")],
+    [("makes_contexts", "could not create an execution context"), ("takes_addresses", "refused the buffers")],
 )
 def test_a_context_that_fails_leaves_nothing(inner: HalvingEngine, cuda: HostCuda, lacking: str, message: str) -> None:
     setattr(inner, lacking, False)

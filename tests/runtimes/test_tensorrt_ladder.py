@@ -101,7 +101,7 @@ def test_no_rung_is_an_error_with_the_reason_of_each(climb: Any, version: str, t
     assert [line.split(":")[0].strip() for line in rungs] == ["strongly_typed", "layers_released", "weakly_typed"]
     assert f"tensorrt {version} could not build it: Myelin is out of order; try a larger" in rungs[0]
     assert ("Myelin" in rungs[2]) == (version == OLD)
-    assert ("left out: tensorrt 11.4.0.106 has strongly typed networks only" in rungs[2]) == (version == NEW)
+    assert ("skipped: tensorrt 11.4.0.106 has strongly typed networks only" in rungs[2]) == (version == NEW)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,15 +110,15 @@ def test_without_the_onnx_package_releasing_is_left_out_and_said(climb: Any, ver
     if version == OLD:
         facts = climb(version, lambda n, config: None if config.given else "no node_b", release=None)
         assert facts["rung"] == "weakly_typed"
-        assert facts["failed_rungs"]["layers_released"].startswith("left out: this machine has no onnx package")
+        assert facts["failed_rungs"]["layers_released"].startswith("skipped: this machine has no onnx package")
         return
-    with pytest.raises(UserError, match=r"layers_released: left out: this machine has no onnx package") as raised:
+    with pytest.raises(UserError, match=r"layers_released: skipped: this machine has no onnx package") as raised:
         climb(version, while_int8("node_b"), release=None)
     assert "quantize.float_layers: [b]" in str(raised.value)
 
 
 def test_an_engine_without_an_int8_layer_is_never_called_int8(climb: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no_int8.onnx: tensorrt .* sees no INT8 layer in it; keep fewer"):
+    with pytest.raises(UserError, match=r"no_int8.onnx: tensorrt .* finds no INT8 layer in it; list fewer"):
         climb(OLD, lambda network, config: None, file="no_int8.onnx")
     assert climb.play.builds == []
     with pytest.raises(UserError, match=r"layers_released: no INT8 layer is left after releasing a, b, c"):
@@ -134,7 +134,7 @@ def test_after_five_rounds_it_is_given_up(climb: Any, small_files: Path) -> None
         return [f"layer{index}" for index in range(len(one_more.calls))]  # type: ignore[attr-defined]
 
     one_more.calls = []  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"layers_released: given up after 5 rounds after releasing layer0, .*layer4: "):
+    with pytest.raises(UserError, match=r"layers_released: failed in 5 rounds after releasing layer0, .*layer4: "):
         climb(NEW, while_int8("node_b"), release=one_more)
     assert one_more.calls == [{"node_b"}] * 5  # type: ignore[attr-defined]
     assert len(climb.play.builds) == 6

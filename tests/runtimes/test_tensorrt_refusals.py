@@ -48,13 +48,13 @@ def refused(runtime: Any, file: Path, tmp_path: Path) -> str:
 def test_an_operator_that_it_does_not_have(rtx: Any, tmp_path: Path, operator: str) -> None:
     file = graph_file(tmp_path, [helper.make_node(operator, ["x"], ["y"], name="the_node")], [4])
     told = refused(rtx(), file, tmp_path)
-    assert f"node 0 (the_node, {operator}): an operator that it does not have, in any precision; take a network" in told
+    assert f"node 0 (the_node, {operator}): an operator that it does not support in any precision; use a network" in told
 
 
 def test_an_operator_without_any_precision_is_not_blamed_on_the_precision(rtx: Any, tmp_path: Path) -> None:
     resize = helper.make_node("Resize", ["x", "", "", "n"], ["y"], name="the_resize", mode="linear", antialias=1)
     told = refused(rtx(), graph_file(tmp_path, [resize], [1, 1, 8, 8], n=np.array([1, 1, 8, 8])), tmp_path)
-    assert "node 0 (the_resize, Resize): a form of the operator that it does not have, in any precision; take" in told
+    assert "node 0 (the_resize, Resize): a form of the operator that it does not support in any precision; use" in told
     padded = helper.make_node("MaxPool", ["x"], ["y"], name="the_pool", kernel_shape=[1, 1], pads=[-1, 0, 0, 0])
     told = refused(rtx(), graph_file(tmp_path, [padded], [1, 1, 8, 8]), tmp_path)
     assert "(the_pool, MaxPool)" in told and "another precision" not in told
@@ -65,7 +65,7 @@ def test_an_operator_without_any_precision_is_not_blamed_on_the_precision(rtx: A
 def test_a_file_that_is_no_onnx_or_cut_off(rtx: Any, small_files: Path, tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "bad.onnx"
     file.write_bytes((small_files / "fp32.onnx").read_bytes()[:-3000] if content is None else content)
-    reason = "it holds no graph" if content == b"" else "it is no ONNX file, or is cut off"
+    reason = "it holds no graph" if content == b"" else "it is not an ONNX file, or is truncated"
     assert f" cannot parse it: {reason}" in refused(rtx(), file, tmp_path)
 
 
