@@ -23,7 +23,7 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video import command
 from pipeline.video.drawing.picture import Box, Picture
-from pipeline.video.sinks import PageSink, Result
+from pipeline.video.sinks import PageSettings, PageSink, Result
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video import system_python
 from tests.video.fakes import SIZE, BrightnessEngine, quarters
@@ -106,8 +106,8 @@ def serve(labels: LabelSpec) -> Iterator[Callable[..., PageSink]]:
     """Starts a page on a free port; left and closed at the end if the test did not."""
     started: list[PageSink] = []
 
-    def start(host: str = "127.0.0.1", port: int = 0, **options: Any) -> PageSink:
-        sink = PageSink(host, port, **{"labels": labels, "title": "drive.mp4", **options})
+    def start(host: str = "127.0.0.1", port: int = 0, *, page: PageSettings | None = None, **options: Any) -> PageSink:
+        sink = PageSink(page or PageSettings(labels, "drive.mp4"), host=host, port=port, **options)
         sink.__enter__()
         started.append(sink)
         return sink
@@ -187,7 +187,7 @@ def share(labels: LabelSpec) -> Iterator[Callable[..., tuple[SharedPage, list[Ti
 
     def start(*names: str, host: str = "127.0.0.1", **options: Any) -> tuple[SharedPage, list[TileSink]]:
         page = SharedPage(host, 0, **options)
-        sinks = [page.sink(name, labels=labels, title=f"{name}.mp4", engine="kd/int8") for name in names]
+        sinks = [page.sink(name, PageSettings(labels, f"{name}.mp4", engine="kd/int8")) for name in names]
         page.__enter__()
         started.append((page, sinks))
         for sink in sinks:

@@ -18,7 +18,7 @@ from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
 from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import ConfidenceSink, LinesSink, MaskSink, Result
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks.lines import line_of
 from pipeline.video.smoothing import Smoother
 from pipeline.video.view import Looking, Region
@@ -205,7 +205,7 @@ def test_where_smoothing_changed_a_label_it_is_that_of_the_network(labels: Label
 
 
 def test_figures_of_the_page(make_result: Callable[..., Result], labels: LabelSpec) -> None:
-    figures = Figures(labels=labels, title="x", engine="", rate=15, only=[1, 2, 3])
+    figures = Figures(PageSettings(labels, "x", only=[1, 2, 3]))
     figures.note(make_result())
     assert "confidence" not in figures.now()
     confidence = np.array([[255, 255, 255, 255, 51, 153, 255, 9]], np.uint8)

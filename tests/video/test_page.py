@@ -21,7 +21,7 @@ from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.sinks import _web
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result, Stop
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.viewers import connect, decoded, events, get, pictures, producing, until
 
@@ -32,8 +32,8 @@ Serve = Callable[..., PageSink]
 # what is served
 
 
-def test_frames_arrive_small(serve: Serve, make_result: MakeResult) -> None:
-    sink = serve(rate=100)
+def test_frames_arrive_small(serve: Serve, labels: LabelSpec, make_result: MakeResult) -> None:
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=100))
     image = np.zeros((720, 1280, 3), np.uint8)
     image[:, 640:] = (40, 90, 200)
     planes = [np.full((720, 1280), 150, np.uint8), *(np.full((360, 640), value, np.uint8) for value in (90, 170))]
@@ -56,10 +56,12 @@ def test_frames_arrive_small(serve: Serve, make_result: MakeResult) -> None:
 
 def test_the_page_and_its_parts(serve: Serve) -> None:
     sink = serve()
-    for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+    files = {"/": ("text/html", "page.html"), "/page.css": ("text/css", "page.css")}
+    files["/page.js"] = ("text/javascript", "live.js", "page.js")
+    for path, (kind, *names) in files.items():
         status, headers, body = get(sink, path)
         assert (status, headers.get_content_type(), int(headers["Content-Length"])) == (200, kind, len(body))
-        assert body == (Path(pages.__file__).parent / (path.strip("/") or "page.html")).read_bytes()
+        assert body == b"".join((Path(pages.__file__).parent / name).read_bytes() for name in names)
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -73,13 +75,13 @@ def test_what_is_not_python_is_in_the_wheel() -> None:
     package = root / "pipeline"
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline"]
     files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert {"page.html", "page.css", "page.js"} <= {path.name for path in files}
+    assert {"page.html", "page.css", "page.js", "live.js"} <= {path.name for path in files}
     assert {path for pattern in patterns for path in package.glob(pattern)} == files
 
 
 def test_events(serve: Serve, make_result: MakeResult) -> None:
     odd = LabelSpec(names=("<b>road</b>", "ä&amp;"), palette=((200, 0, 10), (0, 0, 255)))
-    sink = serve(labels=odd, engine="kd/int8", rate=7.5)
+    sink = serve(page=PageSettings(odd, "drive.mp4", engine="kd/int8", rate=7.5))
     told = events(sink, visit="12-3")
     name, about = next(told)
     assert name == "about"
@@ -103,7 +105,7 @@ def test_events(serve: Serve, make_result: MakeResult) -> None:
 
 def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     now = 100.0
-    figures = Figures(labels=labels, title="x", engine="", rate=15, clock=lambda: now)
+    figures = Figures(PageSettings(labels, "x"), clock=lambda: now)
     assert figures.now() == {"state": "waiting", "frames": 0}
     # ten frames a second, of which this sink is handed every second one
     for step in range(20):
@@ -131,7 +133,7 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
 
 
 def test_only_some_classes(labels: LabelSpec, make_result: MakeResult) -> None:
-    figures = Figures(labels=labels, title="x", engine="", rate=15, only={2, 1})
+    figures = Figures(PageSettings(labels, "x", only={2, 1}))
     figures.note(make_result())
     assert [entry["name"] for entry in figures.about()["classes"]] == ["car", "sky"]
     assert figures.about()["rest"] == "everything else"
@@ -155,9 +157,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_nothing_is_encoded_unless_somebody_watches(
-    serve: Serve, make_result: MakeResult, encoded: list[float]
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, encoded: list[float]
 ) -> None:
-    sink = serve(rate=50)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=50))
     told = events(sink)
     next(told)
     with producing(sink, make_result, fps=200):
@@ -174,9 +176,9 @@ def test_nothing_is_encoded_unless_somebody_watches(
 
 
 def test_one_picture_for_all_and_no_more_than_asked_for(
-    serve: Serve, make_result: MakeResult, encoded: list[float]
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, encoded: list[float]
 ) -> None:
-    sink = serve(rate=20)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=20))
     noise = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(8)]
     seen: list[list[bytes]] = [[], [], []]
 
@@ -202,10 +204,10 @@ def test_one_picture_for_all_and_no_more_than_asked_for(
 
 
 def test_a_viewer_that_never_reads_slows_nobody(
-    serve: Serve, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_web, "SEND_S", 1.5)
-    sink = serve(rate=50)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=50))
     noise = [np.random.default_rng(seed).integers(0, 256, (540, 960, 3), np.uint8) for seed in range(2)]
 
     def make(index: int) -> Result:  # 0.5 MB as JPEG
@@ -228,7 +230,7 @@ def test_a_viewer_that_never_reads_slows_nobody(
 
 
 def test_a_viewer_that_left_is_noticed_without_pictures(
-    serve: Serve, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "_GONE_S", 0.05)
     monkeypatch.setattr(pages, "VIEWERS", 2)
@@ -264,7 +266,7 @@ def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.Monkey
     [(None, "ended"), (Stop(), "ended"), (KeyboardInterrupt(), "ended"), (UserError("x"), "failed")],
 )
 def test_the_end_is_told(labels: LabelSpec, make_result: MakeResult, error: BaseException | None, state: str) -> None:
-    sink = PageSink("127.0.0.1", 0, labels=labels, title="x")
+    sink = PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0)
     sink.__enter__()
     try:
         told = events(sink)

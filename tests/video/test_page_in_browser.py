@@ -21,6 +21,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.viewers import producing, until
 
@@ -71,7 +72,8 @@ def running(
     Args:
         confident: results have a confidence of 51 (20 %) in cars and of 230 (90 %) elsewhere.
     """
-    sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8", embed=embed)
+    page = PageSettings(LABELS, "front <1>.mp4", engine="kd/int8")
+    sink = PageSink(page, host="127.0.0.1", port=port, embed=embed)
     colours = LABELS.lookup_bgr()[:, 0]
 
     def make(index: int) -> Result:

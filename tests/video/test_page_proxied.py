@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.fakes import Bars
 from tests.video.viewers import connect, get
@@ -108,7 +109,7 @@ def test_without_origins_nobody_embeds_it(serve: Serve) -> None:
 )
 def test_what_is_no_name_and_no_origin(labels: LabelSpec, options: dict[str, list[str]], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        PageSink("127.0.0.1", 0, labels=labels, title="x", **options)
+        PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0, **options)
 
 
 def test_they_are_for_the_page(labels: LabelSpec) -> None:

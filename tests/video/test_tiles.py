@@ -19,6 +19,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks import tiles
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks._web import Places
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video.fakes import grey
@@ -33,12 +34,12 @@ Share = Callable[..., tuple[SharedPage, list[TileSink]]]
 
 def test_the_overview_and_its_parts(share: Share) -> None:
     page, _ = share("front", "back")
-    files = {"/": "tiles.html", "/tiles.css": "tiles.css", "/tiles.js": "tiles.js", "/page.css": "page.css"}
-    files |= {"/1/": "page.html", "/2/page.js": "page.js", "/2/page.css": "page.css"}
-    for path, name in files.items():
+    files = {"/": ["tiles.html"], "/tiles.css": ["tiles.css"], "/page.css": ["page.css"], "/1/": ["page.html"]}
+    files |= {"/tiles.js": ["live.js", "tiles.js"], "/2/page.js": ["live.js", "page.js"], "/2/page.css": ["page.css"]}
+    for path, names in files.items():
         status, headers, body = get(page, path)
         assert (status, int(headers["Content-Length"])) == (200, len(body))
-        assert body == (Path(pages.__file__).parent / name).read_bytes()
+        assert body == b"".join((Path(pages.__file__).parent / name).read_bytes() for name in names)
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["X-Accel-Buffering"] == "no"
     html = get(page, "/")[2].decode()
@@ -194,9 +195,9 @@ def test_addresses(labels: LabelSpec, share: Share, caplog: pytest.LogCaptureFix
     with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port} cannot be served"):
         SharedPage("127.0.0.1", port).__enter__()
     other = SharedPage("127.0.0.1", 0)
-    other.sink("same", labels=labels, title="x")
+    other.sink("same", PageSettings(labels, "x"))
     with pytest.raises(ValueError, match="name of two"):
-        other.sink("same", labels=labels, title="y")
+        other.sink("same", PageSettings(labels, "y"))
 
 
 # what it costs

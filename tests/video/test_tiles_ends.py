@@ -15,6 +15,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video import command
 from pipeline.video.inputs import Input
 from pipeline.video.sinks._base import Result, Stop
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video import test_together
 from tests.video.fakes import grey
@@ -59,7 +60,7 @@ def test_one_source_ends_and_the_other_runs(
 
 def test_a_source_that_never_began(labels: LabelSpec, make_result: MakeResult) -> None:
     page = SharedPage("127.0.0.1", 0)
-    never, other = (page.sink(name, labels=labels, title=name) for name in ("never", "other"))
+    never, other = (page.sink(name, PageSettings(labels, name)) for name in ("never", "other"))
     with page:
         assert json.loads(get(page, "/state")[2])["sources"][0]["state"] == "waiting"
         never.fail()
@@ -83,10 +84,10 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
         with pytest.raises(KeyError):
             page.fail("other")
         # the second one is there first, and one that nobody spoke of comes last
-        sinks = {name: page.sink(name, labels=labels, title=f"{name}.mp4") for name in ("back", "more", "front")}
+        sinks = {name: page.sink(name, PageSettings(labels, f"{name}.mp4")) for name in ("back", "more", "front")}
         assert [sinks[name].address for name in ("front", "back", "more")] == [f"{page.address}{n}/" for n in (1, 2, 4)]
         with pytest.raises(ValueError, match="name of two"):
-            page.sink("back", labels=labels, title="x")
+            page.sink("back", PageSettings(labels, "x"))
         abouts = (about for kind, about in told if kind == "about")
         titles = ["front.mp4", "back.mp4", "bad", "more.mp4"]
         assert [one["title"] for one in next(abouts)["sources"]] == titles
@@ -140,7 +141,7 @@ def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, m
 
 def test_leaving_ends_all_answers(labels: LabelSpec, make_result: MakeResult) -> None:
     page = SharedPage("127.0.0.1", 0)
-    sinks = [page.sink(name, labels=labels, title=name) for name in ("front", "back")]
+    sinks = [page.sink(name, PageSettings(labels, name)) for name in ("front", "back")]
     with page:
         told, one = events(page), events(page, at="/1/")
         next(told), next(one)

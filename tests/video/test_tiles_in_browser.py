@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video.test_page_in_browser import LABELS, SIZE, browser, street
 from tests.video.viewers import producing, until
@@ -39,7 +40,7 @@ def running_several(make_result: Callable[..., Result], count: int) -> Iterator[
 
     page = SharedPage("127.0.0.1", 0)
     sinks = [
-        page.sink(f"<b>{number}</b>", labels=LABELS, title=f"rtsp://10.0.0.{number}:554/stream", engine="kd/int8")
+        page.sink(f"<b>{number}</b>", PageSettings(LABELS, f"rtsp://10.0.0.{number}:554/stream", engine="kd/int8"))
         for number in range(1, count + 1)
     ]
     with page, ExitStack() as stack:
@@ -109,7 +110,7 @@ def test_tiles_at_the_end(browser: Any, make_result: Callable[..., Result], tmp_
         page.locator(".tile").nth(1).click()  # there is no page of it
         until(lambda: shown.all_inner_texts() == ["waiting", "failed"])
         assert page.url == shared.address
-        with shared.sink("front", labels=LABELS, title="front.mp4") as front:
+        with shared.sink("front", PageSettings(LABELS, "front.mp4")) as front:
             for index, value in enumerate((50, 90, 200)):
                 picture = Picture.of_bgr(np.full((*SIZE[::-1], 3), value, np.uint8))  # a high one
                 front.write(make_result(index, picture=picture, size=SIZE[::-1]))

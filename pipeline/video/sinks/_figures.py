@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -25,33 +26,42 @@ class _Mark(NamedTuple):
     age_ms: float
 
 
+@dataclass(frozen=True)
+class PageSettings:
+    """What the page of one source shows.
+
+    Args:
+        labels: names and colours of the classes.
+        title: name of the source.
+        engine: name of the engine.
+        only: ids that the overlay shows; None: all classes.
+        side: largest height or width of a picture.
+        rate: largest number of pictures per second.
+    """
+
+    labels: LabelSpec
+    title: str
+    engine: str = ""
+    only: Collection[int] | None = None
+    side: int = 960
+    rate: float = 15.0
+
+
 class Figures:
     """Notes results cheaply, and works out the figures when they are asked for.
 
     Args:
-        labels: names and colours of the classes.
-        title: what is watched.
-        engine: name of what segments it.
-        rate: the most pictures a second that are shown.
-        only: ids that the overlay shows; None: all classes.
+        page: names and colours of the classes, and what else it says.
         clock: seconds, the clock of ``Result.arrived``.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str,
-        rate: float,
-        only: Collection[int] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, page: PageSettings, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        labels, only = page.labels, page.only
         self._ids = [index for index in range(labels.num_classes) if only is None or index in only]
         self._about = {
-            "title": title,
-            "engine": engine,
-            "rate": rate,
+            "title": page.title,
+            "engine": page.engine,
+            "rate": page.rate,
             "classes": [
                 {"name": labels.names[index], "colour": "#{:02x}{:02x}{:02x}".format(*labels.palette[index])}
                 for index in self._ids

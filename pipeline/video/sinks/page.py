@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.labels import LabelSpec
 from pipeline.video.sinks._base import Result, Stop
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks._pictures import Pictures
 from pipeline.video.sinks._web import Places, Request, Route, WebServer
 
@@ -32,9 +31,9 @@ _ON_THE_WAY = 1 << 16  # bytes at most that wait in the system for a slow viewer
 _BOUNDARY = b"--frame\r\n"
 _HERE = Path(__file__).parent
 _FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/": ("text/html; charset=utf-8", "page.html"),
+    "/page.css": ("text/css; charset=utf-8", "page.css"),
+    "/page.js": ("text/javascript; charset=utf-8", "live.js", "page.js"),
 }
 _log = logging.getLogger(__name__)
 
@@ -100,49 +99,32 @@ def open_server(
     return server
 
 
-def file_routes(files: Mapping[str, tuple[str, str]]) -> dict[str, Route]:
-    """What answers with files of this folder, by path.
+def file_routes(files: Mapping[str, tuple[str, ...]]) -> dict[str, Route]:
+    """Routes that answer with files of this folder.
 
     Args:
-        files: name and media type of a file, by path.
+        files: path -> media type, and the names of the files that are joined into one answer.
     """
     return {
-        path: partial(Request.whole, kind=kind, body=(_HERE / name).read_bytes())
-        for path, (name, kind) in files.items()
+        path: partial(Request.whole, kind=kind, body=b"".join((_HERE / name).read_bytes() for name in names))
+        for path, (kind, *names) in files.items()
     }
 
 
 class SourcePage:
     """The page of one source, for a server that another object owns: a sink, and the :meth:`routes` of the page.
 
-    The pipeline does not wait for it: it takes a reference to the newest result, and makes pictures in a thread of its
-    own, only while somebody watches.
-
-    Args:
-        labels: names and colours of the classes.
-        title: what is watched.
-        engine: name of what segments it.
-        only: ids that the overlay shows; None: all classes.
-        side: the most pixels that a picture is high or wide.
-        rate: the most pictures a second.
+    The pipeline does not wait for it: it keeps a reference to the newest result, and encodes pictures in its own
+    thread, only while somebody watches.
     """
 
     wants_picture = waits = reads_confidence = True
     patient = False
     written: Path | None = None
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str = "",
-        only: Collection[int] | None = None,
-        side: int = 960,
-        rate: float = 15.0,
-    ) -> None:
-        self._figures = Figures(labels=labels, title=title, engine=engine, rate=rate, only=only)
-        self._pictures = Pictures(side=side, rate=rate)
+    def __init__(self, page: PageSettings) -> None:
+        self._figures = Figures(page)
+        self._pictures = Pictures(side=page.side, rate=page.rate)
         self._places = {kind: Places(VIEWERS) for kind in ("pictures", "figures")}
         self._over, self._closed = threading.Event(), threading.Event()
         self._visits: set[str] = set()  # pages that get pictures now
@@ -237,29 +219,18 @@ class PageSink(SourcePage):
     After the run the page says that it has ended, as long as the process lives or until :meth:`close`.
 
     Args:
+        page: what it shows.
         host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
         hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
-        labels, title, engine, only, side, rate: see :class:`SourcePage`.
 
     Raises:
         UserError: a host or an origin that is none; on entering, when the address cannot be served.
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str = "",
-        only: Collection[int] | None = None,
-        side: int = 960,
-        rate: float = 15.0,
-        hosts: Sequence[str] = (),
-        embed: Sequence[str] = (),
+        self, page: PageSettings, *, host: str, port: int, hosts: Sequence[str] = (), embed: Sequence[str] = ()
     ) -> None:
-        super().__init__(labels=labels, title=title, engine=engine, only=only, side=side, rate=rate)
+        super().__init__(page)
         self._host, self._port = host, port
         self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
         self._server: WebServer | None = None

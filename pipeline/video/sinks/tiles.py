@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from pipeline.labels import LabelSpec
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks._pictures import Pictures
 from pipeline.video.sinks._web import Places, Request, Route, WebServer
 from pipeline.video.sinks.page import (
@@ -34,10 +34,10 @@ _WAIT_S = 1.0  # for a picture that is newer than the viewer's
 _LARGEST = 3  # classes that a tile names
 _NUMBER = "X-Picture-Number"
 _FILES = {
-    "/": ("tiles.html", "text/html; charset=utf-8"),
-    "/tiles.css": ("tiles.css", "text/css; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/tiles.js": ("tiles.js", "text/javascript; charset=utf-8"),
+    "/": ("text/html; charset=utf-8", "tiles.html"),
+    "/tiles.css": ("text/css; charset=utf-8", "tiles.css"),
+    "/page.css": ("text/css; charset=utf-8", "page.css"),
+    "/tiles.js": ("text/javascript; charset=utf-8", "live.js", "tiles.js"),
 }
 _ON_A_TILE = ("state", "frames", "quiet_s", "fps", "age_ms", "dropped", "size")
 
@@ -46,13 +46,13 @@ class TileSink(SourcePage):
     """The page of one source among several, and its tile in the overview. :meth:`SharedPage.sink` makes it.
 
     Args:
+        page: what the page shows.
         name: of the source; no other source has it.
         snapshots: places of viewers that wait for the picture of a tile, shared by all tiles.
-        page: see :class:`pipeline.video.sinks.page.SourcePage`.
     """
 
-    def __init__(self, name: str, *, snapshots: Places, **page: Any) -> None:
-        super().__init__(**page)
+    def __init__(self, page: PageSettings, *, name: str, snapshots: Places) -> None:
+        super().__init__(page)
         self.name = name
         self._small = Pictures(side=_SIDE, rate=_RATE)
         self._snapshots = snapshots
@@ -194,26 +194,24 @@ class SharedPage:
         self._server: WebServer | None = None
         self.address = ""
 
-    def sink(
-        self, name: str, *, labels: LabelSpec, title: str, engine: str = "", only: Collection[int] | None = None
-    ) -> TileSink:
+    def sink(self, name: str, page: PageSettings) -> TileSink:
         """The sink of one source.
 
         Args:
             name: of the source; no other source has it.
-            labels, title, engine, only: see :class:`pipeline.video.sinks.page.SourcePage`.
+            page: what its page shows.
 
         Raises:
             ValueError: there is a sink of this name.
         """
-        made = TileSink(name, snapshots=self._snapshots, labels=labels, title=title, engine=engine, only=only)
+        sink = TileSink(page, name=name, snapshots=self._snapshots)
         with self._changing:
             if isinstance(self._sources.get(name), TileSink):
                 raise ValueError(f"{name!r}: is the name of two sources")
-            number = self._place(name, made)
+            number = self._place(name, sink)
             if self._server is not None:
-                made.address = f"{self.address}{number}/"
-        return made
+                sink.address = f"{self.address}{number}/"
+        return sink
 
     def fail(self, name: str) -> None:
         """The source failed before its sink was entered: its tile says so. Without effect on one that has ended.
