@@ -29,7 +29,7 @@ exit status: 0 all was processed; 1 error; 2 wrong options; 3 some input was dam
 
 
 def number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], float]:
-    """Parser of an argument: ``kind`` from ``least`` on, called ``what`` when it is not."""
+    """Parser of an argument of type ``kind``, at least ``least``; ``what`` describes it in the error."""
 
     def parse(text: str) -> float:
         try:
@@ -59,7 +59,7 @@ def rate(text: str) -> float:
 
 
 def names(text: str) -> list[str]:
-    """What stands between commas."""
+    """The texts between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -67,7 +67,7 @@ Add = Callable[..., argparse.Action]
 
 
 def parse() -> argparse.Namespace:
-    """The arguments of this process. Exits with status 2 where they are not understood."""
+    """The arguments of this process. Exits with status 2 if they are invalid."""
     parser = argparse.ArgumentParser(
         description="Segment videos, images, a camera or a stream with an engine.",
         epilog=EPILOG,
@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
         arguments(parser.add_argument_group(title).add_argument)
     given = parser.parse_intermixed_args()
     streamed = given.out is not None and is_address(given.out)
-    given.stream = given.out if streamed else None  # a Path would make one of its two slashes
+    given.stream = given.out if streamed else None  # a Path would replace its two slashes by one
     given.out = Path(given.out) if given.out is not None and not streamed else None
     return given
 

@@ -85,8 +85,8 @@ class Recorder:
         assert self.process.stdout.readline() == "ready\n"
         threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True).start()
 
-    def _read(self, said: Any, lines: list[list[int]]) -> None:
-        for line in said:
+    def _read(self, output: Any, lines: list[list[int]]) -> None:
+        for line in output:
             *words, luma = (int(word) for word in line.split()[1:])
             lines.append([*words, round((luma - 16) * 255 / 219)])
 

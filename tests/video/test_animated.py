@@ -104,12 +104,12 @@ def test_still_images_are_none(tmp_path: Path) -> None:
 
 def test_an_animation_among_images_is_told(moving: Path, caplog: pytest.LogCaptureFixture) -> None:
     cv2.imwrite(str(moving.with_name("a.png")), quarters())
-    found = [frame.name for frame in open_source(str(moving.parent)).frames()]
+    frame_names = [frame.name for frame in open_source(str(moving.parent)).frames()]
     if moving.suffix == ".gif":
-        assert found == ["a"]
+        assert frame_names == ["a"]
         assert "skipped: 1 video (" in caplog.text
     else:
-        assert found == ["a", "moving"]
+        assert frame_names == ["a", "moving"]
         assert f"{moving}: holds more than one picture, only the first one is read" in caplog.text
 
 

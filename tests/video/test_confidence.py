@@ -151,9 +151,9 @@ def test_lines_and_summary(sure: SureEngine, labels: LabelSpec) -> None:
     assert line["mean_confidence"] == 0.502
     meta = summary.to_meta()
     assert (meta["confidence"], meta["mean_confidence"]) == (line["confidence"], line["mean_confidence"])
-    said = summary.describe()
-    assert "  confidence\n" in said and "mean confidence: 50.2 %" in said
-    assert [row.split()[3:] for row in said.splitlines() if row.startswith("tree")] == [["87.8", "%"]]
+    text = summary.describe()
+    assert "  confidence\n" in text and "mean confidence: 50.2 %" in text
+    assert [row.split()[3:] for row in text.splitlines() if row.startswith("tree")] == [["87.8", "%"]]
 
 
 def test_classes_that_do_not_occur_have_none(sure: SureEngine, labels: LabelSpec) -> None:

@@ -53,10 +53,10 @@ def test_a_line_is_there_at_once_and_what_was_there_stays(tmp_path: Path, feed: 
         feed(sink, range(5, 6), range(60))
         assert [line.get("state") for line in lines(tmp_path)] == [None, "begin"]
         feed(sink, range(6, 20), range(60))
-    found = lines(tmp_path)
-    assert [line.get("state") for line in found] == [None, "begin", "end"]
-    assert found[-1]["cause"] == "end of run"
-    assert (found[-1]["time_s"], found[-1]["until_s"], found[-1]["seconds"]) == (0.76, 0.76, 0.76)
+    written = lines(tmp_path)
+    assert [line.get("state") for line in written] == [None, "begin", "end"]
+    assert written[-1]["cause"] == "end of run"
+    assert (written[-1]["time_s"], written[-1]["until_s"], written[-1]["seconds"]) == (0.76, 0.76, 0.76)
 
 
 def test_without_timestamps_the_clock_is_that_of_arrivals(tmp_path: Path, make_result: Callable[..., Result]) -> None:
@@ -137,18 +137,18 @@ def test_memory_has_a_limit_in_bytes(
     tmp_path: Path, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     random = np.random.default_rng(0)
-    found = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
+    written = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
     for index in range(500):
         noise = Picture.of_bgr(random.integers(0, 255, (*SIZE, 3), np.uint8))
-        found.record(make_result(index, picture=noise), index / FPS)
-        assert found.held <= (1 << 20) + 50 * 16_000, "and a group"
-    found.flush()
-    pieces = list(found.since(0.0))
+        written.record(make_result(index, picture=noise), index / FPS)
+        assert written.held <= (1 << 20) + 50 * 16_000, "and a group"
+    written.flush()
+    pieces = list(written.since(0.0))
     assert pieces[0].is_key and pieces[-1].seconds == 499 / FPS
     assert [round(piece.seconds * FPS) for piece in pieces] == list(range(500 - len(pieces), 500))
     assert len(caplog.messages) == 1
     assert "20 s of frames need more memory than 1 MB: clips begin later" in caplog.text
-    found.close()
+    written.close()
 
 
 def test_in_a_run(tmp_path: Path, engine: BrightnessEngine, labels: LabelSpec) -> None:
@@ -159,9 +159,9 @@ def test_in_a_run(tmp_path: Path, engine: BrightnessEngine, labels: LabelSpec) -
 
     sink = make(tmp_path, RULE)
     segment(Bars(80, image=image), [engine], labels=labels, sinks=[sink], overlay=Overlay(labels))
-    found = lines(tmp_path)
-    assert [line["state"] for line in found] == ["begin", "end", "clip"]
-    assert (found[0]["since_s"], found[1]["until_s"]) == (0.8, 1.96)
+    written = lines(tmp_path)
+    assert [line["state"] for line in written] == ["begin", "end", "clip"]
+    assert (written[0]["since_s"], written[1]["until_s"]) == (0.8, 1.96)
     with av.open(str(tmp_path / "car-0001.mp4")) as container:
         frames = [frame.to_ndarray(format="bgr24").mean(axis=(0, 1)) for frame in container.decode(video=0)]
     assert len(frames) == 65
@@ -175,8 +175,8 @@ def test_lines_of_several_runs_in_one_folder(tmp_path: Path, feed: Any) -> None:
         for index in range(30):
             for sink in sinks:
                 feed(sink, [index], range(10))
-    found = lines(tmp_path)
-    assert sorted((line["source"], line["state"]) for line in found) == [
+    written = lines(tmp_path)
+    assert sorted((line["source"], line["state"]) for line in written) == [
         *(("a", "begin"), ("a", "end"), ("b", "begin"), ("b", "end"))
     ]
-    assert len({line["id"] for line in found}) == 2
+    assert len({line["id"] for line in written}) == 2

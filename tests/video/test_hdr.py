@@ -187,9 +187,9 @@ def test_sdr_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert not caplog.messages
 
 
-@pytest.mark.parametrize(("transfer", "told"), [(2, True), (PQ, False)])
+@pytest.mark.parametrize(("transfer", "warns"), [(2, True), (PQ, False)])
 def test_dolby_vision_alone_is_told(
-    tmp_path: Path, transfer: int, told: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, transfer: int, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Profile 5 has a tag of its own, and colours that are neither RGB nor YUV; others can be read as HDR10 or HLG."""
     path = tmp_path / "dolby.mp4"
@@ -209,4 +209,4 @@ def test_dolby_vision_alone_is_told(
     assert data.count(b"hvc1") >= 1
     path.write_bytes(data.replace(b"hvc1", b"dvh1"))  # FFmpeg writes this tag at times only
     open_source(str(path))
-    assert any("is Dolby Vision without a layer" in text for text in caplog.messages) == told
+    assert any("is Dolby Vision without a layer" in text for text in caplog.messages) == warns

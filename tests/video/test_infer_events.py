@@ -93,7 +93,7 @@ def test_ctrl_c_completes_events(infer: Any, make_video: Callable[..., Path], ct
             ["--benchmark"],
             "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve",
         ),
-        ({}, ["--masks", "m", "--event-dir", "m/e"], "m/e/events.jsonl: lies in m, which is replaced as a whole"),
+        ({}, ["--masks", "m", "--event-dir", "m/e"], "m/e/events.jsonl: is inside m, which is replaced as a whole"),
         ({}, ["--event-dir", "rules.json"], "rules.json/events.jsonl: cannot be written (File exists)"),
     ],
 )

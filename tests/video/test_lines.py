@@ -44,10 +44,10 @@ def test_a_line(make_result: Callable[..., Result], labels: LabelSpec) -> None:
     line = line_of(result, labels)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    found = json.loads(line.decode("ascii"))
-    age = found.pop("age_ms")
+    values = json.loads(line.decode("ascii"))
+    age = values.pop("age_ms")
     assert 500 <= age < 1500
-    assert found == {
+    assert values == {
         "index": 7,
         "frame": 'ünï "quoted"',
         "time_s": 0.28,
@@ -56,7 +56,7 @@ def test_a_line(make_result: Callable[..., Result], labels: LabelSpec) -> None:
         "shares": {"road": 0.5, "car": 0.25, "sky": 0.125, "tree": 0.0},
         "other": 0.125,
     }
-    assert list(found["shares"]) == list(labels.names)
+    assert list(values["shares"]) == list(labels.names)
     assert json.loads(line_of(make_result(timestamp=None), labels))["time_s"] is None
 
 
@@ -89,10 +89,10 @@ def test_a_failed_run_leaves_the_old_file(
 
 def test_a_full_disk_is_one_error(make_result: Callable[..., Result], labels: LabelSpec, tmp_path: Path) -> None:
     path = tmp_path / "frames.jsonl"
-    said = r"frames\.jsonl: cannot be written \(No space left"
+    message = r"frames\.jsonl: cannot be written \(No space left"
     with (
         Path("/dev/full").open("wb") as full,
-        pytest.raises(UserError, match=said),
+        pytest.raises(UserError, match=message),
         LinesSink(path, labels=labels) as sink,
     ):
         assert sink._file is not None

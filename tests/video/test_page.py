@@ -82,8 +82,8 @@ def test_what_is_not_python_is_in_the_wheel() -> None:
 def test_events(serve: Serve, make_result: MakeResult) -> None:
     odd = LabelSpec(names=("<b>road</b>", "ä&amp;"), palette=((200, 0, 10), (0, 0, 255)))
     sink = serve(page=PageSettings(odd, "drive.mp4", engine="kd/int8", rate=7.5))
-    told = events(sink, visit="12-3")
-    name, about = next(told)
+    updates = events(sink, visit="12-3")
+    name, about = next(updates)
     assert name == "about"
     assert about == {
         "title": "drive.mp4",
@@ -92,15 +92,15 @@ def test_events(serve: Serve, make_result: MakeResult) -> None:
         "classes": [{"name": "<b>road</b>", "colour": "#c8000a"}, {"name": "ä&amp;", "colour": "#0000ff"}],
         "rest": "ignored",
     }
-    assert next(told) == ("figures", {"state": "waiting", "frames": 0, "pictures": False})
+    assert next(updates) == ("figures", {"state": "waiting", "frames": 0, "pictures": False})
     sink.write(make_result(5, arrived=time.perf_counter() - 0.2, dropped=2))
-    name, figures = next(told)
+    name, figures = next(updates)
     assert (name, figures["state"], figures["frames"], figures["dropped"]) == ("figures", "running", 6, 2)
     assert 200 <= figures["age_ms"] < 1000
     assert json.loads(get(sink, "/state")[2]).items() >= {**about, "frames": 6}.items()
     with connect(sink, "/stream?12-3"):
-        until(lambda: next(told)[1]["pictures"])
-    until(lambda: not next(told)[1]["pictures"])
+        until(lambda: next(updates)[1]["pictures"])
+    until(lambda: not next(updates)[1]["pictures"])
 
 
 def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
@@ -111,8 +111,8 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     for step in range(20):
         now = 100 + 0.2 * step
         figures.note(make_result(2 * step, arrived=now - 0.01 * (1 + step % 3), infer_ms=float(step), dropped=step))
-    found = figures.now()
-    assert found == {
+    now_ = figures.now()
+    assert now_ == {
         "state": "running",
         "frames": 39,
         "quiet_s": 0.0,
@@ -129,7 +129,7 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     quiet = figures.now()
     assert (quiet["fps"], quiet["quiet_s"], quiet["infer_ms"], quiet["age_ms"]) == (0.0, 5.0, None, None)
     figures.state = "ended"
-    assert figures.now() == {**found, "state": "ended"}, "at the end the last figures stay"
+    assert figures.now() == {**now_, "state": "ended"}, "at the end the last figures stay"
 
 
 def test_only_some_classes(labels: LabelSpec, make_result: MakeResult) -> None:
@@ -160,8 +160,8 @@ def test_nothing_is_encoded_unless_somebody_watches(
     serve: Serve, labels: LabelSpec, make_result: MakeResult, encoded: list[float]
 ) -> None:
     sink = serve(page=PageSettings(labels, "drive.mp4", rate=50))
-    told = events(sink)
-    next(told)
+    updates = events(sink)
+    next(updates)
     with producing(sink, make_result, fps=200):
         time.sleep(0.3)
         assert not encoded
@@ -269,15 +269,15 @@ def test_the_end_is_told(labels: LabelSpec, make_result: MakeResult, error: Base
     sink = PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0)
     sink.__enter__()
     try:
-        told = events(sink)
-        next(told)
+        updates = events(sink)
+        next(updates)
         watcher = pictures(sink)
         sink.write(make_result(0))
         next(watcher)
         last = np.full((48, 64, 3), 200, np.uint8)
         sink.write(make_result(1, picture=Picture.of_bgr(last)))
         sink.__exit__(type(error) if error else None, error, None)
-        until(lambda: next(told)[1]["state"] == state)
+        until(lambda: next(updates)[1]["state"] == state)
         assert np.abs(decoded(next(watcher)).astype(int) - 200).max() < 4, "the last picture is shown"
         # who comes later sees it, too
         assert json.loads(get(sink, "/state")[2])["state"] == state

@@ -56,11 +56,11 @@ def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> It
     path = program("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as play:
         try:
-            found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
+            started = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
         except Error as error:  # Ubuntu's chromium-browser only says that it needs snap
             lacks(f"{path} does not start: {error}")
-        yield found
-        found.close()
+        yield started
+        started.close()
 
 
 @contextmanager

@@ -33,8 +33,8 @@ Serve = Callable[..., PageSink]
     ],
 )
 def test_only_known_paths(serve: Serve, path: str, status: int) -> None:
-    found, _, body = get(serve(), path)
-    assert found == status
+    answered, _, body = get(serve(), path)
+    assert answered == status
     assert b"alert" not in body
     assert status == 200 or body == b"404 Not Found\n"
 

@@ -93,6 +93,6 @@ def test_crop_is_a_view_of_the_same_place() -> None:
 def test_an_image_as_planes() -> None:
     image = np.stack([smooth((40, 60), 40, 200, seed) for seed in range(3)], axis=2)
     like = Picture(planes((96, 128)), Yuv(matrix=1))
-    made = Picture(like.like(image), like.yuv)
-    assert abs(made.bgr().astype(int) - image).mean() < 4
+    converted = Picture(like.like(image), like.yuv)
+    assert abs(converted.bgr().astype(int) - image).mean() < 4
     assert Picture.of_bgr(image).like(image)[0] is image

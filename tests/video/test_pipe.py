@@ -58,10 +58,10 @@ def test_a_pipe_gives_what_the_file_gives(
     assert len(wanted) == 30
     source = open_source(str(send(video.read_bytes(), after=0.1, name="live.anything")))
     assert (source.is_video, source.live, source.waits, source.stem) == (True, False, True, "live")
-    found = list(source.frames())
+    received = list(source.frames())
     source.close()
-    assert [frame.picture.bgr().tobytes() for frame in found] == [data for _, data in wanted]
-    assert [frame.timestamp for frame in found] == pytest.approx([time for time, _ in wanted])
+    assert [frame.picture.bgr().tobytes() for frame in received] == [data for _, data in wanted]
+    assert [frame.timestamp for frame in received] == pytest.approx([time for time, _ in wanted])
 
 
 def test_sound_of_a_pipe_is_told(send: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,8 +88,8 @@ def test_sound_of_a_pipe_is_told(send: Callable[..., Path], tmp_path: Path, capl
 
 def test_start_of_a_pipe(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
     source = open_source(str(send(make_video("drive.ts", count=30).read_bytes())))
-    found = list(source.frames(start=0.8))
-    assert len(found) == 10
+    received = list(source.frames(start=0.8))
+    assert len(received) == 10
     with pytest.raises(UserError, match="is a pipe and was read already"):
         list(source.frames())
     source.close()

@@ -145,7 +145,7 @@ def test_a_key_that_stands_twice(tmp_path: Path, labels: LabelSpec, text: str) -
     pytest.importorskip("yaml")
     file = tmp_path / "rules.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"rules.yaml: the key 'above' stands twice in one place; remove one"):
+    with pytest.raises(UserError, match=r"rules.yaml: the key 'above' occurs twice in one object; remove one"):
         read_rules(file, labels=labels)
 
 

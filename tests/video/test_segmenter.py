@@ -129,15 +129,15 @@ def test_how_many_contexts(
         return engine, SimpleNamespace(meta={"runtime": "any", "runtime_options": built_with})
 
     monkeypatch.setattr(engines, "open_engine", open_engine)
-    found, _ = engines.open_engines(Path("engine"), **arguments)
-    assert (len(found), seen[-1]) == opened
+    opened_engines, _ = engines.open_engines(Path("engine"), **arguments)
+    assert (len(opened_engines), seen[-1]) == opened
 
 
 def test_more_contexts_than_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}}
     engine = BrightnessEngine()
     monkeypatch.setattr(engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(meta=meta)))
-    with pytest.raises(UserError, match="3 contexts share 2 threads; at most one context a thread: raise --threads"):
+    with pytest.raises(UserError, match="3 contexts share 2 threads; allowed: one context per thread; raise --threads"):
         engines.open_engines(Path("engine"), contexts=3)
     assert engine.closed
 

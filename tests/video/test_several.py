@@ -56,7 +56,7 @@ def test_folders_and_patterns_of_videos(drives: Path, caplog: pytest.LogCaptureF
 
 def test_images_named_one_by_one_are_one_sequence(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (one,) = inputs_of([str(folder / name) for name in ("c.BMP", "a.png", "b.JPG")])
-    assert "3 images are taken as one sequence" in caplog.text
+    assert "3 images are read as one sequence" in caplog.text
     assert [frame.name for frame in one.open().frames()] == ["a", "b", "c"]
 
 
@@ -174,8 +174,8 @@ def test_runs_among_their_own_results(
         assert sorted(path.name for path in drives.glob("*.mp4")) == [
             *("b10-overlay.mp4", "b10.mp4", "b9-overlay.mp4", "b9.mp4"),
         ]
-    assert "2 overlays (made here before: b9-overlay.mp4, b10-overlay.mp4)" in caplog.text
-    assert "b9-overlay.mp4: is there already and will be replaced" in caplog.text
+    assert "2 overlays (written by an earlier run: b9-overlay.mp4, b10-overlay.mp4)" in caplog.text
+    assert "b9-overlay.mp4: exists already and will be replaced" in caplog.text
     before = (drives / "b9-overlay.mp4").read_bytes()
     assert infer("b9.mp4", "b9-overlay.mp4") == EXIT_DAMAGED
     assert (drives / "b9-overlay.mp4").read_bytes() == before, "a source is not replaced"
@@ -189,15 +189,15 @@ def test_a_bad_source_is_told_and_passed_over(
 ) -> None:
     (drives / "a.mp4").write_bytes(b"no video")
     assert infer(drives, "gone.mp4", "--json", "-") == EXIT_DAMAGED
-    said = capsys.readouterr()
-    meta = json.loads(said.out)
+    output = capsys.readouterr()
+    meta = json.loads(output.out)
     assert [(one["source"].rpartition("/")[2], one["status"]) for one in meta["sources"]] == [
         *(("a.mp4", 1), ("b9.mp4", 0), ("b10.mp4", 0), ("gone.mp4", 1)),
     ]
     assert meta["status"] == EXIT_DAMAGED
     assert "a.mp4: not a readable video" in meta["sources"][0]["error"]
-    assert "failed: not a readable video" in said.err
-    assert "2 of 4 sources were processed; 2 failed" in said.err
+    assert "failed: not a readable video" in output.err
+    assert "2 of 4 sources were processed; 2 failed" in output.err
     assert "gone.mp4: no such file" in caplog.text
     assert sorted(path.name for path in Path().iterdir()) == ["b10-overlay.mp4", "b9-overlay.mp4"]
     assert infer(drives / "a.mp4", "gone.mp4") == 1, "nothing came of it"
@@ -263,17 +263,17 @@ def test_ctrl_c_ends_it_all(
 
     monkeypatch.setattr(engine, "run", interrupting)
     assert infer(drives) == 130
-    said = capsys.readouterr().out
-    assert "interrupted: b9-overlay.mp4" in said
-    assert "1 of 2 sources were processed; 1 not started" in said
+    output = capsys.readouterr().out
+    assert "interrupted: b9-overlay.mp4" in output
+    assert "1 of 2 sources were processed; 1 not started" in output
     assert [path.name for path in Path().iterdir()] == ["b9-overlay.mp4"]
 
 
 def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(folder, "--masks", "m", "--json", "-") == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["frames"] == 3
-    assert "3 frames in" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["frames"] == 3
+    assert "3 frames in" in output.err
     for option in ("--out", "--masks"):
         assert infer(folder, option, "-") == 1
         assert f"{option} -: pictures are not written to standard output" in capsys.readouterr().err
@@ -295,9 +295,9 @@ def test_passwords_are_not_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert infer(drives / "b9.mp4", "http://me:secret@127.0.0.1:9/x.mp4", "--masks", "m") == EXIT_DAMAGED
-    said = capsys.readouterr()
-    assert "http://127.0.0.1:9/x.mp4" in said.out
-    assert "secret" not in said.out + said.err + caplog.text
+    output = capsys.readouterr()
+    assert "http://127.0.0.1:9/x.mp4" in output.out
+    assert "secret" not in output.out + output.err + caplog.text
 
 
 def test_without_an_engine_nothing_is_begun(

@@ -90,7 +90,7 @@ def test_h264_too_large(tmp_path: Path) -> None:
     pytest.importorskip("av")
     wide = np.zeros((2, 16_386, 3), np.uint8)
     with (
-        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 takes 16384 a side at most"),
+        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 allows 16384 per side"),
         H264Sink(tmp_path / "out.mp4") as sink,
     ):
         sink.write(result(wide))

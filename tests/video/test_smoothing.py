@@ -30,8 +30,8 @@ def flickered() -> Callable[..., tuple[int, int]]:
     assert spec.loader
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclass looks up names
     spec.loader.exec_module(sys.modules[spec.name])
-    found: Callable[..., tuple[int, int]] = sys.modules[spec.name].flickered
-    return found
+    function: Callable[..., tuple[int, int]] = sys.modules[spec.name].flickered
+    return function
 
 
 def texture(seed: int, size: tuple[int, int]) -> Array:

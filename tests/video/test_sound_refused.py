@@ -20,7 +20,7 @@ from tests.video.films import EVENT, film, overlay, when
 
 def test_another_pace_than_the_file_has(tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture) -> None:
     source = open_source(str(film(tmp_path / "a.mp4")), fps=50)
-    with pytest.raises(UserError, match="--fps gives the pictures another pace than the sound; leave one of them out"):
+    with pytest.raises(UserError, match="--fps changes the speed of the pictures but not of the sound; leave one"):
         Outputs(out=tmp_path / "o.mp4", audio=True, fps=50).sinks(source, labels=labels, engine="e")
 
 

@@ -104,7 +104,7 @@ def test_readers(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("", r"\(nothing\): no such file"),
         ("gone.mp4", r"^gone\.mp4: no such file or folder; give a video"),
@@ -122,9 +122,9 @@ def test_readers(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatc
         ("filesrc location=x ! decodebin", r"a pipeline ends in an appsink, got 'decodebin'; write: "),
     ],
 )
-def test_what_cannot_be_opened(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_opened(given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         open_source(given, open_timeout=2, read_timeout=2)
 
 
@@ -195,8 +195,8 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(
     assert names(open_source(str(folder))) == ["a", "b", "c"]
     assert caplog.messages == [
         f"{folder}: 3 of the files are read; skipped: 1 video (give them by name or by a pattern, such as '*.mp4': "
-        "drive.mp4), 1 overlay (made here before: c-overlay.mp4), 1 folder (not searched; the pattern '**/*.png' does "
-        "that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
+        "drive.mp4), 1 overlay (written by an earlier run: c-overlay.mp4), 1 folder (not searched; the pattern "
+        "'**/*.png' does that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
     ]
     caplog.clear()
     assert names(open_source(f"{folder}/[a-d]*.*")) == ["a", "b", "c"]

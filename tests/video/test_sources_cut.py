@@ -114,16 +114,16 @@ def test_damage_has_its_own_exit_status(infer: Any, tmp_path: Path, capsys: pyte
     path = encode(tmp_path / "x.mkv", range(0, 2400, 40), options={"g": "10"})
     whole = path.read_bytes()
     assert infer(path, "--out", "o.mp4", "--json", "s.json") == 0
-    found = json.loads(Path("s.json").read_text())
-    assert (found["damage"], found["status"]) == (None, 0)
+    summary = json.loads(Path("s.json").read_text())
+    assert (summary["damage"], summary["status"]) == (None, 0)
     assert "damaged" not in capsys.readouterr().out
     path.write_bytes(whole[: len(whole) // 2])
     assert infer(path, "--out", "o.mp4", "--json", "s.json") == 3
-    found = json.loads(Path("s.json").read_text())
-    assert found["status"] == 3
-    assert found["frames"] == len(overlay_times("o.mp4")) > 10
-    assert f"{len(whole) - len(whole) // 2} bytes or more are missing" in found["damage"]
-    assert f"the source is damaged: {found['damage']}; exit status 3\n" in capsys.readouterr().out
+    summary = json.loads(Path("s.json").read_text())
+    assert summary["status"] == 3
+    assert summary["frames"] == len(overlay_times("o.mp4")) > 10
+    assert f"{len(whole) - len(whole) // 2} bytes or more are missing" in summary["damage"]
+    assert f"the source is damaged: {summary['damage']}; exit status 3\n" in capsys.readouterr().out
     assert infer(path, "--limit", 5, "--out", "o.mp4") == 0, "what was asked for is there"
     with pytest.raises(SystemExit):
         infer("--help")

@@ -92,14 +92,14 @@ def test_a_file_that_was_cut_off_says_so(
     frames = list(open_source(str(path)).frames())
     assert 10 < len(frames) < 90
     missing = len(data) - path.stat().st_size
-    said = rf"frames were read; .*it was cut off: {missing} bytes or more are missing, its header says 100 frames"
-    assert re.search(f"{len(frames)} {said}", caplog.text)
+    expected = rf"frames were read; .*it was cut off: {missing} bytes or more are missing, its header says 100 frames"
+    assert re.search(f"{len(frames)} {expected}", caplog.text)
     caplog.clear()
     source = open_source(str(path))
     rest = list(source.frames(start=0.2))
     assert rest[0].name == frames[5].name
-    assert re.search(f"{len(rest)} {said}", caplog.text)
-    assert re.search(f"{len(rest)} {said}", source.damage)
+    assert re.search(f"{len(rest)} {expected}", caplog.text)
+    assert re.search(f"{len(rest)} {expected}", source.damage)
     with pytest.raises(UserError, match=r"nothing from 3 s on, it ends at .*cut off.*; start earlier"):
         list(source.frames(start=3))
 

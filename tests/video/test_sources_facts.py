@@ -189,7 +189,7 @@ def test_images_are_told_to_lack_the_shape(tmp_path: Path, labels: LabelSpec, ca
     Outputs(out=tmp_path / "o.mp4", masks=tmp_path / "m").sinks(source, labels=labels, engine="e")
     assert len(caplog.messages) == 1
     assert (
-        f"its pixels are 16:11 (width:height), which image files do not say: those in {tmp_path}/m keep its rows"
+        f"its pixels are 16:11 (width:height), which image files cannot store: those in {tmp_path}/m keep its rows"
         in (caplog.messages[0])
     )
 
@@ -231,8 +231,8 @@ def test_live_streams_are_read_the_same_way(tmp_path: Path, caplog: pytest.LogCa
         assert {picture.aspect for picture in pictures} == {Fraction(16, 11)}
         assert abs(pictures[0].bgr().mean() - grey) < 3
     live(path, remarks, number=0)
-    told = [text for text in caplog.messages if "stream 0" in text or "sound" in text]
-    assert told == [
+    warnings = [text for text in caplog.messages if "stream 0" in text or "sound" in text]
+    assert warnings == [
         "camera: holds 2 video streams: 0 (64x48, h264), 2 (64x36, h264); stream 0 is read; another one is chosen with "
         "--stream N",
         "camera: its sound is not carried over: sound can be copied from files only",
@@ -243,11 +243,11 @@ def test_live_streams_are_tone_mapped_and_deinterlaced(tmp_path: Path, caplog: p
     (picture, *_) = live(hdr_clip(tmp_path / "phone.mp4", 18), Remarks("camera"))
     assert picture.yuv == Yuv(matrix=1, primaries=1, transfer=1)
     interlaced = interlaced_clip(tmp_path / "tv.mp4")
-    made, kept = live(interlaced, Remarks("camera")), live(interlaced, Remarks("camera"), deinterlace=False)
-    assert len(made) == len(kept) == 6
-    assert not np.array_equal(made[2].planes[0], kept[2].planes[0])
+    deinterlaced, kept = live(interlaced, Remarks("camera")), live(interlaced, Remarks("camera"), deinterlace=False)
+    assert len(deinterlaced) == len(kept) == 6
+    assert not np.array_equal(deinterlaced[2].planes[0], kept[2].planes[0])
     assert [text.split(":")[1].split(" (")[0] for text in caplog.messages] == [
         " is HDR",
-        " its frames are interlaced and are made progressive; --no-deinterlace keeps them",
+        " its frames are interlaced and are deinterlaced; --no-deinterlace keeps them",
         " its frames are interlaced and kept so",
     ]

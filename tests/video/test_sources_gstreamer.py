@@ -70,8 +70,8 @@ def test_gstreamer(make_video: Callable[..., Path], needs: Callable[..., None]) 
         timeout=60,
         env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
     )
-    told = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith(b"told ")]
-    bgr, i420, bgrx, grey, file, broken = told
+    facts = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith(b"told ")]
+    bgr, i420, bgrx, grey, file, broken = facts
     for got in (bgr, i420, bgrx, grey):
         assert (got.get("live"), got["frames"]) == (True, 10), got
     for got in (bgr, i420, bgrx):

@@ -48,16 +48,16 @@ class Script:
 def live(*scripts: Callable[[], Iterator[int | float | Exception]], patience: Patience = QUICK) -> LiveSource:
     """A source whose connections follow the scripts in turn; the ones made stand in ``made``."""
     waiting = list(scripts)
-    made: list[Script] = []
+    connections: list[Script] = []
 
     def connect() -> Script:
         if not waiting:
             raise ReadError("refused", "check the address")
-        made.append(Script(waiting.pop(0)()))
-        return made[-1]
+        connections.append(Script(waiting.pop(0)()))
+        return connections[-1]
 
     source = LiveSource(connect, name="cam", stem="cam", patience=patience)
-    source.made = made  # type: ignore[attr-defined]
+    source.made = connections  # type: ignore[attr-defined]
     return source
 
 
@@ -137,11 +137,11 @@ def test_connects_again_after_an_end_and_after_silence(caplog: pytest.LogCapture
     times = [f.timestamp for f in seen]
     assert times == sorted(times), "one clock over all connections"
     assert [f.name for f in seen] == [f"cam-{i:06d}" for i in range(8)]
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 4, said
-    assert said[0] == "cam: the stream ended; connecting again, for 1 s at most"
-    assert said[2].startswith("cam: no frame for 0.3 s; connecting again")
-    assert said[1].startswith(said[3][: len("cam: frames again, after ")])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4, messages
+    assert messages[0] == "cam: the stream ended; connecting again, for 1 s at most"
+    assert messages[2].startswith("cam: no frame for 0.3 s; connecting again")
+    assert messages[1].startswith(messages[3][: len("cam: frames again, after ")])
 
 
 def test_gives_up_after_its_patience(caplog: pytest.LogCaptureFixture) -> None:

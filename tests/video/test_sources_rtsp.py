@@ -96,12 +96,12 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
     assert begin is not None
     assert end == pytest.approx(begin + 19 / 25, abs=0.4)
     assert sorted(lag(f) for f in frames[10:])[10] < 250
-    for url, said in (
+    for url, message in (
         (address.replace("se%25cret", "wr0ng"), r"401 Unauthorized .*; check user and password"),
         (address + "/gone", r"404 Not Found\); check the path"),
         (f"rtsp://admin:wr0ng@127.0.0.1:{free_port()}/", r"Connection refused\); check the address, its port"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             open_source(url)
         assert "wr0ng" not in str(caught.value)
         assert "cret" not in str(caught.value)
@@ -111,9 +111,9 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
     source.close()
     with pytest.raises(UserError, match=r"OpenCV cannot open it\); check address, port, user and password"):
         open_source(address.replace("se%25cret", "wr0ng"))
-    told = capfd.readouterr()
-    assert "wr0ng" not in told.err + told.out
-    assert "cret" not in told.err + told.out
+    output = capfd.readouterr()
+    assert "wr0ng" not in output.err + output.out
+    assert "cret" not in output.err + output.out
 
 
 def outages(server: Rtsp, source: Source, seconds: float) -> list[Frame]:

@@ -66,20 +66,20 @@ def test_a_number_without_slash_leads_to_the_page(share: Share) -> None:
 def test_each_tile_has_its_own_figures(share: Share, make_result: MakeResult) -> None:
     page, (front, back) = share("front", "<b>back</b>")
     assert (front.address, back.address) == (f"{page.address}1/", f"{page.address}2/")
-    told = events(page)
-    kind, about = next(told)
+    stream = events(page)
+    kind, about = next(stream)
     assert kind == "about"
     assert [one["name"] for one in about["sources"]] == ["front", "<b>back</b>"]
     assert [one["title"] for one in about["sources"]] == ["front.mp4", "<b>back</b>.mp4"]
     assert about["sources"][0]["classes"][1].keys() == {"name", "colour"}
     waiting = {"state": "waiting", "frames": 0, "largest": []}
-    assert next(told) == ("figures", {"sources": [waiting, waiting]})
+    assert next(stream) == ("figures", {"sources": [waiting, waiting]})
     front.write(make_result(0, dropped=3))
     pixels = np.zeros(256, np.int64)
     pixels[[1, 2]] = 25, 75
     for index in range(6):
         back.write(make_result(index, pixels=pixels, size=(30, 40)))
-    first, second = next(told)[1]["sources"]
+    first, second = next(stream)[1]["sources"]
     assert (first["state"], first["frames"], first["dropped"], first["size"]) == ("running", 1, 3, [48, 64])
     assert (second["state"], second["frames"], second["dropped"], second["size"]) == ("running", 6, 0, [30, 40])
     assert first["largest"] == [[0, 0.5], [1, 0.25], [2, 0.125]]
@@ -100,9 +100,9 @@ def test_each_page_streams_its_own_pictures(share: Share, make_result: MakeResul
     for number, value in ((1, 60), (2, 180)):
         assert abs(decoded(next(pictures(page, at=f"/{number}/"))).mean() - value) < 3
         assert abs(snapshot(page, number)[1] - value) < 3
-        told = events(page, at=f"/{number}/")
-        assert next(told)[1]["title"] == f"{sinks[number - 1].name}.mp4"
-        assert next(told)[1]["frames"] == 1
+        stream = events(page, at=f"/{number}/")
+        assert next(stream)[1]["title"] == f"{sinks[number - 1].name}.mp4"
+        assert next(stream)[1]["frames"] == 1
 
 
 def test_snapshots_are_small_and_newer(share: Share, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,15 +154,15 @@ def test_limits_on_viewers(labels: LabelSpec, share: Share, monkeypatch: pytest.
     monkeypatch.setattr(tiles, "VIEWERS", 1)
     monkeypatch.setattr(tiles, "SNAPSHOTS", 1)
     page, _ = share("front", "back")
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     assert get(page, "/events")[0] == 503
     with connect(page, "/1/picture"):
         until(lambda: page._snapshots.taken == 1)
         assert get(page, "/2/picture")[0] == 503
         assert get(page, "/state")[0] == 200
     until(lambda: page._snapshots.taken == 0)
-    told.close()
+    stream.close()
     until(lambda: page._figures.taken == 0)
 
 
@@ -207,28 +207,28 @@ def test_pictures_are_made_only_while_somebody_asks(
     share: Share, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, (front, back) = share("front", "back")
-    made, imencode = list[float](), cv2.imencode
+    encoded, imencode = list[float](), cv2.imencode
 
     def counted(*arguments: Any) -> Any:
-        made.append(time.monotonic())
+        encoded.append(time.monotonic())
         return imencode(*arguments)
 
     monkeypatch.setattr(cv2, "imencode", counted)
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     threads = threading.active_count()
     with producing(front, make_result, fps=100) as taken, producing(back, make_result, fps=100):
-        next(told)
+        next(stream)
         time.sleep(0.2)
-        assert not made, "figures need none"
+        assert not encoded, "figures need none"
         number = 0
         for _ in range(5):
             number, mean = snapshot(page, 1, after=number)
             assert mean is not None
-        assert len(made) == number == 5, "one for each request, none for the other source"
+        assert len(encoded) == number == 5, "one for each request, none for the other source"
         time.sleep(0.3)
-        assert len(made) == 5
+        assert len(encoded) == 5
         until(lambda: threading.active_count() <= threads + 2)  # those that produce
         time.sleep(0.1)
-    assert min(np.diff(made)) > 0.08, "no more than ten a second"
+    assert min(np.diff(encoded)) > 0.08, "no more than ten a second"
     assert np.median(taken) < 1e-3

@@ -35,14 +35,14 @@ def test_one_source_ends_and_the_other_runs(
     share: Share, make_result: MakeResult, error: BaseException | None, state: str
 ) -> None:
     page, (front, back) = share("front", "back")
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     with producing(back, make_result, fps=50):
         front.write(make_result(0, picture=grey(90)))
         number, _ = snapshot(page, 1)
         front.write(make_result(1, picture=grey(210)))
         front.__exit__(type(error) if error else None, error, None)
-        until(lambda: next(told)[1]["sources"][0]["state"] == state)
+        until(lambda: next(stream)[1]["sources"][0]["state"] == state)
         start = time.monotonic()
         last, mean = snapshot(page, 1, after=number)
         assert abs(mean - 210) < 3, "the last picture is shown"
@@ -50,8 +50,8 @@ def test_one_source_ends_and_the_other_runs(
         assert time.monotonic() - start < 0.8, "nobody waits for one that cannot come"
         assert json.loads(get(page, "/1/state")[2])["state"] == state
         # the other one is as before
-        before = next(told)[1]["sources"][1]
-        after = next(told)[1]["sources"][1]
+        before = next(stream)[1]["sources"][1]
+        after = next(stream)[1]["sources"][1]
         assert (before["state"], after["state"]) == ("running", "running")
         assert after["frames"] > before["frames"]
         first, _ = snapshot(page, 2)
@@ -75,9 +75,9 @@ def test_a_source_that_never_began(labels: LabelSpec, make_result: MakeResult) -
 
 def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: MakeResult) -> None:
     with SharedPage("127.0.0.1", 0, names=["front", "back", "bad"]) as page:
-        told = events(page)
-        assert [one["name"] for one in next(told)[1]["sources"]] == ["front", "back", "bad"]
-        assert [one["state"] for one in next(told)[1]["sources"]] == ["waiting"] * 3
+        stream = events(page)
+        assert [one["name"] for one in next(stream)[1]["sources"]] == ["front", "back", "bad"]
+        assert [one["state"] for one in next(stream)[1]["sources"]] == ["waiting"] * 3
         status, headers, _ = get(page, "/2/")
         assert (status, headers["Location"]) == (302, "../"), "there is no page of it yet"
         page.fail("bad")
@@ -88,15 +88,15 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
         assert [sinks[name].address for name in ("front", "back", "more")] == [f"{page.address}{n}/" for n in (1, 2, 4)]
         with pytest.raises(ValueError, match="name of two"):
             page.sink("back", PageSettings(labels, "x"))
-        abouts = (about for kind, about in told if kind == "about")
+        abouts = (about for kind, about in stream if kind == "about")
         titles = ["front.mp4", "back.mp4", "bad", "more.mp4"]
         assert [one["title"] for one in next(abouts)["sources"]] == titles
         with sinks["back"] as back:
             back.write(make_result(0, picture=grey(120)))
             assert abs(snapshot(page, 2)[1] - 120) < 3
             assert get(page, "/2/")[0] == 200
-            next(told)  # figures from before
-            figures = next(told)[1]["sources"]
+            next(stream)  # figures from before
+            figures = next(stream)[1]["sources"]
             assert [one["state"] for one in figures] == ["waiting", "running", "failed", "waiting"]
             state = json.loads(get(page, "/state")[2])["sources"]
             assert [(one["title"], one["frames"]) for one in state] == list(zip(titles, (0, 1, 0, 0), strict=True))
@@ -143,14 +143,14 @@ def test_leaving_ends_all_answers(labels: LabelSpec, make_result: MakeResult) ->
     page = SharedPage("127.0.0.1", 0)
     sinks = [page.sink(name, PageSettings(labels, name)) for name in ("front", "back")]
     with page:
-        told, one = events(page), events(page, at="/1/")
-        next(told), next(one)
+        stream, one = events(page), events(page, at="/1/")
+        next(stream), next(one)
         for sink in sinks:
             with sink:
                 sink.write(make_result(0))
     rest = []
     with pytest.raises(AssertionError):  # the connection ends
         while True:
-            rest.append(next(told)[1]["sources"])
+            rest.append(next(stream)[1]["sources"])
     assert [source["state"] for source in rest[-1]] == ["ended", "ended"], "viewers get the last figures"
     page.close()  # once more

@@ -32,7 +32,7 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stamps", "expected", "said"),
+    ("stamps", "expected", "warning"),
     [
         ([0, 0.1, 3600, 3600.1, 3600.3], [0, 0.1, 0.2, 0.3, 0.5], "jump by +3599.9 s at 0.10 s"),
         ([90, 90.1, 0, 0.1, 0.3], [90, 90.1, 90.2, 90.3, 90.5], "jump by -90.1 s at 90.10 s"),
@@ -46,12 +46,12 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_the_clock_bridges_problems(
-    stamps: list[float | None], expected: list[float], said: str | None, caplog: pytest.LogCaptureFixture
+    stamps: list[float | None], expected: list[float], warning: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock("film", step=0.1, leap=10)
     assert [clock.at(stamp) for stamp in stamps] == pytest.approx(expected)
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["film"] * (said is not None)
-    assert (said or "") in caplog.text
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["film"] * (warning is not None)
+    assert (warning or "") in caplog.text
 
 
 @pytest.mark.parametrize("offset_s", [3600, 20, -30])

@@ -60,17 +60,17 @@ def test_names_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_lies_before_the_start_is_not_decoded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = {".mpg": "mpeg2video"}.get(Path(name).suffix, "libx264")
     path = encode(tmp_path / name, range(100), codec=codec, unit=Fraction(1, 25), options={"g": "8", "bf": "2"})
-    made: list[Decoder] = []
+    decoders: list[Decoder] = []
     real = Decoder.seek
 
     def seek(self: Decoder, start: float) -> Any:
-        made.append(self)
+        decoders.append(self)
         return real(self, start)
 
     monkeypatch.setattr(Decoder, "seek", seek)
     first = next(iter(open_source(str(path)).frames(start=3)))
     assert first.name == "x-000075"
-    (decoder,) = made
+    (decoder,) = decoders
     assert 1 <= decoder.decoded < 30
 
 

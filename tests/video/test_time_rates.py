@@ -114,5 +114,5 @@ def test_every_of_images_and_of_a_video_last_equally(
 
 
 def test_live_sources_have_no_rate_of_the_user(labels: LabelSpec) -> None:
-    with pytest.raises(UserError, match=r"fps 10 cannot be used: frames of something live come when they come"):
+    with pytest.raises(UserError, match=r"fps 10 cannot be used: frames of a live source have their own times"):
         Outputs(fps=10.0).sinks(Bars(3, live=True), labels=labels, engine="e")

@@ -40,13 +40,13 @@ def cameras(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Camera]]
     """``cameras(front={...}, rear={...})``: what the addresses open."""
 
     def make(**options: dict[str, Any]) -> dict[str, Camera]:
-        made = {name: Camera(name, **chosen) for name, chosen in options.items()}
+        cameras_ = {name: Camera(name, **chosen) for name, chosen in options.items()}
 
         def open_camera(given: Input, **options: Any) -> Camera:
-            return made[given.text.rpartition("/")[2]]
+            return cameras_[given.text.rpartition("/")[2]]
 
         monkeypatch.setattr(Input, "open", open_camera)
-        return made
+        return cameras_
 
     return make
 
@@ -71,19 +71,19 @@ def test_both_are_segmented_until_ctrl_c(
     opened = cameras(front={}, rear={"image": lambda index: quarters(index)[:, ::-1]})
     ctrl_c_after(1.0)
     assert infer(*URLS, "--lines", "-", "--json", "s.json") == 0
-    said = capsys.readouterr()
-    found = lines(said.out)
+    output = capsys.readouterr()
+    printed = lines(output.out)
     names = ("rtsp-cameras-front", "rtsp-cameras-rear")
-    frames = {name: [line for line in found if line["source"] == name] for name in names}
+    frames = {name: [line for line in printed if line["source"] == name] for name in names}
     assert all(len(each) >= 10 for each in frames.values())
     for each in frames.values():
         assert [line["index"] for line in each] == list(range(len(each)))
         assert [line["time_s"] for line in each] == sorted(line["time_s"] for line in each)
     summary = json.loads(Path("s.json").read_text())
-    assert summary["status"] == 0 and summary["frames"] == len(found) and summary["fps"] > 10
+    assert summary["status"] == 0 and summary["frames"] == len(printed) and summary["fps"] > 10
     assert [source["frames"] for source in summary["sources"]] == [len(each) for each in frames.values()]
     assert {"turn", "infer", "age"} <= set(summary["sources"][0]["steps_ms"])
-    rows = [line.split() for line in said.err.splitlines() if line.startswith(("source", "front", "rear"))]
+    rows = [line.split() for line in output.err.splitlines() if line.startswith(("source", "front", "rear"))]
     assert rows[0] == ["source", "frames", "fps", "dropped", "age", "ms", "result"]
     assert [row[0] for row in rows[1:]] == ["front", "rear"]
     assert all(camera.closed for camera in opened.values()) and engine.closed
@@ -116,9 +116,9 @@ def test_one_that_ends_or_fails_leaves_the_other_alone(
 ) -> None:
     cameras(front={"count": 60}, rear={"fails": 3})
     assert infer(*URLS, "--masks", "m") == EXIT_DAMAGED
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert "error: told to fail" in caplog.text
-    assert "1 of 2 sources were processed; 1 failed" in said.out
+    assert "1 of 2 sources were processed; 1 failed" in output.out
     assert len(list(Path("m/rtsp-cameras-front").glob("*.png"))) > 5
 
 

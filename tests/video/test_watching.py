@@ -34,13 +34,13 @@ def opened(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.Monk
 
 def test_every_frame_of_files_with_its_mask(engine: BrightnessEngine, opened: list[dict[str, Any]]) -> None:
     sources = {"one": Bars(7), "two": Bars(5, image=lambda index: quarters(index)[:, ::-1])}
-    found = list(watch("engine", sources))
-    assert Counter(each.source for each in found) == {"one": 7, "two": 5}
-    for each in found:
+    watched = list(watch("engine", sources))
+    assert Counter(each.source for each in watched) == {"one": 7, "two": 5}
+    for each in watched:
         image = quarters(each.result.index)
         assert np.array_equal(each.frame, image if each.source == "one" else image[:, ::-1])
         assert np.array_equal(each.mask, each.frame[..., 1] // 64)
-    assert [each.result.index for each in found if each.source == "one"] == list(range(7))
+    assert [each.result.index for each in watched if each.source == "one"] == list(range(7))
     assert (opened[0]["live"], opened[0]["sources"]) == (True, 2) and engine.closed
 
 
@@ -66,8 +66,8 @@ def test_leaving_early_ends_the_sources(engine: BrightnessEngine) -> None:
 
 
 def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFixture) -> None:
-    found = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
-    assert Counter(each.source for each in found)["good"] == 6
+    watched = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
+    assert Counter(each.source for each in watched)["good"] == 6
     assert "error: bad: told to fail" in caplog.text
 
 

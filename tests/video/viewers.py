@@ -56,9 +56,9 @@ def pictures(sink: Page, *, at: str = "/") -> Iterator[bytes]:
         assert stream.readline() == b"--frame\r\n"
         while True:
             part = b"".join(iter(stream.readline, b"\r\n"))
-            found = re.fullmatch(rb"Content-Type: image/jpeg\r\nContent-Length: (\d+)\r\n", part)
-            assert found, part
-            yield stream.read(int(found[1]))
+            header = re.fullmatch(rb"Content-Type: image/jpeg\r\nContent-Length: (\d+)\r\n", part)
+            assert header, part
+            yield stream.read(int(header[1]))
             assert stream.read(11) == b"\r\n--frame\r\n"
 
 

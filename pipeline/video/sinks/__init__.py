@@ -1,4 +1,4 @@
-"""Where results go."""
+"""Sinks: files, streams, windows and pages for the results of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows beside the picture: speed, ages and shares of classes, over the last seconds."""
+"""The figures beside the picture of a page: speed, ages and shares of classes, over the last seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WINDOW_S = 2.0
 
 
 class _Mark(NamedTuple):
-    """A result when it came."""
+    """The times of one result."""
 
     at: float
     number: int
@@ -48,10 +48,10 @@ class PageSettings:
 
 
 class Figures:
-    """Notes results cheaply, and works out the figures when they are asked for.
+    """Notes results at little cost, and computes figures only on request.
 
     Args:
-        page: names and colours of the classes, and what else it says.
+        page: settings of the page.
         clock: seconds, the clock of ``Result.arrived``.
     """
 
@@ -86,12 +86,12 @@ class Figures:
         self.state = "running"
 
     def about(self) -> dict[str, Any]:
-        """What stays: ``title``, ``engine``, ``rate``, ``classes`` (``name``, ``colour`` as #rrggbb) in order of ids,
-        and what the other pixels are called, ``rest``."""
+        """Values that do not change: ``title``, ``engine``, ``rate``, ``classes`` (``name``, ``colour`` as #rrggbb) in
+        order of ids, and ``rest``, the name for all other pixels."""
         return self._about
 
     def now(self) -> dict[str, Any]:
-        """What changes.
+        """Values that change.
 
         Keys: ``state`` (waiting, running, ended or failed), ``frames`` until now, ``quiet_s`` (since the last one),
         ``fps`` over the last 2 s, medians ``infer_ms`` and ``age_ms`` over them (null when nothing came), ``dropped``,
@@ -104,7 +104,7 @@ class Figures:
             newest = self._newest
             last = self._marks[-1].at if self._marks else now
             if self.state not in ("waiting", "running"):
-                now = last  # what it was at the end stays
+                now = last  # the figures at the end stay
             marks = [mark for mark in self._marks if mark.at >= now - WINDOW_S]
         if newest is None:
             return {"state": self.state, "frames": 0}
