@@ -22,8 +22,8 @@ EPILOG = """examples:
   infer.py ENGINE 0 --window                                  first camera, on the screen
   infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
-Ctrl-C ends a run cleanly: what was read is processed and written. Frames of live sources that come too fast are
-dropped and counted; frames of files never are. More: docs/video.md
+Ctrl-C ends a run cleanly: frames that were read are processed and written. Frames of live sources that come too fast
+are dropped and counted; frames of files never are. More: docs/video.md
 
 exit status: 0 all was processed; 1 error; 2 wrong options; 3 some input was damaged or skipped; 130 interrupted"""
 

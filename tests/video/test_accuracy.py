@@ -1,4 +1,4 @@
-"""What video writes scores what `check` reports for the same frames: to the pixel."""
+"""Masks of video have exactly the scores that `check` reports for the same frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confidence of a real engine: what the stage writes and draws of it, and what a segmenter gives."""
+"""Confidence of a real engine: files and overlays of the stage, and results of a segmenter."""
 
 from __future__ import annotations
 

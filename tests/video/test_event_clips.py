@@ -42,8 +42,8 @@ def test_a_clip_shows_what_was_before_and_after(tmp_path: Path, feed: Any) -> No
 
 
 @pytest.mark.parametrize("preset", ["ultrafast", "medium"])
-def test_clips_whatever_the_encoder_holds_back(tmp_path: Path, feed: Any, preset: str) -> None:
-    """A slower preset looks ahead by many frames, so packets come much later than frames."""
+def test_clips_with_an_encoder_that_delays_packets(tmp_path: Path, feed: Any, preset: str) -> None:
+    """A slower preset looks ahead by many frames, so its packets come much later than frames."""
     with make(tmp_path, RULE, preset=preset) as sink:
         feed(sink, range(30), range(10, 16))
     frames, _ = shown(tmp_path / "car-0001.mp4")

@@ -1,4 +1,4 @@
-"""Events of results: their lines, what a failed run leaves, and memory."""
+"""Events of results: their lines, the files of a failed run, and memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_lines_of_an_event(tmp_path: Path, feed: Any) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["utc"])
         assert abs((now - datetime.fromisoformat(line.pop("utc").replace("Z", "+00:00"))).total_seconds()) < 30
     facts = {"event": "car", "id": "r-1", "source": "drive.mp4", "class": ["car"], "zone": None, "above": 0.5}
-    # 11 frames with a car from 0.4 s to 0.8 s; 0.2 s of it are over at 0.6 s; 0.4 s without it are over at 1.2 s
+    # 11 frames with a car from 0.4 s to 0.8 s; 0.2 s with it end at 0.6 s; 0.4 s without it end at 1.2 s
     first = {"index": 15, "frame": "000015", "time_s": 0.6, "share": 1.0, "since_s": 0.4}
     last = {"index": 30, "frame": "000030", "time_s": 1.2, "share": 0.0, "since_s": 0.4, "until_s": 0.8}
     assert begin == {**facts, "state": "begin", **first}
@@ -45,7 +45,7 @@ def test_lines_of_an_event(tmp_path: Path, feed: Any) -> None:
     assert sink.describe() == "events of car: 1, 0.4 s in all, 0 clips"
 
 
-def test_a_line_is_there_at_once_and_what_was_there_stays(tmp_path: Path, feed: Any) -> None:
+def test_a_line_is_written_at_once_and_older_lines_stay(tmp_path: Path, feed: Any) -> None:
     (tmp_path / "events.jsonl").write_text('{"event": "old"}\n')
     with make(tmp_path, SILENT) as sink:
         feed(sink, range(5), range(60))
@@ -69,7 +69,7 @@ def test_without_timestamps_the_clock_is_that_of_arrivals(tmp_path: Path, make_r
     assert (end["index"], end["time_s"], end["until_s"], end["seconds"]) == (5, None, None, 0.25)
 
 
-def test_a_run_that_fails_completes_what_there_is(tmp_path: Path, feed: Any) -> None:
+def test_a_run_that_fails_completes_its_events(tmp_path: Path, feed: Any) -> None:
     with pytest.raises(ZeroDivisionError), make(tmp_path, RULE) as sink:
         feed(sink, range(20), range(20))
         raise ZeroDivisionError
@@ -137,18 +137,18 @@ def test_memory_has_a_limit_in_bytes(
     tmp_path: Path, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     random = np.random.default_rng(0)
-    written = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
+    recording = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
     for index in range(500):
         noise = Picture.of_bgr(random.integers(0, 255, (*SIZE, 3), np.uint8))
-        written.record(make_result(index, picture=noise), index / FPS)
-        assert written.held <= (1 << 20) + 50 * 16_000, "and a group"
-    written.flush()
-    pieces = list(written.since(0.0))
+        recording.record(make_result(index, picture=noise), index / FPS)
+        assert recording.held <= (1 << 20) + 50 * 16_000, "and a group"
+    recording.flush()
+    pieces = list(recording.since(0.0))
     assert pieces[0].is_key and pieces[-1].seconds == 499 / FPS
     assert [round(piece.seconds * FPS) for piece in pieces] == list(range(500 - len(pieces), 500))
     assert len(caplog.messages) == 1
     assert "20 s of frames need more memory than 1 MB: clips begin later" in caplog.text
-    written.close()
+    recording.close()
 
 
 def test_in_a_run(tmp_path: Path, engine: BrightnessEngine, labels: LabelSpec) -> None:

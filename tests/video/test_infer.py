@@ -1,4 +1,4 @@
-"""The stage: the real script, with the fake engine in the place of the loaded one."""
+"""The stage: the real script with the fake engine instead of a loaded one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_without_av(
     assert len(list(Path("m").glob("*.png"))) == len(list(Path("pictures").glob("*.png"))) == 8
 
 
-def test_ctrl_c_keeps_what_was_done(
+def test_ctrl_c_keeps_finished_frames(
     infer: Any,
     engine: Any,
     make_video: Callable[..., Path],
@@ -169,7 +169,7 @@ def test_stream_out(infer: Any, make_video: Callable[..., Path], capsys: pytest.
     def receive() -> None:
         with (
             av.open(f"rtmp://{address}", options={"listen": "1"}, timeout=5) as container,
-            contextlib.suppress(av.error.OSError),  # what the end is called
+            contextlib.suppress(av.error.OSError),  # the error at the end of the stream
         ):
             times.extend(frame.time for frame in container.decode(video=0))
 
@@ -216,7 +216,7 @@ def test_bad_option_values(infer: Any, folder: Path, args: list[str], capsys: py
 
 def test_runs_from_any_folder_without_installation(tmp_path: Path) -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        # -P would hide stages/, -E keeps a PYTHONPATH of the test run out
+        # -P would hide stages/; -E ignores the PYTHONPATH of the test run
         command = [sys.executable, "-E", str(SCRIPT), *args]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
@@ -246,7 +246,7 @@ def test_zones(infer: Any, make_video: Callable[..., Path]) -> None:
     assert (mask[24:] == 255).all() and (mask[:24] < 4).all()
 
 
-def test_a_zone_outside_of_the_frame(
+def test_a_zone_outside_the_frame(
     infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("zones.json").write_text(json.dumps({"zones": [{"name": "far", "points": [[0, 0], [640, 0], [0, 480]]}]}))

@@ -38,7 +38,7 @@ def test_events(
     assert infer(make_video(count=12), *options) == 0
     hook.stop()
     found = [json.loads(line) for line in Path("e/events.jsonl").read_text().splitlines()]
-    # a car at 0.12, 0.28 and 0.44 s; 0.1 s without it are over at 0.24 and 0.4 s
+    # a car at 0.12, 0.28 and 0.44 s; 0.1 s without it end at 0.24 and 0.4 s
     times = [(line["state"], line["time_s"]) for line in found if line["state"] != "clip"]
     assert times == [("begin", 0.12), ("end", 0.24), ("begin", 0.28), ("end", 0.4), ("begin", 0.44), ("end", 0.44)]
     assert [line["clip"] for line in found if line["state"] == "clip"] == ["car-0001.mp4"] * 3
@@ -57,7 +57,7 @@ def test_events(
     assert "written: e\n" in said
 
 
-def test_an_address_that_nobody_serves_is_said(
+def test_an_address_without_a_server_has_a_warning(
     infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -111,7 +111,7 @@ def test_a_folder_for_events_without_rules(infer: Any, folder: Path, capsys: pyt
 
 
 def test_events_of_images_have_the_pace_of_the_video(infer: Any, folder: Path) -> None:
-    """Not that of the machine: the same images are the same events everywhere."""
+    """The speed of the machine does not matter: the same images give the same events everywhere."""
     assert infer(folder, "--fps", 2, "--events", rules(clip=True, seconds=1, above=0.1)) == 0
     begin, end, clip = [json.loads(line) for line in Path("events/events.jsonl").read_text().splitlines()]
     assert (begin["frame"], begin["time_s"], end["frame"], end["seconds"]) == ("c", None, "c", 1.0)

@@ -123,7 +123,7 @@ def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["index"] for line in data.splitlines()] == list(range(data.count(b"\n")))
 
 
-def test_whoever_reads_along_may_leave() -> None:
+def test_a_reader_of_lines_may_leave() -> None:
     with start() as process:
         assert process.stdout is not None
         assert process.stderr is not None

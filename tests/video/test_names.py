@@ -1,4 +1,4 @@
-"""Long names: of sources, of results, and of what lies there while they are written."""
+"""Long names: of sources, results and temporary files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_results_with_the_longest_names(tmp_path: Path, labels: LabelSpec, make_
         with make(path) as sink:
             sink.write(make_result(0, picture=big))
         files.append(path)
-        with make(path) as sink:  # what is there is replaced
+        with make(path) as sink:  # replaces the older file
             sink.write(make_result(0, picture=big))
     assert sorted(tmp_path.iterdir()) == sorted(files)
 

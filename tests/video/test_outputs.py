@@ -19,7 +19,7 @@ RULE = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5)
 
 
 def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
-    """Names of the sinks and what they write."""
+    """Names of the sinks and of their files."""
     places = {
         key: Path(value) if key in ("out", "masks", "lines", "report") and value else value
         for key, value in wanted.items()

@@ -1,4 +1,4 @@
-"""The live page over real connections: what is served, and that who watches slows nothing."""
+"""The live page over real connections: its answers, and that viewers do not slow the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeResult = Callable[..., Result]
 Serve = Callable[..., PageSink]
 
 
-# what is served
+# answers
 
 
 def test_frames_arrive_small(serve: Serve, labels: LabelSpec, make_result: MakeResult) -> None:
@@ -49,7 +49,7 @@ def test_frames_arrive_small(serve: Serve, labels: LabelSpec, make_result: MakeR
         np.concatenate([plane.ravel() for plane in planes]).reshape(1080, 1280), cv2.COLOR_YUV2BGR_I420
     )
     assert np.abs(second[270, 480].astype(int) - whole[360, 640]).max() < 6
-    for size, small in (((1080, 400), (960, 356)), ((48, 64), (48, 64))):  # high ones, and small ones as they are
+    for size, small in (((1080, 400), (960, 356)), ((48, 64), (48, 64))):  # a high one; a small one
         sink.write(make_result(2, picture=Picture.of_bgr(np.zeros((*size, 3), np.uint8))))
         assert decoded(next(stream)).shape[:2] == small
 
@@ -70,7 +70,7 @@ def test_the_page_and_its_parts(serve: Serve) -> None:
     assert not re.search(r"https?:|//|<style|style=|\son\w+=", html), "nothing from elsewhere, nothing inline"
 
 
-def test_what_is_not_python_is_in_the_wheel() -> None:
+def test_files_that_are_not_python_are_in_the_wheel() -> None:
     root = Path(__file__).parents[2]
     package = root / "pipeline"
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline"]
@@ -107,12 +107,12 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     now = 100.0
     figures = Figures(PageSettings(labels, "x"), clock=lambda: now)
     assert figures.now() == {"state": "waiting", "frames": 0}
-    # ten frames a second, of which this sink is handed every second one
+    # ten frames per second, of which this sink gets every second one
     for step in range(20):
         now = 100 + 0.2 * step
         figures.note(make_result(2 * step, arrived=now - 0.01 * (1 + step % 3), infer_ms=float(step), dropped=step))
-    now_ = figures.now()
-    assert now_ == {
+    last = figures.now()
+    assert last == {
         "state": "running",
         "frames": 39,
         "quiet_s": 0.0,
@@ -129,7 +129,7 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     quiet = figures.now()
     assert (quiet["fps"], quiet["quiet_s"], quiet["infer_ms"], quiet["age_ms"]) == (0.0, 5.0, None, None)
     figures.state = "ended"
-    assert figures.now() == {**now_, "state": "ended"}, "at the end the last figures stay"
+    assert figures.now() == {**last, "state": "ended"}, "at the end the last figures stay"
 
 
 def test_only_some_classes(labels: LabelSpec, make_result: MakeResult) -> None:
@@ -140,12 +140,12 @@ def test_only_some_classes(labels: LabelSpec, make_result: MakeResult) -> None:
     assert (figures.now()["shares"], figures.now()["other"]) == ([0.25, 0.125], 0.625)
 
 
-# what it costs
+# costs
 
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """When JPEGs were made."""
+    """Times at which JPEGs were encoded."""
     times, imencode = list[float](), cv2.imencode
 
     def counted(*arguments: Any) -> Any:
@@ -221,7 +221,7 @@ def test_a_viewer_that_never_reads_slows_nobody(
             next(reader)
         lasted = time.monotonic() - begin
         assert sink._pictures.watchers == 2, "both are served at a time"
-        until(lambda: sink._pictures.watchers == 1)  # it was let go
+        until(lambda: sink._pictures.watchers == 1)  # the slow one was disconnected
         assert len(next(reader)) > 100_000
         reader.close()
     assert lasted < 1.4, "pictures did not wait for it"
@@ -246,7 +246,7 @@ def test_a_viewer_that_left_is_noticed_without_pictures(
         assert get(sink, "/state")[0] == 200
 
 
-def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_connections_is_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_web, "CONNECTIONS", 3)
     sink = serve()
     idle = [connect(sink, b"GET / HT") for _ in range(3)]
@@ -265,7 +265,9 @@ def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.Monkey
     ("error", "state"),
     [(None, "ended"), (Stop(), "ended"), (KeyboardInterrupt(), "ended"), (UserError("x"), "failed")],
 )
-def test_the_end_is_told(labels: LabelSpec, make_result: MakeResult, error: BaseException | None, state: str) -> None:
+def test_the_page_shows_the_end(
+    labels: LabelSpec, make_result: MakeResult, error: BaseException | None, state: str
+) -> None:
     sink = PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0)
     sink.__enter__()
     try:
@@ -279,7 +281,7 @@ def test_the_end_is_told(labels: LabelSpec, make_result: MakeResult, error: Base
         sink.__exit__(type(error) if error else None, error, None)
         until(lambda: next(updates)[1]["state"] == state)
         assert np.abs(decoded(next(watcher)).astype(int) - 200).max() < 4, "the last picture is shown"
-        # who comes later sees it, too
+        # later viewers see it, too
         assert json.loads(get(sink, "/state")[2])["state"] == state
         assert np.abs(decoded(next(pictures(sink))).astype(int) - 200).max() < 4
     finally:

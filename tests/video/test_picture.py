@@ -59,7 +59,7 @@ def test_yuv_is_resized_as_if_converted_first(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(2160, 3840), (720, 1280), (540, 960), (360, 480)])
 def test_detail_does_not_alias(size: tuple[int, int]) -> None:
-    """Noise and stripes of a pixel leave no more than an average over areas leaves of them."""
+    """Noise and stripes of one pixel remain no more visible than after an average over areas."""
     noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     stripes = np.tile(np.array([0, 255], np.uint8), size[1] // 2)[np.newaxis].repeat(size[0], axis=0)
     grey = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)

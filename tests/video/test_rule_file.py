@@ -1,4 +1,4 @@
-"""The file of rules: what is read of it, and every problem of it at once."""
+"""The file of rules: its content, and all of its problems in one error."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_problems_of_a_file(tmp_path: Path, labels: LabelSpec, text: str, messag
         "events:\n  - name: a\n    class: car\n    above: 0.1\n    above: 0.2\n",
     ],
 )
-def test_a_key_that_stands_twice(tmp_path: Path, labels: LabelSpec, text: str) -> None:
+def test_a_key_that_occurs_twice(tmp_path: Path, labels: LabelSpec, text: str) -> None:
     pytest.importorskip("yaml")
     file = tmp_path / "rules.yaml"
     file.write_text(text)

@@ -1,4 +1,4 @@
-"""Rules of events: when they begin and end, against a plain reference and by exact values; and the clock."""
+"""Rules of events: when they begin and end, compared with a plain reference and exact values; and the clock."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def changes(rule: Rule, times: Sequence[float], shares: Sequence[float], *, end:
     return [change for change in [*results, watch.end() if end else None] if change is not None]
 
 
-def as_tuples(results: Sequence[Change]) -> list[tuple[bool, float, float, float]]:
-    return [(change.begins, change.now.seconds, change.since.seconds, change.until.seconds) for change in results]
+def as_tuples(events: Sequence[Change]) -> list[tuple[bool, float, float, float]]:
+    return [(change.begins, change.now.seconds, change.since.seconds, change.until.seconds) for change in events]
 
 
 def reference(rule: Rule, times: Sequence[float], shares: Sequence[float]) -> list[tuple[bool, float, float, float]]:
-    """The same from whole lists: looks back and forth, and remembers nothing."""
+    """The same from whole lists: it looks at all frames, and has no state."""
     sign = 1 if rule.above else -1
     holds = [sign * share > sign * rule.share for share in shares]
     goes_on = [sign * share > sign * rule.until for share in shares]

@@ -1,4 +1,4 @@
-"""Several sources in one call of the stage: a run for each, nothing replaced, what is bad told."""
+"""Several sources in one call of the stage: one run per source, no result replaced, bad sources reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drives(make_video: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "drives"
 
 
-# which runs there are
+# the runs
 
 
 def test_one_source_is_one_run(folder: Path, drives: Path) -> None:
@@ -60,7 +60,7 @@ def test_images_named_one_by_one_are_one_sequence(folder: Path, caplog: pytest.L
     assert [frame.name for frame in one.open().frames()] == ["a", "b", "c"]
 
 
-def test_names_are_unlike(drives: Path, make_video: Callable[..., Path]) -> None:
+def test_names_are_unique(drives: Path, make_video: Callable[..., Path]) -> None:
     (drives / "x").mkdir()
     for name in ("drives/x/b9.mp4", "drives/b10.mkv", "drives/c.mp4", "drives/x-b9.mp4"):
         make_video(name, count=1)
@@ -111,14 +111,14 @@ def test_a_folder_of_animations(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "skipped: 3 videos (give them by name or by a pattern" in caplog.text
 
 
-def test_what_never_ends_is_known_by_its_text(drives: Path) -> None:
+def test_live_sources_are_known_by_their_text(drives: Path) -> None:
     for live in ("0", "rtsp://u:secret@camera/1", "videotestsrc ! appsink"):
         inputs = inputs_of([str(drives), live])
         assert [given.is_live for given in inputs] == [False, False, True]
         assert "secret" not in inputs[2].shown + str(inputs[2].name)
 
 
-# what comes of them
+# their results
 
 
 def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def test_runs_among_their_own_results(
     assert (drives / "b9-overlay.mp4").read_bytes() == before, "a source is not replaced"
 
 
-def test_a_bad_source_is_told_and_passed_over(
+def test_a_bad_source_is_reported_and_skipped(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
@@ -288,7 +288,7 @@ def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> N
     assert not list(Path().iterdir())
 
 
-def test_passwords_are_not_told(
+def test_passwords_are_not_shown(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
@@ -300,7 +300,7 @@ def test_passwords_are_not_told(
     assert "secret" not in output.out + output.err + caplog.text
 
 
-def test_without_an_engine_nothing_is_begun(
+def test_without_an_engine_nothing_starts(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],

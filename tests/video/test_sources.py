@@ -1,4 +1,4 @@
-"""What the user gave finds its reader; images; and what is wrong is said in one line."""
+"""The choice of a reader for the text of the user; images; errors in one line."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
         open_source(str(tmp_path / "1.tif"))
 
 
-def test_nothing_in_a_folder_is_passed_over_in_silence(
+def test_skipped_files_of_a_folder_have_a_warning(
     folder: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     make_video("frames/drive.mp4")
@@ -207,7 +207,7 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(
     assert "1 folder" in caplog.text
 
 
-def test_unreadable_images_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_images_are_skipped_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "b.JPG").write_bytes(b"broken")
     source = open_source(str(folder))
     for _ in range(2):
@@ -228,7 +228,9 @@ def test_unreadable_images_are_passed_over_and_counted(folder: Path, caplog: pyt
         open_source(str(folder))
 
 
-def test_many_unreadable_images_are_told_once(tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_unreadable_images_have_a_limited_number_of_warnings(
+    tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes(b"broken" if number else cv2.imencode(".png", frame)[1].tobytes())
     assert names(open_source(str(tmp_path))) == ["0"]

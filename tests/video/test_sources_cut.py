@@ -15,7 +15,7 @@ from tests.video.stamped import av, encode, evenly, overlay_times, remux, times
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm", "x.avi", "x.flv", "fragments.mp4"])
-def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
+def test_formats_with_a_length_report_that_a_file_was_cut_off(
     reader: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     muxer = {"x.mp4": "faststart", "fragments.mp4": "frag_keyframe+empty_moov+default_base_moof"}.get(name)
@@ -30,7 +30,7 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
     )
     whole = path.read_bytes()
     source = open_source(str(path))
-    caplog.clear()  # of what the reader cannot see
+    caplog.clear()  # without warnings about properties that the reader ignores
     assert len(list(source.frames())) == 80
     assert not caplog.records
     for share in (0.5, 0.8):

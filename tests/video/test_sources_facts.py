@@ -1,4 +1,4 @@
-"""What a stream says beyond its pictures: shape of pixels, other streams, covers."""
+"""Properties of a stream: shape of pixels, other streams, covers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Kind = tuple[int, tuple[int, int]]
 
 
 def clip(path: Path, *kinds: Kind | str, aspect: Fraction | None = None, rotation: int = 0, count: int = 4) -> Path:
-    """A video with a stream for each grey, and sound or a cover where the words "sound" and "cover" stand."""
+    """A video with a stream for each grey, and sound or a cover in place of the words "sound" and "cover"."""
     with av.open(str(path), "w") as container:
         streams: list[tuple[Any, list[Any]]] = []
         for kind in kinds:
@@ -70,7 +70,7 @@ def greys(path: Path, **options: Any) -> set[int]:
 TWO: tuple[Kind, Kind] = ((60, (48, 64)), (180, (36, 64)))
 
 
-def test_the_choice_of_a_stream_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_choice_of_a_stream_has_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "two.mp4", TWO[0], "sound", TWO[1])
     chosen = greys(path)
     assert chosen in ({60}, {180})
@@ -103,7 +103,7 @@ def test_unknown_stream(tmp_path: Path, number: int) -> None:
         greys(path, number=number)
 
 
-def test_one_stream_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_stream_has_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "one.mp4", TWO[0])
     assert greys(path) == greys(path, number=0) == {60}
     assert not caplog.messages
@@ -115,7 +115,7 @@ def test_a_stream_of_images_cannot_be_chosen(folder: Path) -> None:
         reading.check(open_source(str(folder), reading=reading))
 
 
-def test_cover_art_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cover_art_has_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "concert.mp4", TWO[0], "cover")
     assert greys(path) == {60}
     assert caplog.messages == [f"{path}: its cover art is not carried over"]
@@ -153,7 +153,7 @@ def test_shape_of_pixels_is_carried_to_the_overlay_video(
         assert stream.codec_context.sample_aspect_ratio == (aspect or 1), "in the stream"
 
 
-def test_shape_of_pixels_is_carried_to_a_playlist_and_its_silence_is_told(
+def test_shape_of_pixels_is_carried_to_a_playlist_with_a_warning_about_sound(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     source = open_source(str(clip(tmp_path / "dvd.mp4", TWO[0], "sound", aspect=Fraction(16, 11))))
@@ -182,7 +182,9 @@ def test_what_is_shown_has_square_pixels(aspect: Fraction, room: tuple[int, int]
     assert picture.within(room).shape[:2] == size
 
 
-def test_images_are_told_to_lack_the_shape(tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_have_a_warning_about_the_shape_of_pixels(
+    tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
     source = open_source(str(clip(tmp_path / "dvd.mp4", TWO[0], aspect=Fraction(16, 11))))
     Outputs(out=tmp_path / "o.mp4").sinks(source, labels=labels, engine="e")
     assert not caplog.messages
@@ -194,7 +196,7 @@ def test_images_are_told_to_lack_the_shape(tmp_path: Path, labels: LabelSpec, ca
     )
 
 
-def test_without_pyav_a_line_says_what_is_not_seen(
+def test_without_pyav_a_warning_names_the_ignored_properties(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = clip(tmp_path / "dvd.mp4", TWO[0], aspect=Fraction(16, 11))

@@ -1,4 +1,4 @@
-"""What is live, with connections made here: what is kept, what is given up, and when."""
+"""Live sources with connections of this file: dropped frames, reconnections and timeouts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Script:
 
 
 def live(*scripts: Callable[[], Iterator[int | float | Exception]], patience: Patience = QUICK) -> LiveSource:
-    """A source whose connections follow the scripts in turn; the ones made stand in ``made``."""
+    """A source whose connections follow the scripts in turn; the open ones are in ``made``."""
     waiting = list(scripts)
     connections: list[Script] = []
 
@@ -88,7 +88,7 @@ def test_frames_have_times_of_arrival() -> None:
     assert source.made[0].closed  # type: ignore[attr-defined]
 
 
-def test_whoever_is_late_gets_the_newest() -> None:
+def test_a_late_reader_gets_the_newest_frame() -> None:
     """Also while the engine is loaded, between opening and the first frame."""
     source = live(steady)
     time.sleep(0.3)
@@ -99,7 +99,7 @@ def test_whoever_is_late_gets_the_newest() -> None:
     assert first.timestamp == 0.0
     assert begin - first.arrived < 0.15
     time.sleep(0.3)
-    next(frames)  # was waiting
+    next(frames)  # this one was waiting
     third = next(frames)
     assert time.perf_counter() - third.arrived < 0.15
     source.close()
@@ -133,7 +133,7 @@ def test_connects_again_after_an_end_and_after_silence(caplog: pytest.LogCapture
         if len(seen) == 8:
             break
     source.close()
-    assert [grey(f.picture) for f in seen[:4]] == [1, 2, 3, 0], "the frame that came too late belongs to nobody"
+    assert [grey(f.picture) for f in seen[:4]] == [1, 2, 3, 0], "a frame that came too late is dropped"
     times = [f.timestamp for f in seen]
     assert times == sorted(times), "one clock over all connections"
     assert [f.name for f in seen] == [f"cam-{i:06d}" for i in range(8)]
@@ -152,7 +152,7 @@ def test_gives_up_after_its_patience(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"^cam: no frame for 1 s, the last reason: refused; check the address$"):
         next(frames)
     assert 0.9 < time.perf_counter() - begin < 1.5
-    assert len(caplog.records) == 1, "each outage is said once, however many attempts"
+    assert len(caplog.records) == 1, "each outage has one warning, for any number of attempts"
 
 
 def test_waits_grow() -> None:

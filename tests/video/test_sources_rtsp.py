@@ -92,7 +92,7 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
     source.close()
     assert {f.picture.size for f in frames} == {(64, 128)}
     assert len(frames[0].picture.planes) == 3
-    begin, end = frames[10].timestamp, frames[-1].timestamp  # what waited at first comes at once
+    begin, end = frames[10].timestamp, frames[-1].timestamp  # the first frames were waiting, and come at once
     assert begin is not None
     assert end == pytest.approx(begin + 19 / 25, abs=0.4)
     assert sorted(lag(f) for f in frames[10:])[10] < 250
@@ -117,7 +117,7 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
 
 
 def outages(server: Rtsp, source: Source, seconds: float) -> list[Frame]:
-    """Frames of a stream that stalls, then vanishes, for so many seconds each, and comes back each time."""
+    """Frames of a stream that stalls and then vanishes, each for some seconds, and returns each time."""
     seen = []
     plan = [lambda: server.pause(seconds), server.kill, None]
     for frame in source.frames():

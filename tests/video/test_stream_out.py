@@ -1,4 +1,4 @@
-"""Overlays as a live stream: real servers and receivers on this machine, pace, and what is refused."""
+"""Overlays as a live stream: real servers and receivers on this machine, pace, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live page of several sources over real connections: tiles, pages, safety, and what it costs."""
+"""The live page of several sources over real connections: tiles, pages, safety, and costs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeResult = Callable[..., Result]
 Share = Callable[..., tuple[SharedPage, list[TileSink]]]
 
 
-# what is served
+# answers
 
 
 def test_the_overview_and_its_parts(share: Share) -> None:
@@ -130,7 +130,7 @@ def test_after_a_pause_snapshots_are_new(share: Share, make_result: MakeResult) 
     page, (sink,) = share("front")
     for value in (20, 220):
         sink.write(make_result(0, picture=grey(value)))
-        assert abs(snapshot(page, 1)[1] - value) < 3, "not the one that was made for the last viewer"
+        assert abs(snapshot(page, 1)[1] - value) < 3, "not the one of the last viewer"
 
 
 # safety
@@ -200,10 +200,10 @@ def test_addresses(labels: LabelSpec, share: Share, caplog: pytest.LogCaptureFix
         other.sink("same", PageSettings(labels, "y"))
 
 
-# what it costs
+# costs
 
 
-def test_pictures_are_made_only_while_somebody_asks(
+def test_pictures_are_encoded_only_on_request(
     share: Share, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, (front, back) = share("front", "back")
@@ -228,7 +228,7 @@ def test_pictures_are_made_only_while_somebody_asks(
         assert len(encoded) == number == 5, "one for each request, none for the other source"
         time.sleep(0.3)
         assert len(encoded) == 5
-        until(lambda: threading.active_count() <= threads + 2)  # those that produce
+        until(lambda: threading.active_count() <= threads + 2)  # the producers
         time.sleep(0.1)
-    assert min(np.diff(encoded)) > 0.08, "no more than ten a second"
+    assert min(np.diff(encoded)) > 0.08, "at most ten per second"
     assert np.median(taken) < 1e-3

@@ -1,4 +1,4 @@
-"""The live page of several sources: one ends, fails or opens late, and the others are as before."""
+"""The live page of several sources: one ends, fails or opens late, and the others do not change."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_one_source_ends_and_the_other_runs(
         last, mean = snapshot(page, 1, after=number)
         assert abs(mean - 210) < 3, "the last picture is shown"
         assert snapshot(page, 1, after=last) == (0, None)
-        assert time.monotonic() - start < 0.8, "nobody waits for one that cannot come"
+        assert time.monotonic() - start < 0.8, "a request does not wait for a picture that cannot come"
         assert json.loads(get(page, "/1/state")[2])["state"] == state
-        # the other one is as before
+        # the other one does not change
         before = next(stream)[1]["sources"][1]
         after = next(stream)[1]["sources"][1]
         assert (before["state"], after["state"]) == ("running", "running")
@@ -83,7 +83,7 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
         page.fail("bad")
         with pytest.raises(KeyError):
             page.fail("other")
-        # the second one is there first, and one that nobody spoke of comes last
+        # the second source opens first, and one without an entry comes last
         sinks = {name: page.sink(name, PageSettings(labels, f"{name}.mp4")) for name in ("back", "more", "front")}
         assert [sinks[name].address for name in ("front", "back", "more")] == [f"{page.address}{n}/" for n in (1, 2, 4)]
         with pytest.raises(ValueError, match="name of two"):
@@ -95,7 +95,7 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
             back.write(make_result(0, picture=grey(120)))
             assert abs(snapshot(page, 2)[1] - 120) < 3
             assert get(page, "/2/")[0] == 200
-            next(stream)  # figures from before
+            next(stream)  # earlier figures
             figures = next(stream)[1]["sources"]
             assert [one["state"] for one in figures] == ["waiting", "running", "failed", "waiting"]
             state = json.loads(get(page, "/state")[2])["sources"]
@@ -103,7 +103,7 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
 
 
 def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order in which they are named, also the one that cannot be opened."""
+    """In the order in which they are named, including the one that cannot be opened."""
     opened = cameras(front={}, rear={})
     served, states = list[SharedPage](), list[Any]()
 

@@ -53,8 +53,8 @@ def test_pixels_that_are_not_square(aspect: Fraction, policy: str, box: Box, inn
 @pytest.mark.parametrize("policy", ["stretch", "letterbox", "crop"])
 @pytest.mark.parametrize("region", [None, "100,50,400,300", "0%,50%,100%,50%"])
 @pytest.mark.parametrize("yuv", [False, True])
-def test_the_label_map_comes_back_to_where_it_was_seen(policy: str, region: str | None, yuv: bool) -> None:
-    """A bright square in the frame, thresholded in the engine's input, is found at its place."""
+def test_the_label_map_returns_to_its_place(policy: str, region: str | None, yuv: bool) -> None:
+    """A bright square in the frame, thresholded in the engine's input, returns to its place."""
     frame = np.zeros((480, 640), np.uint8)
     frame[280:340, 300:380] = 200
     grey = np.full((240, 320), 128, np.uint8)
@@ -68,14 +68,15 @@ def test_the_label_map_comes_back_to_where_it_was_seen(policy: str, region: str 
     wrong = (whole == 1) != (frame > 0)
     assert wrong.mean() < 0.012, "borders only"
     outside = np.ones((480, 640), bool)
-    outside[chosen.box.top : chosen.box.top + chosen.box.height, chosen.box.left : chosen.box.left + chosen.box.width] = False
+    box = chosen.box
+    outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
     assert (whole[outside] == 255).all()
 
 
 @pytest.mark.parametrize("output_size", [(33, 65), (50, 70), (200, 300)])
 @pytest.mark.parametrize("policy", ["stretch", "letterbox", "crop"])
 def test_label_maps_of_any_size(policy: str, output_size: tuple[int, int]) -> None:
-    """Networks from elsewhere: their label maps are no whole fraction of the input, or larger than it."""
+    """Imported networks: their label maps are not a whole fraction of the input, or larger than it."""
     frame = np.zeros((480, 640, 3), np.uint8)
     frame[280:340, 300:380] = 200
     chosen = Looking(policy).at((480, 640), input_size=(129, 193), output_size=output_size)

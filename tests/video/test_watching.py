@@ -1,4 +1,4 @@
-"""Several cameras in another program: newest frames, files whole, ends, errors, and leaving early."""
+"""Several cameras in another program: newest frames, complete files, ends, errors, and leaving early."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_leaving_early_ends_the_sources(engine: BrightnessEngine) -> None:
 def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFixture) -> None:
     watched = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
     assert Counter(each.source for each in watched)["good"] == 6
-    assert "error: bad: told to fail" in caplog.text
+    assert "error: bad: fails on purpose" in caplog.text
 
 
 def test_no_source_is_refused() -> None:
@@ -119,7 +119,7 @@ def test_confidence_comes_along(engine: BrightnessEngine) -> None:
 
 
 def test_errors_of_all_sources_and_problems_are_raised() -> None:
-    with pytest.raises(UserError, match="told to fail"):
+    with pytest.raises(UserError, match="fails on purpose"):
         list(watch("engine", {"one": Bars(6, fails=1), "two": Bars(6, fails=0)}))
     with pytest.raises(UserError, match=r"nowhere\.mp4: no such file"):
         list(watch("engine", {"one": "nowhere.mp4"}))

@@ -24,7 +24,7 @@ NO_CAR = np.bincount([0], minlength=256)
 
 
 def level(index: int) -> int:
-    """Brightness of a frame's picture: says which frame it is, within 25 frames."""
+    """Brightness of the picture of a frame, unique within 25 frames."""
     return 20 + 8 * (index % 25)
 
 
@@ -55,7 +55,7 @@ def clips(folder: Path) -> list[str]:
 
 
 def shown(path: Path) -> tuple[list[int], list[float]]:
-    """Which frames a clip shows (see ``level``), and their times in it."""
+    """Frames of a clip (by ``level``), and their times in it."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     means = [frame.to_ndarray(format="bgr24").mean() for frame in frames]

@@ -21,7 +21,7 @@ function onAbout(text) {
   byId("facts").dataset.engine = about.engine;
   document.title = `${about.title} - segpress`;
   byId("overview").hidden = !about.overview; // it is one of several sources
-  put("note", `Up to ${about.rate} pictures a second are shown; the figures count every frame.`);
+  put("note", `Up to ${about.rate} pictures per second are shown; the figures count every frame.`);
   byId("classes").replaceChildren();
   rows = about.classes.map((entry) => row(entry.name, entry.colour));
   const rest = row(about.rest, "transparent");

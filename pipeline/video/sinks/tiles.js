@@ -37,7 +37,7 @@ function makeTile(about, index) {
   const numbers = element("div", "numbers", text);
   return {
     root, view, empty, canvas, state, about, path: `${index + 1}/picture`,
-    fps: number(numbers, "", "fps", "frames segmented a second, over the last 2 s"),
+    fps: number(numbers, "", "fps", "frames segmented per second, over the last 2 s"),
     age: number(numbers, "Age", "ms", "from reading a frame until it is drawn, median of the last 2 s"),
     dropped: number(numbers, "Dropped", "", "frames of a live source that were skipped, to show the newest frame"),
     largest: element("ol", "largest", text),
