@@ -14,7 +14,7 @@ from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
   infer.py ENGINE drive.mp4                                   -> drive-overlay.mp4
-  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       a run for each: NAME-overlay.mp4, NAME.jsonl
+  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       one run per video: NAME-overlay.mp4, NAME.jsonl
   infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
   infer.py ENGINE "frames/*.png" --out overlays               images -> images
   infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
         metavar="SOURCE",
         nargs="+",
         help="video, image, folder or pattern ('frames/*.png'), - (standard input), camera (0), address (rtsp://, "
-        "http://) or GStreamer pipeline ('... ! appsink'); several videos: a run for each",
+        "http://) or GStreamer pipeline ('... ! appsink'); several videos: one run per video",
     )
     for title, arguments in (
         ("write files (default: NAME-overlay.mp4, or NAME-overlay.png for one image)", _files),
@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
         ("draw the overlay", _drawing),
         ("count in zones, react to events", _zones),
         ("choose frames", _frames),
-        ("prepare what the engine sees, smooth what it gives", _seeing),
+        ("prepare frames for the engine, smooth its labels", _seeing),
         ("speed and waiting", _engine),
     ):
         arguments(parser.add_argument_group(title).add_argument)
@@ -149,7 +149,7 @@ def _zones(add: Add) -> None:
 
 def _frames(add: Add) -> None:
     add("--start", type=seconds, default=0.0, metavar="S", help="skip the first seconds of a video")
-    add("--duration", type=seconds, metavar="S", help="stop after so many seconds of a video")
+    add("--duration", type=seconds, metavar="S", help="stop after S seconds of a video")
     add("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
     add("--limit", type=positive, metavar="N", help="stop after N frames")
     add(

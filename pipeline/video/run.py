@@ -73,20 +73,20 @@ class Run:
         live, batch = source.live, engines[0].batches[1]
         self._here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         self._hurried = [sink for sink in sinks if isinstance(sink, HurriedSink)]
-        beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
+        threaded = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
 
         self._shown: Queue[Result] = Queue(1, newest=True)
         few = 0 if live else _FEWEST
         self._read: Queue[Frame] = Queue(batch + few if few else 1, newest=live)
         self._seen: Queue[Place] = Queue(batch * len(engines) + few)
         self._written: list[Queue[Result]] = [
-            Queue(few or 1) if sink.patient else Queue(1, newest=True) for sink in beside
+            Queue(few or 1) if sink.patient else Queue(1, newest=True) for sink in threaded
         ]
         self._largest = 0  # bytes of a frame
         # queues that hold more frames if frames are small, and the least number for each
         self._elastic: list[tuple[Queue[Any], int]] = []
         if not live:
-            patient = [(queue, 0) for queue, sink in zip(self._written, beside, strict=True) if sink.patient]
+            patient = [(queue, 0) for queue, sink in zip(self._written, threaded, strict=True) if sink.patient]
             self._elastic = [(self._read, batch), (self._seen, batch * len(engines)), *patient]
         source.alone = not any(sink.wants_picture for sink in sinks)
         self._frames = iter(selection.frames(source))
@@ -115,10 +115,11 @@ class Run:
             smoother=smoother,
             zones=zones,
             dropped=lambda: self.dropped,
-            is_last=not beside,
+            is_last=not threaded,
         )
         writing = [
-            Writing(sink, results, meter, stop=self._stop) for sink, results in zip(beside, self._written, strict=True)
+            Writing(sink, results, meter, stop=self._stop)
+            for sink, results in zip(threaded, self._written, strict=True)
         ]
         steps: list[Step[Any, Any]] = [self._reading, inferring, self._drawing, *writing]
         self._crew = Crew(steps, workers=usable_cores(), burst=1 if live else _BURST, failed=self._wind_down)

@@ -25,7 +25,7 @@ from pipeline.video.view import Looking, Region, View, place
 from pipeline.video.workers.buffers import Buffers
 from pipeline.video.workers.flow import Channel, Closed
 
-_LEFT = "nobody takes masks any more"
+_LEFT = "the caller takes no more masks"
 
 
 class Segmenter:

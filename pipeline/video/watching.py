@@ -95,13 +95,13 @@ class _Mailbox:
         """Put a frame. It replaces a waiting frame of its source; ``patient``: it waits until that one is taken.
 
         Raises:
-            Stop: nobody takes frames any more.
+            Stop: the caller has stopped.
         """
         with self._changed:
             if patient:
                 self._changed.wait_for(lambda: self._is_closed or watched.source not in self._waiting)
             if self._is_closed:
-                raise Stop("nobody takes frames any more")
+                raise Stop("the caller takes no more frames")
             self._waiting[watched.source] = watched
             self._changed.notify_all()
 
@@ -123,7 +123,7 @@ class _Mailbox:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes frames any more."""
+        """The caller takes no more frames."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

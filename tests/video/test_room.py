@@ -21,7 +21,7 @@ MakeResult = Callable[..., Result]
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Set the number of free bytes."""
+    """A disk; set ``free`` to its number of free bytes."""
     state = SimpleNamespace(free=1 << 40)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: state)
     return state

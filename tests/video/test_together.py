@@ -24,7 +24,7 @@ URLS = ("rtsp://cameras/front", "rtsp://cameras/rear")
 
 
 class Camera(Bars):
-    """Bars without end, or with ``count`` frames; records calls of close()."""
+    """Bars without end, or with ``count`` frames; records whether it was closed."""
 
     def __init__(self, name: str, count: int = 100_000, **options: Any) -> None:
         super().__init__(count, live=True, **{"pause": 0.01, **options})

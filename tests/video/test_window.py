@@ -1,4 +1,4 @@
-"""The window on a real (virtual) screen, with real keys; and what is reason where there is none."""
+"""The window on a real (virtual) screen, with real keys; and the error without a screen."""
 
 from __future__ import annotations
 

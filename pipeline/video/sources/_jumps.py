@@ -12,7 +12,7 @@ _SAMPLES = 32  # places of the file at which its clock is read
 _WINDOW = 1 << 18  # bytes; a clock value comes every 0.1 s (MPEG-TS) or 0.7 s (MPEG-PS)
 _TICKS = 90_000  # of the clock, per second
 _WRAP_S = 2**33 / _TICKS  # the clock has 33 bits, and begins again at 0
-#: A part of the file with so many times the usual seconds per byte has a jump. Quiet scenes need fewer bytes, too.
+#: A part of the file with this many times the usual seconds per byte has a jump. Quiet scenes need fewer bytes, too.
 _FACTOR = 8.0
 _SLACK_S = 1.0  # steps back, and longer steps, that are no jump
 _PACKET_SIZES = (188, 192, 204)  # of MPEG-TS: plain, with a time in front (.m2ts), with a checksum

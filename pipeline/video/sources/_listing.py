@@ -116,7 +116,7 @@ def _sorted(given: str, entries: Iterable[Path], name: str = "") -> Listing:
     listing = Listing(given)
     paths = sorted((path for path in entries if not path.name.startswith(".")), key=natural_order)
     stems = {(path.parent, path.stem) for path in paths}
-    # all are looked at only where the first one moves: a folder may hold a hundred thousand files
+    # all files are checked only if the first one is an animation: a folder may hold a hundred thousand files
     first = next((path for path in paths if is_image(path) and path.is_file()), None)
     animated = first is not None and is_animated(first)
     for path in paths:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 #: Frame rate of a stream that has none.
 USUAL_FPS = 25.0
-#: A jump of so many seconds, forwards or back, is a problem of the recording and no pause.
+#: A jump of this many seconds, forwards or back, is a problem of the recording and not a pause.
 LEAP_S = 10.0
 #: The same in frames, for time lapses, whose frames are many seconds apart.
 _LEAP_FRAMES = 10

@@ -129,8 +129,8 @@ class Crew:
     Args:
         steps: in the order of the pipeline. The first one may hang in a driver, so the crew does not wait for it.
         workers: number of workers for the steps that do not wait; no more are started than the steps have places.
-        burst: number of items of one step that a worker handles, if it can, before it tries the last step again; the
-            data of the step stay in the cache of the core.
+        burst: number of items of one step that a worker handles, if it can, before it looks for work in later
+            steps; the data of the step stay in the cache of the core.
         failed: called without the lock after a step failed.
 
     Attributes:
