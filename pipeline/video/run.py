@@ -145,8 +145,8 @@ class Run:
                     self._wind_down()
                 work()
                 return
-            except (KeyboardInterrupt, Stop) as wish:
-                self.interrupted = self.interrupted or isinstance(wish, KeyboardInterrupt)
+            except (KeyboardInterrupt, Stop) as cause:
+                self.interrupted = self.interrupted or isinstance(cause, KeyboardInterrupt)
                 self.ended = True
 
     def _finish(self) -> None:

@@ -112,12 +112,12 @@ def recorder(needs: Callable[..., None]) -> Iterator[Callable[..., Recorder]]:
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.02)
 
 
 def feed(sink: StreamSink, camera: Callable[[int], Result], first: int, count: int, *, pause: float = 0.03) -> float:
-    """Write so many frames; the longest time that one took."""
+    """Write ``count`` frames. Returns the longest time of one write."""
     longest = 0.0
     for index in range(first, first + count):
         begin = time.perf_counter()

@@ -71,7 +71,7 @@ def test_references_end_in_other_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(addresses) < 20, "it was given again"
+    assert len(addresses) < 20, "it was used again"
 
 
 def test_pictures_that_are_kept_do_not_change(labels: LabelSpec) -> None:

@@ -36,7 +36,7 @@ def hook() -> Iterator[Callable[..., Hook]]:
 
 
 def call(url: str, count: int, *, last: float = 5.0, **options: Any) -> tuple[Caller, float]:
-    """A caller after so many lines, and how long putting them took."""
+    """A caller after ``count`` lines, and the seconds that putting them took."""
     caller = Caller(url, **{"pauses": (0.01, 0.01), **options})
     caller.start()
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def test_a_server_that_refuses_is_not_asked_again(hook: Callable[..., Hook], cap
     caller, _ = call(server.url, 3)
     assert len(server.bodies) == 3
     assert (caller.delivered, caller.failed, caller.reason) == (0, 3, "answer 403")
-    assert len(caplog.messages) == 1, "told once"
+    assert len(caplog.messages) == 1, "one warning"
 
 
 def test_a_server_with_an_error_is_asked_again(hook: Callable[..., Hook]) -> None:

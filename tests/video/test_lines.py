@@ -67,7 +67,7 @@ def test_a_file_has_its_name_at_the_end(make_result: Callable[..., Result], labe
             sink.write(make_result(index))
             (partial,) = path.parent.iterdir()
             assert partial.name.startswith("frames.partial-")
-            assert len(partial.read_bytes().splitlines(keepends=True)) == index + 1, "each line is there at once"
+            assert len(partial.read_bytes().splitlines(keepends=True)) == index + 1, "each line is written at once"
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2]
     assert list(path.parent.iterdir()) == [path]
     assert sink.written == path
@@ -84,7 +84,7 @@ def test_a_failed_run_leaves_the_old_file(
     assert path.read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {path}
     assert left.name.startswith("frames.partial-")
-    assert len(left.read_text().splitlines()) == 1, "what was written is kept beside it"
+    assert len(left.read_text().splitlines()) == 1, "written lines are kept in a partial file"
 
 
 def test_a_full_disk_is_one_error(make_result: Callable[..., Result], labels: LabelSpec, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
     assert kept.ended is other.ended is error
     assert kept.names == NAMES[: len(kept.names)], "in order until then"
     if where == "source":
-        assert len(kept.names) == 10, "what was read before is finished"
+        assert len(kept.names) == 10, "frames that were read are processed"
 
 
 def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
@@ -56,7 +56,7 @@ def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
     with pytest.raises(ValueError, match="shorter"):
         segment(Bars(100), [engine, engine], labels=labels, sinks=[kept])
     assert kept.names == NAMES[: len(kept.names)]
-    assert len(kept.names) >= 10, "what was seen before arrives"
+    assert len(kept.names) >= 10, "earlier results arrive"
     assert kept.ended is ValueError
 
 

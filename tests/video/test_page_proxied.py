@@ -53,11 +53,11 @@ def test_a_refused_host_has_a_warning_with_the_option_that_allows_it(
     sink = serve()
     for _ in range(3):
         assert get(sink, "/", Host="Robot.lan:8090")[0] == 403
-    told = [text for text in caplog.messages if "refused" in text]
-    assert told == ["page: refused a request for the host robot.lan; if that is you: --allow-host robot.lan"]
+    warnings = [text for text in caplog.messages if "refused" in text]
+    assert warnings == ["page: refused a request for the host robot.lan; if that is you: --allow-host robot.lan"]
     caplog.clear()
     assert get(sink, "/", Host="x;rm -rf")[0] == 403
-    assert "rm -rf" not in caplog.text, "what was sent is not repeated unless it is a name"
+    assert "rm -rf" not in caplog.text, "a header is repeated only if it is a name"
     for number in range(100):
         get(sink, "/state", Host=f"n{number}.lan")
     assert len(caplog.messages) < 30

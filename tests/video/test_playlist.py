@@ -129,7 +129,7 @@ def test_a_second_run_takes_the_place_of_the_first(tmp_path: Path, bright: Calla
         assert len(decoded(path)) == count
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["live-holiday.ts", "live.m3u8", *listed(path)])
     for name in listed(path):
-        assert int(name[5:-3]) > int(older[-1][5:-3]), "players see that it goes on"
+        assert int(name[5:-3]) > int(older[-1][5:-3]), "players see that the numbers continue"
 
 
 def test_no_frame_leaves_nothing(tmp_path: Path) -> None:

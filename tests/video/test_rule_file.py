@@ -157,4 +157,4 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     labels = LabelSpec(names=("road", "car", "pedestrian"), palette=((0, 0, 0),) * 3)
     rules = read_rules(file, labels=labels, zones=ZONES)
     assert [rule.name for rule in rules] == ["obstacle", "no road"]
-    assert (rules[0].clip, rules[1].clip) == (Span(), None), "it says the defaults"
+    assert (rules[0].clip, rules[1].clip) == (Span(), None), "they are the defaults"

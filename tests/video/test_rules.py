@@ -135,7 +135,7 @@ def test_shares_of_the_frame_and_of_a_zone() -> None:
 def test_the_clock_is_that_of_the_source() -> None:
     clock = Clock()
     assert clock.at(7.5, 100.0) == Moment(0.0, 7.5)
-    assert clock.at(7.75, 900.0) == Moment(0.25, 7.75), "however long it took"
+    assert clock.at(7.75, 900.0) == Moment(0.25, 7.75), "for any time of arrival"
     assert clock.at(2.0, 901.0) == Moment(0.25, 2.0), "joined recordings: no time passes"
     assert clock.at(2.5, 902.0) == Moment(0.75, 2.5)
 

@@ -64,10 +64,10 @@ def test_names_are_unique(drives: Path, make_video: Callable[..., Path]) -> None
     (drives / "x").mkdir()
     for name in ("drives/x/b9.mp4", "drives/b10.mkv", "drives/c.mp4", "drives/x-b9.mp4"):
         make_video(name, count=1)
-    found = texts(drives, drives / "x", "http://host/c.mp4")
-    names = [name for _, name in found]
-    assert len({name.casefold() for name in names if name}) == len(found) == 7
-    named = dict(found)
+    inputs = texts(drives, drives / "x", "http://host/c.mp4")
+    names = [name for _, name in inputs]
+    assert len({name.casefold() for name in names if name}) == len(inputs) == 7
+    named = dict(inputs)
     assert named[str(drives / "c.mp4")] == "c"
     assert {named[str(drives / f"b10.{end}")] for end in ("mp4", "mkv")} == {"b10-mp4", "b10-mkv"}
 
@@ -141,8 +141,8 @@ def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.Ca
 
 def test_places_of_results(infer: Any, drives: Path) -> None:
     assert infer(drives, "--out", "o/{name}.mp4", "--masks", "m", "--lines", "l/{name}.jsonl") == 0
-    found = sorted(str(path) for path in Path().rglob("*.*") if path.suffix in (".mp4", ".jsonl"))
-    assert found == ["l/b10.jsonl", "l/b9.jsonl", "o/b10.mp4", "o/b9.mp4"]
+    written = sorted(str(path) for path in Path().rglob("*.*") if path.suffix in (".mp4", ".jsonl"))
+    assert written == ["l/b10.jsonl", "l/b9.jsonl", "o/b10.mp4", "o/b9.mp4"]
     assert (len(list(Path("m/b9").glob("*.png"))), len(list(Path("m/b10").glob("*.png")))) == (5, 3)
     assert infer(drives / "b9.mp4", "--out", "{name}.mp4") == 0
     assert Path("b9.mp4").exists()
@@ -200,7 +200,7 @@ def test_a_bad_source_is_reported_and_skipped(
     assert "2 of 4 sources were processed; 2 failed" in output.err
     assert "gone.mp4: no such file" in caplog.text
     assert sorted(path.name for path in Path().iterdir()) == ["b10-overlay.mp4", "b9-overlay.mp4"]
-    assert infer(drives / "a.mp4", "gone.mp4") == 1, "nothing came of it"
+    assert infer(drives / "a.mp4", "gone.mp4") == 1, "no source was processed"
 
 
 def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_a_rendered_drive_gains(flickered: Callable[..., tuple[int, int]]) -> No
     assert smoother.cuts == 0
 
 
-def test_a_cut_starts_anew() -> None:
+def test_a_cut_clears_the_memory() -> None:
     streets = Streets(train=1, val=6, sequence=0, size=(128, 192), seed=11)
     scenes = [streets.read("val", name)[0] for name in streets.splits()["val"]]
     smoother = Smoother(frames=30)
@@ -156,7 +156,7 @@ def test_a_cut_starts_anew() -> None:
     assert smoother.cuts == len(scenes) - 1
 
 
-def test_another_size_or_a_reset_starts_anew() -> None:
+def test_another_size_or_a_reset_clears_the_memory() -> None:
     smoother, picture = Smoother(frames=30), Picture.of_bgr(texture(1, SIZE))
     for _ in range(10):
         smoother.smooth(np.zeros(SIZE, np.uint8), picture)

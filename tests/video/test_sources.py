@@ -177,9 +177,9 @@ def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
         done, data = cv2.imencode(Path(name).suffix.lower(), frame, [cv2.IMWRITE_WEBP_QUALITY, 101])
         assert done
         (tmp_path / name).write_bytes(data.tobytes())
-    found = list(open_source(str(tmp_path)).frames())
-    assert [one.name for one in found] == ["0", "1", "2", "3"]
-    for one in found:
+    frames = list(open_source(str(tmp_path)).frames())
+    assert [one.name for one in frames] == ["0", "1", "2", "3"]
+    for one in frames:
         assert np.array_equal(one.picture.bgr(), frame)
     cv2.imwrite(str(tmp_path / "1.tif"), frame.astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits per channel or more, .*-depth 8"):
@@ -272,9 +272,9 @@ def test_images_have_no_times(folder: Path) -> None:
     ],
 )
 def test_names_of_addresses_have_no_passwords(address: str, name: str, stem: str) -> None:
-    found = of_url(address)
-    assert (found.url, found.name, found.stem) == (address, name, stem)
-    assert "secret" not in repr(found)
+    parsed = of_url(address)
+    assert (parsed.url, parsed.name, parsed.stem) == (address, name, stem)
+    assert "secret" not in repr(parsed)
 
 
 def test_passwords_in_pipelines() -> None:

@@ -60,7 +60,7 @@ def test_a_live_run_that_ends_in_an_outage_ends_at_once(
     with StreamSink(server.url, live=True, timeout=3) as sink:
         feed(sink, camera, 0, 5)
         server.kill()
-        assert feed(sink, camera, 5, 40) < 1.5, "attempts are refused at once, and pauses are not waited for"
+        assert feed(sink, camera, 5, 40) < 1.5, "attempts are refused at once, and the run does not wait during pauses"
         begin = time.perf_counter()
     assert time.perf_counter() - begin < 0.1
     meta = sink.to_meta()
@@ -131,7 +131,7 @@ def test_a_file_waits_for_its_server(
     sent = numbers([line[3] for line in [*seen, *server.lines]])
     assert sent == sorted(set(sent))
     assert sent[:10] == list(range(10))
-    assert len(sent) >= 16, "no more is lost than what was on its way"
+    assert len(sent) >= 16, "only data in transit are lost"
     assert sink.to_meta()["connections"] == 2
 
 

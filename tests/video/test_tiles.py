@@ -109,12 +109,12 @@ def test_snapshots_are_small_and_newer(share: Share, make_result: MakeResult, mo
     page, (sink,) = share("front")
     monkeypatch.setattr(tiles, "_WAIT_S", 0.2)
     start = time.monotonic()
-    assert snapshot(page, 1) == (0, None), "there is none yet"
+    assert snapshot(page, 1) == (0, None), "no picture yet"
     assert 0.15 < time.monotonic() - start < 1
     sink.write(make_result(0, picture=grey(50, (720, 1280))))
     status, headers, body = get(page, "/1/picture")
     assert (status, headers["X-Picture-Number"], decoded(body).shape) == (200, "1", (360, 640, 3))
-    assert snapshot(page, 1, after=1) == (0, None), "none that is newer"
+    assert snapshot(page, 1, after=1) == (0, None), "no newer picture"
     assert snapshot(page, 1, after=99)[0] == 1, "a number of an earlier run counts as none"
     monkeypatch.setattr(tiles, "_WAIT_S", 5)
     write = threading.Timer(0.2, lambda: sink.write(make_result(1, picture=grey(200))))

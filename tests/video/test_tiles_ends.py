@@ -79,7 +79,7 @@ def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: Mak
         assert [one["name"] for one in next(stream)[1]["sources"]] == ["front", "back", "bad"]
         assert [one["state"] for one in next(stream)[1]["sources"]] == ["waiting"] * 3
         status, headers, _ = get(page, "/2/")
-        assert (status, headers["Location"]) == (302, "../"), "there is no page of it yet"
+        assert (status, headers["Location"]) == (302, "../"), "it has no page yet"
         page.fail("bad")
         with pytest.raises(KeyError):
             page.fail("other")

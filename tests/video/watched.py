@@ -15,7 +15,7 @@ from pipeline.video.rules import Rule, Span
 from pipeline.video.sinks import EventSink, Result
 from tests.video.fakes import SIZE
 
-av = pytest.importorskip("av", reason="clips are made by PyAV")
+av = pytest.importorskip("av", reason="clips need PyAV")
 FPS = 25
 RULE = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.2, pause=0.4, clip=Span(1.0, 0.6))
 SILENT = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.2, pause=0.4, clip=None)
