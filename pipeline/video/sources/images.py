@@ -169,10 +169,10 @@ def matching_images(pattern: str, *, strict: bool = False) -> Images:
     listing = list_pattern(pattern)
     images = listing.images
     if not images:
-        found = sum(map(len, (listing.videos, listing.made, listing.folders, listing.others)))
+        count = sum(map(len, (listing.videos, listing.overlays, listing.folders, listing.others)))
         raise UserError(
             f"{pattern}: "
-            + (f"none of the {found} paths that match is an image" if found else "no such file, and nothing matches")
+            + (f"none of the {count} paths that match is an image" if count else "no such file, and nothing matches")
             + f" ({' '.join(IMAGE_SUFFIXES)}); quote patterns: 'frames/**/*.png'{_found(listing)}"
         )
     listing.tell_passed_over(images)
