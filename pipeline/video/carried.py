@@ -43,13 +43,13 @@ def sound_for(source: Source, out: Path, *, wanted: bool) -> Sound | None:
     return source.sound
 
 
-def tell_silent(source: Source) -> None:
+def warn_of_dropped_sound(source: Source) -> None:
     """Warn that a stream or a playlist does not get the sound of its source."""
     if source.sound is not None:
         log.warning("%s: its sound is not carried over to a stream; --audio copies it into an .mp4 file", source.name)
 
 
-def tell_pixel_shape(source: Source, *places: Path | None) -> None:
+def warn_of_pixel_shape(source: Source, *places: Path | None) -> None:
     """Warn if pixels are not square and the files of results cannot store the shape of pixels.
 
     Args:

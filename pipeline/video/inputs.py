@@ -70,7 +70,7 @@ def inputs_of(texts: Sequence[str]) -> list[Input]:
     for text in texts:
         listing = _listing(text)
         if listing is not None and listing.videos and not listing.images:
-            listing.tell_passed_over(listing.videos)
+            listing.warn_of_skipped(listing.videos)
             inputs += [Input(str(video), path=video) for video in listing.videos]
         elif len(pictures) > 1 and _is_image_file(text):
             if Path(text) == pictures[0]:

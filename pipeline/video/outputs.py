@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape, tell_silent
+from pipeline.video.carried import check_sound, sound_for, warn_of_pixel_shape, warn_of_dropped_sound
 from pipeline.video.names import LONGEST, shortened
 from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
@@ -140,7 +140,7 @@ class Outputs:
         targets += [sink.lines for sink in events]  # their folder is never replaced
         distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
-        tell_pixel_shape(source, out, self.masks, self.confidence)
+        warn_of_pixel_shape(source, out, self.masks, self.confidence)
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.stream is not None:
@@ -246,7 +246,7 @@ class Outputs:
         return StreamSink(address, **self._streaming(source))
 
     def _streaming(self, source: Source) -> dict[str, Any]:
-        tell_silent(source)
+        warn_of_dropped_sound(source)
         return {
             "live": source.live,
             "fps": self._rate(source),

@@ -163,7 +163,7 @@ class Run:
         self._wind_down()
 
     def _wind_down(self) -> None:
-        self._crew.tell(self._read.end)
+        self._crew.change(self._read.end)
         self._source.stop()
         for sink in self._hurried:
             sink.hurry()
@@ -180,7 +180,7 @@ class Run:
 
     def _show_newest(self, progress: Callable[[int], None]) -> None:
         if self._here:
-            for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
+            for result in self._crew.change(lambda: [self._shown.take()] if len(self._shown) else []):
                 for sink in self._here:
                     sink.write(result)
         if self._drawing.frames > self._reported:

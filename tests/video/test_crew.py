@@ -107,7 +107,7 @@ class Line:
 
     def _failed(self) -> None:
         self.failures += 1
-        self.crew.tell(self.first.end)
+        self.crew.change(self.first.end)
 
     def run(self) -> Line:
         self.crew.start()
@@ -257,7 +257,7 @@ def test_a_change_from_outside_ends_it() -> None:
     line.crew.start()
     line.crew.begin()
     assert not line.crew.wait(0.05)
-    line.crew.tell(line.first.end)
+    line.crew.change(line.first.end)
     assert line.crew.wait(5)
     line.crew.join(5)
     assert line.last.done == list(range(len(line.last.done)))
@@ -271,7 +271,7 @@ def test_a_first_step_that_hangs_is_not_waited_for() -> None:
     line.crew.start()
     line.crew.begin()
     assert not line.crew.wait(0.05)
-    line.crew.tell(line.first.end)
+    line.crew.change(line.first.end)
     start = time.perf_counter()
     assert line.crew.wait(5)
     line.crew.join(0.1)

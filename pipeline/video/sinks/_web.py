@@ -77,7 +77,7 @@ class Request(BaseHTTPRequestHandler):
             return  # parse_request has sent an error
         route = self.server.routes.get(self.path.partition("?")[0])
         if not self.server.knows_itself_as(self.headers.get("Host", "")):
-            self.server.tell_refused(self.headers.get("Host", ""))
+            self.server.report_refused(self.headers.get("Host", ""))
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.command not in ("GET", "HEAD"):
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
@@ -248,7 +248,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Whether the header ``Host`` of a request may name this server. Any port is allowed: it can be forwarded."""
         return not self.is_local or _name_in(host) in self._names
 
-    def tell_refused(self, host: str) -> None:
+    def report_refused(self, host: str) -> None:
         """Log a refused host name, once, with the option that allows it."""
         name = _name_in(host)
         if name in self._refused or len(self._refused) >= _REPORTED:

@@ -53,19 +53,19 @@ class Listing:
     folders: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
-    def tell_passed_over(self, taken: Sequence[Path]) -> None:
+    def warn_of_skipped(self, taken: Sequence[Path]) -> None:
         """Warn, in one line, of all paths that are not in ``taken``."""
-        passed = []
+        skipped = []
         if self.images is not taken:
-            passed.append(_counted(self.images, "image", "give them by a pattern"))
+            skipped.append(_counted(self.images, "image", "give them by a pattern"))
         if self.videos is not taken:
-            passed.append(_counted(self.videos, "video", "give them by name or by a pattern, such as '*.mp4'"))
-        passed.append(_counted(self.overlays, "overlay", "written by an earlier run"))
-        passed.append(_counted(self.folders, "folder", "not searched; the pattern '**/*.png' does that"))
-        passed.append(_counted(self.others, "file", "neither image nor video"))
-        skipped = ", ".join(text for text in passed if text)
-        if skipped:
-            log.warning("%s: %d of the files are read; skipped: %s", self.given, len(taken), skipped)
+            skipped.append(_counted(self.videos, "video", "give them by name or by a pattern, such as '*.mp4'"))
+        skipped.append(_counted(self.overlays, "overlay", "written by an earlier run"))
+        skipped.append(_counted(self.folders, "folder", "not searched; the pattern '**/*.png' does that"))
+        skipped.append(_counted(self.others, "file", "neither image nor video"))
+        listed = ", ".join(text for text in skipped if text)
+        if listed:
+            log.warning("%s: %d of the files are read; skipped: %s", self.given, len(taken), listed)
 
 
 def _counted(paths: Sequence[Path], kind: str, why: str) -> str:

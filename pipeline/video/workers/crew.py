@@ -176,10 +176,10 @@ class Crew:
                 self._called_off = self.finished = True
                 self._wake()
 
-    def tell(self, change: Callable[[], Answer]) -> Answer:
-        """Change queues from outside, with the lock held. Returns the result of ``change``."""
+    def change(self, edit: Callable[[], Answer]) -> Answer:
+        """Change queues from outside, with the lock held. Returns the result of ``edit``."""
         with self._lock:
-            answer = change()
+            answer = edit()
             if self._begun:
                 self._settle()
                 self._wake()
