@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.carried import check_sound, sound_for, warn_of_pixel_shape, warn_of_dropped_sound
+from pipeline.video.carried import check_sound, sound_for, warn_of_dropped_sound, warn_of_pixel_shape
 from pipeline.video.names import LONGEST, shortened
 from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
