@@ -29,7 +29,7 @@ def segpress(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 def test_help_lists_every_file_with_its_first_line() -> None:
     done = segpress("--help")
     assert done.returncode == 0 and {"bundle", "check-bundle", "import", "infer", "show"} <= set(NAMES)
-    assert len(NAMES) == len(list(verbs.FOLDER.glob("[a-z]*.py"))) and NAMES == sorted(NAMES)
+    assert len(NAMES) == len(list(verbs.FOLDER.glob("[a-z]*.py"))) and sorted(NAMES) == NAMES
     for name, line in verbs.available().items():
         assert f"  {name:12}  {line}\n" in done.stdout
         assert line.endswith((".", ":")) and 20 < len(line) < 110
