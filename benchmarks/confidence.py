@@ -1,5 +1,5 @@
-"""What the second output costs, whether labels stay as they are, and whether its values are right: how many of the
-pixels that have a confidence of 80 percent have the right label.
+"""Cost of the second output, whether it changes labels, and whether its values are right: 80 percent of the pixels that
+have a confidence of 80 percent should have the right label.
 
     python benchmarks/confidence.py artifacts/onnx/kd artifacts/int8/kd artifacts/dataset \
         --out docs/results/confidence.json
@@ -29,7 +29,7 @@ BINS = 10
 
 
 def reliability(levels: Any, right: Any) -> dict[str, Any]:
-    """How far confidence is from accuracy.
+    """Difference between confidence and accuracy.
 
     Args:
         levels: (N,) uint8 confidence of labelled pixels.
@@ -54,7 +54,7 @@ def reliability(levels: Any, right: Any) -> dict[str, Any]:
 
 
 def measure(file: Path, frames: Any, targets: Any, *, ignore: int, rounds: int) -> dict[str, Any]:
-    """A file with and without confidence: labels, time in turn, and how right the confidence is."""
+    """A file with and without confidence: labels, time in turn, and calibration error."""
     runtime = OnnxRuntime(threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         model = onnx.load(file)

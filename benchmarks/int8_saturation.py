@@ -1,10 +1,10 @@
 """Labels of the CPU's INT8 file as its kernels compute them, against exact arithmetic: with 8 bits everywhere, and as
-`quantize` writes it; on this CPU, and on one without VNNI that an emulator stands for.
+`quantize` writes it; on this CPU, and on an emulated one without VNNI.
 
     python benchmarks/int8_saturation.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset \
         --name "default student" --emulator "qemu-x86_64 -cpu Haswell" --out docs/results/int8_saturation.json
 
-The emulator (Debian: apt-get install qemu-user) runs the very kernels that ONNX Runtime chooses on such a CPU, some
+The emulator (Debian: apt-get install qemu-user) runs the same kernels that ONNX Runtime chooses on such a CPU, about a
 hundred times slower: a few frames take minutes.
 """
 
@@ -56,7 +56,7 @@ def maps(opened: Any, frames: Any) -> Any:
 
 
 def agreements(folder: Path) -> dict[str, dict[str, float]]:
-    """By file: percent of labels that are those of exact arithmetic, and of float32."""
+    """By file: percent of labels that equal those of exact arithmetic, and of float32."""
     frames = np.load(folder / "frames.npy")
     floats, found = maps(session(folder / "fp32.onnx"), frames), {}
     for title, file in FILES.items():
@@ -88,7 +88,7 @@ def speed(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The two files and the frames; returns what was narrowed."""
+    """Write the two files and the frames; returns the number of narrowed channels and of all channels."""
     source = artifact.load(args.onnx, kind="onnx")
     plain = graphs.load(str(source.file("fp32.onnx")))
     statistics = calibration_artifact.load(artifact.load(args.calibration, kind="calibration"))
@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--name", default="")
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--only-speed", action="store_true", help="print the times alone")
-    parser.add_argument("--emulator", default="", help="what to put before python, to run the kernels of another CPU")
+    parser.add_argument("--only-speed", action="store_true", help="print only the times")
+    parser.add_argument("--emulator", default="", help="command before python that emulates another CPU")
     parser.add_argument("--out", type=Path, help="JSON file; other networks in it stay")
     args = parser.parse_args()
     if args.calibration is None:  # the part that runs in the emulator

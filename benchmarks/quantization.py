@@ -1,13 +1,13 @@
-"""What each way of quantising costs and gains: mIoU, the class that loses most, size and CPU latency.
+"""Loss and gain of each way of quantising: mIoU, the class that loses most, size and CPU latency.
 
     python benchmarks/quantization.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset
-    python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
+    python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to those in FILE
     python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/sources/qat/kd.json
 
 With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the pipeline's own stages.
 
 Accuracy is that of the engine on val, against the float engine. The TensorRT file is simulated: ONNX Runtime runs it
-in float32 with its Q/DQ nodes, so its numbers are right and its latency says nothing. Latencies are taken in turns.
+in float32 with its Q/DQ nodes, so its accuracy is right and its latency means nothing. Latencies are taken in turns.
 """
 
 from __future__ import annotations

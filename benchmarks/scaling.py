@@ -1,13 +1,13 @@
-"""What processes exchange in a step, calculated from params.yaml, and how two processes compare with one here.
+"""Bytes that processes exchange per step, calculated from params.yaml; and the speed of two processes against one.
 
-    python benchmarks/scaling.py                                  # bytes a step, for the teacher and every student
-    python benchmarks/scaling.py --measure artifacts/dataset      # and seconds a step: 1 process, 2 processes
+    python benchmarks/scaling.py                                  # bytes per step, for the teacher and every student
+    python benchmarks/scaling.py --measure artifacts/dataset      # and seconds per step: 1 process, 2 processes
 
 Gradients: DDP adds up every trainable parameter in float32 (ring all-reduce: each process sends and receives
-2 (p - 1) / p times their bytes). SyncBN: two vectors a channel forward, two backward, for every batch norm. Memory of a
-loss (CIRKD): the rows that one process's images add, counted in a real step on labels with every class, are sent to all
-others. Seconds at a bandwidth are bytes / bandwidth: a lower bound, without latency, hidden behind the backward pass as
-far as that is longer.
+2 (p - 1) / p times their bytes). SyncBN: two values per channel of every batch norm forward, and two backward. Memory
+of a loss (CIRKD): the rows that one process's images add, counted in a real step on labels with every class, are sent
+to all others. Seconds at a bandwidth are bytes / bandwidth: a lower bound without latency. Gradients are sent during
+the backward pass.
 
 The measurement trains the first student that has a teacher for a few steps, in the same order in every round.
 """
@@ -136,7 +136,7 @@ def _rows_of_an_image(task: SupervisedTask, size: tuple[int, int], classes: int)
 
 
 def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds a step of one process and of two on this machine; printed."""
+    """Seconds per step of one process and of two on this machine; printed."""
     seconds: dict[tuple[int, int], list[float]] = {(1, 2): [], (1, 1): [], (2, 1): []}
     for _ in range(args.rounds):
         for (count, threads), times in seconds.items():

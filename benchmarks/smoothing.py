@@ -1,4 +1,4 @@
-"""What smoothing over time does to accuracy, flicker and time: every method that was considered, on labelled video.
+"""Accuracy, flicker and time of smoothed label maps: every method that was considered, on labelled video.
 
     python benchmarks/smoothing.py artifacts/engines/kd/int8 [--json docs/results/smoothing.json]
     python benchmarks/smoothing.py ENGINE --dataset artifacts/dataset --split val      # a split that is one video
@@ -64,7 +64,7 @@ def chosen(frames: int, tolerance: int = TOLERANCE) -> Method:
 
 
 def in_place(frames: int) -> Method:
-    """The chosen method, told that nothing moves."""
+    """The chosen method without motion."""
     smoother = Smoother(frames=frames)
     return lambda predicted, frame: smoother.smooth(predicted, Picture.of_bgr(np.zeros_like(frame)))
 
@@ -154,7 +154,7 @@ class Score:
 
 
 def flickered(before: tuple[Array, Array], now: tuple[Array, Array], ignored: int) -> tuple[int, int]:
-    """How many pixels changed their prediction, and of how many whose label did not change.
+    """Among the pixels whose label did not change: how many changed their prediction, and how many there are.
 
     Args:
         before, now: (label, prediction) of two frames, all (H, W).
@@ -195,7 +195,7 @@ def drive(seed: int, size: tuple[int, int]) -> Iterator[tuple[Array, Array]]:
 
 
 def costs(video: Sequence[Shot]) -> dict[str, float]:
-    """Milliseconds a frame of the chosen method by size, p50; frames and labels are stretched to it."""
+    """Milliseconds per frame of the chosen method by size, p50; frames and labels are stretched to it."""
     found = {}
     for size in COST_SIZES:
         shots = [(resize_label_map(shot.predicted, size), resize_frame(shot.frame, size)) for shot in video]

@@ -1,4 +1,4 @@
-"""What options of stages/infer.py cost: whole runs in turn, in frames per second, against a run without the option.
+"""Cost of options of stages/infer.py: whole runs in turn, in frames per second, against a run without the option.
 
     python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --confident ENGINE --json FILE
     python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --before OTHER_CHECKOUT --rounds 7
@@ -46,7 +46,7 @@ def rate(root: Path, engine: Path, videos: list[Path], options: list[str], folde
 
 
 def cases(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path, list[Path], list[str]]]:
-    """Root, engine, videos and options of each case; the first is what the others are compared with."""
+    """Root, engine, videos and options of each case; the others are compared with the first."""
     one = folder / f"one{args.video.suffix}"
     two = folder / f"two{args.video.suffix}"
     for copy in (one, two):
