@@ -107,11 +107,11 @@ def main() -> None:
     size = tuple(floats.meta["output"]["shape"][1:])
     frames = [resize_frame(split.frame(index), (height, width)) for index in range(len(split))]
     targets = [resize_label_map(split.label(index), (size[0], size[1])) for index in range(len(split))]
-    found: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "frames": len(frames)}
+    figures: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "frames": len(frames)}
     for file in (floats.file("fp32.onnx"), int8.file(CPU_FILE)):
-        found[file.name] = measure(file, frames, targets, ignore=floats.labels.ignore_index, rounds=args.rounds)
-        print(file.name, json.dumps({key: value for key, value in found[file.name].items() if key != "bins"}))
-    artifact.write_text(args.out, artifact.dump_json(found))
+        figures[file.name] = measure(file, frames, targets, ignore=floats.labels.ignore_index, rounds=args.rounds)
+        print(file.name, json.dumps({key: value for key, value in figures[file.name].items() if key != "bins"}))
+    artifact.write_text(args.out, artifact.dump_json(figures))
 
 
 if __name__ == "__main__":

@@ -154,10 +154,10 @@ def main() -> None:
     if not args.sources and not args.send:
         parser.error("name something live, or files to --send")
     with tempfile.TemporaryDirectory() as name:
-        found = run(args, Path(name))
-    print(json.dumps({key: value for key, value in found.items() if key not in ("seen", "summary")}, indent=2))
+        figures = run(args, Path(name))
+    print(json.dumps({key: value for key, value in figures.items() if key not in ("seen", "summary")}, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

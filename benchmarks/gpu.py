@@ -102,12 +102,12 @@ def main() -> None:
     for column in ("engine", "p50 ms", "p99 ms", "GPU p50 ms", "GPU spread", "same labels"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     rows = []
-    for title, found in timing.items():
+    for title, times in timing.items():
         same = float(np.mean([a == b for a, b in zip(labels[title], labels[REFERENCE], strict=True)]))
-        rows.append({"engine": title, "same_labels": round(same, 5), "unstable": title in wavering, **found})
-        gpu = found.get("device")
+        rows.append({"engine": title, "same_labels": round(same, 5), "unstable": title in wavering, **times})
+        gpu = times.get("device")
         cells = (f"{gpu['p50']:.3f}", f"{gpu['cov']:.1%}") if gpu else ("", "")
-        table.add_row(title, f"{found['p50']:.3f}", f"{found['p99']:.3f}", *cells, f"{same:.2%}")
+        table.add_row(title, f"{times['p50']:.3f}", f"{times['p99']:.3f}", *cells, f"{same:.2%}")
     console = Console()
     console.print(table)
     for title, reason in absent.items():

@@ -58,14 +58,14 @@ def maps(opened: Any, frames: Any) -> Any:
 def agreements(folder: Path) -> dict[str, dict[str, float]]:
     """By file: percent of labels that equal those of exact arithmetic, and of float32."""
     frames = np.load(folder / "frames.npy")
-    floats, found = maps(session(folder / "fp32.onnx"), frames), {}
+    floats, agreement = maps(session(folder / "fp32.onnx"), frames), {}
     for title, file in FILES.items():
         exact = maps(session(folder / file, **{"session.disable_quant_qdq": "1"}), frames)
         got = {name: maps(session(folder / file, **entries), frames) for name, entries in QUESTIONS.items()}
-        found[title] = {name: percent(labels == exact) for name, labels in got.items()}
-        found[title]["kernels against float32"] = percent(got["kernels"] == floats)
-        found[title]["exact against float32"] = percent(exact == floats)
-    return found
+        agreement[title] = {name: percent(labels == exact) for name, labels in got.items()}
+        agreement[title]["kernels against float32"] = percent(got["kernels"] == floats)
+        agreement[title]["exact against float32"] = percent(exact == floats)
+    return agreement
 
 
 def percent(equal: Any) -> float:
@@ -123,23 +123,23 @@ def main() -> None:
         print(json.dumps(agreements(args.onnx)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        found = write(Path(scratch), args)
-        found["speed"] = speed(Path(scratch))
+        figures = write(Path(scratch), args)
+        figures["speed"] = speed(Path(scratch))
         if args.only_speed:
-            print(json.dumps(found["speed"], indent=2))
+            print(json.dumps(figures["speed"], indent=2))
             return
-        found["here"] = agreements(Path(scratch))
+        figures["here"] = agreements(Path(scratch))
         if args.emulator:
             command = [*shlex.split(args.emulator), sys.executable, __file__, scratch]
             ran = subprocess.run(command, capture_output=True, text=True, check=True)
-            found["emulated"] = json.loads(ran.stdout)
+            figures["emulated"] = json.loads(ran.stdout)
     kernels = int8_kernels("x86_64", instructions())
-    print(json.dumps(found, indent=2))
+    print(json.dumps(figures, indent=2))
     if args.out:
         report = json.loads(args.out.read_text()) if args.out.exists() else {"networks": {}}
         report |= {"cpu": cpu_model(), "int8_kernels": kernels, "onnxruntime": onnxruntime.__version__}
         report |= {"emulator": args.emulator or report.get("emulator", "")}
-        report["networks"][args.name or args.onnx.name] = found
+        report["networks"][args.name or args.onnx.name] = figures
         artifact.write_text(args.out, artifact.dump_json(report))
 
 

@@ -74,12 +74,12 @@ def main() -> int:
         differing = differences(root / "alone", root / "killed")
     for number, (step, torn) in enumerate(kills, start=1):
         print(f"kill {number:3}: after checkpoint {step:3} of {steps}{', while writing the next' if torn else ''}")
-    found = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
+    facts = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
     print(
-        f"{found['kills']} kills, {found['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}"
+        f"{facts['kills']} kills, {facts['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}"
     )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return 1 if differing else 0
 
 

@@ -103,7 +103,7 @@ def speeds(
 
     ready: Batch = tuple(part.to(args.device) for part in next(loader("none", 0, 0, 1)))
     timing: dict[str, Any] = {"count": args.count, "device": args.device}
-    found: dict[tuple[str, int, str], list[float]] = {}
+    rates: dict[tuple[str, int, str], list[float]] = {}
     for seed in range(args.rounds):
         for store, workers in itertools.product(splits, args.workers):
             skip = 1 + FLUSH * workers
@@ -113,10 +113,10 @@ def speeds(
                 ("step", rate(itertools.repeat(ready), step, skip=1, **timing)),
                 ("real", rate(loader(store, workers, seed, steps), step, skip=skip, **timing)),
             ):
-                found.setdefault((store, workers, what), []).append(value)
+                rates.setdefault((store, workers, what), []).append(value)
     rows = []
     for store, workers in itertools.product(splits, args.workers):
-        loader_, step_, real = (statistics.median(found[store, workers, what]) for what in ("loader", "step", "real"))
+        loader_, step_, real = (statistics.median(rates[store, workers, what]) for what in ("loader", "step", "real"))
         figures = {"loader": loader_, "step": step_, "real": real, "ratio": real / min(loader_, step_)}
         rows.append({"store": store, "workers": workers, **{key: round(value, 3) for key, value in figures.items()}})
     return rows
@@ -129,9 +129,9 @@ def parts(splits: dict[str, Split], augment: Augmentation, args: argparse.Namesp
 
     def timed(name: str, work: Callable[..., Any], *inputs: Any) -> Any:
         start = time.perf_counter()
-        made = work(*inputs)
+        result = work(*inputs)
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
-        return made
+        return result
 
     for index in range(args.items):
         at = index % len(plain)

@@ -196,10 +196,10 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
     size = frames[0].picture.size
     count = decode(path, args.limit)
     core = float_loop(args.core, facts) if args.core else None
-    found: dict[str, list[float]] = {}
+    rounds: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
+        rounds.setdefault(name, []).append(value)
 
     for turn in range(args.rounds):
         for name, several in engines.items():
@@ -217,7 +217,7 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
             cv2.setNumThreads(1)  # as stages/infer.py sets it
             note(f"sequential, {name}", rate)
         print(f"{path.name}: round {turn + 1} of {args.rounds}", file=sys.stderr)
-    figures = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    figures = {name: round(statistics.median(values), 2) for name, values in rounds.items()}
     alone = max(value for name, value in figures.items() if name.startswith("engine alone"))
     for several in engines.values():
         for engine in several:
