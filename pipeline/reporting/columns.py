@@ -1,4 +1,7 @@
-"""Tables from a list of columns: Markdown for files, rich for the terminal; the page shows the same columns."""
+"""Tables from a list of columns: Markdown for files, rich for the terminal; the page shows the same columns.
+
+The columns themselves are in table.py (results) and comparison_table.py (comparison of losses).
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def check_several(wanted: Outputs, count: int, read: Sequence[Path] = (), *, tog
             and NAME not in str(place)
         ):
             raise UserError(
-                f"{option} {place}: each of {count} sources would replace the results of the one before; write {NAME} "
+                f"{option} {place}: all {count} sources would write to the same place; write {NAME} "
                 f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
             )
 

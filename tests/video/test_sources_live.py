@@ -192,7 +192,7 @@ def test_stop_wakes_every_wait(where: str) -> None:
 
 def test_live_has_no_start() -> None:
     source = live(steady)
-    with pytest.raises(UserError, match="cam: what is live starts now"):
+    with pytest.raises(UserError, match="cam: a live source starts now"):
         source.frames(start=2.0)
     source.close()
 
