@@ -26,6 +26,11 @@ def available() -> dict[str, str]:
     return {_verb(file.stem): _summary(file) for file in files}
 
 
+def file_of(name: str) -> Path:
+    """The file of a verb in :func:`available`."""
+    return next(file for file in FOLDER.glob("*.py") if _verb(file.stem) == name)
+
+
 def new_parser(module: str, text: str | None) -> argparse.ArgumentParser:
     """The parser of a verb.
 
@@ -48,9 +53,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     verbs = available()
     if name not in verbs:
         raise UserError(f"segpress has no verb '{name}'; {closest(name, verbs)}")
-    file = next(file.stem for file in FOLDER.glob("*.py") if _verb(file.stem) == name)
     try:
-        status: int | None = importlib.import_module(f"{__name__}.{file}").main(list(arguments))
+        status: int | None = importlib.import_module(f"{__name__}.{file_of(name).stem}").main(list(arguments))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "pipeline"):

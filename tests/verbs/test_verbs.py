@@ -15,7 +15,9 @@ from pipeline.errors import UserError
 from pipeline.verbs import _repository
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["bundle", "check-bundle", "compare", "doctor", "import", "infer", "inspect", "preset", "show"]
+NAMES = [
+    *("bundle", "check-bundle", "compare", "completion", "doctor", "import", "infer", "inspect", "preset", "show"),
+]
 #: Seconds that `segpress --help` may take in a test: 0.2 on an idle machine, and room for a busy one.
 HELP_S = 1.0
 
