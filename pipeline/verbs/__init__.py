@@ -1,8 +1,8 @@
-"""Verbs: what ``segpress`` does. File name = verb: ``check_bundle.py`` is ``segpress check-bundle``; no list to edit.
+"""The verbs of ``segpress``. File name = verb: ``check_bundle.py`` is ``segpress check-bundle``; no list to edit.
 
 The first line of a file is its line in ``segpress --help``; the file is imported when its verb runs. It holds
-``main(arguments)``, which returns an exit status, or None for 0. A name that Python reserves ends with ``_``:
-``import_.py`` is ``segpress import``. Names with a leading underscore are no verbs.
+``main(arguments)``, which returns an exit status, or None for 0. The file of a verb that is a
+Python keyword ends with ``_``: ``import_.py`` is ``segpress import``. Files with a leading underscore are not verbs.
 """
 
 from __future__ import annotations

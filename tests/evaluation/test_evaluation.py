@@ -95,7 +95,7 @@ def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
         == score.frames.predicted.tolist()
         == [[64, 64]] * 2
     )
-    assert score.objects.found.tolist() == score.objects.there.tolist() == [[0, 0, 2], [0, 0, 2]]
+    assert score.objects.found.tolist() == score.objects.total.tolist() == [[0, 0, 2], [0, 0, 2]]
     assert list(score.kept) == ["b"] and len(seen) == 2
     np.testing.assert_array_equal(score.kept["b"], Frames.label)
 

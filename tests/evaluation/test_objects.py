@@ -102,7 +102,7 @@ def test_recall_by_hand() -> None:
     prediction[32, 10] = 2
     counts = ObjectCounts(num_classes=3)
     counts.add(label, prediction)
-    assert counts.there.tolist() == [[0, 0, 2], [2, 1, 1], [0, 0, 0]]
+    assert counts.total.tolist() == [[0, 0, 2], [2, 1, 1], [0, 0, 0]]
     assert counts.found.tolist() == [[0, 0, 2], [1, 1, 1], [0, 0, 0]]
     assert counts.recall() == [[None, None, 100.0], [50.0, 100.0, 100.0], [None, None, None]]
     counts.add(label, np.zeros_like(label))
@@ -119,4 +119,4 @@ def test_specks_are_no_objects() -> None:
     label[9, 10:110] = 1
     counts = ObjectCounts(num_classes=2)
     counts.add(label, label)
-    assert counts.there.tolist() == [[0, 0, 1], [1, 0, 0]] == counts.found.tolist()
+    assert counts.total.tolist() == [[0, 0, 1], [1, 0, 0]] == counts.found.tolist()
