@@ -47,7 +47,7 @@ def violations(
 ) -> list[dict[str, Any]]:
     """The budgets that the INT8 engine breaks; of ``class_drop`` one for each class, the largest loss first.
 
-    A loss breaks its budget when its whole interval lies above it.
+    A loss breaks its budget when its whole interval is above the budget.
 
     Args:
         budgets: ``miou_drop`` and ``class_drop`` in points, ``latency_p99_ms``, ``size_mb``, ``min_speedup``; None is

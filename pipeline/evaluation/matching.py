@@ -17,6 +17,6 @@ def require_same_classes(prepared: Prepared, network: Artifact) -> None:
     if theirs != ours:
         raise UserError(
             f"{prepared.artifact.path} has the classes {', '.join(theirs)}; the network of {network.path} has "
-            f"{', '.join(ours)}; give the data set that it was made for, or a merged one: "
+            f"{', '.join(ours)}; use the data set of the network, or merge its classes: "
             "segpress import OWN.yaml --until dataset"
         )

@@ -17,7 +17,7 @@ Percent = Annotated[float, Field(strict=True, ge=0, le=100)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 
-#: Type of a pydantic error -> what is allowed, in the words of JSON.
+#: Type of a pydantic error -> allowed values, in terms of JSON.
 ALLOWED = {
     "bool_type": "true or false",
     "dict_type": "an object",

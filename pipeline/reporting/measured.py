@@ -99,7 +99,7 @@ class Drop(JsonObject):
     class_frames: tuple[Count | None, ...] = ()
 
 
-#: Values for small, medium and large objects of one class; null stands for three nulls.
+#: Values for small, medium and large objects of one class; null means three nulls.
 Counts = Annotated[tuple[Count | None, Count | None, Count | None], BeforeValidator(_by_size)]
 Recalls = Annotated[tuple[Percent | None, Percent | None, Percent | None], BeforeValidator(_by_size)]
 
