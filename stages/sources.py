@@ -1,4 +1,4 @@
-"""Write one file per stage and student with the hashes of everything that its result depends on, except its data."""
+"""Write one file per stage and student with the hashes of its code, losses and weight files."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Column(Generic[T]):
         title: heading, with the unit.
         cell: the text of one row.
         left: text is aligned on the left, numbers on the right.
-        style: of a cell in the terminal, in the words of rich.
+        style: of a cell in the terminal, as a style of rich.
     """
 
     title: str

@@ -30,7 +30,7 @@ from pipeline.settings.param_types import (
     Size,
 )
 
-#: Names that no student may have, because something else has the path that it would write.
+#: Reserved names of students -> the path that is in use already.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
 
@@ -268,7 +268,7 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
 
 
 def _name_problems(raw: Mapping[Any, Any]) -> Iterator[str]:
-    """Names of students that are not free."""
+    """Students with reserved names."""
     students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return

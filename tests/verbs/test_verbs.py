@@ -1,4 +1,4 @@
-"""`segpress`: quick and light without a verb, one file per verb, and refusals in one sentence."""
+"""`segpress`: quick help without imports, one file per verb, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.verbs import _repository
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(verbs.available())
-#: Seconds that `segpress --help` may take in a test: 0.2 on an idle machine, and room for a busy one.
+#: Time limit of `segpress --help` in a test, in seconds; it takes 0.2 on an idle machine.
 HELP_S = 1.0
 
 
@@ -81,7 +81,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"segpress base needs the package cv2, .*; pip install opencv-python"):
         verbs.run("base", [])
     (tmp_path / "own.py").write_text('"""x."""\nimport pipeline.absent\n')
-    with pytest.raises(ModuleNotFoundError, match="absent"):  # our bug keeps its traceback
+    with pytest.raises(ModuleNotFoundError, match="absent"):  # a bug of segpress keeps its traceback
         verbs.run("own", [])
 
 
@@ -89,7 +89,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     ("name", "arguments", "folder"),
     [("preset", [], "presets"), ("import", ["own.yaml", "--dataset", "data", "--out", "out"], "stages")],
 )
-def test_what_needs_the_repository_says_so(
+def test_verbs_that_need_the_repository_refuse_to_run_without_it(
     name: str, arguments: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_repository, "ROOT", tmp_path)
