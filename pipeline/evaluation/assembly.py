@@ -141,6 +141,12 @@ def describe_model(network: Artifact) -> str:
     return " ".join([model["name"], *(str(value) for value in model["options"].values() if isinstance(value, str))])
 
 
+def describe_student(network: Artifact, *, name: str) -> dict[str, Any]:
+    """``about`` of a student that was trained here."""
+    loss, parameters = network.meta["loss"]["name"], network.meta["parameters"]
+    return {"student": name, "loss": loss, "model": describe_model(network), "parameters": parameters}
+
+
 def describe_imported(network: Artifact, *, name: str) -> dict[str, Any]:
     """``about`` of a network that was not trained here, from an artifact with its facts."""
     model, parameters = describe_model(network), network.meta["parameters"]

@@ -64,9 +64,9 @@ def title(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def facts(recipe: Mapping[str, Options]) -> dict[str, Any]:
+def facts(mixture: Mapping[str, Options]) -> dict[str, Any]:
     """Facts about the losses that a training depends on: ``name``, ``options``, and ``sources`` (sha256)."""
-    return {"name": title(recipe), "options": dict(recipe), "sources": sources(recipe)}
+    return {"name": title(mixture), "options": dict(mixture), "sources": sources(mixture)}
 
 
 def sources(names: Iterable[str], *, root: Path = closure.ROOT) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.bundle import archive, remote
-from pipeline.evaluation.assembly import describe_imported
+from pipeline.evaluation.assembly import describe_imported, describe_student
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.settings import params
@@ -95,10 +95,4 @@ def _about(onnx: Artifact, student: Path) -> dict[str, Any]:
     """Facts about the network for the results: a student that was trained here, or an imported network."""
     if "file" in onnx.meta["parents"]:
         return describe_imported(onnx, name=student.name)
-    network = artifact.load(student, kind="network")
-    return {
-        "student": student.name,
-        "loss": network.meta["loss"]["name"],
-        "parameters": network.meta["parameters"],
-        "model": network.meta["model"]["name"],
-    }
+    return describe_student(artifact.load(student, kind="network"), name=student.name)

@@ -61,10 +61,10 @@ def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Ma
     """
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
-    base = next((runs[name] for name, recipe in mixtures.items() if list(recipe) == [BASELINE]), {})
+    base = next((runs[name] for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), {})
     rows = [
-        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(recipe), options=recipe, base=base)
-        for name, recipe in mixtures.items()
+        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base)
+        for name, mixture in mixtures.items()
         if runs[name]
     ]
     return {

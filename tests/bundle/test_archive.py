@@ -151,14 +151,14 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     with pytest.raises(UserError, match=r"students/tiny: has no meta\.json"):
         verbs.run("bundle", arguments)
     assert not out.exists()
-    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
         pass
     assert verbs.run("bundle", arguments) == 0
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
     with tarfile.open(out) as archive:
         facts = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
-    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp"}
+    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet"}
     for wrong in (["tiny", "--ssh", "x"], ["tiny", "--", "--runtime", "tensorrt"]):
         with pytest.raises(SystemExit):
             verbs.run("bundle", wrong)
@@ -172,7 +172,7 @@ def test_arguments_after_two_dashes_go_to_the_device(
 ) -> None:
     for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
         shutil.copytree(source, tmp_path / place)
-    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(tmp_path / "students/tiny", kind="network", meta=about):
         pass
     sent: dict[str, Any] = {}
