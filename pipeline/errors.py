@@ -10,6 +10,7 @@ import errno
 import functools
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -90,10 +91,14 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
             if handler in (signal.SIG_DFL, signal.default_int_handler):  # a background job keeps ignoring SIGINT
                 signal.signal(number, _as_interrupt)
         try:
-            return main() or 0
+            status = main() or 0
+            sys.stdout.flush()
+            return status
         except UserError as error:
             return _print_error(f"error: {error}", status=1)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_ended():
+                return 128 + signal.SIGPIPE  # as the shell reports it, for example of `segpress show | head -1`
             if error.errno not in BLOCKED:
                 raise
             message = f"error: {error.filename or 'a file'}: {error.strerror}; fix this and run the command again"
@@ -106,6 +111,17 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
                 signal.signal(number, handler)
 
     return run
+
+
+def _reader_ended() -> bool:
+    """Whether the reader of standard output, a pipe, has ended. If so, what is still buffered is dropped."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)  # POLLERR is always reported
+    ended = bool(poll.poll(0))
+    if ended:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return ended
 
 
 def _print_error(message: str, *, status: int) -> int:

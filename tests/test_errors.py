@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +130,31 @@ def test_the_first_of_several_processes_prints_the_error(
     monkeypatch.setattr("pipeline.errors.time.sleep", ended)
     assert command(raiser(UserError("fix it")))() == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_ends_early_leaves_no_traceback(lines: int) -> None:
+    program = f"""
+from pipeline.errors import command
+
+@command
+def main() -> None:
+    import time
+    print("first", flush=True)
+    time.sleep(0.2)
+    for number in range({lines}):
+        print(number)
+
+raise SystemExit(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"first\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=20) == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_keeps_its_traceback() -> None:
+    with pytest.raises(BrokenPipeError):
+        command(raiser(BrokenPipeError(errno.EPIPE, "broken")))()

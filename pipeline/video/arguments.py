@@ -1,4 +1,4 @@
-"""The command line of ``stages/infer.py``."""
+"""The command line of ``segpress infer`` and ``stages/infer.py``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.video.smoothing import FRAMES
 from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
-  infer.py ENGINE drive.mp4                                   -> drive-overlay.mp4
-  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       one run per video: NAME-overlay.mp4, NAME.jsonl
-  infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
-  infer.py ENGINE "frames/*.png" --out overlays               images -> images
-  infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
-  infer.py ENGINE 0 --out rtsp://server:8554/front            a camera with its overlay, for other players
-  infer.py ENGINE 0 --window                                  first camera, on the screen
-  infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
+  %(prog)s ENGINE drive.mp4                                   -> drive-overlay.mp4
+  %(prog)s ENGINE "drives/*.mp4" --lines "{name}.jsonl"       one run per video: NAME-overlay.mp4, NAME.jsonl
+  %(prog)s ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
+  %(prog)s ENGINE "frames/*.png" --out overlays               images -> images
+  %(prog)s ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
+  %(prog)s ENGINE 0 --out rtsp://server:8554/front            a camera with its overlay, for other players
+  %(prog)s ENGINE 0 --window                                  first camera, on the screen
+  %(prog)s ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
 Ctrl-C ends a run cleanly: frames that were read are processed and written. Frames of live sources that come too fast
 are dropped and counted; frames of files never are. More: docs/video.md
