@@ -35,7 +35,7 @@ def fine_tune(
         params: sections ``qat``, ``distill``, ``calibrate`` and ``quantize`` are used.
         name: of the student.
         student, teacher: network artifacts.
-        loss: of the student, see ``recipes.read``.
+        loss: of the student, see ``settings.loss_mixture``.
         dataset: prepared data set.
         checkpoints: folder; an interrupted training resumes from it.
         out: the network artifact to write; of several processes, the first one writes it.

@@ -47,7 +47,7 @@ class DistillationTask(SupervisedTask):
         *,
         steps: int,
     ) -> DistillationTask:
-        """The task on a prepared data set, with the losses of a recipe.
+        """The task on a prepared data set, with the losses of a student.
 
         Args:
             student, teacher: networks with the data set's classes.

@@ -18,7 +18,7 @@ PARTS = ("encoder", "head", "loss")
 
 
 def learning_rate_factor(step: int, *, schedule: Schedule, steps: int, warmup: int, power: float) -> float:
-    """Factor of the learning rate at a 0-based step: it rises linearly over ``warmup`` steps, then the schedule follows.
+    """Factor of the learning rate at a 0-based step: a linear rise over ``warmup`` steps, then the schedule.
 
     With t from 0 to 1 over the steps after the warm-up, ``poly`` is (1 - t)^power (Liu et al. 2015; power 0.9 is
     customary in segmentation), ``cosine`` is (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017), ``constant`` is 1.

@@ -14,9 +14,9 @@ from pipeline.losses import Composition, DistillationLoss
 OFFERED = {"num_classes": 3, "ignore_index": 255, "student_channels": 4, "teacher_channels": 6, "steps": 10}
 
 
-def build(recipe: dict[str, Any]) -> DistillationLoss:
+def build(mixture: dict[str, Any]) -> DistillationLoss:
     torch.manual_seed(0)
-    return losses.build_all(recipe, **OFFERED).double()
+    return losses.build_all(mixture, **OFFERED).double()
 
 
 def test_terms_are_those_of_the_parts(bench: Any) -> None:
@@ -43,7 +43,7 @@ def test_parameters_of_the_parts_are_trained(bench: Any) -> None:
 
 def test_the_order_of_writing_changes_nothing(bench: Any) -> None:
     arguments = bench.student(), bench.teacher(), bench.labels()
-    one, other = (build(recipe)(*arguments) for recipe in ({"kd": {}, "fitnet": {}}, {"fitnet": {}, "kd": {}}))
+    one, other = (build(mixture)(*arguments) for mixture in ({"kd": {}, "fitnet": {}}, {"fitnet": {}, "kd": {}}))
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -73,7 +73,7 @@ def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("mixture", "said"),
     [
         ({}, "a student needs a loss; 'none' is the student alone"),
         ({"none": {}, "kd": {}}, r"losses none\+kd: 'none' is the student alone and cannot be combined with others"),
@@ -81,6 +81,6 @@ def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
         ({"kd": {}, "fitnet": {"wieght": 1.0}}, "wieght: unknown option; did you mean 'weight'"),
     ],
 )
-def test_what_cannot_be_mixed_is_refused(recipe: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_mixed_is_refused(mixture: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        build(recipe)
+        build(mixture)
