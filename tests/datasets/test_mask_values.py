@@ -73,7 +73,7 @@ def test_255_is_ignored_where_no_class_has_it(make: Make) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"ignore": [255]}, {"ignore": [], "rest": "ignore"}])
-def test_a_class_that_is_ignored_by_mistake_is_pointed_out_with_the_line_to_write(
+def test_a_class_that_is_ignored_by_mistake_is_reported_with_the_line_to_write(
     make: Make, options: dict[str, Any]
 ) -> None:
     dataset = make([0, 255])

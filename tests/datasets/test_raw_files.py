@@ -139,7 +139,7 @@ def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatc
     assert digests.of([tmp_path / "a.png"], remembered="x") == expected
 
 
-def test_without_raw_data_the_last_fingerprint_stays(
+def test_without_raw_data_the_last_fingerprint_is_kept(
     tmp_path: Path, makers: Makers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

@@ -60,7 +60,7 @@ def test_polygons_agree_with_centres_inside_up_to_their_border() -> None:
         assert not ((got != np.asarray(drawn)) & ~wide).any()
 
 
-def test_a_box_is_turned_clockwise_about_its_centre_or_a_corner() -> None:
+def test_a_box_is_rotated_clockwise_about_its_centre_or_a_corner() -> None:
     upright = box(points([[1, 2], [7, 4]], least=2), SIZE, degrees=90)
     assert np.array_equal(upright, mask(*["...##..."] * 6))
     corner = points([3, 1], least=1)[0]
@@ -68,7 +68,7 @@ def test_a_box_is_turned_clockwise_about_its_centre_or_a_corner() -> None:
     assert np.array_equal(about, mask("........", "..#.....", "..#.....", *["........"] * 3))
 
 
-def test_an_ellipse_and_a_turned_one() -> None:
+def test_an_ellipse_and_a_rotated_one() -> None:
     centre, radii = points([4, 3, 3, 1], least=2)
     expected = mask("........", "........", ".######.", ".######.", "........", "........")
     assert np.array_equal(ellipse(centre, radii, SIZE), expected)
