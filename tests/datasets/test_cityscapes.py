@@ -84,8 +84,8 @@ def test_train_ids_alone_are_enough_and_both_must_agree(root: Path, write_image:
         assert np.array_equal(both.read_label(mask), by_table(mask))
         mask.unlink()
     alone = Cityscapes(root=str(root))
-    got = [alone.read(split, name)[1] for split, names in alone.splits().items() for name in names]
-    assert all(np.array_equal(*pair) for pair in zip(expected, got, strict=True))
+    labels = [alone.read(split, name)[1] for split, names in alone.splits().items() for name in names]
+    assert all(np.array_equal(*pair) for pair in zip(expected, labels, strict=True))
 
 
 def test_a_pixel_on_which_the_two_disagree_is_an_error(root: Path, write_image: Write) -> None:

@@ -164,11 +164,11 @@ def test_exif_orientations_are_applied_as_opencv_does(tmp_path: Path, photo: Ima
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    turned = cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_COLOR)
-    assert turned is not None
+    rotated = cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_COLOR)
+    assert rotated is not None
     frame = read_image(tmp_path / "a.jpg")
-    assert frame.shape == turned.shape and np.abs(frame.astype(int) - turned).max() <= 2
-    assert read_image(tmp_path / "a.jpg", fits=turned.shape[:2]).shape == turned.shape
+    assert frame.shape == rotated.shape and np.abs(frame.astype(int) - rotated).max() <= 2
+    assert read_image(tmp_path / "a.jpg", fits=rotated.shape[:2]).shape == rotated.shape
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
