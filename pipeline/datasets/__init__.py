@@ -11,11 +11,17 @@ __all__ = ["Dataset", "available", "build"]
 
 
 def available() -> list[str]:
+    """Names of the data sets, sorted."""
     return plugins.available("datasets")
 
 
 def build(name: str, options: dict[str, Any], **offered: Any) -> Dataset:
-    """A data set; its options by key, as in params.yaml.
+    """A data set.
+
+    Args:
+        name: of the plugin.
+        options: by key, as in params.yaml.
+        offered: facts of the run, see :func:`pipeline.plugins.build`.
 
     Raises:
         UserError: unknown data set; unknown, missing or invalid options; and see the class of the data set.

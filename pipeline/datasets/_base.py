@@ -1,4 +1,4 @@
-"""What every data set plugin provides: class names, colours, disjoint splits, frames and label maps of train ids."""
+"""The contract of a data set: class names, colours, disjoint splits, frames and label maps of train ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Dataset(ABC):
         return None
 
     def warnings(self) -> Sequence[str]:
-        """What the files leave unclear, and how the plugin reads it; ``prepare`` prints this."""
+        """Ambiguities in the files, and how the plugin reads them; ``prepare`` prints them."""
         return ()
 
     def raw_files(self) -> Iterable[Path]:

@@ -138,7 +138,7 @@ def _header(path: Path) -> _Header | None:
 
 
 def _has_orientation(file: BinaryIO) -> bool:
-    """Whether a PNG may have an EXIF orientation. Pillow would decode the whole file to find out."""
+    """Whether a PNG may have an EXIF orientation. To answer this, Pillow would decode the whole file."""
     at = len(PNG_SIGNATURE)
     while True:
         file.seek(at)

@@ -103,6 +103,7 @@ def _check_colours(
 
 
 def colour(entry: Array) -> Colour:
+    """A palette entry (3,) as integers."""
     red, green, blue = entry.tolist()
     return red, green, blue
 

@@ -18,7 +18,7 @@ FOLDERS = {
     "val": "val", "valid": "val", "validation": "val", "valset": "val",
     "test": "test", "testing": "test", "testset": "test",
 }  # fmt: skip
-#: Words that may stand next to a split name in the name of a folder: ``train_images``, ``val-set``.
+#: Words that may accompany a split name in the name of a folder: ``train_images``, ``val-set``.
 OTHER_WORDS = {
     "annotation", "annotations", "data", "dataset", "frames", "gt", "image", "images", "img", "imgs",
     "label", "labels", "mask", "masks", "set", "split",
@@ -120,7 +120,7 @@ def _shared(folders: Sequence[list[str]]) -> int:
 def _unclear(
     folders: dict[str, list[str]], kinds: dict[str, set[str]], splits: set[str], level: int, plugin: str
 ) -> str:
-    """The error about samples of which only some are in folders that are named after splits."""
+    """The error if only some samples are in folders that are named after splits, or if such a folder is missing."""
     named = sorted({part for parts in folders.values() for part in parts[level:] if _kind(part, numbered=False)})
     both = [name for name, kind in kinds.items() if len(kind) > 1]
     outside = [name for name, kind in kinds.items() if not kind]

@@ -6,8 +6,8 @@ indexed); 0 means none of the 59 classes and is ignored.
 
 Two numberings are in use and a mask does not say which it has: ``voc`` begins with VOC's 20 classes (MMSegmentation's
 first list, masks in VOC's colours); ``alphabetical`` comes from sorting the 459 original ids (the Detail API's users,
-MMSegmentation's converter and its later lists). Train ids are in the order ``voc`` either way. The wrong one shows at
-once in the sheet of ``segpress inspect --sheet``.
+MMSegmentation's converter and its later lists). With both, train ids are in the order ``voc``. The sheet of
+``segpress inspect --sheet`` shows at once if the numbering is wrong.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PascalContext(PairDataset):
             raise UserError(
                 f"datasets.pascal_context.numbering: got {numbering!r}; allowed: {' or '.join(NUMBERINGS)}; masks of "
                 "the Detail API and of MMSegmentation's converter are alphabetical, masks in VOC's colours are voc; "
-                "look at the sheet of: segpress inspect --sheet sheet.png"
+                "compare both in the sheet of: segpress inspect --sheet sheet.png"
             )
         self.coding = coding(numbering)
         self.labels = replace(self.labels, original_ids=ids(numbering), original_ignored=0)

@@ -38,6 +38,9 @@ class Streets(Dataset):
         size: (height, width) in pixels, multiples of 16, at least 64x96.
         seed: seed of the scenes; equal arguments give bit-identical frames, in any order of reading.
 
+    Raises:
+        UserError: ``size`` is too small or not a multiple of 16.
+
     Example:
         >>> streets = Streets(train=2, val=1, sequence=0, size=(64, 96), seed=1)
         >>> frame, label = streets.read("train", "train_0001")

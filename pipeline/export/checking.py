@@ -1,4 +1,4 @@
-"""One student is checked on this machine: which variants there are, what its teacher reached, samples to show."""
+"""Check one student on this machine: its variants, its teacher's metrics, and sample label maps for the report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_student(
     timing: Timing,
     progress: Callable[[str, int], object],
 ) -> tuple[dict[str, Any], Predictions]:
-    """Measure a student and hold it against its budgets.
+    """Measure a student and compare it with its budgets.
 
     Args:
         teacher: network artifact; its recorded metrics on ``split`` are used. None: there is none.
@@ -44,14 +44,18 @@ def check_student(
             fp32 engine is the reference, and the engines' folder names it.
         engines: folder with the engine artifacts fp32, fp16 and int8.
         int8: artifact that the INT8 engine was built from, to compare it with exact arithmetic; None: not compared.
-        device: what ``evaluation.device.describe`` says of this machine.
+        device: description of this machine by ``evaluation.device.describe``.
         budgets: section ``budgets`` of params.yaml.
         split, samples: of section ``check`` of params.yaml.
+        timing: how latency is measured.
         progress: called with (title, total) after every frame.
 
     Returns:
         the contents of ``results/<student>.json`` (IoU in percent, latency in ms), and label maps by variant and frame
         name.
+
+    Raises:
+        UserError: the teacher was not measured on ``split``, or the engines have other classes than the data set.
     """
     names = spread(prepared.split(split), samples)
     if teacher is not None and split not in teacher.meta["metrics"]:
@@ -82,7 +86,7 @@ def check_student(
 
 
 def _by_torch(student: Path, like: Engine) -> tuple[Variant, dict[str, Any]]:
-    """The student's network as a variant with another engine's sizes, and ``about`` it."""
+    """The student's network as a variant with another engine's sizes, and facts about the student."""
     network, stored = network_artifact.load(student)
     stride = like.input_size[0] // like.output_size[0]
     weights = stored.file(network_artifact.WEIGHTS)
@@ -116,8 +120,8 @@ def write_predictions(out: Path, predictions: Predictions, results: Mapping[str,
     """Write label maps for the report as an artifact of kind ``predictions``."""
     names = sorted(next(iter(predictions.values())))
     hashes = {variant: results["variants"][variant]["sha256"] for variant in predictions}
-    about = {"split": results["split"], "names": names, "variants": sorted(predictions), "sha256": hashes}
-    meta = {**labels.to_meta(), **about}
+    facts = {"split": results["split"], "names": names, "variants": sorted(predictions), "sha256": hashes}
+    meta = {**labels.to_meta(), **facts}
     with artifact.create(out, kind="predictions", meta=meta) as folder:
         for variant, maps in predictions.items():
             for name, label_map in maps.items():

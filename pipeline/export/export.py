@@ -1,4 +1,4 @@
-"""From a trained network to ONNX files, from which every device builds its engines."""
+"""From a trained network to ONNX files; every device builds its engines from these files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.frames import Array
 from pipeline.models import SegNetwork
 from pipeline.quantization import half_limits
 
-#: Facts of a network that are copied into its ONNX files.
+#: Facts of every network that are copied into its ONNX files.
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
 #: Facts that only some networks have; they are copied too.
 CARRIED_IF_THERE = ("original_ids", "original_ignored", AWARE)
@@ -35,18 +35,19 @@ def deploy_facts(
     Args:
         network: facts of the network; those of ``CARRIED`` are required.
         output_size: (height, width) of the label maps.
+        precision: fp32 or fp16.
         confidence: whether the graph has the second output.
     """
     height, width = network["input_size"]
-    map_of = {"dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]}
+    label_map = {"dtype": "uint8", "layout": "NHW", "shape": [1, *output_size]}
     return {
         **{key: network[key] for key in CARRIED},
         **{key: network[key] for key in CARRIED_IF_THERE if key in network},
         "channel_order": "BGR",
         "precision": precision,
         "input": {"name": "frames", "dtype": "uint8", "layout": "NHWC", "shape": [1, height, width, 3]},
-        "output": {"name": "labels", **map_of},
-        **({"confidence": {"name": CONFIDENCE, **map_of}} if confidence else {}),
+        "output": {"name": "labels", **label_map},
+        **({"confidence": {"name": CONFIDENCE, **label_map}} if confidence else {}),
     }
 
 
@@ -64,13 +65,18 @@ def export_network(
 
     Args:
         network: in eval mode; loaded from the artifact ``parent``.
+        out: folder of the artifact to write, of kind ``onnx``.
         frames: real frames of the input size, (H, W, 3) BGR uint8: for the parity check, and to find the nodes that do
             not work in float16.
         label_stride: input size / label-map size.
         confidence: add the second output, see :func:`pipeline.export.confidence.add_confidence`.
+        built_with: versions of libraries, for meta.json.
 
     Returns:
-        the parity record.
+        the parity record, see :func:`pipeline.export.parity.check`.
+
+    Raises:
+        UserError: ``label_stride`` does not divide the input size, or a graph differs from torch.
     """
     height, width = parent.meta["input_size"]
     if height % label_stride or width % label_stride:

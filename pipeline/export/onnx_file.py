@@ -16,14 +16,14 @@ from torch import Tensor, nn
 #: Opset 18 runs on every ONNX Runtime since 1.14, also with CUDA (Resize of opset 19 ran on the CPU until 2026).
 OPSET = 18
 METADATA_KEY = "segpress"
-#: Key of meta.json for networks that were fine-tuned with 8 bits simulated; its value says how.
+#: Key of meta.json for networks that were fine-tuned with 8 bits simulated; its value holds the settings and metrics.
 AWARE = "quantization_aware"
 
 
 def export(graph: nn.Module, example: Tensor, file: Path, *, inputs: str, outputs: str) -> None:
     """Export a graph in eval mode with the shapes of ``example``, to one file with weights and reproducible bytes."""
-    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for library in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Check that an exported graph still computes what torch computes."""
+"""Check that an exported graph gives the same results as torch."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
     deploy = DeployGraph(network, input_size=(frames[0].shape[0], frames[0].shape[1]), label_stride=label_stride).eval()
     core = CoreGraph(network).eval()
     differences: list[float] = []
-    same = dict.fromkeys(AGREEMENT, 0.0)
+    agreement = dict.fromkeys(AGREEMENT, 0.0)
     levels: dict[str, list[float]] = {name: [] for name in AGREEMENT}
     largest_fp32 = 0.0  # difference of the confidence, in levels of 255
     with torch.inference_mode():
         for frame in frames:
             batch = frame[np.newaxis]
-            x = deploy.to_input(torch.from_numpy(batch))
-            logits = core(x)
-            exported = _run(sessions["core"], x.numpy())[0]
+            image = deploy.to_input(torch.from_numpy(batch))
+            logits = core(image)
+            exported = _run(sessions["core"], image.numpy())[0]
             differences.append(float(np.abs(exported - logits.numpy()).max() / max(logits.numpy().std(), 1e-12)))
             reference = deploy(torch.from_numpy(batch)).numpy()
             for name in AGREEMENT:
                 labels, *confidence = _run(sessions[name], batch)
-                same[name] += float((labels == reference).mean()) / len(frames)
+                agreement[name] += float((labels == reference).mean()) / len(frames)
                 if confidence:
-                    enlarged = F.interpolate(logits, size=deploy.output_size, mode="bilinear", align_corners=False)
-                    expected = 255 * enlarged.softmax(dim=1).amax(dim=1).numpy()
+                    upsampled = F.interpolate(logits, size=deploy.output_size, mode="bilinear", align_corners=False)
+                    expected = 255 * upsampled.softmax(dim=1).amax(dim=1).numpy()
                     level_differences = np.abs(confidence[0] - expected)
                     levels[name].append(float(level_differences.mean()))
                     if name == "fp32":
@@ -76,9 +76,10 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
             f"core.onnx differs from torch by {difference:.2g} standard deviations; allowed: {LOGITS_TOLERANCE}; "
             f"{REPORT}"
         )
-    if same["fp32"] < AGREEMENT["fp32"]:
+    if agreement["fp32"] < AGREEMENT["fp32"]:
         raise UserError(
-            f"fp32.onnx agrees with torch on {same['fp32']:.2%} of pixels; needed: {AGREEMENT['fp32']:.1%}; {REPORT}"
+            f"fp32.onnx agrees with torch on {agreement['fp32']:.2%} of pixels; needed: {AGREEMENT['fp32']:.1%}; "
+            f"{REPORT}"
         )
     if not largest_fp32 <= LEVELS_TOLERANCE:
         raise UserError(
@@ -87,7 +88,7 @@ def check(network: SegNetwork, folder: Path, frames: Sequence[Array], *, label_s
         )
     record: dict[str, Any] = {
         "core_max_difference": float(f"{difference:.3g}"),
-        "agreement": {name: round(share, 6) for name, share in same.items()},
+        "agreement": {name: round(share, 6) for name, share in agreement.items()},
     }
     if all(levels.values()):
         record["confidence_difference"] = {name: round(float(np.mean(means)), 3) for name, means in levels.items()}

@@ -1,1 +1,1 @@
-"""Networks that were not trained here: ONNX file and description -> what `export` writes of ours."""
+"""Networks that were not trained here: from an ONNX file and a description to an ONNX artifact like `export`'s."""

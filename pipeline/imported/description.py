@@ -89,7 +89,7 @@ class File(Section):
             the network was trained; for label maps that a test server reads.
         merge: for each class of the network: the classes of a data set that it contains. null: the classes of the same
             name.
-        rest: what all other classes of the data set become: ``ignore``, or a class of the network.
+        rest: target of all other classes of the data set: ``ignore``, or a class of the network.
     """
 
     model: str

@@ -2,8 +2,8 @@
 
 ONNX Runtime's basic optimisation uses standard operators only. It folds values that depend only on the image size,
 branches with a constant condition, and batch normalisation into the convolution before it. ONNX's converter updates old
-operators. So the superfluous nodes of exporters are gone before anything is quantised. :mod:`pipeline.imported.parity`
-measures that the result is still the same.
+operators. This removes the superfluous nodes of exporters before quantisation. :mod:`pipeline.imported.parity` checks
+that the results are still the same.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _with_layouts(
     ONNX Runtime later removes these transposes together with inverse ones of the network.
 
     Args:
-        result: what the network computes for some image.
+        result: the network's output for any image.
     """
     graph = model.graph
     image, last = graph.input[0], graph.output[0].name

@@ -85,7 +85,7 @@ def _with_threshold(imported: Network, frames: Sequence[Array]) -> Description:
 
 
 def _options(description: Description) -> dict[str, Any]:
-    """The choices of the description that select what is used of the file, for meta.json."""
+    """The description's choices about the file, for meta.json."""
     options: dict[str, Any] = {"file": description.model.name, "head": description.head}
     if description.threshold is not None:
         options["threshold"] = description.threshold

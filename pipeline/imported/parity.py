@@ -1,8 +1,8 @@
-"""Check on real frames that the deploy graphs compute what the ONNX file computes.
+"""Check on real frames that the deploy graphs give the same results as the ONNX file.
 
 The reference is the file itself, see :mod:`pipeline.imported.reference`. A wrong description (another mean, another
 channel order) is wrong in both and is not detected here. Therefore the share of each class on the frames is recorded:
-a reader can see in it whether the network works.
+it shows a reader whether the network works.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.imported.reference import Reference
 from pipeline.quantization.half_rounding import rounded
 
 Floats = npt.NDArray[np.float32]
-#: The same for a file in float16: it rounds the result of every layer, and the deploy graph is float32.
+#: ``LOGITS_TOLERANCE`` for a file in float16: it rounds the result of every layer, and the deploy graph is float32.
 LOGITS_TOLERANCE_HALF = 0.1
 
 
@@ -52,21 +52,22 @@ def check(
     """
     reference = Reference(description, frames)
     sessions = {name: _session(rounded(graph).SerializeToString()) for name, graph in graphs.items()}
-    logits = _session(_with_result(graphs["fp32"]).SerializeToString()) if description.output == "logits" else None
+    with_logits = description.output == "logits"
+    fp32 = _session(_with_result(graphs["fp32"]).SerializeToString()) if with_logits else None
     counts: npt.NDArray[np.int64] = np.zeros(256, np.int64)
-    same = dict.fromkeys(graphs, 0.0)
+    agreement = dict.fromkeys(graphs, 0.0)
     differences: list[float] = []
     for frame, result in reference.results():
         expected = reference.labels(result, size=size)
         counts += np.bincount(expected.ravel(), minlength=256)
         for name, session in sessions.items():
-            same[name] += float((session.run(None, {"frames": frame[np.newaxis]})[0][0] == expected).mean())
-        if logits is not None:
-            got = logits.run([RESULT], {"frames": frame[np.newaxis]})[0][0]
-            differences.append(_difference(got, result, step=1.0 if reference.whole else 0.0))
+            agreement[name] += float((session.run(None, {"frames": frame[np.newaxis]})[0][0] == expected).mean())
+        if fp32 is not None:
+            logits = fp32.run([RESULT], {"frames": frame[np.newaxis]})[0][0]
+            differences.append(_difference(logits, result, step=1.0 if reference.whole else 0.0))
     reference.require_classes()
     record: dict[str, Any] = {
-        "agreement": {name: round(total / len(frames), 6) for name, total in same.items()},
+        "agreement": {name: round(total / len(frames), 6) for name, total in agreement.items()},
         "frames": len(frames),
         "class_share": {
             name: round(float(count / counts.sum()), 4)
@@ -93,14 +94,14 @@ def check(
     return record
 
 
-def _difference(got: Floats, logits: Floats, *, step: float) -> float:
-    """The largest difference, in standard deviations of the logits. Equal infinities do not differ.
+def _difference(logits: Floats, reference: Floats, *, step: float) -> float:
+    """The largest difference, in standard deviations of the reference. Equal infinities do not differ.
 
     Args:
         step: difference that does not count: a score just below a whole number may be cast to the number before it.
     """
-    finite = logits[np.isfinite(logits)]
-    differences = np.abs(np.subtract(got, logits, where=got != logits, out=np.zeros_like(logits)))
+    finite = reference[np.isfinite(reference)]
+    differences = np.abs(np.subtract(logits, reference, where=logits != reference, out=np.zeros_like(reference)))
     differences = np.maximum(differences - step, 0)
     return float(differences.max() / max(float(finite.std()), 1e-12))
 

@@ -14,6 +14,7 @@ __all__ = ["Composition", "DistillationLoss", "available", "build", "build_all"]
 
 
 def available() -> list[str]:
+    """Names of the losses, sorted."""
     return plugins.available("losses")
 
 
@@ -21,6 +22,7 @@ def build(name: str, options: dict[str, Any], **offered: Any) -> DistillationLos
     """One loss.
 
     Args:
+        name: of the plugin.
         options: by key, as in params.yaml.
         offered: facts of the run, see :func:`pipeline.plugins.build`.
 
@@ -32,23 +34,23 @@ def build(name: str, options: dict[str, Any], **offered: Any) -> DistillationLos
     return loss
 
 
-def build_all(recipe: Mapping[str, Mapping[str, Any]], **offered: Any) -> DistillationLoss:
+def build_all(mixture: Mapping[str, Mapping[str, Any]], **offered: Any) -> DistillationLoss:
     """The loss of a run: one loss, or several as a :class:`Composition`.
 
     They are built in the order of their names, so that random weights do not depend on the order in params.yaml.
 
     Args:
-        recipe: loss names with their options.
+        mixture: loss names with their options.
         offered: facts of the run, see :func:`pipeline.plugins.build`.
 
     Raises:
         UserError: no loss, ``none`` together with others; see :func:`build`.
     """
-    if not recipe:
+    if not mixture:
         raise UserError("a student needs a loss; 'none' is the student alone")
-    if "none" in recipe and len(recipe) > 1:
+    if "none" in mixture and len(mixture) > 1:
         raise UserError(
-            f"losses {'+'.join(recipe)}: 'none' is the student alone and cannot be combined with others; leave it out"
+            f"losses {'+'.join(mixture)}: 'none' is the student alone and cannot be combined with others; leave it out"
         )
-    parts = {name: build(name, dict(recipe[name]), **offered) for name in sorted(recipe)}
+    parts = {name: build(name, dict(mixture[name]), **offered) for name in sorted(mixture)}
     return next(iter(parts.values())) if len(parts) == 1 else Composition(parts)

@@ -25,7 +25,7 @@ class DistillationLoss(nn.Module, ABC):
     positions and distances are not accurate in half precision, so autocast is off inside.
     """
 
-    #: False: the teacher does not run, and the loss gets the student's own detached output in its place.
+    #: False: the teacher does not run, and the loss gets the student's own detached output instead.
     uses_teacher: ClassVar[bool] = True
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Rows of a tensor from all processes of a training."""
+"""Rows of a tensor from all processes of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process does not communicate: for computations that the others do not do at the same time."""
+    """While this is active, the process does not communicate: for computations that other processes do not run."""
     token = _alone.set(True)
     try:
         yield

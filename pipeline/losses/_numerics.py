@@ -1,4 +1,4 @@
-"""Norms, distances and divergences with finite values and gradients, also where those of the plain formula are not."""
+"""Norms, distances and divergences whose values and gradients are finite where those of the plain formula are not."""
 
 from __future__ import annotations
 

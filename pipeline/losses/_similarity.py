@@ -95,7 +95,7 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (own - 2 * cross + other).mean()
 
 
-class _GradientIsReady(torch.autograd.Function):
+class _SavedGradient(torch.autograd.Function):
     """Forward saves the gradient with respect to the first of its four inputs; the others have no gradient."""
 
     @staticmethod
@@ -105,7 +105,7 @@ class _GradientIsReady(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
-class _SelfRelations(_GradientIsReady):
+class _SelfRelations(_SavedGradient):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, lengths: Sequence[int], temperature: float) -> Tensor:
         """Unit rows (R, C_S) and (R, C_T) of the images of one group; ``lengths``: number of rows of each image."""
@@ -185,13 +185,13 @@ class _SymmetricBlocks:
         return factor
 
 
-class _ReferenceRelations(_GradientIsReady):
+class _ReferenceRelations(_SavedGradient):
     @staticmethod
     def forward(ctx: Any, rows_s: Tensor, rows_t: Tensor, references: Tensor, temperature: float) -> Tensor:
         columns = references / temperature
         gradient = torch.empty_like(rows_s)
         value = rows_s.new_zeros(())
-        step = _rows_of_a_block(rows_s, columns=len(references))
+        step = _rows_per_block(rows_s, columns=len(references))
         buffers = [rows_s.new_empty(min(step, len(rows_s)), len(references)) for _ in range(3)]
         for a in range(0, len(rows_s), step):
             block = slice(a, min(a + step, len(rows_s)))
@@ -212,11 +212,11 @@ class _ReferenceRelations(_GradientIsReady):
 
 def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """(image, first row, end) of blocks of rows; each block is of one image."""
-    step = _rows_of_a_block(rows, columns=len(rows))
+    step = _rows_per_block(rows, columns=len(rows))
     return [(image, a, min(a + step, end)) for image, (start, end) in enumerate(spans) for a in range(start, end, step)]
 
 
-def _rows_of_a_block(rows: Tensor, *, columns: int) -> int:
+def _rows_per_block(rows: Tensor, *, columns: int) -> int:
     """Number of rows whose similarities with so many columns fit the budget."""
     budget = BUDGET.get(rows.device.type, BUDGET["cuda"])
     return max(MIN_ROWS, budget // (BUFFERS * columns * rows.element_size()))

@@ -40,7 +40,7 @@ class IDD(DistillationLoss):
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
         weight: factor of the graph term; 0.01 (ours: the term is then a fifth of the cross-entropy in the default run
             on streets; with 1 its gradient is 80 times that of the cross-entropy). The term grows with the square of
-            the teacher's feature scale, so with a new teacher look at the curve ``train/idd`` and choose a weight that
+            the teacher's feature scale, so with a new teacher check the curve ``train/idd`` and choose a weight that
             makes it 5 to 20 % of the cross-entropy.
         position_weight: factor of the position term; 0 leaves it out.
         centers: class means per ``image`` or per ``batch``.

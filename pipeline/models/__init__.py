@@ -13,6 +13,7 @@ __all__ = ["NetworkFacts", "SegNetwork", "SegOutput", "available", "build"]
 
 
 def available() -> list[str]:
+    """Names of the networks, sorted."""
     return plugins.available("models")
 
 
@@ -20,6 +21,7 @@ def build(name: str, options: dict[str, Any], *, num_classes: int, classes: Sequ
     """One network.
 
     Args:
+        name: of the plugin.
         options: of the plugin, as in params.yaml.
         num_classes: K.
         classes: their names in train-id order; needed only if ``options`` name weights of a whole network.

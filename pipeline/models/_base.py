@@ -1,4 +1,4 @@
-"""What networks return and declare: all that losses and tasks know about them."""
+"""The contract of a network: what it returns and declares. Losses and tasks know nothing else about it."""
 
 from __future__ import annotations
 

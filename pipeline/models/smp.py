@@ -24,7 +24,7 @@ FREE = ("classes", "encoder_weights", "encoder_name", "activation")
 
 
 class Smp(SegNetwork):
-    """An smp network behind :class:`SegOutput`.
+    """An smp network that returns a :class:`SegOutput`.
 
     Args:
         num_classes: K, offered by the run.
@@ -61,7 +61,7 @@ class Smp(SegNetwork):
             raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
         if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
             raise UserError(f"model.encoder: no '{encoder}'; {closest(encoder, smp.encoders.get_encoder_names())}")
-        if not encoder.startswith("tu-"):  # timm encoders take options of their own
+        if not encoder.startswith("tu-"):  # timm encoders have further options
             allowed = set(inspect.signature(architectures[architecture]).parameters) - {"kwargs"}
             for key in options or {}:
                 if key not in allowed:

@@ -30,7 +30,7 @@ STAGES = {
     "resnet": (("relu", "layer1", "layer2", "layer3", "layer4"), (64, 256, 512, 1024, 2048), 8),
     "mobilenet": (("0", "2", "4", "7", "13", "16"), (16, 24, 40, 80, 160, 960), 16),
 }
-LRASPP_STRIDE = 8  # of the finer of the classifier's two inputs
+LRASPP_STRIDE = 8  # input size / size of the finer of the classifier's two inputs
 AUX = "aux_classifier"
 #: Layers with one output per class: of deeplabv3 and fcn, with the auxiliary one second; and of lraspp.
 CLASSIFIERS = ("classifier.4", f"{AUX}.4")
@@ -38,7 +38,7 @@ _JOINED = "classifier.classifier"
 
 
 class TorchVision(SegNetwork):
-    """A torchvision network behind :class:`SegOutput`.
+    """A torchvision network that returns a :class:`SegOutput`.
 
     LRASPP adds the outputs of two classifiers; here they are one classifier on the concatenation of both inputs.
 
@@ -119,9 +119,9 @@ class TorchVision(SegNetwork):
                 else initial.open_encoder()
             )
             assert encoder_checkpoint is not None
-            loaded = load_encoder(self.net.backbone, encoder_checkpoint, initial)
+            facts = load_encoder(self.net.backbone, encoder_checkpoint, initial)
             around = [part for part, _ in self.net.named_children() if part != "backbone"]
-            self.initial_weights = {**loaded, "random": [*loaded["random"], *around]}
+            self.initial_weights = {**facts, "random": [*facts["random"], *around]}
         replace_adaptive_pooling(self.net)
 
     @property

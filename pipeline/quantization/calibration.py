@@ -225,6 +225,7 @@ def _with_outputs(graph: Graph, names: Sequence[str]) -> onnx.ModelProto:
 
 
 def session(model: onnx.ModelProto) -> Any:
+    """An ONNX Runtime session on the CPU with :data:`THREADS` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3

@@ -13,8 +13,8 @@ from pipeline.frames import Array, resize_frame
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared, Split
 
-#: A frame shows a class when at least this share of its pixels has the class. A smaller share counts only for a class
-#: of which no frame has more.
+#: A frame shows a class when at least this share of its pixels has the class. If no frame has that share, the frames
+#: with the largest share show the class.
 SHOWS = 1e-3
 
 

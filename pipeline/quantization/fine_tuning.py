@@ -1,4 +1,4 @@
-"""Quantisation-aware training from end to end: a student, fine-tuned with 8 bits simulated, its losses kept on."""
+"""Quantisation-aware training from end to end: a student is fine-tuned with 8 bits simulated and the same losses."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def fine_tune(
     """Fine-tune a student and write it as a network artifact.
 
     Args:
-        params: sections ``qat``, ``distill``, ``calibrate`` and ``quantize`` count.
+        params: sections ``qat``, ``distill``, ``calibrate`` and ``quantize`` are used.
         name: of the student.
         student, teacher: network artifacts.
-        loss: of the student, see ``recipes.read``.
+        loss: of the student, see ``settings.loss_mixture``.
         dataset: prepared data set.
         checkpoints: folder; an interrupted training resumes from it.
         out: the network artifact to write; of several processes, the first one writes it.

@@ -76,7 +76,7 @@ class Histogram:
         return self.low + (np.arange(BINS) + 0.5) * self.width
 
     def quantile(self, share: float) -> float:
-        """The value that a share (0..1) of all values is below; linear inside a bin, never outside the extremes."""
+        """The value below which a share (0..1) of all values is; linear inside a bin, never outside the extremes."""
         cumulative = np.cumsum(self.counts)
         target = share * cumulative[-1]
         index = int(np.searchsorted(cumulative, target))

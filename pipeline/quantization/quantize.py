@@ -112,6 +112,7 @@ class Source:
     float32: Mapping[str, str] = field(default_factory=dict)
 
     def ranges(self, family: Family) -> Ranges:
+        """(low, high) of every float activation, by the settings' method."""
         return choose_all(
             self.statistics.histograms,
             method=self.settings.method,

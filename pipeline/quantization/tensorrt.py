@@ -5,13 +5,13 @@ The rules (explicit quantisation, TensorRT 10 and 11):
 1. Quantised values are int8 with zero-point 0: activations per tensor, weights per output channel. Biases are float.
 2. Q/DQ pairs are on the *inputs* of weighted layers, never on their outputs: Conv, bias, ReLU and the next Q fuse into
   one kernel.
-3. Of a residual add, only the *skip* input is quantised: then Conv + Add + ReLU fuse as well. If the convolution before
+3. A residual add has only its *skip* input quantised: then Conv + Add + ReLU fuse as well. If the convolution before
   the add is float, nothing fuses, and no input is quantised.
 4. All inputs of a concatenation have one scale, else every input would be quantised twice.
 5. A Q/DQ pair and all its readers have one type. It is float32 if one of the readers needs float32, or if float16
   cannot hold the scale.
-6. Float stay: preprocessing, upsampling, argmax, the layers after a global pooling, and layers without a good INT8
-  kernel.
+6. Preprocessing, upsampling, argmax, the layers after a global pooling, and layers without a good INT8 kernel stay in
+  float.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def with_pairs(
         if not fits:
             wide.add(node.name)
     count = -1
-    while count < len(wide):  # a node may share its input with one node and its weight with another
+    while count < len(wide):  # repeat: a node may share its input with one node and its weight with another
         count = len(wide)
         for names in readers.values():
             if not wide.isdisjoint(names):
@@ -144,7 +144,7 @@ def has_kernel(graph: Graph, layer: onnx.NodeProto) -> bool:
 
 
 def share_scales(graph: Graph, ranges: Ranges) -> Ranges:
-    """The ranges, but all inputs and the output of a concatenation have one common range: the widest of them."""
+    """The ranges, with one common range for all inputs and the output of a concatenation: the widest of them."""
     shared = dict(ranges)
     concats = [[*node.input, *node.output] for node in graph.body if node.op_type == "Concat"]
     groups = [[name for name in names if name in shared] for names in concats]
@@ -254,4 +254,5 @@ class Placement:
 
 
 def weight_of(graph: Graph, layer: onnx.NodeProto) -> npt.NDArray[np.float32]:
+    """The constant weight of a layer in float32."""
     return numpy_helper.to_array(graph.initializers[layer.input[1]]).astype(np.float32)

@@ -22,7 +22,8 @@ def release(source: Path, target: Path, *, nodes: Collection[str]) -> list[str]:
 
     Args:
         source, target: ONNX files; ``target`` is written only if a layer was released.
-        nodes: names of layers, or of Q/DQ nodes, which mean all layers that read them. Other names are ignored.
+        nodes: names of layers or of Q/DQ nodes; a Q/DQ node stands for all layers that read it. Other names are
+            ignored.
 
     Returns:
         titles of the released layers as in ``quantize.float_layers`` (for layers without a weight: node names), sorted.
@@ -84,10 +85,8 @@ def _dequantized(graph: Graph, node: onnx.NodeProto) -> np.ndarray[tuple[int, ..
     shape = [1] * values.ndim
     if scale.ndim:
         shape[axis] = -1
-    real = (values.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.astype(np.float32).reshape(
-        shape
-    )
-    return np.asarray(real.astype(scale.dtype))
+    levels = values.astype(np.float32) - zero.astype(np.float32).reshape(shape)
+    return np.asarray((levels * scale.astype(np.float32).reshape(shape)).astype(scale.dtype))
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:

@@ -129,6 +129,7 @@ class Trial:
         return round(100 * float(np.mean([(kernels == exact).mean() for kernels, exact in pairs])), 4)
 
     def run(self, candidate: onnx.ModelProto) -> Outcome:
+        """Compare a candidate's label maps with those of the float graph, and both with the targets."""
         maps = self._maps(candidate)
         different = sum(int((a != b).sum()) for a, b in zip(maps, self.reference, strict=True))
         losses = drops.measure(

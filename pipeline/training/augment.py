@@ -26,20 +26,20 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5
 class Augmentation:
     """``augment(frame, label, generator)`` gives an image (3, h, w) uint8 RGB and a target (h, w) uint8 train ids.
 
-    Factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides cover). Of each axis, a window of
-    ``round(crop / factor)`` whole source pixels is cut at a random place and resized to ``crop``. Against a resize of
-    the whole frame by ``crop / window`` and a cut at that place, only pixels whose filter would reach over the window's
-    edge differ: there the edge is repeated. The window is whole pixels, so the factor of an axis is off by
-    ``0.5 / window`` at most. A frame that is smaller than the window lies at a random place of the crop; what is left
-    has the colour ``fill`` and the id ``ignore_index``.
+    Factor 1 makes the frame as large as ``input_size`` (aspect kept, both sides cover). Along each axis, a window of
+    ``round(crop / factor)`` whole source pixels is cut at a random position and resized to ``crop``. Compared with
+    resizing the whole frame by ``crop / window`` and cutting at that position, only pixels whose filter would reach
+    over the window's edge differ: there the edge is repeated. The window is whole pixels, so the factor of an axis is
+    off by ``0.5 / window`` at most. A frame that is smaller than the window is placed at a random position in the crop;
+    the rest of the crop has the colour ``fill`` and the id ``ignore_index``.
 
     Args:
-        crop: (height, width) that comes out.
-        input_size: (height, width) that factor 1 means.
+        crop: (height, width) of the result.
+        input_size: (height, width) that the frame covers at factor 1.
         scale: lowest and highest factor.
-        fill: RGB.
-        ignore_index: id of pixels that count nowhere.
-        colour: probability of other colours.
+        fill: RGB in 0..255.
+        ignore_index: id of pixels that do not count.
+        colour: probability, in 0..1, that the colours change.
     """
 
     crop: tuple[int, int]
@@ -82,7 +82,7 @@ class Augmentation:
 
 
 def _axis(length: int, crop: int, factor: float, generator: np.random.Generator) -> tuple[slice, slice]:
-    """Which of ``length`` source pixels are cut, and where in the crop they come to lie."""
+    """Which of ``length`` source pixels are cut, and their position in the crop."""
     window = max(1, round(crop / factor))
     if window <= length:
         start = int(generator.integers(length - window + 1))
@@ -93,12 +93,13 @@ def _axis(length: int, crop: int, factor: float, generator: np.random.Generator)
 
 
 def recolour(image: Array, *, brightness: float, contrast: float, saturation: float, hue: float) -> Array:
-    """Brightness, contrast, saturation and hue of an image (H, W, 3) BGR uint8 in one pass; its mean luma is kept but
-    for ``brightness``.
+    """Change brightness, contrast, saturation and hue of an image (H, W, 3) BGR uint8 in one pass. Only ``brightness``
+    changes the image's mean luma.
 
     Without rounding and clipping in between, the four are one affine map of RGB, in any order. Brightness multiplies;
-    contrast goes away from the image's mean luma, saturation from the pixel's luma, as in torchvision; hue turns the
-    chroma plane of YIQ by ``hue`` turns, which keeps luma (torchvision turns HSV, which does not).
+    contrast scales the distance to the image's mean luma, saturation the distance to the pixel's luma, as in
+    torchvision; hue rotates the chroma plane of YIQ by ``hue`` turns, which keeps luma (torchvision rotates HSV, which
+    does not).
 
     Args:
         brightness, contrast, saturation: factors; 1 changes nothing.

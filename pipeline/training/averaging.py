@@ -14,28 +14,28 @@ from pipeline.models import SegNetwork
 class Average(AveragedModel):  # type: ignore[misc, unused-ignore]
     """Weights that follow those of a network: average <- decay * average + (1 - decay) * weights, after every step.
 
-    Batch-norm statistics are averaged too; counters are taken over as they are. The first update takes the weights
-    over; from then on the decay rises as (1 + n) / (10 + n) with the n updates so far, as in TensorFlow's
-    ExponentialMovingAverage: a short run would otherwise keep much of its random start.
+    Batch-norm statistics are averaged too; counters are copied. The first update copies the weights; from then on the
+    decay rises as (1 + n) / (10 + n) after n updates, up to ``decay``, as in TensorFlow's ExponentialMovingAverage:
+    otherwise a short run would keep much of its random start.
 
     Args:
-        network: starts from a copy of it; ``module`` is the averaged network.
+        network: the average starts from a copy of it; ``module`` is the averaged network.
         decay: in 0..1, e.g. 0.999.
     """
 
     module: SegNetwork
 
     def __init__(self, network: SegNetwork, *, decay: float) -> None:
-        super().__init__(network, multi_avg_fn=_following(decay), use_buffers=True)
+        super().__init__(network, multi_avg_fn=_follower(decay), use_buffers=True)
         self.module.requires_grad_(False)
 
 
-def _following(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+def _follower(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     @torch.no_grad()
     def follow(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        done = int(updates)
+        count = int(updates)
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + done) / (10 + done)))
+            torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + count) / (10 + count)))
         else:
             torch._foreach_copy_(list(averages), list(current))
 

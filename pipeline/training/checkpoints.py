@@ -1,6 +1,6 @@
-"""Checkpoints of a run that is not finished: atomic, checked when they are read, never those of another run.
+"""Checkpoints of an unfinished run: atomic, checked when they are read, never those of another run.
 
-They lie outside what DVC tracks, in a folder for each run: ``<root>/<key>/step-00000120/`` is an artifact of
+DVC does not track them. Each run has a folder: ``<root>/<key>/step-00000120/`` is an artifact of
 ``state.safetensors`` and ``state.json``; ``<root>/<key>/run.json`` holds the run's identity.
 """
 
@@ -33,17 +33,17 @@ MIB = 2**20
 
 
 class Checkpoints:
-    """The checkpoints of one run; as a context manager it keeps others from writing to them.
+    """The checkpoints of one run; as a context manager it locks them, so that no other process writes them.
 
     Args:
         root: folder of all runs of one network.
         identity: of this run.
-        every_seconds: at least this long between two checkpoints; it grows so that writing takes no more than a
-            twentieth of the time. 0 writes one after every step.
-        keep: newest ones that are kept, at least 2: the older one is there when the newest is damaged.
+        every_seconds: least seconds between two checkpoints; the interval grows so that writing takes no more than a
+            twentieth of the time. 0 writes a checkpoint after every step.
+        keep: how many of the newest checkpoints are kept, at least 2: the older one replaces a damaged newest one.
 
     Raises:
-        UserError: another process works on the same run, or the place cannot be written.
+        UserError: on entering: another process trains the same run, or the folder cannot be written.
     """
 
     def __init__(self, root: Path, identity: Identity, *, every_seconds: float, keep: int = 2) -> None:
@@ -80,19 +80,20 @@ class Checkpoints:
         self._lock.close()
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time for the next checkpoint."""
         wait = max(self._every, 20 * self._took) if self._every else 0.0
         return time.monotonic() - self._written >= wait
 
     def write(self, step: int, state: Mapping[str, Any], *, circumstances: Mapping[str, Any]) -> None:
-        """Write the state after a step; older checkpoints go when it is whole.
+        """Write the state after a step; older checkpoints are removed once it is complete.
 
         Args:
+            step: updates done so far.
             state: nested mappings of tensors and plain values.
             circumstances: conditions that may change when the run resumes, such as the device.
 
         Raises:
-            UserError: it cannot be written, e.g. because the disk is full; those before are kept.
+            UserError: it cannot be written, e.g. because the disk is full; earlier checkpoints are kept.
         """
         started = time.monotonic()
         skeleton, tensors = tensor_tree.split(state)
@@ -119,9 +120,9 @@ class Checkpoints:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-" + 8 * "[0-9]"))
 
     def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """Step, state and circumstances of the newest checkpoint that is whole; damaged ones are named and skipped.
+        """Step, state and circumstances of the newest undamaged checkpoint; a warning names each damaged one.
 
-        None when there is none; other runs of the same network that left some are then named, with what differs.
+        None without any; a warning then names each other run of the same network with checkpoints, and how it differs.
         """
         for step in reversed(self.steps()):
             try:
@@ -137,9 +138,9 @@ class Checkpoints:
         """Remove the checkpoints of this run: it is finished."""
         ended = self.folder.with_name(f".{self.folder.name}.ended")
         with contextlib.suppress(OSError):
-            self.folder.rename(ended)  # whole or gone, should this be interrupted
+            self.folder.rename(ended)  # an interruption then leaves all checkpoints or none
             shutil.rmtree(ended, ignore_errors=True)
-            self.root.rmdir()  # unless other runs have some there
+            self.root.rmdir()  # fails, and is not needed, when other runs have checkpoints there
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

@@ -1,4 +1,4 @@
-"""What a training run costs: seconds a step, memory."""
+"""What a training run costs: seconds per step, memory."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from pathlib import Path
 
 import torch
 
-#: First steps that do not count: allocators, kernels and file caches warm up.
+#: First steps, which do not count: allocators, kernels and file caches warm up.
 WARM_UP = 10
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured over the training steps of a run; validation is not in the seconds.
+    """Measured over the training steps of a run; the seconds exclude validation.
 
     Attributes:
         seconds: of each step: waiting for data, forward, backward, optimiser.
-        peak_memory_mib: on CUDA the peak of what torch allocated; on a CPU the growth of the process's peak memory
-            since just before the first step, validation included. What the loss holds by then (CIRKD's queues) is not
-            in it.
-        device: what it ran on.
+        peak_memory_mib: on CUDA the peak of torch's allocations; on a CPU the growth of the process's peak memory
+            since just before the first step, validation included, without what the loss holds by then (CIRKD's queues).
+        device: name of the GPU, or the device type and the number of threads.
     """
 
     seconds: tuple[float, ...]
@@ -36,7 +35,7 @@ class Costs:
 
     @property
     def seconds_per_step(self) -> float:
-        """Median over the steps after the first ten; over all of them in a run that is not longer."""
+        """Median over the steps after the first ten; over all steps of a run of ten steps or fewer."""
         return statistics.median(self.seconds[WARM_UP:] or self.seconds or (0.0,))
 
     def to_meta(self) -> dict[str, float | str]:
@@ -49,11 +48,11 @@ class Costs:
 
 
 class Meter:
-    """Times steps: ``start`` before the data of a step is asked for, ``stop`` when its update is done.
+    """Times steps: ``start`` before the data of a step is requested, ``stop`` when its update is done.
 
     Args:
         device: where the steps run; on CUDA its peak of allocated memory is reset here.
-        seconds: of the steps before, when a run resumes; its peak is that of the steps since.
+        seconds: of the earlier steps of a run that resumes; the peak memory counts only steps since the resume.
     """
 
     def __init__(self, device: torch.device, seconds: Sequence[float] = ()) -> None:
@@ -83,7 +82,7 @@ class Meter:
 
 
 def reset_peak() -> None:
-    """Let the peak of resident memory start anew at what is held now, where the system can (Linux)."""
+    """Reset the peak of resident memory to the present value, where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -91,8 +90,8 @@ def reset_peak() -> None:
 def peak_resident() -> int:
     """Peak resident memory of this process in bytes.
 
-    From /proc where there is one: the peak of ``getrusage`` is inherited from the process that started this one. It
-    counts KiB on Linux, bytes on macOS.
+    From /proc where it exists: a process inherits the peak of ``getrusage`` from the process that started it.
+    ``getrusage`` counts KiB on Linux, bytes on macOS.
     """
     with contextlib.suppress(OSError):
         status = Path("/proc/self/status").read_text(encoding="ascii")

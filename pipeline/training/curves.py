@@ -1,4 +1,4 @@
-"""Training curves as DVCLive writes them, which can be put back to an earlier step."""
+"""Training curves as DVCLive writes them, which can be restored to an earlier step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SUMMARY = "metrics.json"
 
 
 class Curves:
-    """Tables of metrics by step in a folder, for ``dvc plots``; nothing at all without a folder.
+    """Tables of metrics by step in a folder, for ``dvc plots``; without a folder it writes nothing.
 
     Args:
-        folder: emptied of earlier tables; None for a process that keeps none.
-        saved: what :meth:`state` returned, to resume from there.
+        folder: its earlier tables are removed; None for a process that writes none.
+        saved: the tables that :meth:`state` returned, to resume from them.
     """
 
     def __init__(self, folder: Path | None, saved: Mapping[str, str] | None = None) -> None:
@@ -34,7 +34,7 @@ class Curves:
             (folder / name).write_text(text, encoding="utf-8")
         self._live = Live(str(folder), resume=bool(saved), save_dvc_exp=False, dvcyaml=None, report=None)
         if saved:
-            self._live.step = json.loads(saved[SUMMARY])["step"]  # Live would count one on
+            self._live.step = json.loads(saved[SUMMARY])["step"]  # Live would start one step later
 
     def __enter__(self) -> Curves:
         return self
@@ -44,7 +44,7 @@ class Curves:
     ) -> None:
         if self._live is not None and self._folder is not None:
             self._live.end()
-            summary = self._folder / SUMMARY  # in the order of its keys, not in that of the events that wrote it
+            summary = self._folder / SUMMARY  # sorted by key: the order of events differs between runs
             artifact.write_text(summary, artifact.dump_json(json.loads(summary.read_text("utf-8"))))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

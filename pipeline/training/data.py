@@ -1,4 +1,4 @@
-"""What a run sees: augmented crops of a prepared split, the same for every number of workers."""
+"""The data of a run: augmented crops of a prepared split, the same for every number of workers."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ class Crops(Dataset[Any]):
 class Draws(Sampler[list[tuple[int, int]]]):
     """The draws of one process: for each update, ``accumulate`` lists of ``images`` pairs (index, turn).
 
-    All processes together go through endless shuffles of ``length`` items; ``turn`` counts how often an item was drawn
-    before. What is drawn at a place depends on the seed and the place alone, so a run can start at any step.
+    All processes together walk through endless shuffles of ``length`` items; ``turn`` counts how often an item was
+    drawn before. The item at a position depends only on the seed and the position, so a run can start at any step.
 
     Args:
         length: items to draw from.
         steps: updates; drawing ends after them.
-        images: that a process takes at a time.
-        accumulate: lists an update.
-        process, processes: which of how many.
+        images: images per process and list.
+        accumulate: lists per update.
+        process, processes: index of this process, and their number.
         first: 0-based update to start at.
     """
 
@@ -84,10 +84,10 @@ class Draws(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for part in range(self.first * self.accumulate, self.steps * self.accumulate):
             start = (part * self.processes + self.process) * self.images
-            yield [self._draw(place) for place in range(start, start + self.images)]
+            yield [self._draw(number) for number in range(start, start + self.images)]
 
-    def _draw(self, place: int) -> tuple[int, int]:
-        turn, position = divmod(place, self.length)
+    def _draw(self, number: int) -> tuple[int, int]:
+        turn, position = divmod(number, self.length)
         if turn != self._turn:
             shuffle = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, turn])))
             self._turn, self._order = turn, shuffle.permutation(self.length).tolist()
@@ -95,13 +95,16 @@ class Draws(Sampler[list[tuple[int, int]]]):
 
 
 def batches(crops: Crops, draws: Draws, *, workers: int) -> Iterator[list[Tensor]]:
-    """Images (n, 3, H, W), targets (n, H, W) and indices (n,) of every list that is drawn, the same for any number of
-    worker processes.
+    """Images (n, 3, H, W), targets (n, H, W) and indices (n,) of every drawn list, the same for any number of worker
+    processes.
+
+    Args:
+        workers: processes that load crops; 0: this process loads them.
 
     Raises:
         UserError: a sample cannot be read, or a worker process was ended.
     """
-    if workers:  # they share the cores among them; and a fork must not find OpenCV's pool of threads, which it lacks
+    if workers:  # workers share the cores; and a forked process has no OpenCV thread pool, so it must not use one
         cv2.setNumThreads(1)
     loader: DataLoader[Any] = DataLoader(
         crops,
@@ -124,7 +127,7 @@ def batches(crops: Crops, draws: Draws, *, workers: int) -> Iterator[list[Tensor
 def class_weights(prepared: Prepared, *, balance: float) -> Tensor | None:
     """Weights (K,) ~ share ** -balance with mean 1 over labelled pixels of the train split, as `prepare` counted them.
 
-    None for balance 0. Classes that train lacks get weight 0.
+    None for balance 0. Classes without train pixels get weight 0.
     """
     if balance == 0:
         return None

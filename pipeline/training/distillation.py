@@ -1,4 +1,4 @@
-"""The task of learning from labels and a teacher: owns the student, the loss and the frozen teacher."""
+"""The task of learning from labels and a teacher: it owns the student, the loss and the frozen teacher."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipeline.training.tasks import SupervisedTask
 class DistillationTask(SupervisedTask):
     """A student that learns from labels and from a frozen teacher: the only place that knows both networks.
 
-    The teacher stays in eval mode whatever ``train()`` is called and runs under no_grad; its logits and embedding are
-    resized to the student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base
-    strides agree and nothing is resized). Its weights are no part of the task's state.
+    ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits and embedding are resized to the
+    student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base strides agree and
+    nothing is resized). Its weights are no part of the task's state.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class DistillationTask(SupervisedTask):
         *,
         steps: int,
     ) -> DistillationTask:
-        """The task on a prepared data set, with the losses of a recipe.
+        """The task on a prepared data set, with the losses of a student.
 
         Args:
-            options: of each loss, by name.
+            student, teacher: networks with the data set's classes.
+            options: options of each loss by the loss's name.
             steps: forward passes of the training, see ``TrainingSettings.forward_passes``.
         """
         labels = prepared.labels
@@ -74,7 +75,7 @@ class DistillationTask(SupervisedTask):
         terms = self.supervised(student, target, weight)
         taught = self.loss(student, self.teach(x, student), target)
         if clash := sorted({"loss", *terms} & set(taught)):
-            raise UserError(f"the loss gives a term named {', '.join(clash)}, which is the task's own; rename it")
+            raise UserError(f"the loss returns a term named {', '.join(clash)}, which the task uses itself; rename it")
         return self.total({**terms, **taught})
 
     @property
@@ -86,7 +87,7 @@ class DistillationTask(SupervisedTask):
         return [self.network, self.teacher]
 
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
-        """The teacher's output at the student's resolution; the student's own when the loss asks for no teacher."""
+        """The teacher's output at the student's resolution; the student's own when the loss uses no teacher."""
         if not self.loss.uses_teacher:
             return student.detach()
         with torch.no_grad():

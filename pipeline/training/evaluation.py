@@ -1,4 +1,4 @@
-"""A network measured on every labelled split: after a run, or as it came from elsewhere."""
+"""A network measured on every labelled split: after a training run, or with weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measure(
     """Metrics of every labelled split but train, at original label size.
 
     Args:
-        network: on the device that shall run it; its mode and weights stay as they are.
+        network: on the device that runs it; its mode and weights do not change.
         input_size: (height, width) of the deployed network.
         accelerator: of the run; all its processes must call this.
 
@@ -52,7 +52,7 @@ def metrics_of(
     input_size: tuple[int, int],
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """:func:`measure` on one split. Every process takes a part of the frames; their counts are added up."""
+    """:func:`measure` on one split. Every process takes a part of the frames; the counts of all are added."""
     part = range(accelerator.process_index, len(split), accelerator.num_processes)
     matrix = confusion(TorchEngine(network, input_size=input_size), split, labels=labels, indices=part)
     counts = processes.total(accelerator, torch.from_numpy(matrix.counts).to(accelerator.device)).cpu().numpy()
@@ -63,14 +63,18 @@ def metrics_of(
 
 
 def check_size(name: str, size: tuple[int, int], network: SegNetwork) -> None:
-    """Refuse a (height, width) that the network's deepest stage does not divide; ``name`` is the option that set it."""
+    """Refuse a (height, width) that is no multiple of the network's divisor; ``name`` is the option that set it.
+
+    Raises:
+        UserError: names the option, the size and the divisor.
+    """
     divisor = network.facts.divisor
     if any(side % divisor for side in size):
         raise UserError(f"{name}: got {list(size)}; this network needs multiples of {divisor}")
 
 
 def measure_complete(network: SegNetwork, prepared: Prepared, *, input_size: tuple[int, int]) -> dict[str, Any]:
-    """Metrics of a network that is used untrained, as facts for meta.json: see :func:`measure`.
+    """Metrics of a network that is used without training, as facts for meta.json: see :func:`measure`.
 
     Raises:
         UserError: some of its weights are random, see :func:`check_complete`.
@@ -82,10 +86,10 @@ def measure_complete(network: SegNetwork, prepared: Prepared, *, input_size: tup
 
 
 def check_complete(network: SegNetwork) -> None:
-    """Refuse a network that is to be used untrained and has weights that nothing but chance has set.
+    """Refuse a network that is to be used without training although some of its weights are random.
 
     Raises:
-        UserError: names what started random.
+        UserError: names the random weights.
     """
     initial = network.initial_weights
     random = list(initial.get("random", ())) if initial else ["the whole network"]

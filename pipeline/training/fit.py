@@ -1,4 +1,4 @@
-"""The training loop: updates, validation, best weights kept, and everything needed to resume after an interruption."""
+"""The training loop: updates, validation, the best weights, and all that is needed to resume after an interruption."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def fit(
 
     Args:
         learner: its settings say how many steps, and when to validate.
-        batches: given how many steps are done, the batches of this process after them, ``accumulate`` per step.
-        validate: metrics of a network as it is; ``miou`` decides (percent, higher is better).
-        name_of: what to call the sample of an index in messages.
+        batches: takes the number of finished steps; returns this process's later batches, ``accumulate`` per step.
+        validate: metrics of a network; ``miou`` decides which weights are best (percent, higher is better).
+        name_of: name of a sample in messages, from its index.
         curves: folder for dvclive's tables.
         checkpoints: to resume from and to write to; None for neither.
-        title: what the progress bar says.
+        title: text of the progress bar.
 
     Returns:
-        the best validation, and what the training steps cost.
+        the best validation, and the costs of the training steps.
 
     Raises:
         UserError: loss or gradient is not finite, the loss explodes, or a checkpoint cannot be written.
@@ -112,7 +112,7 @@ def fit(
 
 
 def _newest(checkpoints: Checkpoints | None, accelerator: Accelerator) -> tuple[int, dict[str, Any] | None]:
-    """Steps that are done and the state after them, the same in every process; the first one reads it."""
+    """Number of finished steps and the state after them, the same in every process; the first process reads it."""
     newest = checkpoints.newest() if checkpoints is not None and accelerator.is_main_process else None
     if newest is not None:
         now, before = _circumstances(accelerator), newest[2]

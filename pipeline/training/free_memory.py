@@ -12,10 +12,11 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a device; None where the system does not tell.
+    """Bytes that are free on a device; None where the system does not say.
 
-    On CUDA what the driver calls free and what torch holds without using it. On a CPU the least of ``MemAvailable``
-    and what the control groups of a container leave (version 2, or 1); file caches count as free in both.
+    On CUDA what the driver reports as free plus what torch holds without using it. On a CPU the least of
+    ``MemAvailable`` and what the control groups of a container leave (version 2, or 1); file caches count as free in
+    both.
     """
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -10,14 +10,14 @@ from pipeline.errors import UserError
 #: A loss explodes when it is this many times its running mean, and above EXPLODED.
 TIMES, EXPLODED = 1000.0, 100.0
 KEPT = 0.98  # share of the running mean that stays from step to step
-SKIPPED = 100  # updates in a row that fp16 may leave out because its gradients overflow
+SKIPPED = 100  # consecutive updates that fp16 may skip because its gradients overflow
 
 
 class Watch:
-    """Looks at every step of a run.
+    """Checks every step of a run.
 
-    Its two numbers belong to the run's state: ``average``, the running mean of the loss, and ``skipped``, how many
-    updates fp16 left out in a row.
+    Two numbers belong to the run's state: ``average``, the running mean of the loss, and ``skipped``, the number of
+    consecutive updates that fp16 skipped.
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class Watch:
         Args:
             terms: values of this process; ``loss`` is their sum.
             step: 1-based.
-            names: the samples that this process saw in the step.
+            names: the samples that this process used in the step.
             gradient: norm of the gradient.
-            scaled: the gradient was scaled for fp16, where an overflow is skipped and mends itself.
+            scaled: whether the gradient was scaled for fp16: then an overflow skips the update and lowers the scale.
 
         Raises:
             UserError: with the step, every term and the names of the samples.

@@ -1,4 +1,4 @@
-"""What a training run is: its settings, inputs, code and libraries. Only the same run resumes from a checkpoint."""
+"""Identity of a training run: its settings, inputs, code and libraries. Only the same run resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pipeline
 from pipeline import artifact
 from pipeline.training.settings import TrainingSettings
 
-#: Libraries that decide what a step computes.
+#: Libraries whose versions can change what a step computes.
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -35,14 +35,14 @@ class Identity:
 
     Args:
         settings: of the run; every field counts.
-        inputs: hashes and options of what the run is built from.
+        inputs: hashes and options of the run's inputs.
     """
 
     def __init__(self, settings: TrainingSettings, inputs: Mapping[str, Any]) -> None:
         facts = {
             "settings": asdict(settings), "inputs": inputs, "library": dict(_libraries()), "code": dict(_code()),
         }  # fmt: skip
-        self.facts: dict[str, Any] = json.loads(json.dumps(dict(_flat(facts))))  # as they come back from a file
+        self.facts: dict[str, Any] = json.loads(json.dumps(dict(_flat(facts))))  # as a file returns them
 
     @property
     def key(self) -> str:
@@ -53,7 +53,7 @@ class Identity:
         """How another run differs, settings first, e.g. ``settings.lr was 0.01, is 0.02``; hashes are not printed.
 
         Args:
-            other: its facts; an earlier version of segpress may have written them, under other names.
+            other: facts of the other run; an earlier version of segpress may have written them, under other names.
         """
         return [
             self._difference(name, other)

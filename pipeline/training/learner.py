@@ -29,10 +29,10 @@ class Learner:
     Args:
         task: trained in place.
         settings: of the run.
-        images: that a process takes at a time.
+        images: images per process and part of a batch.
 
     Raises:
-        UserError: batch norm that cannot work with these parts of a batch, or nothing to train.
+        UserError: batch norm cannot work with these parts of a batch, or nothing is left to train.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Learner:
         )  # fmt: skip
         self._trained = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = make_optimizer(groups, name=settings.optimizer, momentum=settings.momentum)
-        with warnings.catch_warnings():  # torch has a new name for an option that accelerate gives by the old one
+        with warnings.catch_warnings():  # torch renamed an option; accelerate still uses the old name
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self._model, self._stepper = accelerator.prepare(task, self.optimizer)
         self._average = None if settings.ema is None else Average(task.network, decay=settings.ema)
@@ -67,7 +67,7 @@ class Learner:
 
     @property
     def network(self) -> SegNetwork:
-        """What is validated and kept: the network, or the average of its weights."""
+        """The network that is validated and kept: the task's, or the average of its weights."""
         return self.task.network if self._average is None else self._average.module
 
     def update(self, parts: Sequence[Sequence[Tensor]], *, step: int, names: Sequence[str]) -> dict[str, float]:
@@ -76,7 +76,7 @@ class Learner:
         Args:
             parts: (images (n, 3, H, W), targets (n, H, W), ...) of this process, whose gradients are accumulated.
             step: 1-based.
-            names: of the samples in them, for messages.
+            names: names of the samples in ``parts``, for messages.
 
         Returns:
             the terms of the loss, mean over parts and processes; ``loss`` is their sum.
@@ -96,10 +96,10 @@ class Learner:
         ]
         weight = self._weight(moved)
         means: dict[str, Tensor] = {}
-        for index, (x, target) in enumerate(moved, start=1):
-            with nullcontext() if index == len(moved) else self.accelerator.no_sync(self._model):
+        for number, (images, target) in enumerate(moved, start=1):
+            with nullcontext() if number == len(moved) else self.accelerator.no_sync(self._model):
                 with self.accelerator.autocast():
-                    terms = self._model(x, target, weight)
+                    terms = self._model(images, target, weight)
                 self.accelerator.backward(terms["loss"] / len(moved))
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)
@@ -109,23 +109,23 @@ class Learner:
         average_buffers(self.accelerator, self.task.network)
         if self._average is not None:
             self._average.update_parameters(self.task.network)
-        *here, norm = torch.stack([*means.values(), gradient.float()]).tolist()  # one transfer from the device
+        *values, norm = torch.stack([*means.values(), gradient.float()]).tolist()  # one transfer from the device
         scaled = self.accelerator.scaler is not None
-        self._leave_to_others(here[list(means).index("loss")])
-        self._watch.check(dict(zip(means, here, strict=True)), step=step, names=names, gradient=norm, scaled=scaled)
+        self._leave_to_others(values[list(means).index("loss")])
+        self._watch.check(dict(zip(means, values, strict=True)), step=step, names=names, gradient=norm, scaled=scaled)
         if self.accelerator.num_processes > 1:
-            here = (total(self.accelerator, torch.stack([*means.values()])) / self.accelerator.num_processes).tolist()
-        return dict(zip(means, here, strict=True))
+            values = (total(self.accelerator, torch.stack([*means.values()])) / self.accelerator.num_processes).tolist()
+        return dict(zip(means, values, strict=True))
 
     def _leave_to_others(self, loss: float) -> None:
-        """End in silence when the loss of another process is not finite: that one knows the samples and says so."""
+        """Exit without a message when the loss of another process is not finite: that process names its samples."""
         if self.accelerator.num_processes > 1:
             bad = torch.tensor(float(not math.isfinite(loss)), device=self.accelerator.device)
             if float(total(self.accelerator, bad.clone())) and not bool(bad):
                 raise SystemExit(1)
 
     def _weight(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
-        """Mean over all parts of a batch, in all processes, of their tasks' weights; None when there is one part."""
+        """Mean of the task's weight over all parts of a batch in all processes; None when there is one part."""
         count = len(parts) * self.accelerator.num_processes
         if count == 1:
             return None
@@ -145,7 +145,7 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume from what :meth:`state` returned in a run with the same settings."""
+        """Resume from a state that :meth:`state` returned in a run with the same settings."""
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:

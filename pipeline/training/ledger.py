@@ -15,14 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-#: Seconds that a trace may take: a loss that works in thousands of blocks is traced block by block.
+#: Seconds that a trace may take: a loss that computes thousands of blocks is traced block by block.
 LIMIT = 60.0
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operators make, by part, and keeps what lived at the peak.
+    """Counts the bytes of the storages that operators allocate, by part, and keeps the counts at the peak.
 
-    Operators on floats run without data; those on integers and masks alone run for real.
+    Operators on floats run without data; operators on integers and masks alone run with data.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.leave()
 
     def make(self, factory: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
-        """A tensor without data, whatever its type."""
+        """A tensor of any dtype without data."""
         with self.fake:
             result = factory(*args, **options)
         self._count(result)
@@ -60,7 +60,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        for tensor in tensors:  # what was there before counts nothing, also when a view of it is made
+        for tensor in tensors:  # tensors from before the trace count 0 bytes, and so do views of them
             self._count(tensor, size=0)
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             args, kwargs = _with_positions(func, args, kwargs)
@@ -107,7 +107,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _with_positions(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Masks that index become positions: their number is known, since masks are real."""
+    """Replace boolean masks that index by positions: their number is known, since masks have data."""
     if func not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default):
         return args, kwargs
     indices: list[Tensor | None] = []

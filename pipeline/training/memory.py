@@ -1,9 +1,9 @@
-"""How much memory a training will take, before its first step, and whether there is as much.
+"""How much memory a training run will take, estimated before its first step, and whether as much is free.
 
 One step, forward and backward, is traced on tensors that have shapes and no data (torch's FakeTensorMode), at the full
-size of the batch; every storage that an operator makes is counted from its birth to its end. Integers and masks are
-computed for real, because losses choose pixels by them. The task itself is copied, not run: neither its weights, queues
-and statistics nor the random numbers change.
+size of the batch; every storage that an operator allocates is counted until it is freed. Integers and masks are
+computed, because losses choose pixels by them. The trace runs a copy of the task: neither its weights, queues and
+statistics nor the random numbers change.
 
 What it cannot see: work space inside kernels (cuDNN, oneDNN), what an allocator loses between blocks, and the context
 of a CUDA process (300 to 800 MiB).
@@ -33,13 +33,13 @@ MIB = 2**20
 CPU = torch.device("cpu")
 #: Copies of every trainable parameter that an optimiser keeps: momentum; first and second moment.
 STATES = {"sgd": 1, "adamw": 2}
-#: Parts that are there before the first step.
+#: Parts that are allocated before the first step.
 HELD = ("network", "teacher", "loss", "best weights", "EMA copy")
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: On a CPU the process grows by more than its tensors: code pages, oneDNN's work space, gaps that malloc leaves. Fitted
 #: to eight runs (docs/results/training_speed.md).
 CPU_FIXED, CPU_SHARE = 40 * MIB, 0.15
-#: Above this share of what is free, running out is announced: estimates were within a fifth of what was measured.
+#: A warning is printed above this share of the free memory: estimates were within a fifth of the measured peaks.
 SAFE = 0.8
 #: How allocation failures of a CPU begin; CUDA's have a class.
 FAILURES = ("not enough memory", "can't allocate memory", "std::bad_alloc")
@@ -67,7 +67,7 @@ class Estimate:
 
     @property
     def growth(self) -> int:
-        """Without what is there before the first step: what ``costs.Meter`` measures on a CPU."""
+        """Without the parts that are allocated before the first step: what ``costs.Meter`` measures on a CPU."""
         return sum(size for part, size in self.parts.items() if part not in HELD)
 
     def measured(self, device: torch.device) -> int:
@@ -95,11 +95,11 @@ def estimate(
     """Peak memory of training a task.
 
     Args:
-        shape: (N, H, W) of the crops that one process sees at once.
+        shape: (N, H, W) of the crops that one process holds at once.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         ema: whether a moving average of the network is kept.
         accumulate: batches whose gradients are added before an update.
-        processes: that train together: several keep gradients in buckets for their exchange too.
+        processes: how many train together; several also keep gradients in buckets, to exchange them.
         device: where the training will run; the trace itself runs anywhere.
 
     Raises:
@@ -134,13 +134,13 @@ def estimate(
 
 
 def advise(planned: Estimate, device: torch.device) -> str:
-    """The estimate and what is free as one block to print, with what to lower where it does not fit.
+    """A text with the estimate and the free memory, and with options to lower when it does not fit.
 
-    Call it before networks are moved. What lies in the memory of a CPU already is not counted again.
+    Call it before networks are moved. On a CPU, memory that is allocated already is not counted again.
     """
     free = free_memory(device)
     if free is None:
-        return f"{planned}\nwhat is free is not known here"
+        return f"{planned}\nthe free memory is not known here"
     text = f"{planned}\nfree on {device}: {free / MIB:.0f} MiB"
     later = sum(planned.parts.get(part, 0) for part in ("best weights", "EMA copy"))
     needed = planned.total if device.type == "cuda" else planned.growth + later  # networks are still on the CPU here
@@ -162,7 +162,7 @@ def _lower(planned: Estimate) -> str:
 
 @contextmanager
 def explained(planned: Estimate | None, device: torch.device) -> Iterator[None]:
-    """Around the steps of a training: running out of memory becomes one error, with the estimate beside it.
+    """Around the steps of a training run: running out of memory becomes one error that contains the estimate.
 
     Raises:
         UserError: torch could not allocate, on CUDA or on a CPU.
@@ -185,27 +185,27 @@ def _bytes(module: nn.Module) -> int:
 def _trace(
     task: SupervisedTask, shape: tuple[int, int, int], *, dtype: torch.dtype | None, accumulate: int
 ) -> tuple[dict[str, int], list[int]]:
-    """Bytes by part at the peak of a step, without what was there before, and of each parameter that got a gradient."""
+    """Bytes by part at the peak of a step, without earlier allocations, and of each parameter that got a gradient."""
     ledger = Ledger()
     shadow = _shadow(task, ledger.fake)
     shadow.train()
     images, height, width = shape
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype))
     with alone(), torch.random.fork_rng(devices=[]), ledger, autocast:
-        for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are there all the time
+        for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are allocated all the time
             with ledger.part("batch"):
-                x = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
+                batch = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
                 target = _target(shadow, shape)
             with _attributed(shadow, ledger), ledger.part("cross-entropy"):
-                loss = shadow(x, target)["loss"]
+                loss = shadow(batch, target)["loss"]
             with ledger.part("backward"):
                 loss.backward()
-            del loss, x, target
+            del loss, batch, target
     return dict(ledger.peak), [p.nbytes for p in shadow.parameters() if p.grad is not None]
 
 
 def _target(task: SupervisedTask, shape: tuple[int, int, int]) -> Tensor:
-    """Labels with every class in every image: what queues and class means meet at most."""
+    """Labels (N, H, W) uint8 with every class in every image: the most work for queues and class means."""
     classes = next(m for m in reversed(list(task.network.modules())) if isinstance(m, nn.Conv2d)).out_channels
     images, height, width = shape
     columns = torch.arange(width) * classes // width
@@ -213,7 +213,7 @@ def _target(task: SupervisedTask, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _shadow(task: SupervisedTask, fake: FakeTensorMode) -> SupervisedTask:
-    """A copy whose floating-point tensors hold no data, and whose queues are full, as they are late in a training."""
+    """A copy whose floating-point tensors hold no data, and whose queues are full, as they are late in a run."""
     modules: list[nn.Module] = [task]
     if isinstance(task, DistillationTask):
         modules.append(task.teacher)
@@ -239,7 +239,7 @@ def _hollow(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
 
 @contextmanager
 def _attributed(task: SupervisedTask, ledger: Ledger) -> Iterator[None]:
-    """Hooks that tell the ledger whose forward runs, and which storages are gradients."""
+    """Register hooks through which the ledger knows whose forward runs and which storages are gradients."""
     owners: dict[str, nn.Module] = {"network activations": task.network}
     if isinstance(task, DistillationTask):
         owners |= {"teacher activations": task.teacher, "loss activations": task.loss}

@@ -1,4 +1,4 @@
-"""What moves the weights: parameter groups, the optimiser, and how its learning rate changes over a run."""
+"""Parameter groups, the optimiser, and how its learning rate changes over a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = ("encoder", "head", "loss")
 
 
 def learning_rate_factor(step: int, *, schedule: Schedule, steps: int, warmup: int, power: float) -> float:
-    """Factor of the learning rate at a 0-based step: linear up over ``warmup`` steps, then the schedule down to 0.
+    """Factor of the learning rate at a 0-based step: a linear rise over ``warmup`` steps, then the schedule.
 
     With t from 0 to 1 over the steps after the warm-up, ``poly`` is (1 - t)^power (Liu et al. 2015; power 0.9 is
     customary in segmentation), ``cosine`` is (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017), ``constant`` is 1.
@@ -38,10 +38,10 @@ def learning_rate_factor(step: int, *, schedule: Schedule, steps: int, warmup: i
 def parameter_groups(
     task: SupervisedTask, *, lr: float, lr_factors: Mapping[str, float], weight_decay: float, decay_norms: bool
 ) -> list[dict[str, Any]]:
-    """Groups of trainable parameters with a learning rate and a weight decay of their own.
+    """Groups of trainable parameters, each with its own learning rate and weight decay.
 
     Args:
-        lr_factors: for ``encoder``, ``head`` (the rest of the network) and ``loss`` (its adapters), times ``lr``. A
+        lr_factors: factors of ``lr`` for ``encoder``, ``head`` (the rest of the network) and ``loss`` (its adapters). A
             part with factor 0 is frozen: it gets no gradient (its batch norm still follows the data).
         decay_norms: whether vectors (norm layers and biases) decay too, as in the CIRKD protocol.
 
@@ -83,7 +83,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW (betas 0.9 and 0.999), over parameter groups."""
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # every group has a rate of its own
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # every group has its own rate
     return torch.optim.AdamW(groups, lr=0.0)
 
 

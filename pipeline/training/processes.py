@@ -1,4 +1,4 @@
-"""Data-parallel training: which images each process takes, what they add up, and how one machine starts them.
+"""Data-parallel training: which images each process takes, what the processes sum, and how one machine starts them.
 
 A recipe's ``batch_size`` counts the images of one update, over all processes and accumulated parts, so that the same
 recipe trains the same network on one GPU and on eight.
@@ -24,9 +24,9 @@ from pipeline.errors import UserError
 from pipeline.models import SegNetwork
 from pipeline.training.tasks import SupervisedTask
 
-#: How many processes a stage starts itself with: a number, or ``gpu`` for one a GPU.
+#: How many processes of itself a stage starts: a number, or ``gpu`` for one per GPU.
 PROCESSES = "SEGPRESS_PROCESSES"
-#: What `accelerate config` may set for all programs of a user; here params.yaml decides.
+#: Variables that `accelerate config` may set for all programs of a user; here params.yaml decides.
 SET_BY_LAUNCHERS = ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND")
 
 
@@ -39,7 +39,7 @@ def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
 
     Raises:
         UserError: neither a number of processes nor ``gpu``.
-        SystemExit: what was launched has ended.
+        SystemExit: the launched processes have ended; the code is 1 if one of them failed.
     """
     asked = environment.get(PROCESSES, "1")
     if "LOCAL_RANK" in environment or asked == "1":
@@ -47,7 +47,7 @@ def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
     if asked == "gpu" and not torch.cuda.is_available():
         raise UserError(f"{PROCESSES}: got 'gpu', but torch finds none here; give a number of processes")
     if asked != "gpu" and not (asked.isdecimal() and int(asked) > 0):
-        raise UserError(f"{PROCESSES}: got {asked!r}; allowed: a number of processes, or gpu for one a GPU")
+        raise UserError(f"{PROCESSES}: got {asked!r}; allowed: a number of processes, or gpu for one per GPU")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script has said what is wrong
     try:
         torch.distributed.run.main(["--standalone", f"--nproc-per-node={asked}", *sys.argv])
@@ -57,12 +57,12 @@ def start_asked_for(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes results and speaks: the only one, or the first of several."""
+    """Whether this process writes results and prints: the only one, or the first of several."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def leave() -> None:
-    """Leave the group of processes, if this process joined one. Call it when the last result was exchanged.
+    """Leave the group of processes, if this process joined one. Call it after the last exchange of results.
 
     Threads of the group that still run when Python ends can abort the process. Do not call it after an error: it would
     wait for exchanges that the other processes never finish.
@@ -86,7 +86,7 @@ def accelerator(*, precision: str) -> Accelerator:
         os.environ.pop(name, None)
     # some networks have parameters that get no gradient; buffers are averaged after each step, see `average_buffers`
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    launched = "LOCAL_RANK" in os.environ  # Accelerator joins processes without GPUs only when asked to
+    launched = "LOCAL_RANK" in os.environ  # without GPUs, Accelerator joins processes only with `cpu`
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=launched and not torch.cuda.is_available(),
@@ -95,7 +95,7 @@ def accelerator(*, precision: str) -> Accelerator:
 
 
 def part_of_batch(batch_size: int, *, accumulate: int, processes: int) -> int:
-    """Images that one process takes at a time.
+    """Images per process and part of a batch.
 
     Raises:
         UserError: the batch cannot be divided evenly.
@@ -109,14 +109,14 @@ def part_of_batch(batch_size: int, *, accumulate: int, processes: int) -> int:
 
 
 def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync_batch_norm: bool) -> None:
-    """Make batch norm fit for parts of a batch.
+    """Prepare batch norm for a batch that is divided into parts.
 
     Args:
-        images: that one process takes at a time.
-        sync_batch_norm: statistics over the batch of all processes.
+        images: images per process and part of a batch.
+        sync_batch_norm: whether statistics are over the images of all processes.
 
     Raises:
-        UserError: SyncBN on CPUs, or batch norm that would see one image.
+        UserError: SyncBN on CPUs, or batch norm over a single image.
     """
     task.train()
     normalises = any(isinstance(module, _BatchNorm) and module.training for module in task.network.modules())
@@ -127,7 +127,7 @@ def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync
         )
     if normalises and images == 1 and not synchronised:
         raise UserError(
-            "each process takes 1 image at a time, of which batch norm gets no statistics: raise batch_size, lower "
+            "each process takes 1 image at a time, and batch norm needs at least 2: raise batch_size, lower "
             "accumulate or the number of processes" + (", or set sync_batch_norm: true" if processes > 1 else "")
         )
     if synchronised:
@@ -137,8 +137,8 @@ def ready_for_several(task: SupervisedTask, *, processes: int, images: int, sync
 def average_buffers(accelerator: Accelerator, network: SegNetwork) -> None:
     """Give a network the same batch-norm statistics in every process: the mean over all.
 
-    Then what is validated, averaged, kept and restored is one network. A loss's buffers are not touched: its memory
-    holds the rows of all processes anyway.
+    All processes then validate, average, save and restore the same network. A loss's buffers are not changed: its
+    queues hold the rows of all processes anyway.
     """
     modules = [module for module in network.modules() if module.training]
     statistics = [b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()]
@@ -150,7 +150,7 @@ def average_buffers(accelerator: Accelerator, network: SegNetwork) -> None:
 
 
 class Launcher:
-    """Notices that the launcher of several processes is gone: they would train on without anyone to end them."""
+    """Detects that the launcher of several processes has ended: nothing else would end the processes."""
 
     def __init__(self, processes: int) -> None:
         self._parent = os.getppid() if processes > 1 else None

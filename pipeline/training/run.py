@@ -36,7 +36,8 @@ class Trained:
 
     Attributes:
         facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
-        costs: of the training steps; no fact of the network, as they differ from run to run.
+        costs: costs of the training steps; not among the facts, since they differ from run to run.
+        checkpoints: checkpoints of the run; None when it wrote none.
     """
 
     facts: dict[str, Any]
@@ -47,7 +48,7 @@ class Trained:
         return f"val mIoU {self.facts['metrics']['val']['miou']:.2f} (best of step {self.facts['best_step']})"
 
     def finish(self) -> None:
-        """Remove the checkpoints: the result is written, nothing will resume from them."""
+        """Remove the checkpoints. Call it when the result is written."""
         if self.checkpoints is not None:
             self.checkpoints.remove()
 
@@ -68,18 +69,18 @@ def train(
     """Train a task in place.
 
     Args:
-        inputs: hashes and options of what the task was built from; with the settings they identify the run.
-        title: what the progress bar says.
+        inputs: hashes and options of the task's inputs; with the settings they identify the run.
+        title: text of the progress bar.
         curves: folder for the training curves.
-        checkpoints: folder for what an interrupted run resumes from; None to keep nothing. They are
-            removed by :meth:`Trained.finish`, when the result is safe.
-        checkpoint_seconds: least time between two.
-        workers: processes that load crops; 0: this one does.
+        checkpoints: folder for the checkpoints from which an interrupted run resumes; None writes none.
+            :meth:`Trained.finish` removes them when the result is written.
+        checkpoint_seconds: least seconds between two checkpoints.
+        workers: processes that load crops; 0: this process loads them.
         store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
 
     Raises:
-        UserError: a data set in which nothing can be learnt, sizes that the network cannot take, a batch that cannot
-            be divided, memory that does not suffice, and what training raises.
+        UserError: the data set has too few classes to learn, the network cannot take the sizes, the batch cannot be
+            divided, memory does not suffice, or an error of :func:`pipeline.training.fit.fit`.
     """
     prepared.require_classes()
     seed_everything(settings.seed)
@@ -129,7 +130,7 @@ def train(
 def _announced(
     task: SupervisedTask, settings: TrainingSettings, accelerator: Accelerator, *, images: int
 ) -> Estimate | None:
-    """The memory that the run will take, printed before it starts; None where that cannot be estimated."""
+    """Print how much memory the run will take; None when it cannot be estimated, or in other processes."""
     if not accelerator.is_main_process:
         return None
     try:

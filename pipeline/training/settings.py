@@ -1,4 +1,4 @@
-"""Every value that decides what a training computes, as one: the loop takes it whole, the checkpoints name it whole."""
+"""Every value that decides what a training run computes, as one object for the loop and for the checkpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.training.optimization import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The values of one training run. Each of them is part of the run's identity, so a checkpoint of a run with another
-    value is not used. What changes no result (workers, places, how often checkpoints are written) is not here.
+    """The values of one training run. Each is part of the run's identity, so a run does not resume from a checkpoint
+    with another value. Options that change no result (workers, folders, seconds between checkpoints) are not here.
 
     Attributes:
         input_size: (height, width) of the deployed network; validation runs at it.
@@ -24,7 +24,7 @@ class TrainingSettings:
         batch_size: images per update, over all processes and accumulated parts.
         accumulate: parts of a batch whose gradients are added before an update.
         steps: updates; the learning rate falls over them.
-        seed: of crops and of what steps draw.
+        seed: seed of the crops and of the random draws of every step.
         precision: fp32, fp16 or bf16 (autocast; weights stay fp32).
         lr_factors: of ``encoder``, ``head`` and ``loss``, see :func:`pipeline.training.optimization.parameter_groups`.
         momentum: of sgd.
@@ -32,7 +32,7 @@ class TrainingSettings:
         clip_norm: highest norm of the gradient; None does not limit it.
         power: of the poly schedule.
         warmup: steps in which the learning rate rises.
-        ema: decay of an average of the weights, which then is validated and kept; None for none.
+        ema: decay of an average of the weights, which is validated and kept instead of them; None: no average.
         sync_batch_norm: batch-norm statistics over all processes (GPUs only).
         channels_last: memory format of images and weights; faster convolutions on GPUs.
         compile: torch.compile for the networks.
@@ -72,7 +72,8 @@ class TrainingSettings:
         """The values of a recipe in params.yaml.
 
         Args:
-            images: of the train split, by which epochs become steps.
+            images: number of train images, which converts epochs to steps.
+            input_size: (height, width) of the deployed network.
         """
         names = {field.name for field in fields(cls)}
         values = recipe.model_dump(include=names - {"steps", "seed"})
@@ -85,7 +86,7 @@ class TrainingSettings:
 
     @property
     def forward_passes(self) -> int:
-        """Batches of the whole run that go through the network: updates times the parts of each."""
+        """Forward passes of the whole run: updates times parts per update."""
         return self.steps * self.accumulate
 
 

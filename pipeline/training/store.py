@@ -1,8 +1,8 @@
 """A split, decoded once: all frames and labels in one memory-mapped file that processes and workers share.
 
-Decoding PNG is most of what loading a crop costs. The file holds the bytes that decoding gives, so results do not
-depend on it. It lies beside the data set, ``.decoded/<hash of the data set>/<split>.raw``, and may be deleted at any
-time. The index beside it is written last: without it, after an interruption, the file is written again.
+Decoding PNG is most of the cost of loading a crop. The file holds the decoded bytes, so results do not depend on it.
+It is written beside the data set, ``.decoded/<hash of the data set>/<split>.raw``, and may be deleted at any time. Its
+index is written last: if an interruption prevents that, the file is written again.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ FOLDER = ".decoded"
 FORMAT = 1
 #: ``auto``: the file may take this share of the free memory, whose file cache then holds it, and of the free disk.
 MEMORY_SHARE, DISK_SHARE = 0.25, 0.5
-CHANNELS = 4  # bytes a pixel: blue, green, red, label
+CHANNELS = 4  # bytes per pixel: blue, green, red, label
 MIB = 2**20
-#: Of one frame: where its bytes start, height, width. Its label map follows it.
+#: For one frame: offset of its bytes in the file, height, width. Its label map follows it.
 Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Stored(Split):
-    """A split whose frames and labels are views into a decoded file; a process may write to them, the file stays.
+    """A split whose frames and labels are views into a decoded file; writing to them does not change the file.
 
-    Pickled (to workers that are not forked) it takes the path along, not the pixels.
+    A pickle of it (for workers that are not forked) contains the path, not the pixels.
     """
 
     file: Path
@@ -71,19 +71,19 @@ class Stored(Split):
 def open_split(
     prepared: Prepared, name: str, *, mode: Mode, folder: Path | None = None, say: Callable[[str], object] = log.info
 ) -> Split:
-    """A split, from its decoded file where ``mode`` says so; a missing file is written.
+    """A split, from its decoded file if ``mode`` asks for one; a missing file is written.
 
-    Several processes may ask at once: one writes, the others wait for it.
+    Several processes may call this at once: one writes, the others wait for it.
 
     Args:
         name: of the split.
-        mode: ``none`` decodes each time; ``decoded`` makes the file; ``auto`` makes it when it takes at most a quarter
+        mode: ``none`` decodes each time; ``decoded`` writes the file; ``auto`` writes it if it takes at most a quarter
             of the free memory and half of the free disk.
-        folder: where files of all data sets lie; None: beside the data set.
-        say: called with a line before anything large is written, and with the reason why ``auto`` does without.
+        folder: folder for the decoded files of all data sets; None: beside the data set.
+        say: called with a line before the file is written, and with the reason why ``auto`` writes none.
 
     Raises:
-        UserError: no such split, a damaged PNG; with ``decoded`` also a place that cannot be written or is too small.
+        UserError: no such split, or a damaged PNG; with ``decoded`` also a disk that cannot be written or is too full.
     """
     split = prepared.split(name)
     if mode == "none":
@@ -113,17 +113,17 @@ def open_split(
 
 
 def _ready(file: Path, digest: str) -> dict[str, Place] | None:
-    """The index of a file that is whole, or None."""
+    """The index of a complete file, or None."""
     try:
         index = artifact.read_json(file.with_suffix(".json"), advice="")
-        whole = index["dataset"] == digest and index["format"] == FORMAT and file.stat().st_size == index["bytes"]
-        return {name: tuple(place) for name, place in index["places"].items()} if whole else None
+        complete = index["dataset"] == digest and index["format"] == FORMAT and file.stat().st_size == index["bytes"]
+        return {name: tuple(place) for name, place in index["places"].items()} if complete else None
     except (UserError, OSError, KeyError):
         return None
 
 
 def _layout(split: Split) -> tuple[dict[str, Place], int]:
-    """Where each frame goes, from the headers of the files, and the size of the whole."""
+    """The place of each frame, from the PNG headers, and the size of the file in bytes."""
     places: dict[str, Place] = {}
     size = 0
     for name in split.names:
@@ -147,7 +147,7 @@ def _png_size(path: Path) -> tuple[int, int]:
 
 
 def _too_large(size: int, base: Path) -> str:
-    """Why ``auto`` makes no file; empty when it may."""
+    """Why ``auto`` writes no file; empty if it may write one."""
     memory = free_memory(torch.device("cpu"))
     if memory is not None and size > MEMORY_SHARE * memory:
         return (
@@ -160,13 +160,13 @@ def _too_large(size: int, base: Path) -> str:
 
 
 def _free_disk(base: Path) -> int:
-    there = next(place for place in (base, *base.parents) if place.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (base, *base.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock of a process that died."""
+    """Hold a lock on a file; the system releases the lock of a process that ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

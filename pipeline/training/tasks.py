@@ -16,7 +16,7 @@ class SupervisedTask(nn.Module):
 
     Args:
         network: the network to train.
-        ignore_index: target id that counts nowhere.
+        ignore_index: target id of pixels that do not count.
 
     Attributes:
         class_weights: (K,) weights of the cross-entropy, or None; a run sets them, see ``training.run.train``.
@@ -40,15 +40,15 @@ class SupervisedTask(nn.Module):
         """Terms of the loss and their sum.
 
         Args:
-            weight: what the cross-entropy is divided by; None is the :meth:`weight` of this target. Parts of a batch
-                (processes, accumulation) are given the mean of all parts' weights: then the mean of their losses is
-                that of the whole batch, however labelled pixels are spread.
+            weight: divisor of the cross-entropy; None: the :meth:`weight` of this target. Parts of a batch
+                (processes, accumulation) get the mean of all parts' weights: then the mean of their losses is the loss
+                of the whole batch, also when some parts have more labelled pixels than others.
         """
         x, target = self.receive(x, target)
         return self.total(self.supervised(self.network(x), target, weight))
 
     def receive(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch as the loader sends it, bytes, as the networks and losses take it: normalised floats, int64 ids."""
+        """Convert a batch of the loader (uint8) to normalised floats and int64 ids, for the networks and losses."""
         if x.dtype == torch.uint8:
             x = x.float().sub_(self.mean).div_(self.std)
         return x, target.long()
@@ -68,7 +68,10 @@ class SupervisedTask(nn.Module):
         return terms
 
     def cross_entropy(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Sum over labelled pixels at label size, divided by ``weight``; a connected zero when nothing is labelled."""
+        """Sum over labelled pixels at label size, divided by ``weight``; a zero with gradients without labelled pixels.
+
+        Shapes: logits (N, K, h, w), target (N, H, W).
+        """
         upsampled = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
         summed = F.cross_entropy(
             upsampled, target, weight=self.class_weights, ignore_index=self.ignore_index, reduction="sum"
@@ -76,7 +79,7 @@ class SupervisedTask(nn.Module):
         return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
     def networks(self) -> list[SegNetwork]:
-        """All that run forward."""
+        """All networks that run forward."""
         return [self.network]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Nested state, such as an optimiser's, as named tensors and JSON: what safetensors can hold."""
+"""Nested state, such as an optimiser's, as named tensors for safetensors and a skeleton for JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Take the tensors out of nested mappings, lists and tuples of plain values.
 
     Returns:
-        a value for ``json.dumps`` that says where each tensor stood, and the tensors by name, on the CPU, contiguous,
-        no two in the same memory.
+        a value for ``json.dumps`` with the position of each tensor, and the tensors by name, on the CPU, contiguous, no
+        two in the same memory.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put together what :func:`split` took apart. Raises KeyError for a tensor that is not there."""
+    """The tree that :func:`split` separated. Raises KeyError for a missing tensor."""
     if isinstance(skeleton, list):
         return [join(child, tensors) for child in skeleton]
     if not isinstance(skeleton, dict):

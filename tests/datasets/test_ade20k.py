@@ -30,7 +30,7 @@ def root(makers: dict[str, Callable[[Path], Any]], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_zero_is_ignored_and_the_rest_moves_down(root: Path) -> None:
+def test_zero_is_ignored_and_the_other_ids_decrease_by_one(root: Path) -> None:
     dataset = ADE20K(root=str(root))
     assert dataset.splits() == {"train": ["ADE_train_1", "ADE_train_2"], "val": ["v"]}
     raw = np.asarray(Image.open(root / "annotations/training/ADE_train_1.png"))
@@ -46,7 +46,7 @@ def test_names_and_colours_have_their_official_numbers() -> None:
     assert {number: labels.palette[number - 1] for number in COLOURS} == COLOURS
 
 
-def test_original_ids_give_the_masks_back(root: Path) -> None:
+def test_original_ids_restore_the_masks(root: Path) -> None:
     dataset = ADE20K(root=str(root))
     raw = np.asarray(Image.open(root / "annotations/training/ADE_train_1.png"))
     assert np.array_equal(dataset.labels.to_original()[dataset.read("train", "ADE_train_1")[1]], raw)

@@ -84,11 +84,11 @@ def test_train_ids_alone_are_enough_and_both_must_agree(root: Path, write_image:
         assert np.array_equal(both.read_label(mask), by_table(mask))
         mask.unlink()
     alone = Cityscapes(root=str(root))
-    got = [alone.read(split, name)[1] for split, names in alone.splits().items() for name in names]
-    assert all(np.array_equal(*pair) for pair in zip(expected, got, strict=True))
+    labels = [alone.read(split, name)[1] for split, names in alone.splits().items() for name in names]
+    assert all(np.array_equal(*pair) for pair in zip(expected, labels, strict=True))
 
 
-def test_a_pixel_on_which_the_two_disagree_is_found(root: Path, write_image: Write) -> None:
+def test_a_pixel_on_which_the_two_disagree_is_an_error(root: Path, write_image: Write) -> None:
     mask = masks(root)["aachen_000000_000019"]
     label = by_table(mask)
     label[0, 7] = 1  # id 7 is road, 0
@@ -136,7 +136,7 @@ def test_a_real_frame_is_read(samples: dict[str, dict[str, Any]]) -> None:
     assert label[900, 1000] == 0 and label[300, 1400] == 2, "road in front of the car, a house next to it"
 
 
-def test_real_pairs_of_both_kinds_have_the_table(real_data: Path) -> None:
+def test_real_pairs_of_both_kinds_follow_the_table(real_data: Path) -> None:
     """Each kind was reduced separately, so borders differ; but most pixels of an id follow the table."""
     folder = real_data / "samples" / "cityscapes_tiny_256x128" / "gtFine"
     (full,), (train,) = folder.glob("*_labelIds.png"), folder.glob("*_labelTrainIds.png")

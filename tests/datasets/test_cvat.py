@@ -57,9 +57,9 @@ def test_run_lengths_of_a_mask_follow_the_rows_of_its_box() -> None:
     assert pixels("mask", rle="1, 3, 2", left="4", top="2", width="3", height="2") == [(2, 5), (2, 6), (3, 4)]
 
 
-def test_turned_boxes_and_lines() -> None:
-    turned = pixels("box", xtl="2", ytl="4", xbr="8", ybr="6", rotation="90")
-    assert turned == [(row, column) for row in range(2, 8) for column in (4, 5)]
+def test_rotated_boxes_and_lines() -> None:
+    rotated = pixels("box", xtl="2", ytl="4", xbr="8", ybr="6", rotation="90")
+    assert rotated == [(row, column) for row in range(2, 8) for column in (4, 5)]
     assert len(pixels("points", line=2, points="4,4;9,9")) == 8
     with pytest.raises(UserError, match=r"a points shape has no area; set datasets\.cvat\.line_width"):
         pixels("points", points="4,4")

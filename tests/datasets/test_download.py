@@ -82,21 +82,21 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "file.zip"
 
 
-def left(target: Path) -> dict[str, int]:
+def files_left(target: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in target.parent.iterdir()} if target.parent.exists() else {}
 
 
 def test_a_file_is_fetched_once(server: Server, target: Path) -> None:
     for _ in range(2):
         assert fetch(server.url, target, sha256=hashlib.sha256(PAYLOAD).hexdigest()).read_bytes() == PAYLOAD
-    assert server.ranges == [None] and left(target) == {"file.zip": len(PAYLOAD)}
+    assert server.ranges == [None] and files_left(target) == {"file.zip": len(PAYLOAD)}
 
 
 def test_a_partial_download_is_resumed(server: Server, target: Path) -> None:
     target.parent.mkdir()
     (target.parent / "file.zip.part").write_bytes(PAYLOAD[:1000])
     assert fetch(server.url, target).read_bytes() == PAYLOAD
-    assert server.ranges == ["bytes=1000-"] and left(target) == {"file.zip": len(PAYLOAD)}
+    assert server.ranges == ["bytes=1000-"] and files_left(target) == {"file.zip": len(PAYLOAD)}
 
 
 def test_a_server_without_ranges_starts_over(server: Server, target: Path) -> None:
@@ -114,12 +114,12 @@ def test_a_cut_connection_keeps_the_part_and_the_next_call_completes(
     server.cut_after, server.chunked = 100_000, chunked
     with pytest.raises(UserError, match=f"{server.url}: .*; run again to resume the download"):
         fetch(server.url, target)
-    assert list(left(target)) == ["file.zip.part"]
-    size = left(target)["file.zip.part"]
+    assert list(files_left(target)) == ["file.zip.part"]
+    size = files_left(target)["file.zip.part"]
     assert 0 < size <= 100_000
     server.cut_after = None
     assert fetch(server.url, target).read_bytes() == PAYLOAD
-    assert server.ranges == [None, f"bytes={size}-"] and left(target) == {"file.zip": len(PAYLOAD)}
+    assert server.ranges == [None, f"bytes={size}-"] and files_left(target) == {"file.zip": len(PAYLOAD)}
 
 
 def test_a_part_that_does_not_fit_is_removed(server: Server, target: Path) -> None:
@@ -127,23 +127,23 @@ def test_a_part_that_does_not_fit_is_removed(server: Server, target: Path) -> No
     (target.parent / "file.zip.part").write_bytes(PAYLOAD + b"more")
     with pytest.raises(UserError, match=r"file\.zip\.part is not a part of this file; it was removed; run again"):
         fetch(server.url, target)
-    assert left(target) == {}
+    assert files_left(target) == {}
     assert fetch(server.url, target).read_bytes() == PAYLOAD
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_wrong_sha256_is_removed(server: Server, target: Path, there: bool) -> None:
-    if there:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_wrong_sha256_is_removed(server: Server, target: Path, exists: bool) -> None:
+    if exists:
         fetch(server.url, target)
     with pytest.raises(UserError, match=f"sha256 is {hashlib.sha256(PAYLOAD).hexdigest()}, expected 00; the file was"):
         fetch(server.url, target, sha256="00")
-    assert left(target) == {}
+    assert files_left(target) == {}
 
 
 def test_an_unknown_address_leaves_nothing(server: Server, target: Path) -> None:
     with pytest.raises(UserError, match="the server answered 404 Not Found; check the address"):
         fetch(server.url + "s", target)
-    assert left(target) == {}
+    assert files_left(target) == {}
 
 
 def test_no_server_and_no_http(target: Path) -> None:
@@ -153,7 +153,7 @@ def test_no_server_and_no_http(target: Path) -> None:
         fetch(url, target)
     with pytest.raises(UserError, match="file:///etc/passwd: allowed: http and https"):
         fetch("file:///etc/passwd", target)
-    assert left(target) == {}
+    assert files_left(target) == {}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

@@ -57,7 +57,7 @@ def test_a_jpeg_is_read_as_opencv_reads_it(tmp_path: Path, photo: Image.Image, p
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_every_truncation_is_found(tmp_path: Path, kind: str, progressive: bool) -> None:
+def test_every_truncation_is_detected(tmp_path: Path, kind: str, progressive: bool) -> None:
     data = encoded(noisy(), kind, **({"progressive": progressive} if kind == "JPEG" else {}))
     for length in (*range(0, len(data) - 2, 97), len(data) - 2, len(data) - 1):
         (tmp_path / "cut").write_bytes(data[:length])
@@ -65,7 +65,7 @@ def test_every_truncation_is_found(tmp_path: Path, kind: str, progressive: bool)
             read_image(tmp_path / "cut")
 
 
-def test_a_jpeg_whose_end_is_zeros_is_found_though_opencv_reads_it(tmp_path: Path) -> None:
+def test_a_jpeg_that_ends_in_zeros_is_detected_although_opencv_reads_it(tmp_path: Path) -> None:
     data = encoded(noisy(), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     assert cv2.imread(str(tmp_path / "cut.jpg")) is not None
@@ -85,7 +85,7 @@ def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path) 
         read_image(tmp_path / "cut.jpg")
 
 
-def test_every_flipped_byte_of_a_png_is_found(tmp_path: Path) -> None:
+def test_every_flipped_byte_of_a_png_is_detected(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)), "PNG")
     for at in range(len(data)):
         damaged = bytearray(data)
@@ -164,11 +164,11 @@ def test_exif_orientations_are_applied_as_opencv_does(tmp_path: Path, photo: Ima
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    turned = cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_COLOR)
-    assert turned is not None
+    rotated = cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_COLOR)
+    assert rotated is not None
     frame = read_image(tmp_path / "a.jpg")
-    assert frame.shape == turned.shape and np.abs(frame.astype(int) - turned).max() <= 2
-    assert read_image(tmp_path / "a.jpg", fits=turned.shape[:2]).shape == turned.shape
+    assert frame.shape == rotated.shape and np.abs(frame.astype(int) - rotated).max() <= 2
+    assert read_image(tmp_path / "a.jpg", fits=rotated.shape[:2]).shape == rotated.shape
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -269,7 +269,7 @@ def test_tiff_masks_of_every_depth_hold_ids(tmp_path: Path, bits: int, row: byte
         read_mask(tiff(tmp_path / "m.tif", bits=bits, row=row, photometric=0))
 
 
-def test_tiff_of_16_bits_a_channel_is_refused(tmp_path: Path) -> None:
+def test_tiff_of_16_bits_per_channel_is_refused(tmp_path: Path) -> None:
     tiff(tmp_path / "a.tif", bits=16, row=bytes(24), photometric=2, samples=3)
     with Image.open(tmp_path / "a.tif") as image:
         assert image.mode == "RGB", "Pillow drops 8 of the 16 bits"

@@ -69,7 +69,7 @@ def test_geometries_are_in_percent_of_the_image() -> None:
     assert len(disc) == 12 and np.mean(disc, axis=0).tolist() == [5.5, 7.5]
 
 
-def test_the_annotation_that_counts(options: dict[str, Any]) -> None:
+def test_the_annotation_that_is_used(options: dict[str, Any]) -> None:
     sky, car = [box("sky")], [box("car")]
 
     def edit(tasks: list[Any]) -> None:

@@ -43,19 +43,19 @@ def label(dataset: Folder) -> Any:
     return dataset.read("train", dataset.splits()["train"][0])[1][0].tolist()
 
 
-def look(dataset: Folder) -> Survey:
+def surveyed(dataset: Folder) -> Survey:
     return survey(dataset, progress=lambda *_: None)
 
 
 def hint(dataset: Folder) -> str:
     """The warning or error about classes without a pixel, if there is one."""
-    result = look(dataset)
+    result = surveyed(dataset)
     return "".join(line for line in (*result.warnings, *result.problems) if "no pixel, but" in line)
 
 
 def test_255_may_be_a_class_without_the_option_ignore(make: Make) -> None:
     dataset = make([0, 255])(**CRACK, ids={"background": [0], "crack": [255]})
-    assert label(dataset) == [0, 1] and look(dataset).problems == [] and hint(dataset) == ""
+    assert label(dataset) == [0, 1] and surveyed(dataset).problems == [] and hint(dataset) == ""
     assert dataset.labels.to_original()[[0, 1, 255]].tolist() == [0, 255, 1]
 
 
@@ -73,7 +73,7 @@ def test_255_is_ignored_where_no_class_has_it(make: Make) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"ignore": [255]}, {"ignore": [], "rest": "ignore"}])
-def test_a_class_that_is_ignored_by_mistake_is_pointed_out_with_the_line_to_write(
+def test_a_class_that_is_ignored_by_mistake_is_reported_with_the_line_to_write(
     make: Make, options: dict[str, Any]
 ) -> None:
     dataset = make([0, 255])
@@ -149,7 +149,7 @@ def test_black_and_white_as_colours_in_any_form(make: Make, tmp_path: Path, form
     for file in (tmp_path / "masks").iterdir():
         Image.open(file).convert(form).save(file)
     folder = dataset(**CRACK, masks_hold="colours")
-    assert label(folder) == [0, 1] and look(folder).problems == [] and look(folder).warnings == []
+    assert label(folder) == [0, 1] and surveyed(folder).problems == [] and surveyed(folder).warnings == []
 
 
 def test_greys_are_colours_and_an_unknown_one_is_named(make: Make) -> None:

@@ -30,54 +30,54 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def of(plugin: str, options: dict[str, Any]) -> dict[str, Any]:
+def fingerprint_of(plugin: str, options: dict[str, Any]) -> dict[str, Any]:
     return fingerprint(datasets.build(plugin, options))
 
 
 @pytest.mark.parametrize("plugin", ["camvid", "cityscapes", "voc2012", "ade20k", "pascal_context", "folder"])
 def test_every_file_that_is_read_counts(tmp_path: Path, plugin: str, makers: Makers) -> None:
     options = makers[plugin](tmp_path / "raw")
-    before = of(plugin, options)
+    before = fingerprint_of(plugin, options)
     assert before["missing"] == (4 if plugin == "cityscapes" else 0)  # masks of train ids are not there
     read = [file for file in (tmp_path / "raw").rglob("*") if file.suffix in (".png", ".jpg")]
     assert before["files"] == len(read) + before["missing"]
     for file in read:
         content = file.read_bytes()
         file.write_bytes(content + b"\0")
-        assert of(plugin, options) != before, file
+        assert fingerprint_of(plugin, options) != before, file
         file.write_bytes(content)
-        assert of(plugin, options) == before
+        assert fingerprint_of(plugin, options) == before
     read[0].unlink()
-    assert of(plugin, options) != before
+    assert fingerprint_of(plugin, options) != before
 
 
 def test_times_place_and_unused_files_do_not_count(tmp_path: Path, makers: Makers) -> None:
     options = makers["folder"](tmp_path / "raw")
-    before = of("folder", options)
+    before = fingerprint_of("folder", options)
     for file in (tmp_path / "raw").rglob("*.png"):
         os.utime(file, (1, 1))
     (tmp_path / "raw/notes.txt").write_text("x")
     (tmp_path / "raw/images/.hidden.jpg").write_text("x")
-    assert of("folder", options) == before
+    assert fingerprint_of("folder", options) == before
     shutil.copytree(tmp_path / "raw", tmp_path / "elsewhere")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for place in ("elsewhere", "link"):
-        assert of("folder", {**options, "root": str(tmp_path / place)}) == before
+        assert fingerprint_of("folder", {**options, "root": str(tmp_path / place)}) == before
     shutil.copy(
         tmp_path / "raw/images/a/1.jpg", tmp_path / "raw/images/a/2.jpg"
     )  # an image without a mask is a problem
-    assert of("folder", options) != before
+    assert fingerprint_of("folder", options) != before
 
 
 def test_lists_count_by_what_they_list(tmp_path: Path, makers: Makers) -> None:
     options = makers["camvid"](tmp_path / "raw")
-    before, listing = of("camvid", options), tmp_path / "raw/train.txt"
+    before, listing = fingerprint_of("camvid", options), tmp_path / "raw/train.txt"
     lines = listing.read_text().splitlines()
     listing.write_text("\n\n".join(lines))
-    assert of("camvid", options) == before
+    assert fingerprint_of("camvid", options) == before
     for other in (lines[1:], lines[::-1], [*lines, "nonsense"]):
         listing.write_text("\n".join(other))
-        assert of("camvid", options) != before
+        assert fingerprint_of("camvid", options) != before
 
 
 def test_the_default_is_every_file_below_the_root(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_default_is_every_file_below_the_root(tmp_path: Path) -> None:
     assert before["files"] == 1
     (tmp_path / "raw/below/annotations.json").write_text("[1]")
     assert fingerprint(dataset)["sha256"] != before["sha256"]
-    assert of("streets", STREETS)["files"] == 0
+    assert fingerprint_of("streets", STREETS)["files"] == 0
 
 
 def test_only_what_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatc
     assert digests.of([tmp_path / "a.png"], remembered="x") == expected
 
 
-def test_without_raw_data_the_last_fingerprint_stays(
+def test_without_raw_data_the_last_fingerprint_is_kept(
     tmp_path: Path, makers: Makers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

@@ -53,14 +53,14 @@ def test_polygons_agree_with_centres_inside_up_to_their_border() -> None:
             inside ^= crosses & (columns < x0 + (rows - y0) * (x1 - x0) / (y1 - y0))
             near |= stroke(np.array([[x0, y0], [x1, y1]]), (60, 80), width=1)
             wide |= stroke(np.array([[x0, y0], [x1, y1]]), (60, 80), width=4)
-        got = polygon(outline, (60, 80))
-        assert not ((got != inside) & ~near).any()
+        filled = polygon(outline, (60, 80))
+        assert not ((filled != inside) & ~near).any()
         drawn = Image.new("1", (80, 60))
         ImageDraw.Draw(drawn).polygon([(x - 0.5, y - 0.5) for x, y in outline.tolist()], fill=1, outline=1)
-        assert not ((got != np.asarray(drawn)) & ~wide).any()
+        assert not ((filled != np.asarray(drawn)) & ~wide).any()
 
 
-def test_a_box_is_turned_clockwise_about_its_centre_or_a_corner() -> None:
+def test_a_box_is_rotated_clockwise_about_its_centre_or_a_corner() -> None:
     upright = box(points([[1, 2], [7, 4]], least=2), SIZE, degrees=90)
     assert np.array_equal(upright, mask(*["...##..."] * 6))
     corner = points([3, 1], least=1)[0]
@@ -68,7 +68,7 @@ def test_a_box_is_turned_clockwise_about_its_centre_or_a_corner() -> None:
     assert np.array_equal(about, mask("........", "..#.....", "..#.....", *["........"] * 3))
 
 
-def test_an_ellipse_and_a_turned_one() -> None:
+def test_an_ellipse_and_a_rotated_one() -> None:
     centre, radii = points([4, 3, 3, 1], least=2)
     expected = mask("........", "........", ".######.", ".######.", "........", "........")
     assert np.array_equal(ellipse(centre, radii, SIZE), expected)

@@ -90,7 +90,7 @@ def test_errors_of_missing_files_name_the_expected_path(kit: Path) -> None:
         VOC2012(root=str(kit)).read("train", "2007_000032")
 
 
-def test_upper_case_suffixes_are_found(kit: Path) -> None:
+def test_upper_case_suffixes_are_accepted(kit: Path) -> None:
     image = kit / "JPEGImages/2007_000032.jpg"
     image.rename(image.with_suffix(".JPG"))
     assert VOC2012(root=str(kit)).read("train", "2007_000032")[0].shape == (12, 16, 3)

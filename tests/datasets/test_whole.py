@@ -56,7 +56,7 @@ def test_a_whole_jpeg_is_read(tmp_path: Path, picture: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("picture", ["smooth", "noise", "grey"])
-def test_a_cut_jpeg_is_refused_though_it_has_an_end_marker(tmp_path: Path, picture: str, kind: str) -> None:
+def test_a_cut_jpeg_is_refused_although_it_has_an_end_marker(tmp_path: Path, picture: str, kind: str) -> None:
     data = encoded(PICTURES[picture], quality=80, **KINDS[kind])
     scan = data.index(b"\xff\xda") + 14
     lengths = range(scan + 1, len(data) - 2 - (len(data) - scan) // 8, max(1, (len(data) - scan) // 12))

@@ -24,15 +24,15 @@ def frame() -> Array:
     return np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
-def assert_same_labels(got: Array, scores: Any) -> None:
-    """Labels are equal where the best class is ahead by more than rounding; this must be nearly everywhere."""
-    assert got.dtype == np.uint8
-    assert got.shape == scores.shape[1:]
+def assert_same_labels(labels: Array, scores: Any) -> None:
+    """Labels are equal where the best class leads by more than rounding errors; this must be nearly everywhere."""
+    assert labels.dtype == np.uint8
+    assert labels.shape == scores.shape[1:]
     ordered = np.sort(scores, axis=0)
     decided = ordered[-1] - ordered[-2] > 1e-4
     assert decided.mean() > 0.99
-    assert np.array_equal(got[decided], scores.argmax(axis=0)[decided])
-    assert len(np.unique(got)) > 1
+    assert np.array_equal(labels[decided], scores.argmax(axis=0)[decided])
+    assert len(np.unique(labels)) > 1
 
 
 @pytest.mark.parametrize("label_stride", [1, 2, 4])
@@ -63,11 +63,11 @@ def test_a_real_student_is_the_plain_pipeline(
 
 
 def test_core_graph_gives_the_logits(student: Any, run_onnx: Callable[..., Any]) -> None:
-    x = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(1))
+    image = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        logits = student.network(x).logits
-    np.testing.assert_allclose(run_onnx(student.onnx.file("core.onnx"), x.numpy()), logits.numpy(), atol=1e-4)
-    assert CoreGraph(student.network)(x).shape == logits.shape
+        logits = student.network(image).logits
+    np.testing.assert_allclose(run_onnx(student.onnx.file("core.onnx"), image.numpy()), logits.numpy(), atol=1e-4)
+    assert CoreGraph(student.network)(image).shape == logits.shape
 
 
 def test_torch_engine_does_not_change_the_training_mode(tiny: SegNetwork, frame: Array) -> None:

@@ -25,20 +25,20 @@ def test_matrix_pooling_is_adaptive_pooling(bins: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     for height in range(1, 20):
         for width in (1, 2, 5, 6, 7, 12, 31):
-            x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator)
-            expected = nn.AdaptiveAvgPool2d(bins)(x)
-            torch.testing.assert_close(MatrixAvgPool2d(bins)(x), expected, rtol=1e-13, atol=1e-13)
+            features = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator)
+            expected = nn.AdaptiveAvgPool2d(bins)(features)
+            torch.testing.assert_close(MatrixAvgPool2d(bins)(features), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_only_pooling_into_several_bins_is_replaced() -> None:
     kept = [nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((None, 2))]
     net = nn.Sequential(*kept, nn.AdaptiveAvgPool2d(3), nn.Sequential(nn.AdaptiveAvgPool2d((2, 4))))
-    x = torch.randn(1, 2, 7, 9, dtype=torch.float64)
-    inner = net[3][0](x)  # type: ignore[index]
+    features = torch.randn(1, 2, 7, 9, dtype=torch.float64)
+    expected = net[3][0](features)  # type: ignore[index]
     replace_adaptive_pooling(net)
     assert list(net[:2]) == kept
     assert [type(net[2]), type(net[3][0])] == [MatrixAvgPool2d, MatrixAvgPool2d]  # type: ignore[index]
-    torch.testing.assert_close(net[3][0](x), inner)  # type: ignore[index]
+    torch.testing.assert_close(net[3][0](features), expected)  # type: ignore[index]
 
 
 def test_pspnet_exports_small_where_no_bin_divides(tmp_path: Path, run_onnx: Callable[..., Any]) -> None:
@@ -55,8 +55,8 @@ def test_pspnet_exports_small_where_no_bin_divides(tmp_path: Path, run_onnx: Cal
 
     library = smp.create_model("pspnet", encoder_name="resnet18", encoder_weights=None, classes=5).eval()
     library.load_state_dict(network.net.state_dict())  # type: ignore[union-attr]
-    x = torch.randn(1, 3, *size)
+    image = torch.randn(1, 3, *size)
     with torch.inference_mode():
-        features = library.decoder(library.encoder(x))
+        features = library.decoder(library.encoder(image))
         expected = library.segmentation_head[0](features).numpy()
-    np.testing.assert_allclose(run_onnx(file, x.numpy()), expected, atol=1e-4)
+    np.testing.assert_allclose(run_onnx(file, image.numpy()), expected, atol=1e-4)

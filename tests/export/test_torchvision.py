@@ -18,7 +18,7 @@ from pipeline.models import SegNetwork
 from pipeline.models.torchvision import NETWORKS
 
 MATRIX = [(architecture, encoder) for architecture, encoders in NETWORKS.items() for encoder in encoders]
-#: What a default run of the tests exports; the others take longer.
+#: Networks that a default run of the tests exports; the others take longer.
 SMALL = [("lraspp", "mobilenet_v3_large")]
 
 
@@ -35,11 +35,11 @@ def build(architecture: str, encoder: str) -> SegNetwork:
 def test_the_core_graph(architecture: str, encoder: str, tmp_path: Path, run_onnx: Callable[..., Any]) -> None:
     network = build(architecture, encoder)
     size = (2 * network.facts.divisor, 3 * network.facts.divisor)
-    x = torch.randn(1, 3, *size)
+    image = torch.randn(1, 3, *size)
     file = tmp_path / "core.onnx"
-    export(CoreGraph(network), x, file, inputs="x", outputs="logits")
+    export(CoreGraph(network), image, file, inputs="x", outputs="logits")
     with torch.inference_mode():
-        np.testing.assert_allclose(run_onnx(file, x.numpy()), network(x).logits.numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(run_onnx(file, image.numpy()), network(image).logits.numpy(), rtol=1e-3, atol=1e-4)
     kinds = {node.op_type for node in onnx.load(file).graph.node}
     assert not {"Gather", "GatherND", "Slice", "ScatterND", "Loop"} & kinds
 

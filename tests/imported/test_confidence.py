@@ -51,8 +51,8 @@ def require_confidence(description: Description, frames: Any, probabilities: Cal
             shares = 255 * probabilities(deep(description.model, frame).astype(np.float64))
             labels, levels = session.run(None, {"frames": frame[None]})
             assert levels.shape == labels.shape and levels.dtype == np.uint8 and np.ptp(levels) > 20
-            right = np.take_along_axis(shares, labels.astype(np.int64), axis=0)
-            assert np.abs(levels - right).max() < most, precision
+            expected = np.take_along_axis(shares, labels.astype(np.int64), axis=0)
+            assert np.abs(levels - expected).max() < most, precision
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_one_channel_that_is_neither_is_refused(make_single: Any, described: Any
     assert not (description.file.parent / "onnx").exists()
 
 
-def test_a_label_map_has_none(make: Any, described: Any) -> None:
+def test_a_label_map_has_no_confidence(make: Any, described: Any) -> None:
     with pytest.raises(UserError, match=r"confidence: a map of class ids has no probabilities"):
         described(make(output="labels"), output="labels", confidence=True)
 

@@ -84,9 +84,9 @@ def test_every_kind_of_network_gives_the_labels_of_its_file(
     for frame in frames:
         expected = reference(description.model, frame, layout=layout, order=order, output=output, mean=MEAN, std=STD)
         assert len(np.unique(expected)) == 3
-        got = run(converted.file("fp32.onnx"), frame)
-        assert got.dtype == np.uint8 and got.shape == expected.shape
-        assert (got == expected).mean() > 0.999
+        labels = run(converted.file("fp32.onnx"), frame)
+        assert labels.dtype == np.uint8 and labels.shape == expected.shape
+        assert (labels == expected).mean() > 0.999
         assert (run(converted.file("fp16.onnx"), frame) == expected).mean() > 0.98
     assert converted.meta["output"]["shape"] == [1, *expected.shape]
 
@@ -103,14 +103,16 @@ def test_original_ids_of_the_description_are_in_the_artifact_and_the_file(
 
 @pytest.mark.parametrize("changes", [{"channel_order": "BGR"}, {"mean": 0.0}, {"std": 1.0}])
 def test_another_description_gives_other_labels(make: Any, described: Any, frames: Any, changes: Any) -> None:
-    right = {"mean": list(MEAN), "std": list(STD), "channel_order": "RGB"}
-    description = described(make(), **right)
+    keys = {"mean": list(MEAN), "std": list(STD), "channel_order": "RGB"}
+    description = described(make(), **keys)
     expected = [
         reference(description.model, f, layout="NCHW", order="RGB", output="logits", mean=MEAN, std=STD) for f in frames
     ]
-    converted = imported(described(None, **{**right, **changes}), frames)
-    same = np.mean([(run(converted.file("fp32.onnx"), f) == e).mean() for f, e in zip(frames, expected, strict=True)])
-    assert same < 0.97
+    converted = imported(described(None, **{**keys, **changes}), frames)
+    agreement = np.mean(
+        [(run(converted.file("fp32.onnx"), f) == e).mean() for f, e in zip(frames, expected, strict=True)]
+    )
+    assert agreement < 0.97
 
 
 def test_the_facts_of_the_artifact(make: Any, described: Any, frames: Any) -> None:

@@ -76,12 +76,12 @@ def test_images_of_integers(
     last = keys.get("layout") == "NHWC"
     shape = [1, 48, 64, 3] if last else [1, 3, 48, 64]
     description = described(beginning(make(), nodes, kind, shape, scale=np.float32(1 / 255)), **keys)
-    converted, got = labels(description, frames)
-    for frame, labelled in zip(frames, got, strict=True):
+    converted, label_maps = labels(description, frames)
+    for frame, labelled in zip(frames, label_maps, strict=True):
         image = frame[None, :, :, ::-1].astype(np.int32) - shift
         image = image if last else image.transpose(0, 3, 1, 2)
-        right = expected(description, image.astype(helper.tensor_dtype_to_np_dtype(kind)))
-        assert len(np.unique(right)) > 1 and (labelled == right).mean() > 0.999
+        reference = expected(description, image.astype(helper.tensor_dtype_to_np_dtype(kind)))
+        assert len(np.unique(reference)) > 1 and (labelled == reference).mean() > 0.999
     assert converted.meta["std"] == pytest.approx([1 / 255] * 3)
     if nodes[0].op_type != "Sub":  # TensorRT does not support bytes between layers
         casts = [each for each in onnx.load(converted.file("fp32.onnx")).graph.node if each.op_type == "Cast"]
@@ -117,8 +117,8 @@ def test_an_image_without_batch(make: Any, described: Any, frames: Any) -> None:
             model.graph.node[1].input[0] = "turned"
         description = described(model, layout=layout, output_layout="NCHW")
         image = (frames[0][:, :, ::-1] / 255).astype(np.float32)
-        right = expected(description, image if layout == "NHWC" else image.transpose(2, 0, 1))
-        assert (labels(description, frames)[1][0] == right).mean() > 0.999
+        reference = expected(description, image if layout == "NHWC" else image.transpose(2, 0, 1))
+        assert (labels(description, frames)[1][0] == reference).mean() > 0.999
 
 
 def test_std_above_one(make: Any, described: Any, frames: Any) -> None:
@@ -131,8 +131,8 @@ def test_std_above_one(make: Any, described: Any, frames: Any) -> None:
     description = described(model, mean=[float(value) / 255 for value in mean], std=[float(value) for value in std])
     for frame, labelled in zip(frames, labels(description, frames)[1], strict=True):
         image = ((frame[:, :, ::-1] - mean) / std / 255).astype(np.float32).transpose(2, 0, 1)[None]
-        right = expected(description, image)
-        assert len(np.unique(right)) > 1 and (labelled == right).mean() > 0.999
+        reference = expected(description, image)
+        assert len(np.unique(reference)) > 1 and (labelled == reference).mean() > 0.999
 
 
 def halved(model: onnx.ModelProto, *, outside: bool) -> onnx.ModelProto:
@@ -151,20 +151,20 @@ def halved(model: onnx.ModelProto, *, outside: bool) -> onnx.ModelProto:
 @pytest.mark.parametrize("outside", [True, False])
 def test_a_file_in_float16(make: Any, described: Any, frames: Any, outside: bool) -> None:
     description = described(halved(make(), outside=outside))
-    converted, got = labels(description, frames)
-    for frame, labelled in zip(frames, got, strict=True):
+    converted, label_maps = labels(description, frames)
+    for frame, labelled in zip(frames, label_maps, strict=True):
         image = (frame[:, :, ::-1] / 255).astype(np.float16 if outside else np.float32).transpose(2, 0, 1)[None]
         assert (labelled == expected(description, image)).mean() > 0.99
     kinds = {tensor.data_type for tensor in onnx.load(converted.file("fp32.onnx")).graph.initializer}
     assert TensorProto.FLOAT16 not in kinds
-    weight = numpy_helper.to_array(found_weight(converted, "last.weight"))
+    weight = numpy_helper.to_array(weight_of(converted, "last.weight"))
     assert (weight == weight.astype(np.float16)).all()  # each keeps its value
     cpu.place(
         graph := graphs.load(str(converted.file("fp32.onnx"))), dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
     )
 
 
-def found_weight(converted: artifact.Artifact, name: str) -> onnx.TensorProto:
+def weight_of(converted: artifact.Artifact, name: str) -> onnx.TensorProto:
     tensors = onnx.load(converted.file("fp32.onnx")).graph.initializer
     return next(tensor for tensor in tensors if tensor.name.endswith(name))
 

@@ -28,13 +28,15 @@ def require_same(description: Description, frames: Any, *, share: float = 0.999)
     out = description.file.parent / "onnx"
     import_network(description, out, frames=lambda size: frames)
     converted = artifact.load(out, kind="onnx")
-    ours = onnxruntime.InferenceSession(str(converted.file("fp32.onnx")), providers=["CPUExecutionProvider"])
-    session = onnxruntime.InferenceSession(str(description.model), providers=["CPUExecutionProvider"])
+    deploy = onnxruntime.InferenceSession(str(converted.file("fp32.onnx")), providers=["CPUExecutionProvider"])
+    original = onnxruntime.InferenceSession(str(description.model), providers=["CPUExecutionProvider"])
     for frame in frames:
         image = (frame[:, :, ::-1] / 255).astype(np.float32).transpose(2, 0, 1)[None]
-        right = session.run(["scores"], {session.get_inputs()[0].name: np.ascontiguousarray(image)})[0].argmax(axis=1)
-        assert len(np.unique(right)) > 1
-        assert (ours.run(None, {"frames": frame[None]})[0] == right).mean() >= share
+        expected = original.run(["scores"], {original.get_inputs()[0].name: np.ascontiguousarray(image)})[0].argmax(
+            axis=1
+        )
+        assert len(np.unique(expected)) > 1
+        assert (deploy.run(None, {"frames": frame[None]})[0] == expected).mean() >= share
     return converted
 
 
@@ -153,19 +155,19 @@ def test_names_that_our_passes_use(make: Any, described: Any, frames: Any, names
             assert same.mean() > 0.97
 
 
-def test_nodes_of_one_name(make: Any, described: Any, frames: Any) -> None:
-    right = require_same(described(make()), frames).file("fp32.onnx").read_bytes()
+def test_nodes_with_equal_names(make: Any, described: Any, frames: Any) -> None:
+    reference = require_same(described(make()), frames).file("fp32.onnx").read_bytes()
     model = make()
     for each in model.graph.node:
         each.name = "the_node"
     description = described(model)
     import_network(description, description.file.parent / "onnx", frames=lambda size: frames)
-    run = onnxruntime.InferenceSession(
+    renamed = onnxruntime.InferenceSession(
         str(description.file.parent / "onnx/fp32.onnx"), providers=["CPUExecutionProvider"]
     ).run
-    before = onnxruntime.InferenceSession(right, providers=["CPUExecutionProvider"]).run
+    expected = onnxruntime.InferenceSession(reference, providers=["CPUExecutionProvider"]).run
     for frame in frames:
-        assert (run(None, {"frames": frame[None]})[0] == before(None, {"frames": frame[None]})[0]).all()
+        assert (renamed(None, {"frames": frame[None]})[0] == expected(None, {"frames": frame[None]})[0]).all()
 
 
 def test_renamed_tensors_are_unique_and_keep_their_titles(make: Any) -> None:

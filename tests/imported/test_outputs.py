@@ -40,11 +40,11 @@ def require_labels(
             str(converted.file(f"{precision}.onnx")), providers=["CPUExecutionProvider"]
         )
         for frame in frames:
-            right = expected(deep(description.model, frame))
-            assert 0.02 < (right == 1).mean() < 0.98
-            got = session.run(None, {"frames": frame[None]})[0]
-            assert got.shape == (1, *right.shape) and got.dtype == np.uint8
-            assert (got[0] == right).mean() >= needed, precision
+            reference = expected(deep(description.model, frame))
+            assert 0.02 < (reference == 1).mean() < 0.98
+            labels = session.run(None, {"frames": frame[None]})[0]
+            assert labels.shape == (1, *reference.shape) and labels.dtype == np.uint8
+            assert (labels[0] == reference).mean() >= needed, precision
     graph = graphs.load(str(converted.file("fp32.onnx")))
     ranges = dict.fromkeys(graph.float_activations(), (-4.0, 4.0))
     for placed in (cpu.place(graph, ranges), tensorrt.place(graph, ranges)):
@@ -116,10 +116,10 @@ def test_one_channel_of_neither_probabilities_nor_scores(single: Any, described:
 
 def test_scores_cast_to_whole_numbers_may_be_one_apart() -> None:
     """12.99999 and 13.00001 are 12 and 13 after a cast: a far larger difference than rounding causes in floats."""
-    got, exact = np.float32([[12, 90], [200, 0]]), np.float32([[13, 90], [200, 0]])
-    assert parity._difference(got, exact, step=1.0) == 0.0
-    assert parity._difference(got, exact, step=0.0) > parity.LOGITS_TOLERANCE
-    assert parity._difference(got + 2, exact, step=1.0) > parity.LOGITS_TOLERANCE
+    rounded, exact = np.float32([[12, 90], [200, 0]]), np.float32([[13, 90], [200, 0]])
+    assert parity._difference(rounded, exact, step=1.0) == 0.0
+    assert parity._difference(rounded, exact, step=0.0) > parity.LOGITS_TOLERANCE
+    assert parity._difference(rounded + 2, exact, step=1.0) > parity.LOGITS_TOLERANCE
 
 
 def test_one_channel_and_three_classes(make: Any, single: Any, described: Any, frames: Any) -> None:

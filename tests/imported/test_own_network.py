@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from pipeline import artifact, runtimes
 from pipeline.reporting import results as reporting
 
-pytestmark = pytest.mark.slow  # every stage in its own process: a minute and a half
+pytestmark = pytest.mark.slow  # every stage is a process: 90 seconds in all
 ROOT = Path(__file__).parents[2]
 MODEL = "weights/onnx/twinlitenet_bdd100k_drivable_lane.onnx"
 DESCRIPTION = {
@@ -45,9 +45,9 @@ def verb(name: str, *arguments: str | Path) -> str:
 
 def printed_by(*arguments: str | Path) -> str:
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +122,16 @@ def test_road_is_segmented_and_int8_keeps_it(run: Any) -> None:
 
 
 def test_the_report_reads_it(run: Any) -> None:
-    (read,) = reporting.load(run.folder / "results")
-    assert read.reference is read.fp32 and read.teacher.miou is None
+    (row,) = reporting.load(run.folder / "results")
+    assert row.reference is row.fp32 and row.teacher.miou is None
     page = (run.folder / "report/index.html").read_text()
     assert "twinlitenet.onnx" in page and "float prediction" in page
     assert "| twin | imported | not measured |" in (run.folder / "report/table.md").read_text()
     rows = (run.folder / "results/twin.csv").read_text().splitlines()
-    assert len(rows) == 1 + 3 * 2 and not [row for row in rows if "teacher" in row]
+    assert len(rows) == 1 + 3 * 2 and not [line for line in rows if "teacher" in line]
 
 
-def test_a_second_run_keeps_what_is_unchanged(run: Any) -> None:
+def test_a_second_run_skips_unchanged_steps(run: Any) -> None:
     where = (run.described, "--dataset", run.prepared, "--out", run.folder, *run.values)
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.onnx")}
     printed = verb("import", *where)
@@ -147,17 +147,17 @@ def test_a_bundle_needs_no_student(run: Any) -> None:
     verb("bundle", "twin", "--artifacts", run.folder, *run.values, "--images", "2", "--out", out)
     (run.folder / "unpacked").mkdir()
     subprocess.run(["tar", "xzf", out], cwd=run.folder / "unpacked", check=True)
-    done = subprocess.run(
+    process = subprocess.run(
         ["sh", str(run.folder / "unpacked/twin/run.sh")],
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (run.folder / "unpacked/twin/results.json").exists(), done.stderr
-    found = json.loads((run.folder / "unpacked/twin/results.json").read_text())
-    assert set(found) == set(run.results) and (found["student"], found["loss"]) == ("twin", "imported")
-    assert found["quantization"]["in_float"] == run.results["quantization"]["in_float"]
+    assert (run.folder / "unpacked/twin/results.json").exists(), process.stderr
+    results = json.loads((run.folder / "unpacked/twin/results.json").read_text())
+    assert set(results) == set(run.results) and (results["student"], results["loss"]) == ("twin", "imported")
+    assert results["quantization"]["in_float"] == run.results["quantization"]["in_float"]
 
 
 def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:
@@ -166,9 +166,9 @@ def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:
         "--dataset", run.prepared, "--engines", run.folder / "engines/twin",
         "--predictions", run.folder / "p", "--out", run.folder / "r.json",
     ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "has background, road; give the data set" in done.stderr
-    assert "segpress import OWN.yaml --until dataset" in done.stderr and not (run.folder / "r.json").exists()
+    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 1 and "has background, road; give the data set" in process.stderr
+    assert "segpress import OWN.yaml --until dataset" in process.stderr and not (run.folder / "r.json").exists()
 
 
 @pytest.mark.parametrize("file", ["onnx/twin/fp32.onnx", "onnx/twin/fp16.onnx", "int8/twin/int8_tensorrt.onnx"])

@@ -43,11 +43,11 @@ def contrast(ours: Tensor, theirs: Tensor, *, groups: int, patch: int, temperatu
 
 
 def generate(loss: Any, features: Tensor) -> Tensor:
-    """What the loss generates with the mask of seed 5; the generation itself is tested with MGD."""
+    """The loss's generated features with the mask of seed 5; the generation itself is tested with MGD."""
     torch.manual_seed(5)
     with torch.no_grad():
-        made: Tensor = loss.generation(features, features)[0]
-    return made
+        generated: Tensor = loss.generation(features, features)[0]
+    return generated
 
 
 @pytest.mark.parametrize("feature", ["stage", "embedding"])
@@ -56,44 +56,44 @@ def test_both_terms_equal_plain_loops(feature: str, bench: Any) -> None:
     options = {"groups": 3, "patch": 2, "temperature": 0.7}
     weights = {"reconstruction_weight": 0.5, "contrast_weight": 2.5}
     loss = bench.build("af_dcd", feature=feature, **options, **weights)
-    ours, theirs = (x.stages[-1] if feature == "stage" else x.embedding for x in (student, teacher))
-    made = generate(loss, ours)
-    gaps = (made - theirs).flatten().tolist()
+    ours, theirs = (output.stages[-1] if feature == "stage" else output.embedding for output in (student, teacher))
+    generated = generate(loss, ours)
+    gaps = (generated - theirs).flatten().tolist()
     expected = {
         "af_dcd_reconstruction": 0.5 * sum(gap**2 for gap in gaps) / 2,
-        "af_dcd_contrast": 2.5 * contrast(made, theirs, **options),
+        "af_dcd_contrast": 2.5 * contrast(generated, theirs, **options),
     }
     torch.manual_seed(5)
-    got = loss(student, teacher, bench.labels())
-    assert {key: float(term.detach()) for key, term in got.items()} == pytest.approx(expected, rel=1e-9)
+    terms = loss(student, teacher, bench.labels())
+    assert {key: float(term.detach()) for key, term in terms.items()} == pytest.approx(expected, rel=1e-9)
 
 
 def test_pooling_takes_the_maximum_and_crops_to_whole_patches(bench: Any) -> None:
     student, teacher = bench.student(3, size=(11, 9)), bench.teacher(4, size=(11, 9))
     loss = bench.build("af_dcd", pool=2, patch=2, temperature=1.0, contrast_weight=1.0)
-    made = generate(loss, student.stages[-1])
+    generated = generate(loss, student.stages[-1])
     maps = []
-    for x in (made, teacher.stages[-1]):
+    for features in (generated, teacher.stages[-1]):
         pooled = torch.zeros(2, bench.C_T, 4, 4, dtype=torch.float64)  # 5 x 4 after pooling, 4 x 4 after cropping
         for i in range(4):
             for j in range(4):
-                pooled[:, :, i, j] = x[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax(dim=(2, 3))
+                pooled[:, :, i, j] = features[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax(dim=(2, 3))
         maps.append(pooled)
     expected = contrast(*maps, groups=2, patch=2, temperature=1.0)
     torch.manual_seed(5)
-    got = loss(student, teacher, bench.labels())["af_dcd_contrast"]
-    assert float(got.detach()) == pytest.approx(expected, rel=1e-9)
+    value = loss(student, teacher, bench.labels())["af_dcd_contrast"]
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_golden(bench: Any) -> None:
-    """All vectors alike: 1 positive and (M - 1) * 16 negatives cost log(1 + 16 (M - 1)) each, M of them a position."""
+    """Equal vectors: 1 positive and (M - 1) * 16 negatives cost log(1 + 16 (M - 1)) each, M of them per position."""
     loss = bench.build("af_dcd", groups=2).requires_grad_(False)
     for parameter in loss.parameters():
         parameter.zero_()
     zero = bench.teacher().map(torch.zeros_like)
-    got = loss(bench.student(3), zero, bench.labels())
-    assert float(got["af_dcd_contrast"]) == pytest.approx(0.005 * 2 * math.log(17), rel=1e-12)
-    assert float(got["af_dcd_reconstruction"]) == 0
+    terms = loss(bench.student(3), zero, bench.labels())
+    assert float(terms["af_dcd_contrast"]) == pytest.approx(0.005 * 2 * math.log(17), rel=1e-12)
+    assert float(terms["af_dcd_reconstruction"]) == 0
 
 
 def test_equal_vectors_have_finite_gradients(bench: Any) -> None:

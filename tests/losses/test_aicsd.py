@@ -24,11 +24,11 @@ def divergences(image: Tensor) -> list[list[float]]:
 
 
 def matrices(logits: Tensor, scope: str) -> list[list[list[float]]]:
-    found = [divergences(image) for image in logits]
+    results = [divergences(image) for image in logits]
     if scope == "batch":
-        size = range(len(found[0]))
-        found = [[[sum(matrix[a][b] for matrix in found) / len(found) for b in size] for a in size]]
-    return [[[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in matrix] for matrix in found]
+        size = range(len(results[0]))
+        results = [[[sum(matrix[a][b] for matrix in results) / len(results) for b in size] for a in size]]
+    return [[[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in matrix] for matrix in results]
 
 
 def plain(student: Tensor, teacher: Tensor, scope: str) -> float:
@@ -51,12 +51,12 @@ def plain_kd(student: Tensor, teacher: Tensor) -> float:
 def test_aicsd_equals_plain_loops(scope: str, bench: Any) -> None:
     student, teacher = bench.student(3), bench.teacher(4)
     loss = bench.build("aicsd", scope=scope, adaptive=False, weight=2.5, kd_weight=3.0)
-    got = loss(student, teacher, bench.labels())
+    terms = loss(student, teacher, bench.labels())
     expected = {
         "aicsd": 2.5 * plain(student.logits, teacher.logits, scope),
         "aicsd_kd": 3.0 * plain_kd(student.logits, teacher.logits),
     }
-    assert {key: float(term) for key, term in got.items()} == pytest.approx(expected, abs=1e-10)
+    assert {key: float(term) for key, term in terms.items()} == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.parametrize("scope", ["image", "batch"])
@@ -71,7 +71,7 @@ def test_gradient_of_the_matrix_term_is_the_derivative(scope: str, bench: Any) -
 
 
 def test_golden() -> None:
-    """Two classes: a unit row has its one divergence as 1, in the student and in the teacher; alike maps give 0."""
+    """Two classes: the one divergence in a unit row is 1, in the student and in the teacher; equal maps give 0."""
     apart = torch.tensor([[[[0.0, 2.0]], [[3.0, 0.0]]]], dtype=torch.float64)
     alike = torch.zeros(1, 2, 1, 2, dtype=torch.float64)
     pair = [SegOutput(logits=x, embedding=x) for x in (apart, alike)]
@@ -83,8 +83,8 @@ def test_golden() -> None:
 def test_only_the_places_of_a_class_matter_to_the_matrix(bench: Any) -> None:
     student = bench.student(3)
     shifted = replace(student, logits=student.logits + torch.randn(2, bench.K, 1, 1, dtype=torch.float64))
-    got = bench.build("aicsd", adaptive=False)(shifted, student, bench.labels())
-    assert float(got["aicsd"]) == pytest.approx(0, abs=1e-12) and float(got["aicsd_kd"]) > 0
+    terms = bench.build("aicsd", adaptive=False)(shifted, student, bench.labels())
+    assert float(terms["aicsd"]) == pytest.approx(0, abs=1e-12) and float(terms["aicsd_kd"]) > 0
 
 
 @pytest.mark.parametrize("value", [0.0, -3.7])
@@ -103,7 +103,7 @@ def test_weight_moves_from_kd_to_the_matrix_in_training_only(bench: Any) -> None
     loss = losses.build("aicsd", {}, steps=4).double()
     for alpha in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0):
         for training in (False, True):
-            got = loss.train(training)(student, teacher, bench.labels())
-            assert float(got["aicsd"]) == pytest.approx(alpha * float(full["aicsd"]), abs=1e-12)
-            assert float(got["aicsd_kd"]) == pytest.approx((1 - alpha) * float(full["aicsd_kd"]), abs=1e-12)
+            terms = loss.train(training)(student, teacher, bench.labels())
+            assert float(terms["aicsd"]) == pytest.approx(alpha * float(full["aicsd"]), abs=1e-12)
+            assert float(terms["aicsd_kd"]) == pytest.approx((1 - alpha) * float(full["aicsd_kd"]), abs=1e-12)
     assert int(loss.state_dict()["step"]) == 6

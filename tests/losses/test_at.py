@@ -35,8 +35,8 @@ def test_at_equals_plain_loops(bench: Any) -> None:
     for ours, theirs in zip(plain(student.embedding), plain(teacher.embedding), strict=True):
         total += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
     expected = 2.5 * total / (2 * bench.H * bench.W)
-    got = bench.build("at", weight=2.5)(student, teacher, bench.labels())["at"]
-    assert float(got) == pytest.approx(expected, abs=1e-12)
+    value = bench.build("at", weight=2.5)(student, teacher, bench.labels())["at"]
+    assert float(value) == pytest.approx(expected, abs=1e-12)
 
 
 def test_golden() -> None:

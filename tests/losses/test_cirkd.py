@@ -17,13 +17,13 @@ from pipeline.losses.cirkd import first_pixels
 TAU = 0.1
 
 
-def pixels(x: Tensor) -> list[list[list[float]]]:
+def pixels(features: Tensor) -> list[list[list[float]]]:
     """Unit vectors of every pixel of every image."""
-    found = []
-    for image in x.flatten(2):
+    vectors = []
+    for image in features.flatten(2):
         rows = [image[:, a].tolist() for a in range(image.shape[1])]
-        found.append([[value / math.hypot(*row) for value in row] for row in rows])
-    return found
+        vectors.append([[value / math.hypot(*row) for value in row] for row in rows])
+    return vectors
 
 
 def kl_of_rows(s: list[float], t: list[float]) -> float:
@@ -55,7 +55,7 @@ def test_batch_term_equals_plain_loops(bench: Any) -> None:
 
 @pytest.mark.parametrize("temperature", [0.1, 0.2])
 def test_memory_terms_equal_plain_loops(temperature: float, bench: Any) -> None:
-    """With a memory that is filled by hand and sampled whole."""
+    """With a memory that is filled by hand, and all of whose vectors are sampled."""
     student, teacher, labels = bench.student(3), bench.teacher(4), bench.labels()
     loss = bench.build(
         "cirkd", pixel_weight=0.5, region_weight=0.25, pixel_samples=100, region_samples=100,
@@ -80,7 +80,7 @@ def test_memory_terms_equal_plain_loops(temperature: float, bench: Any) -> None:
         assert float(terms[f"cirkd_{term}"].detach()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_the_memory_holds(bench: Any) -> None:
+def test_contents_of_the_memory(bench: Any) -> None:
     teacher, labels = bench.teacher(4), bench.labels()
     loss = bench.build("cirkd", pixels_per_class=2)
     loss(bench.student(3), teacher, labels)
@@ -105,11 +105,11 @@ def test_pointers_wrap(bench: Any) -> None:
     assert loss.regions.pointer.tolist() == [0, 8 % 3, 0] and loss.regions.filled.tolist() == [0, 3, 0]
 
 
-def test_without_training_the_memory_rests(bench: Any) -> None:
+def test_without_training_the_memory_does_not_change(bench: Any) -> None:
     loss = bench.build("cirkd").eval()
     before = copy.deepcopy(loss.state_dict())
     terms = loss(bench.student(), bench.teacher(), bench.labels())
-    assert float(terms["cirkd_pixel"]) == float(terms["cirkd_region"]) == 0  # nothing in it yet
+    assert float(terms["cirkd_pixel"]) == float(terms["cirkd_region"]) == 0  # the memory is still empty
     assert all(torch.equal(before[key], value) for key, value in loss.state_dict().items())
 
 
@@ -132,7 +132,7 @@ def test_gradient_reaches_student_and_projection_only(bench: Any) -> None:
     assert teacher.embedding.grad is None
 
 
-def test_nothing_labelled_trains_nothing(bench: Any) -> None:
+def test_without_labels_nothing_is_trained(bench: Any) -> None:
     """The official code gives NaN here."""
     loss = bench.build("cirkd", batch_weight=0.0)
     student = bench.student(3).map(lambda x: x.clone().requires_grad_())
@@ -149,17 +149,17 @@ def test_masking_leaves_unlabelled_pixels_out_of_the_batch_term(bench: Any) -> N
     hidden = (labels[:, ::2, ::2] == bench.IGNORE)[:, None]
     assert bool(hidden.any())
     moved = replace(student, embedding=torch.where(hidden, -9.0, student.embedding))
-    values = [float(loss(x, teacher, labels)["cirkd_batch"]) for x in (student, moved)]
+    values = [float(loss(output, teacher, labels)["cirkd_batch"]) for output in (student, moved)]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
 
 
 def test_pooling_comes_before_the_batch_term(bench: Any) -> None:
     student, teacher = bench.student(3), bench.teacher(4)
-    pooled = [replace(x, embedding=nn.functional.avg_pool2d(x.embedding, 2)) for x in (student, teacher)]
+    pooled = [replace(output, embedding=nn.functional.avg_pool2d(output.embedding, 2)) for output in (student, teacher)]
     options = {"pixel_weight": 0.0, "region_weight": 0.0}
-    got = bench.build("cirkd", pool=2, **options)(student, teacher, bench.labels())["cirkd_batch"]
+    value = bench.build("cirkd", pool=2, **options)(student, teacher, bench.labels())["cirkd_batch"]
     expected = bench.build("cirkd", **options)(*pooled, bench.labels())["cirkd_batch"]
-    assert float(got) == pytest.approx(float(expected), abs=1e-12)
+    assert float(value) == pytest.approx(float(expected), abs=1e-12)
 
 
 def test_anchors_can_be_limited(bench: Any) -> None:
@@ -170,7 +170,7 @@ def test_anchors_can_be_limited(bench: Any) -> None:
 
 
 def test_the_official_enqueue_takes_the_first_pixels(bench: Any) -> None:
-    """A class of n pixels is represented by some of the first n pixels of its image, whatever they show."""
+    """A class of n pixels is represented by some of the first n pixels of its image, even if of other classes."""
     flat = torch.tensor([[2, 2, 0, 1, 1, 1], [0, 0, 0, 0, 2, 2]])
     chosen = torch.tensor([3, 5, 0, 10, 11])  # image 0: class 1 (first and third), class 2 (first); image 1: class 2
     classes = flat.flatten()[chosen]

@@ -1,4 +1,4 @@
-"""Several losses as one: the same terms as each alone, no term hidden, nothing mixed with none."""
+"""Several losses as one: the terms of each loss alone, none of them hidden; `none` cannot be mixed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.losses import Composition, DistillationLoss
 OFFERED = {"num_classes": 3, "ignore_index": 255, "student_channels": 4, "teacher_channels": 6, "steps": 10}
 
 
-def build(recipe: dict[str, Any]) -> DistillationLoss:
+def build(mixture: dict[str, Any]) -> DistillationLoss:
     torch.manual_seed(0)
-    return losses.build_all(recipe, **OFFERED).double()
+    return losses.build_all(mixture, **OFFERED).double()
 
 
 def test_terms_are_those_of_the_parts(bench: Any) -> None:
@@ -41,19 +41,19 @@ def test_parameters_of_the_parts_are_trained(bench: Any) -> None:
     assert all(parameter.grad is not None for parameter in mixture.parameters())
 
 
-def test_the_order_of_writing_changes_nothing(bench: Any) -> None:
+def test_the_order_in_the_recipe_changes_nothing(bench: Any) -> None:
     arguments = bench.student(), bench.teacher(), bench.labels()
-    one, other = (build(recipe)(*arguments) for recipe in ({"kd": {}, "fitnet": {}}, {"fitnet": {}, "kd": {}}))
+    one, other = (build(mixture)(*arguments) for mixture in ({"kd": {}, "fitnet": {}}, {"fitnet": {}, "kd": {}}))
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_one_loss_is_itself() -> None:
+def test_one_loss_is_built_without_a_mixture() -> None:
     assert type(build({"kd": {}})) is type(losses.build("kd", {}))
     assert not build({"none": {}}).uses_teacher
 
 
 class Silent(DistillationLoss):
-    """Gives one term, and asks for no teacher."""
+    """A loss of one term that needs no teacher."""
 
     uses_teacher = False
 
@@ -61,7 +61,7 @@ class Silent(DistillationLoss):
         return {"kd": student.logits.sum()}
 
 
-def test_a_teacher_is_run_when_one_part_needs_it() -> None:
+def test_the_teacher_runs_if_one_part_needs_it() -> None:
     assert not Composition({"a": Silent(), "b": Silent()}).uses_teacher
     assert Composition({"a": Silent(), "kd": losses.build("kd", {})}).uses_teacher
 
@@ -73,7 +73,7 @@ def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("mixture", "message"),
     [
         ({}, "a student needs a loss; 'none' is the student alone"),
         ({"none": {}, "kd": {}}, r"losses none\+kd: 'none' is the student alone and cannot be combined with others"),
@@ -81,6 +81,6 @@ def test_two_terms_of_one_name_are_refused(bench: Any) -> None:
         ({"kd": {}, "fitnet": {"wieght": 1.0}}, "wieght: unknown option; did you mean 'weight'"),
     ],
 )
-def test_what_cannot_be_mixed_is_refused(recipe: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        build(recipe)
+def test_invalid_mixtures_are_refused(mixture: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(mixture)

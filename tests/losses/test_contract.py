@@ -1,4 +1,4 @@
-"""What every loss must do, whatever it computes: a new file is tested here by itself."""
+"""Contract of every loss: a new file in pipeline/losses is tested here without an entry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tensors(output: SegOutput) -> list[Tensor]:
     return [output.logits, output.embedding, *output.stages]
 
 
-def test_the_losses_of_the_mission_and_their_baselines_are_there() -> None:
+def test_the_losses_of_the_mission_and_their_baselines_exist() -> None:
     methods = {"cirkd", "idd", "i2ckd", "pfs"}
     baselines = {"none", "kd", "fitnet", "cwd", "skd", "ifvd", "at", "dist", "aicsd", "mgd", "af_dcd"}
     assert methods | baselines <= set(NAMES)
@@ -58,7 +58,7 @@ def cuda() -> torch.device:
     return torch.device("cuda")
 
 
-#: Options under which a loss takes another path, each worth the cases where nothing can be learnt.
+#: Options that select another path of a loss; each is also tested with the cases where nothing can be learnt.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *(("pfs", {"gap": gap, "normalizer": n}) for gap in ("conf", "ce", "kl", "l1") for n in ("gap", "pixels")),
     ("pfs", {"metric": "l2"}),
@@ -113,8 +113,8 @@ def test_halves_of_a_batch_average_to_the_whole(name: str, options: dict[str, An
     student, teacher = bench.student(images=4), bench.teacher(images=4)
 
     def value(part: slice) -> float:
-        here = (output.map(lambda x: x[part]) for output in (student, teacher))
-        return float(total(loss(*here, labels[part])).detach())
+        outputs = (output.map(lambda x: x[part]) for output in (student, teacher))
+        return float(total(loss(*outputs, labels[part])).detach())
 
     assert (value(slice(0, 2)) + value(slice(2, 4))) / 2 == pytest.approx(value(slice(0, 4)), rel=1e-9)
 
@@ -133,7 +133,7 @@ class TestContract:
         assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
         assert all(tensor.grad is None for tensor in tensors(teacher))
 
-    def test_inputs_stay_as_they_are(self, name: str, bench: Any) -> None:
+    def test_inputs_are_not_changed(self, name: str, bench: Any) -> None:
         student, teacher, labels = bench.student(), bench.teacher(), bench.labels()
         before = [tensor.clone() for tensor in (*tensors(student), *tensors(teacher), labels)]
         bench.build(name)(student, teacher, labels)
@@ -146,10 +146,10 @@ class TestContract:
 
         def value(*inputs: Tensor) -> Tensor:
             torch.manual_seed(0)  # masks and samples are drawn again
-            given = dict(zip(used, inputs, strict=True))
-            logits, embedding, *stages = (given.get(i, tensor) for i, tensor in enumerate(tensors(student)))
-            here = replace(student, logits=logits, embedding=embedding, stages=tuple(stages))
-            return total(copy.deepcopy(loss)(here, teacher, labels))  # queues and counters as they were
+            replaced = dict(zip(used, inputs, strict=True))
+            logits, embedding, *stages = (replaced.get(i, tensor) for i, tensor in enumerate(tensors(student)))
+            output = replace(student, logits=logits, embedding=embedding, stages=tuple(stages))
+            return total(copy.deepcopy(loss)(output, teacher, labels))  # queues and counters as they were
 
         probe = learnable(student)
         total(copy.deepcopy(loss)(probe, teacher, labels)).backward()
@@ -178,7 +178,7 @@ class TestContract:
             assert tensor.grad is None or float(tensor.grad.abs().max()) < 1e4
 
     @pytest.mark.gpu
-    def test_on_a_gpu_it_is_the_same(self, name: str, bench: Any, cuda: torch.device) -> None:
+    def test_a_gpu_gives_the_same_terms(self, name: str, bench: Any, cuda: torch.device) -> None:
         loss = bench.build(name).eval()  # random masks and samples differ between devices
         if list(loss.buffers()) or name in {"mgd", "af_dcd"}:
             terms = loss.to(cuda).train()(*(x.map(lambda t: t.to(cuda)) for x in (bench.student(), bench.teacher())),
@@ -186,12 +186,12 @@ class TestContract:
             assert all(bool(term.isfinite()) and term.device.type == "cuda" for term in terms.values())
             return
         expected = loss(bench.student(), bench.teacher(), bench.labels())
-        got = loss.to(cuda)(
+        on_gpu = loss.to(cuda)(
             bench.student().map(lambda t: t.to(cuda)),
             bench.teacher().map(lambda t: t.to(cuda)),
             bench.labels().to(cuda),
         )
-        for key, term in got.items():
+        for key, term in on_gpu.items():
             torch.testing.assert_close(term.cpu(), expected[key])
 
     def test_one_image(self, name: str, bench: Any) -> None:
@@ -222,7 +222,7 @@ class TestContract:
         assert torch.equal(*values)
 
 
-def test_the_loss_in_the_pages_runs_as_it_stands(bench: Any) -> None:
+def test_the_loss_in_the_documentation_runs_unchanged(bench: Any) -> None:
     guide = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
     code = guide.split("```python\n")[1].split("```")[0]
     namespace: dict[str, Any] = {"__name__": "logit_mse"}

@@ -38,17 +38,17 @@ def test_both_terms_equal_plain_loops(temperature: float, bench: Any) -> None:
     for t in range(bench.C_T):
         for s in range(bench.C_S):
             adapted[:, t] += weight[t, s] * student.embedding[:, s]
-    got = loss(student, teacher, bench.labels())
-    assert set(got) == {"cwd_logit", "cwd_feature"}
+    terms = loss(student, teacher, bench.labels())
+    assert set(terms) == {"cwd_logit", "cwd_feature"}
     expected = {
         "cwd_logit": 2.0 * plain(student.logits, teacher.logits, temperature),
         "cwd_feature": 5.0 * plain(adapted, teacher.embedding, temperature),
     }
-    assert {key: float(term.detach()) for key, term in got.items()} == pytest.approx(expected, abs=1e-9)
+    assert {key: float(term.detach()) for key, term in terms.items()} == pytest.approx(expected, abs=1e-9)
 
 
 def test_golden() -> None:
-    """Student looks 1/4, 3/4; teacher 1/2, 1/2; two channels of which one agrees; default weight and T = 4."""
+    """Student's map 1/4, 3/4; teacher's 1/2, 1/2; the second of two channels agrees; default weight and T = 4."""
     logits = torch.tensor([[[[0.0, 4 * math.log(3.0)]], [[1.0, 2.0]]]], dtype=torch.float64)
     other = torch.tensor([[[[0.0, 0.0]], [[1.0, 2.0]]]], dtype=torch.float64)
     loss = losses.build("cwd", {}, student_channels=2, teacher_channels=2)
@@ -57,7 +57,7 @@ def test_golden() -> None:
     assert float(loss(*pair, torch.zeros(1))["cwd_logit"]) == pytest.approx(golden, abs=1e-12)
 
 
-def test_only_where_matters_not_how_much(bench: Any) -> None:
+def test_only_the_distribution_over_positions_matters(bench: Any) -> None:
     student, teacher = bench.student(3), bench.student(4)
     shift = torch.randn(2, bench.K, 1, 1, dtype=torch.float64)
     loss = bench.build("cwd")

@@ -23,13 +23,13 @@ def pearson(a: list[float], b: list[float]) -> float:
 def rows(logits: Tensor, temperature: float) -> list[list[float]]:
     """Class probabilities of every pixel of the batch."""
     images, classes, height, width = logits.shape
-    found = []
+    probabilities = []
     for n in range(images):
         for i in range(height):
             for j in range(width):
                 powers = [math.exp(float(logits[n, k, i, j]) / temperature) for k in range(classes)]
-                found.append([power / sum(powers) for power in powers])
-    return found
+                probabilities.append([power / sum(powers) for power in powers])
+    return probabilities
 
 
 def plain(student: Tensor, teacher: Tensor, *, inter: float, intra: float, temperature: float = 1.0) -> float:
@@ -50,8 +50,8 @@ def test_dist_equals_plain_loops(temperature: float, bench: Any) -> None:
 def test_auxiliary_logits_count_where_both_have_them_in_equal_size(bench: Any) -> None:
     student, teacher, loss = bench.student(3), bench.teacher(4), bench.build("dist")
     aux_s, aux_t = bench.student(5).logits, bench.student(6).logits
-    got = loss(replace(student, aux=aux_s), replace(teacher, aux=aux_t), bench.labels())
-    assert float(got["dist_aux"]) == pytest.approx(0.4 * plain(aux_s, aux_t, inter=1.0, intra=1.0), abs=1e-9)
+    terms = loss(replace(student, aux=aux_s), replace(teacher, aux=aux_t), bench.labels())
+    assert float(terms["dist_aux"]) == pytest.approx(0.4 * plain(aux_s, aux_t, inter=1.0, intra=1.0), abs=1e-9)
     for other in (None, aux_t[..., :2]):
         assert set(loss(replace(student, aux=aux_s), replace(teacher, aux=other), bench.labels())) == {"dist"}
 
@@ -64,7 +64,7 @@ def test_golden(bench: Any) -> None:
     assert float(bench.build("dist")(pair[0], pair[0], torch.zeros(1))["dist"]) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_rows_are_free_up_to_scale_and_shift(bench: Any) -> None:
+def test_scale_and_shift_of_a_row_do_not_matter(bench: Any) -> None:
     """Probabilities 0.3 y + 0.7 / K of a pixel correlate with y as well as y itself."""
     student = bench.student(3)
     mixed = replace(student, logits=(0.3 * student.logits.softmax(dim=1) + 0.7 / bench.K).log())

@@ -16,12 +16,12 @@ from pipeline.models import SegOutput
 K = 3
 
 
-def prototype(x: Tensor, labels: Tensor, images: list[int], c: int, *, normalize: bool) -> list[float] | None:
+def prototype(features: Tensor, labels: Tensor, images: list[int], c: int, *, normalize: bool) -> list[float] | None:
     """Mean feature of a class over some images, value by value."""
     rows = [
-        x[n, :, i, j].tolist()
+        features[n, :, i, j].tolist()
         for n in images
-        for i, j in itertools.product(range(x.shape[2]), range(x.shape[3]))
+        for i, j in itertools.product(range(features.shape[2]), range(features.shape[3]))
         if int(labels[n, i, j]) == c
     ]
     if not rows:
@@ -116,9 +116,9 @@ def test_order_of_images_and_rare_classes(bench: Any) -> None:
 
 def test_a_class_that_a_coarser_teacher_does_not_see_takes_no_part(bench: Any) -> None:
     student, teacher = bench.student(3), bench.student(4)
-    coarse = SegOutput(logits=teacher.logits, embedding=teacher.embedding[..., ::4, ::4])  # one pixel an image
+    coarse = SegOutput(logits=teacher.logits, embedding=teacher.embedding[..., ::4, ::4])  # one pixel per image
     labels = torch.zeros(2, bench.H, bench.W, dtype=torch.int64)
-    labels[0, 3, 3] = 1  # nearest neighbour on one pixel takes the first
+    labels[0, 3, 3] = 1  # reduced to one pixel, the label map keeps pixel (0, 0)
     loss = bench.build("i2ckd", teacher_channels=bench.C_S)
     without = labels.where(labels != 1, torch.tensor(bench.IGNORE))
     assert float(loss(student, coarse, labels)["i2ckd"]) == float(loss(student, coarse, without)["i2ckd"])

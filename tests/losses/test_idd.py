@@ -14,11 +14,11 @@ from torch import Tensor
 from pipeline.models import SegOutput
 
 
-def center(x: Tensor, labels: Tensor, images: list[int], c: int) -> list[float] | None:
+def center(features: Tensor, labels: Tensor, images: list[int], c: int) -> list[float] | None:
     rows = [
-        x[n, :, i, j].tolist()
+        features[n, :, i, j].tolist()
         for n in images
-        for i, j in itertools.product(range(x.shape[2]), range(x.shape[3]))
+        for i, j in itertools.product(range(features.shape[2]), range(features.shape[3]))
         if int(labels[n, i, j]) == c
     ]
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else None
@@ -101,8 +101,8 @@ class TestPosition:
         assert gradients[0] is None and gradients[1] is None
         assert all(float(gradient.abs().sum()) > 0 for gradient in gradients[2:])
 
-    def test_the_read_out_learns_where_a_pixel_lies(self, bench: Any) -> None:
-        """From features that hold the position; its true value is x, then y, in 0..1."""
+    def test_the_read_out_learns_the_position_of_a_pixel(self, bench: Any) -> None:
+        """From features that contain the position: x, then y, both in 0..1."""
         y, x = torch.meshgrid(torch.linspace(0, 1, 5), torch.linspace(0, 1, 7), indexing="ij")
         features = torch.stack([2 * x, 1 - y, x * y, x - y])[None].double()
         output = SegOutput(logits=features, embedding=features)
@@ -114,8 +114,8 @@ class TestPosition:
             fit.backward()
             optimiser.step()
         assert float(fit.detach()) < 1e-3
-        believed = loss.read_out(features)[0]
-        assert float((believed[0] - x).abs().max()) < 0.2 and float((believed[1] - y).abs().max()) < 0.2
+        predicted = loss.read_out(features)[0]
+        assert float((predicted[0] - x).abs().max()) < 0.2 and float((predicted[1] - y).abs().max()) < 0.2
 
 
 def test_golden(bench: Any) -> None:

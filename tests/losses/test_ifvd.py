@@ -40,8 +40,8 @@ def test_ifvd_equals_plain_loops(bench: Any) -> None:
     assert bool((labels[:, ::2, ::2] == bench.IGNORE).any())
     ours, theirs = (plain(output.embedding, labels, bench.IGNORE) for output in (student, teacher))
     expected = 2.5 * sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)) / (2 * bench.H * bench.W)
-    got = bench.build("ifvd", weight=2.5)(student, teacher, labels)["ifvd"]
-    assert float(got) == pytest.approx(expected, abs=1e-12)
+    value = bench.build("ifvd", weight=2.5)(student, teacher, labels)["ifvd"]
+    assert float(value) == pytest.approx(expected, abs=1e-12)
 
 
 def test_golden() -> None:

@@ -25,8 +25,8 @@ def test_kd_equals_plain_loops(temperature: float, bench: Any) -> None:
                     p = math.exp(t[k]) / sum_t
                     total += p * (math.log(p) - (s[k] - math.log(sum_s)))
     expected = 2.5 * temperature**2 * total / (2 * bench.H * bench.W)
-    got = bench.build("kd", temperature=temperature, weight=2.5)(student, teacher, torch.zeros(1))["kd"]
-    assert float(got) == pytest.approx(expected, abs=1e-9)
+    value = bench.build("kd", temperature=temperature, weight=2.5)(student, teacher, torch.zeros(1))["kd"]
+    assert float(value) == pytest.approx(expected, abs=1e-9)
 
 
 def test_kd_of_itself_is_zero_and_golden(bench: Any) -> None:

@@ -34,7 +34,7 @@ def convolve(image: list[Any], weight: Tensor, bias: Tensor | None) -> list[Any]
 
 
 def generated(features: Tensor, kept: Tensor, state: dict[str, Tensor]) -> list[Any]:
-    """What the loss's own weights make of the student's features, image by image."""
+    """The student's features through the loss's own weights, image by image."""
     images = []
     for image, mask in zip(features.tolist(), kept.tolist(), strict=True):
         adapted = convolve(image, state["adapter.weight"], None) if "adapter.weight" in state else image

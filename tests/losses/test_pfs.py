@@ -1,4 +1,4 @@
-"""PFS against plain loops in float64, and what its weights mean."""
+"""PFS against plain loops in float64, and the effect of its weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def kl(p: list[float], q: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-def cosine(x: Tensor, a: int, b: int) -> float:
-    """Of two pixels of a feature map (C, h, w)."""
-    flat = x.flatten(1)
+def cosine(features: Tensor, a: int, b: int) -> float:
+    """Cosine of two pixels of a feature map (C, h, w)."""
+    flat = features.flatten(1)
     u, v = flat[:, a].tolist(), flat[:, b].tolist()
     return sum(i * j for i, j in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
 
@@ -36,14 +36,14 @@ def test_similarity_equals_plain_loops(options: dict[str, Any], bench: Any) -> N
     pixels, temperature, total = bench.H * bench.W, options.get("temperature", 0.1), 0.0
     for n in range(2):
         for a in range(pixels):
-            rows = [[cosine(x.embedding[n], a, b) for b in range(pixels)] for x in (student, teacher)]
+            rows = [[cosine(output.embedding[n], a, b) for b in range(pixels)] for output in (student, teacher)]
             if "metric" in options:
                 total += sum((s - t) ** 2 for s, t in zip(*rows, strict=True)) / pixels
             else:
                 s, t = (softmax([value / temperature for value in row]) for row in rows)
                 total += kl(t, s)
-    got = bench.build("pfs", similarity_weight=2.0, **options)(student, teacher, bench.labels())["pfs"]
-    assert float(got) == pytest.approx(2.0 * total / (2 * pixels), abs=1e-9)
+    value = bench.build("pfs", similarity_weight=2.0, **options)(student, teacher, bench.labels())["pfs"]
+    assert float(value) == pytest.approx(2.0 * total / (2 * pixels), abs=1e-9)
 
 
 @pytest.mark.parametrize("gap", ["conf", "ce", "kl", "l1"])
@@ -80,13 +80,13 @@ def test_identity_is_zero_and_scale_changes_nothing(bench: Any) -> None:
     assert all(abs(float(term)) < 1e-12 for term in loss(student, student, bench.labels()).values())
     stretched = replace(student, embedding=student.embedding * torch.rand(2, 1, bench.H, bench.W).double().add(0.5))
     for other in (stretched, replace(student, embedding=student.embedding.flip(1))):  # a rotation of the channels
-        got, expected = (loss(x, teacher, bench.labels())["pfs"] for x in (other, student))
-        assert float(got) == pytest.approx(float(expected), abs=1e-12)
+        value, expected = (loss(output, teacher, bench.labels())["pfs"] for output in (other, student))
+        assert float(value) == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_a_student_that_is_ahead_gets_no_gradient(bench: Any) -> None:
+def test_a_student_better_than_the_teacher_gets_no_gradient(bench: Any) -> None:
     logits = torch.zeros(1, 2, 1, 2, dtype=torch.float64)
-    logits[0, 0, 0, 0], logits[0, 1, 0, 1] = 2.0, 2.0  # sure and right, sure and wrong
+    logits[0, 0, 0, 0], logits[0, 1, 0, 1] = 2.0, 2.0  # confident and right, confident and wrong
     student = logits.clone().requires_grad_()
     teacher = torch.zeros_like(logits)
     teacher[0, 0] = 1.0
@@ -100,7 +100,7 @@ def test_a_student_that_is_ahead_gets_no_gradient(bench: Any) -> None:
 
 
 def test_gradient_is_that_of_fixed_weights(bench: Any) -> None:
-    """Constant weights reproduce plain KD; the weights themselves are not a way to lower the loss."""
+    """Constant weights reproduce plain KD; no gradient passes through the weights."""
     student, teacher, labels = bench.student(3), bench.teacher(4), bench.labels()[:, ::2, ::2]
     loss = bench.build("pfs", similarity_weight=0.0)
     logits = student.logits.clone().requires_grad_()

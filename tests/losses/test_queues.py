@@ -17,14 +17,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_ring_buffers_hold_what_a_deque_holds() -> None:
+def test_ring_buffers_equal_a_deque() -> None:
     draw = torch.Generator().manual_seed(1)
     queues = ClassQueues(num_classes=3, length=5, channels=2)
     expected: list[deque[tuple[float, ...]]] = [deque(maxlen=5) for _ in range(3)]
     written = [0, 0, 0]
     for n in (2, 0, 4, 7, 20, 1):
         vectors = torch.randn(n, 2, generator=draw)
-        classes = torch.randint(0, 2, (n,), generator=draw)  # class 2 never comes
+        classes = torch.randint(0, 2, (n,), generator=draw)  # class 2 does not occur
         queues.append(vectors, classes)
         for vector, c in zip(vectors.tolist(), classes.tolist(), strict=True):
             expected[c].append(tuple(vector))
@@ -84,7 +84,7 @@ def append_in_process(rank: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
-def test_two_processes_hold_what_both_found(tmp_path: Path) -> None:
+def test_two_processes_hold_the_vectors_of_both(tmp_path: Path) -> None:
     mp.spawn(append_in_process, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[key], second[key]) for key in first)

@@ -44,12 +44,12 @@ def test_relations_equal_the_double_loop(
         _similarity.BUDGET, "cpu", rows * columns * 8 * _similarity.BUFFERS
     )  # small blocks and one block
     raw, teacher = features(images, 5, 17, 1).requires_grad_(), unit(features(images, 3, 17, 2))
-    got = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
+    result = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
     every = torch.ones(images, 17, dtype=torch.bool)
     expected = double_loop(unit(raw), teacher, temperature=temperature, group=group, valid=every)
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
-        *(torch.autograd.grad(value, raw)[0] for value in (got, expected)), rtol=1e-8, atol=1e-10
+        *(torch.autograd.grad(value, raw)[0] for value in (result, expected)), rtol=1e-8, atol=1e-10
     )
 
 
@@ -58,10 +58,10 @@ def test_masked_pixels_take_no_part(temperature: float) -> None:
     raw, teacher = features(4, 5, 9, 1).requires_grad_(), unit(features(4, 3, 9, 2))
     valid = torch.rand(4, 9, generator=torch.Generator().manual_seed(3)) > 0.4
     valid[3] = False  # an image without a label
-    got = relation_kl(unit(raw), teacher, temperature=temperature, group=2, valid=valid)
+    result = relation_kl(unit(raw), teacher, temperature=temperature, group=2, valid=valid)
     expected = double_loop(unit(raw), teacher, temperature=temperature, group=2, valid=valid)
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
-    gradient, reference = (torch.autograd.grad(value, raw)[0] for value in (got, expected))
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+    gradient, reference = (torch.autograd.grad(value, raw)[0] for value in (result, expected))
     torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
     nothing = relation_kl(unit(raw), teacher, temperature=temperature, group=2, valid=torch.zeros_like(valid))
     assert float(nothing) == 0 and float(torch.autograd.grad(nothing, raw)[0].abs().max()) == 0
@@ -82,7 +82,7 @@ class TestInvariances:
     def value(self, student: Tensor, **options: Any) -> float:
         return float(relation_kl(unit(student), self.teacher, temperature=0.1, group=2, **options))
 
-    def test_identity_is_zero_whatever_the_width(self) -> None:
+    def test_identity_is_zero_for_any_width(self) -> None:
         padded = torch.cat([self.teacher, torch.zeros(2, 4, 12, dtype=torch.float64)], dim=1)
         assert abs(self.value(padded)) < 1e-12
 
@@ -108,12 +108,12 @@ def test_references_equal_plain_autograd(rows: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(_similarity.BUDGET, "cpu", rows * 11 * 8 * _similarity.BUFFERS)
     raw = features(1, 4, 37, 1)[0].T.clone().requires_grad_()
     teacher, references = unit(features(1, 4, 37, 2)[0].T, dim=1), unit(features(1, 4, 11, 3)[0].T, dim=1)
-    got = reference_kl(unit(raw), teacher, references, temperature=0.1)
+    result = reference_kl(unit(raw), teacher, references, temperature=0.1)
     s, t = unit(raw) @ references.T / 0.1, teacher @ references.T / 0.1
     expected = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
-        *(torch.autograd.grad(value, raw)[0] for value in (got, expected)), rtol=1e-8, atol=1e-10
+        *(torch.autograd.grad(value, raw)[0] for value in (result, expected)), rtol=1e-8, atol=1e-10
     )
 
 
@@ -128,9 +128,9 @@ def test_gram_distance_equals_the_whole_maps() -> None:
     raw, teacher = features(2, 5, 9, 1).requires_grad_(), unit(features(2, 3, 9, 2))
     student = unit(raw)
     expected = (student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher).square().mean()
-    got = gram_distance(student, teacher)
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(*(torch.autograd.grad(v, raw, retain_graph=True)[0] for v in (got, expected)))
+    result = gram_distance(student, teacher)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(v, raw, retain_graph=True)[0] for v in (result, expected)))
     assert abs(float(gram_distance(teacher, teacher))) < 1e-12
 
 

@@ -43,15 +43,15 @@ def plain(student: Tensor, teacher: Tensor, *, kernel: tuple[int, int]) -> float
 def test_kernel_mode_equals_plain_loops(kernel: int, size: tuple[int, int], bench: Any) -> None:
     student, teacher = bench.student(3, size=size), bench.teacher(4, size=size)
     expected = 2.5 * plain(student.embedding, teacher.embedding, kernel=(kernel, kernel))
-    got = bench.build("skd", weight=2.5, kernel=kernel)(student, teacher, bench.labels())["skd"]
-    assert float(got) == pytest.approx(expected, abs=1e-12)
+    value = bench.build("skd", weight=2.5, kernel=kernel)(student, teacher, bench.labels())["skd"]
+    assert float(value) == pytest.approx(expected, abs=1e-12)
 
 
 def test_grid_mode_equals_plain_loops(bench: Any) -> None:
     student, teacher = bench.student(3, size=(4, 6)), bench.teacher(4, size=(4, 6))
     expected = 10.0 * plain(student.embedding, teacher.embedding, kernel=(2, 3))
-    got = bench.build("skd", mode="grid")(student, teacher, bench.labels())["skd"]
-    assert float(got) == pytest.approx(expected, abs=1e-12)
+    value = bench.build("skd", mode="grid")(student, teacher, bench.labels())["skd"]
+    assert float(value) == pytest.approx(expected, abs=1e-12)
     odd = [output(seed, size=(5, 7)) for output, seed in ((bench.student, 3), (bench.teacher, 4))]
     assert float(bench.build("skd", mode="grid", grid=3)(*odd, bench.labels())["skd"]) > 0
 
@@ -69,9 +69,9 @@ def test_golden() -> None:
 def test_skd_of_itself_is_zero_at_any_scale_and_rotation(mode: str, bench: Any) -> None:
     loss, student = bench.build("skd", mode=mode, kernel=1, grid=4), bench.student(3)
     rotation = torch.linalg.qr(torch.randn(bench.C_S, bench.C_S, dtype=torch.float64)).Q
-    turned = 7.0 * torch.einsum("dc,nchw->ndhw", rotation, student.embedding)
+    rotated = 7.0 * torch.einsum("dc,nchw->ndhw", rotation, student.embedding)
     assert float(loss(student, student, bench.labels())["skd"]) == pytest.approx(0, abs=1e-12)
-    assert float(loss(replace(student, embedding=turned), student, bench.labels())["skd"]) == pytest.approx(
+    assert float(loss(replace(student, embedding=rotated), student, bench.labels())["skd"]) == pytest.approx(
         0, abs=1e-12
     )
     assert float(loss(student, bench.teacher(4), bench.labels())["skd"]) > 0

@@ -1,4 +1,4 @@
-"""Losses in training: they fall, they continue from a file to the same bits, they agree across processes."""
+"""Losses in training: they fall, resume from a file to the same bits, and agree across processes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Tiny(nn.Module):
         self.head = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.classifier = nn.Conv2d(channels, K, kernel_size=1)
 
-    def forward(self, x: Tensor) -> SegOutput:
-        stage = self.stem(x).relu()
+    def forward(self, images: Tensor) -> SegOutput:
+        stage = self.stem(images).relu()
         embedding = self.head(stage).relu()
         return SegOutput(logits=self.classifier(embedding), embedding=embedding, stages=(stage,))
 
@@ -57,26 +57,26 @@ class Run(nn.Module):
         trained = [*self.student.parameters(), *self.loss.parameters()]
         self.optimiser = torch.optim.Adam(trained, lr=0.02)
 
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        student = self.student(x)
-        terms = self.loss(student, self.teacher(x), target)
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        student = self.student(images)
+        terms = self.loss(student, self.teacher(images), target)
         return torch.stack(list(terms.values())).sum() + 0.0 * student.logits.sum()  # every parameter has a gradient
 
     def step(self, seed: int | None = None) -> float:
         """On the batch of a seed; None draws one."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        x = torch.randn(4, 3, 32, 32, generator=generator)
+        images = torch.randn(4, 3, 32, 32, generator=generator)
         target = torch.randint(0, K + 1, (4, 8, 8), generator=generator)
         target = target.where(target < K, torch.tensor(255)).repeat_interleave(4, 1).repeat_interleave(4, 2)
         self.optimiser.zero_grad()
-        value = self(x, target)
+        value = self(images, target)
         value.backward()
         self.optimiser.step()
         return float(value.detach())
 
 
-#: What is left of a loss after 300 steps, where it is more than a tenth: three quarters of the positions are masked,
-#: others at every step.
+#: Share of a loss that remains after 300 steps, where it is more than a tenth: three quarters of the positions are
+#: masked, others at every step.
 FLOORS = {"mgd": 0.9, "af_dcd": 0.9}
 CASES = [
     *((name, {}) for name in TEACHING if name != "cirkd"),
@@ -87,16 +87,16 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_terms_alone_can_be_learnt(name: str, options: dict[str, Any]) -> None:
-    """By features that are free to move, so that no network's capacity stands in the way; memories rest."""
+    """The features themselves are trained, so that no network limits them; memories do not change."""
     torch.manual_seed(0)
     labels = torch.randint(0, K, (4, 8, 8))
-    by_class = 3 * torch.randn(K, C_T)[labels].movedim(-1, 1)  # classes lie apart, as a teacher has them
+    by_class = 3 * torch.randn(K, C_T)[labels].movedim(-1, 1)  # classes are apart, as in a teacher
 
     def output(channels: int, feature: Tensor) -> SegOutput:
         return SegOutput(logits=3 * torch.randn(4, K, 8, 8), embedding=feature, stages=(feature[:, :channels],))
 
     teacher = output(C_T, (by_class + torch.randn(4, C_T, 8, 8)).relu())
-    student = output(C_S, torch.randn(4, C_S, 8, 8)).map(lambda x: x.clone().requires_grad_())
+    student = output(C_S, torch.randn(4, C_S, 8, 8)).map(lambda tensor: tensor.clone().requires_grad_())
     loss = build(name, **options)
     for _ in range(4 if "cirkd" in name else 0):
         loss(student, teacher, labels)
@@ -114,12 +114,12 @@ def test_the_terms_alone_can_be_learnt(name: str, options: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", TEACHING)
-def test_a_restart_continues_to_the_same_bits(name: str, tmp_path: Path) -> None:
-    """Queues, projections, counters and random state through a file, half way."""
+def test_a_resumed_run_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Queues, projections, counters and the random state are saved and loaded after half of the steps."""
     whole = Run(name)
     expected = [whole.step() for _ in range(6)]
     first = Run(name)
-    got = [first.step() for _ in range(3)]
+    values = [first.step() for _ in range(3)]
     state = {
         "student": first.student.state_dict(),
         "loss": first.loss.state_dict(),
@@ -129,14 +129,14 @@ def test_a_restart_continues_to_the_same_bits(name: str, tmp_path: Path) -> None
     torch.save(state, tmp_path / "half.pt")
     torch.manual_seed(99)
     second = Run(name)
-    second.step()  # another past, which must leave no trace
+    second.step()  # a state that loading must replace
     loaded = torch.load(tmp_path / "half.pt", weights_only=True)
     second.student.load_state_dict(loaded["student"])
     second.loss.load_state_dict(loaded["loss"])
     second.optimiser.load_state_dict(loaded["optimiser"])
     torch.set_rng_state(loaded["random"])
-    got += [second.step() for _ in range(3)]
-    assert got == expected
+    values += [second.step() for _ in range(3)]
+    assert values == expected
     for part in ("student", "loss"):
         states = [getattr(run, part).state_dict() for run in (whole, second)]
         assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -148,14 +148,14 @@ def train_in_process(rank: int, folder: str) -> None:
     model = nn.parallel.DistributedDataParallel(run, broadcast_buffers=False)
     for step in range(3):
         generator = torch.Generator().manual_seed(10 * step + rank)
-        x = torch.randn(2, 3, 32, 32, generator=generator)
+        images = torch.randn(2, 3, 32, 32, generator=generator)
         classes = K if rank == 0 else 1  # the second process sees class 0 alone
         target = torch.randint(0, classes, (2, 8, 8), generator=generator).repeat_interleave(4, 1)
         target = target.repeat_interleave(4, 2)
         if step == 2 and rank == 1:
-            target = torch.full_like(target, 255)  # and then nothing at all
+            target = torch.full_like(target, 255)  # and in other steps no class
         run.optimiser.zero_grad()
-        model(x, target).backward()
+        model(images, target).backward()
         run.optimiser.step()
     memory = {k: v for k, v in run.loss.state_dict().items() if "running" not in k and "num_batches" not in k}
     torch.save(memory, f"{folder}/{rank}.pt")
@@ -164,7 +164,7 @@ def train_in_process(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_cirkd_in_two_processes_has_one_memory_and_one_projection(tmp_path: Path) -> None:
-    """Without broadcasting a buffer. Batch norm's statistics are each process's own unless it is synchronised."""
+    """No buffer is broadcast. Batch norm's statistics differ between processes unless it is synchronised."""
     mp.spawn(train_in_process, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys() and any("vectors" in key for key in first)

@@ -1,4 +1,4 @@
-"""Checkpoints are read as data: containers opened, nothing run, one clear message for what cannot be read."""
+"""Checkpoints are read as data: containers are opened, no code runs, and other files give one clear message."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def save(file: Path, content: Any) -> Path:
 )
 def test_containers_are_opened(tmp_path: Path, content: Any) -> None:
     file = save(tmp_path / "x.pth", content)
-    found = read(file, where="model.weights")
-    assert found.source == "x.pth" and found.sha256 == artifact.sha256(file)
-    assert found.tensors.keys() == STATE.keys()
-    assert all(torch.equal(found.tensors[name], value) for name, value in STATE.items())
-    assert found.classes == (("a", "b") if "classes" in content else None)
+    checkpoint = read(file, where="model.weights")
+    assert checkpoint.source == "x.pth" and checkpoint.sha256 == artifact.sha256(file)
+    assert checkpoint.tensors.keys() == STATE.keys()
+    assert all(torch.equal(checkpoint.tensors[name], value) for name, value in STATE.items())
+    assert checkpoint.classes == (("a", "b") if "classes" in content else None)
 
 
-def test_the_log_says_what_was_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_names_the_container_and_unused_entries(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     read(save(tmp_path / "x.pth", {"model": {"state_dict": {**STATE, "n": 1}}, "epoch": 3}), where="model.weights")
     assert "x.pth: read model.state_dict; not used: epoch" in caplog.text
@@ -103,11 +103,11 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path, name: str, zipped: bool) 
     with pytest.raises(UserError, match=r"only unpickling can read it \(it needs (posix|nt)\.system\)") as caught:
         read(tmp_path / name, where="model.weights")
     assert conversion(tmp_path / name) in str(caught.value) and not proof.exists()
-    torch.load(tmp_path / name, weights_only=False)  # the file does what it is meant to do
+    torch.load(tmp_path / name, weights_only=False)  # the file does run its command if it is unpickled
     assert proof.exists()
 
 
-def test_an_environment_variable_does_not_open_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_does_not_allow_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     proof = tmp_path / "proof"
     with pytest.raises(UserError, match="only unpickling"):
@@ -162,23 +162,21 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize(("name", "write", "said"), BAD)
-def test_what_is_no_checkpoint_gives_one_message(
-    tmp_path: Path, name: str, write: Callable[[Path], object], said: str
-) -> None:
+@pytest.mark.parametrize(("name", "write", "message"), BAD)
+def test_other_files_give_one_message(tmp_path: Path, name: str, write: Callable[[Path], object], message: str) -> None:
     write(tmp_path / name)
-    with pytest.raises(UserError, match=f"(?s)model.weights: .*{said}"):
+    with pytest.raises(UserError, match=f"(?s)model.weights: .*{message}"):
         read(tmp_path / name, where="model.weights")
 
 
-def test_a_container_in_itself_ends(tmp_path: Path) -> None:
+def test_a_container_that_contains_itself_is_refused(tmp_path: Path) -> None:
     content: dict[str, Any] = {}
     content["model"] = content
     with pytest.raises(UserError, match="holds a mapping of model"):
         read(save(tmp_path / "x.pth", content), where="model.weights")
 
 
-def test_a_section_in_itself_names_no_classes(tmp_path: Path) -> None:
+def test_a_section_that_contains_itself_names_no_classes(tmp_path: Path) -> None:
     content: dict[str, Any] = {"state_dict": STATE}
     content["meta"] = content
     assert read(save(tmp_path / "x.pth", content), where="model.weights").classes is None
@@ -187,8 +185,8 @@ def test_a_section_in_itself_names_no_classes(tmp_path: Path) -> None:
 EMA = {**{f"module.{name}": value + 1 for name, value in STATE.items()}, "n_averaged": torch.tensor(3)}
 
 
-def advised(file: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    """What the program in the message about a file makes of it, read again."""
+def converted(file: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """Run the conversion program of the error message about ``file``, and read the tensors of its result."""
     with pytest.raises(UserError) as caught:
         read(file, where="model.weights", **options)
     _, _, program, *files = shlex.split(str(caught.value)[str(caught.value).index("python -c") :])
@@ -216,8 +214,8 @@ def advised(file: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     ids=["model", "state_dict", "bare", "nested", "numpy", "parameter"],
 )
 def test_the_conversion_that_is_advised_works(tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = advised(save(tmp_path / "a file's.pth", content), monkeypatch)
-    assert found.keys() == STATE.keys() and all(torch.equal(found[name], value) for name, value in STATE.items())
+    tensors = converted(save(tmp_path / "a file's.pth", content), monkeypatch)
+    assert tensors.keys() == STATE.keys() and all(torch.equal(tensors[name], value) for name, value in STATE.items())
 
 
 def test_the_conversion_opens_modules_and_takes_the_named_weights(
@@ -225,23 +223,23 @@ def test_the_conversion_opens_modules_and_takes_the_named_weights(
 ) -> None:
     module = nn.Conv2d(1, 1, 1)
     for number, content in enumerate((module, {"model": module, "epoch": 3})):
-        assert torch.equal(advised(save(tmp_path / f"{number}.pth", content), monkeypatch)["bias"], module.bias)
+        assert torch.equal(converted(save(tmp_path / f"{number}.pth", content), monkeypatch)["bias"], module.bias)
     file = save(tmp_path / "x.pth", {"model": STATE, "model_ema": EMA, "args": argparse.Namespace()})
-    assert torch.equal(advised(file, monkeypatch, key="model_ema")["module.conv.bias"], EMA["module.conv.bias"])
+    assert torch.equal(converted(file, monkeypatch, key="model_ema")["module.conv.bias"], EMA["module.conv.bias"])
     shared = torch.ones(2)
     file = save(tmp_path / "pytorch_model.bin", {"a": shared, "b": shared, "c": argparse.Namespace()})
-    assert advised(file, monkeypatch).keys() == {"a", "b"} and (tmp_path / "model.safetensors").is_file()
+    assert converted(file, monkeypatch).keys() == {"a", "b"} and (tmp_path / "model.safetensors").is_file()
 
 
 def test_the_conversion_runs_in_a_shell(tmp_path: Path) -> None:
     file = save(tmp_path / "a $file.pth", {"model": STATE, "args": argparse.Namespace()})
     line = conversion(file)[len("if you trust the file, convert it: python") :]
-    done = subprocess.run(f"'{sys.executable}'{line}", shell=True, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(f"'{sys.executable}'{line}", shell=True, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     assert read(tmp_path / "a $file.safetensors", where="model.weights").tensors.keys() == STATE.keys()
 
 
-def test_averages_are_named_and_taken_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_averages_are_named_and_used_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = save(tmp_path / "x.pth", {"model": STATE, "model_ema": EMA, "outer": {"inner": {"w": torch.ones(1)}}})
     assert read(file, where="model.weights").tensors.keys() == STATE.keys()
     assert (
@@ -266,14 +264,14 @@ def test_the_content_of_a_checkpoint_counts_and_not_its_suffix(tmp_path: Path) -
     save(tmp_path / "y.safetensors", {"state_dict": STATE})
     torch.save(STATE, tmp_path / "z.safetensors", _use_new_zipfile_serialization=False)
     for name in ("x.pth", "y.safetensors", "z.safetensors"):
-        found = read(tmp_path / name, where="model.weights")
-        assert all(torch.equal(found.tensors[key], value) for key, value in STATE.items()), name
-        assert found.classes == (("a", "b") if name == "x.pth" else None)
+        checkpoint = read(tmp_path / name, where="model.weights")
+        assert all(torch.equal(checkpoint.tensors[key], value) for key, value in STATE.items()), name
+        assert checkpoint.classes == (("a", "b") if name == "x.pth" else None)
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
-def test_a_file_that_was_cut_short_is_called_so(tmp_path: Path, kind: str, part: float) -> None:
+def test_the_error_says_that_a_file_was_cut_short(tmp_path: Path, kind: str, part: float) -> None:
     file = tmp_path / "x.pth"
     state = {"w": torch.arange(1000.0), "v": torch.ones(100)}
     if kind == "safetensors":

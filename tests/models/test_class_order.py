@@ -1,4 +1,4 @@
-"""Classes are matched by name, and what has no match is said with what is near."""
+"""Classes are matched by name; a class without a match is reported with the closest names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_case_spaces_and_underscores_do_not_matter() -> None:
     assert mapped(["car"], ["Car", "car"]) == [1], "the exact name goes first"
 
 
-def test_a_map_names_what_differs() -> None:
+def test_a_map_matches_other_names() -> None:
     assert mapped(["pedestrian", "road"], CITYSCAPES, pedestrian="Person") == [4, 0]
     assert mapped(["rider"], CITYSCAPES, rider="person") == [4], "the map goes before an equal name"
 
@@ -41,7 +41,7 @@ def test_problems_come_all_at_once_with_the_closest() -> None:
     assert "model.class_map" in message and "model.new_classes: some" in message
 
 
-def test_a_class_stands_for_one() -> None:
+def test_a_class_of_the_checkpoint_is_used_once() -> None:
     with pytest.raises(UserError, match="person and rider are both 'person' of the checkpoint"):
         mapped(["person", "rider"], CITYSCAPES, rider="person")
 

@@ -1,4 +1,4 @@
-"""Contract of every architecture: declared facts are true, output is what losses expect."""
+"""Contract of every architecture: declared facts are true, and the output has the form that losses expect."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_declared_facts_are_true(plugin: str, architecture: str, encoder: str) -
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), MATRIX)
-def test_the_encoder_is_the_part_that_makes_the_stages(architecture: str, encoder: str) -> None:
+def test_the_encoder_computes_the_stages(architecture: str, encoder: str) -> None:
     network = models.build("smp", {"architecture": architecture, "encoder": encoder}, num_classes=5).eval()
     assert network.encoder is not None
-    x = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        stages = [stage for stage in network.encoder(x)[1:] if stage.shape[1]]
-        for made, stage in zip(stages, network(x).stages, strict=True):
-            assert torch.equal(made, stage)
+        stages = [stage for stage in network.encoder(image)[1:] if stage.shape[1]]
+        for expected, stage in zip(stages, network(image).stages, strict=True):
+            assert torch.equal(expected, stage)
     inside = {id(parameter) for parameter in network.encoder.parameters()}
     outside = [name for name, parameter in network.named_parameters() if id(parameter) not in inside]
     assert inside and any("segmentation_head" in name for name in outside)
@@ -63,11 +63,11 @@ def test_the_encoder_is_the_part_that_makes_the_stages(architecture: str, encode
 
 def test_output_equals_the_library_before_upsampling() -> None:
     network = models.build("smp", {"architecture": "deeplabv3plus", "encoder": "resnet18"}, num_classes=4).eval()
-    x = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        logits = network(x).logits
+        logits = network(image).logits
         upsampled = network.net.segmentation_head[2](network.net.segmentation_head[1](logits))  # type: ignore[union-attr,index]
-        assert torch.equal(upsampled, network.net(x))  # type: ignore[operator]
+        assert torch.equal(upsampled, network.net(image))  # type: ignore[operator]
 
 
 def test_a_local_encoder_loads_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_real_imagenet_encoders_load(real_data: Path, encoder: str, file: str, m
     weights = real_data / "weights" / file
     options = {"architecture": "fpn", "encoder": encoder, "encoder_weights": str(weights), "allow_missing": missing}
     network = models.build("smp", options, num_classes=2)
-    given, loaded = load_file(weights), network.net.encoder.state_dict()  # type: ignore[union-attr,operator]
-    assert given and all(torch.equal(loaded[key], value) for key, value in given.items() if key in loaded)
+    file_weights, loaded = load_file(weights), network.net.encoder.state_dict()  # type: ignore[union-attr,operator]
+    assert file_weights and all(torch.equal(loaded[key], value) for key, value in file_weights.items() if key in loaded)
 
 
 @pytest.mark.parametrize("plugin", sorted(PLUGINS))
@@ -121,7 +121,7 @@ USE = "use mean: [0.485, 0.456, 0.406], std: "
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "said"),
+    ("mean", "std", "advice"),
     [
         (*BYTES.values(), USE + "[0.229, 0.224, 0.225]"),
         (BYTES["mean"], [0.229, 0.224, 0.225], USE + "[0.229, 0.224, 0.225]"),
@@ -141,14 +141,16 @@ USE = "use mean: [0.485, 0.456, 0.406], std: "
     ],
 )
 def test_a_normalisation_of_bytes_gets_the_numbers_to_use(
-    mean: list[float] | None, std: list[float] | None, said: str | None
+    mean: list[float] | None, std: list[float] | None, advice: str | None
 ) -> None:
-    found = problem(mean, std)
-    assert (found is None) == (said is None) and (said is None or (found or "").endswith(said) or said in (found or ""))
-    assert said is None or "use " in said or "use " not in (found or "")
+    message = problem(mean, std)
+    assert (message is None) == (advice is None) and (
+        advice is None or (message or "").endswith(advice) or advice in (message or "")
+    )
+    assert advice is None or "use " in advice or "use " not in (message or "")
 
 
-def test_imagenets_mean_in_the_order_of_opencv_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_imagenets_mean_in_the_order_of_opencv_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     options = {"architecture": "fpn", "encoder": "tu-tf_mobilenetv3_small_minimal_100"}
     models.build("smp", {**options, "mean": [0.406, 0.456, 0.485]}, num_classes=2)
     assert "in the order blue, green, red; the order here is red, green, blue" in caplog.text

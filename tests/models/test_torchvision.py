@@ -1,4 +1,4 @@
-"""torchvision's networks: they compute what the library computes, declare what is true, and take its weights."""
+"""torchvision's networks: equal to the library's, with true declarations, and able to load the library's weights."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VOC = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
 
 
 def build(architecture: str, encoder: str, classes: tuple[str, ...] = tuple("abcde"), **options: Any) -> SegNetwork:
-    given = {"architecture": architecture, "encoder": encoder, **options}
-    return models.build("torchvision", given, num_classes=len(classes), classes=classes).eval()
+    arguments = {"architecture": architecture, "encoder": encoder, **options}
+    return models.build("torchvision", arguments, num_classes=len(classes), classes=classes).eval()
 
 
 def original(architecture: str, encoder: str, num_classes: int, **options: Any) -> nn.Module:
-    """The library's network with statistics of batch norm that are not the initial ones."""
+    """The library's network with other statistics of batch norm than the initial ones."""
     torch.manual_seed(1)
     name = f"{architecture}_{encoder}"
     network = library.get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **options).eval()
@@ -71,21 +71,21 @@ def test_a_checkpoint_gives_the_librarys_output(tmp_path: Path, architecture: st
     torch.save({"model": {f"module.{name}": value for name, value in theirs.state_dict().items()}}, tmp_path / "x.pth")
     options = {"weights": str(tmp_path / "x.pth"), "weights_classes": list("dxcb")}
     network = build(architecture, encoder, ("b", "c", "d"), **options)
-    x = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        expected: Tensor = theirs(x)["out"][:, [3, 2, 0]]
-        upsampled = F.interpolate(network(x).logits, size=(64, 96), mode="bilinear", align_corners=False)
+        expected: Tensor = theirs(image)["out"][:, [3, 2, 0]]
+        upsampled = F.interpolate(network(image).logits, size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(upsampled, expected, rtol=1e-4, atol=1e-5)
     assert network.initial_weights["random"] == []
     if not auxiliary:
         return
     network = build(architecture, encoder, ("b", "c", "d"), **options, aux_loss=True)
     with torch.inference_mode():
-        expected = theirs(x)["aux"][:, [3, 2, 0]]
-        assert network(x).aux is None
-        for module in network.modules():  # training, but as the library's network in eval mode
+        expected = theirs(image)["aux"][:, [3, 2, 0]]
+        assert network(image).aux is None
+        for module in network.modules():  # its modules stay in eval mode, as in `theirs`
             module.training = module is network
-        aux = network(x).aux
+        aux = network(image).aux
     assert aux is not None
     aux = F.interpolate(aux, size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(aux, expected, rtol=1e-4, atol=1e-5)
@@ -96,10 +96,10 @@ def test_an_artifact_of_lraspp_is_read_again(tmp_path: Path) -> None:
     donor = build("lraspp", "mobilenet_v3_large")
     torch.save(donor.state_dict(), tmp_path / "own.pth")
     options = {"weights": str(tmp_path / "own.pth"), "weights_classes": list("abcde")}
-    again = build("lraspp", "mobilenet_v3_large", **options)
-    x = torch.randn(1, 3, 32, 32)
+    reloaded = build("lraspp", "mobilenet_v3_large", **options)
+    image = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(again(x).logits, donor(x).logits)
+        assert torch.equal(reloaded(image).logits, donor(image).logits)
 
 
 @pytest.fixture
@@ -128,33 +128,33 @@ def test_published_weights_know_their_classes(cache: Path, tmp_path: Path) -> No
     default = build("lraspp", "mobilenet_v3_large", classes, weights="default", **options)
     assert default.initial_weights["source"] == cache.name
     assert default.initial_weights["classes"]["TV monitor"] == "tvmonitor" and "tvmonitor" in VOC
-    renamed = cache.rename(tmp_path / "mine.pth")
-    again = build("lraspp", "mobilenet_v3_large", classes, weights=str(renamed), **options)
-    assert again.initial_weights == {**default.initial_weights, "source": "mine.pth"}
-    x = torch.randn(1, 3, 32, 32)
+    file = cache.rename(tmp_path / "mine.pth")
+    from_file = build("lraspp", "mobilenet_v3_large", classes, weights=str(file), **options)
+    assert from_file.initial_weights == {**default.initial_weights, "source": "mine.pth"}
+    image = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(default(x).logits, again(x).logits)
+        assert torch.equal(default(image).logits, from_file(image).logits)
 
 
-def test_a_download_happens_only_where_it_is_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_download_happens_only_on_request(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
 
     def download(url: str, target: str, *, hash_prefix: str, progress: bool) -> None:
-        asked.append((url, hash_prefix))
+        requests.append((url, hash_prefix))
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     build("lraspp", "mobilenet_v3_large")
     build("lraspp", "mobilenet_v3_large", tuple(VOC), weights="default")
-    assert not asked, "null needs nothing, and what is in the cache is not fetched again"
+    assert not requests, "null needs nothing, and what is in the cache is not fetched again"
     cache.unlink()
     with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\); download it elsewhere"):
         build("lraspp", "mobilenet_v3_large", weights="default")
-    assert asked == [(f"https://download.pytorch.org/models/{cache.name}", cache.stem.split("-")[1])]
+    assert requests == [(f"https://download.pytorch.org/models/{cache.name}", cache.stem.split("-")[1])]
 
 
 def test_digests_of_the_librarys_own_names() -> None:
-    """Every published file ends with the first digits of its sha256: what tells that a file is the published one."""
+    """The name of a published file ends with the first digits of its sha256; by them the file is recognised."""
     for architecture, encoder in MATRIX:
         weights = library.get_model_weights(f"{architecture}_{encoder}").DEFAULT
         digest = weights.url.rsplit("-", 1)[1].removesuffix(".pth")

@@ -1,4 +1,4 @@
-"""Weights of whole smp networks: names, shapes and class order brought into ours, or one clear message."""
+"""Weights of whole smp networks: names, shapes and class order are converted to ours, or one clear message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYWORDS = {"encoder_name": OPTIONS["encoder"], "encoder_weights": None, **OPTIO
 
 @pytest.fixture(scope="module")
 def foreign() -> nn.Module:
-    """A network as its owner has it: four classes in an order of his own, statistics of batch norm not the initial."""
+    """Another project's network: four classes in its own order, batch norm's statistics not the initial ones."""
     torch.manual_seed(7)
     network = smp.create_model("fpn", classes=len(THEIRS), **KEYWORDS).eval()
     for module in network.modules():
@@ -45,30 +45,30 @@ def foreign() -> nn.Module:
 
 
 def build(weights: Path | str, classes: tuple[str, ...] = OURS, **options: Any) -> SegNetwork:
-    given = {**OPTIONS, "weights": str(weights), **options}
-    return models.build("smp", given, num_classes=len(classes), classes=classes).eval()
+    arguments = {**OPTIONS, "weights": str(weights), **options}
+    return models.build("smp", arguments, num_classes=len(classes), classes=classes).eval()
 
 
-def expected(foreign: nn.Module, x: Tensor) -> Tensor:
-    """Logits of the classes that are ours, by hand: rows 1, 0 and 2 of the owner's head."""
+def expected(foreign: nn.Module, image: Tensor) -> Tensor:
+    """Logits of our classes by hand: rows 1, 0 and 2 of the owner's head."""
     with torch.inference_mode():
         head = foreign.segmentation_head[0]  # type: ignore[index]
-        rows: Tensor = head(foreign.decoder(foreign.encoder(x)))  # type: ignore[operator]
+        rows: Tensor = head(foreign.decoder(foreign.encoder(image)))  # type: ignore[operator]
         return rows[:, [1, 0, 2]]
 
 
-def close(got: Tensor, wanted: Tensor) -> None:
-    """Equal but for the rounding of a convolution with another number of channels."""
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+def close(computed: Tensor, reference: Tensor) -> None:
+    """Equal except for the rounding of a convolution with another number of channels."""
+    torch.testing.assert_close(computed, reference, rtol=1e-5, atol=1e-5)
 
 
 def test_a_file_gives_the_owners_logits_in_our_order(tmp_path: Path, foreign: nn.Module) -> None:
     file = tmp_path / "foreign.pth"
     torch.save({"state_dict": {f"module.model.{k}": v for k, v in foreign.state_dict().items()}}, file)
     network = build(file, weights_classes=THEIRS)
-    x = torch.randn(2, 3, 64, 96)
+    image = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
-        close(network(x).logits, expected(foreign, x))
+        close(network(image).logits, expected(foreign, image))
     assert network.initial_weights == {
         "source": "foreign.pth",
         "sha256": artifact.sha256(file),
@@ -78,7 +78,7 @@ def test_a_file_gives_the_owners_logits_in_our_order(tmp_path: Path, foreign: nn
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "net.", "_orig_mod.module.", "model.net."])
-def test_prefixes_of_wrappers_are_taken_off_and_said(
+def test_prefixes_of_wrappers_are_removed_and_logged(
     tmp_path: Path, foreign: nn.Module, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -91,9 +91,9 @@ def test_prefixes_of_wrappers_are_taken_off_and_said(
 def test_a_folder_of_save_pretrained(tmp_path: Path, foreign: nn.Module) -> None:
     foreign.save_pretrained(tmp_path / "hub")  # type: ignore[operator]
     config = tmp_path / "hub/config.json"
-    x = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        close(build(tmp_path / "hub", weights_classes=THEIRS)(x).logits, expected(foreign, x))
+        close(build(tmp_path / "hub", weights_classes=THEIRS)(image).logits, expected(foreign, image))
     with pytest.raises(UserError, match="does not name its 4 classes"):
         build(tmp_path / "hub")
     facts = json.loads(config.read_text())
@@ -116,13 +116,13 @@ def test_an_artifact_of_segpress_knows_its_classes(tmp_path: Path, foreign: nn.M
     network_artifact.save(
         tmp_path / "teacher", donor, name="smp", options=options, labels=labels, input_size=(64, 96), facts={}
     )
-    again, found = network_artifact.load(tmp_path / "teacher")
-    assert found.meta["model"]["options"] == OPTIONS, "what chose the first weights is not needed again"
-    x = torch.randn(1, 3, 64, 96)
+    reloaded, stored = network_artifact.load(tmp_path / "teacher")
+    assert stored.meta["model"]["options"] == OPTIONS, "what chose the first weights is not needed again"
+    image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        assert torch.equal(again(x).logits, donor(x).logits)
+        assert torch.equal(reloaded(image).logits, donor(image).logits)
         for weights in (tmp_path / "teacher", tmp_path / "teacher/weights.safetensors"):
-            close(build(weights)(x).logits, expected(foreign, x))
+            close(build(weights)(image).logits, expected(foreign, image))
     (tmp_path / "teacher/weights.safetensors").write_bytes(b"changed")
     with pytest.raises(UserError, match="was changed after it was written"):
         build(tmp_path / "teacher")
@@ -135,7 +135,7 @@ def write(folder: Path, network: nn.Module, **changes: Tensor | None) -> Path:
     return folder / "x.safetensors"
 
 
-def test_what_does_not_fit_is_said_at_once_and_nothing_is_loaded(tmp_path: Path, foreign: nn.Module) -> None:
+def test_all_misfits_are_reported_at_once_and_nothing_is_loaded(tmp_path: Path, foreign: nn.Module) -> None:
     name = "decoder.p5.weight"
     state = foreign.state_dict()
     changes = {name.replace(".", "__"): state[name][:1], "decoder__p4__skip_conv__bias": None}
@@ -290,7 +290,7 @@ def test_half_precision_is_read_and_integers_are_not(tmp_path: Path, foreign: nn
         build(tmp_path / "int.pth", weights_classes=THEIRS)
 
 
-def test_a_tensor_that_is_there_twice_is_not_lost_in_silence(tmp_path: Path, foreign: nn.Module) -> None:
+def test_a_duplicate_tensor_is_an_error(tmp_path: Path, foreign: nn.Module) -> None:
     state = {f"model.{name}": value for name, value in foreign.state_dict().items()}
     torch.save({**state, "decoder.p5.bias": torch.zeros(16)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"1 tensors unexpected in the file: decoder \(1: decoder.p5.bias \(again\)\)"):
@@ -298,7 +298,7 @@ def test_a_tensor_that_is_there_twice_is_not_lost_in_silence(tmp_path: Path, for
 
 
 def test_classifiers_that_cannot_be_one(tmp_path: Path, foreign: nn.Module) -> None:
-    file = write(tmp_path, foreign, segmentation_head__0__bias=torch.zeros(3))  # as many as there are classes of ours
+    file = write(tmp_path, foreign, segmentation_head__0__bias=torch.zeros(3))  # one per class of ours
     with pytest.raises(UserError, match=r"its classifiers differ in their numbers of classes"):
         build(file, weights_classes=THEIRS)
     file = write(tmp_path, foreign, segmentation_head__0__weight=torch.zeros(4, 7, 1, 1))
@@ -326,17 +326,17 @@ def test_weights_and_encoder_weights_exclude_each_other(tmp_path: Path, foreign:
 
 def test_a_network_of_the_hub(tmp_path: Path, foreign: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign.save_pretrained(tmp_path / "cache")  # type: ignore[operator]
-    asked = []
+    requests = []
 
     def download(repo: str, file: str, *, revision: str | None) -> str:
-        asked.append((repo, file, revision))
+        requests.append((repo, file, revision))
         if not (tmp_path / "cache" / file).is_file():
             raise EntryNotFoundError(f"404: {file}")
         return str(tmp_path / "cache" / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     network = build("hf://someone/a.network@v1", weights_classes=THEIRS)
-    assert asked == [("someone/a.network", file, "v1") for file in ("config.json", "model.safetensors")]
+    assert requests == [("someone/a.network", file, "v1") for file in ("config.json", "model.safetensors")]
     assert network.initial_weights["source"] == "hf://someone/a.network@v1"
     assert network.initial_weights["sha256"] == artifact.sha256(tmp_path / "cache/model.safetensors")
     (tmp_path / "cache/model.safetensors").unlink()
@@ -351,7 +351,7 @@ def test_a_network_of_the_hub(tmp_path: Path, foreign: nn.Module, monkeypatch: p
     "error",
     [LocalEntryNotFoundError("offline"), OSError("no route to host"), ValueError("bad name")],
 )
-def test_a_hub_that_is_not_reached(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def download(*arguments: Any, **options: Any) -> str:
         raise error
 
@@ -361,6 +361,6 @@ def test_a_hub_that_is_not_reached(monkeypatch: pytest.MonkeyPatch, error: Excep
 
 
 @pytest.mark.parametrize("name", ["hf://", "hf://name", "hf://a/b/c", "hf://a/b@", "hf://a/../b"])
-def test_names_that_are_none_of_the_hub(name: str) -> None:
+def test_invalid_names_of_hub_networks(name: str) -> None:
     with pytest.raises(UserError, match="allowed: hf://owner/name or hf"):
         build(name)

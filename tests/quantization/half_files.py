@@ -1,4 +1,4 @@
-"""Networks that float16 spoils, and what is asked of their files."""
+"""Networks that fail in float16, and helpers that read their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fill = Callable[[Any], None]
 
 
 def scaled_up_and_down(net: Any) -> None:
-    """Activations of 5e5 between two factors, as networks without normalisation have them."""
+    """A network with activations of 5e5 between two factors, as in networks without normalisation."""
     net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")
     net.add("Mul", ["a_relu", net.constant("grow", np.float32(5e4))], "large")
     net.add("Relu", [net.conv("large", "b", 8, 8)], "b_relu")
@@ -48,7 +48,7 @@ def unprotected(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept_in(make: Any, frames: Any, fill: Fill) -> dict[str, str]:
-    """Which nodes of a network stay in float32; checks that the file is valid and computes the same."""
+    """Nodes that stay in float32, each with its reason; checks that the file is valid and gives the same labels."""
     model = make(None, fill)
     half, kept = half_limits.in_float16(model, frames)
     onnx.checker.check_model(half, full_check=True)
@@ -57,11 +57,11 @@ def kept_in(make: Any, frames: Any, fill: Fill) -> dict[str, str]:
 
 
 def read_types(model: onnx.ModelProto, node: str) -> list[str]:
-    """Types of what a node reads, and whether it comes out of a Q/DQ."""
+    """Element type of every input of a node, followed by `` dq`` if a DequantizeLinear computes it."""
     kinds = element_types(onnx.shape_inference.infer_shapes(model))
-    maker = {name: n.op_type for n in model.graph.node for name in n.output}
-    (found,) = [n for n in model.graph.node if n.name == node]
+    producers = {name: n.op_type for n in model.graph.node for name in n.output}
+    (reader,) = [n for n in model.graph.node if n.name == node]
     return [
-        f"{TensorProto.DataType.Name(kinds[name])}{' dq' if maker.get(name) == 'DequantizeLinear' else ''}"
-        for name in found.input
+        f"{TensorProto.DataType.Name(kinds[name])}{' dq' if producers.get(name) == 'DequantizeLinear' else ''}"
+        for name in reader.input
     ]

@@ -201,8 +201,8 @@ def test_a_normaliser_that_cannot_be_folded_is_float_when_its_readers_are(
     everything = {node.name for node in graph.nodes}
     model = cpu.place(graph, ranges, float_nodes=everything if kept == "everything" else {n.name for n in graph.layers})
     assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
-    expected, got = (evaluate(m, frames[0], ["logits"])["logits"] for m in (source, model))
-    np.testing.assert_array_equal(expected, got)
+    expected, computed = (evaluate(m, frames[0], ["logits"])["logits"] for m in (source, model))
+    np.testing.assert_array_equal(expected, computed)
 
 
 def test_a_single_int8_layer_after_a_normaliser_that_cannot_be_folded(make: Any, evaluate: Any, frames: Any) -> None:
@@ -212,9 +212,9 @@ def test_a_single_int8_layer_after_a_normaliser_that_cannot_be_folded(make: Any,
     model = cpu.place(graph, ranges, float_nodes={node.name for node in graph.nodes} - {"a"})
     rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     assert "x" in rounded and "planes" not in rounded
-    expected, got = (evaluate(m, frames[0], ["b", "a"]) for m in (source, model))
-    np.testing.assert_allclose(expected["a"], got["a"], atol=0.2)
-    assert not np.array_equal(expected["a"], got["a"])
+    expected, computed = (evaluate(m, frames[0], ["b", "a"]) for m in (source, model))
+    np.testing.assert_allclose(expected["a"], computed["a"], atol=0.2)
+    assert not np.array_equal(expected["a"], computed["a"])
 
 
 def clipping(operator: str, *limits: float) -> Any:

@@ -18,7 +18,7 @@ from tests.quantization.half_files import kept_in, labels, read_types, scaled_up
 
 
 def test_small_values_that_make_no_difference_may_be_lost(make: Any, frames: Any, placed: Any) -> None:
-    """A branch whose weights have decayed to 1e-20, added to one that is alive."""
+    """A branch whose weights have decayed to 1e-20, added to a normal branch."""
 
     def fill(net: Any, factor: float, gain: float) -> None:
         net.add("Relu", [net.conv("x", "a", 3, 8)], "a_relu")

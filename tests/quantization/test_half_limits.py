@@ -143,7 +143,7 @@ def test_constants_that_float16_cannot_hold(make: Any, frames: Any) -> None:
     assert stored["no_bound"] == np.finfo(np.float16).max and stored["no_bound"].dtype == np.float16
 
 
-def test_what_onnx_wants_in_float32_and_what_is_read_in_both_types(make: Any, frames: Any) -> None:
+def test_inputs_that_must_be_float32_and_tensors_read_in_both_types(make: Any, frames: Any) -> None:
     """Scales of Resize, Range (which has no float16), Constant nodes, and one constant for two nodes of two types."""
 
     def fill(net: Any) -> None:

@@ -12,12 +12,12 @@ from pipeline.quantization.half_rounding import rounded
 from tests.quantization.half_files import copied, labels, scaled_up_and_down, unprotected
 
 
-def test_rounded_graphs_give_what_numpy_gives_in_float16(make: Any, frames: Any, evaluate: Any) -> None:
+def test_rounded_graphs_give_the_results_of_numpy_in_float16(make: Any, frames: Any, evaluate: Any) -> None:
     """ONNX's reference evaluator computes in float16 and shares no code with ONNX Runtime: infinities are equal."""
     half = unprotected(make(None, scaled_up_and_down))
     names = ["a_relu", "large", "b_relu", "small", "c_relu", "logits"]
     for frame in frames:
-        got = evaluate(rounded(half), frame, names)
+        simulated = evaluate(rounded(half), frame, names)
         watched = copied(half)
         watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         with np.errstate(all="ignore"):
@@ -25,10 +25,12 @@ def test_rounded_graphs_give_what_numpy_gives_in_float16(make: Any, frames: Any,
         assert np.isinf(expected["large"]).mean() > 0.1
         for name in ("a_relu", "large"):
             wanted = expected[name].astype(np.float32)
-            assert np.array_equal(np.isinf(got[name]), np.isinf(wanted)), name
+            assert np.array_equal(np.isinf(simulated[name]), np.isinf(wanted)), name
             finite = np.isfinite(wanted)
-            np.testing.assert_allclose(got[name][finite], wanted[finite], atol=np.abs(wanted[finite]).max() * 2**-9)
-        assert np.array_equal(np.isnan(got["logits"]), np.isnan(expected["logits"]))
+            np.testing.assert_allclose(
+                simulated[name][finite], wanted[finite], atol=np.abs(wanted[finite]).max() * 2**-9
+            )
+        assert np.array_equal(np.isnan(simulated["logits"]), np.isnan(expected["logits"]))
 
 
 def test_overflow_shows_in_float16_and_not_on_the_cpu(make: Any, frames: Any) -> None:

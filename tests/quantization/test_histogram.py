@@ -85,7 +85,7 @@ def test_extreme_tensors(values: list[float], zeros: int) -> None:
     assert array.min() <= histogram.quantile(0.5) <= array.max()
 
 
-def test_zeros_lie_in_the_middle_bin_however_the_range_grows() -> None:
+def test_zeros_stay_in_the_middle_bin_when_the_range_grows() -> None:
     histogram = filled([np.zeros(7, np.float32), np.array([0.3, -100.0, 0.0], np.float32), np.zeros(2, np.float32)])
     assert histogram.zeros == 10
     assert histogram.counts[BINS // 2] >= 10

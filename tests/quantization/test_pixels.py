@@ -56,7 +56,7 @@ def test_folding_changes_nothing_but_the_border(make: Any, evaluate: Any, frames
 
 
 @pytest.mark.parametrize("pads", PADS)
-def test_rounded_weights_give_the_mean_colour_what_the_float_network_gives(make: Any, evaluate: Any, pads: str) -> None:
+def test_rounded_weights_are_exact_for_the_mean_colour(make: Any, evaluate: Any, pads: str) -> None:
     """The bias fits the rounded weights."""
     graph = loaded(make(None, first_layer(**PADS[pads])))
     folded = fold_normaliser(graph)
@@ -90,7 +90,7 @@ def graph_weight(graph: graphs.Graph) -> Any:
 def test_padding_is_the_mean_colour(make: Any) -> None:
     folded = fold_normaliser(loaded(make(None, first_layer(pads=[1, 1, 1, 1]))))
     above = onnx.numpy_helper.to_array(folded.initializers["border_above"])
-    # the normaliser of the fixture: scale (1/64, 1/50, 1/40), shift (-2, -1.5, -2.5), channels turned round
+    # the normaliser of the fixture: scale (1/64, 1/50, 1/40), shift (-2, -1.5, -2.5), channels reversed
     assert above.shape == (1, 1, 16, 3) and above[0, 0, 0].tolist() == [100, 75, 128]
     assert onnx.numpy_helper.to_array(folded.initializers["border_left"]).shape == (1, 18, 1, 3)
 

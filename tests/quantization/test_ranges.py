@@ -80,7 +80,7 @@ def test_mse_is_near_the_best_of_a_brute_force_search(name: str) -> None:
     assert chosen < 0.97 * squared_error(values, low, high)  # so the search did something
 
 
-def test_mse_knows_that_symmetric_levels_are_half_lost_after_a_relu() -> None:
+def test_mse_considers_unused_symmetric_levels_after_a_relu() -> None:
     """After a ReLU, 127 of 254 symmetric levels are used: they are coarser, so clipping more of the tail is better."""
     values = SAMPLES["relu"].astype(np.float64)
     histogram = histogram_of(values)

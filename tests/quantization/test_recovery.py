@@ -52,8 +52,8 @@ def test_corrected_biases_bring_the_means_back(student: Any, evaluate: Any) -> N
     logits = graph.classifier.output[0]
     corrected = correct(graph, statistics, round_weight=round_weight)
     for layer in graph.layers:  # round all weights, but keep them in float
-        for each in (graph, corrected):
-            tensor = each.initializers[layer.input[1]]
+        for changed in (graph, corrected):
+            tensor = changed.initializers[layer.input[1]]
             values, scales = round_weight(layer, numpy_helper.to_array(tensor))
             rounded = (values * scales.reshape(-1, 1, 1, 1)).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
@@ -99,7 +99,7 @@ def prepared(student: Any, tmp_path: Path) -> Prepared:
     meta = {"dataset": "some", "splits": {"train": names}, **student.labels.to_meta()}
     with artifact.create(tmp_path / "data", kind="dataset", meta=meta) as folder:
         for name, frame, label in zip(names, student.frames, targets(student), strict=True):
-            twice = [cv2.resize(x, (384, 256), interpolation=cv2.INTER_NEAREST) for x in (frame, label)]
+            twice = [cv2.resize(image, (384, 256), interpolation=cv2.INTER_NEAREST) for image in (frame, label)]
             for kind, image in zip(("images", "labels"), twice if name == "b" else (frame, label), strict=True):
                 write_png(folder / "train" / kind / f"{name}.png", np.asarray(image, np.uint8))
     return Prepared(tmp_path / "data")
@@ -138,8 +138,8 @@ def test_a_trial_computes_intervals_over_its_frames(student: Any) -> None:
 
 
 def test_an_outcome_against_known_losses(student: Any, trial: Trial, make: Any) -> None:
-    same = trial.run(onnx.load(student.onnx.file("fp32.onnx")))
-    assert (same.disagreement, same.drops.miou.got, same.drops.worst[1].got) == (0, 0, 0)
+    unchanged = trial.run(onnx.load(student.onnx.file("fp32.onnx")))
+    assert (unchanged.disagreement, unchanged.drops.miou.got, unchanged.drops.worst[1].got) == (0, 0, 0)
     model = onnx.load(student.onnx.file("fp32.onnx"))
     broken = trial.run(shifted(model))  # every pixel becomes the next class
     assert broken.disagreement == 100
@@ -286,8 +286,8 @@ def test_sums_go_to_float_before_any_layer() -> None:
 
 def test_sums_stay_in_int8_where_that_costs_nothing() -> None:
     trial = FakeTrial(COSTS)
-    held = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=3.0), sums=("sum",))  # type: ignore[arg-type]
-    assert (held.held, held.sums, trial.tried) == (True, (), [0])
+    without_fallback = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=3.0), sums=("sum",))  # type: ignore[arg-type]
+    assert (without_fallback.held, without_fallback.sums, trial.tried) == (True, (), [0])
     fallback = sensitivity.fall_back([*COSTS], frozenset, trial, Budget(miou_drop=1.01), sums=("sum",))  # type: ignore[arg-type]
     assert fallback.held and fallback.layers == ("layer0",) and fallback.sums == ()
 
@@ -308,7 +308,7 @@ def test_quantize_records_the_fallback(student: Any, trial: Trial, tmp_path: Any
     assert len(steps) == len(layers)
     assert set(meta["fallback"]) == {"int8_cpu.onnx", "int8_arm.onnx", "int8_tensorrt.onnx"}
     for file, record in meta["fallback"].items():
-        stays = meta["in_float"][file]
+        in_float = meta["in_float"][file]
         assert record["held"] and record["miou_drop"] <= 2.0 and record["class_drop"] <= 3.0
         model = onnx.load(tmp_path / "int8" / file)
         operators = {name: node.op_type for node in model.graph.node for name in node.output}
@@ -317,9 +317,9 @@ def test_quantize_records_the_fallback(student: Any, trial: Trial, tmp_path: Any
             for n in model.graph.node
             if n.name in layers and operators.get(n.input[1]) != "DequantizeLinear"
         }
-        assert floats >= set(stays["layers"]) >= {graph.titles[layers[-1]]}
+        assert floats >= set(in_float["layers"]) >= {graph.titles[layers[-1]]}
         if file == "int8_cpu.onnx":
-            assert floats == set(stays["layers"])
+            assert floats == set(in_float["layers"])
             assert trial.run(model).facts().items() <= record.items()
     assert len(meta["in_float"]["int8_cpu.onnx"]["layers"]) > 1  # with random weights, INT8 without fallback loses more
 

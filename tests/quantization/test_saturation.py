@@ -58,7 +58,7 @@ LAYERS = {
     "one channel": (make_node("Conv", ["x", "w"], ["y"]), (8, 1, 3, 3), 0),
     "pointwise, odd": (make_node("Conv", ["x", "w"], ["y"]), (9, 33, 1, 1), 0),
     "grouped": (make_node("Conv", ["x", "w"], ["y"], group=4), (16, 4, 3, 3), 0),
-    "two maps a channel": (make_node("Conv", ["x", "w"], ["y"], group=8), (16, 1, 3, 3), 0),
+    "two maps per channel": (make_node("Conv", ["x", "w"], ["y"], group=8), (16, 1, 3, 3), 0),
     "MatMul": (make_node("MatMul", ["x", "w"], ["y"]), (33, 17), 1),
     "Gemm": (make_node("Gemm", ["x", "w"], ["y"]), (32, 17), 1),
     "Gemm transposed": (make_node("Gemm", ["x", "w"], ["y"], transB=1), (17, 32), 0),

@@ -84,12 +84,12 @@ def test_one_convolution_is_numpys_fake_quantization(
         x = frame.transpose(2, 0, 1) * weights["scale"][0] + weights["shift"][0]
         quantized = convolve(fake(x, scale_x), quantized_weight, weights["logits.b"])
         plain = convolve(x, weights["logits.w"], weights["logits.b"])
-        got = evaluate(onnx.load(tmp_path / "int8.onnx"), frame, ["x", "x_dq", "logits"])
-        np.testing.assert_allclose(got["x"][0], x, atol=1e-5)
-        steps = np.abs(got["x_dq"][0] - fake(x, scale_x)) / scale_x
+        computed = evaluate(onnx.load(tmp_path / "int8.onnx"), frame, ["x", "x_dq", "logits"])
+        np.testing.assert_allclose(computed["x"][0], x, atol=1e-5)
+        steps = np.abs(computed["x_dq"][0] - fake(x, scale_x)) / scale_x
         assert steps.max() < 1.01  # a tie may round the other way in float32
         assert (steps > 0.01).mean() < 0.01
-        error = np.abs(got["logits"][0] - quantized)
+        error = np.abs(computed["logits"][0] - quantized)
         assert np.median(error) < 1e-5
         assert error.max() <= scale_x * np.abs(weights["logits.w"]).max() * 3
         assert error.mean() < 0.05 * np.abs(plain - quantized).mean()  # close to INT8, not to the float network
@@ -133,7 +133,7 @@ def test_float16_conversion_keeps_what_onnx_requires_in_float32(
     expected = evaluate(model, frames[0], ["d"])["d"]
     to_float16(model)
     onnx.checker.check_model(model, full_check=True)
-    got = evaluate(model, frames[0], ["d", "largest", "labels"])
-    assert got["d"].dtype == np.float16
-    assert got["largest"] == np.finfo(np.float16).max
-    np.testing.assert_allclose(got["d"], expected, atol=0.02)
+    converted = evaluate(model, frames[0], ["d", "largest", "labels"])
+    assert converted["d"].dtype == np.float16
+    assert converted["largest"] == np.finfo(np.float16).max
+    np.testing.assert_allclose(converted["d"], expected, atol=0.02)

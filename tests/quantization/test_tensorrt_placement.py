@@ -231,7 +231,7 @@ def test_layers_without_a_good_kernel_stay_in_float(
         ("pooled", set()),
     ],
 )
-def test_the_pooling_branch_is_found(make: Callable[..., onnx.ModelProto], name: str, expected: set[str]) -> None:
+def test_the_pooling_branch_is_detected(make: Callable[..., onnx.ModelProto], name: str, expected: set[str]) -> None:
     model = onnx.shape_inference.infer_shapes(make(name))
     assert graphs.Graph(model).pooled == expected
 
@@ -297,10 +297,10 @@ def test_the_rest_is_float16_and_the_file_is_valid(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     cpu = ["CPUExecutionProvider"]
-    got, expected = (
+    session, reference = (
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=cpu)
         for model in (file.model, make(name))
     )
-    same = [got.run(None, {"frames": f[None]})[0] == expected.run(None, {"frames": f[None]})[0] for f in frames]
-    assert np.mean(same) > 0.9
-    assert got.get_outputs()[0].type == "tensor(uint8)"
+    equal = [session.run(None, {"frames": f[None]})[0] == reference.run(None, {"frames": f[None]})[0] for f in frames]
+    assert np.mean(equal) > 0.9
+    assert session.get_outputs()[0].type == "tensor(uint8)"

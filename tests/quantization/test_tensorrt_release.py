@@ -62,15 +62,15 @@ def test_a_released_layer_equals_one_placed_in_float(
     changed = 0
     for layer in layers:
         assert release(file, tmp_path / "released.onnx", nodes=[layer]) == [layer]
-        got = onnx.load(tmp_path / "released.onnx")
-        onnx.checker.check_model(got, full_check=True)
+        released = onnx.load(tmp_path / "released.onnx")
+        onnx.checker.check_model(released, full_check=True)
         source = rounded(graph, layer, scale_type=np.float16 if float16 else np.float32)
         expected = tensorrt.place(source, ranges, float_nodes=[layer], float16=float16)
-        assert pairs(got) == pairs(expected)
-        assert {t.name for t in got.graph.initializer} == {t.name for t in expected.graph.initializer}
+        assert pairs(released) == pairs(expected)
+        assert {t.name for t in released.graph.initializer} == {t.name for t in expected.graph.initializer}
         before = onnx.load(file)
         for frame in frames:
-            values = [evaluate(model, frame, ["logits", "labels"]) for model in (got, expected, before)]
+            values = [evaluate(model, frame, ["logits", "labels"]) for model in (released, expected, before)]
             np.testing.assert_array_equal(values[0]["logits"], values[1]["logits"])
             np.testing.assert_array_equal(values[0]["labels"], values[1]["labels"])
             changed += int(not np.array_equal(values[0]["logits"], values[2]["logits"]))
@@ -96,8 +96,8 @@ def test_all_layers_released_leave_no_pair(placed: Any, evaluate: Any, frames: A
     read = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= read
     float_logits = evaluate(graph.model, frames[0], ["logits"])["logits"]
-    got = evaluate(model, frames[0], ["logits"])["logits"]
-    assert np.abs(got - float_logits).max() < 0.03 * np.abs(float_logits).max()  # rounded weights, float activations
+    logits = evaluate(model, frames[0], ["logits"])["logits"]
+    assert np.abs(logits - float_logits).max() < 0.03 * np.abs(float_logits).max()  # rounded weights, float activations
 
 
 def test_nothing_to_release_writes_nothing(placed: Any, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_at_scale_one_the_crop_is_the_frame() -> None:
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.0, 1.5, 2.0, 3.0])
 def test_the_crop_is_that_of_the_resized_frame_up_to_its_edge(factor: float) -> None:
-    """Every place of the window that falls on whole pixels of the resized frame, where the two grids coincide."""
+    """Every position of the window at whole pixels of the resized frame, where the two grids coincide."""
     frame, label = smooth((240, 240)), ids((240, 240))
     side = round(240 * factor)
     shrinks = factor < 1
@@ -79,7 +79,7 @@ def test_the_crop_is_that_of_the_resized_frame_up_to_its_edge(factor: float) -> 
 
 @pytest.mark.usefixtures("plain")
 def test_factor_is_relative_to_the_input_size_with_both_sides_covered() -> None:
-    """90 x 160 covers 64 x 96 at a factor of 64 / 90: all rows, 135 of 160 columns, at a place that varies."""
+    """90 x 160 covers 64 x 96 at a factor of 64 / 90: all rows, 135 of 160 columns, at a random position."""
     frame = np.zeros((90, 160, 3), np.uint8)
     frame[..., 1] = np.arange(160)
     starts = set()
@@ -93,7 +93,7 @@ def test_factor_is_relative_to_the_input_size_with_both_sides_covered() -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_small_frame_lies_somewhere_in_the_crop_and_the_rest_is_ignored() -> None:
+def test_a_small_frame_is_placed_at_random_and_the_rest_is_ignored() -> None:
     """64 x 96 at factor 0.5 is 32 x 48; the crop has 96 x 128."""
     frame, label = smooth((64, 96)), ids((64, 96))
     places = set()
@@ -111,7 +111,7 @@ def test_a_small_frame_lies_somewhere_in_the_crop_and_the_rest_is_ignored() -> N
 
 @pytest.mark.usefixtures("plain")
 def test_scale_is_uniform_and_flip_and_colours_have_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ramp of one grey a column tells the factor by its slope and the flip by its sign."""
+    """In a ramp of one grey per column, the slope gives the factor and its sign the flip."""
     ramp = np.repeat(np.arange(0, 250, dtype=np.uint8)[np.newaxis, :, np.newaxis], 250, axis=0).repeat(3, axis=2)
     label = np.ascontiguousarray(ramp[..., 0])
     augment = make(crop=(100, 100), input_size=(250, 250), scale=(0.5, 2.0))
@@ -148,18 +148,18 @@ def test_colours_equal_those_of_torchvision(name: str, factors: tuple[float, flo
     image = (smooth((40, 50)) * 0.5 + 60).astype(np.uint8)  # far from both ends: nothing is clipped
     rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
     for factor in factors:
-        got = recolour(image, **{"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, name: factor})
+        coloured = recolour(image, **{"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, name: factor})
         expected = 255 * getattr(v2.functional, f"adjust_{name}")(rgb / 255, factor)
-        difference = np.abs(got[..., ::-1].transpose(2, 0, 1).astype(float) - expected.numpy())
+        difference = np.abs(coloured[..., ::-1].transpose(2, 0, 1).astype(float) - expected.numpy())
         assert difference.max() <= 1
 
 
 def test_hue_turns_the_chroma_plane() -> None:
     """Against the standard library's YIQ, whose coefficients have two digits."""
     image = (smooth((5, 6)) * 0.4 + 70).astype(np.uint8)
-    got = recolour(image, brightness=1, contrast=1, saturation=1, hue=0.05)
+    turned = recolour(image, brightness=1, contrast=1, saturation=1, hue=0.05)
     turn = np.exp(2j * np.pi * 0.05)
-    for (blue, green, red), after in zip(image.reshape(-1, 3) / 255, got.reshape(-1, 3), strict=True):
+    for (blue, green, red), after in zip(image.reshape(-1, 3) / 255, turned.reshape(-1, 3), strict=True):
         y, i, q = colorsys.rgb_to_yiq(red, green, blue)
         chroma = (i + 1j * q) * turn
         np.testing.assert_allclose(after[::-1] / 255, colorsys.yiq_to_rgb(y, chroma.real, chroma.imag), atol=0.012)
@@ -173,7 +173,7 @@ def test_nothing_changes_at_the_neutral_point_and_greys_keep_their_hue() -> None
     assert np.abs(turned.astype(int) - grey).max() <= 1
 
 
-def test_memory_that_cannot_be_written_is_fine() -> None:
+def test_read_only_memory_is_accepted() -> None:
     frame, label = smooth((64, 96)), ids((64, 96))
     augment = make(scale=(0.5, 2.0), colour=0.5)
     expected = [augment(frame.copy(), label.copy(), np.random.default_rng(seed)) for seed in range(8)]

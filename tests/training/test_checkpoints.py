@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, never of another run, and enough to go on from."""
+"""Checkpoints: complete or absent, never of another run, and sufficient to resume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(root: Path, *, keep: int = 2, **changes: Any) -> Checkpoints:
     return Checkpoints(root, identity, every_seconds=0.0, keep=keep)
 
 
-def test_a_tree_goes_round_with_its_types() -> None:
+def test_a_tree_keeps_its_types_after_split_and_join() -> None:
     shared = torch.ones(4)
     tree = {
         "optimizer": {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "param_groups": [{"betas": (0.9, 0.99)}]},
@@ -43,40 +43,38 @@ def test_a_tree_goes_round_with_its_types() -> None:
         "plain": [None, True, 1, 2.5, "text", ()],
         "$": {"counter": torch.tensor(7), "flag": torch.tensor([True])},
     }
-    found = tensor_tree.join(*tensor_tree.split(tree))
-    assert found["optimizer"]["param_groups"] == [{"betas": (0.9, 0.99)}] and list(found["optimizer"]["state"]) == [
+    joined = tensor_tree.join(*tensor_tree.split(tree))
+    assert joined["optimizer"]["param_groups"] == [{"betas": (0.9, 0.99)}] and list(joined["optimizer"]["state"]) == [
         0,
         1,
     ]
-    assert found["plain"] == tree["plain"] and isinstance(found["plain"][-1], tuple)
-    assert found["$"]["counter"].dtype == torch.int64 and found["$"]["flag"].dtype == torch.bool
-    assert all(torch.equal(a, b) for a, b in zip(found["views"], tree["views"], strict=True))
+    assert joined["plain"] == tree["plain"] and isinstance(joined["plain"][-1], tuple)
+    assert joined["$"]["counter"].dtype == torch.int64 and joined["$"]["flag"].dtype == torch.bool
+    assert all(torch.equal(a, b) for a, b in zip(joined["views"], tree["views"], strict=True))
     _, tensors = tensor_tree.split(tree)
     assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors)
 
 
-def test_the_newest_comes_back_and_old_ones_go(tmp_path: Path) -> None:
-    with store(tmp_path) as kept:
-        assert kept.newest() is None
+def test_the_newest_is_read_and_old_ones_are_removed(tmp_path: Path) -> None:
+    with store(tmp_path) as checkpoints:
+        assert checkpoints.newest() is None
         for step in (1, 2, 3, 4):
-            kept.write(step, {**STATE, "step": step}, circumstances={"device": "cpu"})
-        assert kept.steps() == [3, 4]
-    with store(tmp_path) as again:
-        found = again.newest()
-    assert found is not None
-    step, state, written = found
-    assert step == 4 and state["step"] == 4 and written["device"] == "cpu"
+            checkpoints.write(step, {**STATE, "step": step}, circumstances={"device": "cpu"})
+        assert checkpoints.steps() == [3, 4]
+    with store(tmp_path) as reopened:
+        newest = reopened.newest()
+    assert newest is not None
+    step, state, circumstances = newest
+    assert step == 4 and state["step"] == 4 and circumstances["device"] == "cpu"
     assert torch.equal(state["weights"]["a"], STATE["weights"]["a"]) and state["best"] == STATE["best"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "removed", "no meta", "wrong skeleton"])
-def test_a_damaged_newest_gives_way_to_the_one_before(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with store(tmp_path) as kept:
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    with store(tmp_path) as checkpoints:
         for step in (1, 2):
-            kept.write(step, {**STATE, "step": step}, circumstances={})
-    folder = kept.folder / "step-00000002"
+            checkpoints.write(step, {**STATE, "step": step}, circumstances={})
+    folder = checkpoints.folder / "step-00000002"
     file = folder / module.TENSORS
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-3])
@@ -90,53 +88,53 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
         (folder / artifact.META).unlink()
     else:
         (folder / module.SKELETON).write_text("{")
-    with store(tmp_path) as again:
-        found = again.newest()
-    assert found is not None and found[0] == 1 and found[1]["step"] == 1
+    with store(tmp_path) as reopened:
+        newest = reopened.newest()
+    assert newest is not None and newest[0] == 1 and newest[1]["step"] == 1
     assert "the checkpoint of step 2 is damaged and is not used" in caplog.text
 
 
-def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
-    with store(tmp_path) as kept:
-        kept.write(2, STATE, circumstances={})
-        (kept.folder / "step-00000002" / artifact.META).unlink()
-        (kept.folder / "step-note").mkdir()
-        assert kept.newest() is None
-        kept.write(2, STATE, circumstances={})
-        assert kept.newest() is not None
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_written_again(tmp_path: Path) -> None:
+    with store(tmp_path) as checkpoints:
+        checkpoints.write(2, STATE, circumstances={})
+        (checkpoints.folder / "step-00000002" / artifact.META).unlink()
+        (checkpoints.folder / "step-note").mkdir()
+        assert checkpoints.newest() is None
+        checkpoints.write(2, STATE, circumstances={})
+        assert checkpoints.newest() is not None
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with store(tmp_path) as kept:
-        kept.write(5, STATE, circumstances={})
+    with store(tmp_path) as checkpoints:
+        checkpoints.write(5, STATE, circumstances={})
         monkeypatch.setattr(module, "save_file", full)
         with pytest.raises(UserError, match=r"step 6 cannot be written .*No space left.*that of step 5 is kept.* MiB"):
-            kept.write(6, STATE, circumstances={})
-        found = kept.newest()
-        assert found is not None and found[0] == 5
-        assert sorted(path.name for path in kept.folder.iterdir()) == ["lock", "run.json", "step-00000005"]
+            checkpoints.write(6, STATE, circumstances={})
+        newest = checkpoints.newest()
+        assert newest is not None and newest[0] == 5
+        assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["lock", "run.json", "step-00000005"]
 
 
-def test_a_torn_checkpoint_is_cleared_away(tmp_path: Path) -> None:
-    with store(tmp_path) as kept:
-        torn = kept.folder / ".step-00000003.partial-x"
+def test_a_partial_checkpoint_is_removed(tmp_path: Path) -> None:
+    with store(tmp_path) as checkpoints:
+        torn = checkpoints.folder / ".step-00000003.partial-x"
         torn.mkdir()
         (torn / module.TENSORS).write_bytes(b"half")
-    with store(tmp_path) as again:
-        assert again.newest() is None and not torn.exists()
+    with store(tmp_path) as reopened:
+        assert reopened.newest() is None and not torn.exists()
 
 
-def test_another_run_is_named_and_not_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with store(tmp_path, lr=0.01) as kept:
-        kept.write(5, STATE, circumstances={})
+def test_another_run_is_named_and_not_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with store(tmp_path, lr=0.01) as checkpoints:
+        checkpoints.write(5, STATE, circumstances={})
     with store(tmp_path, lr=0.02) as other:
-        assert other.folder != kept.folder and other.newest() is None
+        assert other.folder != checkpoints.folder and other.newest() is None
     assert "starting at step 0" in caplog.text and "settings.lr was 0.01, is 0.02" in caplog.text
-    with store(tmp_path, lr=0.01) as back:
-        assert back.newest() is not None
+    with store(tmp_path, lr=0.01) as reopened:
+        assert reopened.newest() is not None
 
 
 #: A value of every field that :data:`SETTINGS` does not have.
@@ -158,12 +156,12 @@ def test_every_setting_is_part_of_the_identity(field: str) -> None:
 
 
 def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
-    """Epochs become steps, and a seed of its own is chosen before; workers and the store only change the speed."""
+    """Epochs become steps, and the seed is given separately; workers and the store change the speed alone."""
     names = {field.name for field in fields(TrainingSettings)}
     assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store"}
     assert names - params.Distill.model_fields.keys() == {"input_size", "keep_start"}
-    given = params.load(ROOT / "params.yaml", kinds=()).distill
-    recipe = given.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
+    original = params.load(ROOT / "params.yaml", kinds=()).distill
+    recipe = original.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
     settings = TrainingSettings.of(recipe, images=3 * recipe.batch_size, input_size=(64, 96), seed=7)
     assert (settings.steps, settings.seed, settings.input_size, settings.keep_start) == (5, 7, (64, 96), False)
     for name, value in recipe.model_dump(exclude={"steps", "seed", "epochs", "workers", "store"}).items():
@@ -171,7 +169,7 @@ def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
 
 
 def test_another_class_balance_does_not_resume(bench: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And it is what the cross-entropy is weighted by."""
+    """It sets the weights of the cross-entropy, so the first losses differ too."""
     places: dict[str, Any] = {"checkpoints": tmp_path / "kept", "checkpoint_seconds": 0.0, "steps": 2}
     caplog.set_level(logging.INFO)
     curves = {}
@@ -188,11 +186,11 @@ def test_another_class_balance_does_not_resume(bench: Any, tmp_path: Path, caplo
 def test_checkpoints_of_an_earlier_version_are_named_and_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They have the class balance among the inputs."""
-    with store(tmp_path) as kept:
-        kept.write(3, STATE, circumstances={})
-    facts = {name: value for name, value in kept.identity.facts.items() if name != "settings.class_balance"}
-    earlier = kept.folder.rename(tmp_path / "0123456789abcdef")
+    """They record the class balance as an input, not as a setting."""
+    with store(tmp_path) as checkpoints:
+        checkpoints.write(3, STATE, circumstances={})
+    facts = {name: value for name, value in checkpoints.identity.facts.items() if name != "settings.class_balance"}
+    earlier = checkpoints.folder.rename(tmp_path / "0123456789abcdef")
     artifact.write_text(earlier / module.RUN, artifact.dump_json({**facts, "inputs.class_balance": 0.0}))
     with store(tmp_path) as other:
         assert other.newest() is None
@@ -235,7 +233,7 @@ def test_two_processes_cannot_train_the_same_run(tmp_path: Path) -> None:
 
 
 def test_loader_processes_do_not_keep_the_lock(tmp_path: Path) -> None:
-    """They live for some seconds after their parent was killed; the next start must not wait for them."""
+    """They run for some seconds after their parent was killed; the next start must not wait for them."""
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
@@ -255,15 +253,15 @@ def test_loader_processes_do_not_keep_the_lock(tmp_path: Path) -> None:
     key, loader = holder.stdout.readline().split()
     try:
         assert (tmp_path / key / "lock").read_text() == str(holder.pid)
-        kept = store(tmp_path)
-        kept.folder = tmp_path / key  # this process has loaded other modules, so its own key is another one
-        with pytest.raises(UserError, match=f"process {holder.pid} trains the same run"), kept:
+        checkpoints = store(tmp_path)
+        checkpoints.folder = tmp_path / key  # this process has loaded other modules, so its own key is another one
+        with pytest.raises(UserError, match=f"process {holder.pid} trains the same run"), checkpoints:
             pass
         holder.kill()
         holder.wait()
-        with kept:
+        with checkpoints:
             pass
-        os.kill(int(loader), 0)  # it still lives
+        os.kill(int(loader), 0)  # it still runs
     finally:
         os.kill(int(loader), signal.SIGKILL)
 
@@ -271,12 +269,12 @@ def test_loader_processes_do_not_keep_the_lock(tmp_path: Path) -> None:
 def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    kept = store(tmp_path)
-    kept._every, kept._took = 60.0, 5.0
+    checkpoints = store(tmp_path)
+    checkpoints._every, checkpoints._took = 60.0, 5.0
     now[0] = 199.0
-    assert not kept.due()
+    assert not checkpoints.due()
     now[0] = 200.0
-    assert kept.due()
+    assert checkpoints.due()
 
 
 def not_estimated(*_: Any, **__: Any) -> None:
@@ -284,12 +282,12 @@ def not_estimated(*_: Any, **__: Any) -> None:
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_an_interrupted_run_goes_on_to_the_same_bits(
+def test_an_interrupted_run_resumes_to_the_same_bits(
     bench: Any, tmp_path: Path, ema: float | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also its curves and its best weights; and the checkpoints go when the result is safe."""
+    """Its curves and best weights are equal too. The checkpoints are removed when the result is written."""
     options = {"ema": ema, "lr": 5e-3, "steps": 5, "optimizer": "sgd", "accumulate": 2}
-    whole, cut, going_on = (bench.distillation("i2ckd") for _ in range(3))
+    whole, cut, resumed = (bench.distillation("i2ckd") for _ in range(3))
     expected = bench.train(whole, tmp_path / "whole", **options)
     places: dict[str, Any] = {"checkpoints": tmp_path / "kept", "checkpoint_seconds": 0.0}
     forward, calls = cut.forward, []
@@ -305,13 +303,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         bench.train(cut, tmp_path / "cut", **options, **places)
     caplog.set_level(logging.INFO)
-    found = bench.train(going_on, tmp_path / "cut", **options, **places)
+    trained = bench.train(resumed, tmp_path / "cut", **options, **places)
     assert "resuming after step 3" in caplog.text
-    assert found.facts == expected.facts and len(found.costs.seconds) == 5
+    assert trained.facts == expected.facts and len(trained.costs.seconds) == 5
     for name, value in whole.state_dict().items():
-        assert torch.equal(value, going_on.state_dict()[name]), name
+        assert torch.equal(value, resumed.state_dict()[name]), name
     curves = [{file.name: file.read_bytes() for file in (tmp_path / name).rglob("*.tsv")} for name in ("whole", "cut")]
     assert curves[0] and curves[0] == curves[1]
     assert (tmp_path / "whole/metrics.json").read_text() == (tmp_path / "cut/metrics.json").read_text()
-    found.finish()
+    trained.finish()
     assert not (tmp_path / "kept").exists()

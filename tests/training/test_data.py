@@ -1,4 +1,4 @@
-"""Crops and draws: the same for every number of workers, labels never mixed."""
+"""Crops and random draws: equal for every number of workers; labels are never interpolated."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def test_the_task_normalises_bytes_and_leaves_floats(prepared: Prepared) -> None
         models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=3), ignore_index=255
     )
     image, target, _ = data.Crops(prepared.split("train"), crops(prepared).augment, seed=0)[2, 0]
-    x, ids = task.receive(image[None], target[None])
+    normalised, ids = task.receive(image[None], target[None])
     expected = (image.numpy().transpose(1, 2, 0) / 255.0 - IMAGENET["mean"]) / IMAGENET["std"]
-    np.testing.assert_allclose(x[0].numpy().transpose(1, 2, 0), expected, atol=1e-5)
+    np.testing.assert_allclose(normalised[0].numpy().transpose(1, 2, 0), expected, atol=1e-5)
     assert ids.dtype == torch.int64 and torch.equal(ids[0].byte(), target)
-    assert task.receive(x, ids)[0] is x and task.receive(x, ids)[1] is ids
+    assert task.receive(normalised, ids)[0] is normalised and task.receive(normalised, ids)[1] is ids
     assert not {"mean", "std"} & set(task.state_dict())
 
 
 def test_workers_and_start_do_not_change_a_crop(prepared: Prepared) -> None:
-    def loaded(*, workers: int, first: int = 0) -> list[list[torch.Tensor]]:
+    def load(*, workers: int, first: int = 0) -> list[list[torch.Tensor]]:
         draws = data.Draws(length=10, steps=4, images=4, seed=1, first=first)
         return list(data.batches(crops(prepared), draws, workers=workers))
 
-    alone = loaded(workers=0)
+    alone = load(workers=0)
     torch.manual_seed(99)
     assert len(alone) == 4
-    for found in (loaded(workers=2), alone[:2] + loaded(workers=0, first=2)):
+    for batches in (load(workers=2), alone[:2] + load(workers=0, first=2)):
         assert all(
-            torch.equal(a, b) for one, two in zip(alone, found, strict=True) for a, b in zip(one, two, strict=True)
+            torch.equal(a, b) for one, two in zip(alone, batches, strict=True) for a, b in zip(one, two, strict=True)
         )
 
 

@@ -38,7 +38,7 @@ def test_a_loss_that_explodes_stops() -> None:
         check(watch, 5000.0)
     small = Watch()
     check(small, 0.001)
-    check(small, 50.0)  # a thousand times a tiny loss is no explosion
+    check(small, 50.0)  # a thousand times a tiny loss is not yet divergence
 
 
 def test_a_gradient_that_is_not_finite_stops_but_fp16_may_skip() -> None:
@@ -53,7 +53,7 @@ def test_a_gradient_that_is_not_finite_stops_but_fp16_may_skip() -> None:
     assert watch.skipped == 0
 
 
-def test_the_state_goes_round() -> None:
+def test_the_state_can_be_restored() -> None:
     first, second = Watch(), Watch()
     check(first, 3.0)
     check(first, 2.0, gradient=float("inf"), scaled=True)

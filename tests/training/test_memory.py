@@ -1,4 +1,4 @@
-"""The estimate against hand counts and against what a run takes; the task is as before; errors say what to lower."""
+"""The estimate against counts by hand and the measured memory; the task does not change; errors say what to lower."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CUDA = torch.device("cuda")
 
 
 class Plain(SegNetwork):
-    """Two 1 x 1 convolutions with a sigmoid between, which keeps its result: every byte can be counted by hand."""
+    """Two 1 x 1 convolutions with a sigmoid between them, which keeps its result: all bytes can be counted by hand."""
 
     facts = NetworkFacts(channels=8, stage_channels=(8,), output_stride=1, divisor=1)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -41,20 +41,20 @@ class Plain(SegNetwork):
 
 def test_parts_against_hand_counts() -> None:
     task = SupervisedTask(Plain(), ignore_index=255)
-    found = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw", ema=True, device=CUDA)
+    estimate = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw", ema=True, device=CUDA)
     weights = 4 * (3 * 8 + 8 + 8 * 5 + 5)
     pixels = 2 * 64 * 96
-    assert found.parts["network"] == found.parts["best weights"] == found.parts["EMA copy"] == weights
-    assert found.parts["optimiser state"] == 2 * weights
-    assert found.parts["batch"] == 4 * pixels  # three bytes of image, one of label
+    assert estimate.parts["network"] == estimate.parts["best weights"] == estimate.parts["EMA copy"] == weights
+    assert estimate.parts["optimiser state"] == 2 * weights
+    assert estimate.parts["batch"] == 4 * pixels  # three bytes of image, one of label
     # float image 3, sigmoid 8, logits 5, log-softmax 5 are kept, each 4 bytes, and int64 labels; in the backward pass
-    # come the gradients of logits, embedding and sigmoid, when log-softmax and logits may have gone
+    # the gradients of logits, embedding and sigmoid are added, when log-softmax and logits may have been freed
     kept = pixels * (4 * (3 + 8 + 5 + 5) + 8)
-    step = sum(size for part, size in found.parts.items() if part not in memory.HELD) - 2 * weights - 4 * pixels
+    step = sum(size for part, size in estimate.parts.items() if part not in memory.HELD) - 2 * weights - 4 * pixels
     assert kept <= step <= kept + pixels * 4 * (5 + 8 + 8)
-    assert found.total == sum(found.parts.values())
+    assert estimate.total == sum(estimate.parts.values())
     on_cpu = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw", ema=True)
-    assert on_cpu.parts["kernels, allocator"] >= memory.CPU_FIXED and on_cpu.total > found.total
+    assert on_cpu.parts["kernels, allocator"] >= memory.CPU_FIXED and on_cpu.total > estimate.total
 
 
 def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
@@ -92,13 +92,13 @@ def test_every_loss_is_traced_and_nothing_changes(name: str) -> None:
     task = distillation([name])
     before = copy.deepcopy([task.state_dict(), task.teacher.state_dict()])
     random = torch.random.get_rng_state()
-    found = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw")
+    estimate = memory.estimate(task, shape=(2, 64, 96), optimizer="adamw")
     assert torch.equal(random, torch.random.get_rng_state())
     for state, old in zip([task.state_dict(), task.teacher.state_dict()], before, strict=True):
         assert all(torch.equal(value, old[key]) for key, value in state.items())
     assert all(p.grad is None for p in task.parameters()) and not task.network._forward_hooks
-    assert ("teacher" in found.parts) == task.loss.uses_teacher
-    assert found.parts.get("loss", 0) == sum(t.nbytes for t in (*task.loss.parameters(), *task.loss.buffers()))
+    assert ("teacher" in estimate.parts) == task.loss.uses_teacher
+    assert estimate.parts.get("loss", 0) == sum(t.nbytes for t in (*task.loss.parameters(), *task.loss.buffers()))
 
 
 MEASURED = """
@@ -115,34 +115,34 @@ if sys.argv[1] == "none":
     task = SupervisedTask(network, ignore_index=255)
 else:
     task = distillation(sys.argv[1].split("+"))
-found = memory.estimate(task, shape=shape, optimizer="adamw")
+estimate = memory.estimate(task, shape=shape, optimizer="adamw")
 optimiser, meter = torch.optim.AdamW(task.train().parameters(), lr=1e-3), Meter(torch.device("cpu"))
 for _ in range(2):
-    x = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
-    task(x, torch.randint(0, 11, shape, dtype=torch.uint8))["loss"].backward()
+    images = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
+    task(images, torch.randint(0, 11, shape, dtype=torch.uint8))["loss"].backward()
     optimiser.step()
     optimiser.zero_grad()
-print(found.growth / 2**20, meter.read().peak_memory_mib)
+print(estimate.growth / 2**20, meter.read().peak_memory_mib)
 """
 
 
 @pytest.mark.parametrize("task", [pytest.param("none", marks=pytest.mark.slow), "kd+fitnet"])
-def test_the_estimate_is_near_what_a_run_takes(task: str) -> None:
-    """In a process of its own: what a process took before, it keeps."""
+def test_the_estimate_is_near_the_measured_peak(task: str) -> None:
+    """In a new process: a process keeps the memory that it took before."""
     root = Path(__file__).parents[2]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", MEASURED, task],
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    expected, measured = map(float, done.stdout.split())
+    expected, measured = map(float, process.stdout.split())
     assert 0.7 * measured < expected < 1.35 * measured, (expected, measured)
 
 
 def test_advice_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = memory.Estimate(
+    estimate = memory.Estimate(
         parts={"network activations": 800 * MIB, "network": 100 * MIB, "best weights": 100 * MIB},
         shape=(8, 512, 1024),
         precision="fp32",
@@ -150,31 +150,31 @@ def test_advice_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for free, expected in ((2000, None), (1000, "may not fit"), (500, "will not fit")):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free * MIB)
-        text = memory.advise(found, cpu)
+        text = memory.advise(estimate, cpu)
         assert "8 crops of 512x1024" in text and f"free on cpu: {free} MiB" in text and "1000.0" in text
         assert ("900 MiB more are needed" in text) == (expected is not None)
         assert expected is None or expected in text
         assert ("batch_size (now 8" in text and "precision (bf16)" in text) == (expected is not None)
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
-    assert "not known" in memory.advise(found, cpu)
+    assert "not known" in memory.advise(estimate, cpu)
 
 
 def test_running_out_of_memory_is_one_error_and_others_pass() -> None:
     cpu = torch.device("cpu")
-    found = memory.Estimate(parts={"network": MIB}, shape=(4, 64, 64), precision="bf16")
+    estimate = memory.Estimate(parts={"network": MIB}, shape=(4, 64, 64), precision="bf16")
     pattern = r"cpu ran out of memory: (?s:.*)batch_size \(now 4(?s:.*)crops of 64x64"
-    with pytest.raises(UserError, match=pattern) as caught, memory.explained(found, cpu):
+    with pytest.raises(UserError, match=pattern) as caught, memory.explained(estimate, cpu):
         torch.empty(2**60, dtype=torch.uint8)  # the allocator's own error
     assert "precision" not in str(caught.value).split("\n")[1]
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()):
         with pytest.raises(UserError, match="lower batch_size, crop or precision"), memory.explained(None, CUDA):
             raise error
-    with pytest.raises(RuntimeError, match="shapes differ") as other, memory.explained(found, cpu):
+    with pytest.raises(RuntimeError, match="shapes differ") as other, memory.explained(estimate, cpu):
         raise RuntimeError("shapes differ")
     assert not isinstance(other.value, UserError)
 
 
-def test_a_loss_that_cannot_be_traced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_cannot_be_traced_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "LIMIT", -1.0)
     with pytest.raises(UserError, match="cannot be estimated: tracing a step takes more than"):
         memory.estimate(SupervisedTask(Plain(), ignore_index=255), shape=(2, 8, 8), optimizer="sgd")

@@ -29,7 +29,7 @@ def changed(prepared: Prepared, folder: Path, **pixels: list[int] | None) -> Pre
     return Prepared(folder)
 
 
-def test_no_step_is_made(bench: Any, prepared: Prepared, tmp_path: Path) -> None:
+def test_no_step_is_run(bench: Any, prepared: Prepared, tmp_path: Path) -> None:
     none, one = [0] * 11, [5] + [0] * 10
     bench.prepared = changed(prepared, tmp_path / "x", train=one, val=none)
     with pytest.raises(UserError, match=r"2 problems\n.*train: every labelled pixel is 'road'.*\n.*val: no pixel"):

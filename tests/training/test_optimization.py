@@ -43,10 +43,10 @@ def test_cosine_against_torch() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
-def test_every_schedule_warms_up_in_a_line_and_starts_at_its_peak(schedule: str) -> None:
-    found = factors(schedule, steps=20, warmup=4)
-    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert found[5:] == sorted(found[5:], reverse=True) and found[-1] > 0
+def test_every_schedule_warms_up_linearly_and_starts_at_its_peak(schedule: str) -> None:
+    curve = factors(schedule, steps=20, warmup=4)
+    assert curve[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert curve[5:] == sorted(curve[5:], reverse=True) and curve[-1] > 0
 
 
 def test_groups_hold_every_parameter_once_with_its_rate_and_decay(bench: Any) -> None:
@@ -54,11 +54,11 @@ def test_groups_hold_every_parameter_once_with_its_rate_and_decay(bench: Any) ->
     groups = parameter_groups(
         task, lr=0.1, lr_factors={"encoder": 0.1, "head": 1.0, "loss": 2.0}, weight_decay=0.5, decay_norms=False
     )
-    found = {id(p): (g["peak_lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    assert len(found) == sum(len(g["params"]) for g in groups) == len(list(task.parameters()))
+    options = {id(p): (g["peak_lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert len(options) == sum(len(g["params"]) for g in groups) == len(list(task.parameters()))
     for name, parameter in task.named_parameters():
         rate = 0.2 if name.startswith("loss.") else 0.01 if ".encoder." in name else 0.1
-        assert found[id(parameter)] == (pytest.approx(rate), 0.5 if parameter.ndim > 1 else 0.0), name
+        assert options[id(parameter)] == (pytest.approx(rate), 0.5 if parameter.ndim > 1 else 0.0), name
 
 
 def test_a_factor_of_zero_freezes(bench: Any, tmp_path: Path) -> None:
@@ -116,21 +116,21 @@ def test_the_average_is_what_is_validated_and_kept(bench: Any, tmp_path: Path, m
     after: list[torch.Tensor] = []
     update = Learner.update
 
-    def followed(self: Learner, *args: Any, **options: Any) -> Any:
+    def recorded_update(self: Learner, *args: Any, **options: Any) -> Any:
         terms = update(self, *args, **options)
         after.append(torch.cat([value.detach().flatten() for value in self.task.network.parameters()]).double())
         return terms
 
     averaged, plain = bench.supervised(), bench.supervised()
     bench.train(averaged, tmp_path / "b", steps=4, validate_every=4, lr=1e-2, ema=0.9)
-    monkeypatch.setattr(Learner, "update", followed)
+    monkeypatch.setattr(Learner, "update", recorded_update)
     bench.train(plain, tmp_path / "a", steps=4, validate_every=4, lr=1e-2)
     expected = after[0]
     for count, weights in enumerate(after[1:], start=1):
         decay = (1 + count) / (10 + count)  # below 0.9 in so few steps
         expected = decay * expected + (1 - decay) * weights
-    got = torch.cat([value.detach().flatten() for value in averaged.network.parameters()]).double()
-    assert float((got - expected).abs().max()) < 1e-6 < float((after[-1] - expected).abs().max())
+    weights_averaged = torch.cat([value.detach().flatten() for value in averaged.network.parameters()]).double()
+    assert float((weights_averaged - expected).abs().max()) < 1e-6 < float((after[-1] - expected).abs().max())
 
 
 def test_accumulated_parts_are_the_whole_batch(bench: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mixed precision, memory formats and compilation: they train, close to float32, and what cannot be is refused."""
+"""Mixed precision, memory formats and compilation: losses are close to float32; impossible choices are refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """accelerate keeps the precision of a process; a run has one, these tests several."""
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one precision per process, as for one run; these tests use several."""
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
@@ -26,7 +26,7 @@ def loss_curve(folder: Path) -> list[float]:
 
 
 def curves(bench: Any, folder: Path, **change: Any) -> list[list[float]]:
-    """Losses of a run as it is, and with a change."""
+    """Losses of a run without and with a change of its options."""
     for name, options in (("plain", {}), ("changed", change)):
         AcceleratorState._reset_state()
         bench.train(bench.image_by_image(bench.distillation("kd")), folder / name, **bench.SGD, **options)
@@ -37,7 +37,7 @@ def curves(bench: Any, folder: Path, **change: Any) -> list[list[float]]:
     ("change", "tolerance"),
     [({"precision": "bf16"}, 0.05), ({"channels_last": True}, 1e-3), ({"store": "decoded"}, 0.0)],
 )
-def test_a_setting_that_only_computes_otherwise(
+def test_settings_that_change_losses_only_by_rounding(
     bench: Any, tmp_path: Path, change: dict[str, Any], tolerance: float
 ) -> None:
     plain, changed = curves(bench, tmp_path, **change)
@@ -46,7 +46,7 @@ def test_a_setting_that_only_computes_otherwise(
 
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_losses(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and differentiated as torch.compile does it; its C++ code would take minutes to build."""
+    """Traced and differentiated as by torch.compile, but without its C++ code, which would take minutes to build."""
     whole = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: whole(module, backend="aot_eager"))
     for name, compiled in (("plain", False), ("changed", True)):

@@ -1,4 +1,4 @@
-"""The decoded file gives the bytes that decoding gives, to many processes, and survives what ends a process."""
+"""The decoded file has the bytes that decoding gives, for many processes, and is whole even if a process is killed."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def same(split: Split, other: Split) -> bool:
 
 
 def test_frames_and_labels_are_the_decoded_ones(prepared: Prepared, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     for name in ("train", "val"):
-        split = store.open_split(prepared, name, mode="decoded", folder=tmp_path, say=said.append)
+        split = store.open_split(prepared, name, mode="decoded", folder=tmp_path, say=messages.append)
         assert isinstance(split, store.Stored) and same(split, prepared.split(name))
     pixels = 64 * 96
     assert (tmp_path / prepared.artifact.hash[:16] / "train.raw").stat().st_size == 10 * 4 * pixels
-    assert len(said) == 2 and "10 frames" in said[0] and "0 MiB" in said[0]
-    store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
-    assert len(said) == 2, "nothing is written again"
+    assert len(messages) == 2 and "10 frames" in messages[0] and "0 MiB" in messages[0]
+    store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
+    assert len(messages) == 2, "nothing is written again"
     part = dataclasses.replace(split, names=split.names[1:])
     assert same(part, dataclasses.replace(prepared.split("val"), names=prepared.split("val").names[1:]))
 
@@ -55,13 +55,13 @@ def test_frames_of_several_sizes(tmp_path: Path) -> None:
     split = Split(root=tmp_path, name="train", names=names)
     places, size = store._layout(split)
     store._write(split, tmp_path / "x.raw", places=places, size=size, digest="d", say=lambda text: None)
-    found = store._ready(tmp_path / "x.raw", "d")
-    assert found == places and size == 4 * (35 + 512 + 1)
-    stored = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=found)
+    index = store._ready(tmp_path / "x.raw", "d")
+    assert index == places and size == 4 * (35 + 512 + 1)
+    stored = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=index)
     assert same(stored, split)
     stored.frame(1)[:] = 0
-    again = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=found)
-    assert same(again, split), "a process writes to its own copy"
+    reopened = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=index)
+    assert same(reopened, split), "a process writes to its own copy"
 
 
 def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
@@ -81,15 +81,15 @@ def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp
             assert torch.equal(batch[0][0], other[0]) and torch.equal(batch[0][1], other[1])
 
 
-def test_many_at_once_write_one_file(prepared: Prepared, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_several_threads_write_one_file(prepared: Prepared, tmp_path: Path) -> None:
+    messages: list[str] = []
 
-    def ask(_: int) -> Split:
-        return store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
+    def open_train(_: int) -> Split:
+        return store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
 
     with ThreadPoolExecutor(8) as pool:
-        splits = list(pool.map(ask, range(8)))
-    assert len(said) == 1 and all(isinstance(split, store.Stored) for split in splits)
+        splits = list(pool.map(open_train, range(8)))
+    assert len(messages) == 1 and all(isinstance(split, store.Stored) for split in splits)
     assert same(splits[-1], prepared.split("train"))
 
 
@@ -107,14 +107,14 @@ store.open_split(Prepared(Path(sys.argv[1])), "train", mode="decoded", folder=Pa
 """
 
 
-def test_a_killed_writer_leaves_nothing_that_counts(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_only_a_partial_file(prepared: Prepared, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", KILLED, str(prepared.artifact.path), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(root)},
         check=False,
     )
-    assert done.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     folder = tmp_path / prepared.artifact.hash[:16]
     assert [file.name for file in folder.iterdir() if file.stat().st_size] == [".train.raw.partial"]
     split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
@@ -122,7 +122,7 @@ def test_a_killed_writer_leaves_nothing_that_counts(prepared: Prepared, tmp_path
     assert sorted(file.name for file in folder.iterdir()) == ["train.json", "train.lock", "train.raw"]
 
 
-def test_a_file_that_is_not_whole_or_of_other_data_is_made_again(prepared: Prepared, tmp_path: Path) -> None:
+def test_an_incomplete_file_or_one_of_other_data_is_written_again(prepared: Prepared, tmp_path: Path) -> None:
     folder = tmp_path / prepared.artifact.hash[:16]
 
     def spoil_size() -> None:
@@ -138,30 +138,30 @@ def test_a_file_that_is_not_whole_or_of_other_data_is_made_again(prepared: Prepa
     for spoil in (spoil_size, spoil_index, spoil_digest):
         store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
         spoil()
-        said: list[str] = []
-        split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=said.append)
-        assert len(said) == 1 and same(split, prepared.split("train"))
+        messages: list[str] = []
+        split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
+        assert len(messages) == 1 and same(split, prepared.split("train"))
 
 
-def test_auto_asks_memory_and_disk_and_never_fails(
+def test_auto_checks_memory_and_disk_and_never_fails(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     size = 10 * 4 * 64 * 96
 
     def opened(mode: store.Mode, folder: str) -> Split:
-        return store.open_split(prepared, "train", mode=mode, folder=tmp_path / folder, say=said.append)
+        return store.open_split(prepared, "train", mode=mode, folder=tmp_path / folder, say=messages.append)
 
-    assert type(opened("none", "a")) is Split and not said and not list(tmp_path.iterdir())
+    assert type(opened("none", "a")) is Split and not messages and not list(tmp_path.iterdir())
     monkeypatch.setattr(store, "free_memory", lambda device: 4 * size - 4)
-    assert type(opened("auto", "a")) is Split and "a quarter of the free memory" in said.pop()
+    assert type(opened("auto", "a")) is Split and "a quarter of the free memory" in messages.pop()
     monkeypatch.setattr(store, "free_memory", lambda device: 4 * size)
     monkeypatch.setattr(store, "_free_disk", lambda place: size)
-    assert type(opened("auto", "a")) is Split and "half of the free disk" in said.pop()
+    assert type(opened("auto", "a")) is Split and "half of the free disk" in messages.pop()
     monkeypatch.setattr(store, "_free_disk", lambda place: 2 * size)
     assert type(opened("auto", "a")) is store.Stored
     (tmp_path / "file").write_text("in the way")
-    assert type(opened("auto", "file")) is Split and "cannot be written" in said.pop()
+    assert type(opened("auto", "file")) is Split and "cannot be written" in messages.pop()
     with pytest.raises(UserError, match=r"cannot be written \(.*store: none"):
         opened("decoded", "file")
     monkeypatch.setattr(store, "_free_disk", lambda place: size - 1)

@@ -1,4 +1,4 @@
-"""Training runs: reproducible to the bit, the teacher untouched, artifacts whole."""
+"""Training runs: equal to the bit, without a change to the teacher, with complete artifacts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_training_learns_and_keeps_the_best_weights(bench: Any, tmp_path: Path) 
     assert facts["metrics"]["val"]["miou"] == pytest.approx(max(column(next(tmp_path.rglob("miou.tsv")))))
 
 
-def test_costs_are_of_the_training_steps_alone(bench: Any, tmp_path: Path) -> None:
+def test_costs_cover_the_training_steps_only(bench: Any, tmp_path: Path) -> None:
     costs = bench.train(bench.distillation("kd"), tmp_path, steps=12).costs
     assert len(costs.seconds) == 12 and min(costs.seconds) > 0 and costs.peak_memory_mib >= 0
     assert costs.seconds_per_step == pytest.approx(sum(costs.seconds[10:]) / 2)
@@ -67,7 +67,7 @@ def test_the_teacher_stays_frozen_and_outside(bench: Any, tmp_path: Path) -> Non
     assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
 
 
-def test_networks_and_losses_run_once_a_step(bench: Any) -> None:
+def test_networks_and_losses_run_once_per_step(bench: Any) -> None:
     """With three losses that read the teacher: one forward of each network and loss, no gradient to the teacher."""
     student, teacher = bench.network(seed=0), bench.network(seed=1)
     loss = losses.build_all({"kd": {}, "cirkd": {}, "fitnet": {}}, **bench.offered(student, teacher))
@@ -142,10 +142,10 @@ def test_network_artifact_round_trip(bench: Any, tmp_path: Path) -> None:
             input_size=(64, 96),
             facts={"metrics": {}},
         )
-    loaded, found = network_artifact.load(tmp_path / "a")
-    x: Tensor = torch.randn(1, 3, 64, 96)
-    assert torch.equal(saved(x).logits, loaded(x).logits)
-    assert found.meta["model"]["options"] == bench.OPTIONS
+    loaded, stored = network_artifact.load(tmp_path / "a")
+    image: Tensor = torch.randn(1, 3, 64, 96)
+    assert torch.equal(saved(image).logits, loaded(image).logits)
+    assert stored.meta["model"]["options"] == bench.OPTIONS
     assert (tmp_path / "a/meta.json").read_bytes() == (tmp_path / "b/meta.json").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""``teacher.train: false``: a network from elsewhere becomes the teacher as it is, its classes in our order."""
+"""``teacher.train: false``: a network from elsewhere becomes the teacher without training, classes in our order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = (64, 96)
 
 @pytest.fixture
 def foreign(prepared: Prepared) -> nn.Module:
-    """An smp network for the classes of the data set in reverse, which finds several of them."""
+    """An smp network for the classes of the data set in reverse order, which predicts several of them."""
     torch.manual_seed(4)
     classes = prepared.labels.num_classes
     network = smp.create_model("fpn", encoder_name=MODEL["encoder"], encoder_weights=None, classes=classes).eval()
@@ -42,8 +42,8 @@ def foreign(prepared: Prepared) -> nn.Module:
             nn.init.normal_(module.running_mean, 0, 0.2)
     head = network.segmentation_head[0]
     with torch.no_grad():
-        x = torch.stack([tensor(prepared.split("val").frame(index)) for index in range(3)])
-        logits = head(network.decoder(network.encoder(x))).transpose(0, 1).flatten(1)  # (K, pixels)
+        images = torch.stack([tensor(prepared.split("val").frame(index)) for index in range(3)])
+        logits = head(network.decoder(network.encoder(images))).transpose(0, 1).flatten(1)  # (K, pixels)
         head.weight /= logits.std(dim=1)[:, None, None, None]
         head.bias.copy_((head.bias - logits.mean(dim=1)) / logits.std(dim=1))
     checked: nn.Module = network
@@ -51,25 +51,25 @@ def foreign(prepared: Prepared) -> nn.Module:
 
 
 def tensor(frame: Any) -> torch.Tensor:
-    """A BGR frame as its owner normalises it: RGB, ImageNet's mean and deviation."""
+    """A BGR frame as the network's owner normalises it: RGB, ImageNet's mean and deviation."""
     rgb = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1) / 255
     return (rgb - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
 
 
 def mean_iou(pairs: list[tuple[Any, Any]], classes: int) -> float:
-    """Percent over classes that are in the truth, by counting pixels."""
-    found = []
+    """Mean IoU in percent over the classes of the true labels, by counting pixels."""
+    ious = []
     for k in range(classes):
-        hit = sum(int(((truth == k) & (got == k)).sum()) for truth, got in pairs)
-        union = sum(int((((truth == k) | (got == k)) & (truth != 255)).sum()) for truth, got in pairs)
+        hit = sum(int(((truth == k) & (predicted == k)).sum()) for truth, predicted in pairs)
+        union = sum(int((((truth == k) | (predicted == k)) & (truth != 255)).sum()) for truth, predicted in pairs)
         if any((truth == k).any() for truth, _ in pairs):
-            found.append(hit / union)
-    return 100 * sum(found) / len(found)
+            ious.append(hit / union)
+    return 100 * sum(ious) / len(ious)
 
 
 @pytest.fixture
 def stage(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs stages/train_teacher.py with a teacher of these options, untrained; returns its status."""
+    """Run stages/train_teacher.py with an untrained teacher of these options; return its status."""
 
     def run(**options: Any) -> int:
         raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -96,7 +96,7 @@ def test_a_teacher_in_another_class_order_scores_the_same(
     theirs[0] = "something else"  # the last of ours
     torch.save({"state_dict": foreign.state_dict()}, tmp_path / "theirs.pth")
     assert stage(weights="theirs.pth", weights_classes=theirs, class_map={names[-1]: "something else"}) == 0
-    teacher, found = network_artifact.load(tmp_path / "t")
+    teacher, stored = network_artifact.load(tmp_path / "t")
     engine, pairs = TorchEngine(teacher, input_size=SIZE), []
     with torch.inference_mode():
         for frame, truth in prepared.split("val"):
@@ -105,14 +105,14 @@ def test_a_teacher_in_another_class_order_scores_the_same(
             expected = len(names) - 1 - logits[0].argmax(0).numpy()  # their order is ours in reverse
             assert np.array_equal(engine.run(frame[None])[0], expected)
             pairs.append((truth, expected))
-    assert len({int(k) for _, got in pairs for k in np.unique(got)}) > 3
-    assert found.meta["metrics"]["val"]["miou"] == pytest.approx(mean_iou(pairs, len(names)), abs=0.01)
-    assert found.meta["metrics"]["val"]["miou"] > 1
-    assert found.meta["trained"] is False and "best_step" not in found.meta
-    assert found.meta["initial_weights"]["source"] == "theirs.pth"
-    assert found.meta["initial_weights"]["sha256"] == artifact.sha256(tmp_path / "theirs.pth")
-    assert found.meta["initial_weights"]["random"] == []
-    assert found.meta["model"]["options"] == MODEL
+    assert len({int(k) for _, predicted in pairs for k in np.unique(predicted)}) > 3
+    assert stored.meta["metrics"]["val"]["miou"] == pytest.approx(mean_iou(pairs, len(names)), abs=0.01)
+    assert stored.meta["metrics"]["val"]["miou"] > 1
+    assert stored.meta["trained"] is False and "best_step" not in stored.meta
+    assert stored.meta["initial_weights"]["source"] == "theirs.pth"
+    assert stored.meta["initial_weights"]["sha256"] == artifact.sha256(tmp_path / "theirs.pth")
+    assert stored.meta["initial_weights"]["random"] == []
+    assert stored.meta["model"]["options"] == MODEL
     assert (tmp_path / "c").is_dir()
 
 
@@ -120,18 +120,18 @@ def test_a_teacher_that_is_random_in_part_is_refused(
     foreign: nn.Module, stage: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(foreign.state_dict(), tmp_path / "theirs.pth")
-    for options, said in (
+    for options, random_part in (
         ({}, "the whole network"),
         ({"weights": "theirs.pth", "new_classes": "all"}, "segmentation_head.0"),
     ):
         assert stage(**options) == 1
         message = capsys.readouterr().err
         assert message.count("error: ") == 1
-        assert f"teacher.train is false, but these weights are random: {said}; give a checkpoint" in message
+        assert f"teacher.train is false, but these weights are random: {random_part}; give a checkpoint" in message
         assert not (tmp_path / "t").exists()
 
 
-def test_what_makes_a_network_complete() -> None:
+def test_a_network_is_complete_without_random_weights() -> None:
     network = models.build("smp", MODEL, num_classes=2)
     network.initial_weights = {"source": "x", "random": []}
     check_complete(network)

@@ -121,13 +121,13 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
             f"beside {' or '.join(FOLDER_FILES)} as save_pretrained writes them, with all tensors in one file"
         )
     facts = artifact.read_json(config, advice=f"{where} needs the folder as save_pretrained wrote it")
-    loaded = read(file, where=where, key=key)
-    normalisation = loaded.normalisation
+    checkpoint = read(file, where=where, key=key)
+    normalisation = checkpoint.normalisation
     if (preprocessor := path / "preprocessor_config.json").is_file():
         normalisation = normalisation or stated(artifact.read_json(preprocessor, advice="restore or remove it"))
-    classes, normalisation = loaded.classes or class_names(facts), normalisation or stated(facts)
+    classes, normalisation = checkpoint.classes or class_names(facts), normalisation or stated(facts)
     return replace(
-        loaded, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation
+        checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation
     )
 
 
@@ -138,7 +138,7 @@ def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{where}: {path} is not a readable safetensors file ({error}){_looks(path)}{_cut(path, str(error))}"
+            f"{where}: {path} is not a readable safetensors file ({error}){_not_weights(path)}{_cut(path, str(error))}"
         ) from error
     facts: dict[str, Any] = {}
     for key, text in header.items():
@@ -218,8 +218,8 @@ def _why_unreadable(path: Path, error: Exception, key: str | None) -> str:
         return (
             f"only unpickling can read it (it needs {match[1]}): that runs code, which segpress never does; {convert}"
         )
-    if looks := _looks(path):
-        return f"not a checkpoint{looks}"
+    if kind := _not_weights(path):
+        return f"not a checkpoint{kind}"
     first = text.strip().splitlines()[0][:200] if text.strip() else _kind(error)
     if first.startswith("Weights only load failed"):  # torch's message advises to run the code in the file
         first = "no format of torch"
@@ -238,8 +238,8 @@ def _cut(path: Path, reason: str) -> str:
     return f"; it is cut short, at {path.stat().st_size} bytes: download or copy it again and compare its sha256"
 
 
-def _looks(path: Path) -> str:
-    """What a file is, if its first bytes show that it is not a checkpoint; else empty."""
+def _not_weights(path: Path) -> str:
+    """The kind of a file, if its first bytes show that it is not a checkpoint; else empty."""
     start = _start(path).lstrip().lower()
     if not start:
         return "; it is empty"

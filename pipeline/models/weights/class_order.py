@@ -1,4 +1,4 @@
-"""Which class of a checkpoint each class of the data set is: found by name, never by position."""
+"""Match the classes of a data set with those of a checkpoint: by name, never by position."""
 
 from __future__ import annotations
 

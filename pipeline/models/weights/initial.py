@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # quantised numbers need scales
 COUNTER = "num_batches_tracked"  # of batch norm; older files lack it, inference does not use it
 AVERAGED = "n_averaged"  # counter of torch's AveragedModel
-#: What classifiers have after the features of an encoder, in timm and torchvision: never used.
+#: Layers of classifiers after the features of an encoder, in timm and torchvision; they are never used.
 AFTER_ENCODERS = (
     "fc", "classifier", "head", "head_dist", "last_linear", "conv_head", "norm_head", "bn2", "norm", "pre_logits",
     "final_conv", "final_layer", "downsamp_modules",

@@ -33,8 +33,9 @@ def save(
 
     Args:
         name, options: the model plugin and its options; those that only choose initial weights are left out.
-        input_size: (height, width) it was trained and validated for.
-        facts: more for meta.json: metrics, parents, how it was trained.
+        labels: classes of the data set.
+        input_size: (height, width) of the deployed network.
+        facts: further facts for meta.json: metrics, parents, training options.
     """
     meta = {
         **labels.to_meta(),
@@ -54,14 +55,14 @@ def save(
 
 
 def write(path: Path, network: SegNetwork, *, meta: Mapping[str, Any]) -> None:
-    """Write a network artifact whose facts are all known; ``meta`` is what :func:`save` writes."""
+    """Write a network artifact with complete facts: ``meta`` has all keys that :func:`save` writes."""
     with artifact.create(path, kind="network", meta=meta) as folder:
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(dict(meta), sort_keys=True)})
 
 
 def copy(path: Path, out: Path) -> None:
-    """Write a network artifact again elsewhere, unchanged.
+    """Copy a network artifact, unchanged, to another folder.
 
     Raises:
         UserError: see ``artifact.load``.
@@ -73,7 +74,7 @@ def copy(path: Path, out: Path) -> None:
 
 
 def load(path: Path) -> tuple[SegNetwork, Artifact]:
-    """Build the network of an artifact again, with its weights, in eval mode.
+    """The network of an artifact, with its weights, in eval mode; and the artifact.
 
     Raises:
         UserError: see ``artifact.load``; also when the weights do not fit the model that this version builds.

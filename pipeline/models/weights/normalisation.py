@@ -58,6 +58,7 @@ def in_opencv_order(mean: Sequence[float]) -> bool:
 
 
 def differ(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:
+    """Whether a ``mean`` or ``std`` that both have differs by more than rounding."""
     return any(math.dist(one[key], other[key]) >= NEAR for key in one.keys() & other.keys())
 
 
