@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ OLDER_CPU = {
     "JSIMD_FORCENONE": "1",
     "ATEN_CPU_CAPABILITY": "avx2",
 }
+#: Seconds after which a test fails, with its fixtures; a slow test has more. Without this, a test could wait for ever.
+LONGEST, LONGEST_SLOW = 300, 1800
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -37,6 +39,24 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test fail that takes too long, also where it waits for a process, thread or socket."""
+    seconds = LONGEST_SLOW if item.get_closest_marker("slow") else LONGEST
+
+    def late(number: int, frame: FrameType | None) -> None:
+        pytest.fail(f"the test takes more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    # again every 10 s: the first failure may wait in a `finally` or at the end of a `with`
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
