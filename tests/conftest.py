@@ -3,6 +3,8 @@
 # ruff: noqa: PLC0415 - torch is imported only where a test needs the student
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -107,25 +109,59 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A student like the default student, with random weights, up to its INT8 files. Its label maps have all classes.
 
+    The first process of pytest-xdist makes its files, which takes 20 s; the others wait and read them.
+
     Attributes: ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
     (artifacts), ``labels``, ``parity``.
     """
     import cv2
+    import numpy as np
+
+    from pipeline import artifact
+    from pipeline.labels import LabelSpec
+    from pipeline.models.weights import network_artifact
+
+    own = tmp_path_factory.getbasetemp()
+    folder, size = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "student", (128, 192)
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
+    frames = [np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for coarse in noise]
+    labels = LabelSpec(
+        names=tuple("abcde"),
+        palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)),
+        original_ids=(7, 11, 26, 0, 33),
+        original_ignored=4,
+    )
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "parity.json").is_file():
+            make_student(folder, frames, labels, size)
+    network, parent = network_artifact.load(folder / "network")
+    return SimpleNamespace(
+        network=network.eval(),
+        frames=frames,
+        parent=parent,
+        onnx=artifact.load(folder / "onnx", kind="onnx"),
+        labels=labels,
+        calibration=artifact.load(folder / "calibration", kind="calibration"),
+        int8=artifact.load(folder / "int8", kind="int8"),
+        parity=json.loads((folder / "parity.json").read_text()),
+    )
+
+
+def make_student(folder: Path, frames: list[Any], labels: Any, size: tuple[int, int]) -> None:
+    """Write the artifacts of :func:`student`, and ``parity.json`` as the last file."""
     import numpy as np
     import torch
 
     from pipeline import artifact, models
     from pipeline.export.export import export_network
     from pipeline.export.graphs import DeployGraph
-    from pipeline.labels import LabelSpec
     from pipeline.models.weights import network_artifact
     from pipeline.quantization.calibration_artifact import calibrate
     from pipeline.quantization.quantize import Settings, quantize
 
-    folder, size = tmp_path_factory.mktemp("student"), (128, 192)
-    rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
-    frames = [np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for coarse in noise]
     torch.manual_seed(0)
     options = {
         "architecture": "deeplabv3plus",
@@ -145,12 +181,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         logits = network(batch).logits.transpose(0, 1).flatten(1)  # (K, pixels)
         classifier.weight /= logits.std(dim=1)[:, None, None, None]
         classifier.bias.copy_((classifier.bias - logits.mean(dim=1)) / logits.std(dim=1))
-    labels = LabelSpec(
-        names=tuple("abcde"),
-        palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)),
-        original_ids=(7, 11, 26, 0, 33),
-        original_ignored=4,
-    )
     network_artifact.save(
         folder / "network", network, name="smp", options=options, labels=labels, input_size=size, facts={}
     )
@@ -164,16 +194,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     calibration = artifact.load(folder / "calibration", kind="calibration")
     quantize(onnx, calibration, folder / "int8", settings=Settings(method="minmax"))
-    return SimpleNamespace(
-        network=network,
-        frames=frames,
-        parent=parent,
-        onnx=onnx,
-        labels=labels,
-        calibration=calibration,
-        int8=artifact.load(folder / "int8", kind="int8"),
-        parity=parity,
-    )
+    (folder / "parity.json").write_text(json.dumps(parity))
 
 
 @pytest.fixture(scope="session")
