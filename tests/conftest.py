@@ -30,6 +30,12 @@ OLDER_CPU = {
 }
 #: Seconds after which a test fails, with its fixtures; a slow test has more. Without this, a test could wait for ever.
 LONGEST, LONGEST_SLOW = 300, 1800
+#: Files that take longest. They come first: the last of them would leave the other processes of pytest-xdist idle.
+LONG = (
+    "quantization/test_simulated.py", "training/test_processes.py", "quantization/test_recovery.py",
+    "training/test_training.py", "export/test_export.py", "training/test_memory.py", "quantization/test_calibration.py",
+    "training/test_checkpoints.py", "docs/test_commands.py", "docs/test_site.py", "training/test_precision.py",
+)  # fmt: skip
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -41,6 +47,12 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of ``LONG`` first, in their order; the Makefile tells pytest-xdist to keep it."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -106,7 +118,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def student(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SimpleNamespace:
     """A student like the default student, with random weights, up to its INT8 files. Its label maps have all classes.
 
     The first process of pytest-xdist makes its files, which takes 20 s; the others wait and read them.
@@ -121,8 +133,10 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     from pipeline.labels import LabelSpec
     from pipeline.models.weights import network_artifact
 
-    own = tmp_path_factory.getbasetemp()
-    folder, size = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "student", (128, 192)
+    own, size = tmp_path_factory.getbasetemp(), (128, 192)
+    folder = (
+        own.parent if hasattr(request.config, "workerinput") else own
+    ) / "student"  # pytest-xdist has a folder per process
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
