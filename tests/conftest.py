@@ -121,7 +121,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SimpleNamespace:
     """A student like the default student, with random weights, up to its INT8 files. Its label maps have all classes.
 
-    The first process of pytest-xdist makes its files, which takes 20 s; the others wait and read them.
+    The first process of pytest-xdist makes its files, in the folder that all share, in 20 s; the others read them.
 
     Attributes: ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
     (artifacts), ``labels``, ``parity``.
@@ -134,9 +134,7 @@ def student(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     from pipeline.models.weights import network_artifact
 
     own, size = tmp_path_factory.getbasetemp(), (128, 192)
-    folder = (
-        own.parent if hasattr(request.config, "workerinput") else own
-    ) / "student"  # pytest-xdist has a folder per process
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "student"
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
