@@ -206,7 +206,8 @@ def test_the_launcher_takes_the_place_of_the_script(monkeypatch: pytest.MonkeyPa
 
 def test_processes_end_with_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, several = processes.Launcher(1), processes.Launcher(2)
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    another = os.getppid() + 1
+    monkeypatch.setattr(os, "getppid", lambda: another)
     alone.check()
     with pytest.raises(UserError, match="the launcher of these processes has ended"):
         several.check()
