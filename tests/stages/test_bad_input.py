@@ -109,7 +109,7 @@ def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number: int) -> None:
-    file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=100_000))
+    file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=5_000))
     with subprocess.Popen(
         stage("prepare", "--params", file, "--out", out), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     ) as process:
