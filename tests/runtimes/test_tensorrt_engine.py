@@ -175,7 +175,7 @@ def test_a_shape_that_tensorrt_refuses_is_no_run(dynamic: HalvingEngine, cuda: H
 
 
 @pytest.mark.parametrize(
-    "error", ["is refused", "spoils it", "cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"]
+    "problem", ["is refused", "spoils it", "cudaStreamBeginCapture", "cudaGraphInstantiateWithFlags"]
 )
 def test_what_cannot_be_captured_runs_without_a_graph(
     inner: HalvingEngine, cuda: HostCuda, caplog: pytest.LogCaptureFixture, problem: str
