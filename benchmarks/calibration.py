@@ -3,8 +3,8 @@
     python benchmarks/calibration.py artifacts/onnx/kd                          # 8, 64 and 500 frames
     python benchmarks/calibration.py FOLDER --frames 8 32 --json FILE           # e.g. of an export at 1024x2048
 
-Each pass runs in a process of its own, on frames of noise. Memory is the peak of that process over what it held when
-the libraries were loaded.
+Each pass runs in a process of its own, on frames of noise. Memory is the peak of that process minus its memory
+after the libraries were loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.training.costs import peak_resident, reset_peak
 
 
 class Noise:
-    """Frames of noise, made when they are asked for."""
+    """Frames of noise, drawn one at a time."""
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
         self.count = count

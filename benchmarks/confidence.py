@@ -1,5 +1,5 @@
-"""What the second output costs, whether labels stay as they are, and whether its values are right: how many of the
-pixels that have a confidence of 80 percent have the right label.
+"""Cost of the second output, whether it changes labels, and whether its values are right: 80 percent of the pixels that
+have a confidence of 80 percent should have the right label.
 
     python benchmarks/confidence.py artifacts/onnx/kd artifacts/int8/kd artifacts/dataset \
         --out docs/results/confidence.json
@@ -29,7 +29,7 @@ BINS = 10
 
 
 def reliability(levels: Any, right: Any) -> dict[str, Any]:
-    """How far confidence is from accuracy.
+    """Difference between confidence and accuracy.
 
     Args:
         levels: (N,) uint8 confidence of labelled pixels.
@@ -54,7 +54,7 @@ def reliability(levels: Any, right: Any) -> dict[str, Any]:
 
 
 def measure(file: Path, frames: Any, targets: Any, *, ignore: int, rounds: int) -> dict[str, Any]:
-    """A file with and without confidence: labels, time in turn, and how right the confidence is."""
+    """A file with and without confidence: labels, time in turn, and calibration error."""
     runtime = OnnxRuntime(threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         model = onnx.load(file)
@@ -107,11 +107,11 @@ def main() -> None:
     size = tuple(floats.meta["output"]["shape"][1:])
     frames = [resize_frame(split.frame(index), (height, width)) for index in range(len(split))]
     targets = [resize_label_map(split.label(index), (size[0], size[1])) for index in range(len(split))]
-    found: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "frames": len(frames)}
+    figures: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "frames": len(frames)}
     for file in (floats.file("fp32.onnx"), int8.file(CPU_FILE)):
-        found[file.name] = measure(file, frames, targets, ignore=floats.labels.ignore_index, rounds=args.rounds)
-        print(file.name, json.dumps({key: value for key, value in found[file.name].items() if key != "bins"}))
-    artifact.write_text(args.out, artifact.dump_json(found))
+        figures[file.name] = measure(file, frames, targets, ignore=floats.labels.ignore_index, rounds=args.rounds)
+        print(file.name, json.dumps({key: value for key, value in figures[file.name].items() if key != "bins"}))
+    artifact.write_text(args.out, artifact.dump_json(figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How alike thumbnails are: of an image and its copies, and of two images of a data set that follow each other.
+"""Similarity of thumbnails: of an image and its copies, and of successive images of a data set.
 
 The threshold of ``pipeline/preparation/copies.py`` is between the two. The data set is that of params.yaml; its names
 are sorted, so that the frames of a drive follow each other.
@@ -20,7 +20,7 @@ from pipeline.frames import Array
 from pipeline.preparation.copies import ALIKE, thumbnail
 from pipeline.settings import params
 
-EVERY = 15  # images between two that are copied
+EVERY = 15  # every 15th image is copied
 
 
 @command
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def copied(frame: Array) -> Iterator[tuple[str, Array]]:
-    """Name and pixels of copies as they are found in data sets."""
+    """Name and pixels of typical copies in data sets."""
     height, width = frame.shape[:2]
     for quality in (95, 75, 40, 15):
         yield f"JPEG of quality {quality}", _again(frame, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)

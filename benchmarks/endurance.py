@@ -3,10 +3,10 @@
     python benchmarks/endurance.py artifacts/engines/kd/int8 rtsp://127.0.0.1:8554/drive --minutes 20 --json FILE
     python benchmarks/endurance.py artifacts/engines/kd/int8 --send one.mp4 two.mp4 --minutes 20 --json FILE
 
-Runs infer.py with everything that a live run can do: overlay video, JSON lines, zones, events with clips, and the web
+Runs infer.py with all outputs of a live run: overlay video, JSON lines, zones, events with clips, and the web
 page with a viewer of each picture. With --send the sources are files that this script sends in real time, again and
-again, one stream for each. It looks at the process every five seconds, ends it by SIGTERM and prints its summary.
-Memory is flat when the growth from the end of the second minute on is nothing but noise.
+again, one stream for each. The script samples the process every five seconds, ends it by SIGTERM and prints its
+summary. Memory is flat if it does not grow, apart from noise, after the second minute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.errors import UserError, command
 
 ROOT = Path(__file__).parents[1]
 INTERVAL_S = 5.0
-SEND_PORT = 8940  # of the first stream that --send makes
+SEND_PORT = 8940  # of the first stream of --send
 ZONES = {
     "zones": [
         {"name": "lane", "unit": "shares", "points": [[0.4, 0.6], [0.6, 0.6], [1, 1], [0, 1]]},
@@ -80,14 +80,14 @@ def send(file: str, port: int) -> None:
 
 
 def watch(address: str) -> None:
-    """A viewer of the page's pictures, until the page is gone."""
+    """Read the page's pictures, as a viewer does, until the page is closed."""
     with suppress(OSError), urllib.request.urlopen(address, timeout=30) as stream:  # noqa: S310 - of this machine
         while stream.read(1 << 16):
             pass
 
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run infer.py for so many minutes; what was seen of it."""
+    """Run infer.py for ``args.minutes``; returns the samples of the process and its summary."""
     (folder / "zones.json").write_text(json.dumps(ZONES))
     (folder / "rules.json").write_text(json.dumps(RULES))
     sources = [*args.sources, *(f"tcp://127.0.0.1:{SEND_PORT + number}" for number in range(len(args.send)))]
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", type=Path)
-    parser.add_argument("sources", nargs="*", help="something live")
+    parser.add_argument("sources", nargs="*", help="a live source: an address or a camera")
     parser.add_argument(
         "--send", type=Path, nargs="+", default=[], help="videos in H.264 that are sent as live streams"
     )
@@ -154,10 +154,10 @@ def main() -> None:
     if not args.sources and not args.send:
         parser.error("name something live, or files to --send")
     with tempfile.TemporaryDirectory() as name:
-        found = run(args, Path(name))
-    print(json.dumps({key: value for key, value in found.items() if key not in ("seen", "summary")}, indent=2))
+        figures = run(args, Path(name))
+    print(json.dumps({key: value for key, value in figures.items() if key not in ("seen", "summary")}, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

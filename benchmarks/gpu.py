@@ -1,11 +1,11 @@
-"""Every runtime and precision on one GPU, in turns: which engine is the fastest here, and what a CUDA graph gains.
+"""Every runtime and precision on one GPU, in turns: which engine is the fastest here, and the gain of a CUDA graph.
 
     python benchmarks/gpu.py artifacts/onnx/kd artifacts/int8/kd artifacts/dataset [--json docs/results/gpu.json]
 
 ONNX Runtime on the CPU, on CUDA and with TensorRT; TensorRT and TensorRT-RTX with and without CUDA graphs; each in
-fp32, fp16 and INT8. What is not installed or cannot be built is listed with the reason. Times are of one frame, host
-memory to host memory; `GPU` is the time of the kernels alone, where the engine tells it. `same labels` compares with
-ONNX Runtime in fp32 on the CPU.
+fp32, fp16 and INT8. Runtimes that are not installed, and engines that cannot be built, are listed with the reason.
+Times are of one frame, host memory to host memory; `GPU` is the time of the kernels alone, if the engine measures it.
+`same labels` compares with ONNX Runtime in fp32 on the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.evaluation import environment, latency
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine, _cuda
 
-#: What is special, plugin, its options.
+#: Suffix of the title, plugin, its options.
 CANDIDATES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("cpu", "onnxruntime", {"provider": "cpu"}),
     ("cuda", "onnxruntime", {"provider": "cuda"}),
@@ -42,7 +42,7 @@ REFERENCE = "onnxruntime cpu fp32"
 
 
 def open_all(floats: Artifact, int8: Artifact, scratch: Path, *, names: list[str], threads: int) -> tuple[Any, Any]:
-    """Build and load what this machine can; returns the engines by title, and the reasons of the others."""
+    """Build and load the engines that this machine can run; returns them by title, and the reasons of the others."""
     opened: dict[str, Engine] = {}
     absent: dict[str, str] = {}
     for way, name, options in (candidate for candidate in CANDIDATES if candidate[1] in names):
@@ -52,7 +52,7 @@ def open_all(floats: Artifact, int8: Artifact, scratch: Path, *, names: list[str
             title, folder = f"{name} {way} {precision}", scratch / f"{name} {given.get('provider', '')} {precision}"
             try:
                 runtime = runtimes.build(name, given)
-                if not folder.exists():  # a graph is made at load: the engine is the same with and without
+                if not folder.exists():  # recorded at load: the engine file is the same with and without a graph
                     source = int8 if precision == "int8" else floats
                     file = f"{runtime.int8_variant if precision == 'int8' else precision}.onnx"
                     meta = {**source.facts, "precision": precision, "parents": {source.kind: source.hash}}
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         opened, absent = open_all(floats, int8, Path(scratch), names=args.runtimes, threads=args.threads)
         if REFERENCE not in opened:
-            raise UserError(f"{REFERENCE} is what the others are compared with: {absent.get(REFERENCE, 'not chosen')}")
+            raise UserError(f"{REFERENCE} is the reference of all engines: {absent.get(REFERENCE, 'not chosen')}")
         images = latency.frames_of(frames, opened[REFERENCE].input_size)
         labels = {title: [engine.run(image[None]) for image in images] for title, engine in opened.items()}
         conditions = [environment.conditions()]
@@ -102,12 +102,12 @@ def main() -> None:
     for column in ("engine", "p50 ms", "p99 ms", "GPU p50 ms", "GPU spread", "same labels"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     rows = []
-    for title, found in timing.items():
+    for title, times in timing.items():
         same = float(np.mean([a == b for a, b in zip(labels[title], labels[REFERENCE], strict=True)]))
-        rows.append({"engine": title, "same_labels": round(same, 5), "unstable": title in wavering, **found})
-        gpu = found.get("device")
+        rows.append({"engine": title, "same_labels": round(same, 5), "unstable": title in wavering, **times})
+        gpu = times.get("device")
         cells = (f"{gpu['p50']:.3f}", f"{gpu['cov']:.1%}") if gpu else ("", "")
-        table.add_row(title, f"{found['p50']:.3f}", f"{found['p99']:.3f}", *cells, f"{same:.2%}")
+        table.add_row(title, f"{times['p50']:.3f}", f"{times['p99']:.3f}", *cells, f"{same:.2%}")
     console = Console()
     console.print(table)
     for title, reason in absent.items():

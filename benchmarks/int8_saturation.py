@@ -1,10 +1,10 @@
 """Labels of the CPU's INT8 file as its kernels compute them, against exact arithmetic: with 8 bits everywhere, and as
-`quantize` writes it; on this CPU, and on one without VNNI that an emulator stands for.
+`quantize` writes it; on this CPU, and on an emulated one without VNNI.
 
     python benchmarks/int8_saturation.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset \
         --name "default student" --emulator "qemu-x86_64 -cpu Haswell" --out docs/results/int8_saturation.json
 
-The emulator (Debian: apt-get install qemu-user) runs the very kernels that ONNX Runtime chooses on such a CPU, some
+The emulator (Debian: apt-get install qemu-user) runs the same kernels that ONNX Runtime chooses on such a CPU, about a
 hundred times slower: a few frames take minutes.
 """
 
@@ -56,16 +56,16 @@ def maps(opened: Any, frames: Any) -> Any:
 
 
 def agreements(folder: Path) -> dict[str, dict[str, float]]:
-    """By file: percent of labels that are those of exact arithmetic, and of float32."""
+    """By file: percent of labels that equal those of exact arithmetic, and of float32."""
     frames = np.load(folder / "frames.npy")
-    floats, found = maps(session(folder / "fp32.onnx"), frames), {}
+    floats, agreement = maps(session(folder / "fp32.onnx"), frames), {}
     for title, file in FILES.items():
         exact = maps(session(folder / file, **{"session.disable_quant_qdq": "1"}), frames)
         got = {name: maps(session(folder / file, **entries), frames) for name, entries in QUESTIONS.items()}
-        found[title] = {name: percent(labels == exact) for name, labels in got.items()}
-        found[title]["kernels against float32"] = percent(got["kernels"] == floats)
-        found[title]["exact against float32"] = percent(exact == floats)
-    return found
+        agreement[title] = {name: percent(labels == exact) for name, labels in got.items()}
+        agreement[title]["kernels against float32"] = percent(got["kernels"] == floats)
+        agreement[title]["exact against float32"] = percent(exact == floats)
+    return agreement
 
 
 def percent(equal: Any) -> float:
@@ -88,7 +88,7 @@ def speed(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The two files and the frames; returns what was narrowed."""
+    """Write the two files and the frames; returns the number of narrowed channels and of all channels."""
     source = artifact.load(args.onnx, kind="onnx")
     plain = graphs.load(str(source.file("fp32.onnx")))
     statistics = calibration_artifact.load(artifact.load(args.calibration, kind="calibration"))
@@ -115,31 +115,31 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--name", default="")
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--only-speed", action="store_true", help="print the times alone")
-    parser.add_argument("--emulator", default="", help="what to put before python, to run the kernels of another CPU")
+    parser.add_argument("--only-speed", action="store_true", help="print only the times")
+    parser.add_argument("--emulator", default="", help="command before python that emulates another CPU")
     parser.add_argument("--out", type=Path, help="JSON file; other networks in it stay")
     args = parser.parse_args()
     if args.calibration is None:  # the part that runs in the emulator
         print(json.dumps(agreements(args.onnx)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        found = write(Path(scratch), args)
-        found["speed"] = speed(Path(scratch))
+        figures = write(Path(scratch), args)
+        figures["speed"] = speed(Path(scratch))
         if args.only_speed:
-            print(json.dumps(found["speed"], indent=2))
+            print(json.dumps(figures["speed"], indent=2))
             return
-        found["here"] = agreements(Path(scratch))
+        figures["here"] = agreements(Path(scratch))
         if args.emulator:
             command = [*shlex.split(args.emulator), sys.executable, __file__, scratch]
             ran = subprocess.run(command, capture_output=True, text=True, check=True)
-            found["emulated"] = json.loads(ran.stdout)
+            figures["emulated"] = json.loads(ran.stdout)
     kernels = int8_kernels("x86_64", instructions())
-    print(json.dumps(found, indent=2))
+    print(json.dumps(figures, indent=2))
     if args.out:
         report = json.loads(args.out.read_text()) if args.out.exists() else {"networks": {}}
         report |= {"cpu": cpu_model(), "int8_kernels": kernels, "onnxruntime": onnxruntime.__version__}
         report |= {"emulator": args.emulator or report.get("emulator", "")}
-        report["networks"][args.name or args.onnx.name] = found
+        report["networks"][args.name or args.onnx.name] = figures
         artifact.write_text(args.out, artifact.dump_json(report))
 
 

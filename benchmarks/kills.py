@@ -1,8 +1,8 @@
-"""Does a training that is killed again and again end with the same bits as one that is left alone?
+"""Compare a training that is killed many times with one that is not interrupted: are the last bits equal?
 
     python benchmarks/kills.py --kills 20
 
-A student of rendered streets learns by `kd` and `cirkd`, whose memory of teacher vectors fills while it trains, with an
+A student of rendered streets learns by `kd` and `cirkd`, whose memory of teacher vectors fills during training, with an
 average of its weights and two loader processes; every step writes a checkpoint. The run is killed (SIGKILL) at random
 times, every second time in the middle of writing a checkpoint, and started again until it has been killed often
 enough; then it may finish. Every tensor of its last checkpoint (student, adapters, memory, optimiser, average, best
@@ -36,9 +36,9 @@ from pipeline.training.distillation import DistillationTask
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
 
-FORKED = multiprocessing.get_context("fork")  # a start then takes no import; this process itself computes nothing
+FORKED = multiprocessing.get_context("fork")  # new runs import nothing again; this process computes nothing
 
-#: Options of CIRKD: a memory of some MiB, so that there is time to kill while it is written.
+#: Options of CIRKD: a memory of some MiB, so that writing takes long enough to be killed.
 MEMORY = {"pixel_queue": 8000, "region_queue": 500, "pixel_samples": 512, "region_samples": 128}
 NETWORK = {
     "architecture": "fpn",
@@ -74,12 +74,12 @@ def main() -> int:
         differing = differences(root / "alone", root / "killed")
     for number, (step, torn) in enumerate(kills, start=1):
         print(f"kill {number:3}: after checkpoint {step:3} of {steps}{', while writing the next' if torn else ''}")
-    found = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
+    facts = {"kills": len(kills), "while_writing": sum(torn for _, torn in kills), "steps": steps, "differs": differing}
     print(
-        f"{found['kills']} kills, {found['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}"
+        f"{facts['kills']} kills, {facts['while_writing']} while writing; differs: {', '.join(differing) or 'nothing'}"
     )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return 1 if differing else 0
 
 
@@ -90,7 +90,7 @@ def prepare_data(out: Path) -> None:
 
 
 def train(dataset: Path, folder: Path, steps: int) -> None:
-    """The run: goes on from whatever checkpoints are in the folder."""
+    """The run: it resumes from the newest checkpoint in the folder."""
     os.setpgrp()  # its loader processes end with it
     folder.mkdir(exist_ok=True)
     log = (folder / "log").open("a")

@@ -5,10 +5,10 @@
     python benchmarks/losses.py --step              # a whole training step with a ResNet-18 student
     python benchmarks/losses.py --crops             # CIRKD on 8 crops of 512x512, features at stride 8
     python benchmarks/losses.py --compile           # every loss as it is and under torch.compile
-    python benchmarks/losses.py ... --json FILE     # the figures, added to what FILE holds
+    python benchmarks/losses.py ... --json FILE     # the figures, added to those in FILE
 
 Seconds are medians of forward and backward; in each round every variant runs once, so that a busy machine hits all of
-them alike. Memory is the growth of the process's peak (of CUDA's, on a GPU) over what it held before, in MiB,
+them alike. Memory is the growth of the process's peak (of CUDA's, on a GPU) over its memory before, in MiB,
 measured in a process of its own.
 """
 
@@ -96,7 +96,7 @@ def loss_work(name: str, shape: Shape, device: str, *, compiled: bool = False) -
 
 
 def fill(loss: losses.DistillationLoss) -> None:
-    """Memories as they are late in a training: full."""
+    """Memories as late in a training: full."""
     for part in loss.modules():
         if isinstance(part, ClassQueues):
             part.vectors.normal_()
@@ -104,7 +104,7 @@ def fill(loss: losses.DistillationLoss) -> None:
 
 
 def double_loop(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mini-batch term as the formula stands, image pair by image pair, under plain autograd."""
+    """The mini-batch term as in the formula, image pair by image pair, with plain autograd."""
     f_s, f_t = unit(student).flatten(2), unit(teacher).flatten(2)
     total = student.new_zeros(())
     for i in range(len(f_s)):
@@ -169,7 +169,7 @@ def seconds(work: dict[str, Work], *, rounds: int, device: str) -> dict[str, flo
 
 
 def peak(kind: str, name: str, shape: Shape, device: str) -> float:
-    """MiB that one run adds."""
+    """Growth of memory in one run, in MiB."""
     WORK[kind](name, Shape(2, 64, 64, shape.classes), device)()  # libraries and kernels are in memory
     work = WORK[kind](name, shape, device)
     if device == "cuda":

@@ -1,13 +1,13 @@
-"""What each way of quantising costs and gains: mIoU, the class that loses most, size and CPU latency.
+"""Loss and gain of each way of quantising: mIoU, the class that loses most, size and CPU latency.
 
     python benchmarks/quantization.py artifacts/onnx/kd artifacts/calibration/kd artifacts/dataset
-    python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to what FILE holds
+    python benchmarks/quantization.py ... --json FILE --key streets/resnet10t       # added to those in FILE
     python benchmarks/quantization.py ... --qat kd artifacts/students/kd artifacts/teacher artifacts/sources/qat/kd.json
 
 With --qat the student is also fine-tuned with 8 bits simulated, once for each family, by the pipeline's own stages.
 
 Accuracy is that of the engine on val, against the float engine. The TensorRT file is simulated: ONNX Runtime runs it
-in float32 with its Q/DQ nodes, so its numbers are right and its latency says nothing. Latencies are taken in turns.
+in float32 with its Q/DQ nodes, so its accuracy is right and its latency means nothing. Latencies are taken in turns.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ def candidates(
     plain = graph.load(str(source.file("fp32.onnx")))
     statistics = calibration_artifact.load(calibrated)
     head = {plain.classifier.name}
-    found = {}
+    models = {}
     for title, family in FAMILIES.items():
 
         def placing(settings: Settings, family: Family = family) -> Place:
             return Source(plain, statistics, settings).placing(family, family.simulated)
 
         for name in METHODS:
-            found[f"int8 {title} {name}"] = placing(Settings(method=name))(head)
+            models[f"int8 {title} {name}"] = placing(Settings(method=name))(head)
         start = f"int8 {title} {method}"
-        found[f"{start}, classifier too"] = placing(Settings(method=method))(())
+        models[f"{start}, classifier too"] = placing(Settings(method=method))(())
         corrected = placing(Settings(method=method, bias_correction=True))
-        found[f"{start} + bias"] = corrected(head)
+        models[f"{start} + bias"] = corrected(head)
         ranking = [layer for layer, _ in sensitivity.rank(plain, corrected, trial)]
         fallback = sensitivity.fall_back(ranking, corrected, trial, budget, kept=head)
         recovered = corrected({*head, *fallback.layers})
-        found[f"{start} + bias + {len(fallback.layers)} layers in float"] = recovered
-    return found
+        models[f"{start} + bias + {len(fallback.layers)} layers in float"] = recovered
+    return models
 
 
 def fine_tuned(
@@ -82,7 +82,7 @@ def fine_tuned(
     settings = yaml.load(params)
     settings["students"][student]["qat"] = True
     settings["quantize"]["method"] = method
-    found = {}
+    models = {}
     for title, family in FAMILIES.items():
         place = folder / title
         place.mkdir()
@@ -96,8 +96,8 @@ def fine_tuned(
         plain = graph.load(str(place / "onnx/fp32.onnx"))
         statistics = calibration_artifact.load(artifact.load(place / "calibration", kind="calibration"))
         source = Source(plain, statistics, Settings(method=method))
-        found[f"int8 {title} {method} + QAT"] = source.placing(family, family.simulated)({plain.classifier.name})
-    return found
+        models[f"int8 {title} {method} + QAT"] = source.placing(family, family.simulated)({plain.classifier.name})
+    return models
 
 
 def stage(name: str, *arguments: str | Path) -> None:
@@ -174,13 +174,13 @@ def main() -> None:
         for name, file in files.items():
             copies[name] = Path(folder) / f"{name}.onnx"
             copies[name].write_bytes(file.read_bytes())
-        found = candidates(source, calibrated, trial, method=args.method, budget=budget)
+        models = candidates(source, calibrated, trial, method=args.method, budget=budget)
         if args.qat:
             student, *paths = args.qat
             network, teacher, recipe = map(Path, paths)
             places = {"params": args.params, "dataset": args.dataset, "folder": Path(folder)}
-            found |= fine_tuned(student, network, teacher, recipe, method=args.method, **places)
-        for index, (title, model) in enumerate(found.items()):
+            models |= fine_tuned(student, network, teacher, recipe, method=args.method, **places)
+        for index, (title, model) in enumerate(models.items()):
             copies[title] = Path(folder) / f"{index}.onnx"
             onnx.save(model, copies[title])
         rows = measure(copies, prepared, runs=args.runs, threads=args.threads)

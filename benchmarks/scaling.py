@@ -1,13 +1,13 @@
-"""What processes exchange in a step, calculated from params.yaml, and how two processes compare with one here.
+"""Bytes that processes exchange per step, calculated from params.yaml; and the speed of two processes against one.
 
-    python benchmarks/scaling.py                                  # bytes a step, for the teacher and every student
-    python benchmarks/scaling.py --measure artifacts/dataset      # and seconds a step: 1 process, 2 processes
+    python benchmarks/scaling.py                                  # bytes per step, for the teacher and every student
+    python benchmarks/scaling.py --measure artifacts/dataset      # and seconds per step: 1 process, 2 processes
 
 Gradients: DDP adds up every trainable parameter in float32 (ring all-reduce: each process sends and receives
-2 (p - 1) / p times their bytes). SyncBN: two vectors a channel forward, two backward, for every batch norm. Memory of a
-loss (CIRKD): the rows that one process's images add, counted in a real step on labels with every class, are sent to all
-others. Seconds at a bandwidth are bytes / bandwidth: a lower bound, without latency, hidden behind the backward pass as
-far as that is longer.
+2 (p - 1) / p times their bytes). SyncBN: two values per channel of every batch norm forward, and two backward. Memory
+of a loss (CIRKD): the rows that one process's images add, counted in a real step on labels with every class, are sent
+to all others. Seconds at a bandwidth are bytes / bandwidth: a lower bound without latency. Gradients are sent during
+the backward pass.
 
 The measurement trains the first student that has a teacher for a few steps, in the same order in every round.
 """
@@ -62,20 +62,20 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params)
-    found: dict[str, Any] = {"traffic": traffic(settings, args.classes)}
+    figures: dict[str, Any] = {"traffic": traffic(settings, args.classes)}
     if args.measure is not None:
-        found["measured"] = measured(args)
+        figures["measured"] = measured(args)
     if args.json is not None:
-        artifact.write_text(args.json, artifact.dump_json(found))
+        artifact.write_text(args.json, artifact.dump_json(figures))
 
 
 def traffic(settings: params.Params, classes: int) -> dict[str, Any]:
-    """Bytes that a step exchanges, by task; printed as a table."""
-    table = Table(title="MB that one process sends in a step, and ms at a bandwidth")
+    """Bytes exchanged per step, by task; printed as a table."""
+    table = Table(title="MB that one process sends per step, and ms at a bandwidth")
     columns = ("task", "parameters", "processes", "images each", "gradients", "SyncBN", "memory", *LINKS)
     for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right")
-    found = {}
+    by_task = {}
     for name in ("teacher", *settings.students):
         task, recipe = _task(settings, name, classes), settings.distill
         if name == "teacher":
@@ -85,7 +85,7 @@ def traffic(settings: params.Params, classes: int) -> dict[str, Any]:
         channels = sum(module.num_features for module in task.modules() if isinstance(module, _BatchNorm))
         rows = _rows_of_an_image(task, recipe.crop or settings.input_size, classes)
         facts = {"parameters": trained, "batch_norm_channels": channels, "memory_bytes_an_image": rows}
-        found[name] = facts
+        by_task[name] = facts
         for count in (count for count in PROCESSES if recipe.batch_size % count == 0):
             images = recipe.batch_size // count
             gradients = 4 * trained * 2 * (count - 1) / count
@@ -98,7 +98,7 @@ def traffic(settings: params.Params, classes: int) -> dict[str, Any]:
                 *(f"{1e3 * total / (speed * 1e9):.1f}" for speed in LINKS.values()),
             )  # fmt: skip
     Console(width=140).print(table)
-    return found
+    return by_task
 
 
 def _task(settings: params.Params, name: str, classes: int) -> SupervisedTask:
@@ -136,7 +136,7 @@ def _rows_of_an_image(task: SupervisedTask, size: tuple[int, int], classes: int)
 
 
 def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds a step of one process and of two on this machine; printed."""
+    """Seconds per step of one process and of two on this machine; printed."""
     seconds: dict[tuple[int, int], list[float]] = {(1, 2): [], (1, 1): [], (2, 1): []}
     for _ in range(args.rounds):
         for (count, threads), times in seconds.items():
@@ -155,11 +155,11 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
                 for process in started:
                     process.join()
                 times.append(json.loads((Path(folder) / "seconds.json").read_text()))
-    found = []
+    rows = []
     for (count, threads), times in seconds.items():
-        found.append({"processes": count, "threads": threads, "seconds_per_step": statistics.median(times)})
-        print(f"{count} process(es) of {threads} thread(s): {1e3 * statistics.median(times):.0f} ms a step")
-    return found
+        rows.append({"processes": count, "threads": threads, "seconds_per_step": statistics.median(times)})
+        print(f"{count} process(es) of {threads} thread(s): {1e3 * statistics.median(times):.0f} ms per step")
+    return rows
 
 
 def _train(place: dict[str, str], threads: int, folder: Path, args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What smoothing over time does to accuracy, flicker and time: every method that was considered, on labelled video.
+"""Accuracy, flicker and time of smoothed label maps: every method that was considered, on labelled video.
 
     python benchmarks/smoothing.py artifacts/engines/kd/int8 [--json docs/results/smoothing.json]
     python benchmarks/smoothing.py ENGINE --dataset artifacts/dataset --split val      # a split that is one video
@@ -64,7 +64,7 @@ def chosen(frames: int, tolerance: int = TOLERANCE) -> Method:
 
 
 def in_place(frames: int) -> Method:
-    """The chosen method, told that nothing moves."""
+    """The chosen method without motion."""
     smoother = Smoother(frames=frames)
     return lambda predicted, frame: smoother.smooth(predicted, Picture.of_bgr(np.zeros_like(frame)))
 
@@ -119,14 +119,14 @@ class Votes:
 
 def methods(classes: int) -> dict[str, Callable[[], Method]]:
     """By name, as the table shows them; the last ones are the chosen method."""
-    found: dict[str, Callable[[], Method]] = {"none": plain}
-    found |= {f"in place: majority of {n}": lambda n=n: majority(n, classes) for n in (3, 5)}
-    found |= {f"in place: votes x {f}": lambda f=f: Votes(f, classes, moved=False) for f in (0.7, 0.85)}
-    found |= {f"in place: counter, {n} frames": lambda n=n: in_place(n) for n in (2, FRAMES)}
-    found[f"moved, unchecked: counter, {FRAMES} frames"] = lambda: chosen(FRAMES, UNCHECKED)
-    found |= {f"moved, checked: votes x {f}": lambda f=f: Votes(f, classes, moved=True) for f in (0.7, 0.85)}
-    found |= {f"moved, checked: counter, {n} frames": lambda n=n: chosen(n) for n in (2, 3, 5, 8, 12)}
-    return found
+    by_name: dict[str, Callable[[], Method]] = {"none": plain}
+    by_name |= {f"in place: majority of {n}": lambda n=n: majority(n, classes) for n in (3, 5)}
+    by_name |= {f"in place: votes x {f}": lambda f=f: Votes(f, classes, moved=False) for f in (0.7, 0.85)}
+    by_name |= {f"in place: counter, {n} frames": lambda n=n: in_place(n) for n in (2, FRAMES)}
+    by_name[f"moved, unchecked: counter, {FRAMES} frames"] = lambda: chosen(FRAMES, UNCHECKED)
+    by_name |= {f"moved, checked: votes x {f}": lambda f=f: Votes(f, classes, moved=True) for f in (0.7, 0.85)}
+    by_name |= {f"moved, checked: counter, {n} frames": lambda n=n: chosen(n) for n in (2, 3, 5, 8, 12)}
+    return by_name
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Score:
 
 
 def flickered(before: tuple[Array, Array], now: tuple[Array, Array], ignored: int) -> tuple[int, int]:
-    """How many pixels changed their prediction, and of how many whose label did not change.
+    """Among the pixels whose label did not change: how many changed their prediction, and how many there are.
 
     Args:
         before, now: (label, prediction) of two frames, all (H, W).
@@ -164,20 +164,20 @@ def flickered(before: tuple[Array, Array], now: tuple[Array, Array], ignored: in
 
 
 def score(method: Method, video: Sequence[Shot], labels: LabelSpec) -> Score:
-    found = Score(ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index))
+    score = Score(ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index))
     before: tuple[Array, Array] | None = None
     for shot in video:
         start = time.perf_counter()
         smoothed = method(shot.predicted, shot.frame)
-        found.ms.append(1e3 * (time.perf_counter() - start))
+        score.ms.append(1e3 * (time.perf_counter() - start))
         now = (shot.label, resize_label_map(smoothed, (shot.label.shape[0], shot.label.shape[1])))
-        found.matrix.add(*now)
+        score.matrix.add(*now)
         if before is not None:
             changed, steady = flickered(before, now, labels.ignore_index)
-            found.flickered += changed
-            found.steady += steady
+            score.flickered += changed
+            score.steady += steady
         before = now
-    return found
+    return score
 
 
 def watched(engine: Engine, pairs: Iterator[tuple[Array, Array]], every: int) -> list[Shot]:
@@ -195,8 +195,8 @@ def drive(seed: int, size: tuple[int, int]) -> Iterator[tuple[Array, Array]]:
 
 
 def costs(video: Sequence[Shot]) -> dict[str, float]:
-    """Milliseconds a frame of the chosen method by size, p50; frames and labels are stretched to it."""
-    found = {}
+    """Milliseconds per frame of the chosen method by size, p50; frames and labels are stretched to it."""
+    by_size = {}
     for size in COST_SIZES:
         shots = [(resize_label_map(shot.predicted, size), resize_frame(shot.frame, size)) for shot in video]
         method, ms = chosen(FRAMES), []
@@ -204,8 +204,8 @@ def costs(video: Sequence[Shot]) -> dict[str, float]:
             start = time.perf_counter()
             method(predicted, frame)
             ms.append(1e3 * (time.perf_counter() - start))
-        found[f"{size[0]}x{size[1]}"] = round(float(np.median(ms)), 2)
-    return found
+        by_size[f"{size[0]}x{size[1]}"] = round(float(np.median(ms)), 2)
+    return by_size
 
 
 @command
@@ -228,12 +228,12 @@ def main() -> None:
         source, pairs = f"{prepared.name} {args.split}", [iter(prepared.split(args.split))]
     else:
         source, pairs = f"streets, {len(args.seeds)} drives", [drive(seed, engine.input_size) for seed in args.seeds]
-    videos = [watched(engine, found, args.every) for found in pairs]
+    videos = [watched(engine, pair, args.every) for pair in pairs]
 
     rows: dict[str, dict[str, Any]] = {}
     for name, make in methods(labels.num_classes).items():
         scores = [score(make(), video, labels) for video in videos]
-        own = [found.miou for found in scores]
+        own = [score.miou for score in scores]
         whole = scores[0]
         for other in scores[1:]:
             whole.add(other)

@@ -1,12 +1,12 @@
-"""Images a second of the loader alone, of the training step alone, and of real training; and what an item costs.
+"""Images per second of the loader alone, of the training step alone, and of real training; and the time of one item.
 
     python benchmarks/training_speed.py artifacts/dataset                       # the default student with kd
     python benchmarks/training_speed.py FOLDER --crop 512 1024 --input-size 1024 2048 --batch 4 --workers 0 2 4
     python benchmarks/training_speed.py FOLDER --loss none --threads 1 --json FILE
 
 Each combination of workers and store is measured in every round, one after the other, so that a busy machine hits all
-alike; figures are medians. ``ratio`` is real training / min(loader, step): 1 where loading hides behind the step. The
-loader's queue is drained before the clock starts. Decoded files lie in a temporary folder and are removed. Networks
+alike; figures are medians. ``ratio`` is real training / min(loader, step): 1 if loading takes no extra time. The
+loader's queue is drained before the clock starts. Decoded files are in a temporary folder and are removed. Networks
 come from params.yaml with random weights: speed does not depend on them.
 """
 
@@ -49,7 +49,7 @@ FLUSH = 2  # batches that a worker has ready when the clock starts
 
 
 def build(settings: params.Params, args: argparse.Namespace, classes: int) -> SupervisedTask:
-    """The task of a student, with the teacher where its loss asks for one."""
+    """The task of a student, with the teacher if its loss needs one."""
     torch.manual_seed(0)
     model, teaching = settings.student(args.student).model, settings.teacher.model
     student = models.build(model.name, model.options, num_classes=classes)
@@ -61,7 +61,7 @@ def build(settings: params.Params, args: argparse.Namespace, classes: int) -> Su
 
 
 def stepper(task: SupervisedTask, settings: params.Params, images: int) -> Callable[[Batch], None]:
-    """An update on a batch as the loader sends it, as training makes it."""
+    """The update of training, on a batch of the loader."""
     recipe = TrainingSettings.of(settings.distill, images=1, input_size=settings.input_size, seed=0)
     learner = Learner(task, recipe, accelerator=processes.accelerator(precision=recipe.precision), images=images)
     steps = itertools.cycle(range(1, recipe.steps))
@@ -73,7 +73,7 @@ def stepper(task: SupervisedTask, settings: params.Params, images: int) -> Calla
 
 
 def rate(batches: Iterator[Batch], use: Callable[[Batch], None], *, count: int, skip: int, device: str) -> float:
-    """Images a second over ``count`` batches after ``skip``."""
+    """Images per second over ``count`` batches after ``skip``."""
     for _ in range(skip):
         use(next(batches))
     synchronise(device)
@@ -103,7 +103,7 @@ def speeds(
 
     ready: Batch = tuple(part.to(args.device) for part in next(loader("none", 0, 0, 1)))
     timing: dict[str, Any] = {"count": args.count, "device": args.device}
-    found: dict[tuple[str, int, str], list[float]] = {}
+    rates: dict[tuple[str, int, str], list[float]] = {}
     for seed in range(args.rounds):
         for store, workers in itertools.product(splits, args.workers):
             skip = 1 + FLUSH * workers
@@ -113,25 +113,25 @@ def speeds(
                 ("step", rate(itertools.repeat(ready), step, skip=1, **timing)),
                 ("real", rate(loader(store, workers, seed, steps), step, skip=skip, **timing)),
             ):
-                found.setdefault((store, workers, what), []).append(value)
+                rates.setdefault((store, workers, what), []).append(value)
     rows = []
     for store, workers in itertools.product(splits, args.workers):
-        loader_, step_, real = (statistics.median(found[store, workers, what]) for what in ("loader", "step", "real"))
+        loader_, step_, real = (statistics.median(rates[store, workers, what]) for what in ("loader", "step", "real"))
         figures = {"loader": loader_, "step": step_, "real": real, "ratio": real / min(loader_, step_)}
         rows.append({"store": store, "workers": workers, **{key: round(value, 3) for key, value in figures.items()}})
     return rows
 
 
 def parts(splits: dict[str, Split], augment: Augmentation, args: argparse.Namespace) -> dict[str, float]:
-    """Median milliseconds of what makes an item, on one thread."""
+    """Median milliseconds of the parts of an item, on one thread."""
     plain = splits["none"]
     times: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[..., Any], *inputs: Any) -> Any:
         start = time.perf_counter()
-        made = work(*inputs)
+        result = work(*inputs)
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
-        return made
+        return result
 
     for index in range(args.items):
         at = index % len(plain)
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--items", type=int, default=40, help="items of the table of parts")
     parser.add_argument("--threads", type=int, help="of torch in the training process")
-    parser.add_argument("--json", type=Path, help="figures are added to what it holds")
+    parser.add_argument("--json", type=Path, help="JSON file; figures are added to those in it")
     args = parser.parse_args()
 
     if args.threads:
@@ -196,7 +196,7 @@ def main() -> None:
         f"{prepared.name}, crop {args.crop[0]}x{args.crop[1]}, batch {args.batch}, {'+'.join(args.loss)}, {args.device}"
     )
     show(f"milliseconds, {title}", [{"part": name, "ms": value} for name, value in costs.items()])
-    show(f"images a second, {title}", rows)
+    show(f"images per second, {title}", rows)
     print(f"frames decoded to a file in {seconds.get('decoded', 0)} s")
     if args.json:
         known = json.loads(args.json.read_text()) if args.json.exists() else {}

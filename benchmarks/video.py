@@ -1,14 +1,14 @@
-"""Video against what is possible: the engine, decoding and encoding alone, our loop, and the usual sequential loop.
+"""Speed of video: engine, decoder and encoder alone, our loop, the usual sequential loop, and what is possible.
 
     python benchmarks/video.py artifacts/engines/kd/int8 drive.mp4 frames/                 # a table on the screen
     python benchmarks/video.py ENGINE drive.mp4 --scale 720 1080 --core artifacts/onnx/kd/core.onnx --json FILE
 
 Everything is measured in every round, one after the other, so that a busy machine hits all alike; figures are medians
-of the rounds. *Possible* is what the cores could do if nothing but engine, decoder and encoder cost anything and nobody
-ever waited: 1 / possible = 1 / engine + 1 / decoder + 1 / encoder, each of them measured alone with all cores at work
-on it (cores that share caches or pipelines are slower together, also here): the engine as it is fastest, a decoder a
-core to the decoder's own planes, an encoder a core with the settings of our loop and as many pictures of it, which lie
-in memory. Where nothing is written, encoding is left out.
+of the rounds. *Possible* is the speed if only engine, decoder and encoder took time and no thread ever
+waited: 1 / possible = 1 / engine + 1 / decoder + 1 / encoder, each of them measured alone with all cores at work
+on it (cores that share caches or pipelines are slower together, also here): the engine with its fastest contexts,
+one decoder per core to its own planes, one encoder per core with the settings and the pictures of our loop, which are
+in memory. Without output, encoding is left out.
 
 The sequential loop is the one of tutorials: cv2 reads, resizes, the engine runs, colours by fancy index at frame size,
 addWeighted, cv2 writes mp4v. ``same engine`` runs our INT8 engine in it, with ONNX Runtime as we set it; with --core,
@@ -72,7 +72,7 @@ def scaled(video: Path, height: int, folder: Path) -> Path:
 
 
 def on_all_cores(work: Callable[[int], int]) -> float:
-    """Frames a second of ``work``, which counts them, in as many threads as there are cores; it is told its number."""
+    """Frames per second of ``work``, which counts them, in one thread per core; it gets the number of its thread."""
     start = time.perf_counter()
     with ThreadPoolExecutor(CORES) as pool:
         count = sum(pool.map(work, range(CORES)))
@@ -85,7 +85,7 @@ def decode(path: Path, limit: int) -> int:
 
 
 def encode(frames: list[Frame], target: Path, count: int) -> int:
-    """So many frames: the list forwards and backwards, so that no picture is a surprise for the encoder."""
+    """Encode ``count`` frames: the list forwards and backwards in turn, so that successive pictures stay similar."""
     empty = np.zeros((1, 1), np.uint8)
     with H264Sink(target, threads=1) as sink:
         for index, frame in enumerate(islice(cycle([*frames, *frames[-2:0:-1]]), count)):
@@ -120,7 +120,7 @@ def drawn(frames: list[Frame], engine: Engine, facts: Artifact) -> list[Frame]:
 
 
 def ours(path: Path, engines: list[Engine], facts: Artifact, *, limit: int, target: Path | None) -> float:
-    """Frames a second of our loop: to an overlay video, or, without ``target``, to nothing."""
+    """Frames per second of our loop: to an overlay video, or, without ``target``, to nothing."""
     sinks = [H264Sink(target)] if target else []
     overlay = Overlay(facts.labels, legend=True) if target else None
     source = open_source(str(path))
@@ -152,7 +152,7 @@ def images(path: Path) -> Iterator[Any]:
 def sequential(
     path: Path, ids_of: Callable[[Any], Any], palette: Any, *, limit: int, target: Path, size: tuple[int, int]
 ) -> float:
-    """Frames a second of the usual loop. ``ids_of`` takes a frame of ``size`` (height, width), gives (h, w) ids."""
+    """Frames per second of the usual loop. ``ids_of`` takes a frame of ``size`` (height, width), gives (h, w) ids."""
     start = time.perf_counter()
     writer = None
     count = 0
@@ -196,10 +196,10 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
     size = frames[0].picture.size
     count = decode(path, args.limit)
     core = float_loop(args.core, facts) if args.core else None
-    found: dict[str, list[float]] = {}
+    rounds: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
+        rounds.setdefault(name, []).append(value)
 
     for turn in range(args.rounds):
         for name, several in engines.items():
@@ -212,12 +212,12 @@ def measure(path: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
         loops = {"same engine": lambda frame: single.run(frame[None])[0], **({"float": core} if core else {})}
         for name, ids_of in loops.items():
             shape = single.input_size
-            cv2.setNumThreads(CORES)  # as OpenCV comes
+            cv2.setNumThreads(CORES)  # OpenCV's default
             rate = sequential(path, ids_of, palette, limit=args.limit, target=folder / "s.mp4", size=shape)
             cv2.setNumThreads(1)  # as stages/infer.py sets it
             note(f"sequential, {name}", rate)
         print(f"{path.name}: round {turn + 1} of {args.rounds}", file=sys.stderr)
-    figures = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    figures = {name: round(statistics.median(values), 2) for name, values in rounds.items()}
     alone = max(value for name, value in figures.items() if name.startswith("engine alone"))
     for several in engines.values():
         for engine in several:

@@ -1,4 +1,4 @@
-"""What tone mapping and deinterlacing cost: time of a core for reading a frame, with and without.
+"""Cost of tone mapping and deinterlacing: time of one core to read a frame, with and without.
 
     python benchmarks/video_facts.py drive.mp4 --scale 720 1080 2160
 
@@ -54,7 +54,7 @@ def encoded(video: Path, height: int, path: Path, kind: int, *, count: int) -> P
 
 
 def cost(path: Path, reading: StreamOptions) -> float:
-    """Milliseconds of a core for each frame, decoding included."""
+    """Milliseconds of one core per frame, decoding included."""
     source = open_source(str(path), reading=reading)
     start = time.process_time()
     count = sum(1 for _ in source.frames())

@@ -1,4 +1,4 @@
-"""What options of stages/infer.py cost: whole runs in turn, in frames per second, against a run without the option.
+"""Cost of options of stages/infer.py: whole runs in turn, in frames per second, against a run without the option.
 
     python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --confident ENGINE --json FILE
     python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --before OTHER_CHECKOUT --rounds 7
@@ -46,7 +46,7 @@ def rate(root: Path, engine: Path, videos: list[Path], options: list[str], folde
 
 
 def cases(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path, list[Path], list[str]]]:
-    """Root, engine, videos and options of each case; the first is what the others are compared with."""
+    """Root, engine, videos and options of each case; the others are compared with the first."""
     one = folder / f"one{args.video.suffix}"
     two = folder / f"two{args.video.suffix}"
     for copy in (one, two):
@@ -54,19 +54,19 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, Path,
     (folder / "zones.json").write_text(json.dumps(ZONES))
     overlay, zones = ["--out", "overlay.mp4"], ["--zones", "zones.json"]
     overlays = ["--out", "{name}-overlay.mp4"]
-    found = {"default": (ROOT, args.engine, [one], overlay)}
+    variants = {"default": (ROOT, args.engine, [one], overlay)}
     if args.before:
-        found["before"] = (args.before, args.engine, [one], overlay)
-    found["zones"] = (ROOT, args.engine, [one], [*overlay, *zones])
+        variants["before"] = (args.before, args.engine, [one], overlay)
+    variants["zones"] = (ROOT, args.engine, [one], [*overlay, *zones])
     if args.confident:
-        found["engine with confidence"] = (ROOT, args.confident, [one], overlay)
-        found["uncertainty and lines"] = (
+        variants["engine with confidence"] = (ROOT, args.confident, [one], overlay)
+        variants["uncertainty and lines"] = (
             *(ROOT, args.confident, [one]),
             [*overlay, "--uncertainty", "--lines", "lines.jsonl"],
         )
-    found["two in turn"] = (ROOT, args.engine, [one, two], overlays)
-    found["two at the same time"] = (ROOT, args.engine, [one, two], [*overlays, "--serve", "0"])
-    return found
+    variants["two in turn"] = (ROOT, args.engine, [one, two], overlays)
+    variants["two at the same time"] = (ROOT, args.engine, [one, two], [*overlays, "--serve", "0"])
+    return variants
 
 
 @command
@@ -85,8 +85,8 @@ def main() -> None:
         for number in range(args.rounds):
             for case, (root, engine, videos, options) in chosen[:: -1 if number % 2 else 1]:
                 rates.setdefault(case, []).append(rate(root, engine, videos, options, Path(name)))
-    found: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "video": args.video.name}
-    found["cases"] = {
+    figures: dict[str, Any] = {"cpu": cpu_model(), "instructions": instructions(), "video": args.video.name}
+    figures["cases"] = {
         case: {
             "fps": round(statistics.median(values), 1),
             "of_default": round(statistics.median(a / b for a, b in zip(values, rates["default"], strict=True)), 3),
@@ -94,10 +94,10 @@ def main() -> None:
         }
         for case, values in rates.items()
     }
-    for case, values in found["cases"].items():
+    for case, values in figures["cases"].items():
         print(f"{case:<24}{values['fps']:>8.1f} fps  {values['of_default']:.3f} of default")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

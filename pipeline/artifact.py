@@ -28,6 +28,28 @@ CPU_FILE = "int8_cpu.onnx"
 AGAIN = "write the artifact again with: dvc repro -f"
 
 
+class Facts(dict[str, Any]):
+    """Facts of a meta.json. A fact that is absent, because another version wrote the file, is a user error.
+
+    Args:
+        facts: as JSON has them; sections inside become :class:`Facts` too.
+        file: the meta.json.
+        section: keys of the section that holds these facts; none: the whole file.
+    """
+
+    def __init__(self, facts: Mapping[str, Any], *, file: Path, section: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            {
+                key: Facts(value, file=file, section=(*section, key)) if isinstance(value, dict) else value
+                for key, value in facts.items()
+            }
+        )
+        self._file, self._section = file, section
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._file}: missing: {'.'.join((*self._section, key))}; another version wrote it; {AGAIN}")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A loaded artifact: its folder and the content of its meta.json."""
@@ -52,7 +74,7 @@ class Artifact:
     @property
     def labels(self) -> LabelSpec:
         try:
-            return LabelSpec.from_meta(self.meta)
+            return LabelSpec.from_meta(dict(self.meta))
         except UserError as error:
             raise UserError(f"{self.path / META}: {error}; {AGAIN}") from error
 
@@ -222,4 +244,4 @@ def load(path: Path, *, kind: str, verify: bool = True) -> Artifact:
         elif verify and sha256(payload) != expected:
             problems.add(f"payload '{name}' was changed after it was written (its sha256 is not the one in {META})")
     problems.raise_if_any(advice=f"do not use it; {AGAIN}")
-    return Artifact(path=path, meta=meta)
+    return Artifact(path=path, meta=Facts(meta, file=file))

@@ -1,4 +1,4 @@
-"""Whether the value of an option fits its annotation, such as ``Annotated[float, Gt(0)]``, and what is allowed."""
+"""Compare the value of an option with its annotation, such as ``Annotated[float, Gt(0)]``; errors in plain words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline import plugins
 from pipeline.errors import Problems
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-#: What is allowed, by the type of a pydantic error. Tuples are pairs, or colours, which are lists of three.
+#: Allowed values by the type of a pydantic error. Tuples are pairs, or colours, which are lists of three.
 TYPES = {
     "model_type": "a section",
     "dict_type": "a section",
@@ -43,7 +43,7 @@ def problem(value: Any, annotation: Any) -> str:
     """What is wrong with a value; empty if it fits.
 
     Args:
-        value: as YAML has it; a tuple is a list, and no other value is converted to fit.
+        value: as YAML reads it; a list fits a tuple, and no other value is converted.
         annotation: a type, with its range where it has one.
 
     Example:
@@ -60,7 +60,7 @@ def problem(value: Any, annotation: Any) -> str:
 
 
 def allowed(problem: Mapping[str, Any]) -> str:
-    """The second half of a message: what is allowed, from one pydantic error."""
+    """The second half of a message: the allowed values, from one pydantic error."""
     if problem["type"] == "tuple_type" and "tuple[int, int, int]" in problem["loc"]:  # a colour
         return "allowed: [red, green, blue]"
     if problem["type"] in TYPES:

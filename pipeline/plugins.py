@@ -43,7 +43,7 @@ def load(kind: str, name: str) -> type[Any]:
         if inspect.isclass(value)
         and getattr(value, "__module__", "") == module.__name__
         and not key.startswith("_")
-        and not isinstance(value, types.GenericAlias)  # Python 3.10 takes a type alias for a class
+        and not isinstance(value, types.GenericAlias)  # for Python 3.10 a type alias is a class
         and issubclass(value, base)
     )
     classes = list(dict.fromkeys(candidates))  # a class with two names is one class

@@ -23,11 +23,11 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--device", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, help="to compare with; none: the network has no teacher")
-    parser.add_argument("--student", type=Path, help="float reference; leave it out for a network of segpress import")
+    parser.add_argument("--teacher", type=Path, help="teacher network; omit it for a network without a teacher")
+    parser.add_argument("--student", type=Path, help="float reference; omit it for a network of segpress import")
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument(
-        "--int8", type=Path, help="what the INT8 engine was built from; its labels in exact arithmetic are compared"
+        "--int8", type=Path, help="artifact of the INT8 engine's file, to compare labels with exact arithmetic"
     )
     parser.add_argument(
         "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"

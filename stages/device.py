@@ -1,4 +1,4 @@
-"""Write the fingerprint of this machine: engines and measurements depend on it."""
+"""Write the fingerprint of this machine; engines and measurements depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared data set and teacher -> one student, by its losses."""
+"""Prepared data set and teacher -> one student, trained with its losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--loss", type=Path, required=True, help="JSON of the stage sources, with the losses")
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder; a stopped training resumes from it")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder; an interrupted run resumes from it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Results -> an exit status: 1 when any student broke a budget, with a table of what broke."""
+"""Results -> an exit status: 1 if a student breaks a budget or is not measured, with a table of broken budgets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def main() -> None:
     args = parser.parse_args()
 
     students = list(params.load(args.params, kinds=()).students)
-    found = results.of(students, results.load(args.results, expected=students))
-    broken = [result for result in found if result.verdict != "pass"]
+    reported = results.of(students, results.load(args.results, expected=students))
+    broken = [result for result in reported if result.verdict != "pass"]
     if broken:
         Console().print(violations_table(broken))
         names = ", ".join(result.student for result in broken if result.verdict == "fail")
@@ -31,12 +31,12 @@ def main() -> None:
         what = [f"{unknown}: not measured; run dvc repro check"] if unknown else []
         if names:
             what.append(f"{names} broke a budget of params.yaml; change the student, its quantisation, or the budget")
-        raise UserError(f"{'. '.join(what)}. The results and the report were written all the same")
-    for result in found:
+        raise UserError(f"{'. '.join(what)}. The results and the report are complete")
+    for result in reported:
         for what in wording.notes(result):
             print(f"{result.label}: {what}")
-    names = ", ".join(result.student for result in found)
-    decided = not any(result.undecided for result in found)
+    names = ", ".join(result.student for result in reported)
+    decided = not any(result.undecided for result in reported)
     print(f"every budget holds for {names}" if decided else f"no budget is broken by {names}; some are undecided")
 
 

@@ -18,10 +18,10 @@ from pipeline.settings import params
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True, help="where the prepared data set goes")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the prepared data set")
     args = parser.parse_args()
 
-    settings = params.load(args.params)  # all of it: the first stage of a run checks what all stages need
+    settings = params.load(args.params)  # with all kinds: the first stage of a run checks the params of all stages
     name = settings.dataset
     options = settings.datasets.get(name, {})
     dataset = datasets.build(name, options)

@@ -1,4 +1,4 @@
-"""A student -> the same one fine-tuned with 8 bits simulated, its losses kept on; without `qat: true` as it is."""
+"""Student -> student, fine-tuned with its losses and 8 bits simulated; without `qat: true`, an unchanged copy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main() -> None:
     else:
         if processes.is_main():
             network_artifact.copy(args.student, args.out)
-        outcome = "the student as it is; no qat for it"
+        outcome = "unchanged copy of the student; qat: false"
     if processes.is_main():
         print(f"{args.out}: {outcome}")
 

@@ -1,4 +1,4 @@
-"""Write a fingerprint of the raw data set to a small file: `prepare` runs again when it changes."""
+"""Write a fingerprint of the raw data set to a small file; `prepare` runs again when it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `report`: results -> one HTML page and the README-able table."""
+"""Results -> one HTML page, and a Markdown table for a README."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument(
         "--predictions", type=Path, required=True, help="folder of one predictions artifact per student"
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="names the students to report")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="contains the names of the students")
     parser.add_argument("--students", nargs="+", metavar="NAME", help="report these instead, imported networks too")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for index.html and table.md")
     args = parser.parse_args()

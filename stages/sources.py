@@ -1,4 +1,4 @@
-"""Write one file per stage and student with the hashes of everything that its result depends on, except its data."""
+"""Write one file per stage and student with the hashes of its code, losses and weight files."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
     for stage in closure.KINDS:
         if stage in ONCE:
             facts: dict[str, Any] = {"code": closure.of_stage(stage, {**shared, "models": [teacher.name]})}
-            yield stage, facts | weights(stage, teacher)
+            yield stage, facts | weights(stage, teacher) | defaults(stage, settings)
             continue
         for name, student in settings.students.items():
             losses = loss_mixture.resolve(student.loss, settings.losses)
             plugins = {**shared, "models": [teacher.name, student.model.name], "losses": list(losses)}
             facts = {"code": closure.of_stage(stage, plugins)} | weights(stage, student.model)
+            facts |= defaults(stage, settings)
             if "losses" in closure.KINDS[stage]:
                 facts["loss"] = loss_mixture.facts(losses)
             yield f"{stage}/{name}", facts
@@ -57,6 +58,20 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
 def weights(stage: str, model: params.Model) -> dict[str, Any]:
     """The weight files that a training starts from. They are outside the graph; a changed file runs the stage again."""
     return {"weights": weight_files.fingerprint(model.options)} if stage in TRAIN else {}
+
+
+def defaults(stage: str, settings: params.Params) -> dict[str, Any]:
+    """Optional values that params.yaml leaves out: the stage runs again where a new version has other defaults."""
+    section = {
+        "train_teacher": settings.teacher.train or None,
+        "distill": settings.distill,
+        "qat": settings.distill,
+        "export": settings.export,
+        "quantize": settings.budgets,
+        "check": settings.budgets,
+    }.get(stage)
+    values = params.defaults(section) if section else {}
+    return {"defaults": values} if values else {}
 
 
 if __name__ == "__main__":

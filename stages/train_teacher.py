@@ -1,4 +1,4 @@
-"""Prepared data set -> teacher network, trained, or with ``teacher.train: false`` evaluated as it came."""
+"""Prepared data set -> teacher network, trained, or with ``teacher.train: false`` only evaluated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main() -> None:
     trained = None
     if recipe is False:
         facts = measure_complete(network, prepared, input_size=settings.input_size)
-        args.curves.mkdir(parents=True, exist_ok=True)  # empty: an output of the stage all the same
+        args.curves.mkdir(parents=True, exist_ok=True)  # the stage must have this output; it is empty
     else:
         trained = train(
             SupervisedTask(network, ignore_index=labels.ignore_index),
@@ -71,7 +71,7 @@ def main() -> None:
     )
     if trained is not None:
         trained.finish()
-    outcome = trained or f"val mIoU {facts['metrics']['val']['miou']:.2f} (as it came)"
+    outcome = trained or f"val mIoU {facts['metrics']['val']['miou']:.2f} (not trained)"
     print(f"{args.out}: {outcome}")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,17 @@ def test_file_refuses_what_meta_does_not_list(tmp_path: Path) -> None:
     (tmp_path / "a" / "stray").write_text("")
     with pytest.raises(UserError, match=r"has no file 'stray'; its files: w\.bin"):
         loaded.file("stray")
+
+
+def test_a_fact_that_an_older_version_did_not_write_is_a_user_error(tmp_path: Path) -> None:
+    meta = make(tmp_path / "a", {"w.bin": "weights"}, model={"name": "smp", "options": {}}, note="hi").meta
+    assert meta["model"] == {"name": "smp", "options": {}} and meta.get("parity") is None and "parity" not in meta
+    again = r"a/meta\.json: missing: {}; another version wrote it; write the artifact again with: dvc repro -f"
+    with pytest.raises(UserError, match=again.format("parity")):
+        meta["parity"]
+    with pytest.raises(UserError, match=again.format(r"model\.options\.encoder")):
+        meta["model"]["options"]["encoder"]
+    assert json.loads(artifact.dump_json(meta)) == meta == copy.deepcopy(meta) == pickle.loads(pickle.dumps(meta))
 
 
 def test_labels_that_are_missing_name_the_file(tmp_path: Path) -> None:

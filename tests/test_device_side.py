@@ -1,4 +1,4 @@
-"""The device side runs with numpy, OpenCV and one runtime, in an environment of nothing else; and on Python 3.10."""
+"""The device side runs on Python 3.10 with numpy, OpenCV and one runtime, in an environment without other packages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from pipeline import runtimes
 from pipeline.frames import Array, resize_frame, resize_label_map
 
 ROOT = Path(__file__).parents[1]
-ABSENT = ("torch", "pydantic", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate", "safetensors")
+ABSENT = (
+    *("torch", "pydantic", "annotated_types", "onnx", "dvc", "rich", "av", "ruamel", "yaml", "accelerate"),
+    "safetensors",
+)
 ROOTS = ("pipeline.runtimes", "pipeline.evaluation", "pipeline.video")
 VERBS = tuple(f"pipeline.verbs.{name}" for name in ("__main__", "infer", "check_bundle", "doctor"))
 
 
 def device_modules() -> list[str]:
-    """Every module of the device packages, and of `pipeline` whatever they import."""
+    """Every module of the device packages, and all modules of `pipeline` that they import."""
     graph = grimp.build_graph("pipeline")
     modules = {m for root in ROOTS for m in (root, *graph.find_descendants(root))} | set(VERBS)
     modules |= {upstream for module in modules for upstream in graph.find_upstream_modules(module)}
@@ -75,6 +78,14 @@ def test_every_device_module_imports_there(device: Path) -> None:
     loaded = set(done.stdout.split())
     assert set(modules) <= loaded
     assert "onnxruntime" not in loaded  # only the chosen runtime, and only when it is used
+
+
+def test_options_of_a_runtime_are_checked_there(device: Path) -> None:
+    code = "from pipeline import runtimes; runtimes.build('onnxruntime', {'threads': 0, 'provider': 'gpu'})"
+    done = run(device, "-c", code)
+    assert done.returncode == 1
+    assert "threads: got 0; allowed: 1 or more" in done.stderr
+    assert "provider: got 'gpu'; allowed: 'cpu' or 'cuda' or 'tensorrt'" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +151,10 @@ def test_verbs_of_the_host_name_the_package_and_the_extra(device: Path) -> None:
 
 def test_no_import_of_a_training_library() -> None:
     graph = grimp.build_graph("pipeline", include_external_packages=True)
-    optional = {"av", "yaml"}  # imported where they are needed
+    optional = {"av", "yaml", "annotated_types"}  # imported where they are needed, or where they are installed
     for module in device_modules():
-        found = graph.find_modules_directly_imported_by(module) & set(ABSENT) - optional
-        assert not found, f"{module} imports {found}"
+        imported = graph.find_modules_directly_imported_by(module) & set(ABSENT) - optional
+        assert not imported, f"{module} imports {imported}"
 
 
 def test_syntax_is_that_of_python_3_10() -> None:
@@ -185,11 +196,11 @@ def used_names(file: Path) -> dict[str, list[str]]:
 CHECK = """
 import importlib, json, py_compile, sys
 wanted, files = json.load(sys.stdin)
-found = {module: importlib.import_module(module) for module in wanted}
-lacking = [m + "." + name for m, names in wanted.items() for name in names if not hasattr(found[m], name)]
+modules = {module: importlib.import_module(module) for module in wanted}
+missing = [m + "." + name for m, names in wanted.items() for name in names if not hasattr(modules[m], name)]
 for index, file in enumerate(files):
     py_compile.compile(file, cfile=sys.argv[1] + "/%d.pyc" % index, doraise=True)
-print(json.dumps([sys.version_info[:2], lacking]))
+print(json.dumps([sys.version_info[:2], missing]))
 """
 
 
@@ -197,7 +208,7 @@ def test_python_3_10_compiles_it_and_has_what_it_uses(tmp_path: Path) -> None:
     interpreters = sorted((Path.home() / ".pyenv/versions").glob("3.10*/bin/python"))
     if not interpreters:
         pytest.skip("no Python 3.10 in ~/.pyenv/versions; the syntax is checked by another test")
-    wanted: dict[str, set[str]] = {"hashlib": {"file_digest"}}  # new in 3.11: the check must find it
+    wanted: dict[str, set[str]] = {"hashlib": {"file_digest"}}  # new in 3.11: the check must report it
     for file in device_files():
         for module, names in used_names(file).items():
             wanted.setdefault(module, set()).update(names)

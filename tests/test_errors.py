@@ -112,7 +112,7 @@ def test_the_wrapped_function_is_still_there(tmp_path: Path) -> None:
 def test_the_first_of_several_processes_prints_the_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others wait, and print nothing if their launcher ends them meanwhile."""
+    """The others wait, and print nothing if their launcher ends them before."""
     waited: list[float] = []
     monkeypatch.setattr("pipeline.errors.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "0")

@@ -23,11 +23,11 @@ FOLDER = Path(plugins.__file__).parent
 
 
 def test_every_kind_has_plugins() -> None:
-    found = {kind: [name for other, name in ALL if other == kind] for kind in plugins.KINDS}
-    assert {"camvid", "streets"} <= set(found["datasets"])
-    assert {"kd", "none"} <= set(found["losses"])
-    assert {"smp"} <= set(found["models"])
-    assert {"onnxruntime", "tensorrt", "tensorrt_rtx"} <= set(found["runtimes"])
+    names = {kind: [name for other, name in ALL if other == kind] for kind in plugins.KINDS}
+    assert {"camvid", "streets"} <= set(names["datasets"])
+    assert {"kd", "none"} <= set(names["losses"])
+    assert {"smp"} <= set(names["models"])
+    assert {"onnxruntime", "tensorrt", "tensorrt_rtx"} <= set(names["runtimes"])
 
 
 def test_every_file_is_a_plugin_or_private() -> None:
@@ -151,11 +151,11 @@ def test_a_type_alias_is_no_class(write: Callable[[str, str], None], monkeypatch
 CONSTRUCTOR = "    def __init__(self, *, root: str, num_classes: int, size: int = 3) -> None:\n        self.got = {0}\n"
 
 
-def test_build_takes_options_and_what_it_needs_of_the_offer(write: Callable[[str, str], None]) -> None:
+def test_build_passes_options_and_the_offered_facts_of_the_signature(write: Callable[[str, str], None]) -> None:
     got = "dict(root=root, num_classes=num_classes, size=size)"
     write("mine", ONE.format(name="Mine").rstrip() + "\n" + CONSTRUCTOR.format(got))
-    made = plugins.build("datasets", "mine", {"root": "r"}, num_classes=7, teacher_channels=64)
-    assert made.got == {"root": "r", "num_classes": 7, "size": 3}
+    plugin = plugins.build("datasets", "mine", {"root": "r"}, num_classes=7, teacher_channels=64)
+    assert plugin.got == {"root": "r", "num_classes": 7, "size": 3}
 
 
 def test_build_refuses_every_wrong_option_at_once(write: Callable[[str, str], None]) -> None:
@@ -190,7 +190,7 @@ class Mine(Dataset):
 
 
 def test_fields_of_a_dataclass_are_keys_of_the_section(write: Callable[[str, str], None]) -> None:
-    """So that plugins share options, and params.yaml stays flat."""
+    """Plugins share options, and params.yaml stays flat."""
     write("mine", SHARED)
     assert list(plugins.keys(plugins.load("datasets", "mine"))) == ["root", "suffix", "size"]
     files, size = plugins.build("datasets", "mine", {"root": "r", "size": 5}).got

@@ -24,7 +24,7 @@ def named_paths(tree: str) -> list[str]:
 def missing_and_unknown(paths: list[str], root: Path) -> tuple[set[str], set[str]]:
     """Files of code that a tree does not name, and paths of it that do not exist.
 
-    A folder of which the tree names no file stands for all its files.
+    A folder without files in the tree means all its files.
     """
     whole = [
         path

@@ -42,12 +42,12 @@ def write(
 
     Args:
         onnx, int8: artifacts of the same student.
-        split: split of the frames, which are evenly spaced in it.
+        split: split from which evenly spaced frames are taken.
         images: number of frames.
         facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``.
 
     Raises:
-        UserError: the artifacts are of different networks, the data set has other classes, or ``out`` cannot be
+        UserError: the artifacts belong to different networks, the data set has other classes, or ``out`` cannot be
             written.
     """
     if int8.meta["parents"]["onnx"] != onnx.hash:

@@ -11,7 +11,7 @@ from pipeline.evaluation.device import describe
 from pipeline.evaluation.measure import Timing, measure, open_engines
 from pipeline.prepared import Prepared
 
-#: What a bundle holds beside the code.
+#: Content of a bundle, beside the code.
 FACTS, ONNX, INT8, DATASET = "bundle.json", "onnx", "int8", "dataset"
 ENGINES = "engines"
 
@@ -32,10 +32,10 @@ def check_bundle(
         say: called with a line for each step.
 
     Returns:
-        what ``results/<student>.json`` holds, with the fp32 engine as the float reference.
+        the content of ``results/<student>.json``, with the fp32 engine as the float reference.
 
     Raises:
-        UserError: the bundle is damaged, its frames label no class of the network, or the runtime is not there or
+        UserError: the bundle is damaged, its frames label no class of the network, or the runtime is missing or
             cannot build an engine.
     """
     facts = artifact.read_json(folder / FACTS, advice="unpack the bundle again")

@@ -26,7 +26,7 @@ def confusion(
     indices: Sequence[int] | None = None,
     look: Callable[[int, Array], object] = lambda index, prediction: None,
 ) -> ConfusionMatrix:
-    """The counts of classes alone. Those of disjoint parts of a split add up to those of the whole:
+    """The confusion matrix of a split. The counts of disjoint parts add up to those of the whole split:
     ``ConfusionMatrix.of(first.counts + second.counts, ignore_index=labels.ignore_index)``.
 
     Args:
@@ -44,7 +44,7 @@ def confusion(
 
 
 def predicted(engine: Engine, split: Split, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
-    """Run frames of a split through an engine as the device would: resize, run, resize the label map back.
+    """Run frames of a split through an engine as on a device: resize, run, resize the label map back.
 
     Yields:
         index, label and prediction at the label's size, in order.
@@ -57,7 +57,7 @@ def predicted(engine: Engine, split: Split, indices: Sequence[int]) -> Iterator[
 def _read_ahead(
     split: Split, indices: Sequence[int], input_size: tuple[int, int]
 ) -> Iterator[tuple[int, Array, Array]]:
-    """(index, frame at the engine's size, label) in order; the next ones are decoded while one is used."""
+    """(index, frame at the engine's size, label) in order; the next frames are decoded meanwhile."""
 
     def read(index: int) -> tuple[int, Array, Array]:
         frame, label = split[index]

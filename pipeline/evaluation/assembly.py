@@ -1,4 +1,4 @@
-"""One results file from what was measured on each variant: the same for a check here and a bundle on a device."""
+"""Assembles one results file from the measurements of each variant, for `check` and for a bundle on a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.prepared import Prepared
 
 #: Name of the variant that torch computes.
 TORCH = "torch"
-#: What stands for the loss of a network that was not trained here.
+#: Value of ``loss`` for a network that was not trained here.
 IMPORTED = "imported"
 
 
@@ -35,19 +35,19 @@ def assemble(
     unstable_cov: float,
     unstable_drift: float,
 ) -> dict[str, Any]:
-    """What ``results/<student>.json`` holds (IoU in percent, latency in ms).
+    """The content of ``results/<student>.json`` (IoU in percent, latency in ms).
 
     Args:
-        variants: by name, each with size, hash and latency; ``torch`` is the float reference, or ``fp32`` where there
-            is none.
+        variants: by name, each with size, hash and latency; ``torch`` is the float reference, else
+            ``fp32``.
         scores: of each variant.
         about: ``student``, ``loss``, ``model``, ``parameters``.
-        dataset_sha256: of the data set that the frames are from.
-        device: what ``device.describe`` says of this machine.
+        dataset_sha256: hash of the data set that the frames come from.
+        device: this machine, from ``device.describe``.
         engine: artifact of the INT8 engine.
-        teacher: ``miou``, ``per_class_iou`` and what it is; None: there is none.
+        teacher: ``miou``, ``per_class_iou`` and its description; None: no teacher.
         budgets: section ``budgets`` of params.yaml.
-        conditions: before and after the timing.
+        conditions: of the machine before and after the timing.
         unstable_cov, unstable_drift: limits of ``latency.unstable``.
     """
     names = prepared.labels.names
@@ -114,7 +114,7 @@ def describe_engine(engine: Artifact) -> dict[str, Any]:
 
 
 def describe_quantization(engine: Artifact) -> dict[str, Any]:
-    """How the INT8 engine's file was made, and which of its layers hurt; empty for a file that is not ours."""
+    """How the INT8 engine's file was produced, and which layers lose most; empty for files of other programs."""
     meta = engine.meta
     if "calibration" not in meta:
         return {}
@@ -136,12 +136,18 @@ def describe_quantization(engine: Artifact) -> dict[str, Any]:
 
 
 def describe_model(network: Artifact) -> str:
-    """A network in a few words: its plugin, and the text options that were given."""
+    """A network in a few words: its plugin and those of its options that are texts."""
     model = network.meta["model"]
     return " ".join([model["name"], *(str(value) for value in model["options"].values() if isinstance(value, str))])
 
 
+def describe_student(network: Artifact, *, name: str) -> dict[str, Any]:
+    """``about`` of a student that was trained here."""
+    loss, parameters = network.meta["loss"]["name"], network.meta["parameters"]
+    return {"student": name, "loss": loss, "model": describe_model(network), "parameters": parameters}
+
+
 def describe_imported(network: Artifact, *, name: str) -> dict[str, Any]:
-    """``about`` of a network that was not trained here, from an artifact that carries its facts."""
+    """``about`` of a network that was not trained here, from an artifact with its facts."""
     model, parameters = describe_model(network), network.meta["parameters"]
     return {"student": name, "loss": IMPORTED, "model": model, "parameters": parameters}

@@ -1,4 +1,4 @@
-"""What compression cost, and whether that is within the budgets."""
+"""The cost of compression, and whether it is within the budgets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.evaluation.drops import Drop, Drops, frames_needed
 
-#: INT8 is expected to be faster than float32: below this speed-up a budget that is null warns.
+#: INT8 is expected to be faster than float32: below this speed-up there is a warning if `min_speedup` is null.
 EXPECTED_SPEEDUP = 1.0
-#: At most so many layers or operators are named as the reason.
+#: The reason names at most this many layers or operators.
 NAMED = 4
 
 
@@ -47,13 +47,13 @@ def violations(
 ) -> list[dict[str, Any]]:
     """The budgets that the INT8 engine breaks; of ``class_drop`` one for each class, the largest loss first.
 
-    A loss breaks its budget when its whole interval lies above it.
+    A loss breaks its budget when its whole interval is above the budget.
 
     Args:
         budgets: ``miou_drop`` and ``class_drop`` in points, ``latency_p99_ms``, ``size_mb``, ``min_speedup``; None is
             no limit.
         int8: results of the INT8 variant: ``size_bytes`` and ``latency_ms``.
-        speed: what :func:`speed` gave.
+        speed: from :func:`speed`.
     """
     broken = []
 
@@ -82,8 +82,8 @@ def violations(
 def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[str, Any]]:
     """The budgets that the frames cannot decide, in the shape of :func:`violations`: neither kept nor broken.
 
-    Either a class shows in too few frames (``drops.frames_needed``), or the interval of a loss holds the budget and is
-    wider than it.
+    Either a class occurs in too few frames (``drops.frames_needed``), or the interval of a loss contains the budget and
+    is wider than the budget.
     """
     entries = []
     for budget, name, lost in _limited(budgets, drops):
@@ -107,7 +107,7 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
 
 
 def speed(fp32: Mapping[str, Any], int8: Mapping[str, Any], *, unstable: Sequence[str], reason: str) -> dict[str, Any]:
-    """How many times as fast as float32 INT8 is at p50, in words too.
+    """The speed-up of INT8 against float32 at p50, as a number and in words.
 
     Args:
         fp32, int8: latencies.
@@ -115,7 +115,7 @@ def speed(fp32: Mapping[str, Any], int8: Mapping[str, Any], *, unstable: Sequenc
         reason: why INT8 may be slow here.
 
     Returns:
-        ``ratio``; ``what`` was measured; ``why``.
+        ``ratio``; ``what``: the measurement as a sentence; ``why``: the reason as a sentence.
     """
     ratio = round(float(fp32["p50"]) / float(int8["p50"]), 3)
     times = f"{float(int8['p50']):.4g} ms against {float(fp32['p50']):.4g} ms at p50"
@@ -127,7 +127,7 @@ def speed(fp32: Mapping[str, Any], int8: Mapping[str, Any], *, unstable: Sequenc
 
 
 def warnings(budgets: Mapping[str, float | None], speed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What breaks no budget but must be reported: INT8 that is slower than float32 where ``min_speedup`` is null."""
+    """Problems that break no budget: INT8 that is slower than float32, where ``min_speedup`` is null."""
     if budgets.get("min_speedup") is not None or speed["ratio"] >= EXPECTED_SPEEDUP:
         return []
     what = f"{speed['what']}. {speed['why']}"
@@ -135,7 +135,7 @@ def warnings(budgets: Mapping[str, float | None], speed: Mapping[str, Any]) -> l
 
 
 def reason_of_slowness(quantization: Mapping[str, Any]) -> str:
-    """Why INT8 may be no faster than float32, from what ``assembly.describe_quantization`` gives."""
+    """Why INT8 may be no faster than float32, from ``assembly.describe_quantization``."""
     layers, operators = quantization.get("in_float") or [], quantization.get("float_operators") or {}
     parts = []
     if layers:
@@ -152,7 +152,7 @@ def reason_of_slowness(quantization: Mapping[str, Any]) -> str:
 
 
 def conclusion(results: Mapping[str, Any]) -> str:
-    """The verdict of a results file on one line, with warnings and undecided budgets."""
+    """The verdict of a results file in one line, with warnings and undecided budgets."""
     words = [f"passed: {results['passed']}"]
     words += [f"warning: {warning['what']}" for warning in results["warnings"]]
     if results["undecided"]:
@@ -165,7 +165,7 @@ def conclusion(results: Mapping[str, Any]) -> str:
 
 
 def _limited(budgets: Mapping[str, float | None], drops: Drops) -> Iterator[tuple[str, str, Drop]]:
-    """(budget, class or nothing, loss) of every loss that a budget limits."""
+    """(budget, class or an empty text, loss) of every loss that a budget limits."""
     if budgets.get("miou_drop") is not None:
         yield "miou_drop", "", drops.miou
     if budgets.get("class_drop") is not None:

@@ -1,4 +1,4 @@
-"""mIoU from one confusion matrix over a whole split (torchmetrics' MeanIoU averages per image: not this)."""
+"""mIoU from one confusion matrix over a whole split (not a mean of images, as torchmetrics' MeanIoU computes)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ConfusionMatrix:
                 f"label is {label.shape}, prediction {prediction.shape}; resize the prediction to the label"
             )
         assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
-        joint = label.astype(np.uint16) << 8 | prediction  # a third of the time of counting the pixels that are left
+        joint = label.astype(np.uint16) << 8 | prediction  # three times as fast as selecting the counted pixels first
         pairs: npt.NDArray[np.int64] = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)
         pairs[self.ignore_index] = 0
         classes = slice(self.num_classes)
@@ -76,14 +76,14 @@ class ConfusionMatrix:
         return counts
 
     def iou(self) -> npt.NDArray[np.float64]:
-        """IoU of each class in 0..1; NaN for a class that no label holds."""
+        """IoU of each class in 0..1; NaN for a class that does not occur in the labels."""
         hits = np.diag(self.counts).astype(np.float64)
         labelled, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
         union = labelled + predicted - hits
         return np.where(labelled > 0, hits / np.maximum(union, 1), np.nan)
 
     def summary(self) -> dict[str, Any]:
-        """``miou`` and ``per_class_iou`` in percent; null for classes absent from the labels, which mIoU leaves out."""
+        """``miou`` and ``per_class_iou`` in percent; null for classes absent from the labels; mIoU ignores these."""
         iou = self.iou()
         present = iou[~np.isnan(iou)]
         return {

@@ -1,7 +1,7 @@
-"""What a network loses against another one on the same frames, with the interval that these frames leave open.
+"""The IoU that a network loses against another one on the same frames, with its confidence interval.
 
 The interval is a percentile bootstrap over frames (Efron 1979), paired: each resample draws frames with replacement,
-and both networks are counted on the same ones, so what makes a frame hard for both cancels out.
+and counts both networks on the same ones; therefore effects of a frame on both networks cancel out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Resamples of the frames. A bound at 95 % rests on the 50 that lie outside of it.
+#: Resamples of the frames. A bound at 95 % depends on the 50 outermost ones.
 RESAMPLES = 2000
-#: Weights of frames that are in memory at once.
+#: Number of frame weights that are in memory at the same time.
 BLOCK = 4_000_000
 
 Counts = npt.NDArray[np.int64]
@@ -25,12 +25,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """Pixels of every class in every frame, each (frames, K): all that IoU over any choice of frames needs.
+    """Pixels of every class in every frame, each (frames, K): enough to compute IoU over any choice of frames.
 
     Attributes:
         hits: labelled and predicted as the class.
-        labelled: labelled as it.
-        predicted: predicted as it, where the label is not ignored.
+        labelled: labelled as the class.
+        predicted: predicted as the class, where the label is not ignored.
     """
 
     hits: Counts
@@ -52,13 +52,13 @@ class FrameCounts:
 
 @dataclass(frozen=True)
 class Drop:
-    """Points of IoU or mIoU that were lost; negative ones were won.
+    """Points of IoU or mIoU lost; negative: gained.
 
     Attributes:
-        got: on all frames.
-        low, high: bounds of the interval; both are ``got`` where no confidence was asked for.
-        frames: how many show the class.
-        enough: whether that many frames can bound a loss at all.
+        got: the loss on all frames.
+        low, high: bounds of the interval; both equal ``got`` if no confidence was requested.
+        frames: number of frames that contain the class.
+        enough: whether this number is enough for an interval.
     """
 
     got: float
@@ -69,26 +69,26 @@ class Drop:
 
     @property
     def interval(self) -> list[float] | None:
-        """The bounds; None where there are too few frames for bounds that mean anything."""
+        """The bounds; None if there are too few frames for meaningful bounds."""
         return [self.low, self.high] if self.enough else None
 
     def exceeds(self, limit: float) -> bool:
-        """Whether more than ``limit`` points are lost, by the whole interval."""
+        """Whether the whole interval is above ``limit`` points."""
         return self.enough and self.low > limit
 
     def undecided(self, limit: float) -> bool:
-        """Whether the frames cannot say: too few, or an interval that holds the limit and is wider than it."""
+        """Whether the frames do not decide: too few, or the interval contains the limit and is wider than the limit."""
         wide = self.low <= limit < self.high and self.high - self.low > limit
         return not self.enough or wide
 
 
 @dataclass(frozen=True)
 class Drops:
-    """Losses of mIoU and of each class that the labels show, by name.
+    """Losses of mIoU and, by name, of each class that occurs in the labels.
 
     Attributes:
-        frames: that were measured.
-        confidence: of the intervals; None: there are none.
+        frames: number of frames measured.
+        confidence: of the intervals; None: no intervals.
     """
 
     miou: Drop
@@ -102,8 +102,8 @@ class Drops:
         return max(self.classes.items(), key=lambda item: (item[1].got, item[0]))
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
-        """For a results file: lists in the order of ``names``, null for a class that no label shows, and
-        for an interval where there are too few frames (:func:`frames_needed`).
+        """For a results file: lists in the order of ``names``; null for a class that does not occur in the labels, and
+        for an interval with too few frames (:func:`frames_needed`).
         """
         lost = [self.classes.get(name) for name in names]
         facts: dict[str, Any] = {
@@ -118,11 +118,11 @@ class Drops:
 
 
 def frames_needed(confidence: float) -> int:
-    """The fewest frames that can bound the loss of a class.
+    """The smallest number of frames that gives an interval for the loss of a class.
 
-    The range of n values holds the median of what they are drawn from with probability 1 - 2 ** (1 - n) (as in the
-    sign test): below that even the worst and the best frame are no interval, and resampling few frames gives one that
-    is far too narrow; one frame gives one of width 0.
+    The range of n samples contains the median of their distribution with probability 1 - 2 ** (1 - n) (as in the sign
+    test). With fewer frames even the range from the worst to the best frame has less than this confidence, and a
+    bootstrap gives a much narrower interval; with one frame its width is 0.
 
     Example:
         >>> [frames_needed(confidence) for confidence in (0.9, 0.95, 0.99)]
@@ -134,25 +134,25 @@ def frames_needed(confidence: float) -> int:
 def measure(
     before: FrameCounts, after: FrameCounts, *, names: Sequence[str], confidence: float | None, seed: int = 0
 ) -> Drops:
-    """What ``after`` loses against ``before``, in points.
+    """The loss of ``after`` against ``before``, in points.
 
     Args:
         before, after: of the same frames, in the same order; at least one pixel is labelled.
         names: of the K classes.
-        confidence: of the intervals, such as 0.95; None: none are made.
+        confidence: of the intervals, such as 0.95; None: no intervals.
         seed: of the resamples.
     """
     assert (before.labelled == after.labelled).all(), "both networks are judged by the same labels"
     frames, showing = len(before.labelled), (before.labelled > 0).sum(axis=0)
-    there = np.flatnonzero(showing)
+    present = np.flatnonzero(showing)
     everything = np.ones((1, frames))
-    got = _lost(everything, before, after, there)[0]
+    got = _lost(everything, before, after, present)[0]
     if confidence is None:
         low = high = got
         miou_low = miou_high = float(got.mean())
         needed = 0
     else:
-        resampled = _resampled(before, after, there, seed=seed)
+        resampled = _resampled(before, after, present, seed=seed)
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]
         low, high = np.nanquantile(resampled, tails, axis=0)
         shown = ~np.isnan(resampled)
@@ -165,12 +165,12 @@ def measure(
         return Drop(points[0], points[1], points[2], frames=shown, enough=shown >= needed)
 
     bounds = np.stack([got, low, high], axis=1).tolist()
-    classes = {names[k]: drop(values, int(showing[k])) for k, values in zip(there.tolist(), bounds, strict=True)}
+    classes = {names[k]: drop(values, int(showing[k])) for k, values in zip(present.tolist(), bounds, strict=True)}
     return Drops(drop([float(got.mean()), miou_low, miou_high], frames), classes, frames, confidence)
 
 
-def _resampled(before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.intp], *, seed: int) -> Floats:
-    """Points lost in every resample, (RESAMPLES, classes that are there); NaN where it does not show the class."""
+def _resampled(before: FrameCounts, after: FrameCounts, present: npt.NDArray[np.intp], *, seed: int) -> Floats:
+    """Points lost in every resample, (RESAMPLES, present classes); NaN where a resample lacks the class."""
     rng, frames = np.random.default_rng(seed), len(before.labelled)
     block = max(1, min(RESAMPLES, BLOCK // frames))
     resamples = []
@@ -178,18 +178,18 @@ def _resampled(before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.in
         count = min(block, RESAMPLES - start)
         drawn = rng.integers(0, frames, (count, frames)) + frames * np.arange(count)[:, np.newaxis]
         weights = np.bincount(drawn.ravel(), minlength=count * frames).reshape(count, frames)
-        resamples.append(_lost(weights.astype(np.float64), before, after, there))
+        resamples.append(_lost(weights.astype(np.float64), before, after, present))
     return np.concatenate(resamples)
 
 
-def _lost(weights: Floats, before: FrameCounts, after: FrameCounts, there: npt.NDArray[np.intp]) -> Floats:
-    """Points of IoU lost with every frame counted ``weights`` (n, frames) times, (n, classes that are there).
+def _lost(weights: Floats, before: FrameCounts, after: FrameCounts, present: npt.NDArray[np.intp]) -> Floats:
+    """Points of IoU lost, (n, present classes), with every frame counted ``weights`` (n, frames) times.
 
-    Sums of pixels are exact in float64, so the order in which a processor adds them changes nothing.
+    Sums of pixels are exact in float64, so the result does not depend on the order of addition.
     """
 
     def total(counts: Counts) -> Floats:
-        summed: Floats = weights @ counts[:, there].astype(np.float64)
+        summed: Floats = weights @ counts[:, present].astype(np.float64)
         return summed
 
     def iou(counts: FrameCounts) -> Floats:

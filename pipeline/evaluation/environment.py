@@ -1,8 +1,7 @@
-"""Under what conditions a measurement ran: clocks, temperatures, power and load, as far as this machine tells them.
+"""The conditions of a measurement: clocks, temperatures, power and load, as far as this machine reports them.
 
-Everything here is best effort and read-only: what cannot be read is left out, nothing is set. Linux tells the CPU's
-part in /sys and /proc; a Jetson is asked for more (see :mod:`pipeline.evaluation.jetson`), NVIDIA cards through NVML
-when its Python package is installed.
+This module only reads, changes no setting, and leaves out values that cannot be read. Sources: /sys and /proc for the
+CPU, :mod:`pipeline.evaluation.jetson` for a Jetson, and NVML for NVIDIA cards if its Python package is installed.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from pipeline.evaluation import jetson
 
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:
-    """What can be read now.
+    """The current conditions.
 
     Args:
-        root: where /sys and /proc lie.
+        root: folder that contains /sys and /proc.
 
     Returns:
         any of ``cpu_mhz`` (median over the cores), ``governor``, ``temperatures_c`` (by zone), ``gpu_mhz`` (of a
@@ -46,16 +45,16 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def cards() -> list[dict[str, Any]]:
-    """Name, clocks in MHz, temperature in Celsius, power and its limit in mW of every NVIDIA card; empty without."""
+    """Name, clocks in MHz, temperature in Celsius, power and its limit in mW of every NVIDIA card."""
     try:
         pynvml = importlib.import_module("pynvml")  # not on every device
         pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no card: each its own type
+    except Exception:  # no package, no driver, no card: each raises its own type
         return []
     entries = []
     for index in range(pynvml.nvmlDeviceGetCount()):
         card = pynvml.nvmlDeviceGetHandleByIndex(index)
-        questions: dict[str, Callable[[], Any]] = {
+        queries: dict[str, Callable[[], Any]] = {
             "name": partial(pynvml.nvmlDeviceGetName, card),
             "sm_mhz": partial(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_SM),
             "memory_mhz": partial(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_MEM),
@@ -64,10 +63,10 @@ def cards() -> list[dict[str, Any]]:
             "power_limit_mw": partial(pynvml.nvmlDeviceGetEnforcedPowerLimit, card),
         }
         facts: dict[str, Any] = {}
-        for key, ask in questions.items():
+        for key, query in queries.items():
             try:
-                facts[key] = ask()
-            except pynvml.NVMLError:  # this card does not tell
+                facts[key] = query()
+            except pynvml.NVMLError:  # this card does not report it
                 continue
         entries.append(facts)
     pynvml.nvmlShutdown()
@@ -75,7 +74,7 @@ def cards() -> list[dict[str, Any]]:
 
 
 def _numbers(root: Path, pattern: str, divisor: float) -> dict[str, float]:
-    """Numbers in the files that match, by the folder that holds them; what is no number is left out."""
+    """Numbers in the files that match, by their folder; files without a number are left out."""
     numbers = {}
     for file in sorted(root.glob(pattern)):
         try:

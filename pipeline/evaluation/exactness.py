@@ -1,7 +1,7 @@
 """Whether a CPU's INT8 kernels give the labels of exact arithmetic, and if not, whether saturation is the cause.
 
-Kernels round between layers a little differently than the file says; a few pixels at class borders change. x86 kernels
-without VNNI can also saturate (see ``pipeline/quantization/saturation.py``), which changes many pixels.
+Between layers, kernels round a little differently than the file specifies; this changes a few pixels at class borders.
+x86 kernels without VNNI can also saturate (see ``pipeline/quantization/saturation.py``), which changes many pixels.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ AGAIN = "make it again with: dvc repro quantize convert check (for a device, wri
 
 
 def int8_kernels(machine: str, instructions: str) -> str:
-    """The instructions that ONNX Runtime's INT8 kernels use on a CPU: the best of what it has.
+    """The instructions that ONNX Runtime's INT8 kernels use on a CPU: the best that it has.
 
     Args:
-        machine: architecture, as ``platform.machine()`` has it.
-        instructions: names as in /proc/cpuinfo, separated by blanks.
+        machine: architecture, as in ``platform.machine()``.
+        instructions: names as in /proc/cpuinfo, separated by spaces.
 
     Returns:
         ``vnni``, ``avx512``, ``avx2`` or ``sse`` on x86, ``i8mm``, ``dotprod`` or ``neon`` on ARM, else ``unknown``.
@@ -60,7 +60,7 @@ def compare(
 
     Args:
         results: contents of a results file, with ``device``.
-        int8: artifact that the engine was built from; None: there is none, and nothing is measured.
+        int8: artifact from which the engine was built; None: no comparison.
         engine: artifact of the INT8 engine.
         opened: that engine.
         frames: (H, W, 3) BGR uint8 of its input size.
@@ -88,12 +88,12 @@ def agreement(engine: Engine, exact: Engine, frames: Sequence[Array]) -> float:
 
 
 def warnings(agrees: float | None, *, engine: Mapping[str, Any], device: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with the labels of an INT8 engine on this machine, in the form of a results file's ``warnings``.
+    """Warnings about the labels of an INT8 engine on this machine, in the form of a results file's ``warnings``.
 
     Args:
         agrees: see :func:`agreement`; None: not measured.
         engine: meta.json of the engine.
-        device: what ``device.describe`` says of this machine.
+        device: this machine, from ``device.describe``.
     """
     kernels = device.get("int8_kernels", "unknown")
     unsafe = engine.get("source") == CPU_FILE and not engine.get("saturation_free", False)

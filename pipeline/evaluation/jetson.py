@@ -1,6 +1,6 @@
-"""What a Jetson tells of itself: power mode, power rails, clocks of its GPU, and one line of tegrastats.
+"""State of a Jetson: power mode, power rails, clocks of its GPU, and one line of tegrastats.
 
-Everything is read, nothing is set, and what is not there is left out. Formats as of JetPack 5 and 6.
+This module only reads, changes no setting, and leaves out missing values. Formats of JetPack 5 and 6.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-#: Seconds that a program of NVIDIA's may take.
+#: Time limit for NVIDIA's programs, in seconds.
 PATIENCE = 2.0
 #: The GPU's folder in /sys/class/devfreq: by its name (Thor, JetPack 6), or by its chip: Orin and Xavier (JetPack 5).
 GPUS = ("*gpu*", "*ga10b*", "*gv11b*")
-OFF_C = -256.0  # what tegrastats shows for the sensor of a part that is off
-NOT_CONNECTED = "NC"  # a rail of the monitor that measures nothing
+OFF_C = -256.0  # tegrastats shows this value for the sensor of a part that is off
+NOT_CONNECTED = "NC"  # label of a monitor input that is not connected
 
 
 def read(root: Path) -> dict[str, Any]:
-    """What can be read now.
+    """The current state.
 
     Args:
-        root: where /sys and /var lie.
+        root: folder that contains /sys and /var.
 
     Returns:
         any of ``power_mode`` (``id``, ``name``), ``gpu_mhz_range`` (lowest and highest allowed clock: equal when they
@@ -42,7 +42,7 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def power_mode(root: Path) -> dict[str, Any]:
-    """Number and name of nvpmodel's mode: as it answers, else the number in its status file; empty without both."""
+    """Number and name of the power mode: from nvpmodel, else the number from its status file; empty without both."""
     answer = output("nvpmodel", "-q")
     name = re.search(r"NV Power Mode: *(\S+)", answer)
     number = re.search(r"^(\d+)\s*$", answer, flags=re.MULTILINE)
@@ -53,13 +53,13 @@ def power_mode(root: Path) -> dict[str, Any]:
 
 
 def gpu_range(root: Path) -> list[float]:
-    """Lowest and highest clock in MHz that the GPU may have; empty where it is not told."""
+    """Lowest and highest clock in MHz that the GPU may have; empty if unknown."""
     limits = [gpu_clock(root, "min_freq"), gpu_clock(root, "max_freq")]
     return [limit for limit in limits if limit is not None] if None not in limits else []
 
 
 def gpu_clock(root: Path, name: str) -> float | None:
-    """A clock of a Jetson's GPU in MHz: ``cur_freq``, ``min_freq`` or ``max_freq``; None where it is not told."""
+    """A clock of a Jetson's GPU in MHz: ``cur_freq``, ``min_freq`` or ``max_freq``; None if unknown."""
     files = sorted(file for pattern in GPUS for file in root.glob(f"sys/class/devfreq/{pattern}/{name}"))
     return next((round(int(text(file)) / 1e6, 1) for file in files if text(file).isdigit()), None)
 
@@ -80,7 +80,7 @@ def parse_tegrastats(line: str) -> dict[str, Any]:
     """One line of tegrastats.
 
     Returns:
-        any of ``ram_mb`` (used, all), ``cpu_mhz`` (of each core that is on), ``cpu_percent``, ``gpu_percent``,
+        any of ``ram_mb`` (used, total), ``cpu_mhz`` (of each core that is on), ``cpu_percent``, ``gpu_percent``,
         ``gpu_mhz`` (of each part), ``temperatures_c`` (by sensor) and ``rails_mw`` (now, by rail).
 
     Example:
@@ -90,7 +90,7 @@ def parse_tegrastats(line: str) -> dict[str, Any]:
     ram = re.search(r"\bRAM (\d+)/(\d+)MB", line)
     cores = re.search(r"\bCPU \[([^\]]*)\]", line)
     on = re.findall(r"(\d+)%@(\d+)", cores[1]) if cores else []
-    gpu = re.search(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)  # with or without its share, its clocks
+    gpu = re.search(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?([\d,]+)\]?)?", line)  # percentage and clocks are optional
     sensors = {name: float(value) for name, value in re.findall(r"\b(\w+)@(-?[\d.]+)C\b", line)}
     facts: dict[str, Any] = {
         "ram_mb": [int(value) for value in ram.groups()] if ram else None,
@@ -107,7 +107,7 @@ def parse_tegrastats(line: str) -> dict[str, Any]:
 
 
 def text(file: Path) -> str:
-    """What a file of the kernel holds; empty where it cannot be read."""
+    """Content of a file of the kernel; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -115,7 +115,7 @@ def text(file: Path) -> str:
 
 
 def output(*command: str) -> str:
-    """What a program prints; empty where it is not there, fails or takes too long."""
+    """Output of a program; empty if it is missing, fails or takes too long."""
     program = shutil.which(command[0])
     if program is None:
         return ""
@@ -127,7 +127,7 @@ def output(*command: str) -> str:
 
 
 def _first_line(*command: str) -> str:
-    """The first line of a program that goes on printing, which is then ended; empty as in :func:`output`."""
+    """The first line of a program that prints continuously; it is then killed. Empty as in :func:`output`."""
     program = shutil.which(command[0])
     if program is None:
         return ""
@@ -150,7 +150,7 @@ def _line_of(running: subprocess.Popen[bytes]) -> str:
     while b"\n" not in got:
         ready, _, _ = select.select([running.stdout], [], [], max(0.0, deadline - time.monotonic()))
         more = os.read(running.stdout.fileno(), 4096) if ready else b""
-        if not more:  # too late, or it ended
+        if not more:  # the time is over, or the program ended
             return ""
         got += more
     return got.partition(b"\n")[0].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Latency of engines: host frame in, host label map out, interleaved so that a noisy machine is fair to all."""
+"""Latency of engines, host frame in, host label map out. Runs alternate, so other work affects all engines alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.frames import Array, resize_frame
 from pipeline.prepared import Split
 from pipeline.runtimes import Engine
 
-#: Frames that latency runs over in turn.
+#: Number of frames that the runs use in turn.
 FRAMES = 16
 #: Standard deviation / mean of the time on the GPU above which trtexec calls the clocks unstable.
 DEVICE_COV = 0.025
@@ -30,11 +30,11 @@ def measure(
         frames: (H, W, 3) BGR uint8 of the engines' input size; used in turn.
         warmup: untimed runs of each engine.
         runs: timed runs of each engine, at least.
-        seconds: how long to go on at least, for each engine: clocks need that long to settle.
+        seconds: minimum duration per engine; clocks need it to settle.
 
     Returns:
-        :func:`summary` of each engine. Copies to and from the device are inside; resizing the frame is not. Of an
-        engine that tells its time on the GPU, ``device`` is the summary of that, copies not inside.
+        :func:`summary` of each engine. Times include copies to and from the device, not resizing the frame. If an
+        engine reports its time on the GPU, ``device`` is the summary of that time, without copies.
     """
     batches = [np.ascontiguousarray(frame[np.newaxis]) for frame in frames]
     names = list(engines)
@@ -45,7 +45,7 @@ def measure(
         if turn >= warmup + runs and time.perf_counter() - started >= seconds * len(names):
             break
         batch = batches[turn % len(batches)]
-        order = names[turn % len(names) :] + names[: turn % len(names)]  # nobody always runs after the same one
+        order = names[turn % len(names) :] + names[: turn % len(names)]  # no engine always runs after the same one
         for name in order:
             engine = engines[name]
             start = time.perf_counter()
@@ -63,14 +63,14 @@ def measure(
 
 
 def frames_of(split: Split, size: tuple[int, int]) -> list[Array]:
-    """The first frames of a split at the engines' input size: real ones, but few enough to lie in memory."""
+    """The first frames of a split at the engines' input size: real frames, few enough for the memory."""
     return [resize_frame(split.frame(index), size) for index in range(min(FRAMES, len(split)))]
 
 
 def unstable(timings: Mapping[str, Mapping[str, Any]], *, cov: float, drift: float) -> list[str]:
     """Names of the timings (see :func:`measure`) that spread or drifted by more than these limits.
 
-    The time on a GPU has a limit of its own, that of trtexec: nothing but the clocks moves it.
+    The time on a GPU has its own limit, that of trtexec: only clocks change this time.
     """
     return [
         name
@@ -82,8 +82,8 @@ def unstable(timings: Mapping[str, Mapping[str, Any]], *, cov: float, drift: flo
 def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Minimum, p50, p90, p95, p99 in ms (nearest rank, as trtexec), n, cov and drift.
 
-    cov is standard deviation / mean; drift how much the median of the last third lies above that of the first (0.1:
-    10 %): a processor that heats up and slows down.
+    cov is standard deviation / mean; drift is the relative increase of the median from the first third of
+    the samples to the last (0.1: 10 %), as of a processor that heats up and slows down.
 
     Example:
         >>> summary(np.arange(1.0, 101.0))["p99"]

@@ -1,4 +1,4 @@
-"""What this machine has for segpress, and what is missing, for `segpress doctor`; nothing on the machine is changed."""
+"""What this machine has for segpress and what is missing, for `segpress doctor`; it changes nothing on the machine."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ OLDEST_RTX = 7.5  # compute capability of RTX 20, the oldest that TensorRT-RTX s
 
 
 def read(root: Path = Path("/")) -> dict[str, Any]:
-    """All facts, plain values.
+    """All facts, as plain values.
 
     Args:
         root: folder that contains /etc and /proc.
 
     Returns:
         ``segpress``, ``python``, ``system``, ``packages`` (version by name; None: missing), ``cpu``, ``gpus``,
-        ``jetson`` (None: it is none), ``libraries`` (place by name; None: missing), ``runtimes`` and ``providers`` (of
-        ONNX Runtime): ``works``, ``version`` or ``why`` not; and ``advice``, see :func:`advise`.
+        ``jetson`` (None: another machine), ``libraries`` (place by name; None: missing), ``runtimes`` and ``providers``
+        (of ONNX Runtime): ``works``, then ``version``, or ``why`` it does not work; and ``advice``, see :func:`advise`.
     """
     facts: dict[str, Any] = {
         "segpress": _version("segpress"),
@@ -85,7 +85,7 @@ def board(root: Path) -> dict[str, str] | None:
 
 
 def library(name: str) -> str | None:
-    """Where a shared library is: its name on the linker's path, else its file in a pip package; None: missing."""
+    """A shared library: its name on the linker's path, else its file in a pip package; None: missing."""
     if system := ctypes.util.find_library(name):
         return system
     patterns = (f"*_libs/lib{name}.so*", f"nvidia/*/lib/lib{name}.so*")
@@ -93,26 +93,26 @@ def library(name: str) -> str | None:
     return next((str(file) for file in files), None)
 
 
-def advise(found: dict[str, Any]) -> dict[str, str]:
-    """What to install and what to write into params.yaml.
+def advise(facts: dict[str, Any]) -> dict[str, str]:
+    """Advice on packages to install and on values of params.yaml.
 
     Args:
-        found: see :func:`read`.
+        facts: see :func:`read`.
 
     Returns:
         ``runtime`` (value of ``convert.runtime``), ``why``; where they apply ``provider`` (of onnxruntime), ``install``
-        (the command for a runtime that fits better and does not work yet) and ``int8`` (what to know about this CPU).
+        (the command for a better runtime that does not work yet) and ``int8`` (a note on INT8 kernels of this CPU).
     """
-    best, why, install = _best(found)
+    best, why, install = _best(facts)
     advice = {"runtime": best, "why": why}
-    if not _works(found, best):
+    if not _works(facts, best):
         advice["install"] = f"{install} (for {best})"
-        if _works(found, "onnxruntime"):
+        if _works(facts, "onnxruntime"):
             advice |= {"runtime": "onnxruntime", "why": f"{best} fits this machine better, and does not work yet"}
     if advice["runtime"] == "onnxruntime":
-        cuda = found["gpus"] and found["providers"].get("cuda", {}).get("works")
+        cuda = facts["gpus"] and facts["providers"].get("cuda", {}).get("works")
         advice["provider"] = "cuda" if cuda else "cpu"
-    kernels = found["cpu"]["int8_kernels"]
+    kernels = facts["cpu"]["int8_kernels"]
     if advice.get("provider") == "cpu" and kernels in SATURATING:
         advice["int8"] = (
             f"this CPU has no VNNI: its INT8 kernels ({kernels}) can overflow with INT8 files of other programs; the "
@@ -121,21 +121,21 @@ def advise(found: dict[str, Any]) -> dict[str, str]:
     return advice
 
 
-def _best(found: dict[str, Any]) -> tuple[str, str, str]:
+def _best(facts: dict[str, Any]) -> tuple[str, str, str]:
     """The runtime that fits this machine best, why, and the command that installs it."""
-    if found["jetson"]:
+    if facts["jetson"]:
         return "tensorrt", "it is the runtime of a Jetson", "sudo apt install python3-libnvinfer"
-    if not found["gpus"]:
+    if not facts["gpus"]:
         return "onnxruntime", "no NVIDIA GPU with a driver was found", "pip install '.[onnxruntime]'"
-    gpu = found["gpus"][0]
+    gpu = facts["gpus"][0]
     rtx = "RTX" in gpu["name"] and float(gpu["compute_capability"]) >= OLDEST_RTX
-    if rtx and _works(found, "tensorrt_rtx") and not _works(found, "tensorrt"):
+    if rtx and _works(facts, "tensorrt_rtx") and not _works(facts, "tensorrt"):
         return "tensorrt_rtx", "it is installed, and supports this GPU", ""
     return "tensorrt", "it builds the fastest engines for this GPU", "pip install '.[tensorrt]'"
 
 
-def _works(found: dict[str, Any], name: str) -> bool:
-    return bool(found["runtimes"].get(name, {}).get("works"))
+def _works(facts: dict[str, Any], name: str) -> bool:
+    return bool(facts["runtimes"].get(name, {}).get("works"))
 
 
 def _runtime(name: str) -> dict[str, Any]:

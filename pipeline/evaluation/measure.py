@@ -1,4 +1,4 @@
-"""All that is measured on the variants of a student, in one order for every check: score, time, compare, assemble."""
+"""Measures the variants of a student, in the same order for every check: score, time, compare, assemble."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Predictions = dict[str, dict[str, Array]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A network that is open and can be measured.
+    """An open network, ready to be measured.
 
     Attributes:
         facts: ``size_bytes``, ``sha256`` and ``runtime``.
@@ -34,7 +34,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long variants are timed, and what counts as unstable: values of section ``check`` of params.yaml.
+    """Duration of the timing and limits of instability: values of section ``check`` of params.yaml.
 
     Attributes:
         warmup, runs, seconds: see ``latency.measure``.
@@ -49,7 +49,7 @@ class Timing:
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Timing:
-        """The values of a section that may hold others too."""
+        """From a section, which may have further keys."""
         return cls(**{field.name: section[field.name] for field in fields(cls)})
 
 
@@ -87,12 +87,12 @@ def measure(
     progress: Callable[[str, int], object] = lambda title, total: None,
     say: Callable[[str], object] = lambda text: None,
 ) -> tuple[dict[str, Any], Predictions]:
-    """Measure the variants of a student on the same frames and hold them against budgets.
+    """Measure the variants of a student on the same frames and compare them with budgets.
 
     Args:
-        variants: by name: ``fp32``, ``int8`` and any others; ``torch`` is the float reference, or ``fp32`` without it.
+        variants: by name: ``fp32``, ``int8`` and any others; ``torch`` is the float reference, else ``fp32``.
         engine: artifact of the INT8 engine.
-        int8: artifact that it was built from, to compare it with exact arithmetic; None: not compared.
+        int8: artifact from which it was built, for the comparison with exact arithmetic; None: no comparison.
         prepared, split: the frames.
         dataset_sha256, about, device, teacher, budgets: see ``assembly.assemble``.
         keep: names of frames whose predictions are returned.
@@ -100,7 +100,7 @@ def measure(
         say: called with a line for each result.
 
     Returns:
-        what ``results/<student>.json`` holds (IoU in percent, latency in ms), and the predictions.
+        the content of ``results/<student>.json`` (IoU in percent, latency in ms), and the predictions.
 
     Raises:
         UserError: a frame cannot be read, the frames label no class of the network, or the INT8 engine was built from

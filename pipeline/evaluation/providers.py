@@ -1,6 +1,6 @@
-"""Which providers of ONNX Runtime really work here: it also lists those whose libraries are missing.
+"""Which providers of ONNX Runtime work on this machine; ONNX Runtime also lists providers whose libraries are missing.
 
-Each provider runs a tiny network in a process of its own: a library that does not fit can end the process.
+Each provider runs a tiny network in its own process, because a wrong library can crash the process.
 """
 
 from __future__ import annotations

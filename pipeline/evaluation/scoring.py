@@ -1,4 +1,4 @@
-"""All that is counted of an engine on a split: IoU of the classes, the counts of each frame, the objects found."""
+"""Scores of an engine on a split: IoU of the classes, the counts of each frame, the objects found."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.runtimes import Engine
 
 @dataclass(frozen=True)
 class Score:
-    """What an engine got right on a split.
+    """Scores of one engine on one split.
 
     Attributes:
         summary: ``ConfusionMatrix.summary()``.
         frames: the counts of each frame.
-        objects: that were found.
+        objects: all objects, and those found.
         kept: predictions (H, W) by the frame's name.
     """
 
@@ -44,7 +44,7 @@ def evaluate(
     keep: Collection[str] = (),
     progress: Callable[[], object] = lambda: None,
 ) -> Score:
-    """Run a split through an engine and count all that a check reports.
+    """Run a split through an engine and compute all scores that a check reports.
 
     Args:
         keep: names of frames whose predictions are returned.

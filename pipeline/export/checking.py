@@ -91,12 +91,7 @@ def _by_torch(student: Path, like: Engine) -> tuple[Variant, dict[str, Any]]:
         "sha256": artifact.sha256(weights),
         "runtime": f"torch {torch.__version__}, {torch.get_num_threads()} threads",
     }
-    about = {
-        "student": student.name,
-        "loss": stored.meta["loss"]["name"],
-        "model": assembly.describe_model(stored),
-        "parameters": stored.meta["parameters"],
-    }
+    about = assembly.describe_student(stored, name=student.name)
     return Variant(TorchEngine(network, input_size=like.input_size, label_stride=stride), facts), about
 
 

@@ -1,4 +1,4 @@
-"""What INT8 costs each class, as rows of the page: IoU lost with its interval, and the objects that INT8 finds."""
+"""The cost of INT8 per class, as rows of the page: IoU lost with its interval, and the objects that INT8 finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tables from a list of columns: Markdown for files, rich for the terminal; the page shows the same columns."""
+"""Tables from a list of columns: Markdown for files, rich for the terminal; the page shows the same columns.
+
+The columns themselves are in table.py (results) and comparison_table.py (comparison of losses).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Column(Generic[T]):
         title: heading, with the unit.
         cell: the text of one row.
         left: text is aligned on the left, numbers on the right.
-        style: of a cell in the terminal, in the words of rich.
+        style: of a cell in the terminal, as a style of rich.
     """
 
     title: str

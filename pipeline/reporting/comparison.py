@@ -24,7 +24,7 @@ BASELINE = "none"
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: mIoU of the student on ``val`` at its best step, and what the training cost."""
+    """One training run: mIoU of the student on ``val`` at its best step, and the cost of the training."""
 
     miou: float
     per_class_iou: Sequence[float | None]
@@ -52,7 +52,7 @@ class Row(JsonObject):
 
 
 class Comparison(JsonObject):
-    """All rows, and what they have in common."""
+    """All rows, and their common facts."""
 
     rows: tuple[Row, ...] = ()
     classes: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def summarise(
     """The row of one loss.
 
     Args:
-        name: what the row is called.
+        name: of the row.
         runs: by seed, at least one.
         seeds: all seeds of the comparison; ``miou`` holds None for those without a run.
         loss, options: of the training.
@@ -127,7 +127,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def load(file: Path) -> Comparison:
-    """The comparison in a file; one without rows when there is no file.
+    """The comparison in a file; without a file, one without rows.
 
     Raises:
         UserError: the file is invalid.

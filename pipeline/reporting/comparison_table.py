@@ -80,7 +80,7 @@ COLUMNS: tuple[Column[Line], ...] = (
 
 
 def caption(comparison: Comparison) -> str:
-    """What the rows have in common, and what the columns mean."""
+    """The common facts of the rows, and the meaning of the columns."""
     count = len(comparison.seeds)
     return (
         f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {comparison.steps} steps of "

@@ -17,7 +17,7 @@ Percent = Annotated[float, Field(strict=True, ge=0, le=100)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 
-#: Type of a pydantic error -> what is allowed, in the words of JSON.
+#: Type of a pydantic error -> allowed values, in terms of JSON.
 ALLOWED = {
     "bool_type": "true or false",
     "dict_type": "an object",
@@ -55,8 +55,8 @@ def read(model: type[Model], file: Path, *, advice: str) -> Model:
     """The contents of a JSON file.
 
     Args:
-        model: what the file must hold.
-        advice: what to do about an invalid file; the last line of the message.
+        model: the type of the content.
+        advice: how to replace an invalid file; the last line of the message.
 
     Raises:
         UserError: the file cannot be read, is not JSON, or has wrong values: all of them in one message.

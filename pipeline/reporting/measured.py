@@ -1,7 +1,7 @@
-"""What a results file says about one student, as frozen models; None or empty means not measured.
+"""The content of a results file about one student, as frozen models; None or empty means not measured.
 
 mIoU and IoU are percent (0..100), latencies milliseconds, sizes bytes; a drop is positive when something was lost.
-Keys of results files that no model names are not read.
+Other keys of results files are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Interval = tuple[Number, Number]
 
 
 def _in_order(variants: Any) -> Any:
-    """Variants that hold something: the known ones in the order of the pipeline, then the others by name."""
+    """Variants with content: the known ones in the order of the pipeline, then the others by name."""
     if not isinstance(variants, dict):
         return variants
     ordered = {name: variants.get(name) for name in VARIANTS} | dict(sorted(variants.items()))
@@ -65,7 +65,7 @@ class Teacher(JsonObject):
 
 
 class Note(JsonObject):
-    """A warning, or a class that the frames could not judge; no budget is broken.
+    """A warning, or a class with too few frames for a verdict; no budget is broken.
 
     ``what`` is the sentence to show; ``class_name`` is empty where it is about the whole network.
     """
@@ -99,13 +99,13 @@ class Drop(JsonObject):
     class_frames: tuple[Count | None, ...] = ()
 
 
-#: Values for small, medium and large objects of one class; null stands for three nulls.
+#: Values for small, medium and large objects of one class; null means three nulls.
 Counts = Annotated[tuple[Count | None, Count | None, Count | None], BeforeValidator(_by_size)]
 Recalls = Annotated[tuple[Percent | None, Percent | None, Percent | None], BeforeValidator(_by_size)]
 
 
 class Objects(JsonObject):
-    """Per class and size: how many objects the labels hold, and what percentage of them float and INT8 find."""
+    """Per class and size: how many objects the labels hold, and the percentage of them that float and INT8 find."""
 
     counts: tuple[Counts, ...] = ()
     recall_float: tuple[Recalls, ...] = ()
@@ -113,7 +113,7 @@ class Objects(JsonObject):
 
 
 class Layer(JsonObject):
-    """What quantising one layer alone does: ``disagreement`` is the percentage of pixels whose label changes."""
+    """The effect of quantising one layer alone: ``disagreement`` is the percentage of pixels whose label changes."""
 
     layer: str = ""
     disagreement: Percent | None = None

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page that shows what INT8 gained and lost.
+"""The report: one self-contained HTML page with the gains and losses of INT8.
 
 The page holds no date, host or path, so that equal results give equal bytes. The layout is in ``report.html.j2``; this
 module collects the values.
@@ -160,11 +160,11 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
 
 
 def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[str, Any] | None:
-    """What the page shows of compared losses; only one sentence if they were compared on other data (``foreign``)."""
+    """The compared losses, for the page; it shows only one sentence if they are from other data (``imported``)."""
     if comparison is None or not comparison.rows:
         return None
     return {
-        "foreign": comparison.dataset_sha256 not in {result.dataset_sha256 for result in results},
+        "imported": comparison.dataset_sha256 not in {result.dataset_sha256 for result in results},
         "student": comparison.student,
         "caption": comparison_table.caption(comparison),
         "wide": comparison_figure.dots(comparison),

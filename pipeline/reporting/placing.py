@@ -1,4 +1,4 @@
-"""Labels beside their markers that do not cover one another: each takes the free place nearest to its point.
+"""Places labels beside their markers without overlap: each label gets the free place nearest to its point.
 
 Greedy and deterministic: the caller places the most important labels first. All sizes are pixels of the figure.
 """

@@ -1,4 +1,4 @@
-"""Which classes are rare: quantisation hurts them first, and mIoU hides it.
+"""The rare classes: quantisation hurts them first, and mIoU hides this loss.
 
 A share is a class's part of all labelled pixels of a split, 0..1; ignored pixels are dropped.
 """

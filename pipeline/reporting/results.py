@@ -1,6 +1,6 @@
 """Loading of ``results/<student>.json``, which `check` and bundles write.
 
-What was not measured may be missing (a key, a variant) or null; anything else that is wrong is a :class:`UserError`.
+Values that were not measured may be missing (a key, a variant) or null. Other problems raise a :class:`UserError`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
 
     Args:
         folder: where `check` writes its results.
-        expected: students that should be there; those without a file are listed with nothing measured.
+        expected: names of students; the result of a student without a file has no values.
 
     Raises:
         UserError: no such folder, an invalid file, or two files on one student and device.
@@ -53,7 +53,7 @@ def of(students: Collection[str], results: Sequence[Result]) -> list[Result]:
 
 
 def read(file: Path) -> Result:
-    """Read one results file. Raises UserError with everything that is wrong in it."""
+    """Read one results file. Raises UserError with all its problems."""
     result = json_file.read(Result, file, advice=AGAIN)
     before, after = result.fp32.latency.p50, result.int8.latency.p50
     speedup = before / after if before and after else None

@@ -32,7 +32,7 @@ AGAIN = "predict again with: dvc repro -f check"
 
 
 class _Facts(JsonObject):
-    """What the meta.json of a ``predictions`` artifact says about its frames."""
+    """Facts about the frames in the meta.json of a ``predictions`` artifact."""
 
     split: str = "val"
     names: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class _Facts(JsonObject):
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of a strip; ``uri`` is empty when that was not measured."""
+    """One image of a strip; ``uri`` is empty when not measured."""
 
     title: str
     uri: str = ""
@@ -126,7 +126,7 @@ def _painted(ids: Array, spec: LabelSpec) -> Array:
 
 
 def _error_map(frame: Array, wrong: np.ndarray, new: np.ndarray | None) -> Array:
-    """Pale grey frame with the wrong pixels in red: strong where float is right (or unknown), else soft."""
+    """Pale grey frame with the wrong pixels in red: strong red where float is right (or unknown), else soft red."""
     codes = wrong.astype(np.uint8) + (wrong if new is None else new).astype(np.uint8)
     codes = resize_label_map(codes, _tile_size(codes))
     grey = cv2.cvtColor(resize_frame(frame, codes.shape[:2]), cv2.COLOR_BGR2GRAY)

@@ -1,4 +1,4 @@
-"""The figure of sensitive layers: what quantising each layer alone does to the labels.
+"""The figure of sensitive layers: the effect of quantising each layer alone on the labels.
 
 Inline SVG, see :mod:`pipeline.reporting.svg`.
 """
@@ -15,7 +15,7 @@ from pipeline.reporting.wording import fixed
 ROW = 22
 #: Layers that are shown, the most sensitive first.
 SHOWN = 12
-#: Characters shown of a layer's name; its end says more than its beginning.
+#: Characters shown of a layer's name; its end is more specific than its beginning.
 LENGTH = 26
 
 

@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: same bytes every time, text as text, colours that follow the page's theme.
+"""Matplotlib figures as inline SVG with reproducible bytes, text as text, and colours of the page's theme.
 
 Figures are drawn in placeholder colours; :func:`finish` replaces each by a CSS variable of the page, so that one SVG
 serves the light and the dark theme. Sizes are CSS pixels (72 dpi, so that a point is a pixel).
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-#: CSS variable of the page -> the placeholder colour that stands for it while drawing.
+#: CSS variable of the page -> its placeholder colour during drawing.
 THEME = {
     "ink": "#010a01",
     "muted": "#010a02",

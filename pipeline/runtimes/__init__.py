@@ -1,4 +1,4 @@
-"""Runtimes: one plugin file each; ``open_engine`` is how everything else gets a checked, loaded engine."""
+"""Runtimes: one plugin file each; other packages load engines with ``open_engine``, which checks them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import artifact, plugins
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.runtimes import _ranges
 from pipeline.runtimes._base import CONFIDENCE, Engine, Release, Runtime
 
 __all__ = [
@@ -32,12 +33,18 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any]) -> Runtime:
+    """A runtime from its options in params.yaml.
+
+    Raises:
+        UserError: unknown or missing runtime; unknown, missing or invalid options.
+    """
+    _ranges.check(name, options)
     runtime: Runtime = plugins.build("runtimes", name, options)
     return runtime
 
 
 def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[Engine, Artifact]:
-    """Load an engine artifact after checking that it is whole and was built for this machine.
+    """Load an engine artifact after checking that it is complete and was built for this machine.
 
     Args:
         path: engine folder (engine file and meta.json).
@@ -46,15 +53,15 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
     Raises:
         UserError: not an engine, changed payload, or built on another machine or version.
     """
-    found = artifact.load(path, kind="engine")
-    facts = found.meta
-    lacking = [key for key in ("runtime", "runtime_options", "fingerprint") if key not in facts]
-    if lacking:
-        raise UserError(f"{path / artifact.META}: lacks {', '.join(lacking)}; run dvc repro -f convert here")
+    source = artifact.load(path, kind="engine")
+    facts = source.meta
+    missing = [key for key in ("runtime", "runtime_options", "fingerprint") if key not in facts]
+    if missing:
+        raise UserError(f"{path / artifact.META}: missing: {', '.join(missing)}; run dvc repro -f convert here")
     runtime = build(facts["runtime"], {**facts["runtime_options"], **(options or {})})
     here = runtime.fingerprint()
     differing = [
-        f"{key}: built for {value}, this machine has {here.get(key, 'nothing of the kind')}"
+        f"{key}: built for {value}, this machine has {here.get(key, 'none')}"
         for key, value in sorted(facts["fingerprint"].items())
         if here.get(key) != value
     ]
@@ -64,7 +71,7 @@ def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[E
             + "; ".join(differing)
             + ". Build it here with: dvc repro -f convert"
         )
-    return runtime.load(found.file(runtime.engine_file)), found
+    return runtime.load(source.file(runtime.engine_file)), source
 
 
 def build_engines(
@@ -77,7 +84,7 @@ def build_engines(
     options: dict[str, Any],
     release: Release | None = None,
 ) -> dict[str, Path]:
-    """Engines of a student in fp32, fp16 and int8, below a folder; returns where each lies.
+    """Build the engines of a student in fp32, fp16 and int8, below a folder; returns the folder of each precision.
 
     Args:
         floats, int8: ONNX artifacts.
@@ -99,7 +106,7 @@ def build_engines(
 
 
 def _float16_doubts(floats: Artifact, int8: Artifact) -> Iterator[str]:
-    """Why labels of the float16 engine may be wrong; artifacts of older versions say nothing of it."""
+    """Reasons why labels of the float16 engine may be wrong; artifacts of older versions have no such facts."""
     if not floats.facts.get("float16", {}).get("reliable", True):
         share = floats.facts["parity"]["agreement"]["fp16"]
         yield f"in float16 only {share:.2%} of pixels get the label of float32"
@@ -117,15 +124,15 @@ def build_engine(
     meta: dict[str, Any],
     release: Release | None = None,
 ) -> None:
-    """Build an engine artifact: the engine file, and beside it every fact about it.
+    """Build an engine artifact: the engine file, and its facts in meta.json.
 
     Args:
         name, options: key and options of the runtime plugin; recorded so that the engine is loaded as it was built.
         meta: facts of the deploy graph, ``precision`` and ``parents``.
-        release: takes Q/DQ from layers that an INT8 engine cannot be built with; None on a device.
+        release: removes Q/DQ from layers with which no INT8 engine can be built; None on a device.
 
     Raises:
-        UserError: the runtime cannot build it; nothing is left behind.
+        UserError: the runtime cannot build it; no partial files remain.
     """
     facts = {**meta, "runtime": name, "runtime_options": options, "fingerprint": runtime.fingerprint()}
     with artifact.create(out, kind="engine", meta=facts) as folder:

@@ -4,8 +4,8 @@ A *deploy graph* takes uint8 frames (N, H, W, 3) BGR and gives uint8 label maps 
 (normalisation, upsampling, argmax) is inside. This module and its plugins run on the device: numpy, OpenCV and one
 runtime, nothing else.
 
-No other module asks for the name of a plugin: what depends on the runtime is a question to :class:`Runtime` or
-:class:`Engine`. ``tests/runtimes/test_contract.py`` checks every runtime that this machine has.
+No other module compares the names of plugins: everything that depends on the runtime is a property of :class:`Runtime`
+or :class:`Engine`. ``tests/runtimes/test_contract.py`` checks every runtime that this machine has.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Engine(ABC):
     Attributes:
         input_size: (height, width) of the frames it takes.
         output_size: (height, width) of the label maps it gives.
-        batches: fewest and most frames of a run.
+        batches: fewest and most frames per run.
         on_gpu: whether it computes on a GPU, or on another device that leaves the CPU's cores to other work.
-        device_ms: how long the last run took on the GPU, without copies; None for an engine that cannot tell.
+        device_ms: time of the last run on the GPU, without copies; None if the engine does not measure it.
         gives_confidence: whether its deploy graph has the second output, see :meth:`run_with_confidence`.
     """
 
@@ -93,14 +93,14 @@ def check_frames(frames: Array, shape: tuple[int, ...]) -> None:
 
 
 class Release(Protocol):
-    """Writes an INT8 file without the Q/DQ of some nodes; needs the onnx package, so a device has none.
+    """Writes an INT8 file without the Q/DQ of some nodes; needs the onnx package, which devices lack.
 
     Args:
         source, target: ONNX files.
-        nodes: names of layers, or of Q/DQ nodes, which stand for the layers that read them.
+        nodes: names of layers, or of Q/DQ nodes; a Q/DQ node means the layers that read it.
 
     Returns:
-        the layers that lost their Q/DQ, sorted; none: no file is written.
+        the layers that lost their Q/DQ, sorted; if there are none, no file is written.
     """
 
     def __call__(self, source: Path, target: Path, *, nodes: Collection[str]) -> list[str]: ...
@@ -110,10 +110,11 @@ class Runtime(ABC):
     """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml.
 
     The constructor imports the library, and raises UserError with the package to install where it is missing. A runtime
-    that computes on the CPU calls the number of its threads ``threads``, as ``infer.py --threads`` sets it.
+    that computes on the CPU calls the number of its threads ``threads``, as ``infer.py --threads`` sets it. The
+    signature has the ranges of the options, such as ``Annotated[int, Ge(1)]``, see :mod:`pipeline.runtimes._ranges`.
     """
 
-    #: Which INT8 file suits it: ``int8_cpu`` (uint8 activations), ``int8_arm`` (int8) or ``int8_tensorrt`` (symmetric).
+    #: Its INT8 file: ``int8_cpu`` (uint8 activations), ``int8_arm`` (int8) or ``int8_tensorrt`` (symmetric).
     int8_variant: str
     #: Whether it computes float16 files in float16; a CPU may compute them in float32.
     real_float16 = True
@@ -127,7 +128,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What an engine of this runtime is bound to: an engine is refused where one of these values differs.
+        """The facts to which an engine of this runtime is bound: it is refused where one of these values differs.
 
         Returns:
             plain values of JSON, the same at every call on one machine. It must hold
@@ -152,17 +153,17 @@ class Runtime(ABC):
         """Write an engine for this machine; returns how it was built. Raises UserError with the failing node."""
 
     def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
-        """:meth:`build` for the INT8 file; a runtime may try less of INT8 where all of it fails, and says so.
+        """:meth:`build` for the INT8 file; if that fails, a runtime may build it with fewer INT8 layers and name them.
 
         Args:
-            release: takes the Q/DQ of layers away; None where the onnx package is missing.
+            release: removes the Q/DQ of layers; None where the onnx package is missing.
         """
         return self.build(onnx_file, engine_file)
 
     def exact(self, onnx_file: Path) -> Engine | None:
-        """An INT8 file as an engine that rounds where the file says and computes in float between: no INT8 kernels.
+        """An engine without INT8 kernels: it rounds where the INT8 file says so, and computes in float elsewhere.
 
-        None for a runtime that cannot run a file so.
+        None for a runtime that has no such engines.
         """
         return None
 

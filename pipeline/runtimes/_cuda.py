@@ -17,9 +17,9 @@ from pipeline.frames import Array
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 ATTRIBUTE_CC_MAJOR, ATTRIBUTE_CC_MINOR = 75, 76
-#: cudaStreamCaptureModeThreadLocal: what other threads do meanwhile, an allocation say, does not break a capture.
+#: cudaStreamCaptureModeThreadLocal: calls of other threads, such as an allocation, do not break a capture.
 CAPTURE_THREAD_LOCAL = 1
-#: cudaEventRecordExternal: inside a capture, the event is recorded by every launch of the graph.
+#: cudaEventRecordExternal: inside a capture, every launch of the graph records the event.
 RECORD_IN_GRAPH = 1
 
 
@@ -38,8 +38,8 @@ def runtime() -> ctypes.CDLL:
 
 def packaged() -> list[str]:
     """libcudart of NVIDIA's pip packages, newest first: nvidia/cu13/lib (CUDA 13), nvidia/cuda_runtime/lib (12)."""
-    found = [file for folder in sys.path for file in Path(folder).glob("nvidia/*/lib/libcudart.so.*")]
-    return [str(file) for file in sorted(found, key=lambda file: file.name, reverse=True)]
+    files = [file for folder in sys.path for file in Path(folder).glob("nvidia/*/lib/libcudart.so.*")]
+    return [str(file) for file in sorted(files, key=lambda file: file.name, reverse=True)]
 
 
 def device() -> dict[str, Any] | None:
@@ -63,12 +63,12 @@ def device() -> dict[str, Any] | None:
 
 
 def check(status: int, what: str) -> None:
-    """Raise UserError for a CUDA status that is not success; the next call starts without it."""
+    """Raise UserError for a CUDA status that is not success, and clear the library's error."""
     if status != 0:
         text = runtime().cudaGetErrorString
         text.restype = ctypes.c_char_p
         message = text(status).decode()
-        runtime().cudaGetLastError()  # the library remembers the error, and others would take it for theirs
+        runtime().cudaGetLastError()  # the library keeps the error, and a later call would return it
         raise UserError(f"CUDA: {what} failed: {message} (error {status})")
 
 
@@ -97,7 +97,7 @@ class Buffer:
 
 
 class Pinned:
-    """Page-locked host memory: the GPU copies to and from it directly, without a detour and without waiting.
+    """Page-locked host memory: the GPU copies to and from it directly, while the CPU does other work.
 
     Attributes:
         array: the bytes, (nbytes,) uint8; not to be used after :meth:`free`.
@@ -128,7 +128,7 @@ class Stream:
         check(runtime().cudaStreamSynchronize(self.handle), "waiting for the stream")
 
     def settle(self) -> None:
-        """Wait whatever became of the work: the memory that it uses is about to go."""
+        """Wait for the work and ignore its errors: the caller is about to free the memory that it uses."""
         runtime().cudaStreamSynchronize(self.handle)
 
     def free(self) -> None:
@@ -136,19 +136,19 @@ class Stream:
 
 
 class Event:
-    """A place in a stream, with the time at which the GPU came there."""
+    """A point in a stream, with the time at which the GPU reached it."""
 
     def __init__(self) -> None:
         self.handle = ctypes.c_void_p()
         check(runtime().cudaEventCreate(ctypes.byref(self.handle)), "creating an event")
 
     def record(self, stream: Stream, *, captured: bool) -> None:
-        """Enqueue it; ``captured``: the stream is being captured, and every launch of the graph shall record it."""
+        """Enqueue the event; ``captured``: the stream is being captured, and every launch of the graph records it."""
         flags = ctypes.c_uint(RECORD_IN_GRAPH if captured else 0)
         check(runtime().cudaEventRecordWithFlags(self.handle, stream.handle, flags), "recording an event")
 
     def milliseconds_since(self, start: Event) -> float:
-        """Time on the GPU between two events that have both happened."""
+        """Time on the GPU between two events that it has reached."""
         elapsed = ctypes.c_float()
         status = runtime().cudaEventElapsedTime(ctypes.byref(elapsed), start.handle, self.handle)
         check(status, "reading the time between two events")
@@ -166,7 +166,7 @@ class Graph:
         enqueue: enqueues it.
 
     Raises:
-        UserError: something in it cannot be captured; the stream is as it was.
+        UserError: part of the work cannot be captured; the stream can be used as before.
     """
 
     def __init__(self, stream: Stream, *, enqueue: Callable[[], None]) -> None:
@@ -176,11 +176,11 @@ class Graph:
         try:
             try:
                 enqueue()
-            finally:  # a capture is ended whatever happened in it, else the stream stays unusable
+            finally:  # end the capture after an error too, else the stream stays unusable
                 status = runtime().cudaStreamEndCapture(stream.handle, ctypes.byref(captured))
             check(status, "ending a capture")
-            made = runtime().cudaGraphInstantiateWithFlags(ctypes.byref(self.handle), captured, ctypes.c_ulonglong(0))
-            check(made, "making a graph")
+            status = runtime().cudaGraphInstantiateWithFlags(ctypes.byref(self.handle), captured, ctypes.c_ulonglong(0))
+            check(status, "creating a graph")
         finally:
             runtime().cudaGetLastError()
             if captured.value:

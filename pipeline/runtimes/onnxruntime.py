@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -17,22 +17,24 @@ from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
+from pipeline.runtimes._ranges import Ge
 
-#: What runs a graph, and behind it what runs the rest.
+#: Execution providers: the chosen one, then those that run the nodes which it does not support.
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
-#: What TensorRT 10 may use for a file: ONNX Runtime builds weakly typed with it, and without these in float32.
-#: A file with nodes that must stay in float32 is built without leave for float16: it would be used for these as well.
+#: Options of TensorRT 10 by precision of the file: ONNX Runtime builds weakly typed networks, in float32 unless these
+#: options allow more. A file with nodes that must stay in float32 is built without float16, because TensorRT would use
+#: float16 for these nodes too.
 FLOAT16_ALLOWED = "trt_fp16_enable"
 TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
     "fp32": {},
     "fp16": {FLOAT16_ALLOWED: "1"},
     "int8": {FLOAT16_ALLOWED: "1", "trt_int8_enable": "1"},
 }
-METADATA_KEY = "segpress"  # what the export calls its facts in an ONNX file
+METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
 
 ARM = ("aarch64", "arm64")
 #: x86 and ARM extensions that decide which kernel runs.
@@ -47,29 +49,31 @@ INSTRUCTIONS = frozenset(
 class OnnxRuntime(Runtime):
     """Engines are ONNX files that ONNX Runtime has already fused for this machine's CPU, or for CUDA.
 
-    For TensorRT an engine is the ONNX file itself: what ONNX Runtime builds with it is built anew at every load, which
-    takes seconds to minutes. The plugin ``tensorrt`` keeps what was built.
+    For TensorRT an engine is the ONNX file itself: ONNX Runtime repeats the TensorRT build at every load, which takes
+    seconds to minutes. The plugin ``tensorrt`` stores the built engine.
 
-    The blocked memory layout of the last optimisation level is chosen anew at every load, in milliseconds: ONNX Runtime
-    writes its reorder nodes in an order that changes from build to build, and engines shall be equal byte by byte.
+    The last optimisation level, a blocked memory layout, is applied at every load, which takes milliseconds: ONNX
+    Runtime writes its reorder nodes in an order that changes between builds, and equal inputs must give equal bytes.
 
     Args:
-        threads: threads of one inference; set on purpose, as results are compared between machines.
-        spinning: busy-wait between operators: lower latency alone, but it starves decoding and drawing on the same
-            cores (a video loop on 2 cores ran at 9-11 fps with it and at 19-20 without).
-        provider: ``cpu``, ``cuda`` or ``tensorrt``; one that is not there is an error, never a silent fall-back.
+        threads: threads per inference; a fixed number, because results are compared between machines.
+        spinning: busy-wait between operators: lower latency if nothing else runs, but it slows decoding and drawing on
+            the same cores (a video loop on 2 cores ran at 9-11 fps with it and at 19-20 without).
+        provider: a provider that this machine lacks is an error; there is no fallback to another one.
 
     Raises:
-        UserError: the onnxruntime package is missing, or an option is out of range.
+        UserError: the onnxruntime package is missing.
     """
 
     engine_file = "engine.onnx"
 
-    def __init__(self, *, threads: int = 2, spinning: bool = False, provider: str = "cpu") -> None:
-        if threads < 1:
-            raise UserError(f"convert.onnxruntime.threads: got {threads}; at least 1")
-        if provider not in PROVIDERS:
-            raise UserError(f"convert.onnxruntime.provider: got '{provider}'; allowed: {', '.join(PROVIDERS)}")
+    def __init__(
+        self,
+        *,
+        threads: Annotated[int, Ge(1)] = 2,
+        spinning: bool = False,
+        provider: Literal["cpu", "cuda", "tensorrt"] = "cpu",
+    ) -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - only the chosen runtime is needed on the device
         except ImportError as error:
@@ -80,7 +84,7 @@ class OnnxRuntime(Runtime):
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning
-        self.provider, *self.behind = PROVIDERS[provider]
+        self.provider, *self.fallbacks = PROVIDERS[provider]
         if provider != "cpu":
             load_libraries(onnxruntime)
 
@@ -96,7 +100,7 @@ class OnnxRuntime(Runtime):
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
         if self.provider == "TensorrtExecutionProvider":
             self._session(onnx_file, self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL))
-            shutil.copyfile(onnx_file, engine_file)  # a graph that holds what TensorRT compiled cannot be saved
+            shutil.copyfile(onnx_file, engine_file)  # ONNX Runtime cannot save a graph with compiled TensorRT nodes
             return {"graph_optimization": "at load", "provider": self.provider}
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
         options.optimized_model_filepath = str(engine_file)
@@ -126,11 +130,11 @@ class OnnxRuntime(Runtime):
 
     def _session(self, file: Path, options: Any) -> Any:
         remedy = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
-        told = self._provider_options(file)
+        provider_options = self._provider_options(file)
         try:
-            session = self._open(file, options, [(self.provider, told), *self.behind])
+            session = self._open(file, options, [(self.provider, provider_options), *self.fallbacks])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
-            advice = "" if self.provider == "CPUExecutionProvider" else f"; {self.provider} was asked for: {remedy}"
+            advice = "" if self.provider == "CPUExecutionProvider" else f"; the provider is {self.provider}: {remedy}"
             raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}{advice}") from error
         if session.get_providers()[0] != self.provider:
             raise UserError(
@@ -139,16 +143,16 @@ class OnnxRuntime(Runtime):
         return session
 
     def _open(self, file: Path, options: Any, providers: list[Any]) -> Any:
-        """A session that never turns to other providers by itself, neither here nor when a run fails."""
+        """A session that never falls back to other providers, neither at load nor after a failed run."""
         session = self.ort.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
-        session.disable_fallback()  # the argument is new
+        session.disable_fallback()  # older versions ignore the argument
         return session
 
     def _provider_options(self, file: Path) -> dict[str, str]:
-        """What TensorRT is told about a file; nothing for other providers.
+        """Options of TensorRT for a file; empty for other providers.
 
         Raises:
-            UserError: the file cannot be read, or does not say its precision.
+            UserError: the file cannot be read, or its precision is missing or unknown.
         """
         if self.provider != "TensorrtExecutionProvider":
             return {}
@@ -162,7 +166,7 @@ class OnnxRuntime(Runtime):
         if precision not in TENSORRT_MAY_USE:
             raise UserError(
                 f"{file}: its precision is {precision}; allowed: {', '.join(TENSORRT_MAY_USE)}; "
-                "TensorRT must be told, export it again with dvc repro -f export quantize"
+                "TensorRT needs it; export the file again with dvc repro -f export quantize"
             )
         allowed = dict(TENSORRT_MAY_USE[precision])
         if about.get("float16", {}).get("float32_nodes"):
@@ -171,9 +175,9 @@ class OnnxRuntime(Runtime):
 
 
 def load_libraries(ort: Any) -> None:
-    """Load CUDA, cuDNN and TensorRT from pip packages where there are any: ONNX Runtime does not look there itself."""
+    """Load CUDA, cuDNN and TensorRT from pip packages, if installed: ONNX Runtime does not look there itself."""
     if hasattr(ort, "preload_dlls"):  # ONNX Runtime 1.21
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what is not there, and it need not be
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints which libraries are missing, but they are optional
             ort.preload_dlls()
     with contextlib.suppress(ImportError, OSError):
         importlib.import_module("tensorrt")
@@ -225,12 +229,12 @@ class OnnxRuntimeEngine(Engine):
 
 
 def cpu_model() -> str:
-    """Name of the processor, as the kernel gives it (Jetsons name none; then the architecture stands for it)."""
+    """Name of the processor from the kernel, else its architecture (the kernel of a Jetson gives no name)."""
     return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
 
 
 def instructions() -> str:
-    """The instruction sets that ONNX Runtime's kernels choose by: names alone do not tell processors apart."""
+    """The instruction sets by which ONNX Runtime chooses kernels: processors of the same name may differ in them."""
     return " ".join(sorted(INSTRUCTIONS.intersection(_cpuinfo("flags", "Features").split())))
 
 

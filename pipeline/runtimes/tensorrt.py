@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.errors import UserError
+from pipeline.runtimes._ranges import Ge
 from pipeline.runtimes._tensorrt import timing_cache
-from pipeline.runtimes._tensorrt.builder import TensorRTBase
+from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
 
 
 class TensorRT(TensorRTBase):
     """Engines for this machine's NVIDIA GPU.
 
     Args:
-        workspace_mib: memory that tactics may use.
+        workspace_mib: memory for tactics, in MiB.
         optimization_level: 0 (fast build) to 5 (fast engine).
         cuda_graph: launch all kernels of a frame with one call, where the engine can be captured.
         batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
-        timing_cache: folder that keeps what was measured while kernels were chosen; null is off.
-        dla_core: core of the Deep Learning Accelerator; what it cannot run is left to the GPU. null is the GPU alone.
+        timing_cache: folder for the times that TensorRT measures when it chooses kernels; null: off.
+        dla_core: core of the Deep Learning Accelerator; the GPU runs the other layers. null: the GPU alone.
     """
 
     library = "tensorrt"
@@ -28,12 +29,12 @@ class TensorRT(TensorRTBase):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: list[int] | None = None,
+        batch: Batch = None,
         timing_cache: str | None = None,
-        dla_core: int | None = None,
+        dla_core: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         super().__init__(
             workspace_mib=workspace_mib, optimization_level=optimization_level, cuda_graph=cuda_graph, batch=batch
@@ -47,14 +48,14 @@ class TensorRT(TensorRTBase):
         if self.dla_core is not None:
             facts["dla"] = self._use_dla(self.dla_core, builder, config, network)
         if self.timing_cache is not None:
-            timed = {
+            conditions = {
                 **self.fingerprint(),
                 "builder_flags": int(config.flags),
                 "optimization_level": self.optimization_level,
                 "workspace_mib": self.workspace_mib,
                 "dla_core": self.dla_core,
             }
-            self.cache_file = timing_cache.place(Path(self.timing_cache), timed)
+            self.cache_file = timing_cache.place(Path(self.timing_cache), conditions)
             facts["timing_cache"] = timing_cache.attach(config, self.cache_file)
         return facts
 
@@ -69,10 +70,10 @@ class TensorRT(TensorRTBase):
         return runtime
 
     def _use_dla(self, core: int, builder: Any, config: Any, network: Any) -> dict[str, int]:
-        """Put on a DLA core what it can run; returns the core and how many layers that are."""
+        """Use a DLA core for the layers that it can run; returns the core and the number of these layers."""
         trt = self.trt
         cores = builder.num_DLA_cores if hasattr(trt.DeviceType, "DLA") else 0
-        if not 0 <= core < cores:
+        if core >= cores:
             allowed = f"allowed: 0 to {cores - 1}" if cores else "there is none for this library here; set it to null"
             raise UserError(f"{self.where}.dla_core: got {core}; {allowed}")
         config.default_device_type = trt.DeviceType.DLA

@@ -8,18 +8,18 @@ from typing import Any
 from pipeline.errors import UserError, closest
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine
-from pipeline.runtimes._tensorrt.builder import TensorRTBase
+from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
 
 
 class TensorRTRTX(TensorRTBase):
     """Engines for RTX cards.
 
     Args:
-        workspace_mib: memory that tactics may use.
+        workspace_mib: memory for tactics, in MiB.
         optimization_level: 0 (fast build) to 5 (fast engine).
         cuda_graph: launch all kernels of a frame with one call, where the engine can be captured.
         batch: [min, opt, max] for a graph with an open batch; null for one of fixed sizes, as ours are.
-        compute_capabilities: targets such as ``[SM86, SM89]``; null is this machine's GPU.
+        compute_capabilities: targets such as ``[SM86, SM89]``; null: this machine's GPU.
     """
 
     library = "tensorrt_rtx"
@@ -28,10 +28,10 @@ class TensorRTRTX(TensorRTBase):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: list[int] | None = None,
+        batch: Batch = None,
         compute_capabilities: list[str] | None = None,
     ) -> None:
         super().__init__(
@@ -49,8 +49,8 @@ class TensorRTRTX(TensorRTBase):
         return super().fingerprint()
 
     def load(self, engine_file: Path) -> Engine:
-        found = _cuda.device()
-        here = "SM" + found["compute_capability"].replace(".", "") if found else None
+        gpu = _cuda.device()
+        here = "SM" + gpu["compute_capability"].replace(".", "") if gpu else None
         if here is not None and self.compute_capabilities and here not in self.compute_capabilities:
             raise UserError(f"{engine_file} was built for {', '.join(self.compute_capabilities)}; this GPU is {here}")
         return super().load(engine_file)

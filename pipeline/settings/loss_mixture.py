@@ -22,7 +22,7 @@ NOTHING = "none"
 
 
 def form_problem(loss: Any) -> str:
-    """What is wrong with the form of a loss in params.yaml; empty if it is valid. Names are not checked."""
+    """The problem of the form of a loss in params.yaml; empty if it is valid. Names are not checked."""
     if isinstance(loss, str):
         return ""
     if not isinstance(loss, (list, dict)) or not all(isinstance(name, str) for name in loss):
@@ -40,7 +40,7 @@ def form_problem(loss: Any) -> str:
 
 
 def overrides(loss: Any) -> dict[str, Options]:
-    """Loss names, in the order of params.yaml, with the options beside them.
+    """Loss names, in the order of params.yaml, with the options in the mapping.
 
     Args:
         loss: of a valid form, see :func:`form_problem`.
@@ -64,9 +64,9 @@ def title(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def facts(recipe: Mapping[str, Options]) -> dict[str, Any]:
+def facts(mixture: Mapping[str, Options]) -> dict[str, Any]:
     """Facts about the losses that a training depends on: ``name``, ``options``, and ``sources`` (sha256)."""
-    return {"name": title(recipe), "options": dict(recipe), "sources": sources(recipe)}
+    return {"name": title(mixture), "options": dict(mixture), "sources": sources(mixture)}
 
 
 def sources(names: Iterable[str], *, root: Path = closure.ROOT) -> dict[str, str]:

@@ -6,7 +6,6 @@ against the signatures of their classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +29,7 @@ from pipeline.settings.param_types import (
     Size,
 )
 
-#: Names that no student may have, because something else has the path that it would write.
+#: Reserved names of students -> the path that is in use already.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
 
 
@@ -96,13 +95,6 @@ class Recipe(Section):
         if "steps" in others.data and (others.data["steps"] is None) == (epochs is None):
             raise ValueError("the length of training is either steps or epochs, and the other is null")
         return epochs
-
-    def updates(self, images: int) -> int:
-        """Steps of the run on so many training images; a part of an epoch's last batch counts as one."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return math.ceil(self.epochs * images / self.batch_size)
 
 
 class Distill(Recipe):
@@ -242,6 +234,12 @@ class Params(Section):
         return self.students[name]
 
 
+def defaults(section: BaseModel) -> Options:
+    """Keys that params.yaml leaves out of a section, with the values that this version gives them."""
+    values = section.model_dump(mode="json")
+    return {key: value for key, value in values.items() if key not in section.model_fields_set}
+
+
 def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
     """Read and check a params file.
 
@@ -268,7 +266,7 @@ def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:
 
 
 def _name_problems(raw: Mapping[Any, Any]) -> Iterator[str]:
-    """Names of students that are not free."""
+    """Students with reserved names."""
     students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return

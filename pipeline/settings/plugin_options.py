@@ -106,7 +106,7 @@ def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:
 def _option_problems(
     where: str, kind: str, name: str, options: dict[str, Any], *, inherited: Collection[str] = ()
 ) -> Iterator[str]:
-    """Problems of the options of one plugin; ``inherited`` are keys whose values stand in another section."""
+    """Problems of the options of one plugin; ``inherited`` are keys with values in another section."""
     try:
         plugin = plugins.load(kind, name)
     except UserError as error:

@@ -21,7 +21,7 @@ WHOLE = ("model", "students")
 
 
 def available() -> dict[str, str]:
-    """Names of the presets, each with its first line, which says what it is for."""
+    """Names of the presets, each with its first line, which states its purpose."""
     return {
         file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         for file in sorted(FOLDER.glob("*.yaml"))
@@ -29,7 +29,7 @@ def available() -> dict[str, str]:
 
 
 def apply(name: str, path: Path) -> list[str]:
-    """Write a preset into a params file. Comments, and values that the preset does not name, stay.
+    """Write a preset into a params file. Comments and other values are kept.
 
     Returns:
         one line per change: ``distill.lr: 0.002 -> 0.02``.

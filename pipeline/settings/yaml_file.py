@@ -37,7 +37,7 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
 
     Args:
         sections: keys that it may have, for the message about a file without a mapping.
-        absent: what to do if the file is missing, for the message.
+        absent: advice in the message about a missing file.
 
     Raises:
         UserError: the file is missing, is not UTF-8, is not YAML (with line and column) or has no mapping; or, all at
@@ -83,7 +83,7 @@ def _unquoted(node: Any, where: tuple[str, ...]) -> Iterator[str]:
 
 
 def _comment(path: Path, mark: Any) -> str:
-    """A hint, if a colour without quotes stands before the error: the rest of its line is a comment."""
+    """A hint, if there is a colour without quotes before the error: the rest of its line is a comment."""
     before = path.read_text(encoding="utf-8").splitlines()[: mark.line + 1] if mark else []
     colour = next((match for line in reversed(before) if (match := COLOUR.search(line))), None)
     return f'; # begins a comment: write colours in quotes, "{colour[1]}"' if colour else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -75,7 +76,7 @@ class TrainingSettings:
         """
         names = {field.name for field in fields(cls)}
         values = recipe.model_dump(include=names - {"steps", "seed"})
-        return cls(**values, steps=recipe.updates(images), input_size=input_size, seed=seed)
+        return cls(**values, steps=updates(recipe, images), input_size=input_size, seed=seed)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -86,3 +87,11 @@ class TrainingSettings:
     def forward_passes(self) -> int:
         """Batches of the whole run that go through the network: updates times the parts of each."""
         return self.steps * self.accumulate
+
+
+def updates(recipe: Recipe, images: int) -> int:
+    """Steps of a recipe on a number of train images; a part of an epoch's last batch counts as one."""
+    if recipe.steps is not None:
+        return recipe.steps
+    assert recipe.epochs is not None
+    return math.ceil(recipe.epochs * images / recipe.batch_size)

@@ -1,8 +1,8 @@
-"""Verbs: what ``segpress`` does. File name = verb: ``check_bundle.py`` is ``segpress check-bundle``; no list to edit.
+"""The verbs of ``segpress``. File name = verb: ``check_bundle.py`` is ``segpress check-bundle``; no list to edit.
 
 The first line of a file is its line in ``segpress --help``; the file is imported when its verb runs. It holds
-``main(arguments)``, which returns an exit status, or None for 0. A name that Python reserves ends with ``_``:
-``import_.py`` is ``segpress import``. Names with a leading underscore are no verbs.
+``main(arguments)``, which returns an exit status, or None for 0. The file of a verb that is a
+Python keyword ends with ``_``: ``import_.py`` is ``segpress import``. Files with a leading underscore are not verbs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def available() -> dict[str, str]:
     """Verbs, sorted, with the sentence that each file begins with; nothing is imported."""
     files = sorted(file for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
     return {_verb(file.stem): _summary(file) for file in files}
+
+
+def file_of(name: str) -> Path:
+    """The file of a verb in :func:`available`."""
+    return next(file for file in FOLDER.glob("*.py") if _verb(file.stem) == name)
 
 
 def new_parser(module: str, text: str | None) -> argparse.ArgumentParser:
@@ -48,9 +53,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     verbs = available()
     if name not in verbs:
         raise UserError(f"segpress has no verb '{name}'; {closest(name, verbs)}")
-    file = next(file.stem for file in FOLDER.glob("*.py") if _verb(file.stem) == name)
     try:
-        status: int | None = importlib.import_module(f"{__name__}.{file}").main(list(arguments))
+        status: int | None = importlib.import_module(f"{__name__}.{file_of(name).stem}").main(list(arguments))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "pipeline"):

@@ -1,4 +1,4 @@
-"""The command ``segpress``; ``python -m pipeline.verbs`` is the same where segpress is not installed."""
+"""The command ``segpress``; without installation, run ``python -m pipeline.verbs``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that leave their artifacts in one folder: a step runs when something that it depends on has changed."""
+"""Steps that write artifacts into one folder; a step runs again when one of its inputs has changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.verbs._repository import ROOT, folder_of
 
-#: What each finished step depended on and left; in the folder.
+#: File in the folder with the inputs and outputs of each finished step.
 RECORD = "steps.json"
-#: Seconds that an interrupted stage may take to remove its temporary files.
+#: Seconds that an interrupted stage has to remove its temporary files.
 GRACE_S = 60.0
 
 
@@ -27,10 +27,10 @@ class Step:
 
     Attributes:
         name: for people and for the record.
-        outputs: the artifact folders or files that it leaves.
-        inputs: what it depends on, by name: a path stands for its content, other values for themselves.
+        outputs: the artifact folders or files that it writes.
+        inputs: its dependencies by name: a path means the content there, other values mean themselves.
         run: writes the outputs; returns the exit status.
-        always: run it each time; for facts that are not in any file, such as those of this machine.
+        always: run it each time, because it depends on facts outside files, such as those of this machine.
     """
 
     name: str
@@ -45,14 +45,14 @@ def perform(steps: Sequence[Step], folder: Path, *, of: str, say: Callable[[str]
 
     Args:
         folder: of the outputs and the record.
-        of: what the folder belongs to; a folder of something else is refused.
+        of: name of the network; a folder of another network is refused.
         say: called with a line per step.
 
     Returns:
         the exit status of the first step that failed, else 0.
 
     Raises:
-        UserError: the folder is not empty and has no record, or belongs to something else.
+        UserError: the folder is not empty and has no record, or belongs to another network.
     """
     finished = _record(folder, of=of)
     _write(folder, finished, of=of)

@@ -3,7 +3,7 @@
 segpress bundle kd                                # a student -> kd.tar.gz
 segpress bundle own --artifacts artifacts/own     # a network of segpress import
 tar xzf kd.tar.gz && sh kd/run.sh                 # on the device
-segpress bundle kd --ssh user@host --results kd-device.json -- --runtime tensorrt     # from here
+segpress bundle kd --ssh user@host --results kd-device.json -- --runtime tensorrt     # send it and run it there
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.bundle import archive, remote
-from pipeline.evaluation.assembly import describe_imported
+from pipeline.evaluation.assembly import describe_imported, describe_student
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
 from pipeline.settings import params
@@ -35,18 +35,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--ssh",
         metavar="USER@HOST",
-        help="run it there and fetch its results; needs a key; arguments after -- go to run.sh",
+        help="run the bundle on this device (with your ssh key), fetch its results; arguments after -- are for run.sh",
     )
     parser.add_argument(
-        "--ssh-option", action="append", default=[], metavar="ARGUMENT", help="of ssh, repeatable: --ssh-option=-p2222"
+        "--ssh-option",
+        action="append",
+        default=[],
+        metavar="ARGUMENT",
+        help="for ssh, repeatable: --ssh-option=-p2222",
     )
-    parser.add_argument("--python", default="python3", help="interpreter there, with --ssh; python3")
-    parser.add_argument("--results", type=Path, help="where its results go, with --ssh")
+    parser.add_argument("--python", default="python3", help="Python of the device, with --ssh; python3")
+    parser.add_argument("--results", type=Path, help="file for the results, required with --ssh")
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    args, there = parser.parse_args(arguments[:end]), arguments[end + 1 :]
+    args, remote_arguments = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     if bool(args.ssh) != bool(args.results):
         parser.error("--ssh and --results go together")
-    if there and not args.ssh:
+    if remote_arguments and not args.ssh:
         parser.error("arguments after -- are for run.sh on the device; name it: --ssh USER@HOST")
 
     settings = params.load(args.params, kinds=("runtimes",))
@@ -77,7 +81,7 @@ def main(arguments: list[str]) -> int:
         results, status = remote.check(
             remote.Host(args.ssh, args.ssh_option),
             out,
-            arguments=there,
+            arguments=remote_arguments,
             python=args.python,
             say=lambda line: print(f"{args.ssh}: {line}", flush=True),
             progress=partial(bars.reach, "sending"),
@@ -88,13 +92,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _about(onnx: Artifact, student: Path) -> dict[str, Any]:
-    """What the results say of the network: a student that was trained here, or an imported network."""
+    """Facts about the network for the results: a student that was trained here, or an imported network."""
     if "file" in onnx.meta["parents"]:
         return describe_imported(onnx, name=student.name)
-    network = artifact.load(student, kind="network")
-    return {
-        "student": student.name,
-        "loss": network.meta["loss"]["name"],
-        "parameters": network.meta["parameters"],
-        "model": network.meta["model"]["name"],
-    }
+    return describe_student(artifact.load(student, kind="network"), name=student.name)

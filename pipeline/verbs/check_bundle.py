@@ -15,10 +15,10 @@ from pipeline.verbs import new_parser
 
 def main(arguments: list[str]) -> int:
     parser = new_parser(__name__, __doc__)
-    parser.add_argument("--bundle", type=Path, default=Path(), help="the unpacked bundle; this folder by default")
-    parser.add_argument("--runtime", help=f"{', '.join(runtimes.available())}; by default that of the bundle")
-    parser.add_argument("--options", default="{}", help="of the runtime, as JSON: '{\"threads\": 4}'")
-    parser.add_argument("--out", type=Path, help="results file; by default results.json in the bundle")
+    parser.add_argument("--bundle", type=Path, default=Path(), help="the unpacked bundle; default: this folder")
+    parser.add_argument("--runtime", help=f"{', '.join(runtimes.available())}; default: the runtime of the bundle")
+    parser.add_argument("--options", default="{}", help="options of the runtime, as JSON: '{\"threads\": 4}'")
+    parser.add_argument("--out", type=Path, help="results file; default: results.json in the bundle")
     args = parser.parse_args(arguments)
 
     facts = artifact.read_json(

@@ -1,9 +1,9 @@
 """Train one student with every loss of `compare` in params.yaml: same teacher, same budget, several seeds.
 
-The teacher is brought up to date in the workspace. Each run is a DVC experiment in a temporary folder; a run that was
-finished before, with the same data, code and params, comes from DVC's run cache in seconds. After an interruption run
-the command again. Each run adds to results/comparison.json, for the report. It needs a git checkout in which git knows
-every file of pipeline/ and stages/.
+The teacher is first updated in the workspace. Each run is a DVC experiment in a temporary folder; a finished run with
+the same data, code and params comes from DVC's run cache in seconds. After an interruption run the command again. Each
+run adds to results/comparison.json, for the report. The command needs a git checkout in which git tracks every file of
+pipeline/ and stages/.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pipeline.verbs import _experiments, new_parser
 
 
 def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict[str, Any], bool]:
-    """Train a student with a loss, or find it trained.
+    """Train a student with a loss, or read a finished run from DVC's run cache.
 
     Returns:
-        the run, what it has in common with others, and whether it was trained now.
+        the run, the facts that must be the same in all runs, and whether it was trained now.
     """
     changed = {f"students.{student}.loss": loss, "distill.seed": seed}
     commit, trained = _experiments.run(f"compare-{name}-{seed}", target=f"distill@{student}", params=changed)
@@ -53,13 +53,18 @@ def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict
 
 
 def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Mapping[str, Any]) -> dict[str, Any]:
-    """What results/comparison.json holds after these runs, by loss and seed."""
+    """The content of results/comparison.json after these runs.
+
+    Args:
+        runs: by loss and seed.
+        common: see :func:`measure`.
+    """
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
-    base = next((runs[name] for name, recipe in mixtures.items() if list(recipe) == [BASELINE]), {})
+    base = next((runs[name] for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), {})
     rows = [
-        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(recipe), options=recipe, base=base)
-        for name, recipe in mixtures.items()
+        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base)
+        for name, mixture in mixtures.items()
         if runs[name]
     ]
     return {
@@ -74,9 +79,9 @@ def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Ma
     }
 
 
-def remaining(took: Sequence[float], left: int) -> str:
-    """When it will be done, in words, from the seconds that runs took."""
-    seconds = statistics.fmean(took) * left
+def remaining(durations: Sequence[float], left: int) -> str:
+    """The remaining time, in words, from the durations of finished runs in seconds."""
+    seconds = statistics.fmean(durations) * left
     return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
 
 
@@ -85,7 +90,7 @@ def compare(settings: Params, *, out: Path) -> None:
     chosen = settings.compare
     runs: dict[str, dict[int, Run]] = {name: {} for name in chosen.losses}
     plan = [(seed, name) for seed in chosen.seeds for name in chosen.losses]
-    took: dict[bool, list[float]] = {True: [], False: []}
+    durations: dict[bool, list[float]] = {True: [], False: []}
     first: dict[str, Any] = {}
     for index, (seed, name) in enumerate(plan, start=1):
         started = time.monotonic()
@@ -93,12 +98,12 @@ def compare(settings: Params, *, out: Path) -> None:
         first = first or common
         first["device"] = "; ".join(sorted({*first["device"].split("; "), common["device"]}))  # earlier rows
         if changed := [key for key, value in common.items() if key != "device" and value != first[key]]:
-            raise UserError(f"{', '.join(changed)} changed while losses were compared; start again: make compare")
+            raise UserError(f"{', '.join(changed)} changed during the comparison; start again: make compare")
         runs[name][seed] = run
         write_text(out, dump_json(contents(settings, runs, first)))
-        took[trained].append(time.monotonic() - started)
-        left = remaining(took[True] or took[False], len(plan) - index)
-        how = f"{took[trained][-1]:.0f} s" if trained else "made before"
+        durations[trained].append(time.monotonic() - started)
+        left = remaining(durations[True] or durations[False], len(plan) - index)
+        how = f"{durations[trained][-1]:.0f} s" if trained else "from the run cache"
         print(f"{index}/{len(plan)}  {name}, seed {seed}: mIoU {run.miou:.2f} ({how}; {left})", flush=True)
 
 
@@ -117,17 +122,17 @@ def main(arguments: list[str]) -> int:
     settings = params.load(args.params, kinds=("losses",))
     if unknown := _experiments.untracked("pipeline", "stages"):
         raise UserError(
-            f"git does not know {', '.join(unknown)}; runs in a temporary folder would lack them: git add them first"
+            f"git does not track {', '.join(unknown)}; runs in temporary folders would lack them; git add them first"
         )
     chosen = settings.compare
-    settings.student(chosen.student)  # refuses an unknown one now, not after the first run
+    settings.student(chosen.student)  # an unknown student is refused now, not after the first run
     count = len(chosen.losses) * len(chosen.seeds)
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:
         _experiments.reproduce("train_teacher")
         compare(settings, out=args.out)
     except KeyboardInterrupt:
-        print("interrupted: finished runs are kept; starting again continues: make compare", file=sys.stderr)
+        print("interrupted: finished runs are kept; continue with: make compare", file=sys.stderr)
         return 130
     loaded = comparison.load(args.out)
     Console(width=None if sys.stdout.isatty() else 170).print(comparison_table.rich_table(loaded))

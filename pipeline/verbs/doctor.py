@@ -1,4 +1,4 @@
-"""Print what this machine has and lacks: runtimes, GPU, libraries; what to install and which runtime to choose."""
+"""Print the runtimes, GPUs and libraries of this machine, those missing, and which runtime to choose."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WIDTH = 18  # of the first column, in characters
 
 def main(arguments: list[str]) -> None:
     parser = new_parser(__name__, __doc__)
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--json", action="store_true", help="print all facts as JSON")
     args = parser.parse_args(arguments)
     facts = machine.read()
     print(dump_json(facts) if args.json else "\n".join(lines(facts)), end="" if args.json else "\n")
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
-    """The text for a person, from what :func:`pipeline.evaluation.machine.read` returns."""
+    """The printed text, from the result of :func:`pipeline.evaluation.machine.read`."""
     version = facts["segpress"] or "not installed, run from a folder"
     yield _line("segpress", f"{version}; Python {facts['python']}; {facts['system']}")
     cpu = facts["cpu"]

@@ -2,7 +2,7 @@
 
     segpress import own.yaml --dataset artifacts/dataset --out artifacts/own
 
-own.yaml describes what the ONNX file does not say (docs/own-network.md). The steps use the scripts of the pipeline's
+own.yaml describes facts that the ONNX file lacks (docs/own-network.md). The steps use the scripts of the pipeline's
 stages and, in params.yaml, calibrate, quantize, convert, check and budgets. Run the command again after an interruption
 or a change: steps whose inputs are unchanged are skipped.
 """
@@ -30,7 +30,7 @@ from pipeline.verbs import new_parser
 from pipeline.verbs._repository import ROOT, folder_of
 from pipeline.verbs._steps import Step, perform, run_stage
 
-#: The steps, by what they leave; the stages of the pipeline that make it.
+#: Step, named after its output -> stage of the pipeline that produces it.
 STAGES = {
     "calibration": "calibrate",
     "int8": "quantize",
@@ -41,11 +41,11 @@ STAGES = {
 }
 STEPS = ("dataset", "onnx", *STAGES)
 PARITY_FRAMES = 8
-#: A class with this share of all pixels says more about the description than about the frames.
+#: A class with a larger share of all pixels than this suggests an error in the description.
 NEARLY_ALL = 0.99
 CAUSES = (
-    "where the frames show more, look at mean and std (values in 0..255 are divided by 255), channel_order, threshold "
-    "and the order of the classes"
+    "if the frames contain more classes, check mean and std (values in 0..255 are divided by 255), channel_order, "
+    "threshold and the order of the classes"
 )
 
 
@@ -80,8 +80,8 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
     """All steps for a network, in order.
 
     Args:
-        name: of the network: its folders and its results are called so.
-        dataset: the prepared data set; where it has the network's classes already it is used as it is.
+        name: of the network, its folders and its results.
+        dataset: the prepared data set; it is merged unless it has the network's classes.
         out: folder of the artifacts.
         file: params.yaml.
         runtime: key of the runtime plugin.
@@ -160,7 +160,7 @@ def _merge(own: Description, prepared: Prepared, out: Path) -> int:
 
 
 def _import(own: Description, dataset: Path, out: Path) -> int:
-    """Write the deploy graphs and print how far they agree with the file, and what the network sees."""
+    """Write the deploy graphs and print their agreement with the file and the share of each class."""
     split = Prepared(dataset).split("train")
     step = max(1, len(split) // PARITY_FRAMES)
 

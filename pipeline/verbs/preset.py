@@ -1,4 +1,4 @@
-"""Write a preset, values that go together, into params.yaml; without a name, list the presets."""
+"""Write a preset, a tested set of values, into params.yaml; without a name, list the presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print the table of results, and where the report is."""
+"""Print the table of results and the path of the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of results/<student>.json; results"
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="names the students")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="contains the names of the students")
     parser.add_argument("--students", nargs="+", metavar="NAME", help="show these instead, imported networks too")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report; report")
     args = parser.parse_args(arguments)

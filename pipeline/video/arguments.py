@@ -14,7 +14,7 @@ from pipeline.video.view import POLICIES
 
 EPILOG = """examples:
   infer.py ENGINE drive.mp4                                   -> drive-overlay.mp4
-  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       a run for each: NAME-overlay.mp4, NAME.jsonl
+  infer.py ENGINE "drives/*.mp4" --lines "{name}.jsonl"       one run per video: NAME-overlay.mp4, NAME.jsonl
   infer.py ENGINE drive.mp4 --masks masks --ids original      label maps for a test server
   infer.py ENGINE "frames/*.png" --out overlays               images -> images
   infer.py ENGINE rtsp://camera/1 --serve 8080                watch it at http://127.0.0.1:8080
@@ -22,14 +22,14 @@ EPILOG = """examples:
   infer.py ENGINE 0 --window                                  first camera, on the screen
   infer.py ENGINE drive.mp4 --benchmark                       where the time goes; writes nothing
 
-Ctrl-C ends a run cleanly: what was read is processed and written. Frames of live sources that come too fast are
-dropped and counted; frames of files never are. More: docs/video.md
+Ctrl-C ends a run cleanly: frames that were read are processed and written. Frames of live sources that come too fast
+are dropped and counted; frames of files never are. More: docs/video.md
 
 exit status: 0 all was processed; 1 error; 2 wrong options; 3 some input was damaged or skipped; 130 interrupted"""
 
 
 def number(kind: Callable[[str], float], least: float, what: str) -> Callable[[str], float]:
-    """Parser of an argument: ``kind`` from ``least`` on, called ``what`` when it is not."""
+    """Parser of an argument of type ``kind``, at least ``least``; ``what`` describes it in the error."""
 
     def parse(text: str) -> float:
         try:
@@ -59,7 +59,7 @@ def rate(text: str) -> float:
 
 
 def names(text: str) -> list[str]:
-    """What stands between commas."""
+    """The texts between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -67,7 +67,7 @@ Add = Callable[..., argparse.Action]
 
 
 def parse() -> argparse.Namespace:
-    """The arguments of this process. Exits with status 2 where they are not understood."""
+    """The arguments of this process. Exits with status 2 if they are invalid."""
     parser = argparse.ArgumentParser(
         description="Segment videos, images, a camera or a stream with an engine.",
         epilog=EPILOG,
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
         metavar="SOURCE",
         nargs="+",
         help="video, image, folder or pattern ('frames/*.png'), - (standard input), camera (0), address (rtsp://, "
-        "http://) or GStreamer pipeline ('... ! appsink'); several videos: a run for each",
+        "http://) or GStreamer pipeline ('... ! appsink'); several videos: one run per video",
     )
     for title, arguments in (
         ("write files (default: NAME-overlay.mp4, or NAME-overlay.png for one image)", _files),
@@ -90,13 +90,13 @@ def parse() -> argparse.Namespace:
         ("draw the overlay", _drawing),
         ("count in zones, react to events", _zones),
         ("choose frames", _frames),
-        ("prepare what the engine sees, smooth what it gives", _seeing),
+        ("prepare frames for the engine, smooth its labels", _seeing),
         ("speed and waiting", _engine),
     ):
         arguments(parser.add_argument_group(title).add_argument)
     given = parser.parse_intermixed_args()
     streamed = given.out is not None and is_address(given.out)
-    given.stream = given.out if streamed else None  # a Path would make one of its two slashes
+    given.stream = given.out if streamed else None  # a Path would replace its two slashes by one
     given.out = Path(given.out) if given.out is not None and not streamed else None
     return given
 
@@ -149,7 +149,7 @@ def _zones(add: Add) -> None:
 
 def _frames(add: Add) -> None:
     add("--start", type=seconds, default=0.0, metavar="S", help="skip the first seconds of a video")
-    add("--duration", type=seconds, metavar="S", help="stop after so many seconds of a video")
+    add("--duration", type=seconds, metavar="S", help="stop after S seconds of a video")
     add("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
     add("--limit", type=positive, metavar="N", help="stop after N frames")
     add(

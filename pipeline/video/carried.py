@@ -1,4 +1,4 @@
-"""Sound and pixel shape: what is copied from a source to its outputs. One warning for each thing that is lost."""
+"""Sound and pixel shape: what is copied from a source to its outputs. Each loss has one warning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_sound(source: Source, out: Path | None, *, wanted: bool, fps: float | 
     if not wanted:
         return
     if fps is not None and source.is_video:
-        raise UserError("--audio: --fps gives the pictures another pace than the sound; leave one of them out")
+        raise UserError("--audio: --fps changes the speed of the pictures but not of the sound; leave one of them out")
     if out is None or out.suffix.lower() != ".mp4":
         raise UserError("--audio copies sound into an overlay video; name one with --out NAME.mp4, or leave it out")
     if not source.is_video or source.live:
@@ -43,13 +43,13 @@ def sound_for(source: Source, out: Path, *, wanted: bool) -> Sound | None:
     return source.sound
 
 
-def tell_silent(source: Source) -> None:
+def warn_of_dropped_sound(source: Source) -> None:
     """Warn that a stream or a playlist does not get the sound of its source."""
     if source.sound is not None:
         log.warning("%s: its sound is not carried over to a stream; --audio copies it into an .mp4 file", source.name)
 
 
-def tell_pixel_shape(source: Source, *places: Path | None) -> None:
+def warn_of_pixel_shape(source: Source, *places: Path | None) -> None:
     """Warn if pixels are not square and the files of results cannot store the shape of pixels.
 
     Args:
@@ -59,7 +59,7 @@ def tell_pixel_shape(source: Source, *places: Path | None) -> None:
     if source.aspect != SQUARE and plain:
         shape = f"{source.aspect.numerator}:{source.aspect.denominator}"
         log.warning(
-            "%s: its pixels are %s (width:height), which image files do not say: those in %s keep its rows and columns "
-            "and look too %s",
+            "%s: its pixels are %s (width:height), which image files cannot store: those in %s keep its rows and "
+            "columns and look too %s",
             *(source.name, shape, " and ".join(plain), "narrow" if source.aspect > 1 else "wide"),
         )

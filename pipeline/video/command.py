@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 
 class Ending(NamedTuple):
-    """How it all ended.
+    """The end of all runs.
 
     Attributes:
-        status: for the exit.
-        text: for a person.
-        stream: where the text belongs; standard error where standard output holds JSON.
-        printed: JSON for standard output; empty where it was not asked for.
+        status: exit status.
+        text: the summary for a person.
+        stream: where to print the text: standard error if standard output holds JSON.
+        printed: JSON for standard output; empty if nobody asked for it.
     """
 
     status: int
@@ -78,24 +78,24 @@ def infer(args: Namespace) -> Ending:
 
         if len(inputs) == 1:
             outcome = run(inputs[0])
-            status, found, said = outcome.status, outcome.found, describe(outcome, args=args)
+            status, facts, text = outcome.status, outcome.facts, describe(outcome, args=args)
         else:
             report = stack.enter_context(StagedText(args.json)) if args.json and args.json != STANDARD_OUTPUT else None
             if together:
-                outcomes, found = _run_together(inputs, run, args=args, wanted=wanted, engines=engines, stack=stack)
+                outcomes, facts = _run_together(inputs, run, args=args, wanted=wanted, engines=engines, stack=stack)
             else:
                 _check_files(args, inputs, engines.open(live=False)[1].labels)  # nothing starts without an engine
-                outcomes, found = run_each(inputs, run, strict=args.strict), {}
+                outcomes, facts = run_each(inputs, run, strict=args.strict), {}
             status = status_of(outcomes, expected=len(inputs), strict=args.strict)
-            found = {**found, "status": status, "sources": [outcome.to_meta() for outcome in outcomes]}
-            said = table(outcomes, expected=len(inputs), live=together)
+            facts = {**facts, "status": status, "sources": [outcome.to_meta() for outcome in outcomes]}
+            text = table(outcomes, expected=len(inputs), live=together)
             if together:
-                said += f"\nall together: {found['frames']} frames, {found['fps']:.1f} fps"
+                text += f"\nall together: {facts['frames']} frames, {facts['fps']:.1f} fps"
             if report:
-                report.put(dump_json(found))
-                said += f"\nwritten: {args.json}"
+                report.put(dump_json(facts))
+                text += f"\nwritten: {args.json}"
     stream = sys.stderr if STANDARD_OUTPUT in (args.lines, args.json) else sys.stdout
-    return Ending(status, said, stream, dump_json(found) if args.json == STANDARD_OUTPUT else "")
+    return Ending(status, text, stream, dump_json(facts) if args.json == STANDARD_OUTPUT else "")
 
 
 class _Engines:
@@ -109,7 +109,7 @@ class _Engines:
         """Engines and their facts.
 
         Raises:
-            UserError: no engine of this machine, or one without the confidence that an option needs.
+            UserError: the engine was not built on this machine, or lacks the confidence that an option needs.
         """
         if self._opened is None:
             args = self._args
@@ -133,7 +133,7 @@ def _run_together(
     engines: _Engines,
     stack: ExitStack,
 ) -> tuple[list[Outcome], Mapping[str, Any]]:
-    """How each run ended, and what the engine did for all of them."""
+    """The outcome of each run, and the figures of all runs together."""
     opened, facts = engines.open(live=True)
     _check_files(args, inputs, facts.labels)
     turns = Turns(opened)
@@ -161,7 +161,7 @@ def _run_together(
 
 
 def _check_files(args: Namespace, inputs: Sequence[Input], labels: LabelSpec) -> None:
-    """Read the zones and rules of all sources, so that a problem in those of one shows before anything starts."""
+    """Read the zones and rules of all sources, so that a problem of one source appears before any run starts."""
     for given in inputs:
         zones = read_zones(of_name(args.zones, given.name)) if args.zones else []
         if args.events:
@@ -170,7 +170,7 @@ def _check_files(args: Namespace, inputs: Sequence[Input], labels: LabelSpec) ->
 
 def leave(status: int) -> NoReturn:
     """End the process. If a thread hangs in a driver or a library, end it at once: the thread would crash when Python
-    frees what it uses. Everything is written by then."""
+    frees what it uses. All files are complete by then."""
     hangs = any(thread.name.startswith("segpress") for thread in threading.enumerate())
     if hangs:
         for stream in (sys.stdout, sys.stderr):

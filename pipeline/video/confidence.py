@@ -1,4 +1,4 @@
-"""How sure the network is of its labels: sums and means per class, and the check that an engine can say it."""
+"""How sure the network is of its labels: sums and means per class, and a check that an engine gives confidence."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _VALUES = np.arange(256, dtype=np.float64)
 
 
 def check_gives(engines: Sequence[Engine], *, options: Mapping[str, bool]) -> None:
-    """Raise UserError when an option needs confidence and the engine gives none.
+    """Raise UserError if an option needs confidence and the engine gives none.
 
     Args:
-        engines: copies of one.
-        options: the options that need it, by name, and whether each is set.
+        engines: copies of one engine.
+        options: name of each option that needs confidence -> whether it is set.
     """
     used = [name for name, is_set in options.items() if is_set]
     if used and not engines[0].gives_confidence:

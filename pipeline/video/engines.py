@@ -1,4 +1,4 @@
-"""How many engines work side by side, and what they reach without anything around them."""
+"""The number of engines that run in parallel, and their speed without the rest of the loop."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ _ON_GPU = 2  # one copies and resizes while the other computes
 def open_engines(
     path: Path, *, threads: int | None = None, contexts: int | None = None, live: bool = False, sources: int = 1
 ) -> tuple[list[Engine], Artifact]:
-    """Open an engine as often as frames shall be in work at a time.
+    """Open an engine once for each frame that is processed at the same time.
 
-    On a CPU the threads are shared out among the contexts: two contexts of one thread each do more frames a second than
-    one of two threads, which finishes each frame sooner. So the default is a context a thread for files and one context
-    for what is live. On a GPU it is two, one of which copies while the other computes.
+    On a CPU the contexts share the threads: two contexts of one thread each process more frames per second, and one
+    context of two threads finishes each frame sooner. So the default is one context per thread for files, and one
+    context for live sources. On a GPU the default is two: one copies while the other computes.
 
     Args:
         path: engine folder.
         threads: of all contexts together, on a CPU; None: as it was built.
         contexts: how many; None: the default above.
-        live: whether latency counts.
-        sources: how many share the engines at the same time; then a context for each, as far as there are threads.
+        live: whether the source is live, so that latency counts.
+        sources: number of sources that share the engines at the same time. Each gets a context if there are enough
+            threads.
 
     Raises:
-        UserError: not an engine of this machine, or more contexts than threads.
+        UserError: the engine was not built on this machine, or there are more contexts than threads.
     """
     first, facts = open_engine(path, options={"threads": threads} if threads else None)
     options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
@@ -42,7 +43,7 @@ def open_engines(
     wanted = contexts or (min(sources, total) if live or sources > 1 else total)
     if wanted > total and not first.on_gpu:
         first.close()
-        raise UserError(f"{wanted} contexts share {total} threads; at most one context a thread: raise --threads")
+        raise UserError(f"{wanted} contexts share {total} threads; allowed: one context per thread; raise --threads")
     if wanted > 1 and not first.on_gpu:
         first.close()
         first, facts = open_engine(path, options={"threads": total // wanted})
@@ -58,7 +59,7 @@ def open_engines(
 
 
 def rate_alone(engines: Sequence[Engine], *, seconds: float = 2.0) -> float:
-    """Frames a second of the engines with nothing around them, all at work for so many seconds, on a black frame."""
+    """Frames per second of the engines alone, which all run for ``seconds`` on a black frame."""
     batch = np.zeros((engines[0].batches[1], *engines[0].input_size, 3), np.uint8)
     counts = [0] * len(engines)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the command line names as sources: one run for each, and a name for its results that no other run has."""
+"""Sources on the command line: one run per source, and a unique name for the results of each run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Input:
-    """What one run reads.
+    """The source of one run.
 
     Attributes:
-        text: as :func:`pipeline.video.sources.open_source` takes it.
-        images: files of one sequence, named one by one; then ``text`` is not opened.
-        path: the file, where there is one.
-        name: for its results; None: as the opened source is called.
+        text: argument of :func:`pipeline.video.sources.open_source`.
+        images: files of one sequence that the user named one by one; then ``text`` is not opened.
+        path: the file; None if the source is not a file.
+        name: for its results; None: the name of the opened source.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Input:
 
     @property
     def is_live(self) -> bool:
-        """Whether it never ends, as far as its text tells; an http address may be a file on a server."""
+        """Whether it never ends, judged by its text. False for http addresses, which may be files on a server."""
         if self.images:
             return False
         if self.path is not None:
@@ -59,38 +59,38 @@ class Input:
 
 
 def inputs_of(texts: Sequence[str]) -> list[Input]:
-    """One input for each run over what ``texts`` name, in their order.
+    """One input per run, in the order of ``texts``.
 
-    - A folder or a pattern of videos is a run for each video; with images in it, it is one run over the images.
-    - Several image files are one run, as a pattern of them is: a shell makes them of a pattern without quotes.
-    - All else is a run of its own. A file that is named twice is taken once.
+    - A folder or a pattern of videos gives one run per video. If it also has images, it is one run over the images.
+    - Several image files are one run, like a pattern: a shell expands a pattern without quotes to them.
+    - Everything else is a separate run. A file that is named twice is read once.
     """
-    found: list[Input] = []
+    inputs: list[Input] = []
     pictures = list(dict.fromkeys(Path(text) for text in texts if len(texts) > 1 and _is_image_file(text)))
     for text in texts:
         listing = _listing(text)
         if listing is not None and listing.videos and not listing.images:
-            listing.tell_passed_over(listing.videos)
-            found += [Input(str(video), path=video) for video in listing.videos]
+            listing.warn_of_skipped(listing.videos)
+            inputs += [Input(str(video), path=video) for video in listing.videos]
         elif len(pictures) > 1 and _is_image_file(text):
             if Path(text) == pictures[0]:
                 log.warning(
-                    "%d images are taken as one sequence, in the order of the numbers in their names, as a pattern in "
-                    "quotes is",
+                    "%d images are read as one sequence, in the order of the numbers in their names, like a pattern in "
+                    "quotes",
                     len(pictures),
                 )
-                found.append(Input(f"{text} and {len(pictures) - 1} more", images=tuple(pictures)))
+                inputs.append(Input(f"{text} and {len(pictures) - 1} more", images=tuple(pictures)))
         else:
-            found.append(Input(text, path=Path(text) if _exists(text) else None))
-    found = _once(found)
-    if len(found) > 1:
-        found = _named(found)
-    return found
+            inputs.append(Input(text, path=Path(text) if _exists(text) else None))
+    inputs = _once(inputs)
+    if len(inputs) > 1:
+        inputs = _named(inputs)
+    return inputs
 
 
-def _once(found: Sequence[Input]) -> list[Input]:
+def _once(inputs: Sequence[Input]) -> list[Input]:
     seen: dict[object, Input] = {}
-    for given in found:
+    for given in inputs:
         key = _whole(given.path) if given.path else given.images or given.text
         if key in seen:
             log.warning("%s: is named twice and read once", given.shown)
@@ -98,16 +98,16 @@ def _once(found: Sequence[Input]) -> list[Input]:
     return list(seen.values())
 
 
-def _named(found: Sequence[Input]) -> list[Input]:
-    """The same with a name each: the file's stem; where that is not enough also the folders in which files differ, then
-    the suffix, then a number."""
-    paths = [_whole(given.path) for given in found if given.path is not None]
+def _named(inputs: Sequence[Input]) -> list[Input]:
+    """The inputs with unique names: the stem of the file; if stems are equal also the folders in which files differ,
+    then the suffix, then a number."""
+    paths = [_whole(given.path) for given in inputs if given.path is not None]
     common = os.path.commonpath([path.parent for path in paths]) if paths else "."
     wishes = {path: _wishes(path.relative_to(common), path.is_dir()) for path in paths}
     bearers = [Counter(names[rule].casefold() for names in wishes.values()) for rule in range(3)]
     taken: set[str] = set()
     named: list[Input] = []
-    for given in found:
+    for given in inputs:
         if given.path is not None:
             names = wishes[_whole(given.path)]
             alone = [name for name, count in zip(names, bearers, strict=True) if count[name.casefold()] == 1]
@@ -132,19 +132,19 @@ def _wishes(path: Path, is_folder: bool) -> tuple[str, str, str]:
 
 
 def _whole(path: Path) -> Path:
-    """From the root on, without ``..`` and links to folders; a link to a file keeps its own name."""
+    """The absolute path without ``..`` and links to folders; a link to a file keeps its own name."""
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def _plain(text: str) -> str:
-    """A name for what is no file."""
+    """A name for a source that is not a file."""
     if text == STANDARD_INPUT:
         return "stdin"
     return "-".join(re.findall(r"[A-Za-z0-9]+", redacted(text)))[-80:] or "source"
 
 
 def _listing(text: str) -> Listing | None:
-    """What a folder or a pattern without images holds; None for all else, which its reader judges."""
+    """The content of a folder or a pattern without images; None for any other text, which its reader checks."""
     if _exists(text):
         path = Path(text)
         if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK) or holds_image(path.iterdir):
@@ -163,5 +163,5 @@ def _is_image_file(text: str) -> bool:
 def _exists(text: str) -> bool:
     try:
         return bool(text) and Path(text).exists()
-    except (OSError, ValueError):  # longer than names may be, or a null byte
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
         return False

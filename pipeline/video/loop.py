@@ -43,22 +43,23 @@ def segment(
     """Segment the frames of ``source`` and hand the results to ``sinks``.
 
     The sinks are entered before the engines first run, so a target that cannot be written fails early. Ctrl-C ends the
-    run in good order: what was read is finished, sinks complete what they have, and the summary says so. Every engine
-    runs once on a black frame before the clock starts.
+    run cleanly: the frames that were read are processed, sinks complete their files, and the summary reports it. Every
+    engine runs once on a black frame before the clock starts.
 
     Args:
-        engines: the same engine, as often as frames shall be in work at a time.
-        labels: what the engine's ids mean.
-        overlay: draws the picture of every result; None when no sink wants one.
-        smoother: steadies label maps; None: as the engine gives them.
-        zones: counted apart, and those that count nowhere.
-        engines_wait: the engines compute elsewhere than on the cores, see :attr:`Engine.on_gpu`, or
-            wait for their turn, see :mod:`pipeline.video.turns`.
-        until: set from another thread, it ends the run as Ctrl-C does.
-        progress: called now and then with the number of frames done.
+        engines: copies of one engine, one for each frame that is processed at the same time.
+        labels: meaning of the engine's ids.
+        overlay: draws the picture of every result; None if no sink needs one.
+        smoother: smooths label maps; None: they stay as the engine gives them.
+        zones: zones that are counted separately, and ignored zones.
+        engines_wait: the engines do not use the cores (see :attr:`Engine.on_gpu`), or wait for their turn (see
+            :mod:`pipeline.video.turns`).
+        until: ends the run like Ctrl-C when another thread sets it.
+        progress: called at times with the number of frames done.
 
     Raises:
-        UserError: a frame cannot be read or a result cannot be written; sinks keep what they have under another name.
+        UserError: a frame cannot be read or a result cannot be written; sinks keep their incomplete files under another
+            name.
         KeyboardInterrupt: interrupted before the first result.
     """
     run = Run(

@@ -40,17 +40,17 @@ def room_for_name(folder: Path) -> int:
 
 
 def temporary_prefix(stem: str, middle: str, suffix: str, folder: Path) -> str:
-    """The beginning of a temporary name, ``STEM + middle``, with ``stem`` cut so that eight random characters and
-    ``suffix`` fit behind it."""
+    """The beginning of a temporary name, ``STEM + middle``. ``stem`` is cut so that eight random characters and
+    ``suffix`` fit after it."""
     rest = len(middle.encode()) + 8 + len(suffix.encode("utf-8", "surrogateescape"))
     return _cut(stem, max(room_for_name(folder) - rest, 0)) + middle
 
 
 def _cut(name: str, limit: int) -> str:
-    """At most the first ``limit`` bytes of a name, without a part of a character at the end."""
+    """At most the first ``limit`` bytes of a name, without an incomplete character at the end."""
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= limit:
         return name
-    while limit and encoded[limit] & 0xC0 == 0x80:  # inside of a character
+    while limit and encoded[limit] & 0xC0 == 0x80:  # inside a character
         limit -= 1
     return encoded[:limit].decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""Which sinks a run needs: from what the command line names, and what kind of source it is."""
+"""The sinks of a run, chosen by the options of the command line and the kind of source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
-from pipeline.video.carried import check_sound, sound_for, tell_pixel_shape, tell_silent
+from pipeline.video.carried import check_sound, sound_for, warn_of_dropped_sound, warn_of_pixel_shape
 from pipeline.video.names import LONGEST, shortened
 from pipeline.video.rules import Rule
 from pipeline.video.sinks import (
@@ -21,6 +21,7 @@ from pipeline.video.sinks import (
     ImageSink,
     LinesSink,
     MaskSink,
+    PageSettings,
     PageSink,
     PlaylistSink,
     PrintedLinesSink,
@@ -43,32 +44,32 @@ EVENTS = Path("events")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What was asked for.
+    """The outputs that the user wants.
 
     Args:
         out: ``.mp4``, ``.m3u8``, one image, or a folder of overlays.
         masks: a folder of label maps.
         confidence: a folder of confidence; the engine must give it.
-        original_ids: in the data set's own ids.
+        original_ids: label maps in the data set's own ids.
         lines: a file of JSON lines; ``-`` is standard output.
         window: a window on this machine's screen.
         serve: ``[HOST:]PORT`` of a web page.
-        fps: frame rate of a video made of images, default 25, or that was given to a video with an end.
+        fps: frame rate of a video made of images (default 25), or one that replaces the rate of a video file.
         audio: copy the sound of the source into an overlay video.
         crf, preset: of H.264, see :class:`pipeline.video.sinks.H264Sink`.
-        rules: of events; their lines and clips go to a folder.
-        event_dir: that folder; default ``events``.
+        rules: of events, whose lines and clips are written to ``event_dir``.
+        event_dir: a folder; default ``events``.
         report: a file that the caller writes; only compared with the other places; ``-`` is standard output.
         benchmark: no sinks at all.
-        every: one frame of so many is taken, so the overlay video has so many times fewer a second.
-        name: for what is called after the source; None: the source's stem.
-        read: files of other runs, which are not to be replaced either.
-        expected: how many frames will come; None: not known.
+        every: every N-th frame is taken, so the frame rate of the overlay video is divided by N.
+        name: for results that are named after the source; None: the source's stem.
+        read: files of other runs, which must not be replaced either.
+        expected: expected number of frames; None: unknown.
         allow_hosts, embed: of the page, see :class:`pipeline.video.sinks.PageSink`.
-        out_is_folder: ``out`` is a folder whatever its name looks like, which may be that of a source, with dots.
-        several: this is one of several sources: lines of JSON and folders of events have its name.
-        page: shows all sources that run at the same time, in the place of ``serve``.
-        stream: an address that overlays are sent to, in the place of ``out``.
+        out_is_folder: ``out`` is a folder even if its name has a suffix: a source may have dots in its name.
+        several: whether this is one of several sources: then lines of JSON and folders of events have its name.
+        page: shows all sources that run at the same time; replaces ``serve``.
+        stream: an address that overlays are sent to; replaces ``out``.
         timeout, patience: of a stream, see :class:`pipeline.video.sinks.StreamSink`.
     """
 
@@ -103,11 +104,11 @@ class Outputs:
     def sinks(
         self, source: Source, *, labels: LabelSpec, engine: str, only: Collection[int] | None = None
     ) -> list[Sink]:
-        """Sinks for a source; nothing is created yet. Nothing asked for: ``<name>-overlay.mp4``, or
+        """Sinks for a source; nothing is created yet. Without any output the sink is ``<name>-overlay.mp4``, or
         ``<name>-overlay.png`` for one image, in the current folder.
 
         Args:
-            engine: what the engine is called, on the page.
+            engine: name of the engine, for the page.
             only: ids that are shown; None for all.
 
         Raises:
@@ -128,7 +129,7 @@ class Outputs:
         if self.fps is not None and (source.live or not 0 < self.fps <= 1000):
             raise UserError(
                 f"fps {self.fps:g} cannot be used: "
-                + ("frames of something live come when they come" if source.live else "allowed: above 0, at most 1000")
+                + ("frames of a live source have their own times" if source.live else "allowed: above 0, at most 1000")
             )
         out = self.out
         if not any(self._others()):
@@ -136,10 +137,10 @@ class Outputs:
         check_sound(source, out, wanted=self.audio, fps=self.fps)
         events = self._event_sinks(source)
         targets = [out, self.masks, self.confidence, None if self.lines == STANDARD_OUTPUT else self.lines, *reports]
-        targets += [sink.lines for sink in events]  # their folder itself is never replaced
+        targets += [sink.lines for sink in events]  # their folder is never replaced
         distinct([target for target in targets if target is not None], read)
         sinks: list[Sink] = []
-        tell_pixel_shape(source, out, self.masks, self.confidence)
+        warn_of_pixel_shape(source, out, self.masks, self.confidence)
         if out is not None:
             sinks.append(self._overlay_sink(source, out, labels))
         if self.stream is not None:
@@ -152,7 +153,8 @@ class Outputs:
             sinks.append(self._lines_sink(self.lines, labels))
         sinks += events
         if self.serve is not None:
-            sinks.append(self._page_sink(source, self.serve, labels=labels, engine=engine, only=only))
+            page = PageSettings(labels=labels, title=source.name, engine=engine, only=only)
+            sinks.append(self._page_sink(page, self.serve, name=self.name or source.stem))
         if self.window:
             sinks.append(WindowSink(title=source.name))
         return sinks
@@ -174,12 +176,12 @@ class Outputs:
             raise UserError("--lines - and --json -: one of them can be standard output; name a file for the other")
 
     def _default_out(self, source: Source) -> Path:
-        """In the current folder; warns if it is there already."""
+        """The default output, in the current folder; warns if it exists already."""
         single = not source.is_video and source.count == 1
         ending = f"-overlay{'.png' if single else '.mp4'}"
         out = Path(shortened(self.name or source.stem, LONGEST - len(ending)) + ending)
         if out.exists():
-            log.warning("%s: is there already and will be replaced; --out PATH names another place", out)
+            log.warning("%s: exists already and will be replaced; --out PATH names another place", out)
         return out
 
     def _event_sinks(self, source: Source) -> list[EventSink]:
@@ -206,7 +208,7 @@ class Outputs:
             return PlaylistSink(out, **self._streaming(source))
         if suffix in ONE_IMAGE:
             if source.is_video or source.count != 1:
-                numbered = "; images are called after their frames" if "%" in out.name else ""
+                numbered = "; images are named after their frames" if "%" in out.name else ""
                 raise UserError(
                     f"{out}: one image cannot hold all frames of {source.name}{numbered}; name an .mp4 file or a folder"
                 )
@@ -224,18 +226,18 @@ class Outputs:
             return PrintedLinesSink(labels=labels, source=name)
         return LinesSink(place, labels=labels, source=name)
 
-    def _page_sink(self, source: Source, address: str, **about: Any) -> Sink:
-        about["title"] = source.name
+    def _page_sink(self, page: PageSettings, address: str, *, name: str) -> Sink:
         if self.page is not None:
-            return self.page.sink(self.name or source.stem, **about)
-        return PageSink(*parse_address(address), **about, hosts=self.allow_hosts, embed=self.embed)
+            return self.page.sink(name, page)
+        host, port = parse_address(address)
+        return PageSink(page, host=host, port=port, hosts=self.allow_hosts, embed=self.embed)
 
     def _rate(self, source: Source) -> float:
         """Frames per second of the overlay."""
         return (self.fps or source.fps or DEFAULT_FPS) / self.every
 
     def _others(self) -> Sequence[object]:
-        """All outputs that were asked for, the report left out."""
+        """All outputs except the report."""
         return self.out, self.stream, self.masks, self.confidence, self.lines, self.window, self.serve, self.rules
 
     def _stream_sink(self, source: Source, address: str) -> StreamSink:
@@ -244,7 +246,7 @@ class Outputs:
         return StreamSink(address, **self._streaming(source))
 
     def _streaming(self, source: Source) -> dict[str, Any]:
-        tell_silent(source)
+        warn_of_dropped_sound(source)
         return {
             "live": source.live,
             "fps": self._rate(source),
@@ -256,7 +258,7 @@ class Outputs:
 
 
 def names_file(place: Path) -> bool:
-    """Whether a place is that of a file, by its name."""
+    """Whether a path names a file, judged by its suffix."""
     return place.suffix.lower() in (".mp4", ".m3u8", *ONE_IMAGE)
 
 
@@ -268,7 +270,7 @@ def _resolved(target: Path) -> Path:
 
 
 def distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
-    """Raise UserError when a target is named twice, lies in another one, or would replace what is read."""
+    """Raise UserError if a target is named twice, is inside another one, or would replace a file that is read."""
     places = [_resolved(target) for target in targets]
     folders = {folder: folder.resolve() for folder in {path.parent for path in read}}
     files = {folders[path.parent] / path.name: path for path in read}
@@ -278,7 +280,7 @@ def distinct(targets: Sequence[Path], read: Sequence[Path]) -> None:
             raise UserError(f"{target}: named for two things; name two places")
         around = next((other for other, folder in zip(targets, places, strict=True) if folder in place.parents), None)
         if around is not None:
-            raise UserError(f"{target}: lies in {around}, which is replaced as a whole; name a place outside of it")
+            raise UserError(f"{target}: is inside {around}, which is replaced as a whole; name a place outside of it")
         above = next((given for given, folder in folders.items() if place == folder or place in folder.parents), None)
         lost = files.get(place, above)
         if lost is not None:

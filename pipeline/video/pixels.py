@@ -1,4 +1,4 @@
-"""How much of a label map each class covers."""
+"""Pixel counts and shares of the classes in a label map."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def count_ids(label_map: Array) -> Counts:
 
 
 def class_shares(pixels: Counts, labels: LabelSpec) -> tuple[dict[str, float], float]:
-    """Share of all pixels by class name, 0..1, every class listed; and that of ignored and unknown ids.
+    """Share of all pixels by class name, 0..1, with every class; and the share of ignored and unknown ids.
 
     Args:
-        pixels: (256,) how often each id occurs; not all 0.
+        pixels: (256,) number of pixels of each id; not all 0.
     """
     shares = pixels / pixels.sum()
     named = {name: float(share) for name, share in zip(labels.names, shares, strict=False)}

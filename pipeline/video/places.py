@@ -1,4 +1,4 @@
-"""Where the results of several sources go: beside each other, so that none replaces another."""
+"""Paths for the results of several sources: no result replaces another."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.errors import UserError
 from pipeline.video.outputs import STANDARD_OUTPUT, Outputs, distinct, names_file
 from pipeline.video.sinks._destination import redacted
 
-#: Stands for the name of the source in places of results.
+#: Placeholder for the name of the source in paths of results.
 NAME = "{name}"
 
 
 def check_several(wanted: Outputs, count: int, read: Sequence[Path] = (), *, together: bool = False) -> None:
-    """Raise UserError for what cannot be written for ``count`` sources, whose files are ``read``.
+    """Raise UserError for outputs that ``count`` sources cannot have; ``read`` are their files.
 
-    One source can have everything.
+    One source can have all outputs.
 
     Args:
-        together: they run at the same time.
+        together: whether they run at the same time.
     """
     if wanted.report and NAME in str(wanted.report):
         raise UserError(f"--json {wanted.report}: there is one summary of all sources; leave {NAME} out")
@@ -47,21 +47,21 @@ def check_several(wanted: Outputs, count: int, read: Sequence[Path] = (), *, tog
             and NAME not in str(place)
         ):
             raise UserError(
-                f"{option} {place}: each of {count} sources would replace what the last one wrote; write {NAME} "
+                f"{option} {place}: all {count} sources would write to the same place; write {NAME} "
                 f"where the name of the source belongs: {option} '{place.with_name(f'{NAME}-{place.name}')}'"
             )
 
 
 def of_name(place: Path, name: str | None) -> Path:
-    """A place with ``{name}`` replaced by the name of a source."""
+    """A path with ``{name}`` replaced by the name of a source."""
     return Path(str(place).replace(NAME, name)) if name else place
 
 
 def of_source(
     wanted: Outputs, name: str | None, *, several: bool, read: Sequence[Path] = (), expected: int | None = None
 ) -> Outputs:
-    """Places of one source: ``{name}`` becomes its name. With ``several`` sources a folder without ``{name}`` holds a
-    folder for each source."""
+    """Paths of one source: its name replaces ``{name}``. With ``several`` sources a folder without ``{name}`` gets one
+    folder per source."""
 
     def place(given: Path | None, *, folder: bool) -> Path | None:
         if given is None or name is None:

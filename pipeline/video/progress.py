@@ -1,4 +1,4 @@
-"""Progress of a long loop on a text stream: one updating line on a terminal, a quiet line every 10 s elsewhere."""
+"""Progress of a long loop on a text stream: one line that is updated on a terminal, otherwise a line every 10 s."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TextIO
 
 
 class Progress:
-    """Frames done, frames a second and the time left. A context manager: leaving it ends the line.
+    """Shows frames done, frames per second and the time left. A context manager: leaving it ends the line.
 
     Args:
-        total: frames to expect; None when unknown (then there is no time left to show).
-        stream: where lines go.
+        total: expected number of frames; None if unknown (then no time left is shown).
+        stream: for the lines.
         interval: seconds between lines; default 0.1 on a terminal, else 10.
         clock: seconds, monotonic.
     """
@@ -46,7 +46,7 @@ class Progress:
             self._stream.flush()
 
     def update(self, done: int) -> None:
-        """Say that ``done`` frames are finished; writes only when the interval is over."""
+        """Show that ``done`` frames are finished; writes only if the interval is over."""
         now = self._clock()
         if now - self._shown < self._interval:
             return

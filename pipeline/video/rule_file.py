@@ -72,27 +72,27 @@ def _wrong(entry: Any, labels: LabelSpec, zones: Sequence[Zone]) -> list[str]:
     """The problems of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name, class, and above or below"]
-    found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
+    wrong = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
     name = entry.get("name")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        found.append(f".name: got {name!r}; needed: text, in one line")
-    found += _wrong_classes(entry.get("class"), labels)
-    found += _wrong_zone(entry.get("zone"), zones)
-    found += _wrong_shares(entry)
-    found += _wrong_seconds("", entry, _SECONDS)
-    found += _wrong_clip(entry.get("clip", True))
+        wrong.append(f".name: got {name!r}; needed: text, in one line")
+    wrong += _wrong_classes(entry.get("class"), labels)
+    wrong += _wrong_zone(entry.get("zone"), zones)
+    wrong += _wrong_shares(entry)
+    wrong += _wrong_seconds("", entry, _SECONDS)
+    wrong += _wrong_clip(entry.get("clip", True))
     if entry.get("url") is not None:
-        found += [f".url: {message}" for message in _wrong_url(entry["url"])]
-    return found
+        wrong += [f".url: {message}" for message in _wrong_url(entry["url"])]
+    return wrong
 
 
 def _wrong_classes(given: Any, labels: LabelSpec) -> list[str]:
     names = _texts(given)
     if not names:
         return [f".class: got {given!r}; needed: the name of a class, or a list of names"]
-    found = [f".class: '{name}' is no class of this engine; {closest(name, labels.names)}" for name in names
+    wrong = [f".class: '{name}' is no class of this engine; {closest(name, labels.names)}" for name in names
              if name not in labels.names]  # fmt: skip
-    return found or ([f".class: got {given!r}; name each class once"] if len(set(names)) < len(names) else [])
+    return wrong or ([f".class: got {given!r}; name each class once"] if len(set(names)) < len(names) else [])
 
 
 def _wrong_zone(given: Any, zones: Sequence[Zone]) -> list[str]:
@@ -114,13 +114,13 @@ def _wrong_shares(entry: Mapping[str, Any]) -> list[str]:
     given = [key for key in ("above", "below") if key in entry]
     if len(given) != 1:
         return [f": got {' and '.join(given) or 'neither above nor below'}; needed: one of above and below"]
-    found = [
+    wrong = [
         f".{key}: got {entry[key]!r}; allowed: a share, 0 to 1"
         for key in (*given, "until")
         if key in entry and not (is_number(entry[key]) and 0 <= entry[key] <= 1)
     ]
-    if found:
-        return found
+    if wrong:
+        return wrong
     key, share = given[0], entry[given[0]]
     if share == (1 if key == "above" else 0):
         return [f".{key}: got {share!r}, and no share is {key} that; allowed: {'less than 1' if share else 'above 0'}"]
@@ -136,8 +136,8 @@ def _wrong_clip(given: Any) -> list[str]:
         return []
     if not isinstance(given, dict):
         return [f".clip: got {given!r}; allowed: true, false, or before, after and longest in seconds"]
-    found = [f".clip.{key}: unknown key; {closest(str(key), CLIP_KEYS)}" for key in given if key not in CLIP_KEYS]
-    return found + _wrong_seconds(".clip", given, _CLIP_SECONDS)
+    wrong = [f".clip.{key}: unknown key; {closest(str(key), CLIP_KEYS)}" for key in given if key not in CLIP_KEYS]
+    return wrong + _wrong_seconds(".clip", given, _CLIP_SECONDS)
 
 
 def _wrong_seconds(place: str, given: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -1,7 +1,6 @@
-"""One pass over a source: its steps, the queues between them, and what ends it.
+"""One run over a source: its steps, the queues between them, and its end.
 
-Queues are short: whoever is ahead waits for the rest, except that a live source does not wait and its newest frame
-counts.
+Queues are short, so fast steps wait for slow ones. A live source does not wait: its newest frame replaces older ones.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from pipeline.video.workers.meter import Meter
 from pipeline.video.zones import Zones, zone_shares
 
 STEPS = ("read", "resize", "turn", "infer", "draw", "write", "age")
-#: Frames that a worker does at a stretch in a step, and that can wait before the next one, at most: the more, the more
-#: often a step finds in the core's cache what it needs, until the frames fill the caches that the cores share.
+#: Most frames that a worker handles in a row in one step, and that can wait before the next step. With more frames the
+#: data of a step stay longer in the cache of its core, until the frames fill the caches that the cores share.
 _BURST = 16
-_FEWEST = 4  # frames that can wait before each step, however large
+_FEWEST = 4  # frames that can wait before each step, of any size
 _WAITING_BYTES = 22_000_000  # of frames before each step
-_LOOK_S = 0.01  # between looks of the main thread at what there is to show
-_TELL_S = 0.1  # between reports of progress, where nothing is shown
+_LOOK_S = 0.01  # between checks of the main thread for a result to show
+_TELL_S = 0.1  # between reports of progress if nothing is shown
 _PATIENCE_S = 2.0  # for a reader that hangs in a driver when everything else has ended
 
 
 class Run:
-    """One pass.
+    """One run.
 
     Args:
-        engines_wait: the engines compute elsewhere than on the cores, on a GPU, or wait for their turn.
-        until: set from another thread, it ends the run as Ctrl-C does.
+        engines_wait: the engines do not use the cores, because they use a GPU or wait for their turn.
+        until: ends the run like Ctrl-C when another thread sets it.
 
     Attributes:
-        ended: by Ctrl-C, or because whoever watched has seen enough.
-        interrupted: by Ctrl-C.
+        ended: whether Ctrl-C or a sink (a closed window) ended the run.
+        interrupted: whether Ctrl-C ended it.
     """
 
     def __init__(
@@ -74,24 +73,24 @@ class Run:
         live, batch = source.live, engines[0].batches[1]
         self._here = [sink for sink in sinks if isinstance(sink, MainThreadSink)]
         self._hurried = [sink for sink in sinks if isinstance(sink, HurriedSink)]
-        beside = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
+        threaded = [sink for sink in sinks if not isinstance(sink, MainThreadSink)]
 
         self._shown: Queue[Result] = Queue(1, newest=True)
         few = 0 if live else _FEWEST
         self._read: Queue[Frame] = Queue(batch + few if few else 1, newest=live)
         self._seen: Queue[Place] = Queue(batch * len(engines) + few)
         self._written: list[Queue[Result]] = [
-            Queue(few or 1) if sink.patient else Queue(1, newest=True) for sink in beside
+            Queue(few or 1) if sink.patient else Queue(1, newest=True) for sink in threaded
         ]
         self._largest = 0  # bytes of a frame
-        # what grows with smaller frames, and how many wait besides
+        # queues that hold more frames if frames are small, and the least number for each
         self._elastic: list[tuple[Queue[Any], int]] = []
         if not live:
-            patient = [(queue, 0) for queue, sink in zip(self._written, beside, strict=True) if sink.patient]
+            patient = [(queue, 0) for queue, sink in zip(self._written, threaded, strict=True) if sink.patient]
             self._elastic = [(self._read, batch), (self._seen, batch * len(engines)), *patient]
         source.alone = not any(sink.wants_picture for sink in sinks)
         self._frames = iter(selection.frames(source))
-        # whatever reading hangs in, a core is left for the rest
+        # a core stays free for the other steps if reading blocks
         waits = source.waits or live or usable_cores() == 1
         self._reading = Reading(self._frames, self._read, meter, waits=waits, on_frame=self._size_up)
         self._confident = engines[0].gives_confidence and (
@@ -116,20 +115,21 @@ class Run:
             smoother=smoother,
             zones=zones,
             dropped=lambda: self.dropped,
-            is_last=not beside,
+            is_last=not threaded,
         )
         writing = [
-            Writing(sink, results, meter, stop=self._stop) for sink, results in zip(beside, self._written, strict=True)
+            Writing(sink, results, meter, stop=self._stop)
+            for sink, results in zip(threaded, self._written, strict=True)
         ]
         steps: list[Step[Any, Any]] = [self._reading, inferring, self._drawing, *writing]
         self._crew = Crew(steps, workers=usable_cores(), burst=1 if live else _BURST, failed=self._wind_down)
 
     def go(self, progress: Callable[[int], None]) -> None:
-        """Start the workers, show results in this thread, and come back when all is written."""
+        """Start the workers, show results in this thread, and return when everything is written."""
         try:
             self._crew.start()
             self._until_done(lambda: self._show(progress))
-        finally:  # whatever a sink of this thread raised: the others end first
+        finally:  # if a sink of this thread raises, the others end first
             self._until_done(self._finish)
         if self.ended and not self._drawing.frames:
             raise KeyboardInterrupt
@@ -137,24 +137,25 @@ class Run:
             raise self._crew.error
 
     def _until_done(self, work: Callable[[], object]) -> None:
-        """Ctrl-C, or a window that is closed, ends the reading, and what was read is finished: ``work`` begins anew."""
+        """Repeat ``work`` until it returns. Ctrl-C or a closed window ends the reading; the frames that were read are
+        processed."""
         while True:
             try:
                 if self.ended:
                     self._wind_down()
                 work()
                 return
-            except (KeyboardInterrupt, Stop) as wish:
-                self.interrupted = self.interrupted or isinstance(wish, KeyboardInterrupt)
+            except (KeyboardInterrupt, Stop) as cause:
+                self.interrupted = self.interrupted or isinstance(cause, KeyboardInterrupt)
                 self.ended = True
 
     def _finish(self) -> None:
         self._crew.call_off()
-        self._wind_down()  # nothing is shown any more: after an error nobody waits for another frame
+        self._wind_down()  # nothing more is shown; after an error no step waits for another frame
         self._crew.wait()
         self._crew.join(_PATIENCE_S)
         if not self._reading.busy and isinstance(self._frames, Generator):
-            with suppress(Exception):  # everything is written
+            with suppress(Exception):  # all results are written
                 self._frames.close()
 
     def _stop(self) -> None:
@@ -162,13 +163,13 @@ class Run:
         self._wind_down()
 
     def _wind_down(self) -> None:
-        self._crew.tell(self._read.end)
+        self._crew.change(self._read.end)
         self._source.stop()
         for sink in self._hurried:
             sink.hurry()
 
     def _show(self, progress: Callable[[int], None]) -> None:
-        self._crew.begin()  # not before Ctrl-C ends a run in good order
+        self._crew.begin()  # Ctrl-C ends the run cleanly from here on
         while not self._crew.wait(_LOOK_S if self._here else _TELL_S):
             if self._until.is_set() and not self.ended:
                 raise KeyboardInterrupt
@@ -179,7 +180,7 @@ class Run:
 
     def _show_newest(self, progress: Callable[[int], None]) -> None:
         if self._here:
-            for result in self._crew.tell(lambda: [self._shown.take()] if len(self._shown) else []):
+            for result in self._crew.change(lambda: [self._shown.take()] if len(self._shown) else []):
                 for sink in self._here:
                     sink.write(result)
         if self._drawing.frames > self._reported:
@@ -187,7 +188,7 @@ class Run:
             progress(self._reported)
 
     def _size_up(self, frame: Frame) -> None:
-        """Let as many frames wait as the size of the largest allows."""
+        """Set the capacity of the queues by the size of the largest frame."""
         size = sum(plane.nbytes for plane in frame.picture.planes)
         if size > self._largest:
             self._largest = size

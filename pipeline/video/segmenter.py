@@ -1,4 +1,4 @@
-"""Segmentation inside another Python program: frames in, label maps out, with the loop's threads in between."""
+"""Segmentation inside another Python program: frames in, label maps out, with the threads of the loop."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from pipeline.video.view import Looking, Region, View, place
 from pipeline.video.workers.buffers import Buffers
 from pipeline.video.workers.flow import Channel, Closed
 
-_LEFT = "nobody takes masks any more"
+_LEFT = "the caller takes no more masks"
 
 
 class Segmenter:
-    """An engine for frames of a program of yours.
+    """An engine for the frames of your own program.
 
     Args:
         engine: engine folder, built on this machine.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
         resize: ``stretch``, ``letterbox`` or ``crop``, see :class:`pipeline.video.view.Looking`.
-        region: part of the frames that is looked at, see :meth:`pipeline.video.view.Region.parse`.
-        smoother: steadies the label maps of :meth:`stream`.
+        region: part of the frames that is segmented, see :meth:`pipeline.video.view.Region.parse`.
+        smoother: smooths the label maps of :meth:`stream`.
 
     Attributes:
-        labels: what ids mean: names, colours, the ignored id.
+        labels: meaning of the ids: names, colours, the ignored id.
         gives_confidence: whether the engine gives the confidence of its labels.
 
     Raises:
-        UserError: no engine of this machine, or an option that is not allowed.
+        UserError: the engine was not built on this machine, or an option is invalid.
 
     Example:
         with Segmenter("artifacts/engines/kd/int8") as segmenter:
@@ -64,7 +64,7 @@ class Segmenter:
         self._looking = Looking(resize, Region.parse(region) if region else None)
         self._smoother = smoother
         self._engines, facts = open_engines(Path(engine), threads=threads, contexts=contexts)
-        self._alone: Engine | None = None  # of mask(), as the others may be at work
+        self._alone: Engine | None = None  # for mask(); the others may be busy
         self.labels = facts.labels
         self.gives_confidence = self._engines[0].gives_confidence
 
@@ -82,7 +82,7 @@ class Segmenter:
             engine.close()
 
     def mask(self, frame: Array) -> Array:
-        """Train ids (H, W) uint8 of one frame (H, W, 3) BGR uint8; the ignored id outside of the region."""
+        """Train ids (H, W) uint8 of one frame (H, W, 3) BGR uint8; the ignored id outside the region."""
         engine, view, batch = self._prepare(frame)
         return self._placed(engine.run(batch), view, frame, outside=self.labels.ignore_index)
 
@@ -91,7 +91,7 @@ class Segmenter:
 
         Returns:
             train ids (H, W) uint8; and confidence (H, W) uint8: the probability of the label, 0 to 1 as 0 to
-            255, and 0 outside of the region.
+            255, and 0 outside the region.
 
         Raises:
             UserError: the engine gives no confidence.
@@ -102,7 +102,7 @@ class Segmenter:
         return mask, self._placed(confidence, view, frame, outside=0)
 
     def _prepare(self, frame: Array) -> tuple[Engine, View, Array]:
-        """An engine of its own for single frames, the view of the frame, and the batch for the engine."""
+        """The engine for single frames, the view of the frame, and the batch for the engine."""
         picture = _picture(frame, 0)
         if self._alone is None:
             self._alone = self._engines[0].another()
@@ -127,21 +127,21 @@ class Segmenter:
     def stream(
         self, frames: Iterable[Array], *, copy: bool = True, confidence: bool = False
     ) -> Iterator[tuple[Array, ...]]:
-        """``(frame, mask)`` of every frame, in order, as in :meth:`mask`; the next frames are in work meanwhile.
+        """``(frame, mask)`` of every frame, in order, as in :meth:`mask`. The next frames are processed meanwhile.
 
-        ``frames`` is iterated in a thread, up to some dozens ahead. Each frame is copied when it comes, so one buffer
-        may serve for all of them, as with many cameras; the copy is what is given back. It takes half a millisecond
-        at 1280x720. Leaving the loop early ends the iteration; where ``frames`` is waiting then, its thread is left
-        behind after 2 s. One stream at a time; :meth:`mask` may be called meanwhile.
+        A thread iterates ``frames``, up to a few dozen frames ahead. Each frame is copied when it arrives, so all of
+        them may share one buffer, as many cameras do; the copy is yielded. The copy takes 0.5 ms at 1280x720. Leaving
+        the loop early ends the iteration; if ``frames`` still waits after 2 s, its thread is abandoned. Only one stream
+        may be open at a time; :meth:`mask` may be called meanwhile.
 
         Args:
-            copy: False: give back the same arrays, which nobody may write into before their masks are there.
-            confidence: give ``(frame, mask, confidence)``, as in :meth:`mask_and_confidence`. Where a smoother changed
+            copy: False: yield the same arrays, which nobody may change before their masks are yielded.
+            confidence: yield ``(frame, mask, confidence)``, as in :meth:`mask_and_confidence`. Where a smoother changed
                 a label, it is the confidence of the label that the network gave.
 
         Raises:
-            UserError: a frame is not (H, W, 3) uint8; ``confidence`` is wanted and the engine gives none; or whatever
-                ``frames`` raises.
+            UserError: a frame is not (H, W, 3) uint8; ``confidence`` is True and the engine gives none. Errors of
+                ``frames`` are raised as they are.
         """
         if confidence and not self.gives_confidence:
             raise UserError(NO_CONFIDENCE)
@@ -194,7 +194,7 @@ def _picture(frame: Array, index: int) -> Picture:
 
 
 class _Given(Source):
-    """Frames of another program. ``copy``: it may write into them again as soon as it is asked for the next one."""
+    """Frames of another program. ``copy``: the program may change a frame when it is asked for the next one."""
 
     name = stem = "frames"
     waits = True
@@ -245,7 +245,7 @@ class _Handing:
 
 
 class _Leaving:
-    """Ends the run when the caller stopped taking masks, even while no frame comes."""
+    """Ends the run when the caller has stopped taking masks, even if no frame arrives."""
 
     wants_picture = patient = waits = False
     written = None

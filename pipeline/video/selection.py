@@ -1,4 +1,4 @@
-"""Which frames of a source are taken."""
+"""The choice of frames of a source."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Selection:
     """A part of a source.
 
     Args:
-        start: seconds to pass over; videos only. The first frame may begin half a frame earlier.
+        start: seconds to skip; videos only. The first frame may begin half a frame earlier.
         duration: seconds to take; None: to the end.
-        every: take one frame of so many.
-        limit: take so many frames at most; None: all.
+        every: take every N-th frame.
+        limit: largest number of frames; None: all.
 
     Raises:
         UserError: a value is out of range.
@@ -41,12 +41,12 @@ class Selection:
             raise UserError(f"every {self.every}, limit {self.limit}: whole numbers from 1")
 
     def frames(self, source: Source) -> Iterator[Frame]:
-        """The chosen frames; where a reader knows no times they follow from the frame rate. Times rise strictly, so
-        that all sinks agree, see :class:`pipeline.video.sources._timing.Clock`.
+        """The chosen frames. If a reader knows no times, they follow from the frame rate. Times always rise, so that
+        all sinks agree, see :class:`pipeline.video.sources._timing.Clock`.
 
         Raises:
-            NoFramesError: there are none.
-            UserError: times are asked of images or of something live.
+            NoFramesError: no frame was chosen.
+            UserError: times are chosen for images or for a live source.
         """
         if not source.is_video and (self.start or self.duration is not None):
             raise UserError(f"{source.name}: images have no time; choose them by --every, --limit or a pattern")
@@ -54,10 +54,10 @@ class Selection:
             raise UserError(f"{source.name}: is live, it starts now; leave --start out")
         taken = 0
         step = 1 / (source.fps or USUAL_FPS)
-        # what is live may be silent for minutes; its times are those of this machine
+        # a live source may be silent for minutes; its times are those of this machine
         clock = Clock(source.name, step=step, leap=math.inf if source.live else leap_of(step))
         end = math.inf
-        if self.duration is not None:  # as at the start, so that parts that follow each other share no frame
+        if self.duration is not None:  # as at the start, so that consecutive parts share no frame
             end = self.start + self.duration - slack_of(step)
         for number, frame in enumerate(source.frames(start=self.start)):
             time = frame.timestamp
@@ -80,7 +80,7 @@ class Selection:
         return f"from {self.start:g} s on{upto}"
 
     def expected(self, source: Source) -> int | None:
-        """How many frames that will be, for progress; None when unknown."""
+        """The expected number of frames, for progress; None if unknown."""
         count = source.count
         if source.fps:
             left = None if count is None else max(0, count - round(self.start * source.fps))

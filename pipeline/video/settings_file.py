@@ -10,15 +10,15 @@ from pipeline.errors import Problems, UserError, closest
 
 
 class _RepeatedKeyError(ValueError):
-    """A key is there twice in one object: only its last value would count, without a warning."""
+    """An object has a key twice: only its last value would count, without a warning."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    for key in found:
+    entry = dict(pairs)
+    for key in entry:
         if [name for name, _ in pairs].count(key) > 1:
-            raise _RepeatedKeyError(f"the key '{key}' stands twice in one place; remove one")
-    return found
+            raise _RepeatedKeyError(f"the key '{key}' occurs twice in one object; remove one")
+    return entry
 
 
 def read_settings(path: Path, *, example: str) -> Any:
@@ -52,7 +52,7 @@ def read_settings(path: Path, *, example: str) -> Any:
         raise UserError(f"{path}: YAML needs PyYAML (pip install pyyaml); or write it as JSON") from None
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that is there twice in one object."""
+        """Refuses an object that has a key twice."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
@@ -75,18 +75,18 @@ def read_entries(path: Path, key: str, *, example: str) -> tuple[Problems, list[
     """The list under ``key`` in a file that has no other key.
 
     Returns:
-        The problems of the file, which hold one for each unknown key, and the entries of the list. The caller adds the
-        problems of the entries and raises.
+        The problems of the file, one for each unknown key; and the entries of the list. The caller adds the problems of
+        the entries and raises them.
 
     Raises:
         UserError: see :func:`read_settings`; there is no such list, or it is empty.
     """
-    found = read_settings(path, example=example)
-    entries = found.get(key) if isinstance(found, dict) else None
+    content = read_settings(path, example=example)
+    entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of {key}; needed: {example}")
     problems = Problems(str(path))
-    for name in found:
+    for name in content:
         if name != key:
             problems.add(f"{name}: unknown key; {closest(str(name), [key])}")
     return problems, entries

@@ -15,7 +15,7 @@ from pipeline.video.summary import Summary
 
 log = logging.getLogger(__name__)
 
-#: Reasons of the system after which the next run would fail as well.
+#: System errors after which the next run would also fail.
 _NO_ROOM = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 _NAME_WIDTH = 40  # characters of a source in the table
 #: Status of a run that Ctrl-C ended before its source did.
@@ -24,40 +24,40 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended.
+    """The outcome of one run.
 
     Attributes:
-        source: as people call it.
-        summary: None when it failed.
-        status: 0; :data:`pipeline.errors.EXIT_DAMAGED` where some of the input was damaged or skipped; 130 when it
-            was interrupted; 1 when it failed.
-        written: places of its results.
-        found: plain values for JSON.
+        source: its name for messages.
+        summary: None if the run failed.
+        status: 0; :data:`pipeline.errors.EXIT_DAMAGED` if a part of the input was damaged or skipped; 130 if it was
+            interrupted; 1 if it failed.
+        written: paths of its results.
+        facts: plain values for JSON.
         noted: lines for a person, about its events.
-        error: why it failed, in one line or more; empty when it did not.
+        error: why it failed, in one line or more; empty if it did not.
     """
 
     source: str
     summary: Summary | None = None
     status: int = 0
     written: Sequence[Path] = ()
-    found: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     noted: Sequence[str] = ()
     error: str = ""
 
     def to_meta(self) -> dict[str, Any]:
         """Plain values for JSON."""
         if self.summary is None:
-            return {**self.found, "source": self.source, "status": self.status, "error": self.error}
-        return {**self.found, "status": self.status, "written": [str(path) for path in self.written]}
+            return {**self.facts, "source": self.source, "status": self.status, "error": self.error}
+        return {**self.facts, "status": self.status, "written": [str(path) for path in self.written]}
 
 
 def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict: bool) -> list[Outcome]:
     """Run every input. A bad input is reported and skipped; an interruption or a full disk ends all runs.
 
     Args:
-        run: one run; raises UserError where its source or one of its targets is bad.
-        strict: end it all at the first that is bad.
+        run: one run; raises UserError if its source or one of its targets cannot be used.
+        strict: end all runs at the first bad input.
     """
     outcomes: list[Outcome] = []
     for number, given in enumerate(inputs, 1):
@@ -82,8 +82,8 @@ def run_each(inputs: Sequence[Input], run: Callable[[Input], Outcome], *, strict
 def status_of(outcomes: Sequence[Outcome], *, expected: int, strict: bool = False) -> int:
     """The exit status of all runs together.
 
-    1: not one input was processed, it ended before the last one, or one failed and ``strict`` is set. 130: interrupted.
-    EXIT_DAMAGED: some input failed, or was damaged or skipped in part. 0: everything was processed.
+    1: no input was processed, the last one was not reached, or one failed and ``strict`` is set. 130: interrupted.
+    EXIT_DAMAGED: an input failed, or was damaged or skipped in part. 0: everything was processed.
     """
     states = [outcome.status for outcome in outcomes]
     if strict and 1 in states:
@@ -96,17 +96,17 @@ def status_of(outcomes: Sequence[Outcome], *, expected: int, strict: bool = Fals
 
 
 def table(outcomes: Sequence[Outcome], *, expected: int, live: bool = False) -> str:
-    """A line for each run, and how many ended well.
+    """One line per run, and the number of runs that were processed.
 
     Args:
-        live: show also the frames that were dropped, and the median age of a frame when it was written.
+        live: also show the dropped frames, and the median age of a frame when it was written.
     """
     names = [_short(outcome.source) for outcome in outcomes]
     width = max(map(len, [*names, "source"]))
     more = f"{'dropped':>9}{'age ms':>9}" if live else ""
     lines = [f"{'source':<{width}}{'frames':>9}{'fps':>9}{more}  result"]
     for name, outcome in zip(names, outcomes, strict=True):
-        figures = f"{outcome.found.get('frames') or '-':>9}" + f"{'-':>9}" * (3 if live else 1)
+        figures = f"{outcome.facts.get('frames') or '-':>9}" + f"{'-':>9}" * (3 if live else 1)
         if (summary := outcome.summary) is not None:
             figures = f"{summary.frames:>9}{summary.fps:>9.1f}"
             age = f"{summary.steps['age'].p50_ms:>9.1f}" if "age" in summary.steps else f"{'-':>9}"

@@ -1,4 +1,4 @@
-"""One run of ``stages/infer.py`` over one source, as its arguments say."""
+"""One run of ``stages/infer.py`` over one source."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from pipeline.video.zone_file import read_zones
 from pipeline.video.zones import Zones
 
 Opened = tuple[list[Engine], Artifact]
-EnginesFor = Callable[[bool], Opened]  # of a source that is live, or not
+EnginesFor = Callable[[bool], Opened]  # the argument: whether the source is live
 
 
 def chosen_ids(labels: LabelSpec, text: str | None) -> list[int] | None:
-    """Train ids of class names with commas between them. Raises UserError for a name that is no class."""
+    """Train ids of class names that are separated by commas. Raises UserError for an unknown class."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
@@ -61,10 +61,10 @@ def run_one(
     Args:
         given: the source.
         args: see :mod:`pipeline.video.arguments`.
-        wanted: places of the results, before the name of the source is put in.
-        read: the files of all runs, where there are several; None: this is the only one.
-        engines_for: opens the engines, or returns those that are open.
-        lane: this run among others at the same time; None: it runs alone.
+        wanted: paths of the results, before the name of the source is inserted.
+        read: the files of all runs; None: this is the only run.
+        engines_for: opens the engines, or returns the open ones.
+        lane: the lane of this run if several sources run at the same time; None: it runs alone.
 
     Raises:
         UserError: the source or a target cannot be used.
@@ -133,34 +133,34 @@ def run_one(
         status = EXIT_DAMAGED if source.skipped or summary.damage else 0
         if summary.interrupted and not source.live:
             status = 130
-        found = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
-        found["status"] = status
+        values = {**summary.to_meta(), "engine": facts.hash, "source": source.name, "contexts": len(engines)}
+        values["status"] = status
         if source.skipped:
-            found["skipped"] = list(source.skipped)
+            values["skipped"] = list(source.skipped)
         if alone:
-            found["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
+            values["engine_alone_fps"] = round(sum(alone) / len(alone), 2)
         noted = []
         for sink in sinks:
             if isinstance(sink, (EventSink, StreamSink)):
-                found["events" if isinstance(sink, EventSink) else "stream"] = sink.to_meta()
+                values["events" if isinstance(sink, EventSink) else "stream"] = sink.to_meta()
                 noted.append(sink.describe())
         if report:
-            report.put(dump_json(found))
+            report.put(dump_json(values))
     written = [sink.written for sink in sinks if sink.written]
-    return Outcome(source.name, summary=summary, status=status, written=written, found=found, noted=noted)
+    return Outcome(source.name, summary=summary, status=status, written=written, facts=values, noted=noted)
 
 
 def describe(outcome: Outcome, *, args: Namespace) -> str:
-    """What one run showed, as a person reads it."""
+    """The summary of one run as text."""
     assert outcome.summary is not None
-    said = [outcome.summary.describe(verbose=args.benchmark)]
+    lines = [outcome.summary.describe(verbose=args.benchmark)]
     if args.benchmark:
-        rate = outcome.found["engine_alone_fps"]
+        rate = outcome.facts["engine_alone_fps"]
         share = outcome.summary.fps / rate if rate else 0.0
-        said += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {share:.2f} of it"]
-    skipped = outcome.found.get("skipped", [])
-    said += ["", f"images that could not be read and were skipped: {len(skipped)}"] if skipped else []
-    said += ["", *outcome.noted] if outcome.noted else []
+        lines += ["", f"engine alone, before and after: {rate:.1f} fps; this run: {share:.2f} of it"]
+    skipped = outcome.facts.get("skipped", [])
+    lines += ["", f"images that could not be read and were skipped: {len(skipped)}"] if skipped else []
+    lines += ["", *outcome.noted] if outcome.noted else []
     paths = [*outcome.written, *([args.json] if args.json and args.json != STANDARD_OUTPUT else [])]
-    said += ["", *(f"written: {path}" for path in paths)] if paths else []
-    return "\n".join(said)
+    lines += ["", *(f"written: {path}" for path in paths)] if paths else []
+    return "\n".join(lines)

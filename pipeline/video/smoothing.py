@@ -2,10 +2,10 @@
 
 Every pixel remembers a label and a confidence. For each new frame
 
-1. dense optical flow (Kroeger et al. 2016, OpenCV's DIS) says where each pixel was in the frame before, and the memory
-   is read there;
-2. the more the luma there differs from the luma here, the less the memory counts, down to zero: an object was
-   covered or came into view, or the flow is wrong;
+1. dense optical flow (Kroeger et al. 2016, OpenCV's DIS) gives the place of each pixel in the frame before, and the
+   memory is read there;
+2. the memory counts less, down to zero, the more the two lumas differ: an object was covered or came into view, or the
+   flow is wrong;
 3. a frame with the same label raises the confidence of the label by 1, up to a limit. A frame with another label
    lowers it by 2, and a label with a confidence below 2 is replaced (the majority vote of Boyer and Moore 1991, with
    forgetting).
@@ -76,7 +76,7 @@ class Smoother:
         self._grid: npt.NDArray[np.float32] = np.zeros((0, 0, 2), np.float32)  # column and row of each pixel
 
     def reset(self) -> None:
-        """Forget what was seen, as at the start of another video."""
+        """Clear the memory, as at the start of another video."""
         self._memory = None
 
     def smooth(self, label_map: Array, picture: Picture) -> Array:

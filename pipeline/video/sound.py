@@ -23,7 +23,7 @@ _AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # another clock and cannot be kept in sync.
 _FORWARD_S, _BACK_S = 10.0, 1.0
 #: Reading begins these seconds before the first packet that is needed; the second value is for files in which sound
-#: is stored far behind the pictures of the same time.
+#: is stored far after the pictures of the same time.
 _LEADS_S = (1.0, 15.0)
 _WARM_S = 0.5  # of sound that a decoder gets before the first needed packet
 _MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times

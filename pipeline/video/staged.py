@@ -1,7 +1,7 @@
-"""A temporary place beside a target, renamed on success.
+"""A temporary file or folder beside a target, renamed on success.
 
-So a target is old, whole or absent, never half, whatever ends the program short of a power cut. What a run that failed
-had written by then stays under a name of its own, if it is of use.
+So a target is old, complete or absent, never incomplete, also if the program is killed (but not after a power cut). If
+a run fails, its incomplete file stays under another name if it is useful.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pipeline.video.names import room_for_name, temporary_prefix
 
 log = logging.getLogger(__name__)
 
-_OLD = "-old"  # behind the temporary name: the folder that is being replaced
+_OLD = "-old"  # suffix of the temporary name for the folder that is being replaced
 
 T = TypeVar("T", bound="Staged")  # typing.Self needs Python 3.11
 
 
 class Staged(ABC):
-    """A context manager: entering creates the temporary place (and so proves that the target can be written), a normal
-    exit puts it at ``path``, and an exception removes it, unless it is of use. Used once.
+    """A context manager. Entering creates the temporary file (which shows that the target can be written), a normal
+    exit moves it to ``path``, and an exception removes it unless it is useful. Used once.
 
     Attributes:
         path: the target.
-        place: the temporary place, ``NAME.partial-...``; None before and after.
-        of_use: whether what lies at ``place`` is worth keeping when the run fails.
+        place: path of the temporary file, ``NAME.partial-...``; None before and after.
+        of_use: whether the temporary file is kept if the run fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class Staged(ABC):
             self.discard()
 
     def _check_name(self) -> None:
-        """Raise UserError for a name that only renaming, after all the work, would find too long."""
+        """Raise UserError for a name that is too long; otherwise only renaming would fail, after all the work."""
         longest = room_for_name(self.path.parent)
         size = len(os.fsencode(self.path.name))
         if size > longest:
@@ -86,10 +86,10 @@ class Staged(ABC):
 
     @abstractmethod
     def make(self) -> None:
-        """Create ``place`` beside the target, with the rights that a new file or folder gets."""
+        """Create ``place`` beside the target, with the permissions of a new file or folder."""
 
     def finish(self) -> None:  # noqa: B027 - only an encoder has something to finish
-        """Complete what lies at ``place``."""
+        """Complete the temporary file."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -135,11 +135,11 @@ class StagedText(StagedFile):
 
 
 class StagedFolder(Staged):
-    """A folder that is replaced as a whole; therefore only one that holds the file ``mark`` is.
+    """A folder that is replaced as a whole, and only if it holds the file ``mark``.
 
     Args:
         path: the folder.
-        mark: a file name; the owner writes it into every folder, and its presence shows that the folder is ours.
+        mark: name of a file that every folder of ours holds.
         content: text of that file.
     """
 

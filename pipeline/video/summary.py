@@ -1,4 +1,4 @@
-"""What a run over a source showed: speed by step, what waited, and the share of every class."""
+"""The summary of a run: times of each step, lengths of queues, and the share of every class."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.errors import EXIT_DAMAGED
 from pipeline.video.workers.flow import Queue
 from pipeline.video.workers.meter import StepTime
 
-_LARGEST = 3  # classes that the text says of a zone
+_LARGEST = 3  # classes that the text names for a zone
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How many frames waited in a queue: when another one came, on average, and at most."""
+    """Number of frames that waited in a queue: the mean when another one came, and the maximum."""
 
     mean: float
     most: int
@@ -30,16 +30,16 @@ class Summary:
     """Result of :func:`pipeline.video.loop.segment`.
 
     Attributes:
-        frames: how many were segmented.
-        seconds: wall time from the first read to the last write, the engine's warm-up left out.
+        frames: number of segmented frames.
+        seconds: wall time from the first read to the last write, without the warm-up of the engine.
         steps: read, resize, infer, draw, write (of each sink), and age: from a frame's arrival until it is written.
         shares: share of all pixels by class name, 0..1, at label-map size; every class is listed.
         other: share of pixels of ignored or unknown ids.
         zones: ``shares`` and ``other`` of the pixels of each zone, by its name.
         depths: by the queue's name.
         dropped: frames of a live source that were dropped.
-        interrupted: whether Ctrl-C ended it before its source did.
-        damage: what of the source could not be read; empty when all of it could.
+        interrupted: whether Ctrl-C ended the run before its source ended.
+        damage: the part of the source that could not be read; empty if there is none.
         confidence: mean of the pixels of each class that occurred, 0..1, by its name; empty without confidence.
         mean_confidence: of all pixels, 0..1; None without confidence.
     """
@@ -89,10 +89,10 @@ class Summary:
         return {"confidence": means, "mean_confidence": round(self.mean_confidence, 4)}
 
     def describe(self, *, verbose: bool = False) -> str:
-        """The summary as a person reads it: classes by falling share, those that do not occur counted.
+        """The summary as text: classes by falling share, and the number of classes that do not occur.
 
         Args:
-            verbose: say what waited where, too.
+            verbose: also show the lengths of queues.
         """
         dropped = f", {self.dropped} dropped" if self.dropped else ""
         stopped = " (interrupted)" if self.interrupted else ""
@@ -104,13 +104,14 @@ class Summary:
         if verbose:
             lines += ["", f"{'waiting':<8}{'mean':>9}{'most':>9}"]
             lines += [f"{name:<8}{depth.mean:>9.2f}{depth.most:>9}" for name, depth in self.depths.items()]
-        found = sorted(((share, name) for name, share in self.shares.items() if share > 0), key=lambda x: (-x[0], x[1]))
+        occurring = [(share, name) for name, share in self.shares.items() if share > 0]
+        occurring.sort(key=lambda entry: (-entry[0], entry[1]))
         if self.other > 0:
-            found.append((self.other, "(ignored)"))
-        width = max([len(name) for _, name in found] + [len("class")])
+            occurring.append((self.other, "(ignored)"))
+        width = max([len(name) for _, name in occurring] + [len("class")])
         sure = {name: f"{100 * mean:10.1f} %" for name, mean in self.confidence.items()}
         lines += ["", f"{'class':<{width}}   pixels{'  confidence' if sure else ''}"]
-        lines += [f"{name:<{width}}  {100 * share:6.2f} %{sure.get(name, '')}" for share, name in found]
+        lines += [f"{name:<{width}}  {100 * share:6.2f} %{sure.get(name, '')}" for share, name in occurring]
         if self.mean_confidence is not None:
             lines.append(f"mean confidence: {100 * self.mean_confidence:.1f} %")
         absent = sum(share == 0 for share in self.shares.values())

@@ -1,4 +1,4 @@
-"""Several sources at the same time on one engine: a run for each, in a thread of its own."""
+"""Several sources at the same time on one engine: each has its own run and thread."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pipeline.video.several import INTERRUPTED, Outcome
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.1  # between looks at the runs
-_BEGIN_S = 0.5  # that a run which has not begun may take to end
+_BEGIN_S = 0.5  # for a run that has not begun, to end
 
 
 class Ending:
-    """Ends all runs, as Ctrl-C does: what was read is finished.
+    """Ends all runs, as Ctrl-C does: the frames that were read are processed.
 
     Attributes:
-        until: set when they are to end.
-        reason: what a run says that has not begun.
+        until: set when the runs should end.
+        reason: error of a run that has not begun.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Ending:
         self.reason = "interrupted before its first frame"
 
     def set(self, reason: str = "") -> None:
-        """End all; the first reason counts."""
+        """End all runs; the first reason counts."""
         if reason and not self.until.is_set():
             self.reason = reason
         self.until.set()
@@ -41,10 +41,10 @@ class Lane:
 
     Attributes:
         given: its source.
-        until: set: the run ends as after Ctrl-C.
-        frames: that are done.
-        outcome: how it ended; None: it runs.
-        failure: an error that is no user's, from its thread.
+        until: when set, the run ends as after Ctrl-C.
+        frames: number of frames that are done.
+        outcome: outcome of the run; None: it still runs.
+        failure: an exception of its thread that is not a UserError.
     """
 
     def __init__(self, given: Input, ending: Ending) -> None:
@@ -56,27 +56,27 @@ class Lane:
         self._has_begun = False
 
     def __enter__(self) -> Lane:
-        """Enter before anything is written. Raises KeyboardInterrupt where the runs were ended meanwhile."""
+        """Enter before anything is written. Raises KeyboardInterrupt if the runs should end already."""
         self._has_begun = True
         if self.until.is_set():
             raise KeyboardInterrupt
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to do: :meth:`work` notes how it ended."""
+        """Nothing to do: :meth:`work` keeps the outcome."""
 
     def update(self, done: int) -> None:
         """Note how many frames are done."""
         self.frames = done
 
     def work(self, run: Callable[[Lane], Outcome]) -> None:
-        """Run it, and keep how it ended."""
+        """Run it, and keep its outcome."""
         shown = self.given.shown
         try:
             self.outcome = run(self)
         except UserError as error:
             log.error("error: %s", error)
-            self.outcome = Outcome(shown, status=1, error=str(error), found={"frames": self.frames})
+            self.outcome = Outcome(shown, status=1, error=str(error), facts={"frames": self.frames})
         except KeyboardInterrupt:
             self.outcome = Outcome(shown, status=INTERRUPTED, error=self._ending.reason)
         except BaseException as error:
@@ -85,7 +85,7 @@ class Lane:
 
     @property
     def can_be_left(self) -> bool:
-        """Whether it has not begun: it waits for its source and has written nothing."""
+        """Whether it can be abandoned: it still waits for its source, and has written nothing."""
         return self.outcome is None and not self._has_begun
 
 
@@ -96,16 +96,16 @@ def run_together(
     strict: bool,
     progress: Callable[[int], None],
 ) -> list[Outcome]:
-    """Run every input at the same time. A source that fails or ends does not end the others; Ctrl-C ends all in good
-    order.
+    """Run every input at the same time. A source that fails or ends does not end the others; Ctrl-C ends all of them
+    cleanly.
 
     Args:
-        run: one run; raises UserError where its source or one of its targets is bad.
-        strict: end all when one fails.
-        progress: called now and then with the number of frames done, of all runs together.
+        run: one run; raises UserError if its source or one of its targets cannot be used.
+        strict: end all runs if one fails.
+        progress: called at times with the number of frames done in all runs together.
 
     Returns:
-        how each run ended, in the order of the inputs.
+        The outcome of each run, in the order of the inputs.
     """
     ending = Ending()
     lanes = [Lane(given, ending) for given in inputs]

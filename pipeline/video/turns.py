@@ -1,4 +1,4 @@
-"""Engines that several runs share: each run has its turn, and frames of several sources go through in one batch."""
+"""Engines that several runs share: runs take turns, and one batch may hold frames of several sources."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class _Request:
     """One frame that waits for its turn.
 
     Attributes:
-        results: of the frame; None while there are none.
-        begun: when an engine took it.
+        results: of the frame; None before they are ready.
+        begun: time at which an engine took it.
     """
 
     def __init__(self, frames: Array, *, confident: bool) -> None:
@@ -40,12 +40,12 @@ class _Request:
 class Turns:
     """Shares engines among runs.
 
-    Frames are taken in the order in which they ask. A run asks for its next frame when it has the last one back, so a
-    run with many frames never delays another one by more than one frame. Frames that wait are put into one batch, as
-    many as the engine takes; none waits for a batch to fill.
+    Requests are served in their order. A run makes its next request when the last one has its results, so a run with
+    many frames never delays another one by more than one frame. A batch holds as many waiting frames as the engine
+    takes; no frame waits for a batch to fill.
 
     Args:
-        engines: copies of one. They stay open: the caller closes them after the runs.
+        engines: copies of one engine. The caller closes them after the runs.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -54,7 +54,7 @@ class Turns:
         self._idle = list(engines)
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
-        self._frames = self._runs = 0  # that went through, in so many runs of an engine
+        self._frames = self._runs = 0  # frames, and the runs of an engine that they took
 
     def seat(self) -> SharedEngine:
         """An engine for one run."""
@@ -69,7 +69,7 @@ class Turns:
         """Run one frame (1, H, W, 3) in its turn.
 
         Returns:
-            its label map and confidence, and the seconds that it waited for its turn.
+            Its label map and confidence, and the seconds that it waited for its turn.
         """
         request = _Request(frames, confident=confident)
         asked = time.perf_counter()
@@ -93,7 +93,7 @@ class Turns:
         return request.results, request.begun - asked
 
     def _take(self) -> list[_Request]:
-        """The oldest requests, as many as fit into a batch."""
+        """The oldest requests that fit into one batch."""
         batch = [self._waiting.popleft() for _ in range(min(self.engine.batches[1], len(self._waiting)))]
         now = time.perf_counter()
         for request in batch:

@@ -1,4 +1,4 @@
-"""Which part of a frame the engine looks at, and where that part lies in the engine's input."""
+"""The part of a frame that the engine segments, and its place in the engine's input."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.errors import UserError
 from pipeline.frames import Array, resize_label_map
 from pipeline.video.drawing.picture import SQUARE, Box, Picture
 
-#: How a part of another shape becomes the engine's input. ``stretch`` is what training, calibration and checks do.
+#: How a part of another shape becomes the engine's input. Training, calibration and checks use ``stretch``.
 POLICIES = ("stretch", "letterbox", "crop")
-_PAD = 114  # grey of the padding, as most detectors' letterboxes have it
+_PAD = 114  # grey of the padding, as in the letterboxes of most detectors
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class View:
     """From a frame to the engine's input and back.
 
     Attributes:
-        box: the part of the frame that is looked at; even numbers, as chroma of video has half the resolution (an odd
-            frame keeps its last row or column only where all of it is looked at).
-        inner: where the part lies in the engine's input; around it is grey.
+        box: the part of the frame that is segmented; even numbers, because chroma of video has half the resolution. A
+            frame with an odd side keeps its last row or column only if the whole frame is segmented.
+        inner: the place of the part in the engine's input; the rest is grey.
     """
 
     box: Box
@@ -40,7 +40,7 @@ class View:
         return whole
 
     def seen(self, fitted: Array) -> Picture:
-        """What :meth:`fit` gave, without the grey: exactly what :meth:`cut` gives the labels of."""
+        """The result of :meth:`fit` without the grey: the part whose labels :meth:`cut` returns."""
         return Picture.of_bgr(fitted[_slices(self.inner)])
 
     def cut(self, label_map: Array) -> Array:
@@ -54,16 +54,16 @@ class View:
 
 
 def _share(start: int, length: int, *, whole: int, cells: int) -> slice:
-    """Which of the cells that divide ``whole`` lie in a part of it; one at least."""
+    """The cells of ``whole`` that are in a part of it; at least one."""
     first = min(round(start * cells / whole), cells - 1)
     return slice(first, max(round((start + length) * cells / whole), first + 1))
 
 
 def place(label_map: Array, box: Box, *, size: tuple[int, int], outside: int) -> Array:
-    """Train ids (H, W) at the ``size`` of the frame, of which ``label_map`` (h, w) shows ``box``; or their confidence.
+    """A label map (h, w) of the part ``box`` as one of the whole frame, (H, W) of ``size``; or the same for confidence.
 
     Args:
-        outside: the value of what was not looked at.
+        outside: value of the pixels outside ``box``.
     """
     inside = resize_label_map(label_map, (box.height, box.width))
     if inside.shape == size:
@@ -111,7 +111,7 @@ class Region:
         return cls(text, (left, top, width, height), signs == {True})
 
     def of(self, size: tuple[int, int]) -> Box:
-        """The part of a frame of ``size`` (height, width), on even pixels. Raises UserError where it does not fit."""
+        """The part of a frame of ``size`` (height, width), on even pixels. Raises UserError if it does not fit."""
         left, top, width, height = self.numbers
         if self.relative:
             left, width = left * size[1] / 100, width * size[1] / 100
@@ -137,11 +137,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Looking:
-    """How an engine looks at frames.
+    """The part of frames that an engine segments, and how it is fitted into the input.
 
     Args:
         policy: one of :data:`POLICIES`: ``stretch`` the part to the input, ``letterbox`` keeps its shape and pads,
-            ``crop`` keeps its shape and looks at the middle only.
+            ``crop`` keeps its shape and takes only the middle.
         region: the part; None for all.
 
     Raises:
@@ -176,7 +176,7 @@ class Looking:
         box = self.region.of(size) if self.region else Box(0, 0, *size)
         step = (max(1, input_size[0] // output_size[0]), max(1, input_size[1] // output_size[1]))
         inner = Box(0, 0, *input_size)
-        # what keeps the aspect, (height, width): a part of the part, or of the input
+        # (height, width) with the same aspect: of a part of the box, or of the input
         width = box.width * float(aspect)  # as it is shown, in heights of a pixel
         tall = box.height * input_size[1] > width * input_size[0]
         if self.policy == "crop":

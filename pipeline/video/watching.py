@@ -23,7 +23,7 @@ from pipeline.video.view import Looking, Region
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0  # for a source that does not answer when nobody takes frames any more
+_PATIENCE_S = 2.0  # for a source that does not answer after the caller has stopped
 
 
 class Watched(NamedTuple):
@@ -32,7 +32,7 @@ class Watched(NamedTuple):
     Attributes:
         source: its name.
         frame: (H, W, 3) BGR uint8.
-        mask: (H, W) uint8 train ids; the ignored id outside of the region.
+        mask: (H, W) uint8 train ids; the ignored id outside the region.
         result: time, figures, confidence; see :class:`pipeline.video.sinks.Result`.
     """
 
@@ -51,20 +51,20 @@ def watch(
     resize: str = "stretch",
     region: str | None = None,
 ) -> Iterator[Watched]:
-    """Frames of several sources, segmented at the same time on one engine, as they are ready.
+    """Frames of several sources, segmented at the same time on one engine. Each is yielded as soon as it is ready.
 
-    The sources have fair turns. A file gives every frame; a live source gives its newest frame, and frames that come
-    meanwhile are dropped. A source that fails is reported in the log, and the others continue. The iteration ends when
+    The sources take fair turns. A file gives every frame. A live source gives its newest frame, and other frames are
+    dropped. A source that fails is reported in the log, and the others continue. The iteration ends when
     all sources have ended; leaving it early ends them.
 
     Args:
         engine: engine folder, built on this machine.
-        sources: what to read, by name: text as for ``stages/infer.py``, the number of a camera, or an open source.
+        sources: source by name: text as for ``stages/infer.py``, the number of a camera, or an open source.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
         resize, region: see :class:`pipeline.video.segmenter.Segmenter`.
 
     Raises:
-        UserError: no source, no engine of this machine, an option that is not allowed; or all sources failed: the
+        UserError: no source, the engine was not built on this machine, an invalid option; or all sources failed: the
             first error.
 
     Example:
@@ -83,7 +83,7 @@ def watch(
 
 
 class _Mailbox:
-    """Holds at most one frame of each source, for a program that takes them one by one, the longest waiting first."""
+    """Holds at most one frame of each source, for a program that takes them one by one, the oldest first."""
 
     def __init__(self, senders: int) -> None:
         self._waiting: dict[str, Watched] = {}
@@ -92,16 +92,16 @@ class _Mailbox:
         self._changed = threading.Condition()
 
     def put(self, watched: Watched, *, patient: bool) -> None:
-        """Leave a frame. It takes the place of one that waits; ``patient``: waits until that one is taken.
+        """Put a frame. It replaces a waiting frame of its source; ``patient``: it waits until that one is taken.
 
         Raises:
-            Stop: nobody takes frames any more.
+            Stop: the caller has stopped.
         """
         with self._changed:
             if patient:
                 self._changed.wait_for(lambda: self._is_closed or watched.source not in self._waiting)
             if self._is_closed:
-                raise Stop("nobody takes frames any more")
+                raise Stop("the caller takes no more frames")
             self._waiting[watched.source] = watched
             self._changed.notify_all()
 
@@ -123,7 +123,7 @@ class _Mailbox:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes frames any more."""
+        """The caller takes no more frames."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -174,7 +174,7 @@ class _Watch:
         given = self._sources[name]
         source = given if isinstance(given, Source) else open_source(str(given))
         try:
-            if self._until.is_set():  # nobody waits for it any more, and the engine may be closed
+            if self._until.is_set():  # the caller has stopped, and the engine may be closed
                 return
             segment(
                 source,
@@ -190,7 +190,7 @@ class _Watch:
 
 
 class _Handing:
-    """Hands results to the caller: of a file all of them, of a live source the newest one when the last was taken."""
+    """Hands results to the caller: all of a file; of a live source the newest one, when the last was taken."""
 
     wants_picture = False
     waits = reads_confidence = True

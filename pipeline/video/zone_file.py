@@ -43,7 +43,7 @@ class Zone:
         beyond = points[(points > (size[1], size[0])).any(axis=1)]
         if len(beyond):
             raise UserError(
-                f"zone '{self.name}': point {beyond[0].tolist()} is outside of the frame, which is {size[1]}x{size[0]} "
+                f"zone '{self.name}': point {beyond[0].tolist()} is outside the frame, which is {size[1]}x{size[0]} "
                 '(width x height); correct it, or use "unit": "shares"'
             )
         return points
@@ -80,15 +80,15 @@ def _wrong(entry: Any) -> list[str]:
     """The problems of an entry; each begins with its place."""
     if not isinstance(entry, dict):
         return [f": got {entry!r}; needed: name and points"]
-    found = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
+    wrong = [f".{key}: unknown key; {closest(str(key), KEYS)}" for key in entry if key not in KEYS]
     name, unit, ignored = entry.get("name"), entry.get("unit", UNITS[0]), entry.get("ignore", False)
     if not isinstance(name, str) or not name.strip():
-        found.append(f".name: got {name!r}; needed: text")
+        wrong.append(f".name: got {name!r}; needed: text")
     if unit not in UNITS:
-        found.append(f".unit: got {unit!r}; allowed: {' or '.join(UNITS)}")
+        wrong.append(f".unit: got {unit!r}; allowed: {' or '.join(UNITS)}")
     if not isinstance(ignored, bool):
-        found.append(f".ignore: got {ignored!r}; allowed: true or false")
-    return found + [f".points: {message}" for message in _wrong_points(entry.get("points"), unit)]
+        wrong.append(f".ignore: got {ignored!r}; allowed: true or false")
+    return wrong + [f".points: {message}" for message in _wrong_points(entry.get("points"), unit)]
 
 
 def _wrong_points(points: Any, unit: Any) -> list[str]:

@@ -22,11 +22,11 @@ _GREY = (160, 160, 160)  # BGR of the outline of an ignored zone
 
 
 class Zones:
-    """Counts the classes of label maps zone by zone, and draws outlines.
+    """Counts the classes of label maps per zone, and draws outlines.
 
     Args:
         zones: of a file, see :func:`pipeline.video.zone_file.read_zones`.
-        ignore_index: id that pixels of ignored zones get.
+        ignore_index: id for the pixels of ignored zones.
     """
 
     def __init__(self, zones: Sequence[Zone], *, ignore_index: int) -> None:
@@ -40,11 +40,11 @@ class Zones:
 
     @property
     def excluded(self) -> int:
-        """How many pixels of the last label map are in ignored zones."""
+        """Number of pixels of the last label map that are in ignored zones."""
         return len(self._excluded)
 
     def exclude(self, label_map: Array, *, box: Box, size: tuple[int, int]) -> Array:
-        """The label map with the ignored id in ignored zones; :attr:`excluded` says how many of its pixels these are.
+        """The label map with the ignored id in ignored zones; :attr:`excluded` is the number of these pixels.
 
         Args:
             label_map: (h, w) train ids of ``box``; not changed.
@@ -52,7 +52,7 @@ class Zones:
             size: (height, width) of the frame.
 
         Raises:
-            UserError: a zone is outside of the frame or has no pixel of the label map, or all pixels are ignored.
+            UserError: a zone is outside the frame or has no pixel of the label map, or all pixels are ignored.
         """
         key = (label_map.shape, box, size)
         if key != self._key:
@@ -65,7 +65,8 @@ class Zones:
         return changed
 
     def blank(self, confidence: Array) -> Array:
-        """Confidence (h, w) with 0 in ignored zones; the argument is not changed. After :meth:`exclude` of its map."""
+        """Confidence (h, w) with 0 in ignored zones; the argument is not changed. Call :meth:`exclude` for its map
+        first."""
         if not len(self._excluded):
             return confidence
         changed = confidence.copy()
@@ -73,12 +74,12 @@ class Zones:
         return changed
 
     def count(self, label_map: Array) -> dict[str, Counts]:
-        """(256,) pixels of every id, zone by zone; ignored zones are left out. After :meth:`exclude` of that map."""
+        """(256,) pixels of every id, by zone, without ignored zones. Call :meth:`exclude` for the map first."""
         ids = label_map.ravel()
         return {name: np.bincount(ids[inside], minlength=256) for name, inside in self._inside.items()}
 
     def sum_confidence(self, label_map: Array, confidence: Array) -> dict[str, Counts]:
-        """(256,) sum of the confidence of the pixels of every id, zone by zone, as :meth:`count` counts."""
+        """(256,) sum of the confidence of the pixels of every id, by zone, like :meth:`count`."""
         ids, values = label_map.ravel(), confidence.ravel()
         return {
             name: np.bincount(ids[inside], weights=values[inside], minlength=256).astype(np.int64)
@@ -93,7 +94,7 @@ class Zones:
         for zone in self._ignored:
             excluded |= contains(zone.corners(size), x, y)
         if excluded.all():
-            raise UserError("zones: the ignored zones cover all that the engine sees; make them smaller")
+            raise UserError("zones: the ignored zones cover the whole part that the engine segments; make them smaller")
         self._excluded = np.flatnonzero(excluded)
         self._inside = {}
         for zone in self._counted:
@@ -135,7 +136,7 @@ class Zones:
 
 
 def contains(corners: Points, x: Points, y: Points) -> npt.NDArray[np.bool_]:
-    """Which of the points of a grid are inside a polygon (even-odd rule), (len(y), len(x)).
+    """(len(y), len(x)): whether points of a grid are inside a polygon (even-odd rule).
 
     Args:
         corners: (N, 2) x and y.
@@ -159,17 +160,17 @@ def contains(corners: Points, x: Points, y: Points) -> npt.NDArray[np.bool_]:
 def zone_shares(
     counts: Mapping[str, Counts], labels: LabelSpec, *, confidence_sums: Mapping[str, Counts] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """``{zone: {"shares": {class: 0..1}, "other": 0..1}}`` of what :meth:`Zones.count` found.
+    """``{zone: {"shares": {class: 0..1}, "other": 0..1}}`` from the counts of :meth:`Zones.count`.
 
-    With what :meth:`Zones.sum_confidence` found also what :func:`pipeline.video.confidence.confidence_facts` gives.
+    With the sums of :meth:`Zones.sum_confidence` also the keys of :func:`pipeline.video.confidence.confidence_facts`.
     """
-    found: dict[str, dict[str, Any]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for name, pixels in counts.items():
         shares, other = class_shares(pixels, labels)
-        found[name] = {
+        facts[name] = {
             "shares": {label: round(share, 6) for label, share in shares.items()},
             "other": round(other, 6),
         }
         if confidence_sums:
-            found[name] |= confidence_facts(confidence_sums[name], pixels, labels)
-    return found
+            facts[name] |= confidence_facts(confidence_sums[name], pixels, labels)
+    return facts

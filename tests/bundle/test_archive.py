@@ -1,4 +1,4 @@
-"""The bundle: what it holds, that it runs with nothing but numpy, OpenCV and ONNX Runtime, what it refuses."""
+"""The bundle: its content, its run with only numpy, OpenCV and ONNX Runtime, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FACTS = {
 
 @pytest.fixture(scope="module")
 def prepared(student: Any, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Eight frames of noise, labels too."""
+    """Eight frames with labels of noise."""
     names = [f"frame-{index}" for index in range(8)]
     meta = {"dataset": "noise", "splits": {"val": names}, **student.labels.to_meta()}
     rng = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def test_frames_are_spread_over_the_split(unpacked: Path) -> None:
     assert dataset.split("val").frame(1).shape == (128, 192, 3)
 
 
-def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
+def test_the_code_contains_all_imports_of_the_check(unpacked: Path) -> None:
     graph = grimp.build_graph("pipeline")
     scripts = {f"pipeline.verbs.{name}" for name in ("__main__", "check_bundle", "doctor")}
     needed = scripts | {upstream for script in scripts for upstream in graph.find_upstream_modules(script)}
@@ -138,7 +138,7 @@ def test_the_code_is_what_the_check_imports(unpacked: Path) -> None:
     assert str(ROOT) not in text
 
 
-def test_the_verb_finds_everything_by_the_name(
+def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     student: Any, prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifacts, out = tmp_path / "artifacts", tmp_path / "tiny.tar.gz"
@@ -151,18 +151,19 @@ def test_the_verb_finds_everything_by_the_name(
     with pytest.raises(UserError, match=r"students/tiny: has no meta\.json"):
         verbs.run("bundle", arguments)
     assert not out.exists()
-    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
         pass
     assert verbs.run("bundle", arguments) == 0
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
     with tarfile.open(out) as archive:
         facts = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
-    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp"}
+    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet"}
     for wrong in (["tiny", "--ssh", "x"], ["tiny", "--", "--runtime", "tensorrt"]):
         with pytest.raises(SystemExit):
             verbs.run("bundle", wrong)
-    assert "--ssh and --results go together" in (said := capsys.readouterr().err) and "for run.sh on the device" in said
+    assert "--ssh and --results go together" in (errors := capsys.readouterr().err)
+    assert "for run.sh on the device" in errors
     assert facts["split"] == "val" and set(facts["budgets"]) >= {"miou_drop", "size_mb"}
 
 
@@ -171,15 +172,15 @@ def test_arguments_after_two_dashes_go_to_the_device(
 ) -> None:
     for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
         shutil.copytree(source, tmp_path / place)
-    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp"}}
+    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(tmp_path / "students/tiny", kind="network", meta=about):
         pass
     sent: dict[str, Any] = {}
-    found = {"variants": {"int8": {"miou": 50.0}}, "device": {"name": "Orin"}}
+    results = {"variants": {"int8": {"miou": 50.0}}, "device": {"name": "Orin"}}
 
     def check(host: Any, out: Path, **options: Any) -> tuple[dict[str, Any], int]:
         sent.update(host=host.name, out=out, **options)
-        return found, 1
+        return results, 1
 
     monkeypatch.setattr("pipeline.bundle.remote.check", check)
     places = [
@@ -193,17 +194,17 @@ def test_arguments_after_two_dashes_go_to_the_device(
     ssh = ["--ssh", "u@orin", "--results", str(tmp_path / "r.json"), "--params", str(ROOT / "params.yaml")]
     assert verbs.run("bundle", ["tiny", *places, *ssh, "--", "--runtime", "tensorrt"]) == 1
     assert (sent["host"], sent["arguments"], sent["python"]) == ("u@orin", ["--runtime", "tensorrt"], "python3")
-    assert json.loads((tmp_path / "r.json").read_text()) == found
+    assert json.loads((tmp_path / "r.json").read_text()) == results
 
 
-def test_doctor_says_what_the_device_has(bare_python: Path, unpacked: Path) -> None:
+def test_doctor_runs_in_a_bundle(bare_python: Path, unpacked: Path) -> None:
     command = [str(bare_python), "-m", "pipeline.verbs"]
     done = subprocess.run([*command, "--help"], cwd=unpacked, capture_output=True, text=True, check=True)
     assert "check-bundle" in done.stdout and "doctor" in done.stdout and "infer" not in done.stdout
     done = subprocess.run([*command, "doctor", "--json"], cwd=unpacked, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["runtimes"]["onnxruntime"]["works"] and found["providers"]["cpu"] == {"works": True}
-    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["torch"] is None
+    facts = json.loads(done.stdout)
+    assert facts["runtimes"]["onnxruntime"]["works"] and facts["providers"]["cpu"] == {"works": True}
+    assert facts["packages"]["numpy"] == np.__version__ and facts["packages"]["torch"] is None
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Server:
         return remote.Host("127.0.0.1", ("-p", str(self.port), "-i", str(self.folder / "user"), *known))
 
     def cut(self) -> None:
-        """Kill every process that serves a connection; the server itself stays."""
+        """Kill every process that serves a connection; the server itself keeps running."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_run_prints_its_lines_and_returns_its_results(server: Server, tmp_path
     sent: list[tuple[int, int]] = []
     file = bundle(tmp_path, OK, padding=1_000_000)
     arguments = ["--options", '{"threads": 1}', "a'b; touch /tmp/never"]
-    for _ in range(2):  # the second time it measures again, and sends nothing
+    for _ in range(2):  # the second run measures again, but sends no data
         results, status = remote.check(
             server.host,
             file,
@@ -132,10 +132,10 @@ def test_a_cut_transfer_resumes(server: Server, tmp_path: Path) -> None:
     results, _ = remote.check(server.host, file, progress=progress, pause=0.1)
     assert results == {"miou": 50} and len(cuts) == 2
     restarts = [after for before, after in itertools.pairwise(offsets) if after < before]
-    assert len(restarts) == 2 and min(restarts) > 1_000_000  # not from the beginning
+    assert len(restarts) == 2 and min(restarts) > 1_000_000  # transfers do not start at 0 again
 
 
-def test_a_cut_while_running_loses_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_cut_during_the_run_loses_no_line(server: Server, tmp_path: Path) -> None:
     script = OK.replace("sleep 1", "sleep 3")
     lines: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Drops, budgets and warnings against cases worked out by hand."""
+"""Drops, budgets and warnings, compared with cases calculated by hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ INT8 = {"miou": 58.0, "per_class_iou": [79.5, 36.5, None], "size_bytes": 2_500_0
 
 
 def lost(miou: float = 2.0, confidence: float | None = None, **classes: Drop | float) -> Drops:
-    """Losses of 50 frames; of a class given as a number, known exactly."""
-    found = {name: each if isinstance(each, Drop) else Drop(each, each, each, 50) for name, each in classes.items()}
-    return Drops(Drop(miou, miou, miou, 50), found, 50, confidence)
+    """Losses of 50 frames; the loss of a class that is given as a number has an interval of width 0."""
+    drops = {name: each if isinstance(each, Drop) else Drop(each, each, each, 50) for name, each in classes.items()}
+    return Drops(Drop(miou, miou, miou, 50), drops, 50, confidence)
 
 
 def speed(ratio: float, *unstable: str, reason: str = "Because.") -> dict[str, Any]:
@@ -40,9 +40,9 @@ def test_drop_by_hand() -> None:
     ],
 )
 def test_budgets(limits: dict[str, float | None], broken: list[str]) -> None:
-    found = budgets.violations(limits, lost(road=0.5, pole=3.5), INT8, speed(1.5))
-    assert [entry["budget"] for entry in found] == broken
-    assert all(f"{entry['limit']:g}" in entry["what"] for entry in found)
+    violations = budgets.violations(limits, lost(road=0.5, pole=3.5), INT8, speed(1.5))
+    assert [entry["budget"] for entry in violations] == broken
+    assert all(f"{entry['limit']:g}" in entry["what"] for entry in violations)
     assert budgets.undecided(limits, lost(road=0.5, pole=3.5)) == []
 
 
@@ -50,7 +50,7 @@ def test_every_class_that_breaks_the_budget_is_named_and_noise_breaks_none() -> 
     drops = lost(
         confidence=0.95,
         road=Drop(6.0, 5.5, 6.5, 50),
-        pole=Drop(9.0, 0.5, 17.0, 12),  # the largest loss, and perhaps none
+        pole=Drop(9.0, 0.5, 17.0, 12),  # a large loss with a wide interval
         sign=Drop(30.0, 30.0, 30.0, 2, enough=False),
         car=Drop(7.0, 5.1, 9.0, 40),
         sky=Drop(0.1, 0.0, 0.2, 50),
@@ -78,14 +78,14 @@ def test_few_frames_decide_no_miou_either() -> None:
     assert entry["what"] == "not enough frames: there are 3, and 95% confidence needs 6" and "class" not in entry
 
 
-def test_int8_that_is_slower_is_a_warning_and_a_number_makes_it_a_gate() -> None:
+def test_slower_int8_is_a_warning_or_with_a_limit_a_violation() -> None:
     slow, fast = speed(0.67), speed(1.2)
     for limits in ({}, {"min_speedup": None}):
         (warning,) = budgets.warnings(limits, slow)
         assert warning["what"] == "INT8 is not faster than float32 (0.67x: 89.55 ms against 60 ms at p50). Because."
         assert budgets.warnings(limits, fast) == [] == budgets.violations(limits, lost(), INT8, slow)
     gate = {"min_speedup": 1.5}
-    assert budgets.warnings(gate, slow) == [], "said once"
+    assert budgets.warnings(gate, slow) == [], "the violation reports it already"
     assert [entry["got"] for entry in budgets.violations(gate, lost(), INT8, slow)] == [0.67]
     (entry,) = budgets.violations(gate, lost(), INT8, fast)
     assert entry["what"].startswith(
@@ -95,7 +95,7 @@ def test_int8_that_is_slower_is_a_warning_and_a_number_makes_it_a_gate() -> None
     assert budgets.warnings(off, slow) == [] == budgets.violations(off, lost(), INT8, slow)
 
 
-def test_unstable_latency_is_said_with_the_speed() -> None:
+def test_the_warning_about_speed_mentions_unstable_latency() -> None:
     assert "latency unstable" in budgets.warnings({}, speed(0.9, "int8"))[0]["what"]
     assert "latency unstable" in budgets.warnings({}, speed(0.9, "fp32", "torch"))[0]["what"]
     assert "unstable" not in budgets.warnings({}, speed(0.9, "torch", "fp16"))[0]["what"]
@@ -113,7 +113,7 @@ def test_unstable_latency_is_said_with_the_speed() -> None:
         ),
     ],
 )
-def test_the_reason_is_what_stayed_in_float(quantization: dict[str, Any], reason: str) -> None:
+def test_the_reason_names_layers_and_operators_in_float(quantization: dict[str, Any], reason: str) -> None:
     assert budgets.reason_of_slowness(quantization).startswith(reason)
 
 

@@ -1,4 +1,4 @@
-"""Conditions of a measurement, read from made-up /sys and /proc trees and from a made-up NVML."""
+"""Conditions of a measurement, read from simulated /sys and /proc folders and a simulated NVML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_card")
-def test_a_jetson_tells_clocks_and_temperatures(tmp_path: Path) -> None:
+def test_clocks_and_temperatures_of_a_jetson(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -55,11 +55,11 @@ def test_a_jetson_tells_clocks_and_temperatures(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_card")
-def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_readable_values(tmp_path: Path) -> None:
     assert environment.conditions(tmp_path) == {}
 
 
-def test_a_card_that_hides_its_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_does_not_report_its_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):
         pass
 
@@ -87,7 +87,7 @@ def test_a_card_that_hides_its_power(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert second["sm_mhz"] == 1001 and closed == [1]
 
 
-def test_this_machine_can_be_asked() -> None:
+def test_conditions_of_this_machine() -> None:
     assert set(environment.conditions()) <= {
         "cpu_mhz",
         "governor",

@@ -1,4 +1,4 @@
-"""mIoU, latency and budgets against hand-counted cases and plain loops."""
+"""mIoU and latency, compared with cases counted by hand and with plain loops."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_iou_equals_plain_loops() -> None:
 
 
 def test_miou_is_over_the_split_not_over_images() -> None:
-    """One image all right, one all wrong: IoU of class 0 is 3 / (3 + 1), not the mean of 1 and 0."""
+    """One image is completely right, one completely wrong: IoU of class 0 is 3 / (3 + 1), not the mean of 1 and 0."""
     matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
     matrix.add(np.zeros((1, 3), np.uint8), np.zeros((1, 3), np.uint8))
     matrix.add(np.zeros((1, 1), np.uint8), np.ones((1, 1), np.uint8))
     assert matrix.iou()[0] == 0.75
 
 
-def test_confusion_refuses_shapes_and_ids_that_cannot_be() -> None:
+def test_confusion_refuses_invalid_shapes_and_ids() -> None:
     matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
     with pytest.raises(UserError, match="resize the prediction"):
         matrix.add(np.zeros((2, 2), np.uint8), np.zeros((1, 2), np.uint8))
@@ -55,7 +55,7 @@ def test_confusion_refuses_shapes_and_ids_that_cannot_be() -> None:
 
 
 class Fixed(Engine):
-    """An engine that answers with the brightness of the frame, at half size, after ``pause`` seconds."""
+    """An engine that returns the brightness of the frame as labels, at half size, after ``pause`` seconds."""
 
     input_size = (4, 8)
     output_size = (2, 4)
@@ -71,7 +71,7 @@ class Fixed(Engine):
 
 
 class Frames:
-    """Two frames of 8x16, left half dark and right half bright; the label says so."""
+    """Two frames of 8x16, left half dark and right half bright, with labels that agree."""
 
     names = ("a", "b")
     label = np.repeat(np.array([[0] * 8 + [1] * 8], np.uint8), 8, axis=0)
@@ -95,7 +95,7 @@ def test_evaluate_scores_at_label_size_and_keeps_predictions() -> None:
         == score.frames.predicted.tolist()
         == [[64, 64]] * 2
     )
-    assert score.objects.found.tolist() == score.objects.there.tolist() == [[0, 0, 2], [0, 0, 2]]
+    assert score.objects.found.tolist() == score.objects.total.tolist() == [[0, 0, 2], [0, 0, 2]]
     assert list(score.kept) == ["b"] and len(seen) == 2
     np.testing.assert_array_equal(score.kept["b"], Frames.label)
 
@@ -116,7 +116,7 @@ def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
 
 
 class Noise:
-    """Random frames and labels of 6 x 10, read by an index; it counts what was read and fails at ``broken``."""
+    """Random frames and labels of 6 x 10; it counts the frames read and fails at frame ``broken``."""
 
     def __init__(self, length: int, broken: int = -1) -> None:
         self.names = [str(index) for index in range(length)]
@@ -143,8 +143,8 @@ def test_reading_ahead_changes_no_count_and_no_order() -> None:
         plain.add(label, resize_label_map(engine.run(resize_frame(frame, (4, 8))[None])[0], (6, 10)))
     for indices in (None, [*range(7, 20), *range(7)]):
         seen.clear()
-        found = confusion(engine, split, labels=labels, indices=indices, look=lambda i, _: seen.append(i))  # type: ignore[arg-type]
-        assert found.counts.tolist() == plain.counts.tolist()
+        matrix = confusion(engine, split, labels=labels, indices=indices, look=lambda i, _: seen.append(i))  # type: ignore[arg-type]
+        assert matrix.counts.tolist() == plain.counts.tolist()
         assert seen == list(indices or range(20))
 
 
@@ -158,7 +158,7 @@ def test_few_frames_are_read_ahead_and_an_unreadable_one_stops_the_run() -> None
 
 
 @pytest.mark.parametrize("counts", [np.zeros((2, 3), int), np.zeros((2, 2)), np.array([[1, 0], [0, -1]])])
-def test_counts_that_cannot_be_are_refused(counts: np.ndarray) -> None:
+def test_invalid_counts_are_refused(counts: np.ndarray) -> None:
     with pytest.raises(UserError, match="needs integers >= 0"):
         ConfusionMatrix.of(counts, ignore_index=255)
 
@@ -179,7 +179,7 @@ def test_percentiles_are_nearest_rank() -> None:
     assert summary["cov"] == pytest.approx(np.std([1, 2, 3, 4, 5]) / 3, abs=1e-3)
 
 
-def test_latency_goes_on_for_the_seconds_that_were_asked() -> None:
+def test_latency_is_measured_for_the_given_seconds() -> None:
     engine = Fixed(0.001)
     timing = latency.measure({"one": engine}, [np.zeros((4, 8, 3), np.uint8)], warmup=1, runs=2, seconds=0.1)
     assert 20 < timing["one"]["n"] < 100
@@ -194,7 +194,7 @@ def test_drift_is_the_last_third_against_the_first() -> None:
 
 
 class Timed(Fixed):
-    """An engine that says what each run took on the GPU: 1, 2, 3, ... ms."""
+    """An engine that reports the time of each run on the GPU: 1, 2, 3, ... ms."""
 
     def run(self, frames: Array) -> Array:
         labels = super().run(frames)
@@ -202,20 +202,20 @@ class Timed(Fixed):
         return labels
 
 
-def test_time_on_the_gpu_stands_beside_that_of_the_whole_run() -> None:
+def test_the_time_on_the_gpu_is_reported_beside_the_time_of_the_whole_run() -> None:
     frames = [np.zeros((4, 8, 3), np.uint8)]
     timing = latency.measure({"cpu": Fixed(), "gpu": Timed(0.001)}, frames, warmup=3, runs=11)
     assert "device" not in timing["cpu"]
-    device = timing["gpu"]["device"]  # runs 4 to 14: the warm-up is not among them
+    device = timing["gpu"]["device"]  # runs 4 to 14, without the warm-up
     assert (device["min"], device["p50"], device["p99"], device["n"]) == (4.0, 9.0, 14.0, 11)
     assert device["cov"] == pytest.approx(np.std(np.arange(4, 15)) / 9, abs=1e-4)
     assert 1.0 <= timing["gpu"]["p50"] < device["p50"]
 
 
-@pytest.mark.parametrize(("spread", "found"), [(0.0249, []), (0.0252, ["gpu"])])
-def test_the_gpu_has_the_limit_of_trtexec(spread: float, found: list[str]) -> None:
+@pytest.mark.parametrize(("spread", "unstable"), [(0.0249, []), (0.0252, ["gpu"])])
+def test_the_gpu_has_the_limit_of_trtexec(spread: float, unstable: list[str]) -> None:
     device = latency.summary(np.array([1 - spread, 1 + spread] * 50))
     assert device["cov"] == pytest.approx(spread)
     whole = latency.summary(np.ones(100))
     timings = {"cpu": whole, "gpu": {**whole, "device": device}}
-    assert latency.unstable(timings, cov=0.3, drift=0.05) == found
+    assert latency.unstable(timings, cov=0.3, drift=0.05) == unstable

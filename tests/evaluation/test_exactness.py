@@ -1,4 +1,4 @@
-"""INT8 labels against exact arithmetic: what is measured, and when saturation is named as the cause."""
+"""INT8 labels compared with exact arithmetic, and the warnings that name saturation or rounding as the cause."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_kernels_of_a_cpu(machine: str, instructions: str, kernels: str) -> None
 
 
 def test_a_device_says_which_kernels_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the fingerprint of engines, which stays as it was; nothing for a GPU."""
+    """The fingerprint of engines does not contain the kernels; a GPU has none."""
     facts = {"machine": "x86_64", "cpu": "a CPU", "instructions": "avx2"}
     runtime: Any = SimpleNamespace(fingerprint=lambda: dict(facts))
     assert device.describe(runtime, name="onnxruntime")["int8_kernels"] == "avx2"
@@ -54,7 +54,7 @@ def test_a_device_says_which_kernels_it_has(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Answering(Engine):
-    """Gives the same label map whatever it sees."""
+    """Returns the same label map for every frame."""
 
     def __init__(self, label_map: Array) -> None:
         self.label_map = label_map
@@ -70,31 +70,31 @@ def test_agreement_is_the_share_of_equal_labels() -> None:
     assert exactness.agreement(Answering(ones), Answering(half), frames) == 25.0
 
 
-def said(agrees: float | None, engine: dict[str, Any], kernels: str) -> str:
-    found = exactness.warnings(agrees, engine=engine, device={"int8_kernels": kernels})
-    return " ".join(warning["what"] for warning in found)
+def texts(agrees: float | None, engine: dict[str, Any], kernels: str) -> str:
+    entries = exactness.warnings(agrees, engine=engine, device={"int8_kernels": kernels})
+    return " ".join(warning["what"] for warning in entries)
 
 
 @pytest.mark.parametrize("kernels", ["avx2", "avx512"])
 def test_saturation_is_named_where_it_is_possible(kernels: str) -> None:
-    """A file without the mark on a CPU without VNNI: measured or not, and whatever was measured."""
-    what = said(97.9, UNMARKED, kernels)
+    """A file without the mark on a CPU without VNNI, for any agreement, also an unmeasured one."""
+    what = texts(97.9, UNMARKED, kernels)
     assert "agree with exact arithmetic on 97.90 % because of saturation" in what and kernels in what
     assert "dvc repro quantize convert check" in what
-    assert "labels may be wrong" in said(99.9, UNMARKED, kernels)
-    assert "labels may be wrong" in said(None, UNMARKED, kernels)
+    assert "labels may be wrong" in texts(99.9, UNMARKED, kernels)
+    assert "labels may be wrong" in texts(None, UNMARKED, kernels)
 
 
-def test_other_causes_are_told_apart() -> None:
+def test_other_causes_are_named() -> None:
     for engine, kernels in ((MARKED, "avx2"), (UNMARKED, "vnni"), ({"source": "int8_arm.onnx"}, "neon")):
-        assert "rounding between layers, not saturation; " in said(98.0, engine, kernels)
-    assert "or of saturation: the CPU's kernels are unknown" in said(98.0, UNMARKED, "unknown")
+        assert "rounding between layers, not saturation; " in texts(98.0, engine, kernels)
+    assert "or of saturation: the CPU's kernels are unknown" in texts(98.0, UNMARKED, "unknown")
 
 
 def test_exact_labels_give_no_warning() -> None:
     for kernels in ("avx2", "vnni", "unknown", "dotprod"):
-        assert not said(99.9, MARKED, kernels) and not said(None, MARKED, kernels)
-    assert not said(None, UNMARKED, "vnni") and not said(99.6, UNMARKED, "unknown")
+        assert not texts(99.9, MARKED, kernels) and not texts(None, MARKED, kernels)
+    assert not texts(None, UNMARKED, "vnni") and not texts(99.6, UNMARKED, "unknown")
     assert not exactness.warnings(None, engine={"source": "int8_tensorrt.onnx"}, device={})
 
 
@@ -108,23 +108,23 @@ def built(student: Any, folder: Path) -> tuple[Engine, Artifact]:
 
 def test_an_engine_is_compared_with_the_file_that_it_was_built_from(student: Any, tmp_path: Path) -> None:
     plugin = runtimes.build("onnxruntime", {"threads": 1})
-    engine, found = built(student, tmp_path)
-    assert found.meta["saturation_free"] is True
+    engine, stored = built(student, tmp_path)
+    assert stored.meta["saturation_free"] is True
     results: dict[str, Any] = {"device": {"int8_kernels": "avx2"}, "warnings": [{"what": "an earlier one"}]}
-    exactness.compare(results, plugin, student.int8, engine=found, opened=engine, frames=student.frames)
+    exactness.compare(results, plugin, student.int8, engine=stored, opened=engine, frames=student.frames)
     assert 98 < results["int8_exact_agreement"] < 100
     assert results["warnings"][0]["what"] == "an earlier one"
-    del found.meta["saturation_free"]
-    exactness.compare(results, plugin, None, engine=found, opened=engine, frames=student.frames)
+    del stored.meta["saturation_free"]
+    exactness.compare(results, plugin, None, engine=stored, opened=engine, frames=student.frames)
     assert results["int8_exact_agreement"] is None
     assert "not marked as saturation_free" in results["warnings"][-1]["what"]
     other: Any = SimpleNamespace(hash="0" * 64, path=Path("other"), file=student.int8.file)
     with pytest.raises(UserError, match="built from other INT8 files than other; run dvc repro convert"):
-        exactness.compare(results, plugin, other, engine=found, opened=engine, frames=student.frames)
+        exactness.compare(results, plugin, other, engine=stored, opened=engine, frames=student.frames)
 
 
-def test_exact_arithmetic_is_that_of_the_file_as_it_stands(student: Any) -> None:
-    """Without ONNX Runtime's rewriting, which puts INT8 kernels in place of Q/DQ pairs."""
+def test_exact_arithmetic_is_that_of_the_unchanged_file(student: Any) -> None:
+    """ONNX Runtime must not replace Q/DQ pairs with INT8 kernels."""
     file = student.int8.file("int8_cpu.onnx")
     exact = runtimes.build("onnxruntime", {"threads": 1}).exact(file)
     assert exact is not None

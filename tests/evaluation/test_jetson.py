@@ -1,4 +1,4 @@
-"""A Jetson played by programs on PATH and by made-up /sys trees; the lines are what boards printed."""
+"""A Jetson, simulated by programs on PATH and /sys folders; the lines of tegrastats are from real boards."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def test_a_line_of_jetpack_5_is_read() -> None:
 
 
 def test_a_line_of_jetpack_6_is_read() -> None:
-    found = jetson.parse_tegrastats(JETPACK_6)
-    assert (found["ram_mb"], found["gpu_percent"], found["gpu_mhz"]) == ([6712, 7620], 99, [612])
-    assert (found["cpu_percent"], found["cpu_mhz"]) == ([38, 2, 1, 0], [1497, 729, 729, 729])  # two cores are off
-    assert found["temperatures_c"] == {
+    facts = jetson.parse_tegrastats(JETPACK_6)
+    assert (facts["ram_mb"], facts["gpu_percent"], facts["gpu_mhz"]) == ([6712, 7620], 99, [612])
+    assert (facts["cpu_percent"], facts["cpu_mhz"]) == ([38, 2, 1, 0], [1497, 729, 729, 729])  # two cores are off
+    assert facts["temperatures_c"] == {
         "cpu": 57.125, "soc2": 55.093, "soc0": 56.625, "gpu": 58.625, "tj": 58.312, "soc1": 55.937,
     }  # fmt: skip
-    assert found["rails_mw"] == {"VDD_IN": 16321, "VDD_CPU_GPU_CV": 7104, "VDD_SOC": 3120}  # now, not the mean
+    assert facts["rails_mw"] == {"VDD_IN": 16321, "VDD_CPU_GPU_CV": 7104, "VDD_SOC": 3120}  # now, not the mean
 
 
 @pytest.mark.parametrize(
-    ("gpu", "found"),
+    ("gpu", "expected"),
     [
         ("99%@[1098,1098,1098]", {"gpu_percent": 99, "gpu_mhz": [1098] * 3}),  # Thor
         ("@[314,314,314]", {"gpu_mhz": [314] * 3}),  # Thor, JetPack 7.0
@@ -83,16 +83,16 @@ def test_a_line_of_jetpack_6_is_read() -> None:
         ("0%", {"gpu_percent": 0}),  # Orin Nano, without the rights
     ],
 )
-def test_forms_of_the_gpu_s_load(gpu: str, found: dict[str, Any]) -> None:
-    assert jetson.parse_tegrastats(f"RAM 1/2MB (lfb 1x4MB) GR3D_FREQ {gpu} VIC off") == {"ram_mb": [1, 2], **found}
+def test_formats_of_the_load_of_the_gpu(gpu: str, expected: dict[str, Any]) -> None:
+    assert jetson.parse_tegrastats(f"RAM 1/2MB (lfb 1x4MB) GR3D_FREQ {gpu} VIC off") == {"ram_mb": [1, 2], **expected}
 
 
 @pytest.mark.parametrize("line", ["", "tegrastats: permission denied", "\x00\xff"])
-def test_another_line_tells_nothing(line: str) -> None:
+def test_other_lines_have_no_values(line: str) -> None:
     assert jetson.parse_tegrastats(line) == {}
 
 
-def test_tegrastats_is_asked_for_one_line_and_ended(tmp_path: Path, programs: Any) -> None:
+def test_tegrastats_is_killed_after_its_first_line(tmp_path: Path, programs: Any) -> None:
     mark = tmp_path / "pid"
     programs(
         tegrastats=f"import os, sys, time\nopen({str(mark)!r}, 'w').write(f'{{os.getpid()}} {{sys.argv[1:]}}')\n"
@@ -113,7 +113,7 @@ def test_tegrastats_is_asked_for_one_line_and_ended(tmp_path: Path, programs: An
 @pytest.mark.parametrize(
     "code", ["import time; time.sleep(60)", "print('no newline', end='')", "raise SystemExit(1)", "print()"]
 )
-def test_programs_that_hang_or_fail_tell_nothing(
+def test_programs_that_hang_or_fail_give_no_values(
     tmp_path: Path, programs: Any, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     monkeypatch.setattr(jetson, "PATIENCE", 0.3)
@@ -124,7 +124,7 @@ def test_programs_that_hang_or_fail_tell_nothing(
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "found"),
+    ("answer", "status", "expected"),
     [
         ("NV Power Mode: MAXN\n0\n", "pmode:0003 fmode:quiet", {"id": 0, "name": "MAXN"}),
         ("NV Fan Mode:quiet\nNV Power Mode: MODE_15W_6CORE\n2\n", "", {"id": 2, "name": "MODE_15W_6CORE"}),
@@ -132,15 +132,15 @@ def test_programs_that_hang_or_fail_tell_nothing(
         (None, "pmode:0010 fmode:quiet", {"id": 10}),
         (None, "", {}),
     ],
-    ids=["answers", "fan mode first", "answers nothing", "not there", "nothing at all"],
+    ids=["answers", "fan mode first", "answers nothing", "missing", "missing with its file"],
 )
 def test_the_power_mode_is_read(
-    tmp_path: Path, programs: Any, answer: str | None, status: str, found: dict[str, Any]
+    tmp_path: Path, programs: Any, answer: str | None, status: str, expected: dict[str, Any]
 ) -> None:
     if answer is not None:
         programs(nvpmodel=f"import sys\nassert sys.argv[1:] == ['-q']\nprint({answer!r}, end='')")
     write(tmp_path, {"var/lib/nvpmodel/status": status} if status else {})
-    assert jetson.power_mode(tmp_path) == found
+    assert jetson.power_mode(tmp_path) == expected
 
 
 def test_rails_are_voltage_times_current(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_clocks_of_the_gpu_have_many_names(tmp_path: Path, folder: str) -> None:
     assert jetson.gpu_range(tmp_path) == [306.0, 1020.0]
 
 
-def test_half_a_range_is_none(tmp_path: Path) -> None:
+def test_a_range_needs_both_limits(tmp_path: Path) -> None:
     write(tmp_path, {"sys/class/devfreq/17000000.gpu/min_freq": "306000000\n"})
     assert jetson.gpu_range(tmp_path) == []
     assert jetson.gpu_clock(tmp_path, "cur_freq") is None

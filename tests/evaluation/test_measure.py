@@ -1,4 +1,4 @@
-"""The one sequence of every check: what runs when, how often, and what comes out."""
+"""The sequence of every check: order and number of runs, and the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)
 
 
 class Counting(Engine):
-    """Answers with the brightness of the frame, wrong in the first columns; writes down that it ran."""
+    """Returns the brightness of the frame as labels, wrong in the first columns; records its runs."""
 
     input_size = (4, 8)
     output_size = (4, 8)
@@ -38,7 +38,7 @@ class Counting(Engine):
 
 
 class Frames:
-    """Six frames, left half dark and right half bright; the labels say so, or nothing."""
+    """Six frames, left half dark and right half bright, with labels that agree or are ignored."""
 
     names = tuple("abcdef")
 
@@ -80,11 +80,11 @@ def test_accuracy_first_then_conditions_around_the_timing_and_torch_alone(monkey
     before, after = (place for place, event in enumerate(events) if event == "conditions")
     timed = events[before + 1 : after]
     assert events[:before] == ["torch"] * 6 + ["fp32"] * 6 + ["int8"] * 6
-    assert not events[after + 1 :], "there is no exact arithmetic to compare with"
+    assert not events[after + 1 :], "without an INT8 artifact there is no comparison with exact arithmetic"
     assert timed.count("fp32") == timed.count("int8") == 2 + 36 and timed.count("torch") == 2 + 12
     assert timed[-14:] == ["torch"] * 14
     assert results["conditions"] == [{"load": before + 1}, {"load": after + 1}]
-    # 16 dark pixels of which 4 are called bright: IoU 12 / 16 and 16 / 20, over all six frames
+    # 4 of 16 dark pixels are predicted as bright: IoU 12 / 16 and 16 / 20, over all six frames
     assert results["variants"]["int8"]["per_class_iou"] == [75.0, 80.0] and results["variants"]["int8"]["miou"] == 77.5
     assert results["variants"]["torch"]["miou"] == 100.0 and results["drop"]["miou_int8_vs_float"] == 22.5
     assert results["images"] == 6 and results["int8_exact_agreement"] is None

@@ -241,7 +241,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     yaml.dump(params, folder / "params.yaml")
     before = {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
     written = []
-    for how in ("s; ", "made before"):
+    for how in ("s; ", "from the run cache"):
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.verbs", "compare", "--markdown", "table.md"],
             cwd=folder,
@@ -266,7 +266,7 @@ def test_losses_are_compared_without_touching_the_workspace(project: Path) -> No
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.verbs", "compare"], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1 and "git does not know pipeline/losses/unknown.py" in done.stderr
+    assert done.returncode == 1 and "git does not track pipeline/losses/unknown.py" in done.stderr
 
 
 def test_a_broken_budget_fails_the_gate_and_keeps_the_results(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""`segpress inspect` prints what is there and what is wrong, draws a sheet, and writes no data set."""
+"""`segpress inspect` prints the content and the errors of a data set, draws a sheet, and writes no data set."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_verb_ends_with_1_when_there_are_problems_and_writes_the_sheet_alone
         "palette": [[128, 64, 128], [0, 0, 142]],
         "lists": {"train": "train.txt", "val": "val.txt"},
     }
-    params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not looked at
+    params["losses"]["kd"]["weight"] = "1"  # options of other plugins are not checked
     YAML().dump(params, tmp_path / "params.yaml")
     arguments = ["--params", str(tmp_path / "params.yaml"), "--sheet", str(tmp_path / "sheet.png")]
     assert verbs.run("inspect", arguments) == 1

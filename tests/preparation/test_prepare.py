@@ -133,7 +133,7 @@ def test_progress_is_called_for_every_sample(tmp_path: Path) -> None:
     assert calls == [("train", 2), ("train", 2), ("val", 1)]
 
 
-def test_paths_stay_out_of_the_facts(tmp_path: Path) -> None:
+def test_the_facts_contain_no_paths(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path / "raw", train=["a"], val=["c"])
     run(dataset, tmp_path / "out", root=str(tmp_path), download=False, seed=3)
     text = (tmp_path / "out" / "meta.json").read_text()
@@ -169,10 +169,10 @@ FAULTS = [
 
 @pytest.mark.parametrize("older", [True, False])
 def test_every_error_is_reported_and_nothing_is_written(tmp_path: Path, older: bool) -> None:
-    out = tmp_path / "made" / "out"
+    out = tmp_path / "artifacts" / "out"
     if older:
         run(folder_of(tmp_path / "good", train=["a"], val=["b"]), out)
-    before = snapshot(tmp_path / "made")
+    before = snapshot(tmp_path / "artifacts")
     with pytest.raises(UserError) as caught:
         run(broken(tmp_path / "raw"), out)
     first, *problems, last = str(caught.value).split("\n")
@@ -181,8 +181,8 @@ def test_every_error_is_reported_and_nothing_is_written(tmp_path: Path, older: b
         assert any(problem.strip().startswith(expected.format(root=tmp_path / "raw")) for problem in problems), expected
     assert len(problems) == len(FAULTS)
     assert last == "Nothing was written. Correct these errors, then run prepare again."
-    assert snapshot(tmp_path / "made") == before
-    assert [path.name for path in (tmp_path / "made").iterdir()] == (["out"] if older else [])
+    assert snapshot(tmp_path / "artifacts") == before
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == (["out"] if older else [])
 
 
 @pytest.mark.parametrize("splits", [{"train": ["a"], "val": []}, {"train": ["a"]}])

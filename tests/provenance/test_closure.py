@@ -70,7 +70,7 @@ def test_every_stage_depends_on_its_list() -> None:
 
 
 def test_modules_without_effect_are_imported_by_few(graph: grimp.ImportGraph) -> None:
-    """By the training loop, which reports progress and costs, and the store, which chooses between memory and disk."""
+    """Only the training loop (progress and costs) and the store (memory or disk) import them."""
     assert all((ROOT / path).is_file() for path in closure.WITHOUT_EFFECT)
     reporting = {"pipeline.training.costs", "pipeline.training.curves", "pipeline.training.memory"}
     reporting |= {"pipeline.training.free_memory", "pipeline.training.ledger"}

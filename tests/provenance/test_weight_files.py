@@ -1,4 +1,4 @@
-"""A network's weights are told apart by their bytes: another file under the same name is another start."""
+"""The bytes of weight files identify a network's weights, not the names of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables from lists of columns: a new column of the list is in Markdown, on the terminal and on the page."""
+"""Tables from lists of columns: Markdown, terminal and page show a new column of the list."""
 
 from __future__ import annotations
 

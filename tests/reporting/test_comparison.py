@@ -41,8 +41,11 @@ def row(name: str, runs: dict[int, Run], *, loss: str = "", base: dict[int, Run]
 
 def test_means_spreads_and_paired_gains() -> None:
     kd = row("kd", KD)
-    assert (kd.miou, kd.mean, kd.std) == ((41.0, 45.0, 43.0), 43.0, 2.0)  # deviations -2, 2, 0 over n - 1
-    assert (kd.gain, kd.gain_error) == (2.0, 0.5774)  # differences 1, 3, 2: deviation 1 over the root of 3
+    assert (kd.miou, kd.mean, kd.std) == ((41.0, 45.0, 43.0), 43.0, 2.0)  # deviations -2, 2, 0; divided by n - 1
+    assert (kd.gain, kd.gain_error) == (
+        2.0,
+        0.5774,
+    )  # differences 1, 3, 2: deviation 1, divided by the square root of 3
     assert kd.per_class_iou == (53.0, None, 33.0)
     assert (kd.seconds_per_step, kd.peak_memory_mib, kd.training_seconds) == (0.3, 150, 100.0)
     assert kd.gain_per_minute == pytest.approx(2.0 / (100 / 60), abs=1e-4)
@@ -81,7 +84,7 @@ def compared(tmp_path: Path) -> Comparison:
     return comparison.load(written(tmp_path, [row("none", ALONE), row("mix", KD, loss="kd+fitnet")]))
 
 
-def test_the_file_holds_what_was_summarised(compared: Comparison) -> None:
+def test_the_file_contains_the_summarised_rows(compared: Comparison) -> None:
     assert compared.rows == (row("none", ALONE), row("mix", KD, loss="kd+fitnet"))
     common = Comparison(**COMMON, rows=compared.rows, seeds=SEEDS, classes=CLASSES, teacher={"miou": 53.2})
     assert compared == common
@@ -96,7 +99,7 @@ def test_no_file_and_no_rows_are_no_comparison(tmp_path: Path) -> None:
     assert "run make compare" in comparison_table.markdown(Comparison())
 
 
-def test_an_invalid_file_is_refused_with_everything_that_is_wrong(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_with_all_its_problems(tmp_path: Path) -> None:
     file = written(tmp_path, [row("kd", KD)], device=5, steps=1.5)
     with pytest.raises(UserError) as caught:
         comparison.load(file)

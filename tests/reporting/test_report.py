@@ -1,4 +1,4 @@
-"""The report: correct numbers, one self-contained page, and nothing that is not in the results."""
+"""The report: correct numbers, one self-contained page, and no values that the results do not contain."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def undecided(*names: str) -> list[dict[str, Any]]:
     return [{"budget": "class_drop", "class": name, "what": f"not enough pixels of {name}: why"} for name in names]
 
 
-def test_intervals_and_what_they_leave_undecided_are_shown(project: Project) -> None:
+def test_intervals_and_undecided_classes_are_shown(project: Project) -> None:
     project.add("kd", drop=INTERVALS, objects=OBJECTS, undecided=undecided("pole"))
     row = cells(table.markdown(project.load()), "kd")
     assert row["worst class drop"] == f"pole 2.2 ({wording.MINUS}0.9 to 3.6)"
@@ -226,7 +226,7 @@ def test_results_of_an_earlier_version_are_shown_without_intervals(project: Proj
     assert {result.verdict for result in committed} == {"pass"} and len(committed) == 2
 
 
-def test_the_time_on_a_gpu_changes_nothing_that_is_shown(project: Project) -> None:
+def test_the_report_does_not_depend_on_the_time_on_a_gpu(project: Project) -> None:
     project.add("kd")
     before = table.markdown(project.load()), project.page()
     variants = results_of("kd")["variants"]
@@ -351,7 +351,7 @@ def test_a_file_that_is_not_json_is_one_clear_error(project: Project, text: byte
         project.load()
 
 
-def test_everything_that_is_wrong_is_reported_at_once(project: Project) -> None:
+def test_all_wrong_values_are_reported_together(project: Project) -> None:
     wrong = {"student": "kd", "images": "4", "teacher": {"miou": 101}, "unstable": [3], "classes": ["x" * 99, 1]}
     (project.results / "kd.json").write_text(json.dumps({**wrong, "input_size": "x" * 99}), encoding="utf-8")
     with pytest.raises(UserError, match=r"kd\.json: 5 problems") as caught:
@@ -366,7 +366,7 @@ def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
         load(tmp_path / "results")
 
 
-def test_summary_says_what_was_gained_and_lost(project: Project) -> None:
+def test_summary_names_gains_and_losses(project: Project) -> None:
     project.add("kd")
     (result,) = project.load()
     expected = f"2.1{X} faster and 3.6{X} smaller than its float version for 0.4 mIoU; 6.1 below the teacher"

@@ -25,7 +25,7 @@ META = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "inpu
 
 @pytest.fixture(scope="session")
 def facts(student: Any) -> dict[str, Any]:
-    """What stages/convert.py hands to build_engine."""
+    """The facts that stages/convert.py passes to build_engine."""
     return {**{key: student.onnx.meta[key] for key in META}, "parents": {"onnx": student.onnx.hash}}
 
 
@@ -56,7 +56,7 @@ def plain_run() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def small_deploy() -> Callable[..., onnx.ModelProto]:
-    """``small_deploy(batch=1, height=16)`` is a deploy graph of three convolutions; text leaves a size open."""
+    """``small_deploy(batch=1, height=16)`` is a deploy graph of three convolutions; a text as a size leaves it open."""
 
     def make(*, batch: int | str = 1, height: int | str = 16) -> onnx.ModelProto:
         rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def confident_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["10.3.0.30", "11.4.0.106"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Play]:
-    """(the module that ``import tensorrt`` gives, its play); this machine has no GPU."""
+    """(the module that ``import tensorrt`` returns, its play); this machine has no GPU."""
     trt, play = fake_tensorrt.make(request.param)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(_cuda, "device", lambda: None)
@@ -143,7 +143,7 @@ def trt(library: tuple[Any, Play]) -> Any:
 
 @pytest.fixture
 def build(library: Any, small_files: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """``build("fp32", **options)`` -> facts of the build; the plan lies in tmp_path."""
+    """``build("fp32", **options)`` -> facts of the build; the plan is in tmp_path."""
 
     def run(name: str, **options: Any) -> dict[str, Any]:
         return runtimes.build("tensorrt", options).build(small_files / f"{name}.onnx", tmp_path / "engine.plan")

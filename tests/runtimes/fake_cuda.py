@@ -1,4 +1,4 @@
-"""libcudart played by host memory."""
+"""An imitation of libcudart that uses host memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.runtimes import _cuda
 
 
 def call(method: Any) -> Any:
-    """Count a CUDA call, and let the one that is named in ``fails`` fail: its number, from 1."""
+    """Count a CUDA call; it fails if its number, from 1, is the one in ``fails``."""
     name = method.__name__
 
     @functools.wraps(method)
@@ -28,9 +28,9 @@ def call(method: Any) -> Any:
 
 
 class HostCuda:
-    """libcudart on host memory: what is allocated is known, captured work waits for its launch, calls can fail.
+    """libcudart on host memory: it records allocations, runs captured work at its launch, and calls can fail.
 
-    Time is counted in milliseconds that the engine's runs say they took.
+    Its clock counts the milliseconds that the engine states for each run.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class HostCuda:
         return name
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> int:
-        """Do it now, or keep it for the graph."""
+        """Do the work now, or store it for the graph."""
         assert self.alive[stream] == "stream"
         captured = self.capturing.get(stream, [])
         if captured is None:

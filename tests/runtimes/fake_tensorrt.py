@@ -1,7 +1,7 @@
 """Imitations of ``tensorrt`` 10.3 and 11: only the names that the builder may use, and none that 11 has lost.
 
-Whatever else is read or set raises AttributeError. Networks are read from real ONNX files; what fails, and with which
-words, is set on :class:`Play`, which also keeps what was asked for.
+Any other name raises AttributeError. Networks are read from real ONNX files. Tests set on :class:`Play` which calls
+fail, and with which messages; it also records how the imitation was used.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ GONE_IN_11 = ("FP16", "INT8")
 def make(version: str) -> tuple[ModuleType, Play]:
     """The imitation of one version, ``10.3`` or ``11.4``, and its :class:`Play`."""
     trt, play, old = ModuleType("tensorrt"), Play(), version.startswith("10.")
-    found: Any = trt
-    found.__version__ = version
+    library: Any = trt
+    library.__version__ = version
     creation = ("EXPLICIT_BATCH", "STRONGLY_TYPED") if old else ("STRONGLY_TYPED",)
-    found.NetworkDefinitionCreationFlag = members("NetworkDefinitionCreationFlag", *creation)
+    library.NetworkDefinitionCreationFlag = members("NetworkDefinitionCreationFlag", *creation)
     flags = ("TF32", "GPU_FALLBACK", *(GONE_IN_11 if old else ()))
-    found.BuilderFlag = members("BuilderFlag", *flags)
-    found.MemoryPoolType = members("MemoryPoolType", "WORKSPACE")
-    found.DeviceType = members("DeviceType", "GPU", "DLA")
-    found.ProfilingVerbosity = members("ProfilingVerbosity", "LAYER_NAMES_ONLY", "DETAILED")
-    found.LayerInformationFormat = members("LayerInformationFormat", "ONELINE", "JSON")
-    found.DataType = members("DataType", "FLOAT", "HALF", "INT8", "INT32", "INT64", "UINT8", "BOOL")
-    found.LayerType = members(
+    library.BuilderFlag = members("BuilderFlag", *flags)
+    library.MemoryPoolType = members("MemoryPoolType", "WORKSPACE")
+    library.DeviceType = members("DeviceType", "GPU", "DLA")
+    library.ProfilingVerbosity = members("ProfilingVerbosity", "LAYER_NAMES_ONLY", "DETAILED")
+    library.LayerInformationFormat = members("LayerInformationFormat", "ONELINE", "JSON")
+    library.DataType = members("DataType", "FLOAT", "HALF", "INT8", "INT32", "INT64", "UINT8", "BOOL")
+    library.LayerType = members(
         "LayerType",
         "CONVOLUTION",
         "DECONVOLUTION",
@@ -47,9 +47,9 @@ def make(version: str) -> tuple[ModuleType, Play]:
     )
     codes = members("ErrorCode", "SUCCESS", "MODEL_DESERIALIZE_FAILED", "INVALID_NODE", "UNSUPPORTED_NODE")
     types = {
-        TensorProto.FLOAT: found.DataType.FLOAT, TensorProto.FLOAT16: found.DataType.HALF,
-        TensorProto.INT8: found.DataType.INT8, TensorProto.UINT8: found.DataType.UINT8,
-        TensorProto.INT64: found.DataType.INT64,
+        TensorProto.FLOAT: library.DataType.FLOAT, TensorProto.FLOAT16: library.DataType.HALF,
+        TensorProto.INT8: library.DataType.INT8, TensorProto.UINT8: library.DataType.UINT8,
+        TensorProto.INT64: library.DataType.INT64,
     }  # fmt: skip
     kinds = {
         "Conv": "CONVOLUTION", "ConvTranspose": "DECONVOLUTION", "MatMul": "MATRIX_MULTIPLY",
@@ -62,34 +62,34 @@ def make(version: str) -> tuple[ModuleType, Play]:
         def __init__(self) -> None:
             self.ready = True
 
-    def tell(logger: Any, text: str) -> None:
+    def log_error(logger: Any, text: str) -> None:
         assert logger.ready, "a logger that did not call ILogger.__init__ crashes the bindings"
         logger.log(ILogger.WARNING, "a warning")
         logger.log(ILogger.ERROR, text)
 
     class ParserError:
-        __slots__ = ("told",)
+        __slots__ = ("facts",)
 
-        def __init__(self, *told: Any) -> None:
-            self.told = told
+        def __init__(self, *facts: Any) -> None:
+            self.facts = facts
 
         def node(self) -> int:
-            return int(self.told[0])
+            return int(self.facts[0])
 
         def code(self) -> Any:
-            return getattr(codes, self.told[1])
+            return getattr(codes, self.facts[1])
 
         def desc(self) -> str:
-            return str(self.told[2])
+            return str(self.facts[2])
 
     class NamingParserError(ParserError):
         __slots__ = ()
 
         def node_name(self) -> str:
-            return str(self.told[3].name)
+            return str(self.facts[3].name)
 
         def node_operator(self) -> str:
-            return str(self.told[3].op_type)
+            return str(self.facts[3].op_type)
 
     class OnnxParser:
         __slots__ = ("errors", "logger", "network")
@@ -113,7 +113,7 @@ def make(version: str) -> tuple[ModuleType, Play]:
             refusal = play.refuses(model)
             if refusal is not None:
                 node = model.graph.node[refusal[0]]
-                tell(self.logger, f'ModelImporter.cpp:949: While parsing node\nname: "{node.name}"\n op_type')
+                log_error(self.logger, f'ModelImporter.cpp:949: While parsing node\nname: "{node.name}"\n op_type')
                 self.errors.append((ParserError if old else NamingParserError)(*refusal, node))
                 return False
             values = itertools.chain(model.graph.input, model.graph.value_info, model.graph.output)
@@ -123,12 +123,12 @@ def make(version: str) -> tuple[ModuleType, Play]:
                 shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
                 tensors[value.name] = Tensor(value.name, shape, types.get(kind.elem_type))
             self.network.inputs.extend(tensors[value.name] for value in model.graph.input)
-            constant = found.LayerType.CONSTANT
+            constant = library.LayerType.CONSTANT
             for weight in model.graph.initializer:
                 tensors[weight.name] = Tensor(f"{weight.name}_output", tuple(weight.dims), types.get(weight.data_type))
                 self.network.layers.append(Layer(weight.name, constant, [], [tensors[weight.name]]))
             for node in model.graph.node:
-                kind = getattr(found.LayerType, kinds.get(node.op_type, "IDENTITY"))
+                kind = getattr(library.LayerType, kinds.get(node.op_type, "IDENTITY"))
                 inputs = [tensors[name] for name in node.input if name]
                 self.network.layers.append(Layer(node.name, kind, inputs, [tensors[name] for name in node.output]))
             return True
@@ -138,7 +138,7 @@ def make(version: str) -> tuple[ModuleType, Play]:
 
         def __init__(self, logger: Any) -> None:
             if not play.starts:
-                tell(logger, "CUDA initialization failure with error: 35")
+                log_error(logger, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self.logger = logger
 
@@ -158,11 +158,13 @@ def make(version: str) -> tuple[ModuleType, Play]:
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
             play.builds.append((network, config))
             if any(-1 in tensor.shape for tensor in network.inputs) and not config.profiles:
-                tell(self.logger, "Network has dynamic or shape inputs, but no optimization profile has been defined.")
+                log_error(
+                    self.logger, "Network has dynamic or shape inputs, but no optimization profile has been defined."
+                )
                 return None
             failure = play.fails(network, config)
             if failure is not None:
-                tell(self.logger, failure)
+                log_error(self.logger, failure)
                 return None
             if config.cache is not None:
                 config.cache.content = config.cache.content + b"+" if config.cache.content else CACHE
@@ -172,7 +174,7 @@ def make(version: str) -> tuple[ModuleType, Play]:
         __slots__ = ()
 
         def get_engine_information(self, layer_information_format: Any) -> str:
-            assert layer_information_format == found.LayerInformationFormat.JSON
+            assert layer_information_format == library.LayerInformationFormat.JSON
             return json.dumps(play.information)
 
     class Engine:
@@ -191,8 +193,8 @@ def make(version: str) -> tuple[ModuleType, Play]:
         def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
             assert bytes(plan).startswith(b"plan of ")
             if not play.loads:
-                tell(self.logger, "the engine plan file is generated on an incompatible device")
+                log_error(self.logger, "the engine plan file is generated on an incompatible device")
             return Engine() if play.loads else None
 
-    found.ILogger, found.OnnxParser, found.Builder, found.Runtime = ILogger, OnnxParser, Builder, Runtime
+    library.ILogger, library.OnnxParser, library.Builder, library.Runtime = ILogger, OnnxParser, Builder, Runtime
     return trt, play

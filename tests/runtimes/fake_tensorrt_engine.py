@@ -1,4 +1,4 @@
-"""A deserialised engine and its context, played by numpy on a CUDA that is played by host memory."""
+"""Imitations of a deserialised engine and its context, with numpy on an imitation of CUDA."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def expected_confidence(frames: Array) -> Array:
 
 
 class HalvingEngine:
-    """What deserialize_cuda_engine returns; its network takes every second pixel of the green channel / 64, and of the
-    red one as confidence where it has that output."""
+    """The object that deserialize_cuda_engine returns. Its network takes every second pixel of the green channel / 64,
+    and of the red channel as confidence, if it has that output."""
 
     def __init__(self, cuda: HostCuda, tensors: dict[str, tuple[str, tuple[int, ...], str]], largest: int = 1) -> None:
         self.cuda = cuda
@@ -87,11 +87,11 @@ class HalvingContext:
             return self.engine.capture == "spoils it"
 
         def compute() -> None:
-            given = np.frombuffer(ctypes.string_at(self.address["frames"], int(np.prod(shape))), np.uint8)
+            frames = np.frombuffer(ctypes.string_at(self.address["frames"], int(np.prod(shape))), np.uint8)
             computed = {"labels": expected, "confidence": expected_confidence}
             for name, compute_one in computed.items():
                 if name in self.address:
-                    result = compute_one(given.reshape(shape))
+                    result = compute_one(frames.reshape(shape))
                     ctypes.memmove(self.address[name], result.ctypes.data, result.nbytes)
             cuda.clock[stream] += self.engine.milliseconds
 

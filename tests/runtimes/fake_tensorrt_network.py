@@ -1,4 +1,4 @@
-"""What imitations of ``tensorrt`` 10.3 and 11 have in common: network, configuration, profile, timing cache."""
+"""Parts of the imitations of ``tensorrt`` 10.3 and 11: network, configuration, profile, timing cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CACHE = b"timed on this device: "
 
 
 class Member(enum.Enum):
-    """An enumeration of the bindings: its members turn into int, and print with their class."""
+    """An enumeration of the bindings: its members convert to int, and print with their class."""
 
     def __int__(self) -> int:
         return int(self.value)
@@ -25,13 +25,13 @@ def members(name: str, *names: str) -> Any:
 
 @dataclass
 class Play:
-    """What the imitation does, and what it was asked for.
+    """How the imitation behaves, and a record of its use.
 
     Attributes:
         fails: from the network and the configuration to the error that the build ends with; None builds.
         refuses: from the ONNX model to (node index, code, description) of a parser error; None parses.
         dla_cores: of the builder. runnable: whether the DLA takes a layer.
-        information: what the inspector tells.
+        information: of the inspector.
         builds: a copy of every configuration that was built with.
     """
 
@@ -88,9 +88,9 @@ class Network:
         return self.inputs[index]
 
     def quantised(self) -> set[str]:
-        """Names of the layers that read what was dequantised (for plays, not for the builder)."""
-        given = {t.name for layer in self.layers if layer.type.name == "DEQUANTIZE" for t in layer.outputs}
-        return {layer.name for layer in self.layers if not given.isdisjoint(t.name for t in layer.inputs)}
+        """Names of the layers that read dequantised tensors (for plays, not for the builder)."""
+        dequantised = {t.name for layer in self.layers if layer.type.name == "DEQUANTIZE" for t in layer.outputs}
+        return {layer.name for layer in self.layers if not dequantised.isdisjoint(t.name for t in layer.inputs)}
 
 
 class Cache:
@@ -115,23 +115,23 @@ class Profile:
 
 class Config:
     __slots__ = (
-        "DLA_core", "builder_optimization_level", "cache", "default_device_type", "given", "play", "pools",
-        "profiles", "profiling_verbosity",
+        "DLA_core", "builder_optimization_level", "cache", "default_device_type", "play", "pools", "profiles",
+        "profiling_verbosity", "set_flags",
     )  # fmt: skip
 
     def __init__(self, play: Play) -> None:
-        self.play, self.given, self.pools, self.profiles = play, list[Any](), dict[Any, int](), list[Profile]()
+        self.play, self.set_flags, self.pools, self.profiles = play, list[Any](), dict[Any, int](), list[Profile]()
         self.cache: Cache | None = None
         self.DLA_core, self.default_device_type = -1, None
         self.builder_optimization_level, self.profiling_verbosity = 3, None
 
     @property
     def flags(self) -> int:
-        return sum(1 << int(flag) for flag in self.given)
+        return sum(1 << int(flag) for flag in self.set_flags)
 
     def set_flag(self, flag: Any) -> None:
         assert isinstance(flag, Member)
-        self.given.append(flag)
+        self.set_flags.append(flag)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self.pools[pool.name] = size

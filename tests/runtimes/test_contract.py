@@ -32,7 +32,7 @@ IMITATED = "tensorrt, imitated"
 
 
 def missing(name: str) -> str:
-    """Why this machine has no such runtime; empty where it has."""
+    """Why this machine does not have a runtime; empty if it has it."""
     try:
         runtimes.build(name, {})
     except UserError as error:
@@ -42,13 +42,13 @@ def missing(name: str) -> str:
 
 MISSING = {name: missing(name) for name in runtimes.available()}
 HERE = [name for name, reason in MISSING.items() if not reason]
-#: What :func:`describe` adds to a fingerprint.
+#: Keys that :func:`describe` adds to a fingerprint.
 DESCRIBED = {"id", "name", "kind", "cores", "system", "runtime", "int8_kernels"}
 
 
 @dataclass
 class Opened:
-    """An engine of one frame per run, and what it must answer."""
+    """An engine of one frame per run, and the labels that it must return."""
 
     engine: Engine
     answer: Callable[[Array], Array]
@@ -63,7 +63,7 @@ class Opened:
 
 @pytest.mark.parametrize("name", MISSING)
 def test_it_is_here(name: str) -> None:
-    """Once per runtime: the tests below leave out those that are not."""
+    """Once per runtime: the tests below leave out the missing ones."""
     assert "onnxruntime" in HERE
     if MISSING[name]:
         pytest.skip(MISSING[name])
@@ -87,7 +87,7 @@ def runtime(name: str) -> Runtime:
 
 
 def needs_gpu(error: UserError) -> None:
-    """Skip where a runtime says that the GPU is missing, and it is; any other error is the test's."""
+    """Skip if the error is about a missing GPU and this machine has none; else raise the error."""
     if _cuda.device() is None and "NVIDIA GPU" in str(error):
         pytest.skip("its engines need an NVIDIA GPU and its driver; this machine has none")
     raise error
@@ -119,21 +119,21 @@ def opened(
 
 
 def test_version_and_fingerprint(name: str, runtime: Runtime) -> None:
-    found = runtime.fingerprint()
+    fingerprint = runtime.fingerprint()
     assert re.fullmatch(r"\d+\.\d+\S*", runtime.version)
-    assert found["tensorrt" if name == IMITATED else name] == runtime.version
-    assert json.loads(json.dumps(found)) == found == build(name).fingerprint()
-    assert not DESCRIBED & set(found)
-    for key in {"gpu", "compute_capability", "cpu", "machine", "instructions"} & set(found):
-        assert isinstance(found[key], str) and found[key].strip() == found[key], key
-    assert "machine" in found or "instructions" not in found
+    assert fingerprint["tensorrt" if name == IMITATED else name] == runtime.version
+    assert json.loads(json.dumps(fingerprint)) == fingerprint == build(name).fingerprint()
+    assert not DESCRIBED & set(fingerprint)
+    for key in {"gpu", "compute_capability", "cpu", "machine", "instructions"} & set(fingerprint):
+        assert isinstance(fingerprint[key], str) and fingerprint[key].strip() == fingerprint[key], key
+    assert "machine" in fingerprint or "instructions" not in fingerprint
 
 
 def test_results_are_filed_under_the_device(name: str, runtime: Runtime) -> None:
-    found, bound = describe(runtime, name=name), runtime.fingerprint()
-    assert bound.items() <= found.items() and DESCRIBED - {"int8_kernels"} <= set(found)
-    assert (found["kind"] == "gpu") == ("gpu" in bound)
-    assert found["runtime"] == name and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", found["id"])
+    device, bound = describe(runtime, name=name), runtime.fingerprint()
+    assert bound.items() <= device.items() and DESCRIBED - {"int8_kernels"} <= set(device)
+    assert (device["kind"] == "gpu") == ("gpu" in bound)
+    assert device["runtime"] == name and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", device["id"])
 
 
 def test_files(runtime: Runtime) -> None:

@@ -56,8 +56,8 @@ def test_gpu_engine_agrees_with_the_cpu(
         if name == "onnxruntime" and "install the libraries" in str(error):
             pytest.skip(f"the libraries that ONNX Runtime needs are missing: {error}")
         raise
-    engine, found = runtimes.open_engine(tmp_path / "engine")
-    assert found.meta["fingerprint"]["gpu"] != "none"
+    engine, facts = runtimes.open_engine(tmp_path / "engine")
+    assert facts.meta["fingerprint"]["gpu"] != "none"
     same = [engine.run(frame[None]) == plain_run(source, frame[None]) for frame in student.frames]
     engine.close()
     assert np.mean(same) >= agreement
@@ -96,10 +96,10 @@ def test_threads_get_the_labels_of_their_own_frames(student: Any, folder: Path) 
     with ThreadPoolExecutor(len(engines)) as pool:
         work = zip(engines, student.frames, strict=True)
         runs = [pool.submit(lambda e, f: [e.run(f[None]) for _ in range(20)], engine, frame) for engine, frame in work]
-        found = [run.result() for run in runs]
+        results = [run.result() for run in runs]
     for engine in (first, *engines):
         engine.close()
-    assert all(np.array_equal(a, b) for several, b in zip(found, wanted, strict=True) for a in several)
+    assert all(np.array_equal(a, b) for several, b in zip(results, wanted, strict=True) for a in several)
 
 
 def test_time_on_the_gpu_is_a_part_of_the_whole(student: Any, folder: Path) -> None:

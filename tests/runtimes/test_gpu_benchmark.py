@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on a machine without a GPU: a clear end, and what it measures of the CPU."""
+"""benchmarks/gpu.py on a machine without a GPU: a clear error, and its measurements of the CPU."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_what_is_there_is_measured_and_what_is_not_is_named(
     places = (student.onnx.path, student.int8.path, tmp_path / "data")
     few = ("--warmup", 1, "--runs", 3, "--seconds", 0, "--runtimes", "onnxruntime", "tensorrt")
     assert not run(monkeypatch, *places, *few, "--json", out)
-    found = json.loads(out.read_text())
-    rows = {row["engine"]: row for row in found["rows"]}
+    results = json.loads(out.read_text())
+    rows = {row["engine"]: row for row in results["rows"]}
     assert list(rows) == [f"onnxruntime cpu {precision}" for precision in ("fp32", "fp16", "int8")]
     assert rows["onnxruntime cpu fp32"]["same_labels"] == 1.0 > rows["onnxruntime cpu int8"]["same_labels"] > 0.9
     assert all(row["n"] == 3 and "device" not in row for row in rows.values())
-    assert len(found["absent"]) == 12
-    assert "CUDAExecutionProvider" in found["absent"]["onnxruntime cuda fp16"]
-    assert "pip install tensorrt" in found["absent"]["tensorrt no graph int8"]
+    assert len(results["absent"]) == 12
+    assert "CUDAExecutionProvider" in results["absent"]["onnxruntime cuda fp16"]
+    assert "pip install tensorrt" in results["absent"]["tensorrt no graph int8"]
     shown = capsys.readouterr().out
     assert "A Card" in shown and "not measured: onnxruntime tensorrt int8: " in shown

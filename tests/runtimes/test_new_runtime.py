@@ -158,10 +158,10 @@ def test_the_stages_take_it(project: Path, student: Any) -> None:
     ]
     said = run(project, "-c", SCRIPTS, json.dumps(commands, default=str))
     assert "engines/it/int8: stranger engine" in said
-    found = json.loads((project / "results/it.json").read_text())
-    assert (found["device"]["id"], found["device"]["kind"]) == ("strange-processor-stranger", "cpu")
-    assert {variant["runtime"] for variant in found["variants"].values()} == {"stranger 2026.3"}
-    assert found["runtime_options"] == {"threads": 2}
+    results = json.loads((project / "results/it.json").read_text())
+    assert (results["device"]["id"], results["device"]["kind"]) == ("strange-processor-stranger", "cpu")
+    assert {variant["runtime"] for variant in results["variants"].values()} == {"stranger 2026.3"}
+    assert results["runtime_options"] == {"threads": 2}
     expected = onnxruntime.InferenceSession(student.onnx.file("fp32.onnx"), providers=["CPUExecutionProvider"])
     (labels,) = expected.run(None, {"frames": student.frames[0][None]})
     predicted = read_label_map(project / "predictions/fp32/frame-0.png")
@@ -177,7 +177,7 @@ def asks_for_a_name(node: ast.AST) -> bool:
 
 
 def test_nothing_else_asks_for_the_name_of_a_runtime() -> None:
-    """Except for the advice which runtime to install, of ``segpress doctor``."""
+    """Except for ``segpress doctor``, which recommends a runtime to install."""
     assert asks_for_a_name(ast.parse('meta["runtime"] == "onnxruntime"', mode="eval").body)
     files = [file for folder in ("pipeline", "stages") for file in (ROOT / folder).rglob("*.py")]
     asking = [
@@ -193,5 +193,5 @@ def test_nothing_else_asks_for_the_name_of_a_runtime() -> None:
 @pytest.mark.slow
 def test_the_contract_tests_it(project: Path) -> None:
     command = ("-m", "pytest", "tests/runtimes/test_contract.py", "-k", "stranger", "-p", "no:cacheprovider")
-    said = run(project, *command)
-    assert re.search(r"^1[0-9] passed, [0-9]+ deselected", said, re.MULTILINE), said
+    output = run(project, *command)
+    assert re.search(r"^1[0-9] passed, [0-9]+ deselected", output, re.MULTILINE), output

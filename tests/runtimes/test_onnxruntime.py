@@ -1,4 +1,4 @@
-"""ONNX Runtime: engines compute what their file says, are reproducible, and refuse what does not fit."""
+"""ONNX Runtime: engines compute as their file says, are reproducible, and refuse invalid frames and files."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_gpu_never_falls_back_to_the_cpu(student: Any, facts: Any, tmp_path: P
 
 
 class Pretending(onnxruntime.InferenceSession):
-    """A session on the CPU that says it has what it was asked for."""
+    """A session on the CPU that claims to have the requested providers."""
 
     asked: ClassVar[list[Any]] = []
 
@@ -166,15 +166,15 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> type[Pretending]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "told"),
+    ("kind", "name", "options"),
     [
         ("onnx", "fp32.onnx", set()),
         ("onnx", "fp16.onnx", {"trt_fp16_enable"}),
         ("int8", "int8_tensorrt.onnx", {"trt_fp16_enable", "trt_int8_enable"}),
     ],
 )
-def test_tensorrt_is_told_the_precision_of_the_file(
-    student: Any, pretending: Any, tmp_path: Path, kind: str, name: str, told: set[str]
+def test_tensorrt_gets_the_precision_of_the_file(
+    student: Any, pretending: Any, tmp_path: Path, kind: str, name: str, options: set[str]
 ) -> None:
     runtime = runtimes.build("onnxruntime", {"provider": "tensorrt"})
     assert runtime.int8_variant == "int8_tensorrt"
@@ -182,22 +182,22 @@ def test_tensorrt_is_told_the_precision_of_the_file(
     assert runtime.build(source, tmp_path / "engine.onnx")["provider"] == "TensorrtExecutionProvider"
     assert (tmp_path / "engine.onnx").read_bytes() == source.read_bytes()
     engine: Any = runtime.load(tmp_path / "engine.onnx")
-    expected = [("TensorrtExecutionProvider", dict.fromkeys(told, "1")), "CUDAExecutionProvider"]
+    expected = [("TensorrtExecutionProvider", dict.fromkeys(options, "1")), "CUDAExecutionProvider"]
     assert pretending.asked == [["CPUExecutionProvider"], expected] * 2  # the file is read, then opened
-    assert not engine.session._enable_fallback  # nor does a run that fails change the providers
+    assert not engine.session._enable_fallback  # a failed run does not change the providers either
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp16", {}), ("int8", {"trt_int8_enable": "1"})])
+@pytest.mark.parametrize(("precision", "options"), [("fp16", {}), ("int8", {"trt_int8_enable": "1"})])
 def test_tensorrt_may_not_use_float16_where_a_node_must_stay_in_float32(
-    student: Any, pretending: Any, tmp_path: Path, precision: str, told: dict[str, str]
+    student: Any, pretending: Any, tmp_path: Path, precision: str, options: dict[str, str]
 ) -> None:
-    """It builds weakly typed: with leave for float16 it would ignore the Casts around these nodes."""
+    """It builds weakly typed: with float16 allowed it would ignore the Casts around these nodes."""
     model = onnx.load(student.onnx.file("fp16.onnx"))
     about = {"precision": precision, "float16": {"float32_nodes": {"conv": "'x' reaches 1e+06"}}}
     onnx.helper.set_model_props(model, {"segpress": json.dumps(about)})
     onnx.save(model, tmp_path / "mixed.onnx")
     runtimes.build("onnxruntime", {"provider": "tensorrt"}).load(tmp_path / "mixed.onnx")
-    assert pretending.asked[-1][0] == ("TensorrtExecutionProvider", told)
+    assert pretending.asked[-1][0] == ("TensorrtExecutionProvider", options)
 
 
 def test_a_file_that_does_not_say_its_precision_is_refused(student: Any, pretending: Any, tmp_path: Path) -> None:
@@ -214,23 +214,15 @@ def test_a_file_that_does_not_say_its_precision_is_refused(student: Any, pretend
 def test_engines_of_a_gpu_are_bound_to_it(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
     gpu = {"gpu": "NVIDIA Orin", "compute_capability": "8.7"}
     monkeypatch.setattr(_cuda, "device", lambda: gpu)
-    found = runtimes.build("onnxruntime", {"provider": provider}).fingerprint()
-    assert {key: found.get(key) for key in gpu} == (dict.fromkeys(gpu) if provider == "cpu" else gpu)
-    assert found["onnxruntime"].count(".") == 2
-    assert found["cpu"] == plugin.cpu_model() != ""
+    fingerprint = runtimes.build("onnxruntime", {"provider": provider}).fingerprint()
+    assert {key: fingerprint.get(key) for key in gpu} == (dict.fromkeys(gpu) if provider == "cpu" else gpu)
+    assert fingerprint["onnxruntime"].count(".") == 2
+    assert fingerprint["cpu"] == plugin.cpu_model() != ""
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threads": 0}, r"convert.onnxruntime.threads: got 0; at least 1"),
-        ({"provider": "gpu"}, r"convert.onnxruntime.provider: got 'gpu'; allowed: cpu, cuda, tensorrt"),
-        ({"thread": 2}, r"did you mean 'threads'"),
-    ],
-)
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        runtimes.build("onnxruntime", options)
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(UserError, match=r"did you mean 'threads'"):
+        runtimes.build("onnxruntime", {"thread": 2})
 
 
 def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

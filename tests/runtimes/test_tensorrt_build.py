@@ -1,4 +1,4 @@
-"""TensorRT builds for real on a machine without a GPU, through TensorRT-RTX; what it cannot build or load, it says."""
+"""Real builds on a machine without a GPU, with TensorRT-RTX; errors for files that it cannot build or load."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def engines(rtx: Any, student: Any, facts: Any, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize("precision", SOURCES)
 def test_engine_artifact(engines: Path, rtx: Any, facts: Any, precision: str) -> None:
-    found = artifact.load(engines / precision, kind="engine")
-    assert sorted(p.name for p in found.path.iterdir()) == ["engine.plan", "meta.json"]
-    assert found.file("engine.plan").stat().st_size > 1_000_000
-    meta = found.meta
+    built = artifact.load(engines / precision, kind="engine")
+    assert sorted(p.name for p in built.path.iterdir()) == ["engine.plan", "meta.json"]
+    assert built.file("engine.plan").stat().st_size > 1_000_000
+    meta = built.meta
     assert (meta["runtime"], meta["runtime_options"], meta["precision"]) == ("tensorrt_rtx", OPTIONS, precision)
     assert meta["fingerprint"] == rtx.fingerprint()
     assert meta["fingerprint"]["tensorrt_rtx"].startswith("1.")
@@ -76,9 +76,9 @@ def test_precision_is_in_the_file(engines: Path) -> None:
 def test_layers_have_the_precision_that_the_file_asks_for(engines: Path, student: Any) -> None:
     """Counted in the parsed network, and in the ONNX file: convolutions whose weight is dequantised."""
     model = onnx.load(student.int8.file("int8_tensorrt.onnx"))
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    int8 = sum(made.get(node.input[1]) == "DequantizeLinear" for node in convolutions)
+    int8 = sum(producers.get(node.input[1]) == "DequantizeLinear" for node in convolutions)
     built = {p: artifact.load(engines / p, kind="engine").meta["build"]["precisions"] for p in SOURCES}
     assert built["fp32"] == {"convolution": {"float32": len(convolutions)}}
     assert built["fp16"] == {"convolution": {"float16": len(convolutions)}}
@@ -93,8 +93,8 @@ def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, write_
     frame = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
     source = tmp_path / "fp32.onnx"
     export(DeployGraph(network, input_size=(64, 96)), frame, source, inputs="frames", outputs="labels")
-    found = calibration.collect(source, [frame[0].numpy()])
-    ranges = choose_all(found.histograms, method="minmax", percentile=99)
+    collected = calibration.collect(source, [frame[0].numpy()])
+    ranges = choose_all(collected.histograms, method="minmax", percentile=99)
     write_int8(tensorrt, source, tmp_path / "int8.onnx", ranges, float_head=True)
     size = {}
     for name in ("fp32", "int8"):
@@ -106,7 +106,7 @@ def test_int8_shrinks_the_engine_of_a_network_with_many_weights(rtx: Any, write_
 
 
 def test_graphs_of_float16_float32_and_int8_build(rtx: Any, student: Any, tmp_path: Path) -> None:
-    """Strongly typed: what must stay in float32 does, and INT8 layers with float32 scales are INT8."""
+    """Strongly typed: nodes that must stay in float32 do, and INT8 layers with float32 scales are INT8."""
     graph = graphs.load(str(student.onnx.file("fp32.onnx")))
     layers = [layer.name for layer in graph.layers]
     output = graph.layers[6].output[0]
@@ -115,16 +115,18 @@ def test_graphs_of_float16_float32_and_int8_build(rtx: Any, student: Any, tmp_pa
     half.CopyFrom(graph.model)
     to_float16(half, float32=wide)
     onnx.save(half, tmp_path / "fp16.onnx")
-    found = rtx.build(tmp_path / "fp16.onnx", tmp_path / "fp16.plan")["precisions"]["convolution"]
-    assert found["float32"] == 5 and found["float16"] == len(layers) + 1 - 5  # and the normaliser
+    counts = rtx.build(tmp_path / "fp16.onnx", tmp_path / "fp16.plan")["precisions"]["convolution"]
+    assert counts["float32"] == 5 and counts["float16"] == len(layers) + 1 - 5  # and the normaliser
     ranges = choose_all(calibration_artifact.load(student.calibration).histograms, method="minmax", percentile=99)
-    kept = {graph.classifier.name}
-    plain = tensorrt.place(graph, ranges, float_nodes=kept)
-    onnx.save(tensorrt.place(graph, ranges, float_nodes=kept, float32=wide), tmp_path / "int8.onnx")
-    found = rtx.build(tmp_path / "int8.onnx", tmp_path / "int8.plan")["precisions"]["convolution"]
-    made = {name: node.op_type for node in plain.graph.node for name in node.output}
-    int8 = sum(node.op_type == "Conv" and made.get(node.input[1]) == "DequantizeLinear" for node in plain.graph.node)
-    assert found["int8"] == int8
+    float_nodes = {graph.classifier.name}
+    plain = tensorrt.place(graph, ranges, float_nodes=float_nodes)
+    onnx.save(tensorrt.place(graph, ranges, float_nodes=float_nodes, float32=wide), tmp_path / "int8.onnx")
+    counts = rtx.build(tmp_path / "int8.onnx", tmp_path / "int8.plan")["precisions"]["convolution"]
+    producers = {name: node.op_type for node in plain.graph.node for name in node.output}
+    int8 = sum(
+        node.op_type == "Conv" and producers.get(node.input[1]) == "DequantizeLinear" for node in plain.graph.node
+    )
+    assert counts["int8"] == int8
 
 
 def test_a_node_that_does_not_parse_is_named(rtx: Any, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_parser_errors_of_an_older_library_have_an_index_only() -> None:
 
 
 def test_asymmetric_int8_is_refused_by_the_parser(rtx: Any, student: Any, tmp_path: Path) -> None:
-    """Why there are two INT8 files: the CPU's uint8 activations are none that TensorRT takes."""
+    """Why there are two INT8 files: TensorRT refuses the uint8 activations of the CPU's file."""
     with pytest.raises(UserError, match=r"cannot parse it|could not build"):
         rtx.build(student.int8.file("int8_cpu.onnx"), tmp_path / "engine.plan")
 

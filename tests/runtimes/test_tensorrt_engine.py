@@ -1,4 +1,4 @@
-"""The TensorRT engine without a GPU: CUDA is played by host memory, the engine by numpy."""
+"""The TensorRT engine without a GPU, on imitations of CUDA and of a deserialised engine."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
 
 @pytest.fixture
 def inner(cuda: HostCuda) -> HalvingEngine:
-    """One frame a run; outputs may come first."""
+    """One frame per run; outputs may come first."""
     return HalvingEngine(cuda, {"labels": ("out", LABELS, "uint8"), "frames": ("in", SHAPE, "uint8")})
 
 
 @pytest.fixture
 def dynamic(cuda: HostCuda) -> HalvingEngine:
-    """Two to five frames a run."""
+    """Two to five frames per run."""
     tensors = {"frames": ("in", (-1, *SHAPE[1:]), "uint8"), "labels": ("out", (-1, *LABELS[1:]), "uint8")}
     return HalvingEngine(cuda, tensors, largest=5)
 
@@ -137,7 +137,7 @@ def test_frames_that_do_not_fit_are_refused(inner: HalvingEngine, cuda: HostCuda
     assert not cuda.copies
 
 
-def test_a_free_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda: HostCuda) -> None:
+def test_an_open_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda: HostCuda) -> None:
     engine = TensorRTEngine(TRT, dynamic)
     assert sorted(len(block) for block in cuda.memory.values()) == [5 * 6, 5 * 72]
     results = []
@@ -150,7 +150,7 @@ def test_a_free_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda
     (context,) = dynamic.contexts
     assert [shape[0] for shape in context.shapes] == [3, 5, 2, 3]
     assert (cuda.calls["cudaStreamBeginCapture"], cuda.calls["cudaGraphLaunch"]) == (2, 3)  # of three, then of two
-    assert cuda.calls["cudaGraphExecDestroy"] == 2  # a graph outlives no change of its context
+    assert cuda.calls["cudaGraphExecDestroy"] == 2  # every change of the context frees the graph
     engine.close()
     assert cuda.held == 0
 
@@ -158,7 +158,7 @@ def test_a_free_batch_runs_any_count_of_its_profile(dynamic: HalvingEngine, cuda
 @pytest.mark.parametrize("shape", [(1, 4, 6, 3), (6, 4, 6, 3), (4, 6, 3)])
 def test_counts_outside_the_profile_are_refused(dynamic: HalvingEngine, shape: tuple[int, ...]) -> None:
     engine = TensorRTEngine(TRT, dynamic)
-    with pytest.raises(UserError, match=r"this engine takes 2 to 5 of \(4, 6\) a run"):
+    with pytest.raises(UserError, match=r"this engine takes 2 to 5 of \(4, 6\) per run"):
         engine.run(np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=r"this engine takes \(3, 4, 6, 3\) uint8"):
         engine.run(np.zeros((3, 6, 4, 3), np.uint8))
@@ -168,7 +168,7 @@ def test_counts_outside_the_profile_are_refused(dynamic: HalvingEngine, shape: t
 def test_a_shape_that_tensorrt_refuses_is_no_run(dynamic: HalvingEngine, cuda: HostCuda) -> None:
     engine = TensorRTEngine(TRT, dynamic)
     dynamic.largest = 3
-    with pytest.raises(UserError, match=r"did not take frames of \(4, 4, 6, 3\)"):
+    with pytest.raises(UserError, match=r"refused frames of \(4, 4, 6, 3\)"):
         engine.run(random_frames(0, 4))
     assert not cuda.copies
     assert np.array_equal(engine.run(random_frames(1, 3)), expected(random_frames(1, 3)))
@@ -192,7 +192,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
     assert cuda.calls["cudaStreamBeginCapture"] == 1
     assert cuda.calls["cudaGraphLaunch"] == 0
     other = engine.another()
-    assert other.cuda_graph is False  # nor is it tried again for another thread
+    assert other.cuda_graph is False  # it is not tried again for another thread either
     assert not cuda.capturing
     engine.close()
     other.close()
@@ -231,7 +231,7 @@ def test_tensorrt_rtx_keeps_its_own_graphs(inner: HalvingEngine, cuda: HostCuda)
 
 
 class Library(ModuleType):
-    """The module ``tensorrt``, as far as loading goes."""
+    """The part of the module ``tensorrt`` that loads engines."""
 
     class ILogger:
         INTERNAL_ERROR, ERROR = 0, 1
@@ -289,7 +289,7 @@ def test_threads_run_contexts_of_their_own(inner: HalvingEngine, cuda: HostCuda)
     assert not wrong
     assert cuda.calls["cudaGraphLaunch"] == 4 * 49
     first.close()
-    assert np.array_equal(engines[1].run(random_frames(5)), expected(random_frames(5)))  # the others go on
+    assert np.array_equal(engines[1].run(random_frames(5)), expected(random_frames(5)))  # the others still run
     for engine in engines:
         engine.close()
     assert cuda.held == 0
@@ -325,7 +325,7 @@ def test_a_failure_while_opening_leaves_nothing(inner: HalvingEngine, cuda: Host
 
 @pytest.mark.parametrize(
     ("lacking", "message"),
-    [("makes_contexts", "could not make an execution context"), ("takes_addresses", "did not take the buffers")],
+    [("makes_contexts", "could not create an execution context"), ("takes_addresses", "refused the buffers")],
 )
 def test_a_context_that_fails_leaves_nothing(inner: HalvingEngine, cuda: HostCuda, lacking: str, message: str) -> None:
     setattr(inner, lacking, False)
@@ -357,7 +357,7 @@ def test_what_is_no_deploy_graph_is_refused(cuda: HostCuda, tensors: Any, messag
 
 
 def test_the_library_has_every_name_that_is_used() -> None:
-    """Of TensorRT-RTX, which is installed everywhere; TensorRT has the same but for the graphs of its own."""
+    """Of TensorRT-RTX, which is installed everywhere; TensorRT has the same names, except those of its own graphs."""
     trt = pytest.importorskip("tensorrt_rtx")
     source = Path(inspect.getsourcefile(TensorRTEngine) or "").read_text(encoding="utf-8")
     used = {
@@ -372,6 +372,6 @@ def test_the_library_has_every_name_that_is_used() -> None:
         f"{owner}.{name}"
         for owner, names in used.items()
         for name in names
-        if functools.reduce(lambda found, part: getattr(found, part, None), name.split("."), owners[owner]) is None
+        if functools.reduce(lambda value, part: getattr(value, part, None), name.split("."), owners[owner]) is None
     ]
     assert not lacking

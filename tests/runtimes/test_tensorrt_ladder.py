@@ -24,16 +24,16 @@ OLD, NEW = "10.3.0.30", "11.4.0.106"
 
 @pytest.fixture
 def climb(monkeypatch: pytest.MonkeyPatch, small_files: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """``climb(version, play settings, release=...)`` -> facts of the INT8 engine that was built in the end."""
+    """``climb(version, play settings, release=...)`` -> facts of the INT8 engine that was built."""
     monkeypatch.setattr(_cuda, "device", lambda: None)
 
     def run(version: str, fails: Any, *, release: Any = release, file: str = "int8.onnx", **play: Any) -> Any:
-        trt, found = fake_tensorrt.make(version)
+        trt, imitation = fake_tensorrt.make(version)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
-        found.fails = fails
+        imitation.fails = fails
         for key, value in play.items():
-            setattr(found, key, value)
-        run.play, run.trt = found, trt  # type: ignore[attr-defined]
+            setattr(imitation, key, value)
+        run.play, run.trt = imitation, trt  # type: ignore[attr-defined]
         return runtimes.build("tensorrt", {}).build_int8(small_files / file, tmp_path / "plan", release=release)
 
     return run
@@ -72,8 +72,8 @@ def test_layers_that_fail_are_released_one_round_after_the_other(climb: Any, ver
 @pytest.mark.parametrize("version", [OLD, NEW])
 def test_a_parser_error_at_a_pair_releases_the_layer_that_reads_it(climb: Any, version: str) -> None:
     def refuses(model: onnx.ModelProto) -> tuple[int, str, str] | None:
-        found = [i for i, node in enumerate(model.graph.node) if node.name == "a_relu_quantize"]
-        return (found[0], "INVALID_NODE", "Scale coefficients must all be positive") if found else None
+        indices = [i for i, node in enumerate(model.graph.node) if node.name == "a_relu_quantize"]
+        return (indices[0], "INVALID_NODE", "Scale coefficients must all be positive") if indices else None
 
     facts = climb(version, lambda network, config: None, refuses=refuses)
     assert (facts["rung"], facts["released"]) == ("layers_released", ["b"])
@@ -81,10 +81,10 @@ def test_a_parser_error_at_a_pair_releases_the_layer_that_reads_it(climb: Any, v
 
 
 def test_weak_typing_is_the_last_rung_of_tensorrt_10(climb: Any) -> None:
-    facts = climb(OLD, lambda network, config: None if config.given else "Myelin is out of order")
+    facts = climb(OLD, lambda network, config: None if config.set_flags else "Myelin is out of order")
     network, config = climb.play.builds[-1]
     assert network.flags == 1 << int(climb.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    assert config.given == [climb.trt.BuilderFlag.INT8, climb.trt.BuilderFlag.FP16]
+    assert config.set_flags == [climb.trt.BuilderFlag.INT8, climb.trt.BuilderFlag.FP16]
     assert network.quantised() == {"node_a", "node_b", "node_c"}  # the file as it was
     assert (facts["rung"], facts["strongly_typed"]) == ("weakly_typed", False)
     assert facts["precisions"] == {"convolution": {"int8": 3}}
@@ -101,24 +101,24 @@ def test_no_rung_is_an_error_with_the_reason_of_each(climb: Any, version: str, t
     assert [line.split(":")[0].strip() for line in rungs] == ["strongly_typed", "layers_released", "weakly_typed"]
     assert f"tensorrt {version} could not build it: Myelin is out of order; try a larger" in rungs[0]
     assert ("Myelin" in rungs[2]) == (version == OLD)
-    assert ("left out: tensorrt 11.4.0.106 has strongly typed networks only" in rungs[2]) == (version == NEW)
+    assert ("skipped: tensorrt 11.4.0.106 has strongly typed networks only" in rungs[2]) == (version == NEW)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
-def test_without_the_onnx_package_releasing_is_left_out_and_said(climb: Any, version: str) -> None:
+def test_without_the_onnx_package_releasing_is_skipped(climb: Any, version: str) -> None:
     if version == OLD:
-        facts = climb(version, lambda n, config: None if config.given else "no node_b", release=None)
+        facts = climb(version, lambda n, config: None if config.set_flags else "no node_b", release=None)
         assert facts["rung"] == "weakly_typed"
-        assert facts["failed_rungs"]["layers_released"].startswith("left out: this machine has no onnx package")
+        assert facts["failed_rungs"]["layers_released"].startswith("skipped: this machine has no onnx package")
         return
-    with pytest.raises(UserError, match=r"layers_released: left out: this machine has no onnx package") as raised:
+    with pytest.raises(UserError, match=r"layers_released: skipped: this machine has no onnx package") as raised:
         climb(version, while_int8("node_b"), release=None)
     assert "quantize.float_layers: [b]" in str(raised.value)
 
 
 def test_an_engine_without_an_int8_layer_is_never_called_int8(climb: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no_int8.onnx: tensorrt .* sees no INT8 layer in it; keep fewer"):
+    with pytest.raises(UserError, match=r"no_int8.onnx: tensorrt .* finds no INT8 layer in it; list fewer"):
         climb(OLD, lambda network, config: None, file="no_int8.onnx")
     assert climb.play.builds == []
     with pytest.raises(UserError, match=r"layers_released: no INT8 layer is left after releasing a, b, c"):
@@ -127,14 +127,14 @@ def test_an_engine_without_an_int8_layer_is_never_called_int8(climb: Any, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_five_rounds_it_is_given_up(climb: Any, small_files: Path) -> None:
+def test_it_stops_after_five_rounds(climb: Any, small_files: Path) -> None:
     def one_more(source: Path, target: Path, *, nodes: Collection[str]) -> list[str]:
         one_more.calls.append(set(nodes))  # type: ignore[attr-defined]
         shutil.copy(source, target)
         return [f"layer{index}" for index in range(len(one_more.calls))]  # type: ignore[attr-defined]
 
     one_more.calls = []  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"layers_released: given up after 5 rounds after releasing layer0, .*layer4: "):
+    with pytest.raises(UserError, match=r"layers_released: failed in 5 rounds after releasing layer0, .*layer4: "):
         climb(NEW, while_int8("node_b"), release=one_more)
     assert one_more.calls == [{"node_b"}] * 5  # type: ignore[attr-defined]
     assert len(climb.play.builds) == 6
@@ -148,19 +148,19 @@ def test_only_the_int8_engine_climbs_and_records_its_rung(
     monkeypatch.setattr(_cuda, "device", lambda: None)
     play.fails = while_int8("node_b")
     runtime = runtimes.build("tensorrt", {})
-    given: dict[str, Any] = {"name": "tensorrt", "options": {}, "release": release}
+    arguments: dict[str, Any] = {"name": "tensorrt", "options": {}, "release": release}
     source = small_files / "int8.onnx"
-    runtimes.build_engine(runtime, source, tmp_path / "int8", meta={"precision": "int8"}, **given)
+    runtimes.build_engine(runtime, source, tmp_path / "int8", meta={"precision": "int8"}, **arguments)
     assert artifact.load(tmp_path / "int8", kind="engine").meta["build"]["rung"] == "layers_released"
     with pytest.raises(UserError, match="could not build it at node_b"):
-        runtimes.build_engine(runtime, source, tmp_path / "fp16", meta={"precision": "fp16"}, **given)
+        runtimes.build_engine(runtime, source, tmp_path / "fp16", meta={"precision": "fp16"}, **arguments)
     assert [p.name for p in tmp_path.iterdir()] == ["int8"]
 
 
 def test_tensorrt_rtx_builds_a_file_that_it_refused_once_its_layer_is_released(
     small_files: Path, tmp_path: Path
 ) -> None:
-    """A scale of zero is refused by the real parser, at a node that it names."""
+    """A scale of zero is refused by the real parser, which names the node."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install segpress[rtx]")
     model = onnx.load(small_files / "int8.onnx")
     for tensor in model.graph.initializer:

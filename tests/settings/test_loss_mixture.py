@@ -1,4 +1,4 @@
-"""The loss of a student in its three forms, and the stage that writes it down with the code it comes from."""
+"""The loss of a student in its three forms, and the stage that writes it with the hashes of its code."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ OPTIONS = {"kd": {"temperature": 2.0, "weight": 1.0}, "fitnet": {"weight": 10.0}
         ),
     ],
 )
-def test_options_beside_a_name_stand_above_those_of_the_section(loss: Any, expected: dict[str, Any]) -> None:
+def test_options_beside_a_name_override_those_of_the_section(loss: Any, expected: dict[str, Any]) -> None:
     assert loss_mixture.form_problem(loss) == ""
-    found = loss_mixture.resolve(loss, OPTIONS)
-    assert found == expected and list(found) == list(expected)
+    resolved = loss_mixture.resolve(loss, OPTIONS)
+    assert resolved == expected and list(resolved) == list(expected)
     assert OPTIONS["fitnet"] == {"weight": 10.0}
 
 
-def test_a_mixture_is_called_by_its_parts() -> None:
+def test_the_title_of_a_mixture_names_its_parts() -> None:
     assert loss_mixture.title(loss_mixture.resolve(["kd", "fitnet"], OPTIONS)) == "kd+fitnet"
     assert loss_mixture.title(loss_mixture.resolve("kd", OPTIONS)) == "kd"
 
@@ -83,7 +83,7 @@ def test_the_stage_writes_a_list_per_stage_and_student(stage: Stage) -> None:
     assert json.loads(written["qat/both.json"])["loss"] == both and "loss" not in json.loads(written["export/kd.json"])
 
 
-def test_only_what_changed_is_written_anew(stage: Stage) -> None:
+def test_a_changed_value_changes_only_the_files_that_depend_on_it(stage: Stage) -> None:
     before = stage.run()
     assert stage.run() == before
     after = stage.run(lambda raw: raw["losses"]["fitnet"].update(weight=3.0))
@@ -93,7 +93,7 @@ def test_only_what_changed_is_written_anew(stage: Stage) -> None:
     assert changed == {f"{stage}/{student}.json" for stage in ("convert", "check") for student in ("kd", "both")}
 
 
-def test_weights_are_named_by_their_bytes(stage: Stage, tmp_path: Path) -> None:
+def test_weights_are_identified_by_their_bytes(stage: Stage, tmp_path: Path) -> None:
     file = tmp_path / "own.safetensors"
 
     def weights(raw: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def test_weights_are_named_by_their_bytes(stage: Stage, tmp_path: Path) -> None:
     assert {name for name in before if after[name] != before[name]} == {"train_teacher.json"}
 
 
-def test_files_of_students_that_are_gone_are_removed(stage: Stage) -> None:
+def test_files_of_removed_students_are_removed(stage: Stage) -> None:
     stage.run()
     assert not [name for name in stage.run(lambda raw: raw["students"].pop("both")) if "both" in name]
 

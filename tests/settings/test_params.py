@@ -66,7 +66,7 @@ def test_the_committed_file_is_valid() -> None:
     assert settings.student("kd").loss in plugins.available("losses")
     assert settings.distill.seed is None and settings.distill_seed == settings.seed
     assert settings.runtime_options == YAML(typ="safe").load(COMMITTED.read_text())["convert"][settings.convert.runtime]
-    assert settings.distill.updates(images=10) == settings.distill.steps
+    assert params.defaults(settings.distill) == {}
 
 
 def test_budgets_of_an_earlier_params_file_are_complete(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
     assert isinstance(params.load(COMMITTED).teacher.train, params.Recipe)
 
 
-def test_every_problem_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
     def break_it(raw: dict[str, Any]) -> None:
         raw["sead"] = raw.pop("seed")
         raw["teacher"]["train"]["steps"] = "many"
@@ -254,8 +254,8 @@ def test_every_problem_of_a_file_is_said_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_one_problem_is_one_message(tmp_path: Path, change: Callable[[dict[str, Any]], None], problem: str) -> None:
-    found = refused(tmp_path, change)
-    assert len(found) == 1 and found[0].startswith(problem), found
+    messages = refused(tmp_path, change)
+    assert len(messages) == 1 and messages[0].startswith(problem), messages
 
 
 def test_options_of_a_chosen_plugin_may_be_left_out_where_all_have_defaults(tmp_path: Path) -> None:
@@ -290,19 +290,19 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), BROKEN)
-def test_what_is_no_mapping_in_yaml_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "message"), BROKEN)
+def test_invalid_yaml_is_refused_with_line_and_column(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         params.load(tmp_path / "p.yaml")
-    assert str(caught.value).startswith(f"{tmp_path}/p.yaml{said}")
+    assert str(caught.value).startswith(f"{tmp_path}/p.yaml{message}")
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("a: Größe\n".encode("latin-1"))
-    for name, said in (("none.yaml", "no such file; run from the project's root"), (".", "cannot be read")):
-        with pytest.raises(UserError, match=said):
+    for name, message in (("none.yaml", "no such file; run from the project's root"), (".", "cannot be read")):
+        with pytest.raises(UserError, match=message):
             params.load(tmp_path / name)
     with pytest.raises(UserError, match="not UTF-8 at byte 5"):
         params.load(tmp_path / "latin.yaml")

@@ -1,4 +1,4 @@
-"""Presets: valid params, comments that stay, a default that changes nothing, mistakes that leave the file alone."""
+"""Presets: valid params, comments are kept, the default changes no value, and a mistake changes no byte."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def file(tmp_path: Path) -> Path:
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
 
 
-def test_the_default_is_what_params_has(file: Path) -> None:
+def test_the_default_preset_is_the_committed_params_file(file: Path) -> None:
     before = file.read_bytes()
     assert presets.apply("streets", file) == [] and file.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", [name for name in presets.available() if name != "streets"])
-def test_a_preset_is_valid_and_the_way_back_is_the_default(name: str, file: Path) -> None:
+def test_a_preset_is_valid_and_the_default_can_be_restored(name: str, file: Path) -> None:
     before = file.read_text()
     assert "distill.steps" in "\n".join(presets.apply(name, file))
     settings = params.load(file)
     assert settings.dataset != "streets" and settings.compare.student in settings.students
     assert len(presets.available()[name]) > 20
-    assert before.count("#") - file.read_text().count("#") < 15, "comments stay, but for those of sections that go"
+    assert before.count("#") - file.read_text().count("#") < 15, "comments are kept, except in removed sections"
     assert "null" in file.read_text() and "&id" not in file.read_text()
     presets.apply("streets", file)
     changed = params.load(file).model_dump()

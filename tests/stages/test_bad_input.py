@@ -1,4 +1,4 @@
-"""Stages as a user runs them: bad input is one message and status 1, an interruption 130; nothing is half-made."""
+"""Stages as a user runs them: bad input is one message and status 1, an interruption 130; no partial files remain."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(name: str, *arguments: str | Path, out: Path | None) -> str:
-    """The message of a stage that must fail: status 1, one error, no traceback, no output and no scratch beside it."""
+    """The message of a stage that must fail: status 1, one error, no traceback, no output, no temporary files."""
     done = run(name, *arguments, *(["--out", out] if out else []))
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
@@ -74,7 +74,7 @@ def params(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def fake(path: Path, kind: str, **meta: Any) -> Path:
-    """An artifact that is well-formed and of no use."""
+    """An artifact with valid meta.json and a useless payload."""
     with artifact.create(path, kind=kind, meta={**LABELS.to_meta(), "input_size": [64, 96], **meta}) as folder:
         (folder / "payload").write_text("x")
     return path
@@ -82,7 +82,7 @@ def fake(path: Path, kind: str, **meta: Any) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "made" / "out"
+    return tmp_path / "artifacts" / "out"
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
         raw["dataset"] = "camvid"
         raw["datasets"]["camvid"]["root"] = str(tmp_path / "nowhere")
 
-    said = refused("prepare", "--params", params(tmp_path, camvid), out=out)
-    assert said.startswith("error: datasets.camvid.root: ") and "nowhere is not a folder; set it to" in said
+    message = refused("prepare", "--params", params(tmp_path, camvid), out=out)
+    assert message.startswith("error: datasets.camvid.root: ") and "nowhere is not a folder; set it to" in message
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -121,7 +121,7 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number
             process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
-            process.kill()  # a test that fails does not wait for it
+            process.kill()  # so that a failing test does not wait for it
     assert process.returncode == 130
     assert "interrupted: no partial files remain" in errors and "Traceback" not in errors
     assert list(out.parent.iterdir()) == []
@@ -129,17 +129,17 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number
 
 def test_params_that_are_missing_or_wrong(tmp_path: Path, out: Path) -> None:
     onnx = ("--onnx", tmp_path, "--int8", tmp_path, "--device", tmp_path)
-    said = refused("convert", *onnx, "--params", tmp_path / "none.yaml", out=out)
-    assert said == f"error: {tmp_path}/none.yaml: no such file; run from the project's root\n"
+    message = refused("convert", *onnx, "--params", tmp_path / "none.yaml", out=out)
+    assert message == f"error: {tmp_path}/none.yaml: no such file; run from the project's root\n"
     file = params(tmp_path, lambda raw: raw["convert"].update(runtime="onnxruntme", onnxruntime={"threds": 1}))
-    said = refused("convert", *onnx, "--params", file, out=out)
-    assert "2 problems" in said and "did you mean 'onnxruntime'?" in said and "did you mean 'threads'?" in said
+    message = refused("convert", *onnx, "--params", file, out=out)
+    assert "2 problems" in message and "did you mean 'onnxruntime'?" in message and "did you mean 'threads'?" in message
 
 
-def test_convert_without_a_device_or_with_a_foreign_one(tmp_path: Path, out: Path) -> None:
+def test_convert_without_a_device_or_with_another_device(tmp_path: Path, out: Path) -> None:
     arguments = ("--onnx", tmp_path / "onnx", "--int8", tmp_path / "int8", "--device", tmp_path / "device.json")
-    said = refused("convert", *arguments, out=out)
-    assert said == f"error: {tmp_path}/device.json: no such file; write it with: dvc repro device\n"
+    message = refused("convert", *arguments, out=out)
+    assert message == f"error: {tmp_path}/device.json: no such file; write it with: dvc repro device\n"
     (tmp_path / "device.json").write_text("{")
     assert "device.json: not JSON" in refused("convert", *arguments, out=out)
     (tmp_path / "device.json").write_text("{}")
@@ -154,34 +154,34 @@ def test_convert_without_onnx_or_with_another_artifact(tmp_path: Path, out: Path
         (tmp_path / "none", "has no meta.json"),
         (dataset, "got an artifact of kind 'dataset'; needed: 'onnx'"),
     ):
-        said = refused("convert", "--onnx", onnx, "--int8", onnx, "--device", device, out=out)
-        assert expected in said and str(onnx) in said
+        message = refused("convert", "--onnx", onnx, "--int8", onnx, "--device", device, out=out)
+        assert expected in message and str(onnx) in message
 
 
 def test_quantize_without_onnx(tmp_path: Path, out: Path, dataset: Path) -> None:
     for name, more in (("calibrate", ()), ("quantize", ("--calibration", tmp_path / "none"))):
-        said = refused(name, "--onnx", tmp_path / "none", *more, "--dataset", dataset, out=out)
-        assert said == f"error: {tmp_path}/none: has no meta.json, so it is no artifact; create it with: dvc repro\n"
+        message = refused(name, "--onnx", tmp_path / "none", *more, "--dataset", dataset, out=out)
+        assert message == f"error: {tmp_path}/none: has no meta.json, so it is no artifact; create it with: dvc repro\n"
 
 
 def test_export_with_another_artifact(out: Path, dataset: Path) -> None:
-    said = refused("export", "--network", dataset, "--dataset", dataset, out=out)
-    assert said == f"error: {dataset}: got an artifact of kind 'dataset'; needed: 'network'; pass another folder\n"
+    message = refused("export", "--network", dataset, "--dataset", dataset, out=out)
+    assert message == f"error: {dataset}: got an artifact of kind 'dataset'; needed: 'network'; pass another folder\n"
 
 
 def test_export_with_a_changed_network(tmp_path: Path, out: Path, dataset: Path) -> None:
     network = fake(tmp_path / "network", "network")
     (network / "payload").write_text("changed")
-    said = refused("export", "--network", network, "--dataset", dataset, out=out)
-    assert "payload 'payload' was changed after it was written" in said and "dvc repro -f" in said
+    message = refused("export", "--network", network, "--dataset", dataset, out=out)
+    assert "payload 'payload' was changed after it was written" in message and "dvc repro -f" in message
 
 
 def test_check_without_a_device_or_a_teacher(tmp_path: Path, out: Path, dataset: Path) -> None:
     teacher = fake(tmp_path / "teacher", "network")
     rest = ("--student", teacher, "--engines", tmp_path, "--predictions", tmp_path / "p", "--dataset", dataset)
     device = ("--device", tmp_path / "none.json")
-    said = refused("check", *rest, *device, "--teacher", teacher, out=out)
-    assert said == f"error: {tmp_path}/none.json: no such file; write it with: dvc repro device\n"
+    message = refused("check", *rest, *device, "--teacher", teacher, out=out)
+    assert message == f"error: {tmp_path}/none.json: no such file; write it with: dvc repro device\n"
     assert "needed: 'network'" in refused("check", *rest, *device, "--teacher", dataset, out=out)
 
 
@@ -202,8 +202,11 @@ def results(tmp_path: Path, students: list[str], **changes: Any) -> tuple[str, P
 
 def test_report_of_damaged_results(tmp_path: Path, out: Path, dataset: Path) -> None:
     arguments = (*results(tmp_path, ["one", "two"], images="many"), "--dataset", dataset, "--predictions", tmp_path)
-    said = refused("report", *arguments, out=out)
-    assert 'two.json: 1 problem\n  images: got "many"; allowed: a whole number' in said and "dvc repro -f check" in said
+    message = refused("report", *arguments, out=out)
+    assert (
+        'two.json: 1 problem\n  images: got "many"; allowed: a whole number' in message
+        and "dvc repro -f check" in message
+    )
     (tmp_path / "results" / "one.json").write_text('{"student": ')
     assert "one.json: 1 problem\n  not JSON: " in refused("report", *arguments, out=out)
 
@@ -225,7 +228,7 @@ def test_gate_names_undecided_budgets(tmp_path: Path) -> None:
     ]
 
 
-def test_gate_fails_with_the_table_of_what_broke(tmp_path: Path) -> None:
+def test_gate_fails_with_a_table_of_broken_budgets(tmp_path: Path) -> None:
     violation = {"budget": "miou_drop", "variant": "int8", "limit": 1.0, "got": 2.5, "what": "lost 2.5 points"}
     done = run("gate", *results(tmp_path, ["one", "two"], passed=False, violations=[violation]))
     assert done.returncode == 1 and done.stderr.startswith(
@@ -235,7 +238,7 @@ def test_gate_fails_with_the_table_of_what_broke(tmp_path: Path) -> None:
     assert "one" not in done.stdout
 
 
-def test_gate_does_not_pass_what_was_not_measured(tmp_path: Path) -> None:
+def test_gate_fails_for_students_that_were_not_measured(tmp_path: Path) -> None:
     done = run("gate", *results(tmp_path, ["one"]))
     assert done.returncode == 1 and done.stderr.startswith("error: two: not measured; run dvc repro check. ")
     assert "not measured" in done.stdout and "broke" not in done.stderr

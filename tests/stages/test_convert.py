@@ -1,4 +1,4 @@
-"""stages/convert.py as it is run: a layer that TensorRT-RTX refuses in INT8 goes back into float, and that is said."""
+"""stages/convert.py as it is run: a layer that TensorRT-RTX refuses in INT8 stays in float, and convert prints it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: object) -> str:
-    """Run a stage; returns what it printed."""
+    """Run a stage and return its output."""
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def spoil(int8: Path, target: Path) -> str:
     return str(read[0].input[1]).removeprefix("network.net.").removesuffix(".weight_dq")
 
 
-def test_a_layer_that_does_not_build_in_int8_is_released_and_said(student: Any, tmp_path: Path) -> None:
+def test_a_layer_that_does_not_build_in_int8_is_released_and_printed(student: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install segpress[rtx]")
     raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     raw["convert"]["runtime"] = "tensorrt_rtx"
@@ -57,10 +57,10 @@ def test_a_layer_that_does_not_build_in_int8_is_released_and_said(student: Any, 
     given = ("--params", tmp_path / "params.yaml")
     run("stages/device.py", *given, "--out", tmp_path / "device.json")
     files = ("--device", tmp_path / "device.json", "--onnx", student.onnx.path, "--int8", tmp_path / "int8")
-    said = run("stages/convert.py", *given, *files, "--out", tmp_path / "engines")
-    assert "engines/int8: tensorrt_rtx engine, " in said
-    assert "  built layers_released, because strongly_typed failed: tensorrt_rtx 1." in said
-    assert f"  in float: {layer}\n" in said
+    printed = run("stages/convert.py", *given, *files, "--out", tmp_path / "engines")
+    assert "engines/int8: tensorrt_rtx engine, " in printed
+    assert "  built layers_released, because strongly_typed failed: tensorrt_rtx 1." in printed
+    assert f"  in float: {layer}\n" in printed
     facts = {p: artifact.load(tmp_path / "engines" / p, kind="engine").meta["build"] for p in ("fp16", "int8")}
     assert facts["int8"]["released"] == [layer] and "rung" not in facts["fp16"]
     whole = onnx.load(student.int8.file("int8_tensorrt.onnx")).graph.node

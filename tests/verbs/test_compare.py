@@ -1,4 +1,4 @@
-"""Experiments: how values are written for DVC, and what is told when a run fails or is interrupted."""
+"""Experiments: values written for DVC, and messages of runs that fail or are interrupted."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_files_that_git_does_not_know_are_named(repository: Path) -> None:
+def test_untracked_files_are_named(repository: Path) -> None:
     (repository / "pipeline").mkdir()
     (repository / "pipeline/new.py").write_text("")
     (repository / "other.py").write_text("")
     assert _experiments.untracked("pipeline", "stages") == ["pipeline/new.py"]
 
 
-def test_a_failed_run_says_its_last_lines(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "\n".join(f"line {index}" for index in range(40))
-    monkeypatch.setattr(_experiments, "_call", lambda command: (255, f"{said}\nerror: the loss is not finite"))
+def test_the_error_of_a_failed_run_ends_with_its_last_lines(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "\n".join(f"line {index}" for index in range(40))
+    monkeypatch.setattr(_experiments, "_call", lambda command: (255, f"{log}\nerror: the loss is not finite"))
     with pytest.raises(UserError, match="experiment x-0: failed with status 255") as caught:
         _experiments.run("x-0", target="distill@kd", params={"distill.seed": 0})
     lines = str(caught.value).splitlines()
@@ -92,7 +92,7 @@ def test_a_run_is_a_list_of_arguments_and_replaces_one_of_its_name(
     assert "students.kd.loss=[kd,at]" in commands[0] and "--force" not in commands[0] and "-f" not in commands[0]
 
 
-def test_an_interruption_reaches_the_run_and_its_cleaning_up_is_waited_for(tmp_path: Path) -> None:
+def test_an_interruption_reaches_the_run_which_then_cleans_up(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time\ntry:\n    pathlib.Path(sys.argv[1] + '/up').touch(); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.3); pathlib.Path(sys.argv[1] + '/clean').touch()\n"

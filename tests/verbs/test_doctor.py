@@ -1,4 +1,4 @@
-"""`segpress doctor`: what is there and what is missing, by name, and advice that fits it."""
+"""`segpress doctor`: the present and missing parts of a machine by name, and the advice for it."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ A100 = {"name": "NVIDIA A100", "driver": "570.1", "compute_capability": "8.0"}
 RTX = {"name": "NVIDIA GeForce RTX 4090", "driver": "570.1", "compute_capability": "8.9"}
 
 
-def test_the_tiny_network_is_what_the_onnx_package_makes() -> None:
-    made = onnx.parser.parse_model(
+def test_the_tiny_network_is_a_valid_onnx_file() -> None:
+    parsed = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) {y = Relu(x)}'
     )
-    assert onnx.printer.to_text(onnx.load_from_string(providers.MODEL)) == onnx.printer.to_text(made)
+    assert onnx.printer.to_text(onnx.load_from_string(providers.MODEL)) == onnx.printer.to_text(parsed)
     onnx.checker.check_model(providers.MODEL)
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.run("doctor", ["--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["cv2"]
-    assert set(found["runtimes"]) == set(runtimes.available())
-    assert found["runtimes"]["onnxruntime"] == {"works": True, "version": onnxruntime.__version__}
-    assert found["providers"]["cpu"] == {"works": True} and set(found["providers"]) == {"cpu", "cuda", "tensorrt"}
-    assert found["advice"]["runtime"] in runtimes.available() and found["cpu"]["cores"] >= 1
-    if not found["gpus"]:
-        assert not found["providers"]["cuda"]["works"] and found["providers"]["cuda"]["why"]
-        assert (found["advice"]["runtime"], found["advice"]["provider"]) == ("onnxruntime", "cpu")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["packages"]["numpy"] == np.__version__ and facts["packages"]["cv2"]
+    assert set(facts["runtimes"]) == set(runtimes.available())
+    assert facts["runtimes"]["onnxruntime"] == {"works": True, "version": onnxruntime.__version__}
+    assert facts["providers"]["cpu"] == {"works": True} and set(facts["providers"]) == {"cpu", "cuda", "tensorrt"}
+    assert facts["advice"]["runtime"] in runtimes.available() and facts["cpu"]["cores"] >= 1
+    if not facts["gpus"]:
+        assert not facts["providers"]["cuda"]["works"] and facts["providers"]["cuda"]["why"]
+        assert (facts["advice"]["runtime"], facts["advice"]["provider"]) == ("onnxruntime", "cpu")
     assert verbs.run("doctor", []) == 0
     text = capsys.readouterr().out
     assert f"onnxruntime        {onnxruntime.__version__}\n" in text and "provider cpu       works\n" in text
-    for name, place in found["libraries"].items():
+    for name, place in facts["libraries"].items():
         assert f"{name:18} {place or 'missing'}\n" in text
     assert "choose             convert.runtime: " in text
 
 
 def test_a_provider_that_is_listed_and_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in for ONNX Runtime that lists CUDA, logs the missing library, and falls back to the CPU."""
+    """A fake ONNX Runtime that lists CUDA, logs the missing library, and falls back to the CPU."""
     (tmp_path / "onnxruntime.py").write_text(
         "import sys\n__version__ = '9'\n"
         "def get_available_providers(): return ['CUDAExecutionProvider', 'CPUExecutionProvider']\n"
@@ -76,7 +76,7 @@ def facts(gpus: list[dict[str, str]], works: set[str], *, board: Any = None, ker
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("state", "expected"),
     [
         (facts([], {"onnxruntime"}), {"runtime": "onnxruntime", "provider": "cpu"}),
         (
@@ -97,8 +97,8 @@ def facts(gpus: list[dict[str, str]], works: set[str], *, board: Any = None, ker
         ),
     ],
 )
-def test_advice(found: dict[str, Any], expected: dict[str, str]) -> None:
-    advice = machine.advise(found)
+def test_advice(state: dict[str, Any], expected: dict[str, str]) -> None:
+    advice = machine.advise(state)
     assert advice.pop("why") and advice == expected
 
 
@@ -136,8 +136,8 @@ def test_libraries_of_pip_packages_are_found(tmp_path: Path, monkeypatch: pytest
     assert machine.library("absent") is None
 
 
-def test_the_text_names_what_is_missing() -> None:
-    found = {
+def test_the_text_names_missing_parts() -> None:
+    state = {
         **facts([RTX], {"onnxruntime"}, board={"l4t": "R36.4.0", "model": "Orin"}),
         "segpress": None,
         "python": "3.10.1",
@@ -145,9 +145,9 @@ def test_the_text_names_what_is_missing() -> None:
         "packages": {"numpy": "2", "cv2": None, "av": None, "torch": None, "onnx": "1", "dvc": "3"},
         "libraries": {"libnvinfer.so": None, "libcuda.so": "libcuda.so.1"},
     }
-    found["cpu"] |= {"name": "Xeon", "cores": 2}
-    found["providers"]["cuda"]["why"] = "the library libcublasLt.so.12 is missing"
-    lines = list(doctor.lines({**found, "advice": machine.advise(found)}))
+    state["cpu"] |= {"name": "Xeon", "cores": 2}
+    state["providers"]["cuda"]["why"] = "the library libcublasLt.so.12 is missing"
+    lines = list(doctor.lines({**state, "advice": machine.advise(state)}))
     for line in (
         "CPU                Xeon, 2 cores, INT8 kernels: vnni",
         "GPU                NVIDIA GeForce RTX 4090, compute capability 8.9, driver 570.1",

@@ -1,4 +1,4 @@
-"""Steps: kept while nothing changed, run again with what follows when something did, never over another's files."""
+"""Steps: skipped if unchanged, run again if an input changed, and never in a folder of another network."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def steps(folder: Path, source: Path, *, factor: int = 2, ran: list[str], fails:
 def test_only_what_changed_runs_again(tmp_path: Path) -> None:
     source, folder, ran = tmp_path / "source", tmp_path / "out", list[str]()
     source.write_text("3")
-    said: list[str] = []
+    lines: list[str] = []
 
     def go(factor: int = 2) -> list[str]:
         ran.clear()
-        said.clear()
-        assert perform(steps(folder, source, factor=factor, ran=ran), folder, of="x", say=said.append) == 0
+        lines.clear()
+        assert perform(steps(folder, source, factor=factor, ran=ran), folder, of="x", say=lines.append) == 0
         return ran
 
     assert go() == ["double", "add"] and (folder / "second.json").read_text() == "7"
-    assert go() == [] and all("unchanged" in line for line in said)
-    assert go(factor=4) == ["double", "add"] and said[0].endswith("(changed: factor)")
+    assert go() == [] and all("unchanged" in line for line in lines)
+    assert go(factor=4) == ["double", "add"] and lines[0].endswith("(changed: factor)")
     assert (folder / "second.json").read_text() == "13"
     (folder / "second.json").unlink()
     assert go(factor=4) == ["add"]
-    (folder / "first.json").write_text("5")  # changed by hand: made again; the second input is then as before
+    (folder / "first.json").write_text("5")  # changed by hand: written again; the second input is then as before
     assert go(factor=4) == ["double"]
     source.write_text("1")
-    assert go(factor=4) == ["double", "add"] and said[0].endswith("(changed: source)")
+    assert go(factor=4) == ["double", "add"] and lines[0].endswith("(changed: source)")
 
 
 def test_a_failed_step_stops_and_the_next_run_starts_there(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_failed_step_stops_and_the_next_run_starts_there(tmp_path: Path) -> No
     assert perform(steps(folder, source, ran=ran), folder, of="x", say=print) == 0 and ran == ["add"]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
     source, folder, ran = tmp_path / "source", tmp_path / "out", list[str]()
     source.write_text("3")
     folder.mkdir()

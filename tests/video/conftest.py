@@ -1,4 +1,4 @@
-"""Real files, made by the libraries that others would make them with."""
+"""Real files, written by the usual libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.video import command
 from pipeline.video.drawing.picture import Box, Picture
-from pipeline.video.sinks import PageSink, Result
+from pipeline.video.sinks import PageSettings, PageSink, Result
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video import system_python
 from tests.video.fakes import SIZE, BrightnessEngine, quarters
@@ -43,7 +43,8 @@ def labels() -> LabelSpec:
 
 @pytest.fixture
 def make_result() -> Callable[..., Result]:
-    """A result of a grey picture (48, 64); ids are half 0, a quarter 1, an eighth 2, an eighth 255; or as told."""
+    """A result of a grey picture (48, 64); ids are half 0, a quarter 1, an eighth 2, an eighth 255, unless options
+    change it."""
 
     def make(index: int = 0, **changes: object) -> Result:
         label_map = np.array([[0, 0, 0, 0, 1, 1, 2, 255]], np.uint8)
@@ -67,7 +68,7 @@ def make_result() -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def lacks() -> Callable[[str], NoReturn]:
-    """``lacks(reason)``: skips for what this machine lacks; fails where nothing may be skipped, like real_data."""
+    """``lacks(reason)``: skips if this machine lacks something; fails if nothing may be skipped, like real_data."""
 
     def say(reason: str) -> NoReturn:
         if os.environ.get("SEGPRESS_REQUIRE_TOOLS"):
@@ -79,9 +80,9 @@ def lacks() -> Callable[[str], NoReturn]:
 
 @pytest.fixture(scope="session")
 def needs(lacks: Callable[[str], NoReturn]) -> Callable[..., None]:
-    """``needs(packages, argument, ...)``: see ``lacks`` where the system's Python fails with these arguments.
+    """``needs(packages, argument, ...)``: see ``lacks`` if the system's Python fails with these arguments.
 
-    It is run, as a module that can be found may still lack what it loads.
+    It runs Python, because a module that exists may lack a library that it loads.
     """
 
     def check(packages: str, *arguments: object) -> None:
@@ -93,7 +94,7 @@ def needs(lacks: Callable[[str], NoReturn]) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
-    """``program(name, ...)``: where the first of these programs is; none is there: see ``lacks``."""
+    """``program(name, ...)``: path of the first of these programs that exists; if none does, see ``lacks``."""
 
     def find(*names: str) -> str:
         return next(filter(None, map(shutil.which, names)), None) or lacks(f"needs {' or '.join(names)}, a program")
@@ -103,11 +104,11 @@ def program(lacks: Callable[[str], NoReturn]) -> Callable[..., str]:
 
 @pytest.fixture
 def serve(labels: LabelSpec) -> Iterator[Callable[..., PageSink]]:
-    """Starts a page on a free port; left and closed at the end if the test did not."""
+    """Starts a page on a free port; it is left and closed at the end unless the test did so."""
     started: list[PageSink] = []
 
-    def start(host: str = "127.0.0.1", port: int = 0, **options: Any) -> PageSink:
-        sink = PageSink(host, port, **{"labels": labels, "title": "drive.mp4", **options})
+    def start(host: str = "127.0.0.1", port: int = 0, *, page: PageSettings | None = None, **options: Any) -> PageSink:
+        sink = PageSink(page or PageSettings(labels, "drive.mp4"), host=host, port=port, **options)
         sink.__enter__()
         started.append(sink)
         return sink
@@ -167,7 +168,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, make
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, written out of order, in three formats and both cases, beside what is no image."""
+    """Three images, written out of order, in three formats and both cases, beside a file that is not an image."""
     path = tmp_path / "frames"
     path.mkdir()
     for name, index in (("c.BMP", 2), ("a.png", 0), ("b.JPG", 1)):
@@ -182,12 +183,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def share(labels: LabelSpec) -> Iterator[Callable[..., tuple[SharedPage, list[TileSink]]]]:
-    """Starts a page for sources of these names, and their sinks; all are left at the end if the test did not."""
+    """Starts a page for sources of these names, and their sinks; all are left at the end unless the test did so."""
     started: list[tuple[SharedPage, list[TileSink]]] = []
 
     def start(*names: str, host: str = "127.0.0.1", **options: Any) -> tuple[SharedPage, list[TileSink]]:
         page = SharedPage(host, 0, **options)
-        sinks = [page.sink(name, labels=labels, title=f"{name}.mp4", engine="kd/int8") for name in names]
+        sinks = [page.sink(name, PageSettings(labels, f"{name}.mp4", engine="kd/int8")) for name in names]
         page.__enter__()
         started.append((page, sinks))
         for sink in sinks:
@@ -226,7 +227,7 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def ctrl_c(monkeypatch: pytest.MonkeyPatch, engine: Any) -> Callable[[int], None]:
-    """Sends SIGINT while the engine runs for so many frames and one."""
+    """Sends SIGINT while the engine runs on the frame after ``frames`` frames."""
 
     def at(frames: int) -> None:
         run = engine.run

@@ -1,4 +1,4 @@
-"""An engine whose answer is known, a source in memory, results, and a sink that keeps them; a part of any source."""
+"""An engine with known results, a source in memory, results, and a sink that keeps them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import Result
 from pipeline.video.sources import Frame, Source
 
-SIZE = (48, 64)  # (height, width) of the videos and images made here
+SIZE = (48, 64)  # (height, width) of these videos and images
 NAMES = [f"bars-{index:03d}" for index in range(1000)]  # of the frames of Bars
 
 
@@ -99,7 +99,7 @@ class Bars(Source):
             if self._pause and self._stopped.wait(self._pause):
                 return
             if index == self._fails:
-                raise self._error("told to fail")
+                raise self._error("fails on purpose")
             yield Frame(f"bars-{index:03d}", index / self.fps, Picture.of_bgr(self._image(index)))
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class Bars(Source):
 
 
 class Kept:
-    """A sink that keeps results, taking ``pause`` seconds for each; ``fails`` is the index from which on it fails.
+    """A sink that keeps results, and takes ``pause`` seconds for each; from the index ``fails`` on it fails.
 
     Attributes:
         ended: how it was left: an exception class, None for a normal end, or "open".
@@ -137,7 +137,7 @@ class Kept:
     def write(self, result: Result) -> None:
         time.sleep(self._pause)
         if self._fails is not None and result.index >= self._fails:
-            raise self._error("told to fail")
+            raise self._error("fails on purpose")
         self.threads.add(threading.current_thread().name)
         self.results.append(result)
 
@@ -175,7 +175,7 @@ def grey(value: int, size: tuple[int, int] = SIZE) -> Picture:
 def result(
     picture: Array | Picture, *, name: str = "x", timestamp: float | None = None, box: Box | None = None
 ) -> Result:
-    """What a sink is given for a drawn picture; its label map (3, 4) counts 0 to 3 over and over."""
+    """The result of a drawn picture; its label map (3, 4) repeats the ids 0 to 3."""
     label_map = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
     drawn = picture if isinstance(picture, Picture) else Picture.of_bgr(picture)
     return Result(

@@ -1,4 +1,4 @@
-"""Videos with sound: a flash and a click at the same moment, and when both are in an overlay video."""
+"""Videos with sound: a flash and a click at the same moment, and the times of both in an overlay video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ av = pytest.importorskip("av", reason="PyAV makes the test videos")
 
 RATE = 48_000
 FPS = 25
-EVENT = 1.0  # when it flashes and clicks, in seconds
+EVENT = 1.0  # time of the flash and the click, in seconds
 
 
 def film(
@@ -76,7 +76,8 @@ def film(
 def overlay(
     source: Source, out: Path, labels: LabelSpec, make_result: Callable[..., Result], **selection: Any
 ) -> tuple[float | None, float | None, Any]:
-    """When it flashes and clicks in the overlay video of a source, and its audio stream; None where it does not."""
+    """Times of the flash and the click in the overlay video of a source, and its audio stream; None for a missing
+    one."""
     chosen = Selection(**selection)
     (sink,) = Outputs(out=out, audio=True).sinks(source, labels=labels, engine="e")
     with sink:
@@ -86,7 +87,7 @@ def overlay(
 
 
 def when(path: Path) -> tuple[float | None, float | None, Any]:
-    """When it flashes and clicks in a video, and (codec, seconds) if it has sound."""
+    """Times of the flash and the click in a video, and (codec, seconds) of its sound if it has any."""
     flash = click = None
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):

@@ -1,4 +1,4 @@
-"""A real HTTP server that keeps what is POSTed to it."""
+"""A real HTTP server that keeps the bodies of POST requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Answer = Callable[[int], int]
 
 
 class Hook(ThreadingHTTPServer):
-    """Keeps what is POSTed. Answers with ``status`` of the number of the request, after ``delay`` seconds."""
+    """Keeps the bodies of POST requests. Answers with ``status`` of the number of the request, after ``delay``
+    seconds."""
 
     daemon_threads = True
 

@@ -29,12 +29,12 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 @pytest.fixture
 def camera(make_result: Callable[..., Result]) -> Callable[[int], Result]:
-    """A result that arrives now, its brightness by its number: 16, 26, 36, ... over and over."""
+    """A result that arrives now, with a brightness that follows from its number and repeats: 16, 26, 36, ..."""
     return lambda index: make_result(index, picture=grey(16 + 10 * (index % 20)), arrived=time.perf_counter())
 
 
 def numbers(brightness: list[float]) -> list[int]:
-    """Which of 20 pictures each is, from its grey value in 0..255."""
+    """Number (0 to 19) of each picture, from its grey value in 0..255."""
     return [round((value - 16) / 10) for value in brightness]
 
 
@@ -60,7 +60,7 @@ class Receiver:
                 for frame in container.decode(video=0):
                     self.keys += frame.key_frame
                     self.frames.append((frame.time, float(np.mean(frame.to_ndarray(format="bgr24")))))
-        except av.error.FFmpegError as error:  # nothing more came
+        except av.error.FFmpegError as error:  # no more data came
             self.error = error
 
 
@@ -89,8 +89,8 @@ class Recorder:
             raise
         threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True).start()
 
-    def _read(self, said: Any, lines: list[list[int]]) -> None:
-        for line in said:
+    def _read(self, output: Any, lines: list[list[int]]) -> None:
+        for line in output:
             *words, luma = (int(word) for word in line.split()[1:])
             lines.append([*words, round((luma - 16) * 255 / 219)])
 
@@ -116,12 +116,12 @@ def recorder(needs: Callable[..., None]) -> Iterator[Callable[..., Recorder]]:
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.02)
 
 
 def feed(sink: StreamSink, camera: Callable[[int], Result], first: int, count: int, *, pause: float = 0.03) -> float:
-    """Write so many frames; the longest time that one took."""
+    """Write ``count`` frames. Returns the longest time of one write."""
     longest = 0.0
     for index in range(first, first + count):
         begin = time.perf_counter()

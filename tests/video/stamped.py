@@ -1,4 +1,4 @@
-"""Videos whose frames have given timestamps, and the times that a source, an overlay video and lines have."""
+"""Videos whose frames have given timestamps, and their times in a source, an overlay video and lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encode(
     sound_s: float = 0.0,
     noise: bool = False,
 ) -> Path:
-    """A video of frames with these timestamps, in units; with silence of ``sound_s`` seconds from 0 on.
+    """A video of frames with these timestamps, in units; with ``sound_s`` seconds of silent sound from 0 on.
 
     Args:
         noise: pictures are random, so that packets are large.
@@ -59,7 +59,7 @@ def encode(
 
 
 def remux(source: Path, target: Path, change: Callable[[int, Any], bool | None], **muxer: str) -> Path:
-    """Packets of a video as they are or as ``change`` makes them; False leaves one out."""
+    """Copy the packets of a video; ``change`` may change them, and leaves one out if it returns False."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=muxer) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         number = itertools.count()

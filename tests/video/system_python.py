@@ -1,4 +1,4 @@
-"""The system's Python, which has what pip has not: GStreamer, and an OpenCV built with it."""
+"""The system's Python, which has packages that pip lacks: GStreamer, and an OpenCV built with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RTSP_PACKAGES = (
 
 @cache
 def missing(*arguments: object, python: Path = SYSTEM_PYTHON, path: str = "") -> str:
-    """Run Python: an empty text where it succeeds, else the last line that it printed, which says why not.
+    """Run Python: an empty text if it succeeds, otherwise the last line that it printed, which has the reason.
 
     Args:
         path: PYTHONPATH.

@@ -1,4 +1,4 @@
-"""What video writes scores what `check` reports for the same frames: to the pixel."""
+"""Masks of video have exactly the scores that `check` reports for the same frames."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_masks_score_what_check_reports(
     for index, name in enumerate(split.names):
         scored.add(split.label(index), read_label_map(tmp_path / "masks" / f"{name}.png"))
     assert np.array_equal(scored.counts, reported.counts)
-    assert np.count_nonzero(scored.counts) == 25, "the engine says every class of every class"
+    assert np.count_nonzero(scored.counts) == 25, "the engine confuses all pairs of classes"
 
 
 def test_lossless_video_scores_the_same(
@@ -98,6 +98,6 @@ def test_frames_of_another_program(engine_folder: Path, split: Split, student: S
         for index, (frame, mask) in enumerate(segmenter.stream(iter(given))):
             assert np.array_equal(frame, given[index])
             scored.add(split.label(index), mask)
-            assert np.array_equal(mask, segmenter.mask(frame)), "a single frame, while the others are in work"
+            assert np.array_equal(mask, segmenter.mask(frame)), "a single frame, while others are processed"
         assert not list(segmenter.stream([]))
     assert np.array_equal(scored.counts, reported.counts)

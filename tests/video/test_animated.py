@@ -1,4 +1,4 @@
-"""Images that move are videos: animated PNG, WebP and GIF."""
+"""Animated PNG, WebP and GIF files are videos."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_damaged_animation(tmp_path: Path, moving: Path) -> None:
         open_source(str(path))
 
 
-def test_still_images_are_none(tmp_path: Path) -> None:
+def test_still_images_are_not_animations(tmp_path: Path) -> None:
     for name in ("a.png", "a.webp", "a.jpg"):
         cv2.imwrite(str(tmp_path / name), quarters())
         assert not is_animated(tmp_path / name)
@@ -102,18 +102,18 @@ def test_still_images_are_none(tmp_path: Path) -> None:
     assert not is_animated(tmp_path / "gone.png")
 
 
-def test_an_animation_among_images_is_told(moving: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_animation_among_images_has_a_warning(moving: Path, caplog: pytest.LogCaptureFixture) -> None:
     cv2.imwrite(str(moving.with_name("a.png")), quarters())
-    found = [frame.name for frame in open_source(str(moving.parent)).frames()]
+    frame_names = [frame.name for frame in open_source(str(moving.parent)).frames()]
     if moving.suffix == ".gif":
-        assert found == ["a"]
+        assert frame_names == ["a"]
         assert "skipped: 1 video (" in caplog.text
     else:
-        assert found == ["a", "moving"]
+        assert frame_names == ["a", "moving"]
         assert f"{moving}: holds more than one picture, only the first one is read" in caplog.text
 
 
-def test_pages_of_a_tiff_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pages_of_a_tiff_have_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cv2.imwritemulti(str(tmp_path / "pages.tif"), [quarters(0), quarters(1)])
     assert len(list(open_source(str(tmp_path / "pages.tif")).frames())) == 1
     assert "pages.tif: holds more than one picture" in caplog.text

@@ -1,4 +1,4 @@
-"""Memory is given again when, and only when, nobody refers to it."""
+"""Memory is used again if, and only if, nothing refers to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.video.workers.buffers import Buffers
 SHAPE = (4, 6)
 
 
-def test_what_nobody_refers_to_is_given_again() -> None:
+def test_memory_without_references_is_used_again() -> None:
     buffers = Buffers()
     first = buffers.get(SHAPE)
     address = first.ctypes.data
@@ -47,8 +47,8 @@ def test_shapes_do_not_mix() -> None:
     assert buffers.get((2, 3)).shape == (2, 3)
 
 
-def test_let_go_of_in_other_threads() -> None:
-    """Whoever reads an array sees what was written into it for them, however many hold one."""
+def test_references_end_in_other_threads() -> None:
+    """Each reader of an array sees its own data, for any number of readers."""
     buffers = Buffers()
     wrong: list[int] = []
 
@@ -71,7 +71,7 @@ def test_let_go_of_in_other_threads() -> None:
     for thread in threads:
         thread.join(60)
     assert not wrong
-    assert len(addresses) < 20, "it was given again"
+    assert len(addresses) < 20, "it was used again"
 
 
 def test_pictures_that_are_kept_do_not_change(labels: LabelSpec) -> None:

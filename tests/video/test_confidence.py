@@ -1,4 +1,4 @@
-"""Confidence in the loop: who is asked for it, where it lies, and what is counted, in lines, summary and page."""
+"""Confidence in the loop: when engines give it, its place, and its sums in lines, summary and page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.video.drawing.overlay import Overlay
 from pipeline.video.loop import segment
 from pipeline.video.pixels import count_ids
 from pipeline.video.sinks import ConfidenceSink, LinesSink, MaskSink, Result
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks.lines import line_of
 from pipeline.video.smoothing import Smoother
 from pipeline.video.view import Looking, Region
@@ -58,7 +58,7 @@ def run(engine: Engine, labels: LabelSpec, count: int = 1, **options: Any) -> tu
     return sink.results, summary
 
 
-# who is asked
+# when engines give it
 
 
 def test_a_default_run_does_not_ask_for_confidence(sure: SureEngine, labels: LabelSpec, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_frames_of_a_batch_keep_their_own(sure: SureEngine, labels: LabelSpec, c
         assert (result.confidence // 64 == result.label_map).all()
 
 
-# where it is
+# its place
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_frames_of_a_batch_keep_their_own(sure: SureEngine, labels: LabelSpec, c
         Looking("crop", Region.parse("0,0,64,16")),
     ],
 )
-def test_it_lies_where_the_labels_lie(sure: SureEngine, labels: LabelSpec, looking: Looking) -> None:
+def test_confidence_has_the_place_of_its_label(sure: SureEngine, labels: LabelSpec, looking: Looking) -> None:
     (result,), _ = run(sure, labels, looking=looking)
     whole, mask = result.full_confidence(), result.full_label_map(255)
     assert whole.shape == mask.shape == (48, 64)
@@ -126,7 +126,7 @@ def test_it_lies_where_the_labels_lie(sure: SureEngine, labels: LabelSpec, looki
     assert seen.sum() == box.height * box.width
 
 
-# what is counted
+# its sums
 
 
 def test_sums_and_means_are_those_of_numpy(labels: LabelSpec) -> None:
@@ -151,9 +151,9 @@ def test_lines_and_summary(sure: SureEngine, labels: LabelSpec) -> None:
     assert line["mean_confidence"] == 0.502
     meta = summary.to_meta()
     assert (meta["confidence"], meta["mean_confidence"]) == (line["confidence"], line["mean_confidence"])
-    said = summary.describe()
-    assert "  confidence\n" in said and "mean confidence: 50.2 %" in said
-    assert [row.split()[3:] for row in said.splitlines() if row.startswith("tree")] == [["87.8", "%"]]
+    text = summary.describe()
+    assert "  confidence\n" in text and "mean confidence: 50.2 %" in text
+    assert [row.split()[3:] for row in text.splitlines() if row.startswith("tree")] == [["87.8", "%"]]
 
 
 def test_classes_that_do_not_occur_have_none(sure: SureEngine, labels: LabelSpec) -> None:
@@ -186,7 +186,7 @@ def test_ignored_zones_do_not_count(sure: SureEngine, labels: LabelSpec, tmp_pat
     assert (whole[24:] == 0).all() and (whole[:, 16:] == 0).all()
 
 
-def test_where_smoothing_changed_a_label_it_is_that_of_the_network(labels: LabelSpec) -> None:
+def test_a_smoothed_label_has_the_confidence_of_the_network(labels: LabelSpec) -> None:
     class Flickering(SureEngine):
         def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
             label_maps, confidence = super().run_with_confidence(frames)
@@ -205,7 +205,7 @@ def test_where_smoothing_changed_a_label_it_is_that_of_the_network(labels: Label
 
 
 def test_figures_of_the_page(make_result: Callable[..., Result], labels: LabelSpec) -> None:
-    figures = Figures(labels=labels, title="x", engine="", rate=15, only=[1, 2, 3])
+    figures = Figures(PageSettings(labels, "x", only=[1, 2, 3]))
     figures.note(make_result())
     assert "confidence" not in figures.now()
     confidence = np.array([[255, 255, 255, 255, 51, 153, 255, 9]], np.uint8)
@@ -214,5 +214,5 @@ def test_figures_of_the_page(make_result: Callable[..., Result], labels: LabelSp
     assert figures.now()["confidence"] == [0.4, 1.0, None]
 
 
-def test_what_reads_confidence() -> None:
+def test_sinks_that_read_confidence() -> None:
     assert ConfidenceSink.reads_confidence and LinesSink.reads_confidence

@@ -1,4 +1,4 @@
-"""Confidence of a real engine: what the stage writes and draws of it, and what a segmenter gives."""
+"""Confidence of a real engine: files and overlays of the stage, and results of a segmenter."""
 
 from __future__ import annotations
 
@@ -213,15 +213,15 @@ def test_segmenter(engine_folders: dict[bool, Path]) -> None:
     frames = [stripes(), stripes(order=(3, 2, 1, 0))]
     with Segmenter(engine_folders[True], region="8,0,24,16") as segmenter:
         assert segmenter.gives_confidence
-        found = list(segmenter.stream(iter(frames), confidence=True))
+        results = list(segmenter.stream(iter(frames), confidence=True))
         assert [len(items) for items in segmenter.stream(frames)] == [2, 2]
-        for frame, (given, mask, confidence) in zip(frames, found, strict=True):
+        for frame, (given, mask, confidence) in zip(frames, results, strict=True):
             assert np.array_equal(given, frame)
             again = segmenter.mask_and_confidence(frame)
             assert np.array_equal(again[0], mask) and np.array_equal(again[1], confidence)
             assert np.array_equal(segmenter.mask(frame), mask)
             assert (confidence[:, :8] == 0).all() and (mask[:, :8] == 255).all()
-    assert found[0][2][0, 20] == 209 and found[0][1][0, 20] == 1
+    assert results[0][2][0, 20] == 209 and results[0][1][0, 20] == 1
     with Segmenter(engine_folders[False]) as segmenter:
         with pytest.raises(UserError, match="gives no confidence"):
             segmenter.mask_and_confidence(frames[0])

@@ -1,4 +1,4 @@
-"""Codecs get a share of the cores, and more of them where there is nothing else to do."""
+"""Codecs get a share of the cores, and more of them if no other codec runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_shares(count: int, share: int, alone: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("encodes", [False, True])
-def test_a_decoder_has_more_while_nothing_is_encoded(
+def test_a_decoder_has_more_cores_without_an_encoder(
     encodes: bool, engine: BrightnessEngine, labels: LabelSpec, make_video: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 2)

@@ -1,4 +1,4 @@
-"""Workers and steps: order, who does what when, errors, ends."""
+"""Workers and steps: order, choice of steps, errors, ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Counting(Step[None, int]):
 
 
 class Doing(Step[int, int]):
-    """Does something with numbers and hands them on, where there is somebody to take them."""
+    """Changes numbers and passes them to the next step, if there is one."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Line:
 
     def _failed(self) -> None:
         self.failures += 1
-        self.crew.tell(self.first.end)
+        self.crew.change(self.first.end)
 
     def run(self) -> Line:
         self.crew.start()
@@ -138,7 +138,7 @@ def test_everything_arrives_in_order(workers: int, burst: int, capacity: int) ->
     assert len(line.middle.threads | line.last.threads) <= min(workers, 3), "no more workers than places"
 
 
-def test_what_is_furthest_downstream_comes_first() -> None:
+def test_the_last_step_with_work_comes_first() -> None:
     line = Line(3, workers=1, capacity=3).run()
     assert line.log == ["count", "middle", "last"] * 3
 
@@ -159,8 +159,8 @@ def test_steps_overlap() -> None:
     assert time.perf_counter() - start < 1.0, "one after the other it would be 1.2 s"
 
 
-def test_what_waits_for_others_takes_no_worker() -> None:
-    """One worker goes on while the last step waits."""
+def test_a_step_that_waits_takes_no_shared_worker() -> None:
+    """One worker continues while the last step waits."""
     reached = threading.Event()
 
     def last(item: int) -> None:
@@ -184,16 +184,16 @@ def test_an_error_in_passing_on_is_one_of_the_step(workers: int) -> None:
 
     def fails(done: int) -> None:
         if done == 5:
-            raise RuntimeError("told to fail")
+            raise RuntimeError("fails on purpose")
         give(done)
 
     line.middle.give = fails  # type: ignore[method-assign]
     line.run()
-    assert str(line.crew.error) == "told to fail"
+    assert str(line.crew.error) == "fails on purpose"
     assert line.last.done == [0, 1, 2, 3, 4]
 
 
-def test_failing_once_more_on_hearing_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_callback_for_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(item: int) -> None:
         raise ValueError("the first")
 
@@ -208,20 +208,20 @@ def test_failing_once_more_on_hearing_of_a_failure(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_first_error_is_kept_and_what_was_on_its_way_arrives(workers: int) -> None:
+def test_the_first_error_is_kept_and_earlier_results_arrive(workers: int) -> None:
     def fail(item: int) -> None:
         if item >= 5:
-            raise RuntimeError(f"told to fail at {item}")
+            raise RuntimeError(f"fails on purpose at {item}")
 
     line = Line(1000, workers=workers, middle=fail).run()
-    assert str(line.crew.error) == "told to fail at 5"
+    assert str(line.crew.error) == "fails on purpose at 5"
     assert line.last.done == [0, 1, 2, 3, 4]
     assert line.failures == 1
 
 
-def test_an_error_downstream_ends_what_is_upstream() -> None:
+def test_an_error_ends_the_steps_before_it() -> None:
     def fail(item: int) -> None:
-        raise ValueError("told to fail")
+        raise ValueError("fails on purpose")
 
     line = Line(1000, last=fail).run()
     assert isinstance(line.crew.error, ValueError)
@@ -229,7 +229,7 @@ def test_an_error_downstream_ends_what_is_upstream() -> None:
     assert len(line.middle.done) < 10
 
 
-def test_nobody_works_before_all_are_there() -> None:
+def test_no_worker_begins_before_all_are_started() -> None:
     line = Line(3)
     line.crew.start()
     assert not line.crew.wait(0.05)
@@ -257,7 +257,7 @@ def test_a_change_from_outside_ends_it() -> None:
     line.crew.start()
     line.crew.begin()
     assert not line.crew.wait(0.05)
-    line.crew.tell(line.first.end)
+    line.crew.change(line.first.end)
     assert line.crew.wait(5)
     line.crew.join(5)
     assert line.last.done == list(range(len(line.last.done)))
@@ -271,7 +271,7 @@ def test_a_first_step_that_hangs_is_not_waited_for() -> None:
     line.crew.start()
     line.crew.begin()
     assert not line.crew.wait(0.05)
-    line.crew.tell(line.first.end)
+    line.crew.change(line.first.end)
     start = time.perf_counter()
     assert line.crew.wait(5)
     line.crew.join(0.1)

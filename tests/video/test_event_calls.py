@@ -1,4 +1,4 @@
-"""Calls of an address against real servers: that answer, refuse, are slow, disappear, redirect, or are not there."""
+"""Calls of an address with real servers that answer, refuse, are slow, disappear, redirect or do not exist."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hook() -> Iterator[Callable[..., Hook]]:
 
 
 def call(url: str, count: int, *, last: float = 5.0, **options: Any) -> tuple[Caller, float]:
-    """A caller after so many lines, and how long putting them took."""
+    """A caller after ``count`` lines, and the seconds that putting them took."""
     caller = Caller(url, **{"pauses": (0.01, 0.01), **options})
     caller.start()
     start = time.perf_counter()
@@ -58,7 +58,7 @@ def test_lines_arrive_in_order(hook: Callable[..., Hook], caplog: pytest.LogCapt
     assert not caplog.messages
 
 
-def test_a_password_is_sent_and_never_told(hook: Callable[..., Hook], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_password_is_sent_and_never_shown(hook: Callable[..., Hook], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     server = hook(status=lambda number: 404)
     host = server.url.removeprefix("http://")
@@ -75,10 +75,10 @@ def test_a_server_that_refuses_is_not_asked_again(hook: Callable[..., Hook], cap
     caller, _ = call(server.url, 3)
     assert len(server.bodies) == 3
     assert (caller.delivered, caller.failed, caller.reason) == (0, 3, "answer 403")
-    assert len(caplog.messages) == 1, "told once"
+    assert len(caplog.messages) == 1, "one warning"
 
 
-def test_a_server_that_is_in_trouble_is_asked_again(hook: Callable[..., Hook]) -> None:
+def test_a_server_with_an_error_is_asked_again(hook: Callable[..., Hook]) -> None:
     server = hook(status=lambda number: (503, 429, 200)[(number - 1) % 3])
     caller, _ = call(server.url, 2)
     assert server.bodies == [{"number": number} for number in (0, 0, 0, 1, 1, 1)]
@@ -96,7 +96,7 @@ def test_redirections_are_not_followed(hook: Callable[..., Hook]) -> None:
     assert caller.reason == "answer 307; it redirects, give the final address"
 
 
-def test_a_slow_server_keeps_nobody_waiting(hook: Callable[..., Hook]) -> None:
+def test_a_slow_server_does_not_delay_the_run(hook: Callable[..., Hook]) -> None:
     server = hook(delay=0.05)
     caller, seconds = call(server.url, 50, last=20.0, waiting=10)
     assert seconds < 0.5
@@ -154,7 +154,7 @@ def test_a_server_that_disappears_and_returns(hook: Callable[..., Hook], caplog:
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
-def test_answers_without_sense(answer: bytes) -> None:
+def test_invalid_answers(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -180,7 +180,7 @@ def test_a_host_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_never_ends_its_answer() -> None:
-    """Each piece comes in time, for ever: the run ends all the same."""
+    """Every part of the answer arrives in time, without end: the run ends anyway."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -42,8 +42,8 @@ def test_a_clip_shows_what_was_before_and_after(tmp_path: Path, feed: Any) -> No
 
 
 @pytest.mark.parametrize("preset", ["ultrafast", "medium"])
-def test_clips_whatever_the_encoder_holds_back(tmp_path: Path, feed: Any, preset: str) -> None:
-    """A slower preset looks ahead by many frames, so packets come much later than frames."""
+def test_clips_with_an_encoder_that_delays_packets(tmp_path: Path, feed: Any, preset: str) -> None:
+    """A slower preset looks ahead by many frames, so its packets come much later than frames."""
     with make(tmp_path, RULE, preset=preset) as sink:
         feed(sink, range(30), range(10, 16))
     frames, _ = shown(tmp_path / "car-0001.mp4")
@@ -75,8 +75,8 @@ def test_the_next_event_extends_a_clip_that_still_runs(tmp_path: Path, feed: Any
     rule = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.0, pause=0.2, clip=Span(0, 1))
     with make(tmp_path, rule) as sink:
         feed(sink, range(150), [*range(10), *range(25, 35), *range(100, 110)])
-    found = [(line["id"], line["clip"], line["before_s"]) for line in lines(tmp_path) if line["state"] == "clip"]
-    assert found == [("r-1", "car-0001.mp4", 0.0), ("r-2", "car-0001.mp4", 1.0), ("r-3", "car-0002.mp4", 0.0)]
+    written = [(line["id"], line["clip"], line["before_s"]) for line in lines(tmp_path) if line["state"] == "clip"]
+    assert written == [("r-1", "car-0001.mp4", 0.0), ("r-2", "car-0001.mp4", 1.0), ("r-3", "car-0002.mp4", 0.0)]
     assert shown(tmp_path / "car-0001.mp4")[0] == [index % 25 for index in range(60)], "0.04 * 34 + 1 s"
     assert shown(tmp_path / "car-0002.mp4")[0] == [index % 25 for index in range(100, 135)]
 

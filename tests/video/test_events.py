@@ -1,4 +1,4 @@
-"""Events of results: their lines, what a failed run leaves, and memory."""
+"""Events of results: their lines, the files of a failed run, and memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_lines_of_an_event(tmp_path: Path, feed: Any) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["utc"])
         assert abs((now - datetime.fromisoformat(line.pop("utc").replace("Z", "+00:00"))).total_seconds()) < 30
     facts = {"event": "car", "id": "r-1", "source": "drive.mp4", "class": ["car"], "zone": None, "above": 0.5}
-    # 11 frames with a car from 0.4 s to 0.8 s; 0.2 s of it are over at 0.6 s; 0.4 s without it are over at 1.2 s
+    # 11 frames with a car from 0.4 s to 0.8 s; 0.2 s with it end at 0.6 s; 0.4 s without it end at 1.2 s
     first = {"index": 15, "frame": "000015", "time_s": 0.6, "share": 1.0, "since_s": 0.4}
     last = {"index": 30, "frame": "000030", "time_s": 1.2, "share": 0.0, "since_s": 0.4, "until_s": 0.8}
     assert begin == {**facts, "state": "begin", **first}
@@ -45,7 +45,7 @@ def test_lines_of_an_event(tmp_path: Path, feed: Any) -> None:
     assert sink.describe() == "events of car: 1, 0.4 s in all, 0 clips"
 
 
-def test_a_line_is_there_at_once_and_what_was_there_stays(tmp_path: Path, feed: Any) -> None:
+def test_a_line_is_written_at_once_and_older_lines_stay(tmp_path: Path, feed: Any) -> None:
     (tmp_path / "events.jsonl").write_text('{"event": "old"}\n')
     with make(tmp_path, SILENT) as sink:
         feed(sink, range(5), range(60))
@@ -53,10 +53,10 @@ def test_a_line_is_there_at_once_and_what_was_there_stays(tmp_path: Path, feed: 
         feed(sink, range(5, 6), range(60))
         assert [line.get("state") for line in lines(tmp_path)] == [None, "begin"]
         feed(sink, range(6, 20), range(60))
-    found = lines(tmp_path)
-    assert [line.get("state") for line in found] == [None, "begin", "end"]
-    assert found[-1]["cause"] == "end of run"
-    assert (found[-1]["time_s"], found[-1]["until_s"], found[-1]["seconds"]) == (0.76, 0.76, 0.76)
+    written = lines(tmp_path)
+    assert [line.get("state") for line in written] == [None, "begin", "end"]
+    assert written[-1]["cause"] == "end of run"
+    assert (written[-1]["time_s"], written[-1]["until_s"], written[-1]["seconds"]) == (0.76, 0.76, 0.76)
 
 
 def test_without_timestamps_the_clock_is_that_of_arrivals(tmp_path: Path, make_result: Callable[..., Result]) -> None:
@@ -69,7 +69,7 @@ def test_without_timestamps_the_clock_is_that_of_arrivals(tmp_path: Path, make_r
     assert (end["index"], end["time_s"], end["until_s"], end["seconds"]) == (5, None, None, 0.25)
 
 
-def test_a_run_that_fails_completes_what_there_is(tmp_path: Path, feed: Any) -> None:
+def test_a_run_that_fails_completes_its_events(tmp_path: Path, feed: Any) -> None:
     with pytest.raises(ZeroDivisionError), make(tmp_path, RULE) as sink:
         feed(sink, range(20), range(20))
         raise ZeroDivisionError
@@ -137,18 +137,18 @@ def test_memory_has_a_limit_in_bytes(
     tmp_path: Path, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     random = np.random.default_rng(0)
-    found = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
+    recording = recorder.Recorder(tmp_path, keep=20.0, memory=1 << 20, fps=FPS, crf=0)
     for index in range(500):
         noise = Picture.of_bgr(random.integers(0, 255, (*SIZE, 3), np.uint8))
-        found.record(make_result(index, picture=noise), index / FPS)
-        assert found.held <= (1 << 20) + 50 * 16_000, "and a group"
-    found.flush()
-    pieces = list(found.since(0.0))
+        recording.record(make_result(index, picture=noise), index / FPS)
+        assert recording.held <= (1 << 20) + 50 * 16_000, "and a group"
+    recording.flush()
+    pieces = list(recording.since(0.0))
     assert pieces[0].is_key and pieces[-1].seconds == 499 / FPS
     assert [round(piece.seconds * FPS) for piece in pieces] == list(range(500 - len(pieces), 500))
     assert len(caplog.messages) == 1
     assert "20 s of frames need more memory than 1 MB: clips begin later" in caplog.text
-    found.close()
+    recording.close()
 
 
 def test_in_a_run(tmp_path: Path, engine: BrightnessEngine, labels: LabelSpec) -> None:
@@ -159,9 +159,9 @@ def test_in_a_run(tmp_path: Path, engine: BrightnessEngine, labels: LabelSpec) -
 
     sink = make(tmp_path, RULE)
     segment(Bars(80, image=image), [engine], labels=labels, sinks=[sink], overlay=Overlay(labels))
-    found = lines(tmp_path)
-    assert [line["state"] for line in found] == ["begin", "end", "clip"]
-    assert (found[0]["since_s"], found[1]["until_s"]) == (0.8, 1.96)
+    written = lines(tmp_path)
+    assert [line["state"] for line in written] == ["begin", "end", "clip"]
+    assert (written[0]["since_s"], written[1]["until_s"]) == (0.8, 1.96)
     with av.open(str(tmp_path / "car-0001.mp4")) as container:
         frames = [frame.to_ndarray(format="bgr24").mean(axis=(0, 1)) for frame in container.decode(video=0)]
     assert len(frames) == 65
@@ -175,8 +175,8 @@ def test_lines_of_several_runs_in_one_folder(tmp_path: Path, feed: Any) -> None:
         for index in range(30):
             for sink in sinks:
                 feed(sink, [index], range(10))
-    found = lines(tmp_path)
-    assert sorted((line["source"], line["state"]) for line in found) == [
+    written = lines(tmp_path)
+    assert sorted((line["source"], line["state"]) for line in written) == [
         *(("a", "begin"), ("a", "end"), ("b", "begin"), ("b", "end"))
     ]
-    assert len({line["id"] for line in found}) == 2
+    assert len({line["id"] for line in written}) == 2

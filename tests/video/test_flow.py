@@ -32,7 +32,7 @@ def test_only_the_newest_counts() -> None:
     assert queue.dropped == 9
 
 
-def test_after_the_end_what_waits_is_taken() -> None:
+def test_after_the_end_waiting_items_are_taken() -> None:
     queue: Queue[int] = Queue(2)
     queue.put(0)
     queue.end()
@@ -44,7 +44,7 @@ def test_after_the_end_what_waits_is_taken() -> None:
     assert queue.finished
 
 
-def test_a_closed_queue_forgets() -> None:
+def test_a_closed_queue_drops_its_items() -> None:
     queue: Queue[int] = Queue(2)
     queue.put(0)
     queue.close()
@@ -76,7 +76,7 @@ def test_a_channel_keeps_order_to_the_end() -> None:
     assert channel.finished
 
 
-def test_whoever_is_ahead_waits() -> None:
+def test_a_fast_writer_waits() -> None:
     channel: Channel[int] = Channel(2)
     channel.put(0)
     channel.put(1)
@@ -89,7 +89,7 @@ def test_whoever_is_ahead_waits() -> None:
     thread.join(5)
 
 
-def test_nobody_takes_any_more() -> None:
+def test_put_after_close() -> None:
     channel: Channel[int] = Channel(1)
     channel.put(0)
     ended = threading.Event()
@@ -119,7 +119,7 @@ def test_put_after_the_end() -> None:
     assert list(channel) == [0], "what waits is still taken"
 
 
-def test_waiting_for_so_long() -> None:
+def test_take_has_a_timeout() -> None:
     channel: Channel[int] = Channel(1)
     start = time.perf_counter()
     assert channel.take(timeout=0.05) == []

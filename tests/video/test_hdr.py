@@ -1,4 +1,4 @@
-"""HDR as SDR: against the formulas of the standards, which are written here a second time and the other way round."""
+"""HDR as SDR, compared with the formulas of the standards, which are written here again, in the inverse direction."""
 
 from __future__ import annotations
 
@@ -173,13 +173,13 @@ def test_rotated_file(tmp_path: Path) -> None:
     assert abs(got - COLOURS).mean() <= 3
 
 
-def test_curves_that_are_not_converted_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_curves_that_are_not_converted_have_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     list(open_source(str(clip(tmp_path / "raw.mp4", 8))).frames())
     assert len(caplog.messages) == 1
     assert "its transfer curve (linear) is not converted" in caplog.messages[0]
 
 
-def test_sdr_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sdr_has_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for transfer in (1, 6, 14):
         picture = next(open_source(str(clip(tmp_path / f"{transfer}.mp4", transfer))).frames()).picture
         assert picture.yuv is not None
@@ -187,11 +187,11 @@ def test_sdr_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert not caplog.messages
 
 
-@pytest.mark.parametrize(("transfer", "told"), [(2, True), (PQ, False)])
-def test_dolby_vision_alone_is_told(
-    tmp_path: Path, transfer: int, told: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("transfer", "warns"), [(2, True), (PQ, False)])
+def test_dolby_vision_alone_has_a_warning(
+    tmp_path: Path, transfer: int, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Profile 5 has a tag of its own, and colours that are neither RGB nor YUV; others can be read as HDR10 or HLG."""
+    """Profile 5 has its own tag, and colours that are neither RGB nor YUV; others can be read as HDR10 or HLG."""
     path = tmp_path / "dolby.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:bframes=0"})
@@ -207,6 +207,6 @@ def test_dolby_vision_alone_is_told(
         container.mux(stream.encode(None))
     data = path.read_bytes()
     assert data.count(b"hvc1") >= 1
-    path.write_bytes(data.replace(b"hvc1", b"dvh1"))  # FFmpeg writes this tag at times only
+    path.write_bytes(data.replace(b"hvc1", b"dvh1"))  # FFmpeg does not always write this tag
     open_source(str(path))
-    assert any("is Dolby Vision without a layer" in text for text in caplog.messages) == told
+    assert any("is Dolby Vision without a layer" in text for text in caplog.messages) == warns

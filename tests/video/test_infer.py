@@ -1,4 +1,4 @@
-"""The stage: the real script, with the fake engine in the place of the loaded one."""
+"""The stage: the real script with the fake engine instead of a loaded one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_without_av(
     assert len(list(Path("m").glob("*.png"))) == len(list(Path("pictures").glob("*.png"))) == 8
 
 
-def test_ctrl_c_keeps_what_was_done(
+def test_ctrl_c_keeps_finished_frames(
     infer: Any,
     engine: Any,
     make_video: Callable[..., Path],
@@ -78,8 +78,8 @@ def test_ctrl_c_keeps_what_was_done(
     ctrl_c(2)
     assert infer(make_video(count=200), "--masks", "m", "--out", "o.mp4", "--json", "s.json") == 130
     assert engine.closed
-    said = capsys.readouterr().out
-    assert "(interrupted)" in said
+    output = capsys.readouterr().out
+    assert "(interrupted)" in output
     frames = json.loads(Path("s.json").read_text())["frames"]
     assert 1 <= frames < 200
     assert len(list(Path("m").glob("*.png"))) == frames
@@ -120,18 +120,18 @@ def test_options_that_change_pictures_and_masks(infer: Any, folder: Path, labels
 
 def test_lines_on_standard_output(infer: Any, folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert infer(folder, "--lines", "-") == 0
-    said = capfdbinary.readouterr()
-    lines = [json.loads(line) for line in said.out.splitlines()]
+    output = capfdbinary.readouterr()
+    lines = [json.loads(line) for line in output.out.splitlines()]
     assert [line["frame"] for line in lines] == ["a", "b", "c"]
     assert lines[0]["shares"] == {"road": 0.25, "car": 0.25, "sky": 0.25, "tree": 0.25}
-    assert b"3 frames in" in said.err, "the summary goes elsewhere"
+    assert b"3 frames in" in output.err, "the summary goes elsewhere"
 
 
 def test_benchmark(infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(make_video(), "--benchmark", "--json", "b.json") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in ("p50 ms", "waiting", "age", "engine alone, before and after: ", " of it"):
-        assert text in said
+        assert text in output
     assert [path.name for path in Path().iterdir()] == ["b.json"]
     assert json.loads(Path("b.json").read_text())["engine_alone_fps"] > 0
 
@@ -169,7 +169,7 @@ def test_stream_out(infer: Any, make_video: Callable[..., Path], capsys: pytest.
     def receive() -> None:
         with (
             av.open(f"rtmp://{address}", options={"listen": "1"}, timeout=5) as container,
-            contextlib.suppress(av.error.OSError),  # what the end is called
+            contextlib.suppress(av.error.OSError),  # the error at the end of the stream
         ):
             times.extend(frame.time for frame in container.decode(video=0))
 
@@ -182,9 +182,9 @@ def test_stream_out(infer: Any, make_video: Callable[..., Path], capsys: pytest.
     meta = json.loads(Path("s.json").read_text())
     assert meta["stream"] == {"to": f"rtmp://{address}", "sent": 20, "dropped": 0, "connections": 1}
     assert meta["seconds"] > 19 / 25, "in real time"
-    said = capsys.readouterr()
-    assert f"sent to rtmp://{address}: 20 frames, 0 dropped\n" in said.out
-    assert "s3cret" not in said.out + said.err + Path("s.json").read_text()
+    output = capsys.readouterr()
+    assert f"sent to rtmp://{address}: 20 frames, 0 dropped\n" in output.out
+    assert "s3cret" not in output.out + output.err + Path("s.json").read_text()
     assert [path.name for path in Path().iterdir()] == ["s.json"]
 
 
@@ -216,7 +216,7 @@ def test_bad_option_values(infer: Any, folder: Path, args: list[str], capsys: py
 
 def test_runs_from_any_folder_without_installation(tmp_path: Path) -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        # -P would hide stages/, -E keeps a PYTHONPATH of the test run out
+        # -P would hide stages/; -E ignores the PYTHONPATH of the test run
         command = [sys.executable, "-E", str(SCRIPT), *args]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
@@ -246,9 +246,9 @@ def test_zones(infer: Any, make_video: Callable[..., Path]) -> None:
     assert (mask[24:] == 255).all() and (mask[:24] < 4).all()
 
 
-def test_a_zone_outside_of_the_frame(
+def test_a_zone_outside_the_frame(
     infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("zones.json").write_text(json.dumps({"zones": [{"name": "far", "points": [[0, 0], [640, 0], [0, 480]]}]}))
     assert infer(make_video(), "--zones", "zones.json") == 1
-    assert "zone 'far': point [640.0, 0.0] is outside of the frame, which is 64x48" in capsys.readouterr().err
+    assert "zone 'far': point [640.0, 0.0] is outside the frame, which is 64x48" in capsys.readouterr().err

@@ -37,13 +37,13 @@ def test_events(
     options = ("--zones", "zones.json", "--events", file, "--event-dir", "e", "--json", "s.json")
     assert infer(make_video(count=12), *options) == 0
     hook.stop()
-    found = [json.loads(line) for line in Path("e/events.jsonl").read_text().splitlines()]
-    # a car at 0.12, 0.28 and 0.44 s; 0.1 s without it are over at 0.24 and 0.4 s
-    times = [(line["state"], line["time_s"]) for line in found if line["state"] != "clip"]
+    written = [json.loads(line) for line in Path("e/events.jsonl").read_text().splitlines()]
+    # a car at 0.12, 0.28 and 0.44 s; 0.1 s without it end at 0.24 and 0.4 s
+    times = [(line["state"], line["time_s"]) for line in written if line["state"] != "clip"]
     assert times == [("begin", 0.12), ("end", 0.24), ("begin", 0.28), ("end", 0.4), ("begin", 0.44), ("end", 0.44)]
-    assert [line["clip"] for line in found if line["state"] == "clip"] == ["car-0001.mp4"] * 3
-    assert hook.bodies == found
-    assert {line["zone"] for line in found if "zone" in line} == {"left"}
+    assert [line["clip"] for line in written if line["state"] == "clip"] == ["car-0001.mp4"] * 3
+    assert hook.bodies == written
+    assert {line["zone"] for line in written if "zone" in line} == {"left"}
     with av.open("e/car-0001.mp4") as container:
         assert len(list(container.decode(video=0))) == 12
     assert sorted(path.name for path in Path().iterdir()) == ["e", "rules.json", "s.json", "zones.json"]
@@ -51,13 +51,13 @@ def test_events(
     assert meta["rules"] == {"car": {"events": 3, "seconds": 0.0, "clips": 1}}
     (calls,) = meta["calls"]
     assert (calls["delivered"], calls["failed"]) == (9, 0)
-    said = capsys.readouterr().out
-    assert "events of car: 3, 0.0 s in all, 1 clips\n" in said
-    assert f"calls of {calls['address']}: 9 delivered\n" in said
-    assert "written: e\n" in said
+    output = capsys.readouterr().out
+    assert "events of car: 3, 0.0 s in all, 1 clips\n" in output
+    assert f"calls of {calls['address']}: 9 delivered\n" in output
+    assert "written: e\n" in output
 
 
-def test_an_address_that_nobody_serves_is_said(
+def test_an_address_without_a_server_has_a_warning(
     infer: Any, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -65,8 +65,8 @@ def test_an_address_that_nobody_serves_is_said(
     hook = Hook()
     hook.stop()
     assert infer(make_video(), "--events", rules(url=hook.url, clip=False), "--out", "o.mp4") == 0
-    said = capsys.readouterr().out
-    assert "0 delivered, 2 NOT delivered, the last because of: Connection refused" in said
+    output = capsys.readouterr().out
+    assert "0 delivered, 2 NOT delivered, the last because of: Connection refused" in output
     assert len(Path("events/events.jsonl").read_text().splitlines()) == 2
     assert Path("o.mp4").exists()
 
@@ -75,12 +75,12 @@ def test_ctrl_c_completes_events(infer: Any, make_video: Callable[..., Path], ct
     av = pytest.importorskip("av")
     ctrl_c(20)
     assert infer(make_video(count=400), "--events", rules(), "--json", "s.json") == 130
-    found = [json.loads(line) for line in Path("events/events.jsonl").read_text().splitlines()]
-    assert [line["state"] for line in found] == ["begin", "end", "clip"]
-    assert found[1]["cause"] == "end of run"
+    written = [json.loads(line) for line in Path("events/events.jsonl").read_text().splitlines()]
+    assert [line["state"] for line in written] == ["begin", "end", "clip"]
+    assert written[1]["cause"] == "end of run"
     with av.open("events/car-0001.mp4") as container:
         frames = len(list(container.decode(video=0)))
-    assert frames == found[2]["frames"] == json.loads(Path("s.json").read_text())["frames"] < 400
+    assert frames == written[2]["frames"] == json.loads(Path("s.json").read_text())["frames"] < 400
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_ctrl_c_completes_events(infer: Any, make_video: Callable[..., Path], ct
             ["--benchmark"],
             "--benchmark writes nothing; leave --out, --masks, --lines, --window, --serve",
         ),
-        ({}, ["--masks", "m", "--event-dir", "m/e"], "m/e/events.jsonl: lies in m, which is replaced as a whole"),
+        ({}, ["--masks", "m", "--event-dir", "m/e"], "m/e/events.jsonl: is inside m, which is replaced as a whole"),
         ({}, ["--event-dir", "rules.json"], "rules.json/events.jsonl: cannot be written (File exists)"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_folder_for_events_without_rules(infer: Any, folder: Path, capsys: pyt
 
 
 def test_events_of_images_have_the_pace_of_the_video(infer: Any, folder: Path) -> None:
-    """Not that of the machine: the same images are the same events everywhere."""
+    """The speed of the machine does not matter: the same images give the same events everywhere."""
     assert infer(folder, "--fps", 2, "--events", rules(clip=True, seconds=1, above=0.1)) == 0
     begin, end, clip = [json.loads(line) for line in Path("events/events.jsonl").read_text().splitlines()]
     assert (begin["frame"], begin["time_s"], end["frame"], end["seconds"]) == ("c", None, "c", 1.0)

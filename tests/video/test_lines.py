@@ -44,10 +44,10 @@ def test_a_line(make_result: Callable[..., Result], labels: LabelSpec) -> None:
     line = line_of(result, labels)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    found = json.loads(line.decode("ascii"))
-    age = found.pop("age_ms")
+    values = json.loads(line.decode("ascii"))
+    age = values.pop("age_ms")
     assert 500 <= age < 1500
-    assert found == {
+    assert values == {
         "index": 7,
         "frame": 'ünï "quoted"',
         "time_s": 0.28,
@@ -56,7 +56,7 @@ def test_a_line(make_result: Callable[..., Result], labels: LabelSpec) -> None:
         "shares": {"road": 0.5, "car": 0.25, "sky": 0.125, "tree": 0.0},
         "other": 0.125,
     }
-    assert list(found["shares"]) == list(labels.names)
+    assert list(values["shares"]) == list(labels.names)
     assert json.loads(line_of(make_result(timestamp=None), labels))["time_s"] is None
 
 
@@ -67,7 +67,7 @@ def test_a_file_has_its_name_at_the_end(make_result: Callable[..., Result], labe
             sink.write(make_result(index))
             (partial,) = path.parent.iterdir()
             assert partial.name.startswith("frames.partial-")
-            assert len(partial.read_bytes().splitlines(keepends=True)) == index + 1, "each line is there at once"
+            assert len(partial.read_bytes().splitlines(keepends=True)) == index + 1, "each line is written at once"
     assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 1, 2]
     assert list(path.parent.iterdir()) == [path]
     assert sink.written == path
@@ -84,15 +84,15 @@ def test_a_failed_run_leaves_the_old_file(
     assert path.read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {path}
     assert left.name.startswith("frames.partial-")
-    assert len(left.read_text().splitlines()) == 1, "what was written is kept beside it"
+    assert len(left.read_text().splitlines()) == 1, "written lines are kept in a partial file"
 
 
 def test_a_full_disk_is_one_error(make_result: Callable[..., Result], labels: LabelSpec, tmp_path: Path) -> None:
     path = tmp_path / "frames.jsonl"
-    said = r"frames\.jsonl: cannot be written \(No space left"
+    message = r"frames\.jsonl: cannot be written \(No space left"
     with (
         Path("/dev/full").open("wb") as full,
-        pytest.raises(UserError, match=said),
+        pytest.raises(UserError, match=message),
         LinesSink(path, labels=labels) as sink,
     ):
         assert sink._file is not None
@@ -125,7 +125,7 @@ def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["index"] for line in data.splitlines()] == list(range(data.count(b"\n")))
 
 
-def test_whoever_reads_along_may_leave() -> None:
+def test_a_reader_of_lines_may_leave() -> None:
     with start() as process:
         assert process.stdout is not None
         assert process.stderr is not None

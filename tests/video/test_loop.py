@@ -82,7 +82,7 @@ def test_stages_overlap(labels: LabelSpec) -> None:
 @pytest.mark.parametrize(
     ("size", "thumbnail", "most"), [((48, 64), False, 60), ((2160, 3840), False, 20), ((2160, 3840), True, 20)]
 )
-def test_memory_is_bounded_by_whoever_is_slow(
+def test_memory_is_bounded_by_the_slowest_step(
     engine: BrightnessEngine, labels: LabelSpec, size: tuple[int, int], thumbnail: bool, most: int
 ) -> None:
     read: list[int] = []
@@ -119,7 +119,7 @@ def test_live_sources_drop_and_count_and_files_do_not(labels: LabelSpec) -> None
     assert (slow.frames, slow.dropped) == (20, 0)
 
 
-def test_what_only_shows_holds_nobody_up(engine: BrightnessEngine, labels: LabelSpec) -> None:
+def test_windows_and_pages_do_not_delay_the_run(engine: BrightnessEngine, labels: LabelSpec) -> None:
     shown, kept, window = Kept(pause=0.2, patient=False), Kept(), Shown(patient=False)
     start = time.perf_counter()
     segment(Bars(40), [engine], labels=labels, sinks=[shown, kept, window])
@@ -143,7 +143,7 @@ def test_an_engine_beside_others_that_sees_a_part(engine: BrightnessEngine, labe
         segment(Bars(1), [engine], labels=labels, looking=Looking(region=Region.parse("60,0,32,48")))
 
 
-def test_a_window_is_looked_after_while_nothing_comes(engine: BrightnessEngine, labels: LabelSpec) -> None:
+def test_a_window_is_polled_while_no_frame_comes(engine: BrightnessEngine, labels: LabelSpec) -> None:
     window = Shown()
     segment(Bars(2, pause=0.5, live=True), [engine], labels=labels, sinks=[window])
     assert window.polls > 10

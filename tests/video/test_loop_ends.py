@@ -1,4 +1,4 @@
-"""How the loop ends: errors, Ctrl-C, a window that is closed; no thread stays."""
+"""Ends of the loop: errors, Ctrl-C, a closed window; no thread remains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
         def run(self, frames: Any) -> Any:
             result = super().run(frames)
             if where == "engine" and self.calls >= 12:
-                raise error("told to fail")
+                raise error("fails on purpose")
             return result
 
     source = Bars(1000, fails=10 if where == "source" else None, error=error)
@@ -38,25 +38,25 @@ def test_errors_reach_the_caller(labels: LabelSpec, where: str, error: type[Base
     kept = Kept()
     kind = Shown if where == "window" else Kept
     other = kind(fails=10 if where in ("sink", "window") else None, error=error, pause=0.002)
-    with pytest.raises(error, match="told to fail"):
+    with pytest.raises(error, match="fails on purpose"):
         segment(source, [engine, engine], labels=labels, sinks=[kept, other])
     assert kept.ended is other.ended is error
     assert kept.names == NAMES[: len(kept.names)], "in order until then"
     if where == "source":
-        assert len(kept.names) == 10, "what was read before is finished"
+        assert len(kept.names) == 10, "frames that were read are processed"
 
 
 def test_an_engine_that_forgets_frames(labels: LabelSpec) -> None:
     class Forgetful(BrightnessEngine):
         def run(self, frames: Any) -> Any:
             result = super().run(frames)
-            return result[:-1] if self.calls > 12 else result
+            return result[:-1] if self.calls > 6 else result  # after the warm-up and five full batches
 
-    kept, engine = Kept(), Forgetful(batches=(1, 2))
+    kept, engines = Kept(), [Forgetful(batches=(1, 2)) for _ in range(2)]
     with pytest.raises(ValueError, match="shorter"):
-        segment(Bars(100), [engine, engine], labels=labels, sinks=[kept])
+        segment(Bars(100), engines, labels=labels, sinks=[kept])
     assert kept.names == NAMES[: len(kept.names)]
-    assert len(kept.names) >= 10, "what was seen before arrives"
+    assert len(kept.names) >= 10, "earlier results arrive"
     assert kept.ended is ValueError
 
 
@@ -73,7 +73,7 @@ def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
     class Failing(BrightnessEngine):
         def run(self, frames: Any) -> Any:
             if self.calls == 4:
-                raise RuntimeError("told to fail")
+                raise RuntimeError("fails on purpose")
             return super().run(frames)
 
     class Silent(Bars):
@@ -83,7 +83,7 @@ def test_an_error_does_not_wait_for_the_next_frame(labels: LabelSpec) -> None:
 
     engine = Failing()
     start = time.perf_counter()
-    with pytest.raises(RuntimeError, match="told to fail"):
+    with pytest.raises(RuntimeError, match="fails on purpose"):
         segment(Silent(4, live=True, pause=0.05), [engine, engine], labels=labels, sinks=[Kept()])
     assert time.perf_counter() - start < 5
 
@@ -95,7 +95,7 @@ def test_a_sink_that_fails_does_not_wait_for_the_next_frame(engine: BrightnessEn
             self._stopped.wait(30)
 
     start = time.perf_counter()
-    with pytest.raises(UserError, match="told to fail"):
+    with pytest.raises(UserError, match="fails on purpose"):
         segment(Silent(4, live=True, pause=0.05), [engine], labels=labels, sinks=[Kept(fails=3), Kept()])
     assert time.perf_counter() - start < 5
 
@@ -130,7 +130,7 @@ def test_ctrl_c_before_the_first_frame(engine: BrightnessEngine, labels: LabelSp
 def test_ctrl_c_while_the_threads_start(
     engine: BrightnessEngine, labels: LabelSpec, started: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None of them is left behind, at work with sinks that were left."""
+    """No thread remains that works on sinks that were left."""
     start, calls = threading.Thread.start, itertools.count()
 
     def interrupted(self: threading.Thread) -> None:
@@ -152,7 +152,7 @@ def test_ctrl_c_while_the_threads_start(
 def test_ctrl_c_while_a_file_hangs(
     engine: BrightnessEngine, labels: LabelSpec, cores: int, signals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was read is finished, and another Ctrl-C meanwhile changes nothing."""
+    """Frames that were read are processed, and a second Ctrl-C changes nothing."""
     goes_on = threading.Event()
 
     class Hanging(Bars):

@@ -1,4 +1,4 @@
-"""Long names: of sources, of results, and of what lies there while they are written."""
+"""Long names: of sources, results and temporary files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_temporary_prefix(tmp_path: Path) -> None:
 def test_results_with_the_longest_names(tmp_path: Path, labels: LabelSpec, make_result: MakeResult) -> None:
     pytest.importorskip("av")
     big = Picture.of_bgr(np.zeros((48, 64, 3), np.uint8))
-    made: list[Path] = []
+    files: list[Path] = []
     for suffix, make in (
         (".mp4", H264Sink),
         (".png", ImageSink),
@@ -48,10 +48,10 @@ def test_results_with_the_longest_names(tmp_path: Path, labels: LabelSpec, make_
         path = tmp_path / ("n" * (255 - len(suffix)) + suffix)
         with make(path) as sink:
             sink.write(make_result(0, picture=big))
-        made.append(path)
-        with make(path) as sink:  # what is there is replaced
+        files.append(path)
+        with make(path) as sink:  # replaces the older file
             sink.write(make_result(0, picture=big))
-    assert sorted(tmp_path.iterdir()) == sorted(made)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_names_that_are_too_long_fail_before_the_work(tmp_path: Path, labels: LabelSpec) -> None:

@@ -19,7 +19,7 @@ RULE = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5)
 
 
 def chosen(path: Path, labels: LabelSpec, **wanted: Any) -> list[str]:
-    """Names of the sinks and what they write."""
+    """Names of the sinks and of their files."""
     places = {
         key: Path(value) if key in ("out", "masks", "lines", "report") and value else value
         for key, value in wanted.items()
@@ -66,20 +66,20 @@ def test_named(folder: Path, labels: LabelSpec) -> None:
         ({"out": "same", "masks": "same"}, "same: named for two things"),
         ({"masks": "same", "lines": "./same"}, "same: named for two things"),
         ({"lines": "same", "report": "same"}, "same: named for two things"),
-        ({"out": "o", "masks": "o/masks"}, "o/masks: lies in o, which is replaced as a whole; name a place outside"),
-        ({"masks": "m", "report": "m/summary.json"}, "summary.json: lies in m, which is replaced as a whole"),
+        ({"out": "o", "masks": "o/masks"}, "o/masks: is inside o, which is replaced as a whole; name a place outside"),
+        ({"masks": "m", "report": "m/summary.json"}, "summary.json: is inside m, which is replaced as a whole"),
         ({"original_ids": True}, "original ids are for label maps; name a folder for them: --masks DIR"),
         ({"benchmark": True, "out": "x.mp4"}, "--benchmark writes nothing; leave --out"),
         ({"benchmark": True, "rules": [RULE]}, "--benchmark writes nothing; leave .* --events out"),
         ({"event_dir": Path("e")}, "e: a folder for events, but no rules; name their file: --events FILE"),
-        ({"masks": "m", "rules": [RULE], "event_dir": Path("m/e")}, "events.jsonl: lies in m, which is replaced"),
+        ({"masks": "m", "rules": [RULE], "event_dir": Path("m/e")}, "events.jsonl: is inside m, which is replaced"),
         ({"lines": "events/events.jsonl", "rules": [RULE]}, "events/events.jsonl: named for two things"),
         ({"serve": "here"}, "--serve: got 'here'; allowed: PORT or HOST:PORT"),
         ({"out": "x.mp4", "crf": 99}, "crf 99; allowed"),
         ({"out": "-"}, "--out -: pictures are not written to standard output; name a file or a folder"),
         ({"masks": "-"}, "--masks -: pictures are not written to standard output"),
         ({"lines": "-", "report": "-"}, "one of them can be standard output; name a file for the other"),
-        ({"out": "o/%04d.png"}, "images are called after their frames; name an .mp4 file or a folder"),
+        ({"out": "o/%04d.png"}, "images are named after their frames; name an .mp4 file or a folder"),
         ({"out": "x.m3u8", "crf": 99}, "crf 99; allowed"),
         ({"stream": "udp://127.0.0.1"}, "the port is missing"),
         ({"benchmark": True, "stream": "udp://127.0.0.1:9"}, "--benchmark writes nothing; leave --out"),

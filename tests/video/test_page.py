@@ -1,4 +1,4 @@
-"""The live page over real connections: what is served, and that who watches slows nothing."""
+"""The live page over real connections: its answers, and that viewers do not slow the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.video.drawing.picture import Picture, Yuv
 from pipeline.video.sinks import _web
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result, Stop
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.viewers import connect, decoded, events, get, pictures, producing, until
 
@@ -29,11 +29,11 @@ MakeResult = Callable[..., Result]
 Serve = Callable[..., PageSink]
 
 
-# what is served
+# answers
 
 
-def test_frames_arrive_small(serve: Serve, make_result: MakeResult) -> None:
-    sink = serve(rate=100)
+def test_frames_arrive_small(serve: Serve, labels: LabelSpec, make_result: MakeResult) -> None:
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=100))
     image = np.zeros((720, 1280, 3), np.uint8)
     image[:, 640:] = (40, 90, 200)
     planes = [np.full((720, 1280), 150, np.uint8), *(np.full((360, 640), value, np.uint8) for value in (90, 170))]
@@ -49,17 +49,19 @@ def test_frames_arrive_small(serve: Serve, make_result: MakeResult) -> None:
         np.concatenate([plane.ravel() for plane in planes]).reshape(1080, 1280), cv2.COLOR_YUV2BGR_I420
     )
     assert np.abs(second[270, 480].astype(int) - whole[360, 640]).max() < 6
-    for size, small in (((1080, 400), (960, 356)), ((48, 64), (48, 64))):  # high ones, and small ones as they are
+    for size, small in (((1080, 400), (960, 356)), ((48, 64), (48, 64))):  # a high one; a small one
         sink.write(make_result(2, picture=Picture.of_bgr(np.zeros((*size, 3), np.uint8))))
         assert decoded(next(stream)).shape[:2] == small
 
 
 def test_the_page_and_its_parts(serve: Serve) -> None:
     sink = serve()
-    for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+    files = {"/": ("text/html", "page.html"), "/page.css": ("text/css", "page.css")}
+    files["/page.js"] = ("text/javascript", "live.js", "page.js")
+    for path, (kind, *names) in files.items():
         status, headers, body = get(sink, path)
         assert (status, headers.get_content_type(), int(headers["Content-Length"])) == (200, kind, len(body))
-        assert body == (Path(pages.__file__).parent / (path.strip("/") or "page.html")).read_bytes()
+        assert body == b"".join((Path(pages.__file__).parent / name).read_bytes() for name in names)
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -68,20 +70,20 @@ def test_the_page_and_its_parts(serve: Serve) -> None:
     assert not re.search(r"https?:|//|<style|style=|\son\w+=", html), "nothing from elsewhere, nothing inline"
 
 
-def test_what_is_not_python_is_in_the_wheel() -> None:
+def test_files_that_are_not_python_are_in_the_wheel() -> None:
     root = Path(__file__).parents[2]
     package = root / "pipeline"
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pipeline"]
     files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert {"page.html", "page.css", "page.js"} <= {path.name for path in files}
+    assert {"page.html", "page.css", "page.js", "live.js"} <= {path.name for path in files}
     assert {path for pattern in patterns for path in package.glob(pattern)} == files
 
 
 def test_events(serve: Serve, make_result: MakeResult) -> None:
     odd = LabelSpec(names=("<b>road</b>", "ä&amp;"), palette=((200, 0, 10), (0, 0, 255)))
-    sink = serve(labels=odd, engine="kd/int8", rate=7.5)
-    told = events(sink, visit="12-3")
-    name, about = next(told)
+    sink = serve(page=PageSettings(odd, "drive.mp4", engine="kd/int8", rate=7.5))
+    updates = events(sink, visit="12-3")
+    name, about = next(updates)
     assert name == "about"
     assert about == {
         "title": "drive.mp4",
@@ -90,27 +92,27 @@ def test_events(serve: Serve, make_result: MakeResult) -> None:
         "classes": [{"name": "<b>road</b>", "colour": "#c8000a"}, {"name": "ä&amp;", "colour": "#0000ff"}],
         "rest": "ignored",
     }
-    assert next(told) == ("figures", {"state": "waiting", "frames": 0, "pictures": False})
+    assert next(updates) == ("figures", {"state": "waiting", "frames": 0, "pictures": False})
     sink.write(make_result(5, arrived=time.perf_counter() - 0.2, dropped=2))
-    name, figures = next(told)
+    name, figures = next(updates)
     assert (name, figures["state"], figures["frames"], figures["dropped"]) == ("figures", "running", 6, 2)
     assert 200 <= figures["age_ms"] < 1000
     assert json.loads(get(sink, "/state")[2]).items() >= {**about, "frames": 6}.items()
     with connect(sink, "/stream?12-3"):
-        until(lambda: next(told)[1]["pictures"])
-    until(lambda: not next(told)[1]["pictures"])
+        until(lambda: next(updates)[1]["pictures"])
+    until(lambda: not next(updates)[1]["pictures"])
 
 
 def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     now = 100.0
-    figures = Figures(labels=labels, title="x", engine="", rate=15, clock=lambda: now)
+    figures = Figures(PageSettings(labels, "x"), clock=lambda: now)
     assert figures.now() == {"state": "waiting", "frames": 0}
-    # ten frames a second, of which this sink is handed every second one
+    # ten frames per second, of which this sink gets every second one
     for step in range(20):
         now = 100 + 0.2 * step
         figures.note(make_result(2 * step, arrived=now - 0.01 * (1 + step % 3), infer_ms=float(step), dropped=step))
-    found = figures.now()
-    assert found == {
+    last = figures.now()
+    assert last == {
         "state": "running",
         "frames": 39,
         "quiet_s": 0.0,
@@ -127,23 +129,23 @@ def test_figures_by_hand(labels: LabelSpec, make_result: MakeResult) -> None:
     quiet = figures.now()
     assert (quiet["fps"], quiet["quiet_s"], quiet["infer_ms"], quiet["age_ms"]) == (0.0, 5.0, None, None)
     figures.state = "ended"
-    assert figures.now() == {**found, "state": "ended"}, "at the end the last figures stay"
+    assert figures.now() == {**last, "state": "ended"}, "at the end the last figures stay"
 
 
 def test_only_some_classes(labels: LabelSpec, make_result: MakeResult) -> None:
-    figures = Figures(labels=labels, title="x", engine="", rate=15, only={2, 1})
+    figures = Figures(PageSettings(labels, "x", only={2, 1}))
     figures.note(make_result())
     assert [entry["name"] for entry in figures.about()["classes"]] == ["car", "sky"]
     assert figures.about()["rest"] == "everything else"
     assert (figures.now()["shares"], figures.now()["other"]) == ([0.25, 0.125], 0.625)
 
 
-# what it costs
+# costs
 
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """When JPEGs were made."""
+    """Times at which JPEGs were encoded."""
     times, imencode = list[float](), cv2.imencode
 
     def counted(*arguments: Any) -> Any:
@@ -155,11 +157,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_nothing_is_encoded_unless_somebody_watches(
-    serve: Serve, make_result: MakeResult, encoded: list[float]
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, encoded: list[float]
 ) -> None:
-    sink = serve(rate=50)
-    told = events(sink)
-    next(told)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=50))
+    updates = events(sink)
+    next(updates)
     with producing(sink, make_result, fps=200):
         time.sleep(0.3)
         assert not encoded
@@ -174,9 +176,9 @@ def test_nothing_is_encoded_unless_somebody_watches(
 
 
 def test_one_picture_for_all_and_no_more_than_asked_for(
-    serve: Serve, make_result: MakeResult, encoded: list[float]
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, encoded: list[float]
 ) -> None:
-    sink = serve(rate=20)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=20))
     noise = [np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8) for seed in range(8)]
     seen: list[list[bytes]] = [[], [], []]
 
@@ -202,10 +204,10 @@ def test_one_picture_for_all_and_no_more_than_asked_for(
 
 
 def test_a_viewer_that_never_reads_slows_nobody(
-    serve: Serve, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_web, "SEND_S", 1.5)
-    sink = serve(rate=50)
+    sink = serve(page=PageSettings(labels, "drive.mp4", rate=50))
     noise = [np.random.default_rng(seed).integers(0, 256, (540, 960, 3), np.uint8) for seed in range(2)]
 
     def make(index: int) -> Result:  # 0.5 MB as JPEG
@@ -219,7 +221,7 @@ def test_a_viewer_that_never_reads_slows_nobody(
             next(reader)
         lasted = time.monotonic() - begin
         assert sink._pictures.watchers == 2, "both are served at a time"
-        until(lambda: sink._pictures.watchers == 1)  # it was let go
+        until(lambda: sink._pictures.watchers == 1)  # the slow one was disconnected
         assert len(next(reader)) > 100_000
         reader.close()
     assert lasted < 1.4, "pictures did not wait for it"
@@ -228,7 +230,7 @@ def test_a_viewer_that_never_reads_slows_nobody(
 
 
 def test_a_viewer_that_left_is_noticed_without_pictures(
-    serve: Serve, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, labels: LabelSpec, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "_GONE_S", 0.05)
     monkeypatch.setattr(pages, "VIEWERS", 2)
@@ -244,7 +246,7 @@ def test_a_viewer_that_left_is_noticed_without_pictures(
         assert get(sink, "/state")[0] == 200
 
 
-def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_connections_is_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_web, "CONNECTIONS", 3)
     sink = serve()
     idle = [connect(sink, b"GET / HT") for _ in range(3)]
@@ -263,21 +265,23 @@ def test_there_is_an_end_to_connections(serve: Serve, monkeypatch: pytest.Monkey
     ("error", "state"),
     [(None, "ended"), (Stop(), "ended"), (KeyboardInterrupt(), "ended"), (UserError("x"), "failed")],
 )
-def test_the_end_is_told(labels: LabelSpec, make_result: MakeResult, error: BaseException | None, state: str) -> None:
-    sink = PageSink("127.0.0.1", 0, labels=labels, title="x")
+def test_the_page_shows_the_end(
+    labels: LabelSpec, make_result: MakeResult, error: BaseException | None, state: str
+) -> None:
+    sink = PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0)
     sink.__enter__()
     try:
-        told = events(sink)
-        next(told)
+        updates = events(sink)
+        next(updates)
         watcher = pictures(sink)
         sink.write(make_result(0))
         next(watcher)
         last = np.full((48, 64, 3), 200, np.uint8)
         sink.write(make_result(1, picture=Picture.of_bgr(last)))
         sink.__exit__(type(error) if error else None, error, None)
-        until(lambda: next(told)[1]["state"] == state)
+        until(lambda: next(updates)[1]["state"] == state)
         assert np.abs(decoded(next(watcher)).astype(int) - 200).max() < 4, "the last picture is shown"
-        # who comes later sees it, too
+        # later viewers see it, too
         assert json.loads(get(sink, "/state")[2])["state"] == state
         assert np.abs(decoded(next(pictures(sink))).astype(int) - 200).max() < 4
     finally:

@@ -1,4 +1,4 @@
-"""The live page in a real browser: pictures move, figures are right, all classes are there, and it comes back."""
+"""The live page in a real browser: pictures move, figures are right, all classes are there, and it reconnects."""
 
 # ruff: noqa: PLC0415 - playwright is asked for by the tests that need it
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.viewers import producing, until
 
@@ -35,7 +36,7 @@ SIZE = (360, 640)
 
 
 def street(index: int) -> Array:
-    """Train ids of a street (90, 160) with a car that moves to the right, 8 pixels a frame."""
+    """Train ids of a street (90, 160) with a car that moves to the right by 8 pixels per frame."""
     ids = np.full((90, 160), 4, np.uint8)
     ids[30:50, 20:] = 2
     ids[50:] = 0
@@ -55,23 +56,24 @@ def browser(program: Callable[..., str], lacks: Callable[[str], NoReturn]) -> It
     path = program("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as play:
         try:
-            found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
-        except Error as error:  # Ubuntu's chromium-browser only says that it needs snap
+            started = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # our own page, as root, too
+        except Error as error:  # Ubuntu's chromium-browser only prints that it needs snap
             lacks(f"{path} does not start: {error}")
-        yield found
-        found.close()
+        yield started
+        started.close()
 
 
 @contextmanager
 def running(
     make_result: Callable[..., Result], *, port: int = 0, embed: Sequence[str] = (), confident: bool = False
 ) -> Iterator[PageSink]:
-    """A page and a thread that writes 30 results a second; leaving ends the run, the page stays until it is closed.
+    """A page and a thread that writes 30 results per second; leaving ends the run, the page stays until it is closed.
 
     Args:
         confident: results have a confidence of 51 (20 %) in cars and of 230 (90 %) elsewhere.
     """
-    sink = PageSink("127.0.0.1", port, labels=LABELS, title="front <1>.mp4", engine="kd/int8", embed=embed)
+    page = PageSettings(LABELS, "front <1>.mp4", engine="kd/int8")
+    sink = PageSink(page, host="127.0.0.1", port=port, embed=embed)
     colours = LABELS.lookup_bgr()[:, 0]
 
     def make(index: int) -> Result:
@@ -88,23 +90,23 @@ def running(
 
 
 def look(page: Any, selector: str) -> Array:
-    """What is seen of an element (H, W, 3), RGB."""
+    """A screenshot of an element (H, W, 3), RGB."""
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB"))
 
 
 def watch(browser: Any, sink: PageSink, width: int) -> tuple[Any, list[str]]:
-    """The page, once a picture is there, and what the browser complained about."""
+    """The page after its first picture, and the errors of the browser."""
     page, complaints = browser.new_page(viewport={"width": width, "height": 800}), list[str]()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(sink.address)
-    # asked in Python: the page's security policy forbids what playwright's wait_for_function does
+    # in Python, because the security policy of the page forbids playwright's wait_for_function
     until(lambda: page.evaluate("document.getElementById('stream').naturalWidth") > 0)
     until(lambda: page.inner_text("#frames") not in ("", "\u2013"))
     return page, complaints
 
 
-def test_confidence_stands_beside_the_shares(browser: Any, make_result: Callable[..., Result]) -> None:
+def test_confidence_is_shown_beside_the_shares(browser: Any, make_result: Callable[..., Result]) -> None:
     with running(make_result) as plain, running(make_result, confident=True) as sure:
         for sink, heading, ending in ((plain, "share of the pixels", "%"), (sure, "share · confidence", "% · 90 %")):
             page, complaints = watch(browser, sink, 1280)
@@ -142,7 +144,7 @@ def test_what_a_viewer_sees(browser: Any, make_result: Callable[..., Result], tm
         assert page.inner_text("#state") == "running"
         assert 20 < float(page.inner_text("#fps")) < 31
         assert (page.inner_text("#infer"), page.inner_text("#dropped")) == ("4.25", "12")
-        # every class in order, and what is ignored
+        # every class in order, and the ignored pixels
         names = page.locator("#classes .name").all_inner_texts()
         assert names == [*LABELS.names, "ignored"]
         shares = dict(zip(names, page.locator("#classes .share").all_inner_texts(), strict=True))
@@ -161,7 +163,7 @@ def test_what_a_viewer_sees(browser: Any, make_result: Callable[..., Result], tm
 def test_the_end_and_the_next_run(browser: Any, make_result: Callable[..., Result], tmp_path: Path) -> None:
     with running(make_result) as sink:
         page, _ = watch(browser, sink, 1280)
-        # nobody sees a hidden page: nothing is made for it
+        # nothing is encoded for a hidden page
         hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
         page.evaluate(hide + " document.dispatchEvent(new Event('visibilitychange')); }", True)
         until(lambda: sink._pictures.watchers == 0)
@@ -187,7 +189,7 @@ def test_pictures_come_back_when_they_were_stopped(
 ) -> None:
     with running(make_result) as sink:
         page, _ = watch(browser, sink, 1280)
-        monkeypatch.setattr(pages, "_BOUNDARY", "no bytes")  # writing fails, as to somebody who is too slow
+        monkeypatch.setattr(pages, "_BOUNDARY", "no bytes")  # writing fails, as for a slow viewer
         until(lambda: sink._pictures.watchers == 0)
         monkeypatch.undo()
         until(lambda: sink._pictures.watchers == 1, seconds=20)

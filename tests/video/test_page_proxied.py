@@ -1,4 +1,4 @@
-"""The page behind a proxy, and inside of another page."""
+"""The page with a proxy, and inside another page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.video.outputs import Outputs
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.page import PageSink
 from tests.video.fakes import Bars
 from tests.video.viewers import connect, get
@@ -20,7 +21,7 @@ PATHS = ("/", "/state", "/events", "/stream", "/page.js")
 
 
 def head_of(sink: PageSink, path: str, *lines: str, method: str = "HEAD") -> tuple[str, dict[str, str]]:
-    """Status line and headers, and nothing may follow them."""
+    """Status line and headers; nothing may follow them."""
     request = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
     with connect(sink, request, timeout=2) as connection:
         whole = b"".join(iter(lambda: connection.recv(4096), b"")) if method == "HEAD" else connection.recv(4096)
@@ -36,7 +37,7 @@ def test_head_is_the_head_of_get(serve: Serve, make_result: MakeResult, path: st
     sink.write(make_result(0))
     status, headers = head_of(sink, path)
     assert status == "HTTP/1.1 200 OK"
-    # a proxy that collects what it gets would show events in lumps
+    # a proxy that collects data would delay events
     assert headers["X-Accel-Buffering"] == "no"
     same_status, same = head_of(sink, path, method="GET")
     changing = ("Date", "Content-Length")
@@ -46,15 +47,17 @@ def test_head_is_the_head_of_get(serve: Serve, make_result: MakeResult, path: st
     }
 
 
-def test_a_refused_host_is_told_with_what_allows_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_host_has_a_warning_with_the_option_that_allows_it(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = serve()
     for _ in range(3):
         assert get(sink, "/", Host="Robot.lan:8090")[0] == 403
-    told = [text for text in caplog.messages if "refused" in text]
-    assert told == ["page: refused a request for the host robot.lan; if that is you: --allow-host robot.lan"]
+    warnings = [text for text in caplog.messages if "refused" in text]
+    assert warnings == ["page: refused a request for the host robot.lan; if that is you: --allow-host robot.lan"]
     caplog.clear()
     assert get(sink, "/", Host="x;rm -rf")[0] == 403
-    assert "rm -rf" not in caplog.text, "what was sent is not repeated unless it is a name"
+    assert "rm -rf" not in caplog.text, "a header is repeated only if it is a name"
     for number in range(100):
         get(sink, "/state", Host=f"n{number}.lan")
     assert len(caplog.messages) < 30
@@ -86,7 +89,7 @@ def test_embedding_is_for_named_origins(serve: Serve, make_result: MakeResult) -
             assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_without_origins_nobody_embeds_it(serve: Serve) -> None:
+def test_without_origins_no_site_embeds_it(serve: Serve) -> None:
     _, headers = head_of(serve(), "/", "Origin: https://dashboard.lan")
     assert headers["Content-Security-Policy"].endswith("frame-ancestors 'none'")
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
@@ -106,12 +109,12 @@ def test_without_origins_nobody_embeds_it(serve: Serve) -> None:
         ({"embed": ["https://a\r\nX: y"]}, "--embed: got"),
     ],
 )
-def test_what_is_no_name_and_no_origin(labels: LabelSpec, options: dict[str, list[str]], message: str) -> None:
+def test_invalid_names_and_origins(labels: LabelSpec, options: dict[str, list[str]], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        PageSink("127.0.0.1", 0, labels=labels, title="x", **options)
+        PageSink(PageSettings(labels, "x"), host="127.0.0.1", port=0, **options)
 
 
-def test_they_are_for_the_page(labels: LabelSpec) -> None:
+def test_both_options_need_the_page(labels: LabelSpec) -> None:
     for options in ({"allow_hosts": ["robot.lan"]}, {"embed": ["https://dashboard.lan"]}):
         with pytest.raises(UserError, match="--allow-host and --embed are for the page; add --serve PORT"):
             Outputs(**options).sinks(Bars(), labels=labels, engine="e")

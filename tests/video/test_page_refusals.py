@@ -33,8 +33,8 @@ Serve = Callable[..., PageSink]
     ],
 )
 def test_only_known_paths(serve: Serve, path: str, status: int) -> None:
-    found, _, body = get(serve(), path)
-    assert found == status
+    answered, _, body = get(serve(), path)
+    assert answered == status
     assert b"alert" not in body
     assert status == 200 or body == b"404 Not Found\n"
 
@@ -52,7 +52,7 @@ def test_only_known_paths(serve: Serve, path: str, status: int) -> None:
         ("", 403),
     ],
 )
-def test_names_of_elsewhere_are_refused(serve: Serve, host: str, status: int) -> None:
+def test_foreign_host_names_are_refused(serve: Serve, host: str, status: int) -> None:
     sink = serve()
     for path in ("/", "/state"):
         assert get(sink, path, Host=host)[0] == status
@@ -109,6 +109,6 @@ def test_addresses(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "80a", "65536", "-1", ":80", "::1:80", "[::1]", "a:", "²", "[]:80"])
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(UserError, match=r"--serve: got .*; allowed: PORT or HOST:PORT"):
         parse_address(text)

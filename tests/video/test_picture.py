@@ -59,7 +59,7 @@ def test_yuv_is_resized_as_if_converted_first(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(2160, 3840), (720, 1280), (540, 960), (360, 480)])
 def test_detail_does_not_alias(size: tuple[int, int]) -> None:
-    """Noise and stripes of a pixel leave no more than an average over areas leaves of them."""
+    """Noise and stripes of one pixel remain no more visible than after an average over areas."""
     noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     stripes = np.tile(np.array([0, 255], np.uint8), size[1] // 2)[np.newaxis].repeat(size[0], axis=0)
     grey = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)
@@ -93,6 +93,6 @@ def test_crop_is_a_view_of_the_same_place() -> None:
 def test_an_image_as_planes() -> None:
     image = np.stack([smooth((40, 60), 40, 200, seed) for seed in range(3)], axis=2)
     like = Picture(planes((96, 128)), Yuv(matrix=1))
-    made = Picture(like.like(image), like.yuv)
-    assert abs(made.bgr().astype(int) - image).mean() < 4
+    converted = Picture(like.like(image), like.yuv)
+    assert abs(converted.bgr().astype(int) - image).mean() < 4
     assert Picture.of_bgr(image).like(image)[0] is image

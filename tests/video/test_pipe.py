@@ -1,4 +1,4 @@
-"""Video through a named pipe and standard input: read once, nothing lost, and nobody waits for ever."""
+"""Video through a named pipe and standard input: read once, without a lost frame, and with limited waits."""
 
 from __future__ import annotations
 
@@ -58,13 +58,15 @@ def test_a_pipe_gives_what_the_file_gives(
     assert len(wanted) == 30
     source = open_source(str(send(video.read_bytes(), after=0.1, name="live.anything")))
     assert (source.is_video, source.live, source.waits, source.stem) == (True, False, True, "live")
-    found = list(source.frames())
+    received = list(source.frames())
     source.close()
-    assert [frame.picture.bgr().tobytes() for frame in found] == [data for _, data in wanted]
-    assert [frame.timestamp for frame in found] == pytest.approx([time for time, _ in wanted])
+    assert [frame.picture.bgr().tobytes() for frame in received] == [data for _, data in wanted]
+    assert [frame.timestamp for frame in received] == pytest.approx([time for time, _ in wanted])
 
 
-def test_sound_of_a_pipe_is_told(send: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sound_of_a_pipe_has_a_warning(
+    send: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "sound.ts"
     with av.open(str(path), "w") as container:
         video, audio = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=48_000)
@@ -88,8 +90,8 @@ def test_sound_of_a_pipe_is_told(send: Callable[..., Path], tmp_path: Path, capl
 
 def test_start_of_a_pipe(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
     source = open_source(str(send(make_video("drive.ts", count=30).read_bytes())))
-    found = list(source.frames(start=0.8))
-    assert len(found) == 10
+    received = list(source.frames(start=0.8))
+    assert len(received) == 10
     with pytest.raises(UserError, match="is a pipe and was read already"):
         list(source.frames())
     source.close()
@@ -119,7 +121,7 @@ def test_a_terminal_is_no_video(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("-")
 
 
-def test_without_a_writer_it_is_given_up(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "empty.ts")
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"empty\.ts: nothing came through this pipe for 0\.3 s; start what writes"):
@@ -127,7 +129,7 @@ def test_without_a_writer_it_is_given_up(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 1.5
 
 
-def test_a_writer_that_stalls_is_given_up(make_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_writer_that_stalls_is_an_error(make_video: Callable[..., Path], tmp_path: Path) -> None:
     data = make_video("drive.ts", count=200).read_bytes()
     os.mkfifo(tmp_path / "stalls.ts")
     opened: list[Any] = []
@@ -169,12 +171,12 @@ def test_stop_ends_a_read_that_waits(tmp_path: Path, make_video: Callable[..., P
 
 
 @pytest.mark.parametrize("data", [b"", b"no video at all\n" * 1000, b"ffconcat version 1.0\nfile /etc/hostname\n"])
-def test_what_is_no_video(send: Callable[..., Path], data: bytes) -> None:
+def test_a_pipe_without_a_video(send: Callable[..., Path], data: bytes) -> None:
     with pytest.raises(UserError, match=r"live\.ts: not a readable video \(.*MPEG-TS, Matroska or an MP4"):
         open_source(str(send(data)), patience=2)
 
 
-def test_an_index_at_the_end_is_told(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
+def test_an_index_at_the_end_is_an_error(make_video: Callable[..., Path], send: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"live\.ts: not .*an MP4 with its index in front, or name the file itself"):
         noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)  # does not fit into one buffer
         open_source(str(send(make_video("drive.mp4", image=noise).read_bytes())), patience=2)

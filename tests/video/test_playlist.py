@@ -1,4 +1,4 @@
-"""HLS: a playlist that can be read while it is written and after, and the segments that stay."""
+"""HLS: a playlist that can be read during and after the run, and the segments that stay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ av = pytest.importorskip("av", reason="playlists are written with PyAV")
 
 @pytest.fixture
 def bright(make_result: Callable[..., Result]) -> Callable[..., Result]:
-    """A result whose grey value is its number, at 25 frames a second; ``arrived`` by the same clock."""
+    """A result whose grey value is its number, at 25 frames per second; ``arrived`` has the same clock."""
 
     def make(index: int) -> Result:
         picture = Picture.of_bgr(np.full((48, 64, 3), index % 256, np.uint8))
@@ -44,7 +44,7 @@ def listed(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["live.m3u8", "100%d ä/a: %03d.m3u8"])
-def test_of_a_file_everything_stays(tmp_path: Path, bright: Callable[..., Result], name: str) -> None:
+def test_a_file_keeps_all_segments(tmp_path: Path, bright: Callable[..., Result], name: str) -> None:
     path = tmp_path / name
     with PlaylistSink(path, live=False) as sink:
         assert (sink.patient, sink.waits, sink.written) == (True, False, path)
@@ -64,7 +64,7 @@ def test_of_a_file_everything_stays(tmp_path: Path, bright: Callable[..., Result
 
 
 def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> None:
-    """Whoever reads the folder at any time finds a playlist that is whole, and whole segments."""
+    """At any time the folder has a complete playlist and complete segments."""
     path = tmp_path / "live.m3u8"
     over = threading.Event()
     wrong: list[str] = []
@@ -92,7 +92,7 @@ def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> N
         for name in [*listed(path), path.name]:
             shutil.copy(tmp_path / name, copy)
         assert "#EXT-X-ENDLIST" not in path.read_text()
-        (copy / path.name).write_text(path.read_text() + "#EXT-X-ENDLIST\n")  # else FFmpeg waits for more
+        (copy / path.name).write_text(path.read_text() + "#EXT-X-ENDLIST\n")  # otherwise FFmpeg waits for more
         assert len(decoded(copy / path.name)) == 100
     over.set()
     watcher.join(60)
@@ -101,7 +101,7 @@ def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> N
     assert len(decoded(path)) == 130
 
 
-def test_of_something_live_the_last_half_minute_stays(tmp_path: Path, bright: Callable[..., Result]) -> None:
+def test_a_live_source_keeps_the_last_half_minute(tmp_path: Path, bright: Callable[..., Result]) -> None:
     path = tmp_path / "live.m3u8"
     with PlaylistSink(path, live=True) as sink:
         assert (sink.patient, sink.waits) == (False, True)
@@ -129,7 +129,7 @@ def test_a_second_run_takes_the_place_of_the_first(tmp_path: Path, bright: Calla
         assert len(decoded(path)) == count
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["live-holiday.ts", "live.m3u8", *listed(path)])
     for name in listed(path):
-        assert int(name[5:-3]) > int(older[-1][5:-3]), "players see that it goes on"
+        assert int(name[5:-3]) > int(older[-1][5:-3]), "players see that the numbers continue"
 
 
 def test_no_frame_leaves_nothing(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_no_frame_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_failed_ends_with_a_whole_playlist(tmp_path: Path, bright: Callable[..., Result]) -> None:
+def test_a_failed_run_leaves_a_complete_playlist(tmp_path: Path, bright: Callable[..., Result]) -> None:
     path = tmp_path / "live.m3u8"
     with pytest.raises(RuntimeError), PlaylistSink(path, live=False) as sink:
         for index in range(60):
@@ -149,7 +149,7 @@ def test_what_failed_ends_with_a_whole_playlist(tmp_path: Path, bright: Callable
 
 
 def test_a_full_disk(tmp_path: Path, bright: Callable[..., Result]) -> None:
-    """FFmpeg would go on, and leave an empty playlist."""
+    """FFmpeg would continue, and leave an empty playlist."""
     path = tmp_path / "live.m3u8"
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)

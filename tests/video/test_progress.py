@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_quiet_line_every_ten_seconds_where_no_terminal_is() -> None:
+def test_a_line_every_ten_seconds_without_a_terminal() -> None:
     clock, stream = Clock(), io.StringIO()
     with Progress(6000, stream, clock=clock) as progress:
         for second in range(1, 26):
@@ -40,7 +40,7 @@ def test_one_line_on_a_terminal() -> None:
     assert stream.getvalue().endswith("3 frames, 0.0 fps\n")
 
 
-def test_a_short_run_says_nothing() -> None:
+def test_a_short_run_prints_nothing() -> None:
     stream = io.StringIO()
     with Progress(3, stream) as progress:
         progress.update(3)

@@ -1,4 +1,4 @@
-"""Room on the disk for a video: told before the work; what does not fit twice is kept once."""
+"""Room on the disk for a video: a warning before the work; a video that does not fit twice is kept once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeResult = Callable[..., Result]
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Set ``free`` to so many bytes."""
+    """A disk; set ``free`` to its number of free bytes."""
     state = SimpleNamespace(free=1 << 40)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: state)
     return state
@@ -36,13 +36,13 @@ def written(path: Path, make_result: MakeResult, *, expected: int | None, count:
     return path.read_bytes()
 
 
-def test_little_room_is_told_with_the_first_frame(
+def test_little_room_has_a_warning_at_the_first_frame(
     tmp_path: Path, make_result: MakeResult, disk: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.free = 100 << 20
     with H264Sink(tmp_path / "o.mp4", expected=1_000_000) as sink:
         sink.write(make_result(0))
-        # 2 x 1000000 frames of 48x64 with 0.3 bits a pixel
+        # 2 x 1000000 frames of 48x64 with 0.3 bits per pixel
         assert "o.mp4: about 219 MB are needed for 1000000 frames, 100 MB are free there; free some" in caplog.text
     caplog.clear()
     for expected in (None, 60):
@@ -50,7 +50,7 @@ def test_little_room_is_told_with_the_first_frame(
     assert not caplog.messages
 
 
-def test_without_room_for_two_one_is_kept(
+def test_without_room_for_two_copies_one_is_kept(
     tmp_path: Path, make_result: MakeResult, disk: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     roomy = written(tmp_path / "a.mp4", make_result, expected=None)
@@ -62,7 +62,7 @@ def test_without_room_for_two_one_is_kept(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
-def test_a_run_tells_how_many_frames_come(labels: LabelSpec) -> None:
+def test_a_run_gives_its_sink_the_number_of_frames(labels: LabelSpec) -> None:
     (sink,) = of_source(Outputs(), "a", several=False, expected=7).sinks(Bars(), labels=labels, engine="e")
     assert isinstance(sink, H264Sink)
     assert sink._expected == 7

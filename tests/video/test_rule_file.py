@@ -1,4 +1,4 @@
-"""The file of rules: what is read of it, and every problem of it at once."""
+"""The file of rules: its content, and all of its problems in one error."""
 
 from __future__ import annotations
 
@@ -141,11 +141,11 @@ def test_problems_of_a_file(tmp_path: Path, labels: LabelSpec, text: str, messag
         "events:\n  - name: a\n    class: car\n    above: 0.1\n    above: 0.2\n",
     ],
 )
-def test_a_key_that_stands_twice(tmp_path: Path, labels: LabelSpec, text: str) -> None:
+def test_a_key_that_occurs_twice(tmp_path: Path, labels: LabelSpec, text: str) -> None:
     pytest.importorskip("yaml")
     file = tmp_path / "rules.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"rules.yaml: the key 'above' stands twice in one place; remove one"):
+    with pytest.raises(UserError, match=r"rules.yaml: the key 'above' occurs twice in one object; remove one"):
         read_rules(file, labels=labels)
 
 
@@ -157,4 +157,4 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     labels = LabelSpec(names=("road", "car", "pedestrian"), palette=((0, 0, 0),) * 3)
     rules = read_rules(file, labels=labels, zones=ZONES)
     assert [rule.name for rule in rules] == ["obstacle", "no road"]
-    assert (rules[0].clip, rules[1].clip) == (Span(), None), "it says the defaults"
+    assert (rules[0].clip, rules[1].clip) == (Span(), None), "they are the defaults"

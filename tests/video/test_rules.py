@@ -1,4 +1,4 @@
-"""Rules of events: when they begin and end, against a plain reference and by exact values; and the clock."""
+"""Rules of events: when they begin and end, compared with a plain reference and exact values; and the clock."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ RULE = Rule("car", ("car",), (1,), None, share=0.5, above=True, until=0.5, secon
 
 def changes(rule: Rule, times: Sequence[float], shares: Sequence[float], *, end: bool = True) -> list[Change]:
     watch = Watch(rule)
-    found = [watch.see(Moment(time, None), share) for time, share in zip(times, shares, strict=True)]
-    return [change for change in [*found, watch.end() if end else None] if change is not None]
+    results = [watch.see(Moment(time, None), share) for time, share in zip(times, shares, strict=True)]
+    return [change for change in [*results, watch.end() if end else None] if change is not None]
 
 
-def told(found: Sequence[Change]) -> list[tuple[bool, float, float, float]]:
-    return [(change.begins, change.now.seconds, change.since.seconds, change.until.seconds) for change in found]
+def as_tuples(events: Sequence[Change]) -> list[tuple[bool, float, float, float]]:
+    return [(change.begins, change.now.seconds, change.since.seconds, change.until.seconds) for change in events]
 
 
 def reference(rule: Rule, times: Sequence[float], shares: Sequence[float]) -> list[tuple[bool, float, float, float]]:
-    """The same from whole lists: looks back and forth, and remembers nothing."""
+    """The same from whole lists: it looks at all frames, and has no state."""
     sign = 1 if rule.above else -1
     holds = [sign * share > sign * rule.share for share in shares]
     goes_on = [sign * share > sign * rule.until for share in shares]
-    found, start = list[tuple[bool, float, float, float]](), 0
+    results, start = list[tuple[bool, float, float, float]](), 0
     while True:
         # every stretch of frames from `start` on that holds without a gap and is long enough
         stretches = [
@@ -38,9 +38,9 @@ def reference(rule: Rule, times: Sequence[float], shares: Sequence[float]) -> li
             if all(holds[first : last + 1]) and times[last] - times[first] >= rule.seconds - 1e-6
         ]
         if not stretches:
-            return found
+            return results
         begin, since = min(stretches)
-        found.append((True, times[begin], times[since], times[begin]))
+        results.append((True, times[begin], times[since], times[begin]))
         ends = [
             (end, until)
             for end in range(begin + 1, len(times))
@@ -51,10 +51,10 @@ def reference(rule: Rule, times: Sequence[float], shares: Sequence[float]) -> li
         ]
         if not ends:
             until = max(index for index in range(begin, len(times)) if goes_on[index])
-            found.append((False, times[-1], times[since], times[until]))
-            return found
+            results.append((False, times[-1], times[since], times[until]))
+            return results
         end, until = min(ends)
-        found.append((False, times[end], times[since], times[until]))
+        results.append((False, times[end], times[since], times[until]))
         start = end + 1
 
 
@@ -77,7 +77,7 @@ def test_events_are_those_of_a_plain_reference(seed: int) -> None:
     wave = 0.5 + 0.3 * np.sin(np.arange(count) / random.uniform(2, 9)) + random.uniform(-0.25, 0.25, count)
     shares = [float(value) for value in np.round(wave, 2)]
     expected = reference(rule, times, shares)
-    assert told(changes(rule, times, shares)) == expected
+    assert as_tuples(changes(rule, times, shares)) == expected
 
 
 def test_the_reference_sees_events() -> None:
@@ -91,7 +91,7 @@ def test_exact_values() -> None:
     shares = [0.5, 0.6, 0.7, 0.9, 0.6, 0.5, 0.6, 0.4, 0.3, 0.2, 0.9]
     begin, end = changes(RULE, times, shares)
     # 0.5 is not above 0.5; 0.6 at 0.5 s holds for a second at 1.5 s; one frame of 0.5 is a pause of less than a second
-    assert told([begin, end]) == [(True, 1.5, 0.5, 1.5), (False, 4.0, 0.5, 3.0)]
+    assert as_tuples([begin, end]) == [(True, 1.5, 0.5, 1.5), (False, 4.0, 0.5, 3.0)]
     assert (begin.share, begin.peak, end.share, end.peak) == (0.9, 0.9, 0.3, 0.9)
 
 
@@ -106,7 +106,7 @@ def test_hysteresis_makes_one_event_of_one_situation() -> None:
     shares = [0.55 if index % 20 < 10 else 0.45 for index in range(100)]  # a second of each
     flickers = replace(RULE, seconds=0.5, pause=0.5)
     assert len(changes(flickers, times, shares)) == 10
-    assert told(changes(replace(flickers, until=0.4), times, shares))[0] == (True, 0.5, 0.0, 0.5)
+    assert as_tuples(changes(replace(flickers, until=0.4), times, shares))[0] == (True, 0.5, 0.0, 0.5)
     assert len(changes(replace(flickers, until=0.4), times, shares)) == 2
     assert len(changes(replace(flickers, pause=1.5), times, shares)) == 2, "so does a pause"
 
@@ -114,12 +114,12 @@ def test_hysteresis_makes_one_event_of_one_situation() -> None:
 def test_below() -> None:
     rule = replace(RULE, share=0.2, until=0.3, above=False, seconds=0.0, pause=0.0)
     begin, end = changes(rule, [0, 1, 2, 3, 4], [0.2, 0.1, 0.25, 0.05, 0.3])
-    assert told([begin, end]) == [(True, 1, 1, 1), (False, 4, 1, 3)]
+    assert as_tuples([begin, end]) == [(True, 1, 1, 1), (False, 4, 1, 3)]
     assert end.peak == 0.05, "the smallest share"
 
 
 def test_an_event_that_goes_on_at_the_end() -> None:
-    assert told(changes(RULE, [0, 1, 2], [1, 1, 1])) == [(True, 1, 0, 1), (False, 2, 0, 2)]
+    assert as_tuples(changes(RULE, [0, 1, 2], [1, 1, 1])) == [(True, 1, 0, 1), (False, 2, 0, 2)]
     assert changes(RULE, [0, 0.5], [1, 1]) == [], "it had not begun"
 
 
@@ -135,7 +135,7 @@ def test_shares_of_the_frame_and_of_a_zone() -> None:
 def test_the_clock_is_that_of_the_source() -> None:
     clock = Clock()
     assert clock.at(7.5, 100.0) == Moment(0.0, 7.5)
-    assert clock.at(7.75, 900.0) == Moment(0.25, 7.75), "however long it took"
+    assert clock.at(7.75, 900.0) == Moment(0.25, 7.75), "for any time of arrival"
     assert clock.at(2.0, 901.0) == Moment(0.25, 2.0), "joined recordings: no time passes"
     assert clock.at(2.5, 902.0) == Moment(0.75, 2.5)
 

@@ -53,7 +53,7 @@ def test_leaving_early_ends_the_iteration(segmenter: Segmenter) -> None:
         break
     assert len(read) < 100
     assert threading.active_count() == before
-    assert [mask.shape for _, mask in segmenter.stream([quarters()])] == [(48, 64)], "and it can go on"
+    assert [mask.shape for _, mask in segmenter.stream([quarters()])] == [(48, 64)], "and it can continue"
 
 
 def test_leaving_while_no_frame_comes(segmenter: Segmenter) -> None:
@@ -119,7 +119,7 @@ def test_how_many_contexts(
     opened: tuple[int, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the runtime: the engine says where it computes."""
+    """For any runtime: only ``on_gpu`` of the engine counts."""
     seen: list[Any] = []
 
     def open_engine(path: Path, options: Any = None) -> Any:
@@ -129,15 +129,15 @@ def test_how_many_contexts(
         return engine, SimpleNamespace(meta={"runtime": "any", "runtime_options": built_with})
 
     monkeypatch.setattr(engines, "open_engine", open_engine)
-    found, _ = engines.open_engines(Path("engine"), **arguments)
-    assert (len(found), seen[-1]) == opened
+    opened_engines, _ = engines.open_engines(Path("engine"), **arguments)
+    assert (len(opened_engines), seen[-1]) == opened
 
 
 def test_more_contexts_than_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}}
     engine = BrightnessEngine()
     monkeypatch.setattr(engines, "open_engine", lambda path, options=None: (engine, SimpleNamespace(meta=meta)))
-    with pytest.raises(UserError, match="3 contexts share 2 threads; at most one context a thread: raise --threads"):
+    with pytest.raises(UserError, match="3 contexts share 2 threads; allowed: one context per thread; raise --threads"):
         engines.open_engines(Path("engine"), contexts=3)
     assert engine.closed
 
@@ -151,7 +151,7 @@ def test_a_producer_may_use_its_buffers_again(segmenter: Segmenter, engine: Brig
         for index in range(40):
             buffers[index % ring][:] = quarters(index)
             yield buffers[index % ring]
-            buffers[index % ring][:] = 255  # whoever looks later sees this
+            buffers[index % ring][:] = 255  # a later reader would see this
 
     kept = list(segmenter.stream(frames()))
     assert len(kept) == 40

@@ -1,4 +1,4 @@
-"""Several sources in one call of the stage: a run for each, nothing replaced, what is bad told."""
+"""Several sources in one call of the stage: one run per source, no result replaced, bad sources reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drives(make_video: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "drives"
 
 
-# which runs there are
+# the runs
 
 
 def test_one_source_is_one_run(folder: Path, drives: Path) -> None:
@@ -56,18 +56,18 @@ def test_folders_and_patterns_of_videos(drives: Path, caplog: pytest.LogCaptureF
 
 def test_images_named_one_by_one_are_one_sequence(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (one,) = inputs_of([str(folder / name) for name in ("c.BMP", "a.png", "b.JPG")])
-    assert "3 images are taken as one sequence" in caplog.text
+    assert "3 images are read as one sequence" in caplog.text
     assert [frame.name for frame in one.open().frames()] == ["a", "b", "c"]
 
 
-def test_names_are_unlike(drives: Path, make_video: Callable[..., Path]) -> None:
+def test_names_are_unique(drives: Path, make_video: Callable[..., Path]) -> None:
     (drives / "x").mkdir()
     for name in ("drives/x/b9.mp4", "drives/b10.mkv", "drives/c.mp4", "drives/x-b9.mp4"):
         make_video(name, count=1)
-    found = texts(drives, drives / "x", "http://host/c.mp4")
-    names = [name for _, name in found]
-    assert len({name.casefold() for name in names if name}) == len(found) == 7
-    named = dict(found)
+    inputs = texts(drives, drives / "x", "http://host/c.mp4")
+    names = [name for _, name in inputs]
+    assert len({name.casefold() for name in names if name}) == len(inputs) == 7
+    named = dict(inputs)
     assert named[str(drives / "c.mp4")] == "c"
     assert {named[str(drives / f"b10.{end}")] for end in ("mp4", "mkv")} == {"b10-mp4", "b10-mkv"}
 
@@ -111,14 +111,14 @@ def test_a_folder_of_animations(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "skipped: 3 videos (give them by name or by a pattern" in caplog.text
 
 
-def test_what_never_ends_is_known_by_its_text(drives: Path) -> None:
+def test_live_sources_are_known_by_their_text(drives: Path) -> None:
     for live in ("0", "rtsp://u:secret@camera/1", "videotestsrc ! appsink"):
         inputs = inputs_of([str(drives), live])
         assert [given.is_live for given in inputs] == [False, False, True]
         assert "secret" not in inputs[2].shown + str(inputs[2].name)
 
 
-# what comes of them
+# their results
 
 
 def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,8 +141,8 @@ def test_a_run_for_each(infer: Any, engine: Any, drives: Path, capsys: pytest.Ca
 
 def test_places_of_results(infer: Any, drives: Path) -> None:
     assert infer(drives, "--out", "o/{name}.mp4", "--masks", "m", "--lines", "l/{name}.jsonl") == 0
-    found = sorted(str(path) for path in Path().rglob("*.*") if path.suffix in (".mp4", ".jsonl"))
-    assert found == ["l/b10.jsonl", "l/b9.jsonl", "o/b10.mp4", "o/b9.mp4"]
+    written = sorted(str(path) for path in Path().rglob("*.*") if path.suffix in (".mp4", ".jsonl"))
+    assert written == ["l/b10.jsonl", "l/b9.jsonl", "o/b10.mp4", "o/b9.mp4"]
     assert (len(list(Path("m/b9").glob("*.png"))), len(list(Path("m/b10").glob("*.png")))) == (5, 3)
     assert infer(drives / "b9.mp4", "--out", "{name}.mp4") == 0
     assert Path("b9.mp4").exists()
@@ -174,14 +174,14 @@ def test_runs_among_their_own_results(
         assert sorted(path.name for path in drives.glob("*.mp4")) == [
             *("b10-overlay.mp4", "b10.mp4", "b9-overlay.mp4", "b9.mp4"),
         ]
-    assert "2 overlays (made here before: b9-overlay.mp4, b10-overlay.mp4)" in caplog.text
-    assert "b9-overlay.mp4: is there already and will be replaced" in caplog.text
+    assert "2 overlays (written by an earlier run: b9-overlay.mp4, b10-overlay.mp4)" in caplog.text
+    assert "b9-overlay.mp4: exists already and will be replaced" in caplog.text
     before = (drives / "b9-overlay.mp4").read_bytes()
     assert infer("b9.mp4", "b9-overlay.mp4") == EXIT_DAMAGED
     assert (drives / "b9-overlay.mp4").read_bytes() == before, "a source is not replaced"
 
 
-def test_a_bad_source_is_told_and_passed_over(
+def test_a_bad_source_is_reported_and_skipped(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
@@ -189,18 +189,18 @@ def test_a_bad_source_is_told_and_passed_over(
 ) -> None:
     (drives / "a.mp4").write_bytes(b"no video")
     assert infer(drives, "gone.mp4", "--json", "-") == EXIT_DAMAGED
-    said = capsys.readouterr()
-    meta = json.loads(said.out)
+    output = capsys.readouterr()
+    meta = json.loads(output.out)
     assert [(one["source"].rpartition("/")[2], one["status"]) for one in meta["sources"]] == [
         *(("a.mp4", 1), ("b9.mp4", 0), ("b10.mp4", 0), ("gone.mp4", 1)),
     ]
     assert meta["status"] == EXIT_DAMAGED
     assert "a.mp4: not a readable video" in meta["sources"][0]["error"]
-    assert "failed: not a readable video" in said.err
-    assert "2 of 4 sources were processed; 2 failed" in said.err
+    assert "failed: not a readable video" in output.err
+    assert "2 of 4 sources were processed; 2 failed" in output.err
     assert "gone.mp4: no such file" in caplog.text
     assert sorted(path.name for path in Path().iterdir()) == ["b10-overlay.mp4", "b9-overlay.mp4"]
-    assert infer(drives / "a.mp4", "gone.mp4") == 1, "nothing came of it"
+    assert infer(drives / "a.mp4", "gone.mp4") == 1, "no source was processed"
 
 
 def test_strict_stops_at_the_first(infer: Any, drives: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,17 +263,17 @@ def test_ctrl_c_ends_it_all(
 
     monkeypatch.setattr(engine, "run", interrupting)
     assert infer(drives) == 130
-    said = capsys.readouterr().out
-    assert "interrupted: b9-overlay.mp4" in said
-    assert "1 of 2 sources were processed; 1 not started" in said
+    output = capsys.readouterr().out
+    assert "interrupted: b9-overlay.mp4" in output
+    assert "1 of 2 sources were processed; 1 not started" in output
     assert [path.name for path in Path().iterdir()] == ["b9-overlay.mp4"]
 
 
 def test_standard_output(infer: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(folder, "--masks", "m", "--json", "-") == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["frames"] == 3
-    assert "3 frames in" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["frames"] == 3
+    assert "3 frames in" in output.err
     for option in ("--out", "--masks"):
         assert infer(folder, option, "-") == 1
         assert f"{option} -: pictures are not written to standard output" in capsys.readouterr().err
@@ -288,19 +288,19 @@ def test_the_summary_is_not_written_over_a_source(infer: Any, drives: Path) -> N
     assert not list(Path().iterdir())
 
 
-def test_passwords_are_not_told(
+def test_passwords_are_not_shown(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert infer(drives / "b9.mp4", "http://me:secret@127.0.0.1:9/x.mp4", "--masks", "m") == EXIT_DAMAGED
-    said = capsys.readouterr()
-    assert "http://127.0.0.1:9/x.mp4" in said.out
-    assert "secret" not in said.out + said.err + caplog.text
+    output = capsys.readouterr()
+    assert "http://127.0.0.1:9/x.mp4" in output.out
+    assert "secret" not in output.out + output.err + caplog.text
 
 
-def test_without_an_engine_nothing_is_begun(
+def test_without_an_engine_nothing_starts(
     infer: Any,
     drives: Path,
     capsys: pytest.CaptureFixture[str],

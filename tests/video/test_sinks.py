@@ -1,4 +1,4 @@
-"""Folders and images, and what all sinks leave: nothing half, nothing of others replaced."""
+"""Folders and images; and all sinks: no incomplete files, and no foreign files replaced."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_error_keeps_what_was_written(
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_older_output_stays_until_the_new_one_is_whole(
+def test_older_output_stays_until_the_new_one_is_complete(
     tmp_path: Path, labels: LabelSpec, frame: Array, index: int
 ) -> None:
     pytest.importorskip("av")
@@ -161,7 +161,7 @@ def test_a_link_to_a_folder_stays(tmp_path: Path, labels: LabelSpec, frame: Arra
 
 
 @pytest.mark.parametrize("place", [".", ".."])
-def test_the_folder_one_is_in_is_not_replaced(
+def test_the_current_folder_is_not_replaced(
     tmp_path: Path, labels: LabelSpec, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "masks/deeper").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""H.264 files: what players want, times, colours, sizes, and what stays of a run that was killed."""
+"""H.264 files: needs of players, times, colours, sizes, and the file of a run that was killed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_h264_keeps_colours(tmp_path: Path, size: tuple[int, int]) -> None:
     red = np.full((*size, 3), (20, 40, 220), np.uint8)
     _, frames = write_h264(tmp_path / "out.mp4", [red] * 3, times=[None] * 3)
     assert frames[0].colorspace == frames[0].color_range == 1  # BT.709, limited
-    # OpenCV 5 agrees; OpenCV 4 reads every video as BT.601, whatever it says
+    # OpenCV 5 agrees; OpenCV 4 reads every video as BT.601 and ignores its tags
     assert abs(frames[-1].to_ndarray(format="bgr24").astype(int) - red).mean() < 4
 
 
@@ -67,9 +67,7 @@ def test_h264_survives_times_that_do_not_rise(tmp_path: Path, frame: Array) -> N
     assert times == sorted(set(times))
 
 
-def test_h264_keeps_a_pause_of_a_camera_and_counts_what_mp4_cannot_say_as_one_frame(
-    tmp_path: Path, frame: Array
-) -> None:
+def test_h264_keeps_a_pause_of_a_camera_and_shortens_one_that_mp4_cannot_store(tmp_path: Path, frame: Array) -> None:
     _, frames = write_h264(tmp_path / "out.mp4", [frame] * 4, times=[0.0, 0.04, 3600.0, 95_443.7])
     assert [f.time for f in frames] == pytest.approx([0.0, 0.04, 3600.0, 3600.04], abs=1e-3)
 
@@ -77,11 +75,11 @@ def test_h264_keeps_a_pause_of_a_camera_and_counts_what_mp4_cannot_say_as_one_fr
 def test_h264_key_frames_by_time(tmp_path: Path, frame: Array) -> None:
     _, frames = write_h264(tmp_path / "out.mp4", [frame] * 40, times=[index * 0.4 for index in range(40)])
     keys = [f.time for f in frames if f.key_frame]
-    assert keys == pytest.approx([2.0 * index for index in range(8)], abs=0.01), "however few frames come"
+    assert keys == pytest.approx([2.0 * index for index in range(8)], abs=0.01), "for any frame rate"
 
 
 @pytest.mark.parametrize("fps", [1e-9, 90_000.0])
-def test_h264_rates_without_sense(tmp_path: Path, frame: Array, fps: float) -> None:
+def test_h264_impossible_rates(tmp_path: Path, frame: Array, fps: float) -> None:
     _, frames = write_h264(tmp_path / "out.mp4", [frame] * 3, times=[0, 0.04, 0.08], fps=fps)
     assert [f.time for f in frames] == pytest.approx([0, 0.04, 0.08], abs=1e-4)
 
@@ -90,7 +88,7 @@ def test_h264_too_large(tmp_path: Path) -> None:
     pytest.importorskip("av")
     wide = np.zeros((2, 16_386, 3), np.uint8)
     with (
-        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 takes 16384 a side at most"),
+        pytest.raises(UserError, match=r"frames of 16386x2 \(width x height\); H\.264 allows 16384 per side"),
         H264Sink(tmp_path / "out.mp4") as sink,
     ):
         sink.write(result(wide))
@@ -195,7 +193,7 @@ def test_full_disk(tmp_path: Path, frame: Array) -> None:
         pytest.raises(UserError, match=r"out\.mp4: cannot be written \(No space left on device\); free the place"),
         sink,
     ):
-        sink.place = tmp_path / "full"  # a link, as what fails may be removed
+        sink.place = tmp_path / "full"  # a link, because a failed file may be removed
         sink.place.symlink_to("/dev/full")
         for index in range(2000):
             noise = np.random.default_rng(index).integers(0, 256, frame.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Smoothing: the counting rule against plain loops, motion against scenes that are known, and what resets it."""
+"""Smoothing: the counting rule compared with plain loops, motion with known scenes, and resets."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def flickered() -> Callable[..., tuple[int, int]]:
     assert spec.loader
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclass looks up names
     spec.loader.exec_module(sys.modules[spec.name])
-    found: Callable[..., tuple[int, int]] = sys.modules[spec.name].flickered
-    return found
+    function: Callable[..., tuple[int, int]] = sys.modules[spec.name].flickered
+    return function
 
 
 def texture(seed: int, size: tuple[int, int]) -> Array:
@@ -41,7 +41,7 @@ def texture(seed: int, size: tuple[int, int]) -> Array:
 
 
 def by_loops(maps: list[Array], frames: int) -> Iterator[Array]:
-    """The rule, pixel by pixel, where nothing moves; 255 is ignored."""
+    """The rule, pixel by pixel, without motion; 255 is ignored."""
     limit = 2 * (frames - 1)
     label = [255] * maps[0].size
     settled = [0] * maps[0].size
@@ -81,7 +81,7 @@ def test_a_settled_label_holds_for_as_many_frames_as_were_asked() -> None:
 
 
 def panorama(shift: int) -> tuple[Array, Array]:
-    """What a camera sees that moves right by 3 pixels a frame: frame, and labels in stripes of 24 pixels."""
+    """View of a camera that moves right by 3 pixels per frame: frame, and labels in stripes of 24 pixels."""
     wide = texture(7, (SIZE[0], 400))
     stripes = np.tile(np.arange(400) // 24 % 5, (SIZE[0], 1)).astype(np.uint8)
     part = slice(3 * shift, 3 * shift + SIZE[1])
@@ -103,10 +103,10 @@ def test_labels_move_along_with_the_camera() -> None:
         for name, result in results.items():
             wrong[name] += int(np.count_nonzero(result != truth))
     assert wrong["moving"] < 0.4 * wrong["seen"]
-    assert wrong["still"] > wrong["seen"]  # what smears without the motion
+    assert wrong["still"] > wrong["seen"]  # without motion labels smear
 
 
-def test_what_comes_into_view_is_shown_at_once() -> None:
+def test_objects_that_come_into_view_are_shown_at_once() -> None:
     smoother = Smoother(frames=10)
     frame = texture(0, SIZE)
     road = np.zeros(SIZE, np.uint8)
@@ -143,7 +143,7 @@ def test_a_rendered_drive_gains(flickered: Callable[..., tuple[int, int]]) -> No
     assert smoother.cuts == 0
 
 
-def test_a_cut_starts_anew() -> None:
+def test_a_cut_clears_the_memory() -> None:
     streets = Streets(train=1, val=6, sequence=0, size=(128, 192), seed=11)
     scenes = [streets.read("val", name)[0] for name in streets.splits()["val"]]
     smoother = Smoother(frames=30)
@@ -156,7 +156,7 @@ def test_a_cut_starts_anew() -> None:
     assert smoother.cuts == len(scenes) - 1
 
 
-def test_another_size_or_a_reset_starts_anew() -> None:
+def test_another_size_or_a_reset_clears_the_memory() -> None:
     smoother, picture = Smoother(frames=30), Picture.of_bgr(texture(1, SIZE))
     for _ in range(10):
         smoother.smooth(np.zeros(SIZE, np.uint8), picture)

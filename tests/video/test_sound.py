@@ -92,7 +92,7 @@ def test_rates_and_channels(
 def test_times_that_jump_end_the_sound(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be kept in step is left out and told."""
+    """Sound that cannot be kept in sync is left out, with a warning."""
     whole = tmp_path / "joined.ts"
     whole.write_bytes(film(tmp_path / "a.ts").read_bytes() * 2)
     flash, click, _ = overlay(open_source(str(whole)), tmp_path / "o.mp4", labels, make_result)
@@ -105,7 +105,7 @@ def test_times_that_jump_end_the_sound(
 def test_pictures_that_leap_end_the_sound(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Pictures that are missing for 12 s are bridged by one frame, and the sound that went on would come too late."""
+    """A gap of 12 s in the pictures becomes one frame, so the continuous sound would come too late."""
     source = open_source(str(film(tmp_path / "a.mkv", seconds=16, gap=(2, 14), codec="flac")))
     flash, click, facts = overlay(source, tmp_path / "o.mp4", labels, make_result)
     assert click == pytest.approx(flash, abs=0.03)

@@ -1,4 +1,4 @@
-"""Sound that is not copied: warnings and errors, and the video that is there all the same."""
+"""Sound that is not copied: warnings and errors, and the video is written anyway."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from tests.video.fakes import Bars
 from tests.video.films import EVENT, film, overlay, when
 
 
-def test_another_pace_than_the_file_has(tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture) -> None:
+def test_fps_and_sound_are_refused_together(
+    tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
     source = open_source(str(film(tmp_path / "a.mp4")), fps=50)
-    with pytest.raises(UserError, match="--fps gives the pictures another pace than the sound; leave one of them out"):
+    with pytest.raises(UserError, match="--fps changes the speed of the pictures but not of the sound; leave one"):
         Outputs(out=tmp_path / "o.mp4", audio=True, fps=50).sinks(source, labels=labels, engine="e")
 
 
-def test_sound_that_is_gone_at_the_end_does_not_cost_the_video(
+def test_sound_that_is_gone_at_the_end_keeps_the_video(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = film(tmp_path / "a.mp4")
@@ -41,10 +43,10 @@ def test_sound_that_is_gone_at_the_end_does_not_cost_the_video(
     assert f"{path}: its sound could not be copied" in caplog.messages[0]
 
 
-def test_sound_that_mp4_cannot_hold_does_not_cost_the_video(
+def test_sound_that_mp4_cannot_hold_keeps_the_video(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when a codec lacks the facts that MP4 writes in front: here PCM that is taken for AAC."""
+    """A codec may lack parameters that MP4 stores in its header: here PCM that is declared as AAC."""
     source = open_source(str(film(tmp_path / "a.avi", codec="pcm_s16le")))
     assert source.sound is not None
     source.sound = replace(source.sound, codec="aac")
@@ -54,7 +56,7 @@ def test_sound_that_mp4_cannot_hold_does_not_cost_the_video(
     assert "its sound could not be copied" in caplog.messages[0]
 
 
-def test_sound_that_is_left_is_told(
+def test_sound_that_is_left_out_has_a_warning(
     tmp_path: Path, labels: LabelSpec, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = film(tmp_path / "a.mp4")
@@ -104,7 +106,7 @@ def test_the_benchmark_writes_no_sound(labels: LabelSpec) -> None:
         Outputs(benchmark=True, audio=True).sinks(Bars(), labels=labels, engine="e")
 
 
-def test_what_failed_keeps_its_sound(
+def test_a_failed_video_keeps_its_sound(
     tmp_path: Path, labels: LabelSpec, frame: Array, make_result: Callable[..., Result]
 ) -> None:
     source = open_source(str(film(tmp_path / "a.mp4")))

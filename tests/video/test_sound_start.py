@@ -1,4 +1,4 @@
-"""Sound of an overlay video that begins late in its source: the file is read from there, with the same packets."""
+"""Sound of an overlay video that begins late in its source: the file is read from that place, with the same packets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Counted:
 
 
 def copied(path: Path, start: float, **options: Any) -> tuple[list[tuple[Any, ...]], int]:
-    """Times and bytes of the sound of 2 s from ``start`` on, and how many packets were read for them."""
+    """Times and bytes of the sound of 2 s from ``start`` on, and the number of packets that were read for them."""
     opened: list[Counted] = []
     given = open_source(str(path)).sound
     assert given is not None
@@ -100,8 +100,8 @@ def test_a_file_in_which_seeking_fails_is_read_from_its_start(tmp_path: Path, se
     assert read > 20 * RATE / 1024
 
 
-def test_sound_far_behind_the_pictures(tmp_path: Path) -> None:
-    """The first seek finds sound that is too late; the second one goes back further, and not to the start."""
+def test_sound_stored_far_after_the_pictures(tmp_path: Path) -> None:
+    """The first seek leads to sound that is too late; the second one goes back further, but not to the start."""
     path = film(tmp_path / "a.ts", seconds=SECONDS, noise=True)
     expected, _ = copied(path, 20.0)
     packets, read = copied(path, 20.0, seek=lambda seconds: seconds + 5)
@@ -116,7 +116,7 @@ def test_avi_is_read_from_its_start(tmp_path: Path) -> None:
 
 
 def test_sound_that_begins_after_the_start(tmp_path: Path) -> None:
-    """No packet lies before the start, so the first seek finds one that is too late."""
+    """There is no packet before the start, so the first seek leads to one that is too late."""
     whole = film(tmp_path / "whole.mkv", codec="libopus", seconds=SECONDS, noise=True)
     path = tmp_path / "late.mkv"
     with av.open(str(whole)) as old, av.open(str(path), "w") as new:

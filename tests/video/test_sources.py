@@ -1,4 +1,4 @@
-"""What the user gave finds its reader; images; and what is wrong is said in one line."""
+"""The choice of a reader for the text of the user; images; errors in one line."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_readers(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("", r"\(nothing\): no such file"),
         ("gone.mp4", r"^gone\.mp4: no such file or folder; give a video"),
@@ -122,9 +122,9 @@ def test_readers(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatc
         ("filesrc location=x ! decodebin", r"a pipeline ends in an appsink, got 'decodebin'; write: "),
     ],
 )
-def test_what_cannot_be_opened(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_opened(given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         open_source(given, open_timeout=2, read_timeout=2)
 
 
@@ -177,16 +177,16 @@ def test_tiff_and_webp_are_read(tmp_path: Path, frame: Array) -> None:
         done, data = cv2.imencode(Path(name).suffix.lower(), frame, [cv2.IMWRITE_WEBP_QUALITY, 101])
         assert done
         (tmp_path / name).write_bytes(data.tobytes())
-    found = list(open_source(str(tmp_path)).frames())
-    assert [one.name for one in found] == ["0", "1", "2", "3"]
-    for one in found:
+    frames = list(open_source(str(tmp_path)).frames())
+    assert [one.name for one in frames] == ["0", "1", "2", "3"]
+    for one in frames:
         assert np.array_equal(one.picture.bgr(), frame)
     cv2.imwrite(str(tmp_path / "1.tif"), frame.astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"1\.tif: uint16; 16 bits per channel or more, .*-depth 8"):
         open_source(str(tmp_path / "1.tif"))
 
 
-def test_nothing_in_a_folder_is_passed_over_in_silence(
+def test_skipped_files_of_a_folder_have_a_warning(
     folder: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     make_video("frames/drive.mp4")
@@ -195,8 +195,8 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(
     assert names(open_source(str(folder))) == ["a", "b", "c"]
     assert caplog.messages == [
         f"{folder}: 3 of the files are read; skipped: 1 video (give them by name or by a pattern, such as '*.mp4': "
-        "drive.mp4), 1 overlay (made here before: c-overlay.mp4), 1 folder (not searched; the pattern '**/*.png' does "
-        "that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
+        "drive.mp4), 1 overlay (written by an earlier run: c-overlay.mp4), 1 folder (not searched; the pattern "
+        "'**/*.png' does that: more.png), 2 files (neither image nor video: d.heic, notes.txt)"
     ]
     caplog.clear()
     assert names(open_source(f"{folder}/[a-d]*.*")) == ["a", "b", "c"]
@@ -207,7 +207,7 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(
     assert "1 folder" in caplog.text
 
 
-def test_unreadable_images_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_images_are_skipped_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "b.JPG").write_bytes(b"broken")
     source = open_source(str(folder))
     for _ in range(2):
@@ -228,7 +228,9 @@ def test_unreadable_images_are_passed_over_and_counted(folder: Path, caplog: pyt
         open_source(str(folder))
 
 
-def test_many_unreadable_images_are_told_once(tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_unreadable_images_have_a_limited_number_of_warnings(
+    tmp_path: Path, frame: Array, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes(b"broken" if number else cv2.imencode(".png", frame)[1].tobytes())
     assert names(open_source(str(tmp_path))) == ["0"]
@@ -270,9 +272,9 @@ def test_images_have_no_times(folder: Path) -> None:
     ],
 )
 def test_names_of_addresses_have_no_passwords(address: str, name: str, stem: str) -> None:
-    found = of_url(address)
-    assert (found.url, found.name, found.stem) == (address, name, stem)
-    assert "secret" not in repr(found)
+    parsed = of_url(address)
+    assert (parsed.url, parsed.name, parsed.stem) == (address, name, stem)
+    assert "secret" not in repr(parsed)
 
 
 def test_passwords_in_pipelines() -> None:

@@ -1,4 +1,4 @@
-"""How many frames a file is expected to have: nothing where its clock jumps or its bytes are too few."""
+"""The expected number of frames of a file: None if its clock jumps or it has too few bytes."""
 
 from __future__ import annotations
 

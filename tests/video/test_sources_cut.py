@@ -15,7 +15,7 @@ from tests.video.stamped import av, encode, evenly, overlay_times, remux, times
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm", "x.avi", "x.flv", "fragments.mp4"])
-def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
+def test_formats_with_a_length_report_that_a_file_was_cut_off(
     reader: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     muxer = {"x.mp4": "faststart", "fragments.mp4": "frag_keyframe+empty_moov+default_base_moof"}.get(name)
@@ -30,7 +30,7 @@ def test_every_kind_that_tells_its_length_says_that_it_was_cut_off(
     )
     whole = path.read_bytes()
     source = open_source(str(path))
-    caplog.clear()  # of what the reader cannot see
+    caplog.clear()  # without warnings about properties that the reader ignores
     assert len(list(source.frames())) == 80
     assert not caplog.records
     for share in (0.5, 0.8):
@@ -114,16 +114,16 @@ def test_damage_has_its_own_exit_status(infer: Any, tmp_path: Path, capsys: pyte
     path = encode(tmp_path / "x.mkv", range(0, 2400, 40), options={"g": "10"})
     whole = path.read_bytes()
     assert infer(path, "--out", "o.mp4", "--json", "s.json") == 0
-    found = json.loads(Path("s.json").read_text())
-    assert (found["damage"], found["status"]) == (None, 0)
+    summary = json.loads(Path("s.json").read_text())
+    assert (summary["damage"], summary["status"]) == (None, 0)
     assert "damaged" not in capsys.readouterr().out
     path.write_bytes(whole[: len(whole) // 2])
     assert infer(path, "--out", "o.mp4", "--json", "s.json") == 3
-    found = json.loads(Path("s.json").read_text())
-    assert found["status"] == 3
-    assert found["frames"] == len(overlay_times("o.mp4")) > 10
-    assert f"{len(whole) - len(whole) // 2} bytes or more are missing" in found["damage"]
-    assert f"the source is damaged: {found['damage']}; exit status 3\n" in capsys.readouterr().out
+    summary = json.loads(Path("s.json").read_text())
+    assert summary["status"] == 3
+    assert summary["frames"] == len(overlay_times("o.mp4")) > 10
+    assert f"{len(whole) - len(whole) // 2} bytes or more are missing" in summary["damage"]
+    assert f"the source is damaged: {summary['damage']}; exit status 3\n" in capsys.readouterr().out
     assert infer(path, "--limit", 5, "--out", "o.mp4") == 0, "what was asked for is there"
     with pytest.raises(SystemExit):
         infer("--help")

@@ -1,4 +1,4 @@
-"""Video files that are broken, by both readers: frames or one error."""
+"""Damaged video files with both readers: frames or one error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_playlist_by_the_name_of_a_video_opens_no_address(tmp_path: Path) -> N
 
 def test_index_cut_off(reader: str, make_video: Callable[..., Path]) -> None:
     path = make_video()
-    path.write_bytes(path.read_bytes()[:400])  # the index lies at the end
+    path.write_bytes(path.read_bytes()[:400])  # the index is at the end
     with pytest.raises(UserError, match=r"not a readable video|can be decoded"):
         open_source(str(path))
 
@@ -58,7 +58,7 @@ def test_video_of_no_frames(tmp_path: Path) -> None:
         open_source(str(path))
 
 
-def test_damage_is_skipped_and_said_once(make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_skipped_with_one_warning(make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     path = make_video(count=200)
     data = bytearray(path.read_bytes())
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
@@ -73,7 +73,7 @@ def test_damage_is_skipped_and_said_once(make_video: Callable[..., Path], caplog
     assert re.search(rf"damaged: {len(frames)} frames were read; [1-9]\d* packets could not be decoded", record.message)
 
 
-def test_a_file_that_was_cut_off_says_so(
+def test_a_file_that_was_cut_off_has_a_warning(
     tmp_path: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "front.mp4"
@@ -92,14 +92,14 @@ def test_a_file_that_was_cut_off_says_so(
     frames = list(open_source(str(path)).frames())
     assert 10 < len(frames) < 90
     missing = len(data) - path.stat().st_size
-    said = rf"frames were read; .*it was cut off: {missing} bytes or more are missing, its header says 100 frames"
-    assert re.search(f"{len(frames)} {said}", caplog.text)
+    expected = rf"frames were read; .*it was cut off: {missing} bytes or more are missing, its header says 100 frames"
+    assert re.search(f"{len(frames)} {expected}", caplog.text)
     caplog.clear()
     source = open_source(str(path))
     rest = list(source.frames(start=0.2))
     assert rest[0].name == frames[5].name
-    assert re.search(f"{len(rest)} {said}", caplog.text)
-    assert re.search(f"{len(rest)} {said}", source.damage)
+    assert re.search(f"{len(rest)} {expected}", caplog.text)
+    assert re.search(f"{len(rest)} {expected}", source.damage)
     with pytest.raises(UserError, match=r"nothing from 3 s on, it ends at .*cut off.*; start earlier"):
         list(source.frames(start=3))
 

@@ -1,4 +1,4 @@
-"""What a stream says beyond its pictures: shape of pixels, other streams, covers."""
+"""Properties of a stream: shape of pixels, other streams, covers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Kind = tuple[int, tuple[int, int]]
 
 
 def clip(path: Path, *kinds: Kind | str, aspect: Fraction | None = None, rotation: int = 0, count: int = 4) -> Path:
-    """A video with a stream for each grey, and sound or a cover where the words "sound" and "cover" stand."""
+    """A video with a stream for each grey, and sound or a cover in place of the words "sound" and "cover"."""
     with av.open(str(path), "w") as container:
         streams: list[tuple[Any, list[Any]]] = []
         for kind in kinds:
@@ -70,7 +70,7 @@ def greys(path: Path, **options: Any) -> set[int]:
 TWO: tuple[Kind, Kind] = ((60, (48, 64)), (180, (36, 64)))
 
 
-def test_the_choice_of_a_stream_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_choice_of_a_stream_has_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "two.mp4", TWO[0], "sound", TWO[1])
     chosen = greys(path)
     assert chosen in ({60}, {180})
@@ -103,7 +103,7 @@ def test_unknown_stream(tmp_path: Path, number: int) -> None:
         greys(path, number=number)
 
 
-def test_one_stream_is_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_stream_has_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "one.mp4", TWO[0])
     assert greys(path) == greys(path, number=0) == {60}
     assert not caplog.messages
@@ -115,7 +115,7 @@ def test_a_stream_of_images_cannot_be_chosen(folder: Path) -> None:
         reading.check(open_source(str(folder), reading=reading))
 
 
-def test_cover_art_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cover_art_has_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = clip(tmp_path / "concert.mp4", TWO[0], "cover")
     assert greys(path) == {60}
     assert caplog.messages == [f"{path}: its cover art is not carried over"]
@@ -153,7 +153,7 @@ def test_shape_of_pixels_is_carried_to_the_overlay_video(
         assert stream.codec_context.sample_aspect_ratio == (aspect or 1), "in the stream"
 
 
-def test_shape_of_pixels_is_carried_to_a_playlist_and_its_silence_is_told(
+def test_shape_of_pixels_is_carried_to_a_playlist_with_a_warning_about_sound(
     tmp_path: Path, labels: LabelSpec, make_result: Callable[..., Result], caplog: pytest.LogCaptureFixture
 ) -> None:
     source = open_source(str(clip(tmp_path / "dvd.mp4", TWO[0], "sound", aspect=Fraction(16, 11))))
@@ -182,19 +182,21 @@ def test_what_is_shown_has_square_pixels(aspect: Fraction, room: tuple[int, int]
     assert picture.within(room).shape[:2] == size
 
 
-def test_images_are_told_to_lack_the_shape(tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_have_a_warning_about_the_shape_of_pixels(
+    tmp_path: Path, labels: LabelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
     source = open_source(str(clip(tmp_path / "dvd.mp4", TWO[0], aspect=Fraction(16, 11))))
     Outputs(out=tmp_path / "o.mp4").sinks(source, labels=labels, engine="e")
     assert not caplog.messages
     Outputs(out=tmp_path / "o.mp4", masks=tmp_path / "m").sinks(source, labels=labels, engine="e")
     assert len(caplog.messages) == 1
     assert (
-        f"its pixels are 16:11 (width:height), which image files do not say: those in {tmp_path}/m keep its rows"
+        f"its pixels are 16:11 (width:height), which image files cannot store: those in {tmp_path}/m keep its rows"
         in (caplog.messages[0])
     )
 
 
-def test_without_pyav_a_line_says_what_is_not_seen(
+def test_without_pyav_a_warning_names_the_ignored_properties(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = clip(tmp_path / "dvd.mp4", TWO[0], aspect=Fraction(16, 11))
@@ -231,8 +233,8 @@ def test_live_streams_are_read_the_same_way(tmp_path: Path, caplog: pytest.LogCa
         assert {picture.aspect for picture in pictures} == {Fraction(16, 11)}
         assert abs(pictures[0].bgr().mean() - grey) < 3
     live(path, remarks, number=0)
-    told = [text for text in caplog.messages if "stream 0" in text or "sound" in text]
-    assert told == [
+    warnings = [text for text in caplog.messages if "stream 0" in text or "sound" in text]
+    assert warnings == [
         "camera: holds 2 video streams: 0 (64x48, h264), 2 (64x36, h264); stream 0 is read; another one is chosen with "
         "--stream N",
         "camera: its sound is not carried over: sound can be copied from files only",
@@ -243,11 +245,11 @@ def test_live_streams_are_tone_mapped_and_deinterlaced(tmp_path: Path, caplog: p
     (picture, *_) = live(hdr_clip(tmp_path / "phone.mp4", 18), Remarks("camera"))
     assert picture.yuv == Yuv(matrix=1, primaries=1, transfer=1)
     interlaced = interlaced_clip(tmp_path / "tv.mp4")
-    made, kept = live(interlaced, Remarks("camera")), live(interlaced, Remarks("camera"), deinterlace=False)
-    assert len(made) == len(kept) == 6
-    assert not np.array_equal(made[2].planes[0], kept[2].planes[0])
+    deinterlaced, kept = live(interlaced, Remarks("camera")), live(interlaced, Remarks("camera"), deinterlace=False)
+    assert len(deinterlaced) == len(kept) == 6
+    assert not np.array_equal(deinterlaced[2].planes[0], kept[2].planes[0])
     assert [text.split(":")[1].split(" (")[0] for text in caplog.messages] == [
         " is HDR",
-        " its frames are interlaced and are made progressive; --no-deinterlace keeps them",
+        " its frames are interlaced and are deinterlaced; --no-deinterlace keeps them",
         " its frames are interlaced and kept so",
     ]

@@ -19,20 +19,20 @@ import json, sys
 from pipeline.errors import UserError
 from pipeline.video.sources import open_source
 for text in sys.argv[1:]:
-    told = dict(frames=0)
+    facts = dict(frames=0)
     try:
         source = open_source(text, open_timeout=5, read_timeout=5)
         for frame in source.frames():
             planes = frame.picture.planes
-            told.update(planes=[list(p.shape) for p in planes], bgr=frame.picture.bgr().mean((0, 1)).round().tolist())
-            told["frames"] += 1
-            if source.live and told["frames"] == 10:
+            facts.update(planes=[list(p.shape) for p in planes], bgr=frame.picture.bgr().mean((0, 1)).round().tolist())
+            facts["frames"] += 1
+            if source.live and facts["frames"] == 10:
                 break
-        told.update(live=source.live, name=source.name)
+        facts.update(live=source.live, name=source.name)
         source.close()
     except UserError as error:
-        told.update(error=str(error))
-    print("told", json.dumps(told))
+        facts.update(error=str(error))
+    print("facts", json.dumps(facts))
 """
 #: Ends with an error where OpenCV has no GStreamer, or that lacks an element.
 CHECK = """
@@ -70,8 +70,8 @@ def test_gstreamer(make_video: Callable[..., Path], needs: Callable[..., None]) 
         timeout=60,
         env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
     )
-    told = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith(b"told ")]
-    bgr, i420, bgrx, grey, file, broken = told
+    facts = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith(b"facts ")]
+    bgr, i420, bgrx, grey, file, broken = facts
     for got in (bgr, i420, bgrx, grey):
         assert (got.get("live"), got["frames"]) == (True, 10), got
     for got in (bgr, i420, bgrx):

@@ -90,7 +90,7 @@ def http(tmp_path: Path) -> Iterator[str]:
 
 
 def test_file_on_a_server(http: str, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every frame is taken, however slowly, and it can start in the middle."""
+    """A slow reader gets every frame too, and can start in the middle."""
     make_video(count=60)
     source = open_source(f"{http}/drive.mp4?token=secret")
     assert isinstance(source, VideoFile)
@@ -107,7 +107,7 @@ def test_file_on_a_server(http: str, make_video: Callable[..., Path], monkeypatc
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_playlists(ended: bool, http: str, tmp_path: Path) -> None:
-    """One that ended is a file; of one that goes on, frames come at the pace of their times."""
+    """A playlist that has ended is a file; frames of a live playlist come at the pace of their times."""
     options = {"hls_time": "1", "hls_list_size": "0"} | ({} if ended else {"hls_flags": "omit_endlist"})
     with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options=options) as container:
         stream = container.add_stream("libx264", rate=20, options={"g": "20"})
@@ -143,7 +143,7 @@ def test_file_on_a_server_that_stalls(http: str, tmp_path: Path) -> None:
 
 
 def test_mjpeg_over_http(http: str) -> None:
-    """It ends after 20 frames, and is taken up again."""
+    """It ends after 20 frames, and is connected again."""
     source = open_stream(of_url(f"{http}/mjpeg?user=a&pw=secret"), av, patience=QUICK)
     assert (source.live, source.name) == (True, f"{http}/mjpeg?...")
     frames = take(source, 40)

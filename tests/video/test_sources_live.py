@@ -1,4 +1,4 @@
-"""What is live, with connections made here: what is kept, what is given up, and when."""
+"""Live sources with connections of this file: dropped frames, reconnections and timeouts."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class Script:
 
 
 def live(*scripts: Callable[[], Iterator[int | float | Exception]], patience: Patience = QUICK) -> LiveSource:
-    """A source whose connections follow the scripts in turn; the ones made stand in ``made``."""
+    """A source whose connections follow the scripts in turn; the open ones are in ``made``."""
     waiting = list(scripts)
-    made: list[Script] = []
+    connections: list[Script] = []
 
     def connect() -> Script:
         if not waiting:
             raise ReadError("refused", "check the address")
-        made.append(Script(waiting.pop(0)()))
-        return made[-1]
+        connections.append(Script(waiting.pop(0)()))
+        return connections[-1]
 
     source = LiveSource(connect, name="cam", stem="cam", patience=patience)
-    source.made = made  # type: ignore[attr-defined]
+    source.made = connections  # type: ignore[attr-defined]
     return source
 
 
@@ -88,7 +88,7 @@ def test_frames_have_times_of_arrival() -> None:
     assert source.made[0].closed  # type: ignore[attr-defined]
 
 
-def test_whoever_is_late_gets_the_newest() -> None:
+def test_a_late_reader_gets_the_newest_frame() -> None:
     """Also while the engine is loaded, between opening and the first frame."""
     source = live(steady)
     time.sleep(0.3)
@@ -99,7 +99,7 @@ def test_whoever_is_late_gets_the_newest() -> None:
     assert first.timestamp == 0.0
     assert begin - first.arrived < 0.15
     time.sleep(0.3)
-    next(frames)  # was waiting
+    next(frames)  # this one was waiting
     third = next(frames)
     assert time.perf_counter() - third.arrived < 0.15
     source.close()
@@ -133,15 +133,15 @@ def test_connects_again_after_an_end_and_after_silence(caplog: pytest.LogCapture
         if len(seen) == 8:
             break
     source.close()
-    assert [grey(f.picture) for f in seen[:4]] == [1, 2, 3, 0], "the frame that came too late belongs to nobody"
+    assert [grey(f.picture) for f in seen[:4]] == [1, 2, 3, 0], "a frame that came too late is dropped"
     times = [f.timestamp for f in seen]
     assert times == sorted(times), "one clock over all connections"
     assert [f.name for f in seen] == [f"cam-{i:06d}" for i in range(8)]
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 4, said
-    assert said[0] == "cam: the stream ended; connecting again, for 1 s at most"
-    assert said[2].startswith("cam: no frame for 0.3 s; connecting again")
-    assert said[1].startswith(said[3][: len("cam: frames again, after ")])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4, messages
+    assert messages[0] == "cam: the stream ended; connecting again, for 1 s at most"
+    assert messages[2].startswith("cam: no frame for 0.3 s; connecting again")
+    assert messages[1].startswith(messages[3][: len("cam: frames again, after ")])
 
 
 def test_gives_up_after_its_patience(caplog: pytest.LogCaptureFixture) -> None:
@@ -152,7 +152,7 @@ def test_gives_up_after_its_patience(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"^cam: no frame for 1 s, the last reason: refused; check the address$"):
         next(frames)
     assert 0.9 < time.perf_counter() - begin < 1.5
-    assert len(caplog.records) == 1, "each outage is said once, however many attempts"
+    assert len(caplog.records) == 1, "each outage has one warning, for any number of attempts"
 
 
 def test_waits_grow() -> None:
@@ -192,7 +192,7 @@ def test_stop_wakes_every_wait(where: str) -> None:
 
 def test_live_has_no_start() -> None:
     source = live(steady)
-    with pytest.raises(UserError, match="cam: what is live starts now"):
+    with pytest.raises(UserError, match="cam: a live source starts now"):
         source.frames(start=2.0)
     source.close()
 

@@ -96,16 +96,16 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
     source.close()
     assert {f.picture.size for f in frames} == {(64, 128)}
     assert len(frames[0].picture.planes) == 3
-    begin, end = frames[10].timestamp, frames[-1].timestamp  # what waited at first comes at once
+    begin, end = frames[10].timestamp, frames[-1].timestamp  # the first frames were waiting, and come at once
     assert begin is not None
     assert end == pytest.approx(begin + 19 / 25, abs=0.4)
     assert sorted(lag(f) for f in frames[10:])[10] < 250
-    for url, said in (
+    for url, message in (
         (address.replace("se%25cret", "wr0ng"), r"401 Unauthorized .*; check user and password"),
         (address + "/gone", r"404 Not Found\); check the path"),
         (f"rtsp://admin:wr0ng@127.0.0.1:{free_port()}/", r"Connection refused\); check the address, its port"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             open_source(url)
         assert "wr0ng" not in str(caught.value)
         assert "cret" not in str(caught.value)
@@ -115,13 +115,13 @@ def test_rtsp(rtsp: Callable[..., Rtsp], monkeypatch: pytest.MonkeyPatch, capfd:
     source.close()
     with pytest.raises(UserError, match=r"OpenCV cannot open it\); check address, port, user and password"):
         open_source(address.replace("se%25cret", "wr0ng"))
-    told = capfd.readouterr()
-    assert "wr0ng" not in told.err + told.out
-    assert "cret" not in told.err + told.out
+    output = capfd.readouterr()
+    assert "wr0ng" not in output.err + output.out
+    assert "cret" not in output.err + output.out
 
 
 def outages(server: Rtsp, source: Source, seconds: float) -> list[Frame]:
-    """Frames of a stream that stalls, then vanishes, for so many seconds each, and comes back each time."""
+    """Frames of a stream that stalls and then vanishes, each for some seconds, and returns each time."""
     seen = []
     plan = [lambda: server.pause(seconds), server.kill, None]
     for frame in source.frames():

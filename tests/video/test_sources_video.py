@@ -21,7 +21,7 @@ av = pytest.importorskip("av", reason="PyAV makes the test videos")
 
 
 def smooth(height: int = 48, width: int = 64) -> Array:
-    """A picture of soft colours, so that what resizing chroma does is small."""
+    """A picture of soft colours, so that resizing chroma changes little."""
     coarse = np.random.default_rng(1).integers(60, 200, (2, 3, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
@@ -237,14 +237,14 @@ def test_real_drive(reader: str, real_data: Path) -> None:
 
 
 def test_frames_are_freed_at_once(make_video: Callable[..., Path]) -> None:
-    """Without the garbage collector, that is: PyAV's side data tie frames into cycles."""
+    """Without the garbage collector: side data of PyAV would tie frames into cycles."""
     source = open_source(str(make_video(count=40, rotation=90)))
     gc.collect()
 
     def alive() -> int:
         return sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
 
-    before = alive()  # other tests may have kept some
+    before = alive()  # other tests may still keep some
     gc.disable()
     try:
         assert len(list(source.frames())) == 40

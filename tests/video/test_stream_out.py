@@ -1,4 +1,4 @@
-"""Overlays as a live stream: real servers and receivers on this machine, pace, and what is refused."""
+"""Overlays as a live stream: real servers and receivers on this machine, pace, and refusals."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_rtsp_record(recorder: Callable[..., Recorder], camera: Callable[[int], 
     assert [line[1:3] for line in server.lines] == [[64, 48]] * 40
     assert numbers([line[3] for line in server.lines]) == [n % 20 for n in range(40)]
     assert sink.describe() == f"sent to {server.url}: 40 frames, 0 dropped"
-    for url, said in (
+    for url, message in (
         (server.url.replace("//", "//admin:wr0ng@"), r"401 Unauthorized.*\); check user and password"),
         (server.url.replace("//", "//admin:se%25cret@") + "/gone", r"404 Not Found\); check the path"),
     ):
-        with pytest.raises(UserError, match=said) as caught, StreamSink(url, live=True, timeout=3) as refused:
+        with pytest.raises(UserError, match=message) as caught, StreamSink(url, live=True, timeout=3) as refused:
             refused.write(camera(0))
         assert "wr0ng" not in str(caught.value)
         assert "cret" not in str(caught.value)
@@ -102,7 +102,7 @@ def test_the_source_is_no_target(labels: LabelSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("rstp://me:s3cret@host/x", r"rstp://host/x: nothing can be sent to rstp://; did you mean 'rtsp'\?"),
         ("http://me:s3cret@host/x", r"nothing can be sent to http://; allowed: rtsp://, .* or a path"),
@@ -112,8 +112,8 @@ def test_the_source_is_no_target(labels: LabelSpec) -> None:
         ("rtmp:///live", "rtmp:///live: not an address"),
     ],
 )
-def test_refused_addresses(address: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_refused_addresses(address: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         StreamSink(address, live=True)
     assert "s3" not in str(caught.value)
     assert "cret" not in str(caught.value)

@@ -37,7 +37,7 @@ def test_a_server_that_comes_back(
         until(lambda: len(server.lines) == 10)
         server.kill()
         threading.Timer(0.3, server.start).start()
-        feed(sink, camera, 10, 10)  # some of them on the way to a server that is gone
+        feed(sink, camera, 10, 10)  # some of them are sent to a server that is gone
         seen = 20
         while len(server.lines) < 5 or server.process.poll() is not None:
             assert seen < 300, "it does not connect again"
@@ -60,7 +60,7 @@ def test_a_live_run_that_ends_in_an_outage_ends_at_once(
     with StreamSink(server.url, live=True, timeout=3) as sink:
         feed(sink, camera, 0, 5)
         server.kill()
-        assert feed(sink, camera, 5, 40) < 1.5, "attempts are refused at once, and pauses are not waited for"
+        assert feed(sink, camera, 5, 40) < 1.5, "attempts are refused at once, and the run does not wait during pauses"
         begin = time.perf_counter()
     assert time.perf_counter() - begin < 0.1
     meta = sink.to_meta()
@@ -71,7 +71,7 @@ def test_a_live_run_that_ends_in_an_outage_ends_at_once(
 def test_a_server_that_hangs_is_left(recorder: Callable[..., Recorder], camera: Callable[[int], Result]) -> None:
     """A stopped server still has the connection, and accepts a new one that it does not answer."""
     server = recorder()
-    noise = np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)  # soon fills what the system keeps
+    noise = np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)  # soon fills the buffer of the system
     result = camera(0)
     with (
         pytest.raises(UserError, match=r"no connection for 3 s, the last reason: no answer within 2 s"),
@@ -88,7 +88,7 @@ def test_a_server_that_hangs_is_left(recorder: Callable[..., Recorder], camera: 
 def test_no_connection_does_not_hold_up_a_live_run(
     labels: LabelSpec, engine: Any, camera: Callable[[int], Result]
 ) -> None:
-    """The server accepts and never answers: every frame is segmented all the same, and the run ends quickly."""
+    """The server accepts and never answers: every frame is segmented anyway, and the run ends quickly."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sink = StreamSink(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live", live=True, timeout=60)
         source = Bars(200, live=True, pause=0.01)
@@ -109,7 +109,7 @@ def test_no_connection_does_not_hold_up_a_live_run(
     assert summary.interrupted
     assert summary.frames > 80
     assert time.perf_counter() - begin < 2.5, "Ctrl-C does not wait for the server"
-    assert max(gaps) < 0.3, "no thread stands still while FFmpeg connects"
+    assert max(gaps) < 0.3, "no thread is blocked while FFmpeg connects"
     assert sink.to_meta()["sent"] == 0
     assert sink.to_meta()["dropped"] > 0
 
@@ -131,7 +131,7 @@ def test_a_file_waits_for_its_server(
     sent = numbers([line[3] for line in [*seen, *server.lines]])
     assert sent == sorted(set(sent))
     assert sent[:10] == list(range(10))
-    assert len(sent) >= 16, "no more is lost than what was on its way"
+    assert len(sent) >= 16, "only data in transit are lost"
     assert sink.to_meta()["connections"] == 2
 
 

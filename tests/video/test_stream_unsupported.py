@@ -52,7 +52,7 @@ def test_a_protocol_is_missing(lacking: Any, protocol: str, scheme: str, able: s
 
 
 def test_this_pyav_sends_to_what_it_lists() -> None:
-    """Nothing is replaced here: an address is accepted, or the error lists those that are accepted."""
+    """Without a fake FFmpeg: an address is accepted, or the error lists the accepted ones."""
     refused: dict[str, str] = {}
     for scheme in SCHEMES:
         try:

@@ -1,4 +1,4 @@
-"""Tests that need GStreamer skip where a part of it is missing, and say which."""
+"""Tests that need GStreamer are skipped if a part of it is missing, and the reason names it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_without_bindings_or_without_python(tmp_path: Path) -> None:
     assert missing("-c", "import os; os._exit(3)", python=Path(sys.executable)) == "exit status 3"
 
 
-def test_tests_skip_and_fail_where_nothing_may_be_skipped(
+def test_tests_skip_or_fail_if_nothing_may_be_skipped(
     needs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = r"/usr/bin/python3: .*; apt-get install python3-nothing"

@@ -1,4 +1,4 @@
-"""The live page of several sources over real connections: tiles, pages, safety, and what it costs."""
+"""The live page of several sources over real connections: tiles, pages, safety, and costs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.sinks import page as pages
 from pipeline.video.sinks import tiles
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks._web import Places
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video.fakes import grey
@@ -28,17 +29,17 @@ MakeResult = Callable[..., Result]
 Share = Callable[..., tuple[SharedPage, list[TileSink]]]
 
 
-# what is served
+# answers
 
 
 def test_the_overview_and_its_parts(share: Share) -> None:
     page, _ = share("front", "back")
-    files = {"/": "tiles.html", "/tiles.css": "tiles.css", "/tiles.js": "tiles.js", "/page.css": "page.css"}
-    files |= {"/1/": "page.html", "/2/page.js": "page.js", "/2/page.css": "page.css"}
-    for path, name in files.items():
+    files = {"/": ["tiles.html"], "/tiles.css": ["tiles.css"], "/page.css": ["page.css"], "/1/": ["page.html"]}
+    files |= {"/tiles.js": ["live.js", "tiles.js"], "/2/page.js": ["live.js", "page.js"], "/2/page.css": ["page.css"]}
+    for path, names in files.items():
         status, headers, body = get(page, path)
         assert (status, int(headers["Content-Length"])) == (200, len(body))
-        assert body == (Path(pages.__file__).parent / name).read_bytes()
+        assert body == b"".join((Path(pages.__file__).parent / name).read_bytes() for name in names)
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["X-Accel-Buffering"] == "no"
     html = get(page, "/")[2].decode()
@@ -65,20 +66,20 @@ def test_a_number_without_slash_leads_to_the_page(share: Share) -> None:
 def test_each_tile_has_its_own_figures(share: Share, make_result: MakeResult) -> None:
     page, (front, back) = share("front", "<b>back</b>")
     assert (front.address, back.address) == (f"{page.address}1/", f"{page.address}2/")
-    told = events(page)
-    kind, about = next(told)
+    stream = events(page)
+    kind, about = next(stream)
     assert kind == "about"
     assert [one["name"] for one in about["sources"]] == ["front", "<b>back</b>"]
     assert [one["title"] for one in about["sources"]] == ["front.mp4", "<b>back</b>.mp4"]
     assert about["sources"][0]["classes"][1].keys() == {"name", "colour"}
     waiting = {"state": "waiting", "frames": 0, "largest": []}
-    assert next(told) == ("figures", {"sources": [waiting, waiting]})
+    assert next(stream) == ("figures", {"sources": [waiting, waiting]})
     front.write(make_result(0, dropped=3))
     pixels = np.zeros(256, np.int64)
     pixels[[1, 2]] = 25, 75
     for index in range(6):
         back.write(make_result(index, pixels=pixels, size=(30, 40)))
-    first, second = next(told)[1]["sources"]
+    first, second = next(stream)[1]["sources"]
     assert (first["state"], first["frames"], first["dropped"], first["size"]) == ("running", 1, 3, [48, 64])
     assert (second["state"], second["frames"], second["dropped"], second["size"]) == ("running", 6, 0, [30, 40])
     assert first["largest"] == [[0, 0.5], [1, 0.25], [2, 0.125]]
@@ -99,21 +100,21 @@ def test_each_page_streams_its_own_pictures(share: Share, make_result: MakeResul
     for number, value in ((1, 60), (2, 180)):
         assert abs(decoded(next(pictures(page, at=f"/{number}/"))).mean() - value) < 3
         assert abs(snapshot(page, number)[1] - value) < 3
-        told = events(page, at=f"/{number}/")
-        assert next(told)[1]["title"] == f"{sinks[number - 1].name}.mp4"
-        assert next(told)[1]["frames"] == 1
+        stream = events(page, at=f"/{number}/")
+        assert next(stream)[1]["title"] == f"{sinks[number - 1].name}.mp4"
+        assert next(stream)[1]["frames"] == 1
 
 
 def test_snapshots_are_small_and_newer(share: Share, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch) -> None:
     page, (sink,) = share("front")
     monkeypatch.setattr(tiles, "_WAIT_S", 0.2)
     start = time.monotonic()
-    assert snapshot(page, 1) == (0, None), "there is none yet"
+    assert snapshot(page, 1) == (0, None), "no picture yet"
     assert 0.15 < time.monotonic() - start < 1
     sink.write(make_result(0, picture=grey(50, (720, 1280))))
     status, headers, body = get(page, "/1/picture")
     assert (status, headers["X-Picture-Number"], decoded(body).shape) == (200, "1", (360, 640, 3))
-    assert snapshot(page, 1, after=1) == (0, None), "none that is newer"
+    assert snapshot(page, 1, after=1) == (0, None), "no newer picture"
     assert snapshot(page, 1, after=99)[0] == 1, "a number of an earlier run counts as none"
     monkeypatch.setattr(tiles, "_WAIT_S", 5)
     write = threading.Timer(0.2, lambda: sink.write(make_result(1, picture=grey(200))))
@@ -129,7 +130,7 @@ def test_after_a_pause_snapshots_are_new(share: Share, make_result: MakeResult) 
     page, (sink,) = share("front")
     for value in (20, 220):
         sink.write(make_result(0, picture=grey(value)))
-        assert abs(snapshot(page, 1)[1] - value) < 3, "not the one that was made for the last viewer"
+        assert abs(snapshot(page, 1)[1] - value) < 3, "not the one of the last viewer"
 
 
 # safety
@@ -153,15 +154,15 @@ def test_limits_on_viewers(labels: LabelSpec, share: Share, monkeypatch: pytest.
     monkeypatch.setattr(tiles, "VIEWERS", 1)
     monkeypatch.setattr(tiles, "SNAPSHOTS", 1)
     page, _ = share("front", "back")
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     assert get(page, "/events")[0] == 503
     with connect(page, "/1/picture"):
         until(lambda: page._snapshots.taken == 1)
         assert get(page, "/2/picture")[0] == 503
         assert get(page, "/state")[0] == 200
     until(lambda: page._snapshots.taken == 0)
-    told.close()
+    stream.close()
     until(lambda: page._figures.taken == 0)
 
 
@@ -194,40 +195,40 @@ def test_addresses(labels: LabelSpec, share: Share, caplog: pytest.LogCaptureFix
     with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port} cannot be served"):
         SharedPage("127.0.0.1", port).__enter__()
     other = SharedPage("127.0.0.1", 0)
-    other.sink("same", labels=labels, title="x")
+    other.sink("same", PageSettings(labels, "x"))
     with pytest.raises(ValueError, match="name of two"):
-        other.sink("same", labels=labels, title="y")
+        other.sink("same", PageSettings(labels, "y"))
 
 
-# what it costs
+# costs
 
 
-def test_pictures_are_made_only_while_somebody_asks(
+def test_pictures_are_encoded_only_on_request(
     share: Share, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, (front, back) = share("front", "back")
-    made, imencode = list[float](), cv2.imencode
+    encoded, imencode = list[float](), cv2.imencode
 
     def counted(*arguments: Any) -> Any:
-        made.append(time.monotonic())
+        encoded.append(time.monotonic())
         return imencode(*arguments)
 
     monkeypatch.setattr(cv2, "imencode", counted)
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     threads = threading.active_count()
     with producing(front, make_result, fps=100) as taken, producing(back, make_result, fps=100):
-        next(told)
+        next(stream)
         time.sleep(0.2)
-        assert not made, "figures need none"
+        assert not encoded, "figures need none"
         number = 0
         for _ in range(5):
             number, mean = snapshot(page, 1, after=number)
             assert mean is not None
-        assert len(made) == number == 5, "one for each request, none for the other source"
+        assert len(encoded) == number == 5, "one for each request, none for the other source"
         time.sleep(0.3)
-        assert len(made) == 5
-        until(lambda: threading.active_count() <= threads + 2)  # those that produce
+        assert len(encoded) == 5
+        until(lambda: threading.active_count() <= threads + 2)  # the producers
         time.sleep(0.1)
-    assert min(np.diff(made)) > 0.08, "no more than ten a second"
+    assert min(np.diff(encoded)) > 0.08, "at most ten per second"
     assert np.median(taken) < 1e-3

@@ -1,4 +1,4 @@
-"""The live page of several sources: one ends, fails or opens late, and the others are as before."""
+"""The live page of several sources: one ends, fails or opens late, and the others do not change."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video import command
 from pipeline.video.inputs import Input
 from pipeline.video.sinks._base import Result, Stop
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video import test_together
 from tests.video.fakes import grey
@@ -34,23 +35,23 @@ def test_one_source_ends_and_the_other_runs(
     share: Share, make_result: MakeResult, error: BaseException | None, state: str
 ) -> None:
     page, (front, back) = share("front", "back")
-    told = events(page)
-    next(told)
+    stream = events(page)
+    next(stream)
     with producing(back, make_result, fps=50):
         front.write(make_result(0, picture=grey(90)))
         number, _ = snapshot(page, 1)
         front.write(make_result(1, picture=grey(210)))
         front.__exit__(type(error) if error else None, error, None)
-        until(lambda: next(told)[1]["sources"][0]["state"] == state)
+        until(lambda: next(stream)[1]["sources"][0]["state"] == state)
         start = time.monotonic()
         last, mean = snapshot(page, 1, after=number)
         assert abs(mean - 210) < 3, "the last picture is shown"
         assert snapshot(page, 1, after=last) == (0, None)
-        assert time.monotonic() - start < 0.8, "nobody waits for one that cannot come"
+        assert time.monotonic() - start < 0.8, "a request does not wait for a picture that cannot come"
         assert json.loads(get(page, "/1/state")[2])["state"] == state
-        # the other one is as before
-        before = next(told)[1]["sources"][1]
-        after = next(told)[1]["sources"][1]
+        # the other one does not change
+        before = next(stream)[1]["sources"][1]
+        after = next(stream)[1]["sources"][1]
         assert (before["state"], after["state"]) == ("running", "running")
         assert after["frames"] > before["frames"]
         first, _ = snapshot(page, 2)
@@ -59,7 +60,7 @@ def test_one_source_ends_and_the_other_runs(
 
 def test_a_source_that_never_began(labels: LabelSpec, make_result: MakeResult) -> None:
     page = SharedPage("127.0.0.1", 0)
-    never, other = (page.sink(name, labels=labels, title=name) for name in ("never", "other"))
+    never, other = (page.sink(name, PageSettings(labels, name)) for name in ("never", "other"))
     with page:
         assert json.loads(get(page, "/state")[2])["sources"][0]["state"] == "waiting"
         never.fail()
@@ -74,35 +75,35 @@ def test_a_source_that_never_began(labels: LabelSpec, make_result: MakeResult) -
 
 def test_sources_that_open_one_after_another(labels: LabelSpec, make_result: MakeResult) -> None:
     with SharedPage("127.0.0.1", 0, names=["front", "back", "bad"]) as page:
-        told = events(page)
-        assert [one["name"] for one in next(told)[1]["sources"]] == ["front", "back", "bad"]
-        assert [one["state"] for one in next(told)[1]["sources"]] == ["waiting"] * 3
+        stream = events(page)
+        assert [one["name"] for one in next(stream)[1]["sources"]] == ["front", "back", "bad"]
+        assert [one["state"] for one in next(stream)[1]["sources"]] == ["waiting"] * 3
         status, headers, _ = get(page, "/2/")
-        assert (status, headers["Location"]) == (302, "../"), "there is no page of it yet"
+        assert (status, headers["Location"]) == (302, "../"), "it has no page yet"
         page.fail("bad")
         with pytest.raises(KeyError):
             page.fail("other")
-        # the second one is there first, and one that nobody spoke of comes last
-        sinks = {name: page.sink(name, labels=labels, title=f"{name}.mp4") for name in ("back", "more", "front")}
+        # the second source opens first, and one without an entry comes last
+        sinks = {name: page.sink(name, PageSettings(labels, f"{name}.mp4")) for name in ("back", "more", "front")}
         assert [sinks[name].address for name in ("front", "back", "more")] == [f"{page.address}{n}/" for n in (1, 2, 4)]
         with pytest.raises(ValueError, match="name of two"):
-            page.sink("back", labels=labels, title="x")
-        abouts = (about for kind, about in told if kind == "about")
+            page.sink("back", PageSettings(labels, "x"))
+        abouts = (about for kind, about in stream if kind == "about")
         titles = ["front.mp4", "back.mp4", "bad", "more.mp4"]
         assert [one["title"] for one in next(abouts)["sources"]] == titles
         with sinks["back"] as back:
             back.write(make_result(0, picture=grey(120)))
             assert abs(snapshot(page, 2)[1] - 120) < 3
             assert get(page, "/2/")[0] == 200
-            next(told)  # figures from before
-            figures = next(told)[1]["sources"]
+            next(stream)  # earlier figures
+            figures = next(stream)[1]["sources"]
             assert [one["state"] for one in figures] == ["waiting", "running", "failed", "waiting"]
             state = json.loads(get(page, "/state")[2])["sources"]
             assert [(one["title"], one["frames"]) for one in state] == list(zip(titles, (0, 1, 0, 0), strict=True))
 
 
 def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order in which they are named, also the one that cannot be opened."""
+    """In the order in which they are named, including the one that cannot be opened."""
     opened = cameras(front={}, rear={})
     served, states = list[SharedPage](), list[Any]()
 
@@ -140,16 +141,16 @@ def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, m
 
 def test_leaving_ends_all_answers(labels: LabelSpec, make_result: MakeResult) -> None:
     page = SharedPage("127.0.0.1", 0)
-    sinks = [page.sink(name, labels=labels, title=name) for name in ("front", "back")]
+    sinks = [page.sink(name, PageSettings(labels, name)) for name in ("front", "back")]
     with page:
-        told, one = events(page), events(page, at="/1/")
-        next(told), next(one)
+        stream, one = events(page), events(page, at="/1/")
+        next(stream), next(one)
         for sink in sinks:
             with sink:
                 sink.write(make_result(0))
     rest = []
     with pytest.raises(AssertionError):  # the connection ends
         while True:
-            rest.append(next(told)[1]["sources"])
+            rest.append(next(stream)[1]["sources"])
     assert [source["state"] for source in rest[-1]] == ["ended", "ended"], "viewers get the last figures"
     page.close()  # once more

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.video.drawing.picture import Picture
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.tiles import SharedPage, TileSink
 from tests.video.test_page_in_browser import LABELS, SIZE, browser, street
 from tests.video.viewers import producing, until
@@ -22,7 +23,7 @@ __all__ = ["browser"]  # a fixture
 
 @contextmanager
 def running_several(make_result: Callable[..., Result], count: int) -> Iterator[tuple[SharedPage, list[TileSink]]]:
-    """A page of ``count`` sources, each of which writes 15 results a second with a sky of its own brightness."""
+    """A page of ``count`` sources, each of which writes 15 results per second, with its own brightness of the sky."""
     colours = LABELS.lookup_bgr()[:, 0]
 
     def maker(number: int) -> Callable[[int], Result]:
@@ -39,7 +40,7 @@ def running_several(make_result: Callable[..., Result], count: int) -> Iterator[
 
     page = SharedPage("127.0.0.1", 0)
     sinks = [
-        page.sink(f"<b>{number}</b>", labels=LABELS, title=f"rtsp://10.0.0.{number}:554/stream", engine="kd/int8")
+        page.sink(f"<b>{number}</b>", PageSettings(LABELS, f"rtsp://10.0.0.{number}:554/stream", engine="kd/int8"))
         for number in range(1, count + 1)
     ]
     with page, ExitStack() as stack:
@@ -50,7 +51,7 @@ def running_several(make_result: Callable[..., Result], count: int) -> Iterator[
 
 
 def sky(page: Any, index: int) -> float:
-    """Brightness of the sky in the picture of a tile; -1 while there is none."""
+    """Brightness of the sky in the picture of a tile; -1 if there is none."""
     read = """(canvas) => canvas.closest('.seen') ? canvas.getContext('2d').getImageData(9, 9, 1, 1).data[0] : -1"""
     return float(page.locator(".tile canvas").nth(index).evaluate(read))
 
@@ -99,19 +100,19 @@ def test_the_overview_of_several_sources(
 
 def test_tiles_at_the_end(browser: Any, make_result: Callable[..., Result], tmp_path: Path) -> None:
     with running_several(make_result, 1) as (_, _):
-        pass  # no viewer: nobody is waited for
+        pass  # no viewer, so nothing waits
     with SharedPage("127.0.0.1", 0, names=["front", "back"]) as shared:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(shared.address)
         shown = page.locator(".tile .state")
         until(lambda: shown.all_inner_texts() == ["waiting", "waiting"])
         shared.fail("back")
-        page.locator(".tile").nth(1).click()  # there is no page of it
+        page.locator(".tile").nth(1).click()  # it has no page yet
         until(lambda: shown.all_inner_texts() == ["waiting", "failed"])
         assert page.url == shared.address
-        with shared.sink("front", labels=LABELS, title="front.mp4") as front:
+        with shared.sink("front", PageSettings(LABELS, "front.mp4")) as front:
             for index, value in enumerate((50, 90, 200)):
-                picture = Picture.of_bgr(np.full((*SIZE[::-1], 3), value, np.uint8))  # a high one
+                picture = Picture.of_bgr(np.full((*SIZE[::-1], 3), value, np.uint8))  # a high picture
                 front.write(make_result(index, picture=picture, size=SIZE[::-1]))
         until(lambda: shown.all_inner_texts() == ["ended", "failed"])
         until(lambda: abs(sky(page, 0) - 200) < 4)

@@ -32,7 +32,7 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stamps", "expected", "said"),
+    ("stamps", "expected", "warning"),
     [
         ([0, 0.1, 3600, 3600.1, 3600.3], [0, 0.1, 0.2, 0.3, 0.5], "jump by +3599.9 s at 0.10 s"),
         ([90, 90.1, 0, 0.1, 0.3], [90, 90.1, 90.2, 90.3, 90.5], "jump by -90.1 s at 90.10 s"),
@@ -46,18 +46,18 @@ def test_the_clock_follows_what_rises(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_the_clock_bridges_problems(
-    stamps: list[float | None], expected: list[float], said: str | None, caplog: pytest.LogCaptureFixture
+    stamps: list[float | None], expected: list[float], warning: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock("film", step=0.1, leap=10)
     assert [clock.at(stamp) for stamp in stamps] == pytest.approx(expected)
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["film"] * (said is not None)
-    assert (said or "") in caplog.text
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["film"] * (warning is not None)
+    assert (warning or "") in caplog.text
 
 
 @pytest.mark.parametrize("offset_s", [3600, 20, -30])
 @pytest.mark.parametrize("start", [0.0, 1.4, 3.0])
 def test_joined_recordings(offset_s: int, start: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two MPEG-TS files one behind the other, the second with a clock that is ahead or behind."""
+    """Two joined MPEG-TS files; the clock of the second one is later or earlier."""
     parts = [
         encode(tmp_path / f"{first}.ts", range(first * 25, first * 25 + 50), unit=Fraction(1, 25), options={"g": "10"})
         for first in (100, 100 + offset_s)
@@ -95,7 +95,7 @@ def test_one_wild_timestamp_does_not_stretch_the_video(
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("start", [0.0, 1.2])
 def test_avi_with_b_frames_rises(codec: str, start: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """AVI does not say in which order frames are shown."""
+    """AVI does not store the order in which frames are shown."""
     options = {"bf": "3", "g": "12"} if codec == "libx264" else {"bf": "2"}
     path = encode(tmp_path / "x.avi", range(60), codec=codec, unit=Fraction(1, 25), options=options)
     got = list(open_source(str(path)).frames(start=start))
@@ -148,7 +148,7 @@ def test_equal_timestamps_follow_from_the_rate(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_frames_far_apart_are_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A time lapse of one frame in 15 s."""
+    """A time lapse with one frame per 15 s."""
     path = encode(tmp_path / "x.mp4", range(12), unit=Fraction(15), rate=Fraction(1, 15))
     assert times(path) == pytest.approx([15.0 * index for index in range(12)])
     assert not caplog.records
@@ -169,7 +169,7 @@ def test_all_sinks_have_the_times_of_a_source_that_goes_back(
     assert line_times(tmp_path / "l.jsonl") == evenly(60)
 
 
-def test_a_pause_of_something_live_stays(engine: BrightnessEngine) -> None:
+def test_a_pause_of_a_live_source_stays(engine: BrightnessEngine) -> None:
     class Paused(Bars):
         def frames(self, *, start: float = 0.0) -> Any:
             for number, frame in enumerate(super().frames(start=start)):

@@ -48,7 +48,7 @@ def test_a_frame_has_one_name_wherever_reading_begins(
 
 
 def test_names_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fragmented MP4 has none until it is read."""
+    """A fragmented MP4 has no index before it is read."""
     path = encode(tmp_path / "x.mp4", uneven(60), options={"g": "8"}, muxer={"movflags": "frag_keyframe+empty_moov"})
     expected = [(f.name, f.timestamp) for f in open_source(str(path)).frames() if f.timestamp and f.timestamp >= 2]
     assert 0 < len(expected) < 60
@@ -57,20 +57,20 @@ def test_names_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.ts", "x.flv", "x.mpg"])
-def test_what_lies_before_the_start_is_not_decoded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_before_the_start_are_not_decoded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = {".mpg": "mpeg2video"}.get(Path(name).suffix, "libx264")
     path = encode(tmp_path / name, range(100), codec=codec, unit=Fraction(1, 25), options={"g": "8", "bf": "2"})
-    made: list[Decoder] = []
+    decoders: list[Decoder] = []
     real = Decoder.seek
 
     def seek(self: Decoder, start: float) -> Any:
-        made.append(self)
+        decoders.append(self)
         return real(self, start)
 
     monkeypatch.setattr(Decoder, "seek", seek)
     first = next(iter(open_source(str(path)).frames(start=3)))
     assert first.name == "x-000075"
-    (decoder,) = made
+    (decoder,) = decoders
     assert 1 <= decoder.decoded < 30
 
 

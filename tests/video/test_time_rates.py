@@ -52,7 +52,7 @@ def test_dv_has_its_rate(tmp_path: Path) -> None:
         (60, 25, True, 60),  # .h264
         (25, 60_000, False, 25),  # DV
         (25, 50, False, 25),  # AVI with dropped frames
-        (90_000, 15, False, 15),  # a recording whose frames come when something moves
+        (90_000, 15, False, 15),  # a recording with frames only when something moves
         (1000, 1000, False, 1000),  # slow motion
         (None, 24, False, 24),
         (30, None, False, 30),
@@ -65,7 +65,7 @@ def test_which_rate_counts(own: int | None, mean: int | None, raw: bool, expecte
     assert rate_of(container, stream) == expected
 
 
-def test_a_guessed_rate_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guessed_rate_has_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = encode(tmp_path / "x.mjpeg", range(5), codec="mjpeg", unit=Fraction(1, 10), rate=10)
     assert times(path) == evenly(5)
     assert "has no frame rate; 25 is assumed; --fps sets it" in caplog.text
@@ -114,5 +114,5 @@ def test_every_of_images_and_of_a_video_last_equally(
 
 
 def test_live_sources_have_no_rate_of_the_user(labels: LabelSpec) -> None:
-    with pytest.raises(UserError, match=r"fps 10 cannot be used: frames of something live come when they come"):
+    with pytest.raises(UserError, match=r"fps 10 cannot be used: frames of a live source have their own times"):
         Outputs(fps=10.0).sinks(Bars(3, live=True), labels=labels, engine="e")

@@ -1,4 +1,4 @@
-"""Several sources at the same time on one engine: newest frames, results of each, ends and failures apart."""
+"""Several sources at the same time on one engine: newest frames, separate results, ends and failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ URLS = ("rtsp://cameras/front", "rtsp://cameras/rear")
 
 
 class Camera(Bars):
-    """Bars that never end, or after ``count`` frames; closes are noted."""
+    """Bars without end, or with ``count`` frames; records whether it was closed."""
 
     def __init__(self, name: str, count: int = 100_000, **options: Any) -> None:
         super().__init__(count, live=True, **{"pause": 0.01, **options})
@@ -37,16 +37,16 @@ class Camera(Bars):
 
 @pytest.fixture
 def cameras(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Camera]]:
-    """``cameras(front={...}, rear={...})``: what the addresses open."""
+    """``cameras(front={...}, rear={...})``: the sources that these addresses open."""
 
     def make(**options: dict[str, Any]) -> dict[str, Camera]:
-        made = {name: Camera(name, **chosen) for name, chosen in options.items()}
+        by_name = {name: Camera(name, **chosen) for name, chosen in options.items()}
 
         def open_camera(given: Input, **options: Any) -> Camera:
-            return made[given.text.rpartition("/")[2]]
+            return by_name[given.text.rpartition("/")[2]]
 
         monkeypatch.setattr(Input, "open", open_camera)
-        return made
+        return by_name
 
     return make
 
@@ -71,19 +71,19 @@ def test_both_are_segmented_until_ctrl_c(
     opened = cameras(front={}, rear={"image": lambda index: quarters(index)[:, ::-1]})
     ctrl_c_after(1.0)
     assert infer(*URLS, "--lines", "-", "--json", "s.json") == 0
-    said = capsys.readouterr()
-    found = lines(said.out)
+    output = capsys.readouterr()
+    printed = lines(output.out)
     names = ("rtsp-cameras-front", "rtsp-cameras-rear")
-    frames = {name: [line for line in found if line["source"] == name] for name in names}
+    frames = {name: [line for line in printed if line["source"] == name] for name in names}
     assert all(len(each) >= 10 for each in frames.values())
     for each in frames.values():
         assert [line["index"] for line in each] == list(range(len(each)))
         assert [line["time_s"] for line in each] == sorted(line["time_s"] for line in each)
     summary = json.loads(Path("s.json").read_text())
-    assert summary["status"] == 0 and summary["frames"] == len(found) and summary["fps"] > 10
+    assert summary["status"] == 0 and summary["frames"] == len(printed) and summary["fps"] > 10
     assert [source["frames"] for source in summary["sources"]] == [len(each) for each in frames.values()]
     assert {"turn", "infer", "age"} <= set(summary["sources"][0]["steps_ms"])
-    rows = [line.split() for line in said.err.splitlines() if line.startswith(("source", "front", "rear"))]
+    rows = [line.split() for line in output.err.splitlines() if line.startswith(("source", "front", "rear"))]
     assert rows[0] == ["source", "frames", "fps", "dropped", "age", "ms", "result"]
     assert [row[0] for row in rows[1:]] == ["front", "rear"]
     assert all(camera.closed for camera in opened.values()) and engine.closed
@@ -96,7 +96,7 @@ def test_a_slow_engine_drops_frames_of_each_alike(
     engine: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One camera is five times as fast as the other; the engine does fewer frames than either gives."""
+    """One camera is five times as fast as the other; the engine is slower than both."""
     cameras(front={"pause": 0.004}, rear={"pause": 0.02})
     engine.delay = lambda call: 0.03
     ctrl_c_after(2.0)
@@ -116,9 +116,9 @@ def test_one_that_ends_or_fails_leaves_the_other_alone(
 ) -> None:
     cameras(front={"count": 60}, rear={"fails": 3})
     assert infer(*URLS, "--masks", "m") == EXIT_DAMAGED
-    said = capsys.readouterr()
-    assert "error: told to fail" in caplog.text
-    assert "1 of 2 sources were processed; 1 failed" in said.out
+    output = capsys.readouterr()
+    assert "error: fails on purpose" in caplog.text
+    assert "1 of 2 sources were processed; 1 failed" in output.out
     assert len(list(Path("m/rtsp-cameras-front").glob("*.png"))) > 5
 
 
@@ -134,7 +134,7 @@ def test_strict_with_a_file_among_them(
     cameras: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The file ends as after Ctrl-C, but nobody interrupted: the status is that of the failure."""
+    """The file ends as after Ctrl-C, but without an interruption: the status is that of the failure."""
     cameras(front={"fails": 3}, rear={})["rear"].live = False
     assert infer(*URLS, "--masks", "m", "--strict") == 1
     assert "1 of 2 sources were processed; 1 failed" in capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_files_at_the_same_time_lose_no_frame(
     make_video: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The same masks as one after the other."""
+    """The same masks as in separate runs."""
     one, two = make_video("a.mp4", count=12), make_video("b.mp4", count=7)
     assert infer(one, two, "--masks", "alone") == 0
     assert infer(one, two, "--masks", "together", "--serve", "0") == 0
@@ -188,7 +188,7 @@ def test_zones_and_rules_of_each_camera(
     assert not Path("m").exists()
 
 
-def test_a_problem_in_the_rules_of_one_shows_before_anything_starts(
+def test_a_problem_in_the_rules_of_one_source_ends_all_before_they_start(
     infer: Any,
     cameras: Any,
     capsys: pytest.CaptureFixture[str],
@@ -202,7 +202,7 @@ def test_a_problem_in_the_rules_of_one_shows_before_anything_starts(
     assert not Path("m").exists() and not Path("events").exists()
 
 
-def test_all_end_when_nobody_reads_the_lines_any_more(
+def test_all_end_when_the_reader_of_lines_ends(
     infer: Any,
     cameras: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -266,7 +266,7 @@ def test_a_run_that_begins_after_the_end_writes_nothing() -> None:
     assert not lane.can_be_left
 
 
-def test_what_is_for_one_source_is_refused_before_anything_starts(
+def test_outputs_for_one_source_are_refused_before_any_run_starts(
     infer: Any,
     cameras: Any,
     capsys: pytest.CaptureFixture[str],

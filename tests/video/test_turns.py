@@ -1,4 +1,4 @@
-"""Engines that several runs share: fair turns, batches across sources, errors for those whose frames were in them."""
+"""Engines that several runs share: fair turns, batches across sources, errors for the runs in a failed batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GATE_S = 5.0
 
 
 class GatedEngine(BrightnessEngine):
-    """Waits for ``gate`` before each run; notes the brightness of the first pixel of each frame that it is given."""
+    """Waits for ``gate`` before each run; records the brightness of the first pixel of each frame."""
 
     gives_confidence = True
 
@@ -45,7 +45,7 @@ def frame(brightness: int) -> Array:
 
 
 def wait_for(turns: Turns, count: int) -> None:
-    """Until so many frames wait for their turn."""
+    """Wait until ``count`` frames wait for their turn."""
     until = time.monotonic() + GATE_S
     while len(turns._waiting) < count:
         assert time.monotonic() < until
@@ -86,7 +86,7 @@ def test_a_run_with_many_frames_delays_another_by_one_frame_at_most() -> None:
                 engine.gate.release()
                 time.sleep(0.002)
             place = engine.given.index([40 * number])
-            assert place - asked <= 4  # those that the gate let through while it was asked, and one more
+            assert place - asked <= 4  # the frames that passed the gate meanwhile, and one more
         stop.set()
         engine.gate.release(10)
         first.result(GATE_S)
@@ -117,7 +117,7 @@ def test_an_engine_that_takes_four_at_a_time_is_filled_up() -> None:
     assert engine.given == [[100] * 4]
 
 
-def test_confidence_of_those_who_ask() -> None:
+def test_confidence_only_on_request() -> None:
     engine = GatedEngine(batches=(1, 2))
     turns = Turns([engine])
     with ThreadPoolExecutor(3) as pool:
@@ -150,7 +150,7 @@ def test_an_error_reaches_those_whose_frames_were_in_the_batch() -> None:
     assert (turns.seat().run(frame(64)) == 1).all()  # the engine is free again
 
 
-def test_the_time_of_waiting_is_told_apart() -> None:
+def test_the_waiting_time_is_measured_separately() -> None:
     engine = BrightnessEngine(delay=lambda call: 0.15)
     turns = Turns([engine])
     seats = [turns.seat(), turns.seat()]

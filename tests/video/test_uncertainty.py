@@ -1,4 +1,4 @@
-"""The overlay of uncertainty: its colours at known confidence, what stays plain, and the scale."""
+"""The overlay of uncertainty: its colours at known confidence, unchanged pixels, and the scale."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_ignored_zones_stay_plain(labels: LabelSpec, uncertainty: bool) -> None:
 
     sink = Kept()
     zones = Zones([BONNET], ignore_index=255)
-    # drawn without outlines: the overlay is not given the zones
+    # without outlines: the overlay does not get the zones
     overlay = Overlay(labels, uncertainty=uncertainty)
     segment(Bars(1), [Unsure()], labels=labels, sinks=[sink], zones=zones, overlay=overlay)
     picture = sink.results[0].picture

@@ -30,8 +30,8 @@ def view(size: tuple[int, int], policy: str = "stretch", region: str | None = No
     ],
 )
 def test_policies(size: tuple[int, int], policy: str, box: Box, inner: Box) -> None:
-    found = view(size, policy)
-    assert (found.box, found.inner) == (box, inner)
+    chosen = view(size, policy)
+    assert (chosen.box, chosen.inner) == (box, inner)
 
 
 @pytest.mark.parametrize(
@@ -46,41 +46,42 @@ def test_policies(size: tuple[int, int], policy: str, box: Box, inner: Box) -> N
 )
 def test_pixels_that_are_not_square(aspect: Fraction, policy: str, box: Box, inner: Box) -> None:
     """The engine sees the shapes that a viewer sees."""
-    found = Looking(policy).at((576, 720), input_size=(128, 192), output_size=(64, 96), aspect=aspect)
-    assert (found.box, found.inner) == (box, inner)
+    chosen = Looking(policy).at((576, 720), input_size=(128, 192), output_size=(64, 96), aspect=aspect)
+    assert (chosen.box, chosen.inner) == (box, inner)
 
 
 @pytest.mark.parametrize("policy", ["stretch", "letterbox", "crop"])
 @pytest.mark.parametrize("region", [None, "100,50,400,300", "0%,50%,100%,50%"])
 @pytest.mark.parametrize("yuv", [False, True])
-def test_the_label_map_comes_back_to_where_it_was_seen(policy: str, region: str | None, yuv: bool) -> None:
-    """A bright square in the frame, thresholded in the engine's input, is found at its place."""
+def test_the_label_map_returns_to_its_place(policy: str, region: str | None, yuv: bool) -> None:
+    """A bright square in the frame, thresholded in the engine's input, returns to its place."""
     frame = np.zeros((480, 640), np.uint8)
     frame[280:340, 300:380] = 200
     grey = np.full((240, 320), 128, np.uint8)
     picture = Picture((frame, grey, grey), Yuv()) if yuv else Picture.of_bgr(np.stack([frame] * 3, axis=2))
-    found = view((480, 640), policy, region)
-    fitted = found.fit(picture)
+    chosen = view((480, 640), policy, region)
+    fitted = chosen.fit(picture)
     assert fitted.shape == (128, 192, 3)
     label_map = (fitted[::2, ::2, 1] > 150).astype(np.uint8)
-    whole = place(found.cut(label_map), found.box, size=(480, 640), outside=255)
+    whole = place(chosen.cut(label_map), chosen.box, size=(480, 640), outside=255)
     assert whole.shape == (480, 640)
     wrong = (whole == 1) != (frame > 0)
     assert wrong.mean() < 0.012, "borders only"
     outside = np.ones((480, 640), bool)
-    outside[found.box.top : found.box.top + found.box.height, found.box.left : found.box.left + found.box.width] = False
+    box = chosen.box
+    outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
     assert (whole[outside] == 255).all()
 
 
 @pytest.mark.parametrize("output_size", [(33, 65), (50, 70), (200, 300)])
 @pytest.mark.parametrize("policy", ["stretch", "letterbox", "crop"])
 def test_label_maps_of_any_size(policy: str, output_size: tuple[int, int]) -> None:
-    """Networks from elsewhere: their label maps are no whole fraction of the input, or larger than it."""
+    """Imported networks: their label maps are not a whole fraction of the input, or larger than it."""
     frame = np.zeros((480, 640, 3), np.uint8)
     frame[280:340, 300:380] = 200
-    found = Looking(policy).at((480, 640), input_size=(129, 193), output_size=output_size)
-    bright = (found.fit(Picture.of_bgr(frame))[..., 1] > 150).astype(np.uint8)
-    whole = place(found.cut(resize_label_map(bright, output_size)), found.box, size=(480, 640), outside=255)
+    chosen = Looking(policy).at((480, 640), input_size=(129, 193), output_size=output_size)
+    bright = (chosen.fit(Picture.of_bgr(frame))[..., 1] > 150).astype(np.uint8)
+    whole = place(chosen.cut(resize_label_map(bright, output_size)), chosen.box, size=(480, 640), outside=255)
     wrong = (whole == 1) != (frame[..., 0] > 0)
     assert wrong.mean() < 0.02, "borders only"
 

@@ -1,4 +1,4 @@
-"""Several cameras in another program: newest frames, files whole, ends, errors, and leaving early."""
+"""Several cameras in another program: newest frames, complete files, ends, errors, and leaving early."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def opened(engine: BrightnessEngine, labels: LabelSpec, monkeypatch: pytest.Monk
 
 def test_every_frame_of_files_with_its_mask(engine: BrightnessEngine, opened: list[dict[str, Any]]) -> None:
     sources = {"one": Bars(7), "two": Bars(5, image=lambda index: quarters(index)[:, ::-1])}
-    found = list(watch("engine", sources))
-    assert Counter(each.source for each in found) == {"one": 7, "two": 5}
-    for each in found:
+    watched = list(watch("engine", sources))
+    assert Counter(each.source for each in watched) == {"one": 7, "two": 5}
+    for each in watched:
         image = quarters(each.result.index)
         assert np.array_equal(each.frame, image if each.source == "one" else image[:, ::-1])
         assert np.array_equal(each.mask, each.frame[..., 1] // 64)
-    assert [each.result.index for each in found if each.source == "one"] == list(range(7))
+    assert [each.result.index for each in watched if each.source == "one"] == list(range(7))
     assert (opened[0]["live"], opened[0]["sources"]) == (True, 2) and engine.closed
 
 
@@ -66,9 +66,9 @@ def test_leaving_early_ends_the_sources(engine: BrightnessEngine) -> None:
 
 
 def test_a_source_that_fails_leaves_the_other_alone(caplog: pytest.LogCaptureFixture) -> None:
-    found = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
-    assert Counter(each.source for each in found)["good"] == 6
-    assert "error: bad: told to fail" in caplog.text
+    watched = list(watch("engine", {"good": Bars(6), "bad": Bars(6, fails=2)}))
+    assert Counter(each.source for each in watched)["good"] == 6
+    assert "error: bad: fails on purpose" in caplog.text
 
 
 def test_no_source_is_refused() -> None:
@@ -119,7 +119,7 @@ def test_confidence_comes_along(engine: BrightnessEngine) -> None:
 
 
 def test_errors_of_all_sources_and_problems_are_raised() -> None:
-    with pytest.raises(UserError, match="told to fail"):
+    with pytest.raises(UserError, match="fails on purpose"):
         list(watch("engine", {"one": Bars(6, fails=1), "two": Bars(6, fails=0)}))
     with pytest.raises(UserError, match=r"nowhere\.mp4: no such file"):
         list(watch("engine", {"one": "nowhere.mp4"}))

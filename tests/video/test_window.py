@@ -1,4 +1,4 @@
-"""The window on a real (virtual) screen, with real keys; and what is said where there is none."""
+"""The window on a real (virtual) screen, with real keys; and the error without a screen."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ def display(program: Callable[..., str]) -> Iterator[str]:
     process = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
     os.close(writing)
     try:
-        with os.fdopen(reading) as told:
-            yield f":{int(told.readline())}"
+        with os.fdopen(reading) as output:
+            yield f":{int(output.readline())}"
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
 class Visitor:
-    """Somebody at the screen: presses keys, closes windows, looks."""
+    """A user at the screen: presses keys, closes windows, takes screenshots."""
 
     def __init__(self, display: str) -> None:
         self.display = display
@@ -98,7 +98,7 @@ class Visitor:
         self.x11.XFlush(self.connection)
 
     def close_window(self) -> None:
-        """What a window manager does when its cross is clicked."""
+        """Close the window as a window manager does when its cross is clicked."""
 
         class Message(ctypes.Structure):
             _fields_ = [
@@ -185,7 +185,7 @@ def test_large_frames_are_shrunk_to_the_screen(
     screen.save(tmp_path / "screen.png")
     rows, columns = (np.flatnonzero((red | blue).any(axis=axis)) for axis in (1, 0))
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-    assert 0.8 * SCREEN[1] < width <= 0.85 * SCREEN[1]  # the width is what is short here
+    assert 0.8 * SCREEN[1] < width <= 0.85 * SCREEN[1]  # the width is the limit here
     assert height == pytest.approx(width * 9 / 16, abs=1)
     assert red.sum() == pytest.approx(blue.sum(), rel=0.01)
     assert (red | blue).sum() > 0.99 * height * width
@@ -194,8 +194,8 @@ def test_large_frames_are_shrunk_to_the_screen(
 
 
 @pytest.mark.parametrize("how", ["q", "Escape", "cross"])
-def test_the_run_ends_in_good_order(show: Callable[..., subprocess.Popen[str]], visitor: Visitor, how: str) -> None:
-    process = show(240, 320, "once")  # while the source gives nothing, too
+def test_the_run_ends_cleanly(show: Callable[..., subprocess.Popen[str]], visitor: Visitor, how: str) -> None:
+    process = show(240, 320, "once")  # also while no frame comes
     if how == "cross":
         visitor.close_window()
     else:
@@ -203,8 +203,8 @@ def test_the_run_ends_in_good_order(show: Callable[..., subprocess.Popen[str]], 
         time.sleep(0.2)
         assert process.poll() is None, "other keys do nothing"
         visitor.press(how)
-    out, said = process.communicate(timeout=10)
-    assert (out, process.returncode) == ("stopped\nleft\n", 0), said
+    out, reason = process.communicate(timeout=10)
+    assert (out, process.returncode) == ("stopped\nleft\n", 0), reason
 
 
 def test_without_a_screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -213,12 +213,12 @@ def test_without_a_screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     sink = WindowSink(title="x")
     with pytest.raises(UserError, match=r"there is no screen here .* --serve"):
         sink.__enter__()
-    # a screen that nobody may open: Qt would end this process
+    # a screen that cannot be opened: Qt would end this process
     monkeypatch.setenv("DISPLAY", ":12345")
     with pytest.raises(UserError, match=r"cannot be opened \(.*could not connect to display :12345\); .* --serve"):
         sink.__enter__()
-    said = "OpenCV(4.13.0) window.cpp:1300: error: (-2:Unspecified error) The function is not implemented."
-    (tmp_path / "cv2.py").write_text(f"def namedWindow(*arguments):\n    raise RuntimeError({said!r})\n")
+    reason = "OpenCV(4.13.0) window.cpp:1300: error: (-2:Unspecified error) The function is not implemented."
+    (tmp_path / "cv2.py").write_text(f"def namedWindow(*arguments):\n    raise RuntimeError({reason!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match=r"built without windows \(opencv-python-headless\?\); .* --serve"):
         sink.__enter__()

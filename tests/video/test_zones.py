@@ -1,4 +1,4 @@
-"""Zones: which pixels are inside, what is counted, what an ignored zone takes away, outlines, invalid files."""
+"""Zones: pixels inside, counts, ignored zones, outlines, invalid files."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ BONNET = Zone("bonnet", ((0, 0.5), (1, 0.5), (1, 1), (0, 1)), unit="shares", ign
 def one(zones: list[Zone], engine: BrightnessEngine, labels: LabelSpec, **options: Any) -> Any:
     """The result of one frame of bars: ids 0, 1, 2 and 3 in columns of a quarter of the width."""
     kept = Kept()
-    found = Zones(zones, ignore_index=labels.ignore_index)
+    counted = Zones(zones, ignore_index=labels.ignore_index)
     summary = segment(
-        Bars(1, image=lambda _: quarters()), [engine], labels=labels, sinks=[kept], zones=found, **options
+        Bars(1, image=lambda _: quarters()), [engine], labels=labels, sinks=[kept], zones=counted, **options
     )
     return kept.results[0], summary
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_inside_is_what_opencv_says_of_each_point(seed: int) -> None:
+def test_inside_agrees_with_opencv_for_each_point(seed: int) -> None:
     random = np.random.default_rng(seed)
     corners = random.uniform(0, 100, (random.integers(3, 8), 2)).astype(np.float32)
     if seed % 2:  # a polygon whose edges do not cross: corners by their angle
         middle = corners.mean(axis=0)
         corners = corners[np.argsort(np.arctan2(*(corners - middle).T))]
     x, y = np.arange(0.5, 100), np.arange(0.5, 80)
-    found = contains(corners.astype(np.float64), x, y)
+    inside = contains(corners.astype(np.float64), x, y)
     for row, column in zip(random.integers(0, 80, 300), random.integers(0, 100, 300), strict=True):
         side = cv2.pointPolygonTest(corners[:, np.newaxis], (float(x[column]), float(y[row])), measureDist=False)
-        assert found[row, column] == (side > 0)
+        assert inside[row, column] == (side > 0)
 
 
 def test_classes_of_each_zone(engine: BrightnessEngine, labels: LabelSpec) -> None:
@@ -66,7 +66,7 @@ def test_classes_of_each_zone(engine: BrightnessEngine, labels: LabelSpec) -> No
     assert "zone right: sky 50.00 %, tree 50.00 %" in summary.describe()
 
 
-def test_without_zones_nothing_is_said_of_them(engine: BrightnessEngine, labels: LabelSpec) -> None:
+def test_without_zones_results_have_none(engine: BrightnessEngine, labels: LabelSpec) -> None:
     kept = Kept()
     summary = segment(Bars(1), [engine], labels=labels, sinks=[kept])
     assert "zones" not in json.loads(line_of(kept.results[0], labels))
@@ -84,7 +84,7 @@ def test_an_ignored_zone_counts_nowhere(engine: BrightnessEngine, labels: LabelS
     assert (result.full_label_map(9)[:24, :16] == 255).all()
 
 
-def test_ids_that_the_network_itself_ignores_still_count_as_other(labels: LabelSpec) -> None:
+def test_ids_that_the_network_ignores_count_as_other(labels: LabelSpec) -> None:
     zones = Zones([BONNET], ignore_index=255)
     label_map = np.array([[0, 255], [1, 1]], np.uint8)
     changed = zones.exclude(label_map, box=Box(0, 0, 2, 2), size=(2, 2))
@@ -92,7 +92,7 @@ def test_ids_that_the_network_itself_ignores_still_count_as_other(labels: LabelS
     assert label_map.tolist() == [[0, 255], [1, 1]]
 
 
-def test_zones_are_places_of_the_frame_whatever_the_engine_sees(engine: BrightnessEngine, labels: LabelSpec) -> None:
+def test_zones_are_places_of_the_frame_for_any_region(engine: BrightnessEngine, labels: LabelSpec) -> None:
     looking = Looking(region=Region.parse("50%,0%,50%,100%"))
     result, _ = one([RIGHT], engine, labels, looking=looking)
     assert result.zone_pixels["right"][:4].tolist() == [0, 0, 96, 96]
@@ -105,7 +105,7 @@ def test_zones_are_places_of_the_frame_whatever_the_engine_sees(engine: Brightne
     [
         (Zone("wide", ((0, 0), (65, 0), (0, 48))), r"zone 'wide': point \[65.0, 0.0\] is outside .* 64x48"),
         (Zone("dot", ((1, 1), (1.2, 1), (1, 1.2))), r"zone 'dot': no pixel of the label map \(16x12\) is inside"),
-        (Zone("all", ((0, 0), (64, 0), (64, 48), (0, 48)), ignored=True), "cover all that the engine sees"),
+        (Zone("all", ((0, 0), (64, 0), (64, 48), (0, 48)), ignored=True), "cover the whole part that the engine"),
     ],
 )
 def test_zones_that_do_not_fit(engine: BrightnessEngine, labels: LabelSpec, zone: Zone, message: str) -> None:
@@ -125,7 +125,7 @@ def test_outlines_are_drawn(labels: LabelSpec, yuv: Yuv | None, side_by_side: bo
     overlay = Overlay(labels, zones=zones, side_by_side=side_by_side)
     drawn = overlay.draw(frame, label_map, box=Box(0, 0, *size), pixels=count_ids(label_map)).bgr().astype(int)
     right = drawn[:, -320:]
-    limit = 12 if yuv is None else 80  # where BGR is made of YUV, chroma is interpolated with its neighbours
+    limit = 12 if yuv is None else 80  # for BGR from YUV, chroma is interpolated with its neighbours
     assert abs(right[120, 80] - (0, 255, 255)).max() < limit and abs(right[120, 240] - (0, 255, 255)).max() < limit
     inside, outside = right[80:170, 90:230], right[200:]
     assert np.ptp(inside) <= 3 and np.ptp(outside) <= 3
@@ -207,4 +207,4 @@ def test_problems_of_a_file(tmp_path: Path, text: str, message: str) -> None:
         read_zones(file)
     with pytest.raises(UserError, match=r"none.json: cannot be read \(No such file"):
         read_zones(tmp_path / "none.json")
-    assert SIZE == (48, 64)  # what the zones above are made for
+    assert SIZE == (48, 64)  # the size for which the zones above are defined

@@ -1,4 +1,4 @@
-"""Who watches the live page over real connections, and who writes to it meanwhile."""
+"""Viewers of the live page over real connections, and threads that write to it meanwhile."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def get(sink: Page, path: str, *, method: str = "GET", **headers: str) -> tuple[
 
 
 def pictures(sink: Page, *, at: str = "/") -> Iterator[bytes]:
-    """JPEGs of the stream, as a reader of multipart/x-mixed-replace takes them."""
+    """JPEGs of the stream, read as multipart/x-mixed-replace."""
     with connect(sink, f"{at}stream") as connection, connection.makefile("rb") as stream:
         assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
         head = b"".join(iter(stream.readline, b"\r\n"))
@@ -56,9 +56,9 @@ def pictures(sink: Page, *, at: str = "/") -> Iterator[bytes]:
         assert stream.readline() == b"--frame\r\n"
         while True:
             part = b"".join(iter(stream.readline, b"\r\n"))
-            found = re.fullmatch(rb"Content-Type: image/jpeg\r\nContent-Length: (\d+)\r\n", part)
-            assert found, part
-            yield stream.read(int(found[1]))
+            header = re.fullmatch(rb"Content-Type: image/jpeg\r\nContent-Length: (\d+)\r\n", part)
+            assert header, part
+            yield stream.read(int(header[1]))
             assert stream.read(11) == b"\r\n--frame\r\n"
 
 
@@ -81,7 +81,7 @@ def decoded(jpeg: bytes) -> Array:
 
 @contextmanager
 def producing(sink: SourcePage, make: Callable[[int], Result], *, fps: float) -> Iterator[list[float]]:
-    """Writes results in a thread, as the pipeline does. Yields how long each write took, in seconds."""
+    """Writes results in a thread, as the pipeline does. Yields the list of times in seconds that writes took."""
     over, taken = threading.Event(), list[float]()
 
     def run() -> None:
@@ -108,7 +108,7 @@ def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
 
 
 def snapshot(page: SharedPage, number: int, after: int = 0) -> tuple[int, Any]:
-    """Number of the picture and its mean; (0, None) when there is none."""
+    """Number of the picture and its mean; (0, None) if there is none."""
     status, headers, body = get(page, f"/{number}/picture?after={after}")
     if status == 204:
         assert body == b""

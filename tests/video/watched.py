@@ -15,7 +15,7 @@ from pipeline.video.rules import Rule, Span
 from pipeline.video.sinks import EventSink, Result
 from tests.video.fakes import SIZE
 
-av = pytest.importorskip("av", reason="clips are made by PyAV")
+av = pytest.importorskip("av", reason="clips need PyAV")
 FPS = 25
 RULE = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.2, pause=0.4, clip=Span(1.0, 0.6))
 SILENT = Rule("car", ("car",), (1,), None, 0.5, above=True, until=0.5, seconds=0.2, pause=0.4, clip=None)
@@ -24,7 +24,7 @@ NO_CAR = np.bincount([0], minlength=256)
 
 
 def level(index: int) -> int:
-    """Brightness of a frame's picture: says which frame it is, within 25 frames."""
+    """Brightness of the picture of a frame, unique within 25 frames."""
     return 20 + 8 * (index % 25)
 
 
@@ -55,7 +55,7 @@ def clips(folder: Path) -> list[str]:
 
 
 def shown(path: Path) -> tuple[list[int], list[float]]:
-    """Which frames a clip shows (see ``level``), and their times in it."""
+    """Frames of a clip (by ``level``), and their times in it."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     means = [frame.to_ndarray(format="bgr24").mean() for frame in frames]

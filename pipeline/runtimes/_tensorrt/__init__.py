@@ -1,1 +1,1 @@
-"""What the runtimes tensorrt and tensorrt_rtx share."""
+"""Code that the runtimes tensorrt and tensorrt_rtx share."""

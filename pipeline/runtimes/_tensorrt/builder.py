@@ -1,23 +1,24 @@
 """One builder for `tensorrt` 10.3 to 11 and for `tensorrt_rtx`: their Python API is the same.
 
-Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). Only names
-that exist in 10.3 and in 11.4 are used; the one exception, weak typing, is asked for first.
+Networks are strongly typed: precision is in the ONNX file, never a builder flag (TensorRT 11 has none left). The code
+uses only names that exist in both 10.3 and 11.4; for the one exception, weak typing, it checks that the name exists.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine, Release, Runtime
+from pipeline.runtimes._ranges import Ge, Le
 from pipeline.runtimes._tensorrt import profile
 from pipeline.runtimes._tensorrt.engine import TensorRTEngine
 from pipeline.runtimes._tensorrt.errors import BuildError, named_nodes, parser_failure, readable
@@ -26,9 +27,11 @@ from pipeline.runtimes._tensorrt.layers import data_types, inspected, layer_name
 from pipeline.runtimes._tensorrt.log import collecting, logger_of
 
 MIB = 1 << 20
-#: Of ``builder_optimization_level``.
-HIGHEST_LEVEL = 5
-#: What the inspector tells of each layer, beside the plan.
+#: Types of the options that both libraries have.
+Mebibytes: TypeAlias = Annotated[int, Ge(1)]
+OptimizationLevel: TypeAlias = Annotated[int, Ge(0), Le(5)]
+Batch: TypeAlias = list[Annotated[int, Ge(1)]] | None
+#: File beside the plan with the inspector's information about each layer.
 LAYERS = "layers.json"
 
 
@@ -43,7 +46,7 @@ def import_library(name: str, package: str) -> ModuleType:
 
 
 def network_flags(trt: ModuleType, *, strongly_typed: bool) -> int:
-    """Flags of a new network. Weak typing is TensorRT 10's, whose networks want their batch explicit."""
+    """Flags of a new network. Only TensorRT 10 has weakly typed networks; it needs EXPLICIT_BATCH for them."""
     flags = trt.NetworkDefinitionCreationFlag
     if strongly_typed:
         return 1 << int(flags.STRONGLY_TYPED)
@@ -51,7 +54,7 @@ def network_flags(trt: ModuleType, *, strongly_typed: bool) -> int:
 
 
 class TensorRTBase(Runtime):
-    """What both libraries share; a plugin names the library and sets what is special to it."""
+    """Code for both libraries; a plugin names its library and its package, and overrides methods where they differ."""
 
     int8_variant = "int8_tensorrt"
     engine_file = "engine.plan"
@@ -61,17 +64,13 @@ class TensorRTBase(Runtime):
     def __init__(
         self,
         *,
-        workspace_mib: int = 1024,
-        optimization_level: int = 3,
+        workspace_mib: Mebibytes = 1024,
+        optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
-        batch: Sequence[int] | None = None,
+        batch: Batch = None,
     ) -> None:
         self.trt = import_library(self.library, self.package)
         self.where = f"convert.{self.library}"
-        if workspace_mib < 1:
-            raise UserError(f"{self.where}.workspace_mib: got {workspace_mib}; at least 1")
-        if not 0 <= optimization_level <= HIGHEST_LEVEL:
-            raise UserError(f"{self.where}.optimization_level: got {optimization_level}; allowed: 0 to {HIGHEST_LEVEL}")
         self.workspace_mib = workspace_mib
         self.optimization_level = optimization_level
         self.cuda_graph = cuda_graph
@@ -91,7 +90,7 @@ class TensorRTBase(Runtime):
         return {self.library: self.version, **(_cuda.device() or {})}
 
     def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
-        """Set what is special to a library; returns facts for meta.json."""
+        """Set options that only one library has; returns facts for meta.json."""
         return {}
 
     def finished(self, config: Any) -> None:
@@ -103,7 +102,7 @@ class TensorRTBase(Runtime):
         return self._write(built, engine_file)
 
     def build_int8(self, onnx_file: Path, engine_file: Path, *, release: Release | None = None) -> dict[str, Any]:
-        """Climb the ladder of :mod:`pipeline.runtimes._tensorrt.ladder`; never an engine without an INT8 layer."""
+        """Try the rungs of :mod:`pipeline.runtimes._tensorrt.ladder`; the engine has at least one INT8 layer."""
         weakly = None if hasattr(self.trt.BuilderFlag, "INT8") else f"{self.title} has strongly typed networks only"
         with self._naming(onnx_file):
             built = climb(onnx_file, partial(self._attempt, int8=True), release=release, weakly=weakly)
@@ -113,7 +112,7 @@ class TensorRTBase(Runtime):
         """Parse and build a file once.
 
         Args:
-            strongly_typed: types as they stand in the file; else what TensorRT 10 chooses within INT8 and float16.
+            strongly_typed: use the types of the file; else TensorRT 10 chooses them, and may use INT8 and float16.
             int8: refuse a network without an INT8 layer.
         """
         trt = self.trt
@@ -123,12 +122,12 @@ class TensorRTBase(Runtime):
             parser = trt.OnnxParser(network, self.logger)
             if not parser.parse_from_file(str(onnx_file)):
                 raise parser_failure(parser, lines, library=self.title)
-            if network.num_inputs == 0:  # what an empty file gives
-                raise UserError(f"{self.title} cannot parse it: it holds no graph with an input; make it again")
-            asked = precisions(trt, network)
-            if int8 and not any("int8" in counts for counts in asked.values()):
+            if network.num_inputs == 0:  # an empty file parses without an error
+                raise UserError(f"{self.title} cannot parse it: it holds no graph with an input; write it again")
+            requested = precisions(trt, network)
+            if int8 and not any("int8" in counts for counts in requested.values()):
                 raise NoInt8Error(
-                    f"{self.title} sees no INT8 layer in it; keep fewer quantize.float_layers, or use fp16"
+                    f"{self.title} finds no INT8 layer in it; list fewer quantize.float_layers, or use fp16"
                 )
             config = builder.create_builder_config()
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib * MIB)
@@ -141,7 +140,7 @@ class TensorRTBase(Runtime):
             facts = {
                 "strongly_typed": strongly_typed,
                 "layers": network.num_layers,
-                "precisions": asked,
+                "precisions": requested,
                 **profile.add(builder, config, shapes),
                 **self.configure(builder, config, network),
             }
@@ -154,36 +153,36 @@ class TensorRTBase(Runtime):
     def _builder(self, lines: Collection[str]) -> Any:
         try:
             return self.trt.Builder(self.logger)
-        except TypeError as error:  # how the bindings say that the library gave none
+        except TypeError as error:  # the bindings raise it if the library returns no builder
             raise UserError(
                 f"{self.title} cannot start a builder here: {readable(lines) or error}; it needs an NVIDIA GPU and a "
                 "driver that fits its CUDA version"
             ) from error
 
     def _build_failure(self, network: Any, lines: Collection[str]) -> BuildError:
-        what = readable(lines) or "its log is empty"
-        nodes = frozenset(named_nodes(what, layer_names(self.trt, network)))
+        reason = readable(lines) or "its log is empty"
+        nodes = frozenset(named_nodes(reason, layer_names(self.trt, network)))
         quantised = titles(network, nodes)
         advice = [f"a larger {self.where}.workspace_mib (now {self.workspace_mib})"]
         if quantised:
             advice.append(f"quantize.float_layers: [{', '.join(quantised)}]")
         where = f" at {', '.join(sorted(nodes))}" if nodes else ""
-        asked = {precision for counts in precisions(self.trt, network).values() for precision in counts}
-        other = "another convert.runtime" if asked == {"float32"} else "another precision"
+        requested = {precision for counts in precisions(self.trt, network).values() for precision in counts}
+        other = "another convert.runtime" if requested == {"float32"} else "another precision"
         return BuildError(
-            f"{self.title} could not build it{where}: {what}; try {', '.join(advice)}, or {other}", nodes=nodes
+            f"{self.title} could not build it{where}: {reason}; try {', '.join(advice)}, or {other}", nodes=nodes
         )
 
     @contextmanager
     def _naming(self, onnx_file: Path) -> Iterator[None]:
-        """Put the file's name before every error."""
+        """Put the name of the file before every error."""
         try:
             yield
         except UserError as error:
             raise UserError(f"{onnx_file}: {error}") from error
 
     def _write(self, built: Built, engine_file: Path) -> dict[str, Any]:
-        """Write the plan and, where a GPU lets us look into it, what became of each layer."""
+        """Write the plan and, if the GPU of this machine can load it, the inspector's information about each layer."""
         engine_file.write_bytes(memoryview(built.plan))
         if _cuda.device() is None:
             return built.facts
@@ -196,7 +195,7 @@ class TensorRTBase(Runtime):
         return {**built.facts, "data_types": data_types(information)}
 
     def new_runtime(self) -> Any:
-        """What deserialises engines."""
+        """The library's object that deserialises engines."""
         return self.trt.Runtime(self.logger)
 
     def load(self, engine_file: Path) -> Engine:
@@ -208,5 +207,5 @@ class TensorRTBase(Runtime):
         engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
             raise UserError(f"{engine_file}: {self.title} cannot load it; run dvc repro -f convert here")
-        on_dla = getattr(runtime, "DLA_core", -1) >= 0  # what runs there cannot be captured
+        on_dla = getattr(runtime, "DLA_core", -1) >= 0  # work on a DLA cannot be captured
         return TensorRTEngine(self.trt, engine, cuda_graph=self.cuda_graph and not on_dla)

@@ -21,17 +21,18 @@ log = logging.getLogger(__name__)
 class TensorRTEngine(Engine):
     """A deploy graph on the GPU; frames and label maps are copied on the stream that it runs on.
 
-    The first run of a batch size is enqueued call by call: TensorRT does there what it does once. The second is
-    captured as a CUDA graph, copies included, and this and all later ones launch it. A graph holds for one batch size;
-    another one starts again. TensorRT-RTX keeps graphs of its own, as kernels that it compiles late would spoil ours.
+    The first run with a batch size enqueues call by call, because TensorRT allocates and initialises then. The second
+    captures these calls as a CUDA graph, copies included; it and all later runs launch the graph. A graph is valid for
+    one batch size; a run with another one starts again. TensorRT-RTX captures its own graphs, because it compiles some
+    kernels during later runs, and ours would be invalid then.
 
     Args:
         trt: the library.
-        engine: its ICudaEngine; the batch may be free (-1), height and width are fixed.
+        engine: its ICudaEngine; the batch may be open (-1), height and width are fixed.
         cuda_graph: whether to capture; False for engines on a DLA.
 
     Raises:
-        UserError: not a deploy graph, or the GPU's memory does not suffice. Nothing is left allocated.
+        UserError: not a deploy graph, or too little GPU memory. Nothing stays allocated.
     """
 
     on_gpu = True
@@ -54,9 +55,9 @@ class TensorRTEngine(Engine):
         self.batches = self._batch_range()
         self._graph: _cuda.Graph | None = None
         self._batch = 0  # frames of the last run
-        with ExitStack() as kept:
-            self._allocate(kept)
-            self._kept = kept.pop_all()
+        with ExitStack() as resources:
+            self._allocate(resources)
+            self._resources = resources.pop_all()
 
     def _check_tensors(self) -> None:
         shapes = (self.input_shape, *(tuple(self.engine.get_tensor_shape(name)) for name in self.output_names))
@@ -72,32 +73,33 @@ class TensorRTEngine(Engine):
             )
 
     def _batch_range(self) -> tuple[int, int]:
-        """Fewest and most frames of a run."""
+        """Fewest and most frames per run."""
         if self.input_shape[0] > 0:
             return self.input_shape[0], self.input_shape[0]
         fewest, _, most = (shape[0] for shape in self.engine.get_tensor_profile_shape(self.frames_name, 0))
         return int(fewest), int(most)
 
-    def _allocate(self, kept: ExitStack) -> None:
-        """Stream, events, buffers for the largest batch, context; what is there is freed even if the rest fails."""
+    def _allocate(self, resources: ExitStack) -> None:
+        """Create stream, events, buffers for the largest batch, context; after an error, ``resources`` frees them."""
 
-        def own(made: Any) -> Any:
-            kept.callback(made.free)
-            return made
+        def own(resource: Any) -> Any:
+            resources.callback(resource.free)
+            return resource
 
-        taken, given = (self.batches[1] * prod(shape[1:]) for shape in (self.input_shape, self.output_shape))
+        shapes = (self.input_shape, self.output_shape)
+        input_bytes, output_bytes = (self.batches[1] * prod(shape[1:]) for shape in shapes)
         self.stream: _cuda.Stream = own(_cuda.Stream())
         self._started, self._ended = own(_cuda.Event()), own(_cuda.Event())
-        self.frames, self._host_frames = own(_cuda.Buffer(taken)), own(_cuda.Pinned(taken))
-        self._results = [own(_cuda.Buffer(given)) for _ in self.output_names]
-        self._host_results = [own(_cuda.Pinned(given)) for _ in self.output_names]
+        self.frames, self._host_frames = own(_cuda.Buffer(input_bytes)), own(_cuda.Pinned(input_bytes))
+        self._results = [own(_cuda.Buffer(output_bytes)) for _ in self.output_names]
+        self._host_results = [own(_cuda.Pinned(output_bytes)) for _ in self.output_names]
         self.context = self._create_context()
-        kept.callback(setattr, self, "context", None)
-        kept.callback(self._drop)
-        kept.callback(self.stream.settle)
+        resources.callback(setattr, self, "context", None)
+        resources.callback(self._drop)
+        resources.callback(self.stream.settle)
         buffers = {self.frames_name: self.frames, **dict(zip(self.output_names, self._results, strict=True))}
         if not all(self.context.set_tensor_address(name, buffer.address) for name, buffer in buffers.items()):
-            raise UserError("TensorRT did not take the buffers of an engine; its log above says why")
+            raise UserError("TensorRT refused the buffers of an engine; its log above says why")
 
     def _create_context(self) -> Any:
         self._captures = self.cuda_graph
@@ -109,7 +111,7 @@ class TensorRTEngine(Engine):
         else:
             context = self.engine.create_execution_context()
         if context is None:
-            raise UserError("TensorRT could not make an execution context; its log above says why (often: no memory)")
+            raise UserError("TensorRT could not create an execution context; its log above says why (often: no memory)")
         return context
 
     def another(self) -> TensorRTEngine:
@@ -130,7 +132,7 @@ class TensorRTEngine(Engine):
         if self.context is None:
             raise UserError(CLOSED)
         self.device_ms = None
-        self._take(frames)
+        self._prepare(frames)
         np.copyto(self._host_frames.array[: frames.size].reshape(frames.shape), frames)
         if self._graph is None and self._captures and self._batch == len(frames):
             self._capture()
@@ -147,14 +149,14 @@ class TensorRTEngine(Engine):
         shape = (self._batch, *self.output_shape[1:])
         return np.array(self._host_results[index].array[: prod(shape)].reshape(shape))
 
-    def _take(self, frames: Array) -> None:
-        """Check the frames and make the context ready for as many."""
+    def _prepare(self, frames: Array) -> None:
+        """Check the frames and set the batch size of the context."""
         fewest, most = self.batches
         if fewest == most:
             check_frames(frames, (most, *self.input_shape[1:]))
         elif frames.ndim != 4 or not fewest <= len(frames) <= most:
             raise UserError(
-                f"frames are {frames.shape}; this engine takes {fewest} to {most} of {self.input_size} a run"
+                f"frames are {frames.shape}; this engine takes {fewest} to {most} of {self.input_size} per run"
             )
         else:
             check_frames(frames, (len(frames), *self.input_shape[1:]))
@@ -162,20 +164,20 @@ class TensorRTEngine(Engine):
             return
         self._drop()
         if self.input_shape[0] < 0 and not self.context.set_input_shape(self.frames_name, frames.shape):
-            raise UserError(f"TensorRT did not take frames of {frames.shape}; its log above says why")
+            raise UserError(f"TensorRT refused frames of {frames.shape}; its log above says why")
 
     def _enqueue(self, count: int, *, captured: bool = False) -> None:
-        taken, given = (count * prod(shape[1:]) for shape in (self.input_shape, self.output_shape))
-        self.frames.copy(self._host_frames, nbytes=taken, direction=_cuda.HOST_TO_DEVICE, stream=self.stream)
+        input_bytes, output_bytes = (count * prod(shape[1:]) for shape in (self.input_shape, self.output_shape))
+        self.frames.copy(self._host_frames, nbytes=input_bytes, direction=_cuda.HOST_TO_DEVICE, stream=self.stream)
         self._started.record(self.stream, captured=captured)
         if not self.context.execute_async_v3(self.stream.handle.value or 0):
             raise UserError("TensorRT could not run the engine; its log above says why")
         self._ended.record(self.stream, captured=captured)
         for buffer, host in zip(self._results, self._host_results, strict=True):
-            buffer.copy(host, nbytes=given, direction=_cuda.DEVICE_TO_HOST, stream=self.stream)
+            buffer.copy(host, nbytes=output_bytes, direction=_cuda.DEVICE_TO_HOST, stream=self.stream)
 
     def _capture(self) -> None:
-        """Make the graph of a run of as many frames as the last; where that fails, say so once and never try again."""
+        """Capture a run with as many frames as the last one; after an error, warn and do not try again."""
         try:
             self._graph = _cuda.Graph(self.stream, enqueue=lambda: self._enqueue(self._batch, captured=True))
         except UserError as error:
@@ -183,10 +185,10 @@ class TensorRTEngine(Engine):
             log.warning("This engine runs without a CUDA graph, as it could not be captured: %s", error)
 
     def _drop(self) -> None:
-        """Forget the graph and the batch size that it is for: the context is about to change, or to go."""
+        """Free the graph and forget its batch size: the context is about to change, or to be freed."""
         if self._graph is not None:
             self._graph.free()
         self._graph, self._batch = None, 0
 
     def close(self) -> None:
-        self._kept.close()
+        self._resources.close()

@@ -1,10 +1,10 @@
-"""How an INT8 engine comes about where the first attempt fails: rung by rung, with the reason why each one failed.
+"""Attempts to build an INT8 engine, one rung after the other; the reason of each failed attempt is kept.
 
-1. ``strongly_typed``: the INT8 file as it stands.
+1. ``strongly_typed``: the INT8 file as it is.
 2. ``layers_released``: the layers that the error names lose their Q/DQ, at most five times.
-3. ``weakly_typed``: TensorRT 10 only; the file as it stands, types left to the builder within INT8 and float16.
+3. ``weakly_typed``: TensorRT 10 only; the file as it is, but the builder chooses types and may use INT8 and float16.
 
-There is no rung in float: what is called INT8 has INT8 layers.
+No rung builds an engine without INT8 layers.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Built:
 
 
 class Attempt(Protocol):
-    """Builds a file once. Raises BuildError, NoInt8Error, or UserError for what no rung can mend."""
+    """Builds a file once. Raises BuildError, NoInt8Error, or UserError for a problem that no other rung solves."""
 
     def __call__(self, onnx_file: Path, *, strongly_typed: bool) -> Built: ...
 
 
 def climb(onnx_file: Path, attempt: Attempt, *, release: Release | None, weakly: str | None) -> Built:
-    """The engine of the first rung that holds; its facts name the ``rung`` and why the ones before it failed.
+    """The engine of the first rung that succeeds; its facts have this ``rung`` and the errors of the rungs before it.
 
     Args:
-        release: takes Q/DQ away; None on a machine without the onnx package.
-        weakly: why this library has no third rung; None when it has it.
+        release: removes Q/DQ; None on a machine without the onnx package.
+        weakly: why this library has no third rung; None if it has one.
 
     Raises:
-        UserError: no rung holds, with the reason of each; or the file has a problem that no rung mends.
+        UserError: all rungs fail, with the reason of each; or the file has a problem that no rung solves.
     """
     failed: dict[str, str] = {}
     try:
@@ -56,14 +56,14 @@ def climb(onnx_file: Path, attempt: Attempt, *, release: Release | None, weakly:
     except BuildError as error:
         failed["strongly_typed"], first = str(error), error
     if release is None:
-        failed["layers_released"] = "left out: this machine has no onnx package; build it with dvc repro convert"
+        failed["layers_released"] = "skipped: this machine has no onnx package; build it with dvc repro convert"
     else:
         try:
             return _on("layers_released", released(onnx_file, attempt, release, nodes=first.nodes), failed)
         except BuildError as error:
             failed["layers_released"] = str(error)
     if weakly is not None:
-        failed["weakly_typed"] = f"left out: {weakly}"
+        failed["weakly_typed"] = f"skipped: {weakly}"
     else:
         try:
             return _on("weakly_typed", attempt(onnx_file, strongly_typed=False), failed)
@@ -73,10 +73,10 @@ def climb(onnx_file: Path, attempt: Attempt, *, release: Release | None, weakly:
 
 
 def released(onnx_file: Path, attempt: Attempt, release: Release, *, nodes: Collection[str]) -> Built:
-    """Take Q/DQ from the named nodes and build again, with those that the next error names, and so on.
+    """Remove Q/DQ from the named nodes and build again; after an error, also from the nodes that it names.
 
     Raises:
-        BuildError: the error names no layer that still has Q/DQ, no INT8 layer is left, or five rounds did not do.
+        BuildError: the error names no layer that still has Q/DQ, no INT8 layer is left, or all five rounds fail.
     """
     named, done = set(nodes), list[str]()
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,7 +94,7 @@ def released(onnx_file: Path, attempt: Attempt, release: Release, *, nodes: Coll
                 reason = str(error)
             else:
                 return Built(built.plan, {**built.facts, "released": done})
-    raise BuildError(f"given up after {ROUNDS} rounds{_after(done)}: {reason}")
+    raise BuildError(f"failed in {ROUNDS} rounds{_after(done)}: {reason}")
 
 
 def _after(done: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""In what precision the layers of a network were asked for, and in what data types an engine runs them."""
+"""The precisions that a network requests for its layers, and the data types in which an engine runs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from types import ModuleType
 from typing import Any
 
-#: Words for data types in an inspector's text, by ours. The order counts: "UInt8" holds "Int8".
+#: Patterns of data types in an inspector's text, by our names. The order counts: "UInt8" holds "Int8".
 WORDS = {
     "uint8": r"uint8",
     "int8": r"int8",
@@ -20,15 +20,15 @@ WORDS = {
     "int64": r"int64",
     "bool": r"bool",
 }
-#: What is put before and after the name of a weight in a network that we exported and quantised.
+#: Name of a weight in a network that segpress exported and quantised; the group is the weight's module.
 OURS = re.compile(r"(?:network\.net\.)?(.+)\.weight(?:_dq)?")
 
 
 def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
-    """In what precision the layers with weights were asked for: operator -> precision -> how many.
+    """Number of layers with weights, by operator and by the precision that a strongly typed network requests.
 
-    A strongly typed network is built as it stands. INT8 is a layer whose both operands come out of a DequantizeLinear:
-    that is the pattern which the builder fuses. The parser may reshape an operand of a matrix product in between.
+    A layer is INT8 if both operands are outputs of DequantizeLinear nodes: the builder fuses this pattern. The parser
+    may reshape an operand of a matrix product in between.
     """
     weighted = {
         trt.LayerType.CONVOLUTION: "convolution",
@@ -37,7 +37,7 @@ def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
     }
     names = {trt.DataType.HALF: "float16", trt.DataType.FLOAT: "float32"}
     dequantised = set()
-    found: dict[str, dict[str, int]] = {}
+    numbers: dict[str, dict[str, int]] = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         output = layer.get_output(0)
@@ -49,9 +49,9 @@ def precisions(trt: ModuleType, network: Any) -> dict[str, dict[str, int]]:
         operands = [layer.get_input(place).name for place in range(min(2, layer.num_inputs)) if layer.get_input(place)]
         int8 = len(operands) == 2 and dequantised.issuperset(operands)
         precision = "int8" if int8 else names.get(output.dtype, str(output.dtype))
-        counts = found.setdefault(weighted[layer.type], {})
+        counts = numbers.setdefault(weighted[layer.type], {})
         counts[precision] = counts.get(precision, 0) + 1
-    return found
+    return numbers
 
 
 def layer_names(trt: ModuleType, network: Any) -> list[str]:
@@ -61,33 +61,33 @@ def layer_names(trt: ModuleType, network: Any) -> list[str]:
 
 
 def titles(network: Any, nodes: frozenset[str]) -> list[str]:
-    """What ``quantize.float_layers`` calls those of these nodes that hold weights: the module of the weight."""
+    """The names in ``quantize.float_layers`` of those nodes that have weights: the module of the weight."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     operands = [
         layer.get_input(1).name
         for layer in layers
         if layer.name in nodes and layer.num_inputs > 1 and layer.get_input(1) is not None
     ]
-    return [found[1] for name in operands if (found := OURS.fullmatch(name))]
+    return [match[1] for name in operands if (match := OURS.fullmatch(name))]
 
 
 def inspected(trt: ModuleType, engine: Any) -> str:
-    """What the engine's inspector tells of every layer, as JSON."""
+    """Information of the engine's inspector about every layer, as JSON."""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def data_types(information: str) -> dict[str, int]:
-    """How many layers give their first output in which data type: ``{"float16": 9, "int8": 21}``.
+    """Number of layers by the data type of their first output: ``{"float16": 9, "int8": 21}``.
 
-    TensorRT 10 writes format and type into one text, TensorRT 11 apart. What tells no type is counted as ``unknown``,
-    as every layer of an engine that was built without details; a text of another form counts nothing.
+    TensorRT 10 writes format and type as one text, TensorRT 11 separately. Layers without a type count as ``unknown``,
+    such as all layers of an engine that was built without details. Empty for a text of another form.
     """
     try:
         layers = json.loads(information)["Layers"]
-        found = Counter(_data_type(layer) for layer in layers)
+        counts = Counter(_data_type(layer) for layer in layers)
     except (ValueError, KeyError, TypeError):
         return {}
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items()))
 
 
 def _data_type(layer: Any) -> str:
@@ -95,8 +95,8 @@ def _data_type(layer: Any) -> str:
     first = outputs[0] if isinstance(outputs, list) and outputs else None
     if not isinstance(first, dict):
         return "unknown"
-    told = next((str(first[key]) for key in ("Datatype", "DataType", "Format/Datatype") if key in first), "")
+    datatype = next((str(first[key]) for key in ("Datatype", "DataType", "Format/Datatype") if key in first), "")
     for name, words in WORDS.items():
-        if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", told.lower()):
+        if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", datatype.lower()):
             return name
     return "unknown"

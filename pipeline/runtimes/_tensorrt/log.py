@@ -1,4 +1,4 @@
-"""The log of TensorRT: errors are kept while something is built, so that they can be part of one message."""
+"""The log of TensorRT: errors of a build are collected, so that they can be part of one message."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-#: Errors that are kept of one build, the last ones.
+#: Number of errors to keep per build: the last ones.
 KEPT = 30
 
 
 @lru_cache
 def logger_of(trt: ModuleType) -> Any:
-    """The logger of a library: one a process, because TensorRT keeps to the first that it was given.
+    """The logger of a library: one per process, because TensorRT keeps the first one that it gets.
 
-    Inside :func:`collecting` errors are kept, elsewhere they go to Python's log; what is no error is dropped.
+    Inside :func:`collecting` errors are collected, elsewhere they go to Python's log; other messages are dropped.
     """
     base: Any = trt.ILogger
     severe = (base.ERROR, base.INTERNAL_ERROR)
 
-    class Collector(base):  # type: ignore[misc] # of which library, is known at run time only
+    class Collector(base):  # type: ignore[misc] # the library is known only at run time
         def __init__(self) -> None:
-            base.__init__(self)  # the bindings ask for this form
+            base.__init__(self)  # the bindings require this form
             self.lines: deque[str] | None = None
 
         def log(self, severity: Any, msg: str) -> None:
@@ -41,7 +41,7 @@ def logger_of(trt: ModuleType) -> Any:
 
 @contextmanager
 def collecting(logger: Any) -> Iterator[deque[str]]:
-    """The last errors that the library logs meanwhile; they are kept, not printed."""
+    """Collect the last errors that the library logs inside the block; they are not printed."""
     logger.lines = deque(maxlen=KEPT)
     try:
         yield logger.lines

@@ -1,4 +1,4 @@
-"""Sizes of the batch: an optimisation profile for a graph that leaves it open, and errors for everything else."""
+"""Batch sizes: an optimisation profile for a graph with an open batch; other open dimensions are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-#: How TensorRT writes a dimension that is open.
+#: The size of an open dimension in TensorRT.
 OPEN = -1
 
 
@@ -30,10 +30,10 @@ def shapes(network: Any, batch: tuple[int, int, int] | None, *, where: str) -> d
         where: the section of params.yaml, for messages.
 
     Raises:
-        UserError: another dimension than the batch is open, the batch is open and no ``batch`` is given, or a graph of
-            one batch size is asked for others.
+        UserError: another dimension than the batch is open, the batch is open and no ``batch`` is given, or ``batch``
+            has other sizes than a graph of one batch size.
     """
-    found: dict[str, list[list[int]]] = {}
+    profiles: dict[str, list[list[int]]] = {}
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     for tensor in inputs:
         shape = list(tensor.shape)
@@ -47,24 +47,24 @@ def shapes(network: Any, batch: tuple[int, int, int] | None, *, where: str) -> d
             continue
         if batch is None:
             raise UserError(f"input '{tensor.name}' {shape}: its batch is open; set {where}.batch to [min, opt, max]")
-        found[tensor.name] = [[size, *shape[1:]] for size in batch]
-    if batch is not None and not found:
-        own = [list(tensor.shape) for tensor in inputs]
-        if any(list(batch) != [shape[0]] * 3 for shape in own if shape):
+        profiles[tensor.name] = [[size, *shape[1:]] for size in batch]
+    if batch is not None and not profiles:
+        fixed = [list(tensor.shape) for tensor in inputs]
+        if any(list(batch) != [shape[0]] * 3 for shape in fixed if shape):
             raise UserError(
                 f"{where}.batch: got {list(batch)}, but the graph has fixed sizes: "
-                f"{', '.join(f'{tensor.name} {shape}' for tensor, shape in zip(inputs, own, strict=True))}; "
+                f"{', '.join(f'{tensor.name} {shape}' for tensor, shape in zip(inputs, fixed, strict=True))}; "
                 "set it to null, or export the graph with an open batch"
             )
-    return found
+    return profiles
 
 
-def add(builder: Any, config: Any, found: dict[str, list[list[int]]]) -> dict[str, Any]:
-    """Set the profile of these shapes, where there are any; returns facts for meta.json."""
-    if not found:
+def add(builder: Any, config: Any, profiles: dict[str, list[list[int]]]) -> dict[str, Any]:
+    """Set a profile of the shapes from :func:`shapes`, if there are any; returns facts for meta.json."""
+    if not profiles:
         return {}
     profile = builder.create_optimization_profile()
-    for name, sizes in found.items():
+    for name, sizes in profiles.items():
         profile.set_shape(name, *sizes)
     config.add_optimization_profile(profile)
-    return {"profile": {name: dict(zip(("min", "opt", "max"), sizes, strict=True)) for name, sizes in found.items()}}
+    return {"profile": {name: dict(zip(("min", "opt", "max"), sizes, strict=True)) for name, sizes in profiles.items()}}

@@ -1,1 +1,1 @@
-"""What is drawn over a frame: class colours, uncertainty, and the legend."""
+"""Drawing over frames: class colours, uncertainty, and the legend."""

@@ -12,7 +12,7 @@ from pipeline.labels import LabelSpec
 from pipeline.video.drawing.picture import Picture
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-MIN_WIDTH = 320  # pixels; on anything smaller it would hide the picture
+MIN_WIDTH = 320  # pixels; the strip would hide a smaller picture
 _MAX_SHARE = 1 / 3  # of the picture's height
 _DARK = 0.35  # share of the picture that shines through the strip
 
@@ -30,8 +30,8 @@ class Strip:
         """Write the strip into ``picture``, in place.
 
         Args:
-            content: what the strip says; while it is the same, ``make`` is not called again.
-            make: colours (h, W, 3) BGR on black, h even, and where they are (h, W); h is 0 where there is no room.
+            content: key of the content; ``make`` is called only if it changes.
+            make: returns colours (h, W, 3) BGR on black, h even, and their mask (h, W); h is 0 if there is no room.
         """
         key = (picture.size, picture.yuv, content)
         if key != self._key:
@@ -69,19 +69,20 @@ class Legend(Strip):
     def draw(self, picture: Picture, ids: Sequence[int]) -> None:
         """Write the classes ``ids`` into ``picture``, in place, in rows from the left.
 
-        Classes that find no room in the lower third are left out; pictures narrower than 320 pixels stay as they are.
+        Classes that do not fit into the lower third are left out. Pictures narrower than 320 pixels do not change.
         """
         self.write(picture, tuple(ids), lambda: _strip(self._labels, ids, picture.size))
 
 
 def text_row(height: int) -> tuple[int, float, int]:
-    """Height of a row of text in a picture of so many rows, scale of its font, and the space around it, in pixels."""
+    """Height of a row of text in a picture of ``height`` rows, the scale of its font, and the space around it, in
+    pixels."""
     row = max(14, height // 30)
     return row, row / 36, row // 3
 
 
 def _strip(labels: LabelSpec, ids: Sequence[int], size: tuple[int, int]) -> tuple[Array, Array]:
-    """Colours and names (h, W, 3) BGR on black, h even, and where they are (h, W); h is 0 where there is no room."""
+    """Colours and names (h, W, 3) BGR on black, h even, and their mask (h, W); h is 0 if there is no room."""
     height, width = size
     row, scale, pad = text_row(height)
     placed: list[tuple[int, int, int]] = []  # (id, left, row number)

@@ -20,13 +20,13 @@ from pipeline.video.drawing.uncertainty import Heat, Scale
 from pipeline.video.workers.buffers import Buffers
 from pipeline.video.zones import Zones
 
-_HALF = 0.5  # of colour and frame each: the default, and a third of the work
+_HALF = 0.5  # equal shares of colour and frame: the default, and three times as fast
 
 
 class Overlay:
     """Blends class colours into frames.
 
-    Colours are looked up at label-map size and enlarged afterwards: at 1080p that is 1 ms a frame, not 25.
+    Colours are looked up at label-map size and enlarged afterwards: at 1080p this takes 1 ms per frame instead of 25.
 
     Args:
         labels: class names and colours.
@@ -34,8 +34,8 @@ class Overlay:
         legend: write the names of the classes that occurred so far into the picture.
         only: ids that are tinted; None for all.
         side_by_side: the frame as it is to the left of the tinted one.
-        zones: their outlines are drawn; None: there are none.
-        uncertainty: show how unsure the network is, in the place of the classes, see
+        zones: their outlines are drawn; None: no zones.
+        uncertainty: show how unsure the network is, instead of the classes, see
             :class:`pipeline.video.drawing.uncertainty.Heat`; the legend is then its scale.
 
     Attributes:
@@ -89,9 +89,9 @@ class Overlay:
             picture: the frame; not changed.
             label_map: (h, w) train ids of ``box``, of any size.
             box: the part of the frame that ``label_map`` shows.
-            pixels: (256,) how often each id occurs in ``label_map``.
-            confidence: (h, w) of the pixels of ``label_map``, 0 to 255; needed where it is shown.
-            mean_confidence: of all of them, 0 to 1; None: the legend does not say it.
+            pixels: (256,) number of pixels of each id in ``label_map``.
+            confidence: (h, w) of the pixels of ``label_map``, 0 to 255; needed if it is shown.
+            mean_confidence: of all pixels, 0 to 1; None: not in the legend.
         """
         if picture.size != self._size:
             self._size = picture.size
@@ -144,8 +144,8 @@ class Overlay:
         return tuple(table // 2 + table % 2 for table in tables) if self.alpha == _HALF else tables
 
     def _blend(self, part: Array, colours: Array, out: Array) -> None:
-        """At one half the mean is half of the frame, rounded down, and half of the colour, rounded up: never further
-        from it than rounding is, in a third of the time."""
+        """Blend with ``alpha``. At one half the result is half of the frame, rounded down, plus half of the colour,
+        rounded up: at most a rounding error from the mean, in a third of the time."""
         if self.alpha == _HALF:
             cv2.add(np.right_shift(part, 1, out=out), colours, dst=out)
         else:
@@ -159,18 +159,18 @@ def _looked_up(values: Array, table: Array) -> Array:
 
 
 def _enlarge(image: Array, out: Array) -> Array:
-    """(h, w) or (h, w, 3) at the size of ``out``, into it, as :func:`pipeline.frames.resize_label_map` resizes, so that
-    colours and masks agree in every pixel: whole rows are copied, and columns, too, as rows of the transposed image, in
-    an eighth of the time."""
+    """(h, w) or (h, w, 3) at the size of ``out``, written into it, with the result of
+    :func:`pipeline.frames.resize_label_map`, so that colours and masks agree in every pixel. It copies whole rows, and
+    columns as rows of the transposed image, in an eighth of the time."""
     columns = np.take(np.asarray(cv2.transpose(image), np.uint8), _rows(image.shape[1], out.shape[1]), axis=0)
     wide = np.asarray(cv2.transpose(columns), np.uint8)
-    # with mode "raise" numpy would go by way of a copy
+    # with mode "raise" numpy would make a copy first
     return np.take(wide, _rows(len(image), out.shape[0]), axis=0, out=out, mode="clip")
 
 
 @lru_cache(maxsize=16)
 def _rows(height: int, wanted: int) -> npt.NDArray[np.intp]:
-    """(wanted,) which of so many rows stands where."""
+    """(wanted,) number of the source row, 0 to ``height`` - 1, of each row."""
     numbers = np.arange(height, dtype=np.float32)[:, np.newaxis]
     chosen = cv2.resize(numbers, (1, wanted), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.rint(chosen).astype(np.intp).ravel()

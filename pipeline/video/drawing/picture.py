@@ -1,7 +1,7 @@
-"""One picture as it was decoded: BGR, or the planes of YUV 4:2:0, which video is made of.
+"""A decoded picture: BGR, or the planes of YUV 4:2:0, the usual format of video.
 
-Whole videos never pass through BGR: only what the engine reads is converted, at its size, and class colours are blended
-into the planes. At 1280x720 that saves two conversions a frame, 3 to 5 ms of a core.
+Frames of video are not converted to BGR. Only the input of the engine is converted, at its size, and class colours are
+blended into the planes. At 1280x720 this saves two conversions per frame, 3 to 5 ms of a core.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _LUMA |= {9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _UNSPECIFIED = 2
 SQUARE = Fraction(1)  # pixels
 BT601, BT709 = 6, 1
-_SPARSE = 3.5  # pixels between two of two points would be skipped
+_SPARSE = 3.5  # from this ratio on, an average of two by two points would skip pixels
 
 
 class Yuv(NamedTuple):
-    """How the planes of YUV 4:2:0 mean colours; numbers are FFmpeg's, which are those of ITU-T H.273.
+    """The meaning of YUV 4:2:0 planes; numbers are those of FFmpeg and ITU-T H.273.
 
     Attributes:
-        matrix: YUV to RGB; 2 (not said) is taken as BT.601, as FFmpeg and OpenCV do.
+        matrix: YUV to RGB; 2 (unknown) is taken as BT.601, as in FFmpeg and OpenCV.
         full_range: luma in 0..255, not 16..235.
         primaries, transfer: passed on, not used.
     """
@@ -72,12 +72,12 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """Planes that nobody writes into, and what they mean.
+    """Planes that are never changed, and their meaning.
 
     Attributes:
         planes: (H, W, 3) BGR; or Y (H, W), U and V (H/2, W/2), with H and W even.
         yuv: meaning of YUV planes; None: BGR.
-        aspect: width of a pixel by its height, when it is shown; 1 for most videos.
+        aspect: displayed width of a pixel divided by its height; 1 for most videos.
     """
 
     planes: tuple[Array, ...]
@@ -99,10 +99,10 @@ class Picture:
         return self.fit(self.size)
 
     def fit(self, size: tuple[int, int]) -> Array:
-        """(h, w, 3) BGR of another size (height, width), as :func:`pipeline.frames.resize_frame` resizes.
+        """(h, w, 3) BGR of another size (height, width), like :func:`pipeline.frames.resize_frame`.
 
-        Planes of YUV are resized before they are converted, and where much is to go by steps that are fast, see
-        :func:`_shrunk`: against the usual order that moves values by rounding, at a twentieth of the cost.
+        Planes of YUV are resized before they are converted, and in fast steps if they shrink much, see :func:`_shrunk`.
+        The usual order gives the same values except for rounding, and takes 20 times as long.
         """
         if self.yuv is None:
             return resize_frame(self.planes[0], size)
@@ -114,8 +114,8 @@ class Picture:
         return np.asarray(cv2.transform(cv2.merge(planes), self.yuv.to_bgr()), np.uint8)
 
     def within(self, size: tuple[int, int]) -> Array:
-        """(h, w, 3) BGR with square pixels, shrunk with its aspect kept until it lies within ``size`` (height, width);
-        no side is enlarged."""
+        """(h, w, 3) BGR with square pixels, shrunk with its aspect kept until it fits into ``size`` (height, width); no
+        side is enlarged."""
         height, width = self.size
         aspect = float(self.aspect)  # wide pixels make it less high, narrow ones less wide
         shown = (height / max(aspect, 1.0), width * min(aspect, 1.0))
@@ -123,7 +123,7 @@ class Picture:
         return self.fit((max(1, round(shown[0] * factor)), max(1, round(shown[1] * factor))))
 
     def crop(self, box: Box) -> Picture:
-        """A part of it; views, nothing is copied. In YUV every number of ``box`` is even."""
+        """A part of it, as views without a copy. In YUV every number of ``box`` is even."""
         return replace(self, planes=self.parts(box))
 
     def parts(self, box: Box) -> tuple[Array, ...]:
@@ -143,7 +143,7 @@ class Picture:
         return tuple(np.ascontiguousarray(table[:, 0, index]) for index in range(3))
 
     def like(self, image: Array) -> tuple[Array, ...]:
-        """An image (h, w, 3) BGR as planes of this picture's kind; in YUV h and w are even."""
+        """An image (h, w, 3) BGR as planes in the format of this picture; in YUV h and w are even."""
         if self.yuv is None:
             return (image,)
         luma, *chroma = cv2.split(np.asarray(cv2.transform(image, self.yuv.from_bgr()), np.uint8))
@@ -152,9 +152,10 @@ class Picture:
 
 
 def _shrunk(plane: Array, size: tuple[int, int]) -> Array:
-    """A plane at ``size``. Where it is four times as large or more it is halved to two to four times the size, resized
-    to twice the size by interpolation, and halved: an average of four points, which changes labels as little as that of
-    all pixels (docs/results/video.md) and takes half the time. Where four points would be too few it is averaged.
+    """A plane at ``size``. A plane of four times the size or more is halved until it has two to four times the size,
+    resized to twice the size by interpolation, and halved. This averages four points. It changes labels as little as an
+    average of all pixels (docs/results/video.md), and takes half the time. If four points are too few, all pixels are
+    averaged.
     """
     halved = _halved(plane, size, rest=2)
     if halved is plane or max(halved.shape[0] / size[0], halved.shape[1] / size[1]) > _SPARSE:
@@ -164,8 +165,8 @@ def _shrunk(plane: Array, size: tuple[int, int]) -> Array:
 
 
 def _halved(plane: Array, size: tuple[int, int], *, rest: int) -> Array:
-    """A plane halved while it stays at least ``rest`` times ``size``: OpenCV averages 2x2 pixels 20 times faster than
-    other areas."""
+    """A plane, halved as long as it keeps at least ``rest`` times ``size``: OpenCV averages 2x2 pixels 20 times faster
+    than other areas."""
     while plane.shape[0] >= 2 * rest * size[0] and plane.shape[1] >= 2 * rest * size[1]:
         half = (plane.shape[1] // 2, plane.shape[0] // 2)
         even = plane[: 2 * half[1], : 2 * half[0]]

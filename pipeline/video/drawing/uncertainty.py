@@ -11,7 +11,7 @@ from pipeline.video.confidence import FULL
 from pipeline.video.drawing.legend import FONT, MIN_WIDTH, Strip, text_row
 from pipeline.video.drawing.picture import Picture, Yuv
 
-#: Probability up to which the colour is as opaque as it gets: other labels together are as likely as the one chosen.
+#: Up to this probability the colour has its full opacity: all other labels together are as likely as the chosen one.
 _UNSURE = 0.5
 _WHITE = (255, 255, 255)
 
@@ -50,10 +50,10 @@ class Heat:
     def tables(self, picture: Picture) -> list[tuple[Array, Array]]:
         """For each plane of a picture two lookup tables by confidence, (256,), or (256, 1, 3) for BGR: the colour
         multiplied by its share, and the share of the frame, 0 to 255."""
-        found = self._tables.get(picture.yuv)
-        if found is None:
-            found = self._tables[picture.yuv] = [self._pair(table) for table in picture.colours(heat_colours())]
-        return found
+        tables = self._tables.get(picture.yuv)
+        if tables is None:
+            tables = self._tables[picture.yuv] = [self._pair(table) for table in picture.colours(heat_colours())]
+        return tables
 
     def _pair(self, table: Array) -> tuple[Array, Array]:
         share = np.broadcast_to(self._opacity.reshape(-1, *[1] * (table.ndim - 1)), table.shape)
@@ -64,7 +64,7 @@ class Scale(Strip):
     """Writes the scale of :class:`Heat` and the mean confidence of the frame into pictures."""
 
     def draw(self, picture: Picture, mean: float | None) -> None:
-        """Write the scale into ``picture``, in place; pictures narrower than 320 pixels stay as they are.
+        """Write the scale into ``picture``, in place; pictures narrower than 320 pixels do not change.
 
         Args:
             mean: confidence of the frame, 0 to 1, written as whole percent; None: not written.
@@ -74,7 +74,7 @@ class Scale(Strip):
 
 
 def _scale_strip(percent: int | None, size: tuple[int, int]) -> tuple[Array, Array]:
-    """The scale as colours (h, W, 3) BGR on black, h even, and where it is (h, W)."""
+    """The scale as colours (h, W, 3) BGR on black, h even, and its mask (h, W)."""
     height, width = size
     row, scale, pad = text_row(height)
     tall = row + pad if width >= MIN_WIDTH else 0

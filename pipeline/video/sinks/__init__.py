@@ -1,9 +1,10 @@
-"""Where results go."""
+"""Sinks: files, streams, windows and pages for the results of a run."""
 
 from __future__ import annotations
 
 from pipeline.video.sinks._base import ConfidenceReader, HurriedSink, MainThreadSink, Result, Sink, Stop
 from pipeline.video.sinks._destination import check_address
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks.events import EventSink
 from pipeline.video.sinks.folders import ConfidenceSink, ImageFolderSink, ImageSink, MaskSink
 from pipeline.video.sinks.h264 import H264Sink
@@ -25,6 +26,7 @@ __all__ = [
     "LinesSink",
     "MainThreadSink",
     "MaskSink",
+    "PageSettings",
     "PageSink",
     "PlaylistSink",
     "PrintedLinesSink",

@@ -1,4 +1,4 @@
-"""The contract of a sink, and the result of a frame that it takes."""
+"""The interface of a sink, and the result of a frame."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Result:
         index: its number in this run, from 0.
         name, timestamp, arrived: as the source has them, see :class:`pipeline.video.sources.Frame`.
         size: (height, width) of the frame.
-        box: the part of the frame that was looked at.
+        box: the part of the frame that was segmented.
         label_map: (h, w) train ids of that part, as the engine gives them.
-        pixels: (256,) how many pixels of ``label_map`` have each id.
-        infer_ms: how long the engine ran.
-        dropped: frames of a live source that were dropped until now.
-        picture: the overlay; None where no sink wants one.
-        frame: the frame as it came.
-        zone_pixels: (256,) how many pixels of each zone have each id, by the zone's name.
+        pixels: (256,) number of pixels of ``label_map`` with each id.
+        infer_ms: time of the engine in milliseconds.
+        dropped: number of frames of a live source that were dropped until now.
+        picture: the overlay; None if no sink needs one.
+        frame: the frame without the overlay.
+        zone_pixels: (256,) number of pixels with each id in each zone, by the zone's name.
         confidence: (h, w) probability, 0 to 1 as 0 to 255, of the label that the network gave to each pixel of
             ``label_map``; 0 in ignored zones. None: the engine gives none, or nothing in this run uses it.
         confidence_sums: (256,) sum of ``confidence`` of the pixels of each id, see
@@ -56,33 +56,33 @@ class Result:
     zone_confidence_sums: Mapping[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = field(default_factory=dict)
 
     def full_label_map(self, outside: int) -> Array:
-        """(H, W) train ids at the size of the frame; ``outside`` where it was not looked at."""
+        """(H, W) train ids at the size of the frame; ``outside`` where it was not segmented."""
         return place(self.label_map, self.box, size=self.size, outside=outside)
 
     def full_confidence(self) -> Array:
-        """(H, W) confidence at the size of the frame; 0 where it was not looked at.
+        """(H, W) confidence at the size of the frame; 0 where it was not segmented.
 
-        Enlarged as labels are, to the nearest value: each pixel has the confidence of its own label, and means per
-        class stay the same. Interpolation would mix those of two labels at every border.
+        It is enlarged like labels, by the nearest value, so each pixel has the confidence of its own label, and means
+        per class do not change. Interpolation would mix the values of two labels at every border.
         """
         assert self.confidence is not None, "needs a run that asks the engine for confidence"
         return place(self.confidence, self.box, size=self.size, outside=0)
 
 
 class Stop(Exception):  # noqa: N818 - nothing went wrong
-    """Raised by a sink when whoever watches has seen enough: the run ends in good order, everything is completed."""
+    """Raised by a sink when the viewer wants to stop: the run ends cleanly, and all files are completed."""
 
 
 class Sink(Protocol):
-    """Takes results in order, one at a time, in a thread that can be another one each time.
+    """Takes results in order, one at a time; the thread may change between calls.
 
-    A context manager: entering proves that the target can be written; leaving it normally completes it.
+    A context manager: entering checks that the target can be written; a normal exit completes it.
 
     Attributes:
         wants_picture: whether it needs the overlay drawn.
-        patient: whether the pipeline waits for it. What only shows (a window, a web page) is not waited for.
-        waits: whether writing waits for others (viewers, another program), so that a core is free meanwhile.
-        written: what exists after a normal exit; None for what only shows.
+        patient: whether the pipeline waits for it. It does not wait for a window or a web page.
+        waits: whether writing waits for viewers or another program, so that its core is free meanwhile.
+        written: path of its result after a normal exit; None for windows and pages.
     """
 
     wants_picture: bool
@@ -103,24 +103,24 @@ class Sink(Protocol):
 
 @runtime_checkable
 class HurriedSink(Sink, Protocol):
-    """A sink that waits for others while it writes."""
+    """A sink that waits for another program while it writes."""
 
     def hurry(self) -> None:
-        """No more frames are read, because the run was interrupted or failed: wait no longer. Called from any thread,
+        """Stop waiting: no more frames are read, because the run was interrupted or failed. Called from any thread,
         once or more."""
 
 
 @runtime_checkable
 class ConfidenceReader(Sink, Protocol):
-    """A sink that uses the confidence of results where the engine gives it."""
+    """A sink that uses the confidence of results if the engine gives it."""
 
     reads_confidence: bool
 
 
 @runtime_checkable
 class MainThreadSink(Sink, Protocol):
-    """A sink whose every method is called from the program's main thread, as windows want it. It gets the newest result
-    now and then, and may raise :class:`Stop`."""
+    """A sink whose methods are all called from the main thread of the program, as windows need it. It gets only the
+    newest results, and may raise :class:`Stop`."""
 
     def poll(self) -> None:
-        """Handle what the user did; called at least ten times a second, whether results come or not."""
+        """Handle the input of the user; called at least ten times per second, also if no results come."""

@@ -1,4 +1,4 @@
-"""What the page shows beside the picture: speed, ages and shares of classes, over the last seconds."""
+"""The figures beside the picture of a page: speed, ages and shares of classes, over the last seconds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ WINDOW_S = 2.0
 
 
 class _Mark(NamedTuple):
-    """A result when it came."""
+    """The times of one result."""
 
     at: float
     number: int
@@ -25,33 +26,42 @@ class _Mark(NamedTuple):
     age_ms: float
 
 
-class Figures:
-    """Notes results cheaply, and works out the figures when they are asked for.
+@dataclass(frozen=True)
+class PageSettings:
+    """What the page of one source shows.
 
     Args:
         labels: names and colours of the classes.
-        title: what is watched.
-        engine: name of what segments it.
-        rate: the most pictures a second that are shown.
+        title: name of the source.
+        engine: name of the engine.
         only: ids that the overlay shows; None: all classes.
+        side: largest height or width of a picture.
+        rate: largest number of pictures per second.
+    """
+
+    labels: LabelSpec
+    title: str
+    engine: str = ""
+    only: Collection[int] | None = None
+    side: int = 960
+    rate: float = 15.0
+
+
+class Figures:
+    """Notes results at little cost, and computes figures only on request.
+
+    Args:
+        page: settings of the page.
         clock: seconds, the clock of ``Result.arrived``.
     """
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str,
-        rate: float,
-        only: Collection[int] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, page: PageSettings, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        labels, only = page.labels, page.only
         self._ids = [index for index in range(labels.num_classes) if only is None or index in only]
         self._about = {
-            "title": title,
-            "engine": engine,
-            "rate": rate,
+            "title": page.title,
+            "engine": page.engine,
+            "rate": page.rate,
             "classes": [
                 {"name": labels.names[index], "colour": "#{:02x}{:02x}{:02x}".format(*labels.palette[index])}
                 for index in self._ids
@@ -76,12 +86,12 @@ class Figures:
         self.state = "running"
 
     def about(self) -> dict[str, Any]:
-        """What stays: ``title``, ``engine``, ``rate``, ``classes`` (``name``, ``colour`` as #rrggbb) in order of ids,
-        and what the other pixels are called, ``rest``."""
+        """Values that do not change: ``title``, ``engine``, ``rate``, ``classes`` (``name``, ``colour`` as #rrggbb) in
+        order of ids, and ``rest``, the name for all other pixels."""
         return self._about
 
     def now(self) -> dict[str, Any]:
-        """What changes.
+        """Values that change.
 
         Keys: ``state`` (waiting, running, ended or failed), ``frames`` until now, ``quiet_s`` (since the last one),
         ``fps`` over the last 2 s, medians ``infer_ms`` and ``age_ms`` over them (null when nothing came), ``dropped``,
@@ -94,7 +104,7 @@ class Figures:
             newest = self._newest
             last = self._marks[-1].at if self._marks else now
             if self.state not in ("waiting", "running"):
-                now = last  # what it was at the end stays
+                now = last  # the figures at the end stay
             marks = [mark for mark in self._marks if mark.at >= now - WINDOW_S]
         if newest is None:
             return {"state": self.state, "frames": 0}

@@ -40,7 +40,7 @@ class Pace:
         return self._position
 
     def begin(self) -> None:
-        """The newest frame is due now, because a connection was made."""
+        """Restart the clock: the newest frame is due now, because a connection was opened."""
         self._start = time.perf_counter() - self._position
 
     def hold(self) -> float:

@@ -1,4 +1,4 @@
-"""The newest picture as JPEG, made once for all who watch, and only while somebody does."""
+"""The newest picture as JPEG, encoded once for all viewers, and only while somebody watches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.video.drawing.picture import Picture
 
 
 class Pictures:
-    """Encodes in a thread of its own, so that :meth:`offer` takes no longer than leaving a reference.
+    """Encodes in its own thread; :meth:`offer` only stores a reference.
 
     Args:
-        side: the most pixels that a picture is high or wide.
-        rate: the most pictures a second.
-        quality: of the JPEG, 0 to 100; 80 is 1 bit a pixel of street scenes, without visible blocks.
+        side: largest height or width of a picture.
+        rate: largest number of pictures per second.
+        quality: of the JPEG, 0 to 100; 80 is 1 bit per pixel of street scenes, without visible blocks.
     """
 
     def __init__(self, *, side: int, rate: float, quality: int = 80) -> None:
@@ -35,13 +35,13 @@ class Pictures:
         self._thread.start()
 
     def offer(self, picture: Picture) -> None:
-        """This is the newest picture now; nobody writes into it any more."""
+        """Set the newest picture, which must not change any more."""
         self._newest = picture
         if self._watchers and not self._wake.is_set():
             self._wake.set()
 
     def finish(self) -> None:
-        """Encode the last picture, for all who come later, and end the thread."""
+        """Encode the last picture for later viewers, and end the thread."""
         self._ending.set()
         self._wake.set()
         self._thread.join()
@@ -67,10 +67,10 @@ class Pictures:
             return (self._number, self._jpeg) if self._number > number else None
 
     def snapshot(self, number: int, *, seconds: float) -> tuple[int, bytes] | None:
-        """Like :meth:`after`, for one that asks for single pictures: watches no longer than it waits.
+        """Like :meth:`after`, for viewers of single pictures: they count as watching only during this call.
 
         Args:
-            number: of the picture that is there already; one that was never given (of an earlier run) counts as 0.
+            number: of the picture that the viewer has; a number that was never given (from an earlier run) counts as 0.
         """
         with self.watching() as first:
             return self.after(max(first, number if number <= self._number else 0), seconds=seconds)

@@ -22,16 +22,16 @@ from pipeline.errors import UserError
 
 HEAD_BYTES = 8192  # of a request
 READ_S = 5.0  # for the whole of it
-SEND_S = 10.0  # for one piece of an answer; whoever takes longer is let go
+SEND_S = 10.0  # for one piece of an answer; slower viewers are disconnected
 CONNECTIONS = 64
 _log = logging.getLogger(__name__)
-_REPORTED = 20  # names whose refusal is logged, each once: the client chooses them
+_REPORTED = 20  # refused host names that are logged, each once; a limit, because clients choose them
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors ",
     "Referrer-Policy": "no-referrer",
-    "X-Accel-Buffering": "no",  # nginx would collect events and pictures until 8 KB are there
+    "X-Accel-Buffering": "no",  # otherwise nginx collects events and pictures up to 8 KB
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -74,10 +74,10 @@ class Request(BaseHTTPRequestHandler):
         self.rfile = io.BytesIO(head)
         self.raw_requestline = self.rfile.readline()
         if not self.parse_request():
-            return  # it has answered
+            return  # parse_request has sent an error
         route = self.server.routes.get(self.path.partition("?")[0])
         if not self.server.knows_itself_as(self.headers.get("Host", "")):
-            self.server.tell_refused(self.headers.get("Host", ""))
+            self.server.report_refused(self.headers.get("Host", ""))
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.command not in ("GET", "HEAD"):
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
@@ -113,11 +113,11 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _embedding(self) -> dict[str, str]:
-        """Headers that let pages of named origins show what is asked for, and no other page."""
+        """Headers that let only pages of the allowed origins embed this answer."""
         closed = {"Cross-Origin-Resource-Policy": "same-origin"}
         if not self.server.embed:
             return closed
-        asked = getattr(self, "headers", None) or {}  # there are none where the request could not be read
+        asked = getattr(self, "headers", None) or {}  # there are none if the request could not be read
         origin = asked.get("Origin") or "/".join(asked.get("Referer", "").split("/")[:3])
         if origin.lower() not in self.server.embed:
             return {**closed, "Vary": "Origin, Referer"}
@@ -138,7 +138,7 @@ class Request(BaseHTTPRequestHandler):
             self.connection.settimeout(SEND_S)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Nothing of the request stands in the answer."""
+        """Send an error; the answer repeats nothing of the request."""
         self.whole("text/plain; charset=utf-8", f"{code} {HTTPStatus(code).phrase}\n".encode(), status=code)
 
     def version_string(self) -> str:
@@ -152,7 +152,7 @@ Route = Callable[[Request], None]
 
 
 class Places:
-    """A limit on how many viewers are served at a time."""
+    """A limit on the number of viewers at a time."""
 
     def __init__(self, count: int) -> None:
         self._count, self._taken = count, 0
@@ -164,7 +164,7 @@ class Places:
 
     @contextmanager
     def one(self, request: Request) -> Iterator[bool]:
-        """A place while entered; False, and the answer is given, when all are taken."""
+        """Takes a place while entered. Yields False, and has answered the request, if all places are taken."""
         with self._lock:
             free = self._taken < self._count
             self._taken += free
@@ -178,20 +178,20 @@ class Places:
 
 
 def _name_in(host: str) -> str:
-    """The name in a header ``Host``, without the port, in small letters."""
+    """The name in a header ``Host``, without the port, in lower case."""
     return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
 
 
 class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Listens from construction on, answers from :meth:`start` on.
+    """Listens after construction, and answers after :meth:`start`.
 
-    Bound to a loopback address, it answers only requests that name it so: a page from elsewhere whose name was made to
-    point here (DNS rebinding) reads nothing.
+    On a loopback address it answers only requests whose header ``Host`` names that address. So a foreign page whose
+    host name resolves to this machine (DNS rebinding) reads nothing.
 
     Args:
-        host, port: where; port 0 takes a free one.
-        routes: what answers by path.
-        hosts: names besides, as a proxy in front of this may send them.
+        host, port: address to listen on; port 0 takes a free one.
+        routes: path -> function that answers.
+        hosts: more host names, which a proxy may send.
         embed: origins (``https://dashboard.lan``) whose pages may show this one in a frame, and its pictures.
 
     Raises:
@@ -201,7 +201,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 32
-    allow_reuse_address = os.name != "nt"  # there it would let two programs have one port
+    allow_reuse_address = os.name != "nt"  # Windows would let two programs share one port
 
     def __init__(
         self,
@@ -217,8 +217,8 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._refused: set[str] = set()
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            self.address_family, _, _, _, address = found[0]
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            self.address_family, _, _, _, address = addresses[0]
             super().__init__(address[:2], Request)  # type: ignore[arg-type]
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -239,17 +239,17 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more; answers that have begun are completed."""
+        """Stop listening; answers that have begun are completed."""
         self.shutdown()
         self._thread.join()
         self.server_close()
 
     def knows_itself_as(self, host: str) -> bool:
-        """Whether a request's header ``Host`` may name this server. Any port may: it can be forwarded."""
+        """Whether the header ``Host`` of a request may name this server. Any port is allowed: it can be forwarded."""
         return not self.is_local or _name_in(host) in self._names
 
-    def tell_refused(self, host: str) -> None:
-        """Log a name that was refused, once, with what allows it."""
+    def report_refused(self, host: str) -> None:
+        """Log a refused host name, once, with the option that allows it."""
         name = _name_in(host)
         if name in self._refused or len(self._refused) >= _REPORTED:
             return

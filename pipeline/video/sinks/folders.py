@@ -16,7 +16,7 @@ from pipeline.video.confidence import FULL
 from pipeline.video.sinks._base import Result
 from pipeline.video.staged import StagedFile, StagedFolder
 
-#: Lies beside the images of a folder: says what ids and colours mean, and marks the folder as written by segpress.
+#: File in a folder of images: the meaning of ids and colours, and the mark that segpress wrote the folder.
 CLASSES = "classes.json"
 #: The same for a folder of confidence.
 MEANING = "confidence.json"
@@ -44,8 +44,8 @@ class MaskSink(_FolderSink):
 
     Args:
         path: the folder.
-        labels: what train ids mean; outside of the part that was looked at is its ignored id.
-        original: write the data set's own ids, as test servers want them.
+        labels: meaning of the train ids; pixels outside the segmented part get its ignored id.
+        original: write the data set's own ids, as test servers need them.
 
     Raises:
         UserError: ``original`` ids are wanted and ``labels`` has none.
@@ -66,8 +66,8 @@ class MaskSink(_FolderSink):
 
 
 class ConfidenceSink(_FolderSink):
-    """A folder of confidence: ``<name>.png`` at frame size, one channel of 8 bits, and confidence.json, which says what
-    the values mean. Needs an engine that gives confidence."""
+    """A folder of confidence: ``<name>.png`` at frame size, one channel of 8 bits, and confidence.json with the meaning
+    of the values. Needs an engine that gives confidence."""
 
     wants_picture = False
     reads_confidence = True

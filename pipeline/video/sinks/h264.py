@@ -128,7 +128,7 @@ class H264Sink(StagedFile):
         self._options = {"preset": preset, "crf": str(crf), "bf": "0"}
         self._threads = threads
         self._sound = sound
-        self._zero = 0.0  # timestamp that lies at 0 s of the file
+        self._zero = 0.0  # timestamp at 0 s of the file
         self._expected = expected
         self._disk: _Disk | None = None
         self._container: Any = None
@@ -168,7 +168,7 @@ class H264Sink(StagedFile):
         height, width = picture.size
         if max(height, width) > _SIDE:
             raise UserError(
-                f"{self.path}: frames of {width}x{height} (width x height); H.264 takes {_SIDE} a side at most; name a "
+                f"{self.path}: frames of {width}x{height} (width x height); H.264 allows {_SIDE} per side; name a  "
                 "folder for PNGs"
             )
         if self._expected:

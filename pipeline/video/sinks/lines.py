@@ -1,4 +1,4 @@
-"""JSON lines: one object a frame, for programs that read along or afterwards."""
+"""JSON lines: one object per frame, for programs that read them during or after the run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.video.sinks._base import Result, Stop
 from pipeline.video.staged import StagedFile
 from pipeline.video.zones import zone_shares
 
-_BUFFER = 1 << 20  # bytes; longer than any line, so each reaches the system in one piece
+_BUFFER = 1 << 20  # bytes; larger than any line, so each line is written in one piece
 
 
 def line_of(result: Result, labels: LabelSpec, *, source: str | None = None) -> bytes:
     """A result as one line of JSON, ASCII, with its end of line.
 
-    Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null where unknown), ``infer_ms``,
+    Keys: ``index``, ``frame`` (name), ``time_s`` (from the start of the source; null if unknown), ``infer_ms``,
     ``age_ms`` (from the reading of the frame until now), ``dropped`` (frames dropped until now), ``shares`` (of the
     pixels, 0..1, every class by its name) and ``other`` (share of ignored and unknown ids). With zones also ``zones``:
     ``shares`` and ``other`` of each zone's pixels, by its name. With confidence also ``confidence`` (mean of the pixels
@@ -56,8 +56,8 @@ def line_of(result: Result, labels: LabelSpec, *, source: str | None = None) -> 
 
 
 class LinesSink(StagedFile):
-    """A file of JSON lines. It has its name after a normal exit; a run that is killed leaves whole lines beside it, in
-    ``<name>.partial-*``."""
+    """A file of JSON lines. It gets its name after a normal exit. A run that is killed leaves complete lines in
+    ``<name>.partial-*`` beside it."""
 
     wants_picture = False
     reads_confidence = True
@@ -96,8 +96,8 @@ class LinesSink(StagedFile):
 
 
 class PrintedLinesSink:
-    """JSON lines on standard output, each as soon as it is known. When nobody reads any more, the run ends, and so do
-    those of other sources with their next line.
+    """JSON lines on standard output, each printed at once. If the reader ends, the run ends, and runs of other sources
+    end with their next line.
 
     Raises:
         UserError: standard output is closed, or cannot be written.
@@ -121,7 +121,7 @@ class PrintedLinesSink:
             sys.stdout.buffer.write(line_of(result, self._labels, source=self._source))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            atexit.register(_discard_output)  # not now: each source is to meet the error
+            atexit.register(_discard_output)  # not now: each source should get the error
             raise Stop("nobody reads standard output any more") from None
         except OSError as error:
             atexit.register(_discard_output)
@@ -134,5 +134,5 @@ class PrintedLinesSink:
 
 
 def _discard_output() -> None:
-    """Let what is left in the buffer of standard output go nowhere: it would fail again when Python ends."""
+    """Discard the buffer of standard output: writing it would fail again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

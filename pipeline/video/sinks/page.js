@@ -1,30 +1,8 @@
-"use strict";
-
-const RETRY_MS = 2000;
-const SILENT_MS = 5000; // without a word from the server the connection counts as lost
 const PICTURES_MS = 5000; // that pictures may take to begin
-const STATES = { connecting: "connecting", waiting: "waiting", running: "running", ended: "ended", failed: "failed", lost: "not connected" };
-const byId = (id) => document.getElementById(id);
 
-let source = null; // of the figures
-let visit = ""; // number of this connection: by it the server says whether its pictures still come
-let watchdog = 0;
-let retry = 0;
-let last = "connecting"; // state that the server sent
-let asked = 0; // for pictures, when
+let visit = ""; // number of this connection; the server reports whether it still sends pictures to it
+let asked = 0; // time of the request for pictures
 let rows = []; // of the classes, the rest at the end
-
-function element(tag, name, parent) {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  return parent.appendChild(made);
-}
-
-function show(state, { text = STATES[state], connected = true } = {}) {
-  byId("state").dataset.state = state;
-  put("state-text", text);
-  document.body.classList.toggle("lost", !connected);
-}
 
 function row(name, colour) {
   const item = element("li", "", byId("classes"));
@@ -37,12 +15,13 @@ function row(name, colour) {
   return { item, share, bar };
 }
 
-function onAbout(about) {
+function onAbout(text) {
+  const about = JSON.parse(text);
   byId("title").textContent = about.title;
   byId("facts").dataset.engine = about.engine;
   document.title = `${about.title} - segpress`;
   byId("overview").hidden = !about.overview; // it is one of several sources
-  put("note", `Up to ${about.rate} pictures a second are shown; the figures count every frame.`);
+  put("note", `Up to ${about.rate} pictures per second are shown; the figures count every frame.`);
   byId("classes").replaceChildren();
   rows = about.classes.map((entry) => row(entry.name, entry.colour));
   const rest = row(about.rest, "transparent");
@@ -54,10 +33,10 @@ function onAbout(about) {
 }
 
 function onFigures(figures) {
-  last = figures.state;
   const quiet = figures.state === "running" && figures.quiet_s >= 2;
-  if (quiet) show("waiting", { text: `no frame for ${Math.floor(figures.quiet_s)} s` });
-  else show(figures.state);
+  if (quiet) show("waiting", `no frame for ${Math.floor(figures.quiet_s)} s`);
+  else show(figures.state, figures.state);
+  ended = figures.state === "ended" || figures.state === "failed" ? figures.state : "";
   const facts = [byId("facts").dataset.engine];
   if (figures.frames) {
     const [height, width] = figures.size;
@@ -81,14 +60,12 @@ function onFigures(figures) {
     put("columns", figures.confidence ? "share \u00b7 confidence" : "share of the pixels");
   }
   byId("facts").textContent = facts.filter(Boolean).join(" \u00b7 ") || "\u00a0";
+  // the server drops viewers that take pictures too slowly, and browsers do not report that an image of many parts has ended
+  if (!figures.pictures && performance.now() - asked > PICTURES_MS) lost();
 }
 
 function put(id, text) {
   byId(id).textContent = text;
-}
-
-function fixed(number, digits) {
-  return number === null ? "\u2013" : number.toFixed(digits);
 }
 
 function clock(seconds) {
@@ -99,49 +76,13 @@ function clock(seconds) {
 }
 
 function connect() {
-  clearTimeout(retry);
   visit = crypto.getRandomValues(new Uint32Array(2)).join("-");
-  source = new EventSource(`events?${visit}`);
-  source.addEventListener("about", (event) => onAbout(JSON.parse(event.data)));
-  source.addEventListener("figures", (event) => {
-    const figures = JSON.parse(event.data);
-    alive();
-    onFigures(figures);
-    // the server lets go of those that take pictures too slowly, and browsers do not tell when an image of many parts ends
-    if (!figures.pictures && performance.now() - asked > PICTURES_MS) lost();
-  });
-  source.onerror = lost;
-  alive();
-}
-
-function alive() {
-  clearTimeout(watchdog);
-  watchdog = setTimeout(lost, SILENT_MS);
-}
-
-function disconnect() {
-  clearTimeout(watchdog);
-  clearTimeout(retry);
-  if (source) source.close();
-  source = null;
-}
-
-function lost() {
-  disconnect();
-  if (last === "ended" || last === "failed") show(last, { text: `${STATES[last]}, program closed`, connected: false });
-  else show("lost", { connected: false });
-  retry = setTimeout(connect, RETRY_MS);
+  listen(`events?${visit}`, onAbout, onFigures);
 }
 
 byId("stream").addEventListener("load", () => document.body.classList.add("seen"));
 document.addEventListener("visibilitychange", () => {
-  // a page that nobody sees costs the device nothing
-  if (document.hidden) {
-    disconnect();
-    byId("stream").removeAttribute("src");
-  } else if (!source) {
-    connect();
-  }
+  if (document.hidden) byId("stream").removeAttribute("src");
 });
-show("connecting", { connected: false });
+show("connecting", "connecting", false);
 connect();

@@ -1,4 +1,4 @@
-"""A live web page, for devices without a screen: the overlay, the classes, and how fast it goes."""
+"""A live web page, for devices without a screen: the overlay, the classes, and the speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,30 +17,29 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.labels import LabelSpec
 from pipeline.video.sinks._base import Result, Stop
-from pipeline.video.sinks._figures import Figures
+from pipeline.video.sinks._figures import Figures, PageSettings
 from pipeline.video.sinks._pictures import Pictures
 from pipeline.video.sinks._web import Places, Request, Route, WebServer
 
 LOOPBACK = "127.0.0.1"
-VIEWERS = 16  # that pictures go to; as many again get figures
+VIEWERS = 16  # viewers that get pictures; the same number get figures
 TICK_S = 0.25  # between figures
-_GONE_S = 1.0  # between looks whether a viewer is still there, while there is nothing to send
+_GONE_S = 1.0  # between checks whether a viewer is still there, if there is nothing to send
 LAST_S = 0.3  # for viewers to get the last figures
-_ON_THE_WAY = 1 << 16  # bytes at most that wait in the system for a slow viewer: less than a second of a slow network
+_ON_THE_WAY = 1 << 16  # most bytes that wait in the system for a slow viewer: less than a second of a slow network
 _BOUNDARY = b"--frame\r\n"
 _HERE = Path(__file__).parent
 _FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/": ("text/html; charset=utf-8", "page.html"),
+    "/page.css": ("text/css; charset=utf-8", "page.css"),
+    "/page.js": ("text/javascript; charset=utf-8", "live.js", "page.js"),
 }
 _log = logging.getLogger(__name__)
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """``[HOST:]PORT``, without a host the loopback address: other machines see nothing unless they are meant to.
+    """``[HOST:]PORT``; the default host is the loopback address, so that other machines see nothing by default.
 
     Raises:
         UserError: anything else.
@@ -60,7 +59,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def checked_hosts(names: Sequence[str]) -> list[str]:
-    """Names or addresses of hosts, without ports. Raises UserError for what is neither."""
+    """Names or addresses of hosts, without ports. Raises UserError for any other text."""
     for name in names:
         if not (re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) or _is_address(name)):
             raise UserError(f"--allow-host: got {name!r}; allowed: a name without a port, such as robot.lan")
@@ -76,7 +75,7 @@ def _is_address(name: str) -> bool:
 
 
 def checked_origins(origins: Sequence[str]) -> list[str]:
-    """Origins as browsers send them. Raises UserError for what is none: their text stands in a header."""
+    """Origins as browsers send them. Raises UserError for any other text, because it becomes part of a header."""
     for origin in origins:
         if not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?", origin):
             raise UserError(
@@ -88,10 +87,11 @@ def checked_origins(origins: Sequence[str]) -> list[str]:
 def open_server(
     host: str, port: int, routes: Mapping[str, Route], *, hosts: Sequence[str], embed: Sequence[str]
 ) -> WebServer:
-    """A server that listens and does not answer yet; logs its address, and a warning if others can see the page.
+    """A server that listens and does not answer yet. Logs its address, and a warning if other machines can see the
+    page.
 
     Raises:
-        UserError: a host or an origin that is none; the address cannot be served.
+        UserError: an invalid host or origin; the address cannot be served.
     """
     server = WebServer(host, port, routes, hosts=checked_hosts(hosts), embed=checked_origins(embed))
     if not server.is_local:
@@ -100,56 +100,39 @@ def open_server(
     return server
 
 
-def file_routes(files: Mapping[str, tuple[str, str]]) -> dict[str, Route]:
-    """What answers with files of this folder, by path.
+def file_routes(files: Mapping[str, tuple[str, ...]]) -> dict[str, Route]:
+    """Routes that answer with files of this folder.
 
     Args:
-        files: name and media type of a file, by path.
+        files: path -> media type, and the names of the files that are joined into one answer.
     """
     return {
-        path: partial(Request.whole, kind=kind, body=(_HERE / name).read_bytes())
-        for path, (name, kind) in files.items()
+        path: partial(Request.whole, kind=kind, body=b"".join((_HERE / name).read_bytes() for name in names))
+        for path, (kind, *names) in files.items()
     }
 
 
 class SourcePage:
     """The page of one source, for a server that another object owns: a sink, and the :meth:`routes` of the page.
 
-    The pipeline does not wait for it: it takes a reference to the newest result, and makes pictures in a thread of its
-    own, only while somebody watches.
-
-    Args:
-        labels: names and colours of the classes.
-        title: what is watched.
-        engine: name of what segments it.
-        only: ids that the overlay shows; None: all classes.
-        side: the most pixels that a picture is high or wide.
-        rate: the most pictures a second.
+    The pipeline does not wait for it: it keeps a reference to the newest result, and encodes pictures in its own
+    thread, only while somebody watches.
     """
 
     wants_picture = waits = reads_confidence = True
     patient = False
     written: Path | None = None
 
-    def __init__(
-        self,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str = "",
-        only: Collection[int] | None = None,
-        side: int = 960,
-        rate: float = 15.0,
-    ) -> None:
-        self._figures = Figures(labels=labels, title=title, engine=engine, rate=rate, only=only)
-        self._pictures = Pictures(side=side, rate=rate)
+    def __init__(self, page: PageSettings) -> None:
+        self._figures = Figures(page)
+        self._pictures = Pictures(side=page.side, rate=page.rate)
         self._places = {kind: Places(VIEWERS) for kind in ("pictures", "figures")}
         self._over, self._closed = threading.Event(), threading.Event()
         self._visits: set[str] = set()  # pages that get pictures now
         self.address = ""
 
     def routes(self) -> dict[str, Route]:
-        """What answers, by path; the paths begin with ``/``, and another path can come before them."""
+        """Path -> function that answers. Paths begin with ``/``; the server may put a prefix before them."""
         live = {"/state": self._send_state, "/events": self._send_figures, "/stream": self._send_pictures}
         return {**file_routes(_FILES), **live}
 
@@ -173,7 +156,7 @@ class SourcePage:
             time.sleep(LAST_S)
 
     def close(self) -> None:
-        """End the answers that are under way."""
+        """End the open answers."""
         self._closed.set()
 
     def _about(self) -> dict[str, Any]:
@@ -191,8 +174,8 @@ class SourcePage:
         request.whole("application/json", as_json({**self._about(), **self._figures.now()}) + b"\n")
 
     def _send_figures(self, request: Request) -> None:
-        """Server-sent events: ``about`` once, then ``figures`` four times a second, and whether this page, which calls
-        itself by a number of its own, gets ``pictures``."""
+        """Server-sent events: ``about`` once, then ``figures`` four times per second. Their key ``pictures`` is whether
+        the page with the number in the query gets pictures now."""
         visit = request.path.partition("?")[2]
         with self._places["figures"].one(request) as free:
             if not free:
@@ -208,7 +191,7 @@ class SourcePage:
                 (self._closed if is_last else self._over).wait(TICK_S)
 
     def _send_pictures(self, request: Request) -> None:
-        """Motion JPEG. Whoever is slow gets every so manieth picture: the newest one when the last was taken."""
+        """Motion JPEG. Each picture is the newest one when the last was sent, so slow viewers miss some."""
         with self._places["pictures"].one(request) as free:
             if not free:
                 return
@@ -220,46 +203,35 @@ class SourcePage:
             with self._visiting(request.path.partition("?")[2]), self._pictures.watching() as first:
                 number = first
                 while not (self._closed.is_set() or request.gone()):
-                    found = self._pictures.after(number, seconds=_GONE_S)
-                    if found is None:
+                    newest = self._pictures.after(number, seconds=_GONE_S)
+                    if newest is None:
                         continue
-                    number, jpeg = found
+                    number, jpeg = newest
                     head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
-                    # the next boundary goes with it: browsers show a picture when they know that it is complete
+                    # with the next boundary, because browsers show a picture only when it is complete
                     part = head + jpeg + b"\r\n" + _BOUNDARY
-                    # Chromium shows a picture with the next one, and after the last there is none
+                    # Chromium shows a picture when the next one arrives, so the last one is sent twice
                     request.wfile.write(part * (2 if self._over.is_set() else 1))
 
 
 class PageSink(SourcePage):
     """Serves the page of one source.
 
-    After the run the page says that it has ended, as long as the process lives or until :meth:`close`.
+    After the run the page shows that it has ended, until :meth:`close` or the end of the process.
 
     Args:
-        host, port: where to listen, see :func:`parse_address`; port 0 takes a free one.
+        page: its settings.
+        host, port: address to listen on, see :func:`parse_address`; port 0 takes a free one.
         hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
-        labels, title, engine, only, side, rate: see :class:`SourcePage`.
 
     Raises:
-        UserError: a host or an origin that is none; on entering, when the address cannot be served.
+        UserError: an invalid host or origin; on entering, if the address cannot be served.
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        labels: LabelSpec,
-        title: str,
-        engine: str = "",
-        only: Collection[int] | None = None,
-        side: int = 960,
-        rate: float = 15.0,
-        hosts: Sequence[str] = (),
-        embed: Sequence[str] = (),
+        self, page: PageSettings, *, host: str, port: int, hosts: Sequence[str] = (), embed: Sequence[str] = ()
     ) -> None:
-        super().__init__(labels=labels, title=title, engine=engine, only=only, side=side, rate=rate)
+        super().__init__(page)
         self._host, self._port = host, port
         self._hosts, self._embed = checked_hosts(hosts), checked_origins(embed)
         self._server: WebServer | None = None
@@ -272,7 +244,7 @@ class PageSink(SourcePage):
         return self
 
     def close(self) -> None:
-        """Serve the page no more."""
+        """Stop serving the page."""
         super().close()
         if self._server is not None:
             self._server.close()

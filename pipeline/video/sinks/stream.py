@@ -72,7 +72,7 @@ class StreamSink:
         self._pace = Pace(fps=float(self._rate), wait=self._hurried.wait, name=self._to.name)
         self._line: Sending | None = None
         self._opening: Sending | None = None
-        self._opened = self._fresh = 0.0  # when the newest connection was made, and when a frame was last sent
+        self._opened = self._fresh = 0.0  # times of the newest connection and of the last frame sent
         self._wait = _FIRST_WAIT_S
         self._due = 0.0  # when the next attempt to connect is
         self._sent = self._seen = self._connections = 0
@@ -133,7 +133,7 @@ class StreamSink:
         self._pause(lost)
 
     def _connect(self, picture: Picture) -> bool:
-        """Make a connection. False: the run is ending, or the source is live and it is too early for another attempt.
+        """Open a connection. False: the run is ending, or the source is live and it is too early for another attempt.
 
         Raises:
             UserError: the first attempt fails, or there is no connection for ``patience`` seconds.

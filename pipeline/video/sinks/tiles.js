@@ -1,7 +1,3 @@
-"use strict";
-
-const RETRY_MS = 2000;
-const SILENT_MS = 5000; // without a word from the server the connection counts as lost
 const PICTURE_MS = 5000; // that one picture may take
 const PAUSE_MS = 1000; // after a picture that could not be loaded
 const TOGETHER = 4; // pictures that load at a time: browsers allow six connections to a host, and one has the figures
@@ -9,31 +5,11 @@ const TILE_MS = 100; // between two pictures of one tile, at least
 const EACH_MS = 25; // between two pictures of all tiles, on average: it limits the work of the device
 const LIVE_FPS = 4; // from here on a new frame is there before the next figures are
 const STATES = { waiting: "waiting", running: "running", ended: "ended", failed: "failed" };
-const byId = (id) => document.getElementById(id);
 
-let source = null; // of the figures
-let watchdog = 0;
-let retry = 0;
-let ticker = 0;
 let loading = 0; // pictures
-let connection = 0; // its number: what was asked for before is not shown
+let connection = 0; // its number; pictures that an earlier one asked for are not shown
 let tiles = [];
-let said = ""; // about the states of the sources
-let known = ""; // what the server said about the sources
-let over = false; // all sources have ended or failed
-
-function element(tag, name, parent, text = "") {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  if (text) made.textContent = text;
-  return parent.appendChild(made);
-}
-
-function show(state, text, connected = true) {
-  byId("state").dataset.state = state;
-  byId("state-text").textContent = text;
-  document.body.classList.toggle("lost", !connected);
-}
+let known = ""; // the newest event "about"
 
 function number(parent, name, unit, hint) {
   const item = element("span", "", parent);
@@ -61,7 +37,7 @@ function makeTile(about, index) {
   const numbers = element("div", "numbers", text);
   return {
     root, view, empty, canvas, state, about, path: `${index + 1}/picture`,
-    fps: number(numbers, "", "fps", "frames segmented a second, over the last 2 s"),
+    fps: number(numbers, "", "fps", "frames segmented per second, over the last 2 s"),
     age: number(numbers, "Age", "ms", "from reading a frame until it is drawn, median of the last 2 s"),
     dropped: number(numbers, "Dropped", "", "frames of a live source that were skipped, to show the newest frame"),
     largest: element("ol", "largest", text),
@@ -116,10 +92,10 @@ function onFigures(all) {
     counts[figures.state] = (counts[figures.state] || 0) + 1;
   });
   const kinds = Object.keys(STATES).filter((state) => counts[state]);
-  over = kinds.every((state) => state === "ended" || state === "failed");
   const worst = counts.failed ? "failed" : counts.waiting ? "waiting" : counts.running ? "running" : "ended";
-  said = summary(kinds, counts);
-  show(worst, said);
+  const text = summary(kinds, counts);
+  ended = kinds.every((state) => state === "ended" || state === "failed") ? text : "";
+  show(worst, text);
 }
 
 function summary(kinds, counts) {
@@ -148,10 +124,6 @@ function onTile(tile, figures) {
   }
 }
 
-function fixed(value, digits) {
-  return value === null ? "\u2013" : value.toFixed(digits);
-}
-
 // pictures
 
 function due(tile, now) {
@@ -163,6 +135,7 @@ function due(tile, now) {
 }
 
 function ask() {
+  if (!source) return;
   const now = performance.now();
   const waiting = tiles.filter((tile) => due(tile, now)).sort((one, other) => one.asked - other.asked);
   for (const tile of waiting.slice(0, Math.max(0, TOGETHER - loading))) load(tile, now);
@@ -188,7 +161,7 @@ async function load(tile, now) {
     tile.shown = frames;
     tile.lastShown = last;
   } catch {
-    tile.pause = performance.now() + PAUSE_MS; // the server is busy or gone; whether it is gone, the figures say
+    tile.pause = performance.now() + PAUSE_MS; // the server is busy or gone
   } finally {
     tile.busy = false;
     loading -= 1;
@@ -205,46 +178,11 @@ function draw(tile, bitmap) {
   tile.root.classList.add("seen");
 }
 
-// the connection
-
 function connect() {
-  clearTimeout(retry);
   connection += 1;
-  source = new EventSource("events");
-  source.addEventListener("about", (event) => onAbout(event.data));
-  source.addEventListener("figures", (event) => {
-    alive();
-    onFigures(JSON.parse(event.data));
-  });
-  source.onerror = lost;
-  ticker = setInterval(ask, 25);
-  alive();
+  listen("events", onAbout, onFigures);
 }
 
-function alive() {
-  clearTimeout(watchdog);
-  watchdog = setTimeout(lost, SILENT_MS);
-}
-
-function disconnect() {
-  clearTimeout(watchdog);
-  clearTimeout(retry);
-  clearInterval(ticker);
-  if (source) source.close();
-  source = null;
-}
-
-function lost() {
-  disconnect();
-  if (over) show(byId("state").dataset.state, `${said}, program closed`, false);
-  else show("lost", "not connected", false);
-  retry = setTimeout(connect, RETRY_MS);
-}
-
-document.addEventListener("visibilitychange", () => {
-  // a page that nobody sees costs the device nothing
-  if (document.hidden) disconnect();
-  else if (!source) connect();
-});
 show("connecting", "connecting", false);
 connect();
+setInterval(ask, 25);

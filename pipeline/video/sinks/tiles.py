@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
-from pipeline.labels import LabelSpec
 from pipeline.video.sinks._base import Result
+from pipeline.video.sinks._figures import PageSettings
 from pipeline.video.sinks._pictures import Pictures
 from pipeline.video.sinks._web import Places, Request, Route, WebServer
 from pipeline.video.sinks.page import (
@@ -27,32 +27,32 @@ from pipeline.video.sinks.page import (
     open_server,
 )
 
-SNAPSHOTS = 32  # that are waited for at a time; a browser asks for four
-_SIDE = 640  # pixels at most that the picture of a tile is high or wide
-_RATE = 10.0  # pictures a second at most, of one tile
-_WAIT_S = 1.0  # for a picture that is newer than the viewer's
+SNAPSHOTS = 32  # requests for pictures that wait at a time; a browser sends four
+_SIDE = 640  # largest height or width of the picture of a tile
+_RATE = 10.0  # most pictures per second of one tile
+_WAIT_S = 1.0  # that a request waits for a newer picture
 _LARGEST = 3  # classes that a tile names
 _NUMBER = "X-Picture-Number"
 _FILES = {
-    "/": ("tiles.html", "text/html; charset=utf-8"),
-    "/tiles.css": ("tiles.css", "text/css; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/tiles.js": ("tiles.js", "text/javascript; charset=utf-8"),
+    "/": ("text/html; charset=utf-8", "tiles.html"),
+    "/tiles.css": ("text/css; charset=utf-8", "tiles.css"),
+    "/page.css": ("text/css; charset=utf-8", "page.css"),
+    "/tiles.js": ("text/javascript; charset=utf-8", "live.js", "tiles.js"),
 }
 _ON_A_TILE = ("state", "frames", "quiet_s", "fps", "age_ms", "dropped", "size")
 
 
 class TileSink(SourcePage):
-    """The page of one source among several, and its tile in the overview. :meth:`SharedPage.sink` makes it.
+    """The page of one source among several, and its tile in the overview. :meth:`SharedPage.sink` creates it.
 
     Args:
+        page: settings of the page.
         name: of the source; no other source has it.
-        snapshots: places of viewers that wait for the picture of a tile, shared by all tiles.
-        page: see :class:`pipeline.video.sinks.page.SourcePage`.
+        snapshots: limit on requests that wait for the picture of a tile, shared by all tiles.
     """
 
-    def __init__(self, name: str, *, snapshots: Places, **page: Any) -> None:
-        super().__init__(**page)
+    def __init__(self, page: PageSettings, *, name: str, snapshots: Places) -> None:
+        super().__init__(page)
         self.name = name
         self._small = Pictures(side=_SIDE, rate=_RATE)
         self._snapshots = snapshots
@@ -77,13 +77,13 @@ class TileSink(SourcePage):
         return {**super().routes(), "/picture": self._send_picture}
 
     def fail(self) -> None:
-        """The source failed before this sink was entered: show it. Without effect on a source that has ended."""
+        """Show that the source failed before this sink was entered. No effect if the source has ended."""
         if not self._over.is_set():
             self._figures.state = "failed"
             self._over.set()
 
     def tile(self) -> dict[str, Any]:
-        """What the tile shows of :meth:`pipeline.video.sinks._figures.Figures.now`, and ``largest``: index in
+        """The part of :meth:`pipeline.video.sinks._figures.Figures.now` that the tile shows, and ``largest``: index in
         ``classes`` and share of the pixels (0 to 1) of the three largest classes, the largest first."""
         now = self._figures.now()
         shares = list(enumerate(now.get("shares", [])))
@@ -91,24 +91,24 @@ class TileSink(SourcePage):
         return {**{key: now[key] for key in _ON_A_TILE if key in now}, "largest": largest}
 
     def state(self) -> dict[str, Any]:
-        """What stays and what changes, see :class:`pipeline.video.sinks._figures.Figures`."""
+        """All values of :class:`pipeline.video.sinks._figures.Figures`, with the ``name`` of the source."""
         return {**self.about(), **self._figures.now()}
 
     def about(self) -> dict[str, Any]:
-        """What stays, with the ``name`` of the source."""
+        """The values that do not change, with the ``name`` of the source."""
         return {"name": self.name, **self._figures.about()}
 
     def _about(self) -> dict[str, Any]:
         return {**super()._about(), "overview": True}
 
     def _send_picture(self, request: Request) -> None:
-        """One JPEG and its number. With ``?after=NUMBER`` a newer one; status 204 when there is none within a second.
+        """One JPEG and its number. With ``?after=NUMBER`` a newer one; status 204 if there is none within a second.
 
-        Pictures are made while a request waits, and not between requests.
+        Pictures are encoded while a request waits, and not between requests.
         """
         query = request.path.partition("?")[2]
-        found = re.fullmatch(r"(?:after=(\d{1,15}))?", query, re.ASCII)
-        if found is None:
+        match = re.fullmatch(r"(?:after=(\d{1,15}))?", query, re.ASCII)
+        if match is None:
             request.send_error(HTTPStatus.BAD_REQUEST)
             return
         with self._snapshots.one(request) as free:
@@ -117,7 +117,7 @@ class TileSink(SourcePage):
             if request.only_head:
                 request.begin("image/jpeg")
                 return
-            newer = self._small.snapshot(int(found[1] or 0), seconds=0 if self._over.is_set() else _WAIT_S)
+            newer = self._small.snapshot(int(match[1] or 0), seconds=0 if self._over.is_set() else _WAIT_S)
             if newer is None:
                 request.begin("image/jpeg", status=HTTPStatus.NO_CONTENT)
                 return
@@ -148,24 +148,24 @@ class _Awaited:
         return {**self.about(), "state": self._state, "frames": 0}
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to end."""
 
 
 class SharedPage:
-    """Serves one page for several sources. Each source writes to a sink of its own, in any thread.
+    """Serves one page for several sources. Each source writes to its own sink, in any thread.
 
-    ``/`` is the overview, ``/1/``, ``/2/`` ... are the pages of the sources. Entering begins to serve, leaving ends it.
-    The sinks can be made before and after, and are entered and left by those who write to them, in any order and any
-    thread; when one source ends or fails, its tile says so, and the others stay as they are.
+    ``/`` is the overview, ``/1/``, ``/2/`` ... are the pages of the sources. The page is served from entering until
+    leaving. Sinks can be created before or after. Their writers enter and leave them, in any order and any thread. If a
+    source ends or fails, its tile shows that, and the others do not change.
 
     Args:
-        host, port: where to listen, see :func:`pipeline.video.sinks.page.parse_address`; port 0 takes a free one.
-        names: of sources, in the order of their tiles, which wait until :meth:`sink` is called; a source with another
-            name comes after them.
+        host, port: address to listen on, see :func:`pipeline.video.sinks.page.parse_address`; port 0 takes a free one.
+        names: names of sources in the order of their tiles, which wait until :meth:`sink` is called. Other sources come
+            after them.
         hosts, embed: see :class:`pipeline.video.sinks._web.WebServer`.
 
     Raises:
-        UserError: a host or an origin that is none; on entering, when the address cannot be served.
+        UserError: an invalid host or origin; on entering, if the address cannot be served.
 
     Example:
         >>> with SharedPage("127.0.0.1", 0) as page:
@@ -194,29 +194,27 @@ class SharedPage:
         self._server: WebServer | None = None
         self.address = ""
 
-    def sink(
-        self, name: str, *, labels: LabelSpec, title: str, engine: str = "", only: Collection[int] | None = None
-    ) -> TileSink:
+    def sink(self, name: str, page: PageSettings) -> TileSink:
         """The sink of one source.
 
         Args:
             name: of the source; no other source has it.
-            labels, title, engine, only: see :class:`pipeline.video.sinks.page.SourcePage`.
+            page: settings of its page.
 
         Raises:
             ValueError: there is a sink of this name.
         """
-        made = TileSink(name, snapshots=self._snapshots, labels=labels, title=title, engine=engine, only=only)
+        sink = TileSink(page, name=name, snapshots=self._snapshots)
         with self._changing:
             if isinstance(self._sources.get(name), TileSink):
                 raise ValueError(f"{name!r}: is the name of two sources")
-            number = self._place(name, made)
+            number = self._place(name, sink)
             if self._server is not None:
-                made.address = f"{self.address}{number}/"
-        return made
+                sink.address = f"{self.address}{number}/"
+        return sink
 
     def fail(self, name: str) -> None:
-        """The source failed before its sink was entered: its tile says so. Without effect on one that has ended.
+        """Show that a source failed before its sink was entered. No effect if the source has ended.
 
         Raises:
             KeyError: there is no such source.
@@ -240,7 +238,7 @@ class SharedPage:
         self.close()
 
     def close(self) -> None:
-        """Serve the page no more; once or more."""
+        """Stop serving the page; may be called again."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -254,7 +252,7 @@ class SharedPage:
             return list(self._sources.values())
 
     def _place(self, name: str, source: TileSink | _Awaited) -> int:
-        """Take it in, in the place of one that was awaited, and return its number."""
+        """Add a source, or replace the waiting one of this name. Returns its number."""
         self._sources[name] = source
         number = list(self._sources).index(name) + 1
         self._routes[f"/{number}"] = partial(_redirect, place=f"{number}/")
@@ -265,8 +263,8 @@ class SharedPage:
         request.whole("application/json", as_json({"sources": [source.state() for source in self._all()]}) + b"\n")
 
     def _send_figures(self, request: Request) -> None:
-        """Server-sent events: ``about`` of all sources, again when a source is there that was not, and ``figures`` of
-        all sources four times a second."""
+        """Server-sent events: ``about`` of all sources, again when a source is added, and ``figures`` of all sources
+        four times per second."""
         with self._figures.one(request) as free:
             if not free:
                 return
@@ -286,5 +284,5 @@ class SharedPage:
 
 
 def _redirect(request: Request, place: str) -> None:
-    """To a place beside the path that was asked for, so that it works behind a proxy under any path."""
+    """Redirect to a path relative to the requested one, so that it works with a proxy under any path."""
     request.whole("text/plain; charset=utf-8", b"", status=HTTPStatus.FOUND, more={"Location": place})

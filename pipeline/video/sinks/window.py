@@ -17,9 +17,9 @@ _NAME = "segpress"
 _FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
 _ESCAPE = 27
 _SMALL = (720, 1280)  # (height, width) that fits nearly every screen
-_FILLS = 0.85  # of the screen at most; title bar and panels need the rest
+_FILLS = 0.85  # largest share of the screen; title bar and panels need the rest
 _PROBE_S = 30
-#: Opens a window and prints "<height> <width>" of the screen, if Tk is there to ask.
+#: Opens a window and prints "<height> <width>" of the screen, if Tk is installed.
 _PROBE = f"""
 import cv2
 cv2.namedWindow({_NAME!r}, {_FLAGS})
@@ -43,19 +43,19 @@ class WindowSink:
         title: of the window.
 
     Raises:
-        UserError: on entering, when there is no screen or OpenCV was built without windows.
+        UserError: on entering, if there is no screen or OpenCV was built without windows.
     """
 
     wants_picture = True
-    waits = False  # it has the main thread
+    waits = False  # it uses the main thread
     patient = False
     written: Path | None = None
 
     def __init__(self, *, title: str) -> None:
         self._title = title
         self._room = _SMALL
-        self._size: tuple[int, int] | None = None  # that the window was last given
-        self._seen = False  # by the user: from then on a window that is not there was closed
+        self._size: tuple[int, int] | None = None  # last size of the window
+        self._seen = False  # by the user; if the window is missing later, it was closed
 
     def __enter__(self) -> WindowSink:
         self._room = _screen()
@@ -88,12 +88,12 @@ class WindowSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         cv2.destroyAllWindows()
-        cv2.pollKey()  # lets the window go now, not when the program ends
+        cv2.pollKey()  # closes the window now, not when the program ends
 
 
 def _screen() -> tuple[int, int]:
-    """(height, width) that a picture may have, after a trial in a process of its own: Qt ends the process that it
-    cannot open a window for."""
+    """(height, width) that a picture may have. A separate process tries to open a window first, because Qt ends its
+    process if that fails."""
     if sys.platform not in ("win32", "darwin") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError(f"--window: there is no screen here (neither DISPLAY nor WAYLAND_DISPLAY is set); {_INSTEAD}")
     try:
@@ -111,8 +111,8 @@ def _screen() -> tuple[int, int]:
         if "not implemented" in done.stderr:
             raise UserError(f"--window: this OpenCV was built without windows (opencv-python-headless?); {_INSTEAD}")
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = [line for line in lines if "display" in line] or lines[-1:] or [f"exit status {done.returncode}"]
-        raise UserError(f"--window: a window cannot be opened ({said[0]}); {_INSTEAD}")
+        errors = [line for line in lines if "display" in line] or lines[-1:] or [f"exit status {done.returncode}"]
+        raise UserError(f"--window: a window cannot be opened ({errors[0]}); {_INSTEAD}")
     try:
         height, width = (int(int(number) * _FILLS) for number in done.stdout.split())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Sources of frames: ``open_source`` finds the reader for what the user gave."""
+"""Sources of frames: ``open_source`` chooses the reader for the text of the user."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_source(
     - a text with " ! " is a GStreamer pipeline;
     - a number is a camera;
     - rtsp://, http:// and so on are addresses; a file on a server is read like a file, everything else is live;
-    - a text with ``*``, ``?``, ``[...]``, or ``**`` for any folders, is a pattern of images.
+    - a text with ``*``, ``?``, ``[...]``, or ``**`` (any folders) is a pattern of images.
 
     Args:
         open_timeout: seconds for each step of opening an address.

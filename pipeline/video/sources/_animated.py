@@ -82,11 +82,11 @@ class AnimatedWebp(Source):
 
     def _read(self, start: int) -> list[tuple[Any, float]]:
         """(picture, seconds that it is shown) from number ``start`` on; empty after the last picture."""
-        done, found = cv2.imreadanimation(str(self._path), start=start, count=_AT_A_TIME)
+        done, animation = cv2.imreadanimation(str(self._path), start=start, count=_AT_A_TIME)
         if not done:
             return []
-        durations = [self._step or int(duration) / 1000 for duration in found.durations]
-        return list(zip(found.frames, durations, strict=True))
+        durations = [self._step or int(duration) / 1000 for duration in animation.durations]
+        return list(zip(animation.frames, durations, strict=True))
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         self.damage = ""

@@ -87,13 +87,13 @@ def _best(container: Any) -> Any:
 
 
 def _numbered(container: Any, number: int, name: str) -> Any:
-    found = next((stream for stream in container.streams.video if stream.index == number), None)
-    if found is None:
+    chosen = next((stream for stream in container.streams.video if stream.index == number), None)
+    if chosen is None:
         raise UserError(
             f"{name}: --stream {number}: no video stream has this number; allowed: "
             f"{listed(container.streams.video) or 'none, it holds no video stream'}"
         )
-    return found
+    return chosen
 
 
 def set_threads(stream: Any, *, live: bool, alone: bool = False) -> None:

@@ -27,7 +27,7 @@ class Turned:
     memory until the garbage collector runs. So it is read once, and again only when ``rotation`` changes.
 
     Args:
-        stream: the stream of the frames; it says the shape of the pixels.
+        stream: the stream of the frames, which has the shape of the pixels.
         remarks: gets the warning about HDR.
         tone_map: whether HDR becomes SDR.
     """

@@ -46,7 +46,7 @@ _PRIMARIES = {
 }
 BT2020 = 9
 
-_LUMA_BITS, _CHROMA_BITS = 3, 4  # low bits of 10 that lie between two steps of the second table
+_LUMA_BITS, _CHROMA_BITS = 3, 4  # low bits of 10, between two steps of the second table
 _LUMA_STEPS, _CHROMA_STEPS = (1024 >> _LUMA_BITS) + 1, (1024 >> _CHROMA_BITS) + 1
 _FRACTION = 5  # bits that OpenCV uses for positions between two pixels
 _GREY = np.array([0.0, 512, 512])  # offsets of Y, U, V in 10 bits
@@ -88,8 +88,8 @@ def tone_mapped(frame: Any, yuv: Yuv) -> Picture:
     luma, u, v = (_plane(frame, index) for index in range(3))
     size = (luma.shape[1], luma.shape[0])  # (width, height), as OpenCV has it
     half = np.asarray(cv2.resize(luma, (u.shape[1], u.shape[0]), interpolation=cv2.INTER_AREA), np.uint16)
-    found = cv2.remap(colours, *_places(half, u, v), cv2.INTER_LINEAR)  # (h, w, 3): difference of luma + 128, U, V
-    difference, *chroma = cv2.split(np.asarray(found, np.uint8))
+    looked_up = cv2.remap(colours, *_places(half, u, v), cv2.INTER_LINEAR)  # (h, w, 3): difference of luma + 128, U, V
+    difference, *chroma = cv2.split(np.asarray(looked_up, np.uint8))
     grey = np.take(greys, luma, mode="clip")
     difference = cv2.resize(difference, size, interpolation=cv2.INTER_LINEAR)
     planes = (cv2.addWeighted(grey, 1, difference, 1, -128), *chroma)
@@ -142,9 +142,9 @@ def _tables(yuv: Yuv) -> tuple[Array, Array]:
         rows = chroma[top : top + _SLICE]
         codes = np.empty((len(rows), len(columns), 3))
         codes[..., :2], codes[..., 2] = columns, rows[:, None]
-        found = _mapped(codes, yuv)
-        found[..., 0] += 128 - base
-        colours[top : top + _SLICE] = np.clip(np.rint(found), 0, 255)
+        mapped = _mapped(codes, yuv)
+        mapped[..., 0] += 128 - base
+        colours[top : top + _SLICE] = np.clip(np.rint(mapped), 0, 255)
     return np.clip(np.rint(greys), 0, 255).astype(np.uint8), colours
 
 

@@ -12,7 +12,7 @@ from pipeline.video.sources._facts import Remarks
 
 #: One frame out per frame in; only frames that are marked as interlaced are changed. One thread, as in decoders.
 _FILTER = "mode=send_frame:parity=auto:deint=interlaced"
-_MADE = "its frames are interlaced and are made progressive; --no-deinterlace keeps them"
+_MADE = "its frames are interlaced and are deinterlaced; --no-deinterlace keeps them"
 _KEPT = "its frames are interlaced and kept so: what moves has combed edges; the overlay video is marked as progressive"
 
 
@@ -61,7 +61,7 @@ class Progressive:
                 self._graph = self._filter(frame)
             except (self._av.error.FFmpegError, ValueError):
                 self._wanted = False
-                self._remarks.warn(f"its frames ({frame.format.name}) cannot be made progressive and stay interlaced")
+                self._remarks.warn(f"its frames ({frame.format.name}) cannot be deinterlaced and stay interlaced")
                 yield frame
                 return
             self._kind = kind

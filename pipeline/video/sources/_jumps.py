@@ -1,4 +1,4 @@
-"""Whether the clock of an MPEG file jumps, as in joined recordings: then its duration says nothing about its length."""
+"""Whether the clock of an MPEG file jumps, as in joined recordings: then its duration is not its length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SAMPLES = 32  # places of the file at which its clock is read
 _WINDOW = 1 << 18  # bytes; a clock value comes every 0.1 s (MPEG-TS) or 0.7 s (MPEG-PS)
 _TICKS = 90_000  # of the clock, per second
 _WRAP_S = 2**33 / _TICKS  # the clock has 33 bits, and begins again at 0
-#: A part of the file with so many times the usual seconds per byte has a jump. Quiet scenes need fewer bytes, too.
+#: A part of the file with this many times the usual seconds per byte has a jump. Quiet scenes need fewer bytes, too.
 _FACTOR = 8.0
 _SLACK_S = 1.0  # steps back, and longer steps, that are no jump
 _PACKET_SIZES = (188, 192, 204)  # of MPEG-TS: plain, with a time in front (.m2ts), with a checksum
@@ -46,9 +46,9 @@ def _samples(file: BinaryIO, size: int) -> Iterator[tuple[int, float]]:
     for number in range(_SAMPLES):
         start = size * number // _SAMPLES
         file.seek(start)
-        found = next(_clock(file.read(_WINDOW)), None)
-        if found is not None:
-            yield start + found[0], found[1]
+        clock = next(_clock(file.read(_WINDOW)), None)
+        if clock is not None:
+            yield start + clock[0], clock[1]
     start = max(0, size - _WINDOW)
     file.seek(start)
     for position, seconds in reversed(list(_clock(file.read(_WINDOW)))):
@@ -85,9 +85,9 @@ def _of_transport(data: bytes, start: int, size: int) -> Iterator[tuple[int, flo
 
 
 def _of_pack(head: bytes) -> int | None:
-    """Ticks of a pack's clock (SCR) from the six bytes behind its start code; None if they hold none."""
+    """Ticks of a pack's clock (SCR) from the six bytes after its start code; None if they hold none."""
     value = int.from_bytes(head, "big")
-    if head[0] >> 6 == 0b01:  # MPEG-2: 2 bits, then 3, 15 and 15 bits of the clock with a marker bit behind each
+    if head[0] >> 6 == 0b01:  # MPEG-2: 2 bits, then 3, 15 and 15 bits of the clock with a marker bit after each
         return (value >> 43 & 0x7) << 30 | (value >> 27 & 0x7FFF) << 15 | value >> 11 & 0x7FFF
     if head[0] >> 4 == 0b0010:  # MPEG-1: 4 bits, then the same in five bytes
         value >>= 8

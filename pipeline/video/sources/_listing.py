@@ -41,7 +41,7 @@ class Listing:
     Attributes:
         given: the folder or the pattern.
         images, videos: files that are read here.
-        made: overlays that an earlier run wrote, by their names.
+        overlays: overlays that an earlier run wrote, by their names.
         folders: folders inside; they are not searched.
         others: everything else.
     """
@@ -49,23 +49,23 @@ class Listing:
     given: str
     images: list[Path] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
-    made: list[Path] = field(default_factory=list)
+    overlays: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
-    def tell_passed_over(self, taken: Sequence[Path]) -> None:
+    def warn_of_skipped(self, taken: Sequence[Path]) -> None:
         """Warn, in one line, of all paths that are not in ``taken``."""
-        passed = []
+        skipped = []
         if self.images is not taken:
-            passed.append(_counted(self.images, "image", "give them by a pattern"))
+            skipped.append(_counted(self.images, "image", "give them by a pattern"))
         if self.videos is not taken:
-            passed.append(_counted(self.videos, "video", "give them by name or by a pattern, such as '*.mp4'"))
-        passed.append(_counted(self.made, "overlay", "made here before"))
-        passed.append(_counted(self.folders, "folder", "not searched; the pattern '**/*.png' does that"))
-        passed.append(_counted(self.others, "file", "neither image nor video"))
-        skipped = ", ".join(text for text in passed if text)
-        if skipped:
-            log.warning("%s: %d of the files are read; skipped: %s", self.given, len(taken), skipped)
+            skipped.append(_counted(self.videos, "video", "give them by name or by a pattern, such as '*.mp4'"))
+        skipped.append(_counted(self.overlays, "overlay", "written by an earlier run"))
+        skipped.append(_counted(self.folders, "folder", "not searched; the pattern '**/*.png' does that"))
+        skipped.append(_counted(self.others, "file", "neither image nor video"))
+        listed = ", ".join(text for text in skipped if text)
+        if listed:
+            log.warning("%s: %d of the files are read; skipped: %s", self.given, len(taken), listed)
 
 
 def _counted(paths: Sequence[Path], kind: str, why: str) -> str:
@@ -107,27 +107,27 @@ def list_folder(folder: Path) -> Listing:
 
 
 def list_pattern(pattern: str) -> Listing:
-    """The paths that a pattern matches; ``**`` is any folders."""
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-    return _sorted(pattern, {Path(name) for name in found})
+    """The paths that a pattern matches; ``**`` matches any folders."""
+    names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - the pattern may be absolute
+    return _sorted(pattern, {Path(name) for name in names})
 
 
 def _sorted(given: str, entries: Iterable[Path], name: str = "") -> Listing:
     listing = Listing(given)
     paths = sorted((path for path in entries if not path.name.startswith(".")), key=natural_order)
     stems = {(path.parent, path.stem) for path in paths}
-    # all are looked at only where the first one moves: a folder may hold a hundred thousand files
+    # all files are checked only if the first one is an animation: a folder may hold a hundred thousand files
     first = next((path for path in paths if is_image(path) and path.is_file()), None)
     animated = first is not None and is_animated(first)
     for path in paths:
         original = path.stem.removesuffix("-overlay")
-        made = original != path.stem and ((path.parent, original) in stems or original == name)
+        is_overlay = original != path.stem and ((path.parent, original) in stems or original == name)
         if path.is_dir():
             listing.folders.append(path)
         elif not path.is_file():
             listing.others.append(path)
-        elif made or ".partial-" in path.name:
-            listing.made.append(path)
+        elif is_overlay or ".partial-" in path.name:
+            listing.overlays.append(path)
         elif path.suffix.lower() in VIDEO_SUFFIXES or (animated and is_animated(path)):
             listing.videos.append(path)
         elif is_image(path):

@@ -89,7 +89,7 @@ class LiveSource(Source):
 
     def frames(self, *, start: float = 0.0) -> Iterator[Frame]:
         if start:
-            raise UserError(f"{self.name}: what is live starts now; leave the start out")
+            raise UserError(f"{self.name}: a live source starts now; remove --start")
         return self._frames()
 
     def _frames(self) -> Iterator[Frame]:

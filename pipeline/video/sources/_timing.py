@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 #: Frame rate of a stream that has none.
 USUAL_FPS = 25.0
-#: A jump of so many seconds, forwards or back, is a problem of the recording and no pause.
+#: A jump of this many seconds, forwards or back, is a problem of the recording and not a pause.
 LEAP_S = 10.0
-#: The same in frames, for time lapses, whose frames lie many seconds apart.
+#: The same in frames, for time lapses, whose frames are many seconds apart.
 _LEAP_FRAMES = 10
 _REORDERED = 16  # largest distance, in frames, between the order of storage and the order of display
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
@@ -58,7 +58,7 @@ class Timing:
         return leap_of(self.step)
 
     def from_first(self, time: float, container: Any, stream: Any) -> Timing:
-        """The timing, after the first frame of the file was found to have the time ``time``.
+        """The timing, if the first frame of the file has the time ``time``.
 
         AVI counts packets. If frames are not stored in the order of display, its first frame seems to be some frames
         late.
@@ -154,7 +154,7 @@ class Clock:
 
     - a jump of ``leap`` seconds or more, forwards or back, counts as one frame, and later times follow from it;
     - a timestamp that is missing, or not later than the one before, is replaced by one frame after the last time;
-    - a timestamp that rises but is a few frames behind the last time counts as half a frame, until it is later.
+    - a timestamp that rises but is a few frames before the last time counts as half a frame, until it is later.
 
     The first jump and the first timestamp that does not rise are reported in one warning each, with their time.
 
@@ -196,8 +196,8 @@ class Clock:
         if time <= last:
             rate = f"{1 / self._step:g} fps; --fps sets another rate"
             self._warn("fall", f"timestamps do not rise at {last:.2f} s; times there follow from {rate}")
-            behind = stamp > self._stamp and last - time < _REORDERED * self._step
-            return last + self._step / 2 if behind else follows
+            is_early = stamp > self._stamp and last - time < _REORDERED * self._step
+            return last + self._step / 2 if is_early else follows
         return time
 
     def _warn(self, kind: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a file is as long as its own header says. FFmpeg reads a file that was cut off without an error."""
+"""Whether a file has the length in its header. FFmpeg reads a file that was cut off without an error."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def folder_of_images(folder: Path, *, strict: bool = False) -> Images:
             f"{folder}: no images in this folder ({' '.join(IMAGE_SUFFIXES)}; folders inside are not searched, a "
             f"quoted pattern does: '{folder}/**/*.png'){_found(listing)}; give the folder that holds the frames"
         )
-    listing.tell_passed_over(listing.images)
+    listing.warn_of_skipped(listing.images)
     return Images(str(folder), folder.resolve().name or "images", _named(str(folder), listing.images), strict=strict)
 
 
@@ -169,13 +169,13 @@ def matching_images(pattern: str, *, strict: bool = False) -> Images:
     listing = list_pattern(pattern)
     images = listing.images
     if not images:
-        found = sum(map(len, (listing.videos, listing.made, listing.folders, listing.others)))
+        count = sum(map(len, (listing.videos, listing.overlays, listing.folders, listing.others)))
         raise UserError(
             f"{pattern}: "
-            + (f"none of the {found} paths that match is an image" if found else "no such file, and nothing matches")
+            + (f"none of the {count} paths that match is an image" if count else "no such file, and nothing matches")
             + f" ({' '.join(IMAGE_SUFFIXES)}); quote patterns: 'frames/**/*.png'{_found(listing)}"
         )
-    listing.tell_passed_over(images)
+    listing.warn_of_skipped(images)
     return Images(pattern, _common_folder(images), _named(pattern, images), strict=strict)
 
 

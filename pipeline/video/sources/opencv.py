@@ -177,9 +177,9 @@ def open_file(path: Path, *, fps: float | None = None) -> Source:
 def open_camera(camera: int | Path, *, patience: Patience) -> Source:
     """A camera, by its number or its device file. Raises UserError if it cannot be opened or gives no frame."""
     name = f"camera {camera}" if isinstance(camera, int) else str(camera)
-    found = sorted(map(str, Path("/dev").glob("video*")))
+    cameras = sorted(map(str, Path("/dev").glob("video*")))
     advice = (
-        f"cameras here: {', '.join(found) or 'none'}; check that no other program uses it and that you may read it "
+        f"cameras here: {', '.join(cameras) or 'none'}; check that no other program uses it and that you may read it "
         "(group video); cameras on the ribbon of a Jetson need a GStreamer pipeline (nvarguscamerasrc)"
     )
 

@@ -25,7 +25,7 @@ _LIVE = {
     "rtsp_transport": "tcp",
     "allowed_media_types": "video",
 }
-#: Options for a file: a lost connection is opened again at the same place, for so many seconds.
+#: Options for a file: a lost connection is opened again at the same place, up to a delay of ten seconds.
 _FILE = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
 #: Formats of playlists. The size of a playlist does not show whether it is live.
 _PLAYLISTS = ("hls", "dash")

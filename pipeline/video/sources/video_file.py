@@ -193,16 +193,17 @@ class VideoFile(Source):
         """Set :attr:`damage`, and warn of it in one line. A connection that a server closed is an error instead."""
         if decoder.broken and self._timeouts is not None:
             return
-        found = [f"{decoder.damaged} packets could not be decoded"] if decoder.damaged else []
-        found += [f"{decoder.corrupt} frames are decoded in part"] if decoder.corrupt else []
-        found += [f"reading stopped early ({decoder.broken.reason})"] if decoder.broken else []
+        problems = [f"{decoder.damaged} packets could not be decoded"] if decoder.damaged else []
+        problems += [f"{decoder.corrupt} frames are decoded in part"] if decoder.corrupt else []
+        problems += [f"reading stopped early ({decoder.broken.reason})"] if decoder.broken else []
         if decoder.ended and (not self._packets or decoder.packets < self._packets):
             missing = missing_bytes(self.paths[0]) if self.paths else 0
             if missing or decoder.torn:
                 known = f", its header says {self._packets} frames" if self._packets else ""
-                found.append("it was cut off" + (f": {missing} bytes or more are missing" if missing else "") + known)
-        if found:
-            self.damage = f"{given} frames were read; {'; '.join(found)}"
+                lost = f": {missing} bytes or more are missing" if missing else ""
+                problems.append(f"it was cut off{lost}{known}")
+        if problems:
+            self.damage = f"{given} frames were read; {'; '.join(problems)}"
             if given:  # else it is an error
                 log.warning("%s: damaged: %s", self.name, self.damage)
 

@@ -1,4 +1,4 @@
-"""The steps of a run, in the order in which frames pass them."""
+"""The steps of a run: reading, inferring, drawing, writing."""
 
 from pipeline.video.steps.drawing import Drawing
 from pipeline.video.steps.inferring import Inferring, Place

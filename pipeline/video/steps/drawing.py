@@ -23,13 +23,13 @@ class Drawing(Step[Seen | BaseException, Result]):
     """Makes results of label maps: smooths and counts them, draws overlays.
 
     Args:
-        zones: counted apart, and those that count nowhere; None: there are none.
-        dropped: frames that were dropped until now.
-        is_last: nothing is written.
+        zones: zones that are counted separately, and ignored zones; None: no zones.
+        dropped: returns the number of frames that were dropped until now.
+        is_last: whether no sink writes, so that this is the last step.
 
     Attributes:
-        frames, pixels: how many results there were, and how many of their pixels had each id.
-        zone_pixels: how many pixels of each zone had each id.
+        frames, pixels: number of results, and (256,) number of their pixels with each id.
+        zone_pixels: the same number for each zone, by its name.
         confidence_sums, zone_confidence_sums: sums of the confidence of these pixels; 0 and empty without confidence.
     """
 

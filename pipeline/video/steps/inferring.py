@@ -1,4 +1,4 @@
-"""Shows frames to engines, side by side and in order."""
+"""Runs engines on frames, in parallel and in order."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from pipeline.video.workers.meter import Meter
 
 @dataclass(frozen=True)
 class Seen:
-    """A frame that an engine has seen."""
+    """A frame that an engine has segmented."""
 
     frame: Frame
     view: View
-    fitted: Array  # what the engine was given
+    fitted: Array  # input of the engine
     label_map: Array
     infer_ms: float
-    confidence: Array | None = None  # of the label map's pixels; None where it is not wanted
+    confidence: Array | None = None  # of the label map's pixels; None if it is not wanted
 
 
 @dataclass
 class Place:
-    """Keeps the order: where a frame stands that an engine has in work.
+    """The place of a frame in the order, while an engine works on it.
 
     Attributes:
-        seen: what came of it, or what went wrong; None while the engine is at it.
+        seen: the result or the error; None before it is ready.
     """
 
     seen: Seen | BaseException | None = None
@@ -52,13 +52,13 @@ class _Batch:
 
 
 class Inferring(Step[_Batch, _Batch]):
-    """Shows frames to engines, as many at a time as there are engines; their order is kept.
+    """Runs every engine on frames at the same time; the frames keep their order.
 
     Args:
-        engines: copies of one.
-        full_batches: wait for as many frames as the engine takes at a time.
-        waits: the engines compute elsewhere.
-        confident: ask the engines for confidence as well, which they must give.
+        engines: copies of one engine.
+        full_batches: whether to wait until a batch is full.
+        waits: whether the engines do not use the cores.
+        confident: whether to get confidence, too; the engines must give it.
     """
 
     name = "engine"
@@ -94,13 +94,13 @@ class Inferring(Step[_Batch, _Batch]):
         places = [Place() for _ in frames]
         for place in places:
             self._out.put(place)
-        return _Batch(self._idle.pop(), frames, places)  # there is one, as there are as many as places
+        return _Batch(self._idle.pop(), frames, places)  # there are as many engines as places
 
     def work(self, item: _Batch) -> _Batch:
         seen: Sequence[Seen | BaseException]
         try:
             seen = self._see(item)
-        except BaseException as error:  # its turn comes when what was before it has been written
+        except BaseException as error:  # it is raised after the frames before it are written
             seen = [error] * len(item.places)
         return _Batch(item.engine, item.frames, item.places, seen)
 
@@ -125,7 +125,7 @@ class Inferring(Step[_Batch, _Batch]):
         ]
 
     def _run(self, engine: Engine, batch: Array) -> tuple[Array, Sequence[Array | None] | Array]:
-        """Label maps (N, h, w), and the confidence of their pixels, or None for each where it is not wanted."""
+        """Label maps (N, h, w), and the confidence of their pixels, or None for each if it is not wanted."""
         return engine.run_with_confidence(batch) if self._confident else (engine.run(batch), [None] * len(batch))
 
     def _view(self, frame: Frame) -> View:
@@ -136,7 +136,7 @@ class Inferring(Step[_Batch, _Batch]):
                 view = self._looking.at(size, aspect=aspect, **self._sizes)
             except UserError as error:
                 raise UserError(f"{frame.name}: {error}") from error
-            self._views = {(size, aspect): view}  # a source changes its size rarely, and never without end
+            self._views = {(size, aspect): view}  # one view is enough: sources rarely change their size
         return view
 
     def give(self, done: _Batch) -> None:

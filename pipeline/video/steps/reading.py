@@ -14,7 +14,7 @@ class Reading(Step[None, Frame | None]):
     """Takes frames from their source.
 
     Args:
-        on_frame: called with every frame, before it waits.
+        on_frame: called with every frame, before it enters the queue.
     """
 
     name = "read"

@@ -15,7 +15,7 @@ class Writing(Step[Result, None]):
     """Hands results to a sink.
 
     Args:
-        stop: called when the sink has seen enough; the other sinks get what is on its way.
+        stop: called when the sink raises :class:`Stop`; the other sinks still get the frames that were read.
     """
 
     name = "write"

@@ -1,1 +1,1 @@
-"""What computes the frames of a run: workers, their queues, and the times of every step."""
+"""Worker threads of a run, their queues, and the times of every step."""

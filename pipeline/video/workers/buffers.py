@@ -1,4 +1,4 @@
-"""Memory that is used again: fresh memory costs a page fault each 4 KiB, half a millisecond a frame at 1280x720."""
+"""Memory that is used again: new memory costs a page fault per 4 KiB, 0.5 ms per frame at 1280x720."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from pipeline.frames import Array
 
 _probe = [np.empty(0)]
-_UNUSED = sys.getrefcount(_probe[0])  # of what only a list refers to, counted as below
+_UNUSED = sys.getrefcount(_probe[0])  # of an object that only a list refers to, counted as below
 
 
 class Buffers:
-    """Arrays of a few shapes, each given again as soon as nobody refers to it, or to a view of it, any more.
+    """Arrays of a few shapes. An array is used again when nothing refers to it, or to a view of it, any more.
 
-    Which one is free shows in its reference count, so there is nothing to hand back, and what is kept by somebody is
-    never written into. Whoever asks does so from one thread at a time; others may let go of theirs meanwhile.
+    The reference count shows whether an array is free, so the caller returns nothing, and an array that is still used
+    is never changed. One thread at a time calls :meth:`get`; other threads may drop their arrays meanwhile.
     """
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[int, ...], list[Array]] = {}
 
     def get(self, shape: tuple[int, ...]) -> Array:
-        """An array of ``shape``, uint8, with anything in it."""
+        """An array of ``shape``, uint8, with undefined content."""
         arrays = self._arrays.setdefault(shape, [])
         for number in range(len(arrays)):
             if sys.getrefcount(arrays[number]) == _UNUSED:
@@ -32,5 +32,5 @@ class Buffers:
         return arrays[-1]
 
     def clear(self) -> None:
-        """Forget them all, because other shapes are wanted now."""
+        """Drop all arrays, because other shapes are needed now."""
         self._arrays.clear()

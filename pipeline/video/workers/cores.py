@@ -1,4 +1,4 @@
-"""How many cores there are, and how many of them a codec may use."""
+"""The number of cores, and the number of threads for a codec."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ def usable_cores() -> int:
 
 
 def codec_threads(*, alone: bool = False) -> int:
-    """Threads of a decoder or an encoder: half of the cores, one at least and four at most, as others need them, too.
+    """Threads of a decoder or an encoder: half of the cores, at least one and at most four, because other steps need
+    cores, too.
 
-    With one thread a codec works in the thread that calls it, which is what a few cores do best: threads by frame take
-    up to a tenth more of processor time, and each holds back a frame.
+    With one thread a codec works in the thread of its caller, which is best for few cores: frame threads take up to a
+    tenth more processor time, and each delays one frame.
 
     Args:
-        alone: there is no other codec, so this one would be what the rest waits for: up to four cores.
+        alone: there is no other codec, so this one would be the slowest step: up to four cores.
     """
     cores = usable_cores()
     return max(1, min(cores if alone else cores // 2, 4))

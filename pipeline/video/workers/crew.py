@@ -1,8 +1,8 @@
-"""Workers, one a core, who share the steps of a pipeline: each does the piece of work that is furthest downstream.
+"""Workers, one per core, that share the steps of a pipeline: each works on the last step that has work.
 
-A thread a step would leave it to the system which of them runs, and where: with more threads than cores they push each
-other off the cores, caches turn cold, and a core that is free is not always given to a thread that could use it. A
-worker continues while there is anything to do. On 2 cores that makes a seventh more frames (docs/results/video.md).
+With one thread per step the system would choose which thread runs, and on which core. More threads than cores interrupt
+each other, caches turn cold, and a free core does not always get a thread that could use it. A worker continues as long
+as there is work. On 2 cores this gives a seventh more frames (docs/results/video.md).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Answer = TypeVar("Answer")
 
 
 class Step(ABC, Generic[Item, Done]):
-    """A step of a pipeline, done piece by piece. Everything but :meth:`work` is quick, and called by the crew with its
-    lock held: queues between steps need none of their own.
+    """A step of a pipeline, which handles one item at a time. All methods except :meth:`work` are quick, and the crew
+    calls them with its lock held, so queues between steps need no locks.
 
     Attributes:
-        name: of its workers, if it has some for itself.
-        places: how many workers may be at it at a time.
-        waits: whether work waits for something else than a core: then it has workers for itself.
-        busy: how many are at it.
-        failed: work raised an exception.
-        ended: :meth:`end` was called.
+        name: name of its own workers, if it has some.
+        places: largest number of workers that may work on it at a time.
+        waits: whether :meth:`work` waits for something else than a core; then it has its own workers.
+        busy: number of workers that work on it now.
+        failed: whether :meth:`work` raised an exception.
+        ended: whether :meth:`end` was called.
     """
 
     name = "step"
@@ -41,31 +41,32 @@ class Step(ABC, Generic[Item, Done]):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether there is something to do, and room for what comes of it."""
+        """Whether there is an item, and room for its result."""
 
     @abstractmethod
     def take(self) -> Item:
-        """What is to do, when :meth:`ready`."""
+        """The next item; only if :meth:`ready`."""
 
     @abstractmethod
     def work(self, item: Item) -> Done:
-        """Do it; the lock is not held."""
+        """The result of an item; the lock is not held."""
 
     @abstractmethod
     def give(self, done: Done) -> None:
-        """Pass it on."""
+        """Pass a result on."""
 
     @abstractmethod
     def over(self) -> bool:
-        """Whether nothing will be taken any more."""
+        """Whether no more items will be taken."""
 
     @abstractmethod
     def end(self) -> None:
-        """Tell the neighbours, once, when it is over or failed and nobody is at it: what it gave still arrives."""
+        """Close the queues to the neighbours, once, when it is over or failed and no worker is busy; its results still
+        arrive."""
 
     @property
     def can_be_done(self) -> bool:
-        """Whether a worker may take something."""
+        """Whether a worker may take an item."""
         return self.busy < self.places and not self.has_closed and self.ready()
 
     @property
@@ -78,17 +79,17 @@ class _Worker:
     """One thread.
 
     Args:
-        steps: in the order of what is done first.
+        steps: in the order in which they are tried.
     """
 
     def __init__(self, name: str, steps: Sequence[Step[Any, Any]], crew: Crew, *, burst: int) -> None:
         self.steps = steps
         self._burst = burst
         self._last: Step[Any, Any] | None = None
-        self._pieces = 0  # that it did of the last step, one after the other
+        self._pieces = 0  # items of the last step that it handled in a row
         # a thread that hangs in a driver must not keep the program from ending
         self.thread = threading.Thread(target=crew._run, args=(self,), name=f"segpress-{name}", daemon=True)
-        self.asleep = True  # or about to be
+        self.asleep = True  # or will be at once
         self._sleep = threading.Lock()
         self._sleep.acquire()
 
@@ -101,7 +102,7 @@ class _Worker:
         return all(step.has_closed for step in self.steps)
 
     def next(self) -> tuple[Step[Any, Any], Any] | None:
-        """A step that can be done, and what is to do; None: nothing now."""
+        """A step that has work, and its next item; None: no work now."""
         if self._last is None or self._pieces >= self._burst or not self._last.can_be_done:
             self._last = next((step for step in self.steps if step.can_be_done), None)
             self._pieces = 0
@@ -112,29 +113,29 @@ class _Worker:
         return self._last, self._last.take()
 
     def sleep(self) -> None:
-        """Until somebody calls :meth:`wake`, or has called it before."""
+        """Wait for :meth:`wake`, unless it was called before."""
         self._sleep.acquire()
 
     def wake(self) -> None:
-        """Once or more; with the crew's lock held."""
+        """End :meth:`sleep`. May be called again; the lock of the crew is held."""
         if self._sleep.locked():
             self._sleep.release()
 
 
 class Crew:
-    """Does the steps of a pipeline until all are over. The first error ends the step where it was raised and so, by and
-    by, all others; what was on its way arrives.
+    """Runs the steps of a pipeline until all are over. The first error ends its step, and then, one by one, all others;
+    results of earlier items still arrive.
 
     Args:
-        steps: in the order in which things flow. The first one may hang in a driver: it is not waited for.
-        workers: how many for the steps that wait for nothing; no more are started than have places.
-        burst: how many pieces of a step a worker does, while it can, before it looks what is furthest downstream: what
-            the step needs is in the core's cache then.
-        failed: called, without the lock, after a step failed.
+        steps: in the order of the pipeline. The first one may hang in a driver, so the crew does not wait for it.
+        workers: number of workers for the steps that do not wait; no more are started than the steps have places.
+        burst: number of items of one step that a worker handles, if it can, before it looks for work in later
+            steps; the data of the step stay in the cache of the core.
+        failed: called without the lock after a step failed.
 
     Attributes:
-        error: the first one, None while there is none.
-        finished: every step but the first has ended, or nobody ever began.
+        error: the first error; None if there is none.
+        finished: whether every step except the first has ended, or :meth:`call_off` came before :meth:`begin`.
     """
 
     def __init__(
@@ -162,36 +163,37 @@ class Crew:
             worker.thread.start()
 
     def begin(self) -> None:
-        """Let all work. Whatever is called from outside can be called again where a signal interrupted it."""
+        """Let all workers begin. If a signal interrupts a public method, it can be called again."""
         with self._lock:
             self._begun = True
             self._settle()
             self._wake()
 
     def call_off(self) -> None:
-        """End the threads that were not let to work; nothing happens after :meth:`begin`."""
+        """End the threads before :meth:`begin`; after it this does nothing."""
         with self._lock:
             if not self._begun:
                 self._called_off = self.finished = True
                 self._wake()
 
-    def tell(self, change: Callable[[], Answer]) -> Answer:
-        """Change queues from outside."""
+    def change(self, edit: Callable[[], Answer]) -> Answer:
+        """Change queues from outside, with the lock held. Returns the result of ``edit``."""
         with self._lock:
-            answer = change()
+            answer = edit()
             if self._begun:
                 self._settle()
                 self._wake()
             return answer
 
     def wait(self, timeout: float = -1) -> bool:
-        """Until it is finished, or for so many seconds; whether it is. An exception of a signal leaves it intact."""
+        """Wait until it is finished, or for ``timeout`` seconds. Returns whether it is finished. Signals may interrupt
+        it."""
         if not self.finished:
             self._end.acquire(timeout=timeout)
         return self.finished
 
     def join(self, patience: float) -> None:
-        """Wait for the threads, for so many seconds."""
+        """Wait at most ``patience`` seconds for the threads."""
         until = time.monotonic() + patience
         for worker in self._workers:
             if worker.thread.ident is not None:
@@ -207,17 +209,17 @@ class Crew:
                 if at is not None:
                     self._hand_in(at, done)
                 self._settle()
-                found = None if self._called_off else worker.next()
+                task = None if self._called_off else worker.next()
                 self._wake()
-                if found is None:
+                if task is None:
                     if worker.is_over or self._called_off:
                         return
                     worker.asleep = True
-            at = done = None  # nothing is kept while it sleeps
-            if found is None:
+            at = done = None  # a sleeping worker keeps no reference
+            if task is None:
                 worker.sleep()
                 continue
-            at, item = found
+            at, item = task
             try:
                 done = at.work(item)
             except BaseException as error:
@@ -225,7 +227,7 @@ class Crew:
                     self._fail(at, error)
                 with suppress(Exception):  # one error is enough
                     self._failed()
-            found = item = None
+            task = item = None
 
     def _hand_in(self, step: Step[Any, Any], done: Any) -> None:
         try:
@@ -237,7 +239,7 @@ class Crew:
 
     def _fail(self, step: Step[Any, Any], error: BaseException) -> None:
         step.failed = True
-        if not self.finished:  # what a reader that hung says after the end is of no interest
+        if not self.finished:  # after the end an error of a reader that hung does not matter
             self.error = self.error or error
 
     def _settle(self) -> None:
@@ -247,7 +249,7 @@ class Crew:
             again = False
             for step in self._steps:
                 if not step.ended and not step.busy and step.has_closed:
-                    step.end()  # first, so that it is repeated where a signal interrupts it
+                    step.end()  # first, so that it is repeated if a signal interrupts it
                     step.ended = again = True
         if all(step.ended for step in self._steps[1:]):
             self.finished = True
@@ -255,7 +257,7 @@ class Crew:
             self._end.release()
 
     def _wake(self) -> None:
-        """Wake whoever has something to do, or nothing ever more."""
+        """Wake the workers that have work, and those whose steps are over."""
         for worker in self._workers:
             if worker.asleep and (self._called_off or worker.has_work or worker.is_over):
                 worker.wake()

@@ -1,4 +1,4 @@
-"""Bounded queues: whoever is ahead waits, or, where only the newest counts, replaces."""
+"""Queues of limited length. A full queue lets the writer wait, or drops its oldest item."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Closed(Exception):  # noqa: N818 - an end, no failure
-    """Raised by :meth:`Channel.put` when nothing more is wanted: whoever puts should end."""
+class Closed(Exception):  # noqa: N818 - an end, not a failure
+    """Raised by :meth:`Channel.put` if the reader wants no more items: the writer should end."""
 
 
 class Queue(Generic[T]):
-    """A queue with an end, for whoever holds the lock that guards it. Nothing here waits.
+    """A queue with an end. The caller holds the lock that guards it, and no method waits.
 
     Args:
-        capacity: how many items wait at most.
-        newest: when full, the oldest item goes and is counted.
+        capacity: largest number of waiting items.
+        newest: whether a full queue drops its oldest item and counts it.
 
     Attributes:
-        ended: nothing more comes; what waits is still taken.
-        closed: nobody takes any more.
-        dropped: items that went unseen.
-        deepest: the most items that ever waited.
+        ended: whether no more items come; waiting items are still taken.
+        closed: whether no more items are taken.
+        dropped: number of dropped items.
+        deepest: largest number of items that have waited.
     """
 
     def __init__(self, capacity: int, *, newest: bool = False) -> None:
@@ -43,17 +43,17 @@ class Queue(Generic[T]):
 
     @property
     def room(self) -> int:
-        """How many items can be put."""
+        """Number of items that can be put."""
         return self.capacity if self._newest else max(0, self.capacity - len(self._items))
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing can be put any more."""
+        """Whether no more items can be put."""
         return self.ended or self.closed
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing to take, and never will be."""
+        """Whether there are no items, and no more will come."""
         return self.stopped and not self._items
 
     def put(self, item: T) -> None:
@@ -77,22 +77,22 @@ class Queue(Generic[T]):
         return self._items.popleft()
 
     def end(self) -> None:
-        """Nothing more comes; what waits is still taken."""
+        """No more items come; waiting items are still taken."""
         self.ended = True
 
     def close(self) -> None:
-        """Nobody takes any more; what waits is forgotten."""
+        """No more items are taken; waiting items are removed."""
         self.closed = True
         self._items.clear()
 
     @property
     def mean_depth(self) -> float:
-        """Items that were waiting when another one came, on average."""
+        """Mean number of items that waited when another one came."""
         return self._depths / self._puts if self._puts else 0.0
 
 
 class Channel(Generic[T]):
-    """A :class:`Queue` between threads, which wait for each other."""
+    """A :class:`Queue` between threads that wait for each other."""
 
     def __init__(self, capacity: int) -> None:
         self._queue: Queue[T] = Queue(capacity)
@@ -135,6 +135,6 @@ class Channel(Generic[T]):
 
     @property
     def finished(self) -> bool:
-        """Whether everything was taken and nothing more comes."""
+        """Whether all items were taken and no more come."""
         with self._changed:
             return self._queue.finished

@@ -1,4 +1,4 @@
-"""Times of every step, of the last ten thousand frames: memory stays flat however long a run lasts."""
+"""Times of every step for the last ten thousand frames, so that memory does not grow during a long run."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Meter:
 
     @contextmanager
     def measure(self, step: str) -> Iterator[None]:
-        """Time what is inside; nothing is noted when it raises."""
+        """Measure the body of a ``with``; nothing is added if it raises."""
         start = time.perf_counter()
         yield
         self.add(step, time.perf_counter() - start)
 
     def steps(self) -> dict[str, StepTime]:
-        """p50 and p99 of every step that was noted."""
+        """p50 and p99 of every step that was measured."""
         with self._lock:
             return {step: StepTime.of(seconds) for step, seconds in self._seconds.items() if seconds}
