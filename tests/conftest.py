@@ -3,14 +3,16 @@
 # ruff: noqa: PLC0415 - torch is imported only where a test needs the student
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,15 @@ OLDER_CPU = {
     "JSIMD_FORCENONE": "1",
     "ATEN_CPU_CAPABILITY": "avx2",
 }
+#: Seconds after which a test fails, with its fixtures; a slow test has more. Without this, a test could wait for ever.
+LONGEST, LONGEST_SLOW = 300, 1800
+#: Files that take longest. They come first: the last of them would leave the other processes of pytest-xdist idle.
+LONG = (
+    "pipeline_run/test_graph.py", "quantization/test_simulated.py", "training/test_processes.py",
+    "quantization/test_recovery.py",
+    "training/test_training.py", "export/test_export.py", "training/test_memory.py", "quantization/test_calibration.py",
+    "training/test_checkpoints.py", "docs/test_commands.py", "docs/test_site.py", "training/test_precision.py",
+)  # fmt: skip
 DATA = Path(os.environ.get("SEGPRESS_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -37,6 +48,30 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of ``LONG`` first, in their order; the Makefile tells pytest-xdist to keep it."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test fail that takes too long, also where it waits for a process, thread or socket."""
+    seconds = LONGEST_SLOW if item.get_closest_marker("slow") else LONGEST
+
+    def late(number: int, frame: FrameType | None) -> None:
+        pytest.fail(f"the test takes more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    # again every 10 s: the first failure may wait in a `finally` or at the end of a `with`
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
@@ -84,28 +119,62 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def student(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> SimpleNamespace:
     """A student like the default student, with random weights, up to its INT8 files. Its label maps have all classes.
+
+    The first process of pytest-xdist makes its files, in the folder that all share, in 20 s; the others read them.
 
     Attributes: ``network``, ``frames`` (BGR), ``parent`` (network artifact), ``onnx``, ``calibration`` and ``int8``
     (artifacts), ``labels``, ``parity``.
     """
     import cv2
     import numpy as np
+
+    from pipeline import artifact
+    from pipeline.labels import LabelSpec
+    from pipeline.models.weights import network_artifact
+
+    own, size = tmp_path_factory.getbasetemp(), (128, 192)
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "student"
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
+    frames = [np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for coarse in noise]
+    labels = LabelSpec(
+        names=tuple("abcde"),
+        palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)),
+        original_ids=(7, 11, 26, 0, 33),
+        original_ignored=4,
+    )
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "parity.json").is_file():
+            make_student(folder, frames, labels, size)
+    network, parent = network_artifact.load(folder / "network")
+    return SimpleNamespace(
+        network=network.eval(),
+        frames=frames,
+        parent=parent,
+        onnx=artifact.load(folder / "onnx", kind="onnx"),
+        labels=labels,
+        calibration=artifact.load(folder / "calibration", kind="calibration"),
+        int8=artifact.load(folder / "int8", kind="int8"),
+        parity=json.loads((folder / "parity.json").read_text()),
+    )
+
+
+def make_student(folder: Path, frames: list[Any], labels: Any, size: tuple[int, int]) -> None:
+    """Write the artifacts of :func:`student`, and ``parity.json`` as the last file."""
+    import numpy as np
     import torch
 
     from pipeline import artifact, models
     from pipeline.export.export import export_network
     from pipeline.export.graphs import DeployGraph
-    from pipeline.labels import LabelSpec
     from pipeline.models.weights import network_artifact
     from pipeline.quantization.calibration_artifact import calibrate
     from pipeline.quantization.quantize import Settings, quantize
 
-    folder, size = tmp_path_factory.mktemp("student"), (128, 192)
-    rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(4)]
-    frames = [np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8) for coarse in noise]
     torch.manual_seed(0)
     options = {
         "architecture": "deeplabv3plus",
@@ -125,12 +194,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         logits = network(batch).logits.transpose(0, 1).flatten(1)  # (K, pixels)
         classifier.weight /= logits.std(dim=1)[:, None, None, None]
         classifier.bias.copy_((classifier.bias - logits.mean(dim=1)) / logits.std(dim=1))
-    labels = LabelSpec(
-        names=tuple("abcde"),
-        palette=tuple((40 * i, 0, 255 - 40 * i) for i in range(5)),
-        original_ids=(7, 11, 26, 0, 33),
-        original_ignored=4,
-    )
     network_artifact.save(
         folder / "network", network, name="smp", options=options, labels=labels, input_size=size, facts={}
     )
@@ -144,16 +207,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     calibration = artifact.load(folder / "calibration", kind="calibration")
     quantize(onnx, calibration, folder / "int8", settings=Settings(method="minmax"))
-    return SimpleNamespace(
-        network=network,
-        frames=frames,
-        parent=parent,
-        onnx=onnx,
-        labels=labels,
-        calibration=calibration,
-        int8=artifact.load(folder / "int8", kind="int8"),
-        parity=parity,
-    )
+    (folder / "parity.json").write_text(json.dumps(parity))
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ class Server:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return process
             time.sleep(0.05)
+        process.kill()
         raise AssertionError("sshd did not start")
 
     @property
@@ -76,7 +77,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     yield started
     started.cut()
     started.process.kill()
-    started.process.wait()
+    started.process.wait(timeout=30)
 
 
 def bundle(folder: Path, script: str, *, padding: int = 0) -> Path:

@@ -70,11 +70,11 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as http_server:
-        thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield http_server
         http_server.shutdown()
-        thread.join()
+        thread.join(30)
 
 
 @pytest.fixture

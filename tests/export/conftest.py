@@ -37,6 +37,12 @@ class Tiny(SegNetwork):
         return SegOutput(logits=self.classifier(embedding), embedding=embedding)
 
 
+def write_deploy_graph(network: SegNetwork, file: Path, *, label_stride: int = 1) -> None:
+    """Export the deploy graph for frames of 32x48."""
+    graph = DeployGraph(network, input_size=(32, 48), label_stride=label_stride)
+    export(graph, torch.zeros(1, 32, 48, 3, dtype=torch.uint8), file, inputs="frames", outputs="labels")
+
+
 def bilinear(x: Floats, height: int, width: int) -> Floats:
     """(K, h, w) -> (K, height, width), half-pixel centres, as align_corners=False defines it."""
 
@@ -92,9 +98,8 @@ def export_of() -> Callable[..., Path]:
     """``export_of(network, folder, label_stride=1)`` writes the deploy graph for frames of 32x48."""
 
     def write(network: SegNetwork, folder: Path, *, label_stride: int) -> Path:
-        graph = DeployGraph(network, input_size=(32, 48), label_stride=label_stride)
         file = folder / "deploy.onnx"
-        export(graph, torch.zeros(1, 32, 48, 3, dtype=torch.uint8), file, inputs="frames", outputs="labels")
+        write_deploy_graph(network, file, label_stride=label_stride)
         return file
 
     return write

@@ -46,7 +46,10 @@ def start(folder: Path, command: list[str], **environment: str) -> subprocess.Po
 
 def run(folder: Path, command: list[str], **environment: str) -> str:
     started = start(folder, command, **environment)
-    said, _ = started.communicate(timeout=300)
+    try:
+        said, _ = started.communicate(timeout=300)
+    finally:
+        started.kill()
     assert started.returncode == 0, said
     return said
 
@@ -99,7 +102,11 @@ def test_two_nodes_on_one_machine(project: Path, in_two: Path) -> None:
     second = list(first)
     second[second.index("--node-rank") + 1] = "1"
     nodes = [start(project, command) for command in (first, second)]
-    said = [node.communicate(timeout=300)[0] for node in nodes]
+    try:
+        said = [node.communicate(timeout=300)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
     assert [node.returncode for node in nodes] == [0, 0], said
     assert (project / "artifacts/teacher/weights.safetensors").read_bytes() == in_two.read_bytes()
 
@@ -115,11 +122,16 @@ def test_a_stage_that_is_killed_goes_on(project: Path, in_two: Path, processes: 
     for kill in range(3):
         started = start(project, command, SEGPRESS_PROCESSES=processes)
         wanted = 3 * (kill + 1)
-        while started.poll() is None and not list(project.glob(f".checkpoints/{name}/*/step-{wanted:08d}")):
+        until = time.monotonic() + 300
+        while (
+            started.poll() is None
+            and time.monotonic() < until
+            and not list(project.glob(f".checkpoints/{name}/*/step-{wanted:08d}"))
+        ):
             time.sleep(0.01)
         for process in [*psutil.Process(started.pid).children(recursive=True), started]:
             process.kill()
-        started.communicate()
+        started.communicate(timeout=60)
     said = run(project, command, SEGPRESS_PROCESSES=processes)
     assert "resuming after step" in said
     for file in ("weights.safetensors", "meta.json"):

@@ -225,7 +225,7 @@ def test_every_thread_has_an_engine_of_its_own(opened: Opened) -> None:
     except UserError as error:
         pytest.skip(f"this runtime allows one engine: {error}")
     wrong: list[int] = []
-    start = threading.Barrier(len(engines))
+    start = threading.Barrier(len(engines), timeout=60)
 
     def work(number: int) -> None:
         start.wait()
@@ -233,11 +233,11 @@ def test_every_thread_has_an_engine_of_its_own(opened: Opened) -> None:
             seed for seed in range(100 * number, 100 * number + 20) if not opened.is_right(engines[number], seed)
         )
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(engines))]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(engines))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert not wrong
     assert {engine.on_gpu for engine in engines} == {opened.engine.on_gpu}
     opened.engine.close()

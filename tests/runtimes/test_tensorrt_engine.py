@@ -272,7 +272,7 @@ def test_threads_run_contexts_of_their_own(inner: HalvingEngine, cuda: HostCuda)
     assert len({engine.stream.handle.value for engine in engines}) == 4
     assert len({address for context in inner.contexts for address in context.address.values()}) == 8
     wrong: list[int] = []
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(4, timeout=60)
 
     def work(number: int) -> None:
         barrier.wait()
@@ -281,11 +281,11 @@ def test_threads_run_contexts_of_their_own(inner: HalvingEngine, cuda: HostCuda)
             if not np.array_equal(engines[number].run(frames), expected(frames)):
                 wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert not wrong
     assert cuda.calls["cudaGraphLaunch"] == 4 * 49
     first.close()

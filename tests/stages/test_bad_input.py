@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from ruamel.yaml import YAML
@@ -30,10 +34,25 @@ def stage(name: str, *arguments: str | Path) -> list[str]:
     return [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, arguments)]
 
 
-def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def start(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A stage in a process of its own, which takes seconds to import the libraries."""
     return subprocess.run(
         stage(name, *arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A stage as a script in this process: its status and what it prints. An exception that it lets pass is raised."""
+    script = stage(name, *arguments)[1:]
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", script), pytest.raises(SystemExit) as ended,
+    ):  # fmt: skip
+        runpy.run_path(script[0], run_name="__main__")
+    status = ended.value.code
+    assert isinstance(status, int)
+    return subprocess.CompletedProcess(script, status, out.getvalue(), errors.getvalue())
 
 
 def refused(name: str, *arguments: str | Path, out: Path | None) -> str:
@@ -71,6 +90,14 @@ def dataset(tmp_path: Path) -> Path:
     return fake(tmp_path / "dataset", "dataset", dataset="x", splits={"train": [], "val": []})
 
 
+def test_a_process_has_the_status_and_the_messages(tmp_path: Path, out: Path) -> None:
+    """The other tests run stages in this process."""
+    arguments = ("--params", tmp_path / "none.yaml", "--out", out)
+    done, alike = start("prepare", *arguments), run("prepare", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (alike.returncode, alike.stdout, alike.stderr)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}/none.yaml: no such file")
+
+
 def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
     def camvid(raw: dict[str, Any]) -> None:
         raw["dataset"] = "camvid"
@@ -82,7 +109,7 @@ def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number: int) -> None:
-    file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=100_000))
+    file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=5_000))
     with subprocess.Popen(
         stage("prepare", "--params", file, "--out", out), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -217,33 +244,8 @@ def test_gate_fails_for_students_that_were_not_measured(tmp_path: Path) -> None:
     assert "not measured" in done.stdout and "broke" not in done.stderr
 
 
-HELP = """
-import contextlib, io, json, runpy, sys
-outcomes = {}
-for file in sys.argv[1:]:
-    sys.argv, text = [file, "--help"], io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            runpy.run_path(file, run_name="__main__")
-    except SystemExit as exit:
-        outcomes[file] = [exit.code, text.getvalue()]
-print(json.dumps(outcomes))
-"""
-
-
-@pytest.fixture(scope="session")
-def helped() -> dict[str, tuple[int, str]]:
-    """Status and text of --help of every stage, in one process that imports the libraries once."""
-    files = [str(ROOT / "stages" / f"{name}.py") for name in STAGES]
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, *files], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    outcomes: dict[str, tuple[int, str]] = json.loads(done.stdout)
-    return outcomes
-
-
 @pytest.mark.parametrize("name", STAGES)
-def test_help_says_what_the_stage_does_and_takes(helped: dict[str, tuple[int, str]], name: str) -> None:
-    status, text = helped[str(ROOT / "stages" / f"{name}.py")]
-    assert status == 0 and text.startswith(f"usage: {name}.py")
-    assert ("--out" in text) == (name != "gate") and ("--params" in text) == (name not in WITHOUT_PARAMS)
+def test_help_says_what_the_stage_does_and_takes(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {name}.py")
+    assert ("--out" in done.stdout) == (name != "gate") and ("--params" in done.stdout) == (name not in WITHOUT_PARAMS)

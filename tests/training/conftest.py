@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 from torch.nn import BatchNorm2d, Dropout2d, Module
 
 from pipeline import datasets, losses, models
+from pipeline.errors import UserError
 from pipeline.models import SegNetwork
 from pipeline.preparation.prepare import prepare
 from pipeline.prepared import Prepared
+from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
@@ -119,13 +122,16 @@ class Bench:
         checkpoints: Path | None = None,
         checkpoint_seconds: float = 60.0,
         store: Mode = "none",
+        estimated: bool = False,
         **changes: Any,
     ) -> Trained:
-        """Train with `SETTINGS`, changed."""
-        return train(
-            task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
-            checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
-        )  # fmt: skip
+        """Train with `SETTINGS`, changed; the estimate of the memory, if asked for, takes half of the time."""
+        estimate = run.estimate if estimated else mock.Mock(side_effect=UserError("not estimated in this test"))
+        with mock.patch.object(run, "estimate", estimate):
+            return train(
+                task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
+                checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
+            )  # fmt: skip
 
 
 def _stay(module: Module, mode: bool = True) -> Module:

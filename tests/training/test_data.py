@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pipeline import models
 from pipeline.errors import UserError
@@ -83,7 +84,10 @@ def test_a_damaged_frame_is_one_message(prepared: Prepared, workers: int) -> Non
     assert str(caught.value) == "x.png: not a readable image; restore the file"
 
 
-def test_a_loader_process_that_is_ended_is_one_message(prepared: Prepared) -> None:
+def test_a_loader_process_that_is_ended_is_one_message(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch looks after its processes every 5 s
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+
     class Ending(data.Crops):
         def __getitem__(self, item: tuple[int, int]) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.training import run
 from pipeline.training.guards import SKIPPED, Watch
 
 NAN = float("nan")
@@ -61,7 +60,7 @@ def test_the_state_can_be_restored() -> None:
     assert second.state() == first.state() == {"average": pytest.approx(2.98), "skipped": 1}
 
 
-def test_a_run_names_the_samples_of_the_batch(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_names_the_samples_of_the_batch(bench: Any, tmp_path: Path) -> None:
     task = bench.supervised()
     forward, steps = task.cross_entropy, []
 
@@ -69,11 +68,7 @@ def test_a_run_names_the_samples_of_the_batch(bench: Any, tmp_path: Path, monkey
         steps.append(args)
         return forward(*args) * (float("nan") if len(steps) == 3 else 1.0)
 
-    def not_estimated(*_: Any, **__: Any) -> None:
-        raise UserError("not now: it would run forward, too")
-
     task.cross_entropy = breaking
-    monkeypatch.setattr(run, "estimate", not_estimated)
     with pytest.raises(
         UserError, match=r"not finite at step 3 \(loss nan, ce nan\), on (train_\d{4}, ){3}train_\d{4};"
     ):

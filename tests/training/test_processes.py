@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,14 @@ def both(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(train_in_process, args=(str(folder), str(prepared.artifact.path), port), nprocs=2)
+    started = mp.spawn(train_in_process, args=(str(folder), str(prepared.artifact.path), port), nprocs=2, join=False)
+    until = time.monotonic() + 240
+    try:
+        while not started.join(timeout=5):
+            assert time.monotonic() < until, "the processes wait for each other"
+    finally:
+        for process in started.processes:
+            process.kill()
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -198,7 +206,8 @@ def test_the_launcher_takes_the_place_of_the_script(monkeypatch: pytest.MonkeyPa
 
 def test_processes_end_with_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, several = processes.Launcher(1), processes.Launcher(2)
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    another = os.getppid() + 1
+    monkeypatch.setattr(os, "getppid", lambda: another)
     alone.check()
     with pytest.raises(UserError, match="the launcher of these processes has ended"):
         several.check()

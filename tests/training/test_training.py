@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def column(file: Path) -> list[float]:
 @pytest.mark.parametrize("loss", losses.available())
 def test_same_seed_gives_the_same_bits(bench: Any, tmp_path: Path, loss: str) -> None:
     tasks = [bench.distillation(loss) for _ in range(2)]
-    facts = [bench.train(task, tmp_path / str(index)).facts for index, task in enumerate(tasks)]
+    facts = [bench.train(task, tmp_path / str(index), steps=2).facts for index, task in enumerate(tasks)]
     assert facts[0] == facts[1]
     states = [task.network.state_dict() for task in tasks]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -45,8 +47,11 @@ def test_training_learns_and_keeps_the_best_weights(bench: Any, tmp_path: Path) 
     assert facts["metrics"]["val"]["miou"] == pytest.approx(max(column(next(tmp_path.rglob("miou.tsv")))))
 
 
-def test_costs_cover_the_training_steps_only(bench: Any, tmp_path: Path) -> None:
-    costs = bench.train(bench.distillation("kd"), tmp_path, steps=12).costs
+def test_costs_cover_the_training_steps_only(bench: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    costs = bench.train(bench.distillation("kd"), tmp_path, steps=12, estimated=True).costs
+    assert "memory of training, 4 crops of 64x96, fp32, in MiB:" in caplog.text
+    assert re.search(r"peak memory of training: \d+ MiB, estimated \d+$", caplog.text, flags=re.MULTILINE)
     assert len(costs.seconds) == 12 and min(costs.seconds) > 0 and costs.peak_memory_mib >= 0
     assert costs.seconds_per_step == pytest.approx(sum(costs.seconds[10:]) / 2)
     meta = costs.to_meta()

@@ -82,7 +82,11 @@ class Recorder:
             env={"PATH": os.environ["PATH"]},
         )
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
+        try:
+            assert self.process.stdout.readline() == "ready\n"
+        except BaseException:
+            self.kill()
+            raise
         threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True).start()
 
     def _read(self, output: Any, lines: list[list[int]]) -> None:
@@ -92,7 +96,7 @@ class Recorder:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.wait(timeout=30)
 
 
 @pytest.fixture

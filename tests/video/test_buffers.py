@@ -63,13 +63,13 @@ def test_references_end_in_other_threads() -> None:
         array = buffers.get((64, 64))
         array[:] = value
         addresses.add(array.ctypes.data)
-        threads.append(threading.Thread(target=read, args=(array, value)))
+        threads.append(threading.Thread(target=read, args=(array, value), daemon=True))
         del array
         threads[-1].start()
         if len(threads) == 4:
-            threads.pop(0).join()
+            threads.pop(0).join(60)
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert not wrong
     assert len(addresses) < 20, "it was used again"
 

@@ -245,7 +245,7 @@ def test_called_off() -> None:
     line = Line(3)
     line.crew.start()
     line.crew.call_off()
-    assert line.crew.wait()
+    assert line.crew.wait(5)
     line.crew.join(5)
     assert line.log == []
     assert line.last.done == []

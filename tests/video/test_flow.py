@@ -69,10 +69,10 @@ def test_a_channel_keeps_order_to_the_end() -> None:
             channel.put(item)
         channel.end()
 
-    thread = threading.Thread(target=produce)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     assert list(channel) == list(range(100))
-    thread.join()
+    thread.join(5)
     assert channel.finished
 
 
@@ -81,12 +81,12 @@ def test_a_fast_writer_waits() -> None:
     channel.put(0)
     channel.put(1)
     done = threading.Event()
-    thread = threading.Thread(target=lambda: (channel.put(2), done.set()))
+    thread = threading.Thread(target=lambda: (channel.put(2), done.set()), daemon=True)
     thread.start()
     assert not done.wait(0.1)
     assert channel.take() == [0]
     assert done.wait(5)
-    thread.join()
+    thread.join(5)
 
 
 def test_put_after_close() -> None:
@@ -99,12 +99,12 @@ def test_put_after_close() -> None:
             channel.put(1)
         ended.set()
 
-    thread = threading.Thread(target=put)
+    thread = threading.Thread(target=put, daemon=True)
     thread.start()
     time.sleep(0.05)
     channel.close()
     assert ended.wait(5)
-    thread.join()
+    thread.join(5)
     with pytest.raises(Closed):
         channel.put(2)
     assert list(channel) == []

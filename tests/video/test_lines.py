@@ -111,12 +111,14 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
 
 def test_a_killed_run_leaves_whole_lines(tmp_path: Path) -> None:
     with start(tmp_path / "frames.jsonl") as process:
-        until = time.monotonic() + 20
-        while not any(path.stat().st_size > 100_000 for path in tmp_path.iterdir()):
-            assert time.monotonic() < until
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        try:
+            until = time.monotonic() + 20
+            while not any(path.stat().st_size > 100_000 for path in tmp_path.iterdir()):
+                assert time.monotonic() < until
+                assert process.poll() is None
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
     (partial,) = tmp_path.iterdir()
     data = partial.read_bytes()
     assert data.endswith(b"}\n")
@@ -127,10 +129,13 @@ def test_a_reader_of_lines_may_leave() -> None:
     with start() as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert [json.loads(process.stdout.readline())["index"] for _ in range(3)] == [0, 1, 2]
-        process.stdout.close()
-        assert process.wait(timeout=20) == 0
-        assert process.stderr.read() == b""
+        try:
+            assert [json.loads(process.stdout.readline())["index"] for _ in range(3)] == [0, 1, 2]
+            process.stdout.close()
+            assert process.wait(timeout=20) == 0
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
 
 
 def test_printing(

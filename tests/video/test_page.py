@@ -190,13 +190,13 @@ def test_one_picture_for_all_and_no_more_than_asked_for(
     def make(index: int) -> Result:
         return make_result(index, picture=Picture.of_bgr(noise[index % 8]))
 
-    threads = [threading.Thread(target=watch, args=(mine,)) for mine in seen]
+    threads = [threading.Thread(target=watch, args=(mine,), daemon=True) for mine in seen]
     with producing(sink, make, fps=200):
         until(lambda: sink._figures.state == "running")
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(60)
     assert [len(mine) for mine in seen] == [12, 12, 12]
     assert len(set.intersection(*(set(mine) for mine in seen))) >= 4, "they are the same bytes"
     assert len(encoded) <= 20

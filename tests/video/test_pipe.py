@@ -100,12 +100,15 @@ def test_start_of_a_pipe(make_video: Callable[..., Path], send: Callable[..., Pa
 def test_standard_input(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     video = make_video("drive.ts", count=20)
     with subprocess.Popen(["cat", str(video)], stdout=subprocess.PIPE) as cat:
-        monkeypatch.setattr(sys, "stdin", cat.stdout)
-        monkeypatch.setattr(cat.stdout, "isatty", lambda: False, raising=False)
-        source = open_source("-")
-        assert (source.name, source.stem) == ("standard input", "stdin")
-        assert len(list(source.frames())) == 20
-        source.close()
+        try:
+            monkeypatch.setattr(sys, "stdin", cat.stdout)
+            monkeypatch.setattr(cat.stdout, "isatty", lambda: False, raising=False)
+            source = open_source("-")
+            assert (source.name, source.stem) == ("standard input", "stdin")
+            assert len(list(source.frames())) == 20
+            source.close()
+        finally:
+            cat.kill()
 
 
 def test_a_terminal_is_no_video(monkeypatch: pytest.MonkeyPatch) -> None:

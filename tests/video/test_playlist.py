@@ -80,7 +80,7 @@ def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> N
                     wrong.append(text)
                 wrong.extend(name for name in names if not (tmp_path / name).stat().st_size)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     with PlaylistSink(path, live=False) as sink:
         for index in range(130):
@@ -95,7 +95,7 @@ def test_while_it_is_written(tmp_path: Path, bright: Callable[..., Result]) -> N
         (copy / path.name).write_text(path.read_text() + "#EXT-X-ENDLIST\n")  # otherwise FFmpeg waits for more
         assert len(decoded(copy / path.name)) == 100
     over.set()
-    watcher.join()
+    watcher.join(60)
     assert not wrong
     assert counts >= {2, 3}
     assert len(decoded(path)) == 130

@@ -174,8 +174,10 @@ def test_h264_of_a_killed_process_plays(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "out.mp4"), str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.kill()
+        try:
+            assert process.stdout.readline() == b"ready\n"
+        finally:
+            process.kill()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith("out.partial-"), "the target was never touched"
     with av.open(str(left)) as container:

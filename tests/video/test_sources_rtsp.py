@@ -49,11 +49,15 @@ class Rtsp:
             env={"PATH": os.environ["PATH"]},
         )
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"ready\n"
+        try:
+            assert self.process.stdout.readline() == b"ready\n"
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=30)
 
     def pause(self, seconds: float) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -128,11 +128,11 @@ def test_a_run_of_several_cameras(infer: Any, cameras: Any, ctrl_c_after: Any, m
 
     monkeypatch.setattr(command, "SharedPage", Noted)
     monkeypatch.setattr(Input, "open", open_or_fail)
-    viewer = threading.Thread(target=look)
+    viewer = threading.Thread(target=look, daemon=True)
     viewer.start()
     ctrl_c_after(1.5)
     infer("rtsp://cameras/side", *URLS, "--serve", "0")
-    viewer.join()
+    viewer.join(60)
     assert [one["name"] for one in states] == [f"rtsp-cameras-{name}" for name in ("side", "front", "rear")]
     assert [one["title"] for one in states[1:]] == ["front", "rear"]
     with pytest.raises(OSError):

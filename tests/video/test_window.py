@@ -71,10 +71,12 @@ def display(program: Callable[..., str]) -> Iterator[str]:
     ]
     process = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
     os.close(writing)
-    with os.fdopen(reading) as output:
-        yield f":{int(output.readline())}"
-    process.terminate()
-    process.wait()
+    try:
+        with os.fdopen(reading) as output:
+            yield f":{int(output.readline())}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 class Visitor:
@@ -163,7 +165,7 @@ def show(display: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
 
 
 def test_large_frames_are_shrunk_to_the_screen(

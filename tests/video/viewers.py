@@ -91,13 +91,13 @@ def producing(sink: SourcePage, make: Callable[[int], Result], *, fps: float) ->
             sink.write(result)
             taken.append(time.perf_counter() - start)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield taken
     finally:
         over.set()
-        thread.join()
+        thread.join(60)
 
 
 def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
