@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import runtimes
+from pipeline import plugins, runtimes
 from pipeline.evaluation import jetson, providers
 from pipeline.evaluation.exactness import SATURATING, int8_kernels
 from pipeline.runtimes import _cuda
@@ -23,7 +23,6 @@ from pipeline.runtimes.onnxruntime import PROVIDERS, cpu_model, instructions
 PACKAGES = {"numpy": "", "cv2": "", "av": "video", "torch": "train", "onnx": "train", "dvc": "train"}
 #: Shared libraries that runtimes on NVIDIA GPUs load; the first is the driver's.
 LIBRARIES = ("cuda", "cudart", "cublasLt", "cudnn", "nvinfer", "nvonnxparser", "tensorrt_rtx")
-OLDEST_RTX = 7.5  # compute capability of RTX 20, the oldest that TensorRT-RTX supports
 
 
 def read(root: Path = Path("/")) -> dict[str, Any]:
@@ -103,12 +102,16 @@ def advise(facts: dict[str, Any]) -> dict[str, str]:
         ``runtime`` (value of ``convert.runtime``), ``why``; where they apply ``provider`` (of onnxruntime), ``install``
         (the command for a better runtime that does not work yet) and ``int8`` (a note on INT8 kernels of this CPU).
     """
-    best, why, install = _best(facts)
-    advice = {"runtime": best, "why": why}
-    if not _works(facts, best):
-        advice["install"] = f"{install} (for {best})"
-        if _works(facts, "onnxruntime"):
-            advice |= {"runtime": "onnxruntime", "why": f"{best} fits this machine better, and does not work yet"}
+    fits = {name: plugins.load("runtimes", name).fit(facts) for name in facts["runtimes"]}
+    works = {name: bool(state["works"]) for name, state in facts["runtimes"].items()}
+    best = min(fits, key=lambda name: (-fits[name].rank, not works[name], name))
+    advice = {"runtime": best, "why": fits[best].why}
+    if not works[best]:
+        advice["install"] = f"{fits[best].install} (for {best})"
+        others = [name for name in fits if works[name] and fits[name].rank]
+        if others:
+            other = max(others, key=lambda name: fits[name].rank)
+            advice |= {"runtime": other, "why": f"{best} fits this machine better, and does not work yet"}
     if advice["runtime"] == "onnxruntime":
         cuda = facts["gpus"] and facts["providers"].get("cuda", {}).get("works")
         advice["provider"] = "cuda" if cuda else "cpu"
@@ -119,23 +122,6 @@ def advise(facts: dict[str, Any]) -> dict[str, str]:
             "files of segpress quantize never do"
         )
     return advice
-
-
-def _best(facts: dict[str, Any]) -> tuple[str, str, str]:
-    """The runtime that fits this machine best, why, and the command that installs it."""
-    if facts["jetson"]:
-        return "tensorrt", "it is the runtime of a Jetson", "sudo apt install python3-libnvinfer"
-    if not facts["gpus"]:
-        return "onnxruntime", "no NVIDIA GPU with a driver was found", "pip install '.[onnxruntime]'"
-    gpu = facts["gpus"][0]
-    rtx = "RTX" in gpu["name"] and float(gpu["compute_capability"]) >= OLDEST_RTX
-    if rtx and _works(facts, "tensorrt_rtx") and not _works(facts, "tensorrt"):
-        return "tensorrt_rtx", "it is installed, and supports this GPU", ""
-    return "tensorrt", "it builds the fastest engines for this GPU", "pip install '.[tensorrt]'"
-
-
-def _works(facts: dict[str, Any], name: str) -> bool:
-    return bool(facts["runtimes"].get(name, {}).get("works"))
 
 
 def _runtime(name: str) -> dict[str, Any]:

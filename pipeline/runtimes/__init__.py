@@ -11,11 +11,13 @@ from pipeline import artifact, plugins
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.runtimes import _ranges
-from pipeline.runtimes._base import CONFIDENCE, Engine, Release, Runtime
+from pipeline.runtimes._base import CONFIDENCE, NO_CONFIDENCE, Engine, Fit, Release, Runtime
 
 __all__ = [
     "CONFIDENCE",
+    "NO_CONFIDENCE",
     "Engine",
+    "Fit",
     "Release",
     "Runtime",
     "available",

@@ -11,7 +11,8 @@ or :class:`Engine`. ``tests/runtimes/test_contract.py`` checks every runtime tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,6 +107,21 @@ class Release(Protocol):
     def __call__(self, source: Path, target: Path, *, nodes: Collection[str]) -> list[str]: ...
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How well a runtime fits a machine, for `segpress doctor`.
+
+    Attributes:
+        rank: 0: it does not run there; 1: it runs there; 2: it was made for such machines.
+        why: the reason, as part of a sentence.
+        install: the command that installs its library there.
+    """
+
+    rank: int
+    why: str = ""
+    install: str = ""
+
+
 class Runtime(ABC):
     """Builds and loads engines. A plugin's constructor takes its section of ``convert`` in params.yaml.
 
@@ -120,6 +136,15 @@ class Runtime(ABC):
     real_float16 = True
     #: Name of the engine file inside the artifact.
     engine_file: str
+
+    @classmethod
+    def fit(cls, machine: Mapping[str, Any]) -> Fit:
+        """How well it fits a machine; works without its library. Rank 0 is never advised.
+
+        Args:
+            machine: ``cpu``, ``gpus`` and ``jetson`` as :func:`pipeline.evaluation.machine.read` gives them.
+        """
+        return Fit(0)
 
     @property
     @abstractmethod

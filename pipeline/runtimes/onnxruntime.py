@@ -8,6 +8,7 @@ import io
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
+from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Fit, Runtime, check_frames
 from pipeline.runtimes._ranges import Ge
 
 #: Execution providers: the chosen one, then those that run the nodes which it does not support.
@@ -66,6 +67,11 @@ class OnnxRuntime(Runtime):
     """
 
     engine_file = "engine.onnx"
+
+    @classmethod
+    def fit(cls, machine: Mapping[str, Any]) -> Fit:
+        why = "it runs on CPUs and GPUs" if machine["gpus"] else "no NVIDIA GPU with a driver was found"
+        return Fit(1, why, "pip install '.[onnxruntime]'")
 
     def __init__(
         self,

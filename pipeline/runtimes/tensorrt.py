@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.errors import UserError
+from pipeline.runtimes._base import Fit
 from pipeline.runtimes._ranges import Ge
 from pipeline.runtimes._tensorrt import timing_cache
 from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
@@ -25,6 +27,14 @@ class TensorRT(TensorRTBase):
 
     library = "tensorrt"
     package = "tensorrt (on Jetson: the apt package python3-libnvinfer)"
+
+    @classmethod
+    def fit(cls, machine: Mapping[str, Any]) -> Fit:
+        if machine["jetson"]:
+            return Fit(2, "it is the runtime of a Jetson", "sudo apt install python3-libnvinfer")
+        if machine["gpus"]:
+            return Fit(2, "it builds the fastest engines for this GPU", "pip install '.[tensorrt]'")
+        return Fit(0)
 
     def __init__(
         self,

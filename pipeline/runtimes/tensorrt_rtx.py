@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, closest
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import Engine
+from pipeline.runtimes._base import Engine, Fit
 from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
+
+OLDEST = 7.5  # compute capability of RTX 20
 
 
 class TensorRTRTX(TensorRTBase):
@@ -24,6 +27,11 @@ class TensorRTRTX(TensorRTBase):
 
     library = "tensorrt_rtx"
     package = "tensorrt-rtx"
+
+    @classmethod
+    def fit(cls, machine: Mapping[str, Any]) -> Fit:
+        fits = any("RTX" in gpu["name"] and float(gpu["compute_capability"]) >= OLDEST for gpu in machine["gpus"][:1])
+        return Fit(2, "it supports this GPU", "pip install '.[rtx]'") if fits else Fit(0)
 
     def __init__(
         self,

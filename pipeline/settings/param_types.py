@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
@@ -38,6 +38,10 @@ def _formed(loss: Any) -> Any:
 
 
 Options = dict[str, Any]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["poly", "cosine", "constant"]
+Precision = Literal["fp32", "fp16", "bf16"]
+StoreMode = Literal["none", "decoded", "auto"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width

@@ -19,14 +19,18 @@ from pipeline.settings.param_types import (
     STRICT,
     Loss,
     Name,
+    Optimizer,
     Options,
     OrFalse,
     Positive,
+    Precision,
     Range,
+    Schedule,
     Section,
     Seed,
     Share,
     Size,
+    StoreMode,
 )
 
 #: Reserved names of students -> the path that is in use already.
@@ -65,25 +69,25 @@ class Recipe(Section):
     epochs: Annotated[float, Field(gt=0)] | None  # passes over the train split; null if steps is set
     batch_size: Positive  # images per update, over all processes and accumulated parts
     accumulate: Positive = 1  # parts of a batch that go through the network one after another, to save memory
-    optimizer: Literal["sgd", "adamw"]  # algorithm of the updates
+    optimizer: Optimizer  # algorithm of the updates
     lr: Annotated[float, Field(gt=0)]  # highest learning rate
     lr_factors: LearningRateFactors
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # momentum of sgd
     weight_decay: Share  # weight decay of the optimizer
     decay_norms: bool = True  # weight decay also for norm layers and biases
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # highest norm of the gradient; null: no limit
-    schedule: Literal["poly", "cosine", "constant"] = "poly"  # learning rate after the warm-up
+    schedule: Schedule = "poly"  # learning rate after the warm-up
     power: Share  # exponent of the poly schedule
     warmup: Annotated[int, Field(ge=0)]  # steps of linear warm-up
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is then kept
     validate_every: Positive  # steps between two validations on val
-    precision: Literal["fp32", "fp16", "bf16"]  # fp16 and bf16: autocast
+    precision: Precision  # fp16 and bf16: autocast
     sync_batch_norm: bool = False  # batch-norm statistics over all processes, on GPUs
     channels_last: bool = False  # faster convolutions on GPUs
     compile: bool = False  # torch.compile
     workers: Annotated[int, Field(ge=0)]  # loader processes per training process; 0: the training process loads
     #: decoded: frames are decoded once, into a file that is mapped into memory; auto: the same, if there is room
-    store: Literal["none", "decoded", "auto"] = "auto"
+    store: StoreMode = "auto"
     scale: Range  # lowest and highest random scale, relative to input_size
     crop: Size | None = None  # size of training crops; null: input_size
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of changed colours

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline.errors import UserError
 from pipeline.losses._distributed import alone
 from pipeline.losses._queues import ClassQueues
+from pipeline.settings.param_types import Optimizer
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.free_memory import free_memory
 from pipeline.training.ledger import Ledger
@@ -85,7 +86,7 @@ def estimate(
     task: SupervisedTask,
     *,
     shape: tuple[int, int, int],
-    optimizer: Literal["sgd", "adamw"],
+    optimizer: Optimizer,
     precision: str = "fp32",
     ema: bool = False,
     accumulate: int = 1,

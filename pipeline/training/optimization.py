@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.settings.param_types import Optimizer, Schedule
 from pipeline.training.tasks import SupervisedTask
 
-Schedule = Literal["poly", "cosine", "constant"]
 #: The part of the task that a parameter belongs to.
 PARTS = ("encoder", "head", "loss")
 
@@ -78,9 +78,7 @@ def _parts(task: SupervisedTask) -> Iterator[tuple[str, nn.Parameter]]:
                 yield part, parameter
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], *, name: Literal["sgd", "adamw"], momentum: float
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], *, name: Optimizer, momentum: float) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW (betas 0.9 and 0.999), over parameter groups."""
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # every group has its own rate

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
+from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
@@ -24,7 +25,7 @@ from pipeline.training.learner import Learner
 from pipeline.training.memory import Estimate, advise, estimate, explained
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.store import Mode, open_split
+from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def train(
     checkpoints: Path | None = None,
     checkpoint_seconds: float = 60.0,
     workers: int = 0,
-    store: Mode = "none",
+    store: StoreMode = "none",
 ) -> Trained:
     """Train a task in place.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
 
+from pipeline.settings.param_types import Optimizer, Precision, Schedule
 from pipeline.settings.params import Recipe
-from pipeline.training.optimization import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +48,8 @@ class TrainingSettings:
     accumulate: int
     steps: int
     seed: int
-    precision: Literal["fp32", "fp16", "bf16"]
-    optimizer: Literal["sgd", "adamw"]
+    precision: Precision
+    optimizer: Optimizer
     lr: float
     lr_factors: Mapping[str, float]
     momentum: float

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import PNG_SIGNATURE, Array
 from pipeline.prepared import Prepared, Split
+from pipeline.settings.param_types import StoreMode
 from pipeline.training.free_memory import free_memory
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["none", "decoded", "auto"]
 FOLDER = ".decoded"
 FORMAT = 1
 #: ``auto``: the file may take this share of the free memory, whose file cache then holds it, and of the free disk.
@@ -69,7 +69,12 @@ class Stored(Split):
 
 
 def open_split(
-    prepared: Prepared, name: str, *, mode: Mode, folder: Path | None = None, say: Callable[[str], object] = log.info
+    prepared: Prepared,
+    name: str,
+    *,
+    mode: StoreMode,
+    folder: Path | None = None,
+    say: Callable[[str], object] = log.info,
 ) -> Split:
     """A split, from its decoded file if ``mode`` asks for one; a missing file is written.
 

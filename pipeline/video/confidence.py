@@ -11,8 +11,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.runtimes import Engine
-from pipeline.runtimes._base import NO_CONFIDENCE
+from pipeline.runtimes import NO_CONFIDENCE, Engine
 from pipeline.video.pixels import Counts
 
 #: The value of confidence in uint8 that means a probability of 1.

@@ -12,8 +12,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.runtimes import Engine
-from pipeline.runtimes._base import NO_CONFIDENCE
+from pipeline.runtimes import NO_CONFIDENCE, Engine
 from pipeline.video.drawing.picture import Picture
 from pipeline.video.engines import open_engines
 from pipeline.video.loop import segment

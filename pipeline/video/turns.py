@@ -11,8 +11,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.runtimes import Engine
-from pipeline.runtimes._base import NO_CONFIDENCE
+from pipeline.runtimes import NO_CONFIDENCE, Engine
 
 Results = tuple[Array, Array | None]  # label maps and confidence, (N, h, w) each
 

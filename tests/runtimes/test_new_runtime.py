@@ -35,7 +35,7 @@ import onnxruntime
 
 from pipeline.errors import UserError
 from pipeline.frames import Array
-from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Runtime, check_frames
+from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Fit, Runtime, check_frames
 
 
 class Stranger(Runtime):
@@ -48,6 +48,10 @@ class Stranger(Runtime):
 
     def __init__(self, *, threads: int = 1) -> None:
         self.threads = threads
+
+    @classmethod
+    def fit(cls, machine: Any) -> Fit:
+        return Fit(2, "it was made for strange processors", "pip install stranger")
 
     def fingerprint(self) -> dict[str, Any]:
         return {"stranger": self.version, "cpu": "Strange Processor"}
@@ -168,6 +172,12 @@ def test_the_stages_take_it(project: Path, student: Any) -> None:
     assert predicted.shape == (128, 192) and (predicted == labels[0]).mean() > 0.99
 
 
+def test_doctor_advises_it(project: Path) -> None:
+    facts = json.loads(run(project, "-m", "pipeline.verbs", "doctor", "--json"))
+    assert facts["runtimes"]["stranger"] == {"works": True, "version": "2026.3"}
+    assert (facts["advice"]["runtime"], facts["advice"]["why"]) == ("stranger", "it was made for strange processors")
+
+
 def asks_for_a_name(node: ast.AST) -> bool:
     """Whether a comparison has the name of a runtime on one side."""
     if not isinstance(node, ast.Compare | ast.MatchValue):
@@ -177,7 +187,7 @@ def asks_for_a_name(node: ast.AST) -> bool:
 
 
 def test_nothing_else_asks_for_the_name_of_a_runtime() -> None:
-    """Except for ``segpress doctor``, which recommends a runtime to install."""
+    """Except for ``segpress doctor``, which also lists the providers of ONNX Runtime."""
     assert asks_for_a_name(ast.parse('meta["runtime"] == "onnxruntime"', mode="eval").body)
     files = [file for folder in ("pipeline", "stages") for file in (ROOT / folder).rglob("*.py")]
     asking = [

@@ -18,12 +18,12 @@ from pipeline.errors import UserError
 from pipeline.models import SegNetwork
 from pipeline.preparation.prepare import prepare
 from pipeline.prepared import Prepared
+from pipeline.settings.param_types import StoreMode
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.store import Mode
 from pipeline.training.tasks import SupervisedTask
 
 #: Of a run that takes about a second.
@@ -121,7 +121,7 @@ class Bench:
         inputs: Mapping[str, Any] = MappingProxyType({}),
         checkpoints: Path | None = None,
         checkpoint_seconds: float = 60.0,
-        store: Mode = "none",
+        store: StoreMode = "none",
         estimated: bool = False,
         **changes: Any,
     ) -> Trained:

@@ -70,7 +70,7 @@ def facts(gpus: list[dict[str, str]], works: set[str], *, board: Any = None, ker
         "gpus": gpus,
         "jetson": board,
         "cpu": {"int8_kernels": kernels},
-        "runtimes": {name: WORKS if name in works else BROKEN for name in ("onnxruntime", "tensorrt", "tensorrt_rtx")},
+        "runtimes": {name: WORKS if name in works else BROKEN for name in runtimes.available()},
         "providers": {"cpu": {"works": True}, "cuda": {"works": "cuda" in works}},
     }
 
