@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-# One test process per core, at most 4, each with one thread for arithmetic; the tests of a file share a process.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=10
+# One test process per core, at most 4, each with one thread for arithmetic; the tests of a file share a process. If a
+# process crashes, the run ends: pytest-xdist waits for ever after it.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart=0 --durations=10
 
 .PHONY: repro compare test lint check slow docs format clean help
 

@@ -45,11 +45,15 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A stage as a script in this process: its status and what it prints. An exception that it lets pass is raised."""
     script = stage(name, *arguments)[1:]
     out, errors = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGINT)  # stages/infer.py changes it when it is the main program
     with (
         contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors),
         mock.patch.object(sys, "argv", script), pytest.raises(SystemExit) as ended,
     ):  # fmt: skip
-        runpy.run_path(script[0], run_name="__main__")
+        try:
+            runpy.run_path(script[0], run_name="__main__")
+        finally:
+            signal.signal(signal.SIGINT, handler)
     status = ended.value.code
     assert isinstance(status, int)
     return subprocess.CompletedProcess(script, status, out.getvalue(), errors.getvalue())

@@ -140,8 +140,8 @@ def test_places_of_several_sources() -> None:
         *("o/a.b.mp4", "a.b-masks", "a.b.jsonl"),
     ]
     for wanted, message in (
-        ({"out": "o/x.mp4"}, r"--out o/x\.mp4: each of 2 sources .*: --out 'o/\{name\}-x\.mp4'"),
-        ({"lines": "l.jsonl"}, r"--lines l\.jsonl: each of 2 sources"),
+        ({"out": "o/x.mp4"}, r"--out o/x\.mp4: all 2 sources .*: --out 'o/\{name\}-x\.mp4'"),
+        ({"lines": "l.jsonl"}, r"--lines l\.jsonl: all 2 sources"),
     ):
         with pytest.raises(UserError, match=message):
             places(**wanted)

@@ -274,7 +274,7 @@ def test_outputs_for_one_source_are_refused_before_any_run_starts(
     cameras(front={}, rear={})
     for option, message in (
         (["--window"], "--benchmark and --window are for one source; got 2"),
-        (["--lines", "l.jsonl"], "--lines l.jsonl: each of 2 sources would replace"),
+        (["--lines", "l.jsonl"], "--lines l.jsonl: all 2 sources would write"),
         (["--out", "rtsp://server/x"], "2 sources cannot be sent to one address"),
     ):
         assert infer(*URLS, *option) == 1
