@@ -167,7 +167,7 @@ def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:
         "--predictions", run.folder / "p", "--out", run.folder / "r.json",
     ]  # fmt: skip
     process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert process.returncode == 1 and "has background, road; give the data set" in process.stderr
+    assert process.returncode == 1 and "background, road; use the data set of the network" in process.stderr
     assert "segpress import OWN.yaml --until dataset" in process.stderr and not (run.folder / "r.json").exists()
 
 
