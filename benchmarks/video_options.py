@@ -1,7 +1,7 @@
 """Cost of options of stages/infer.py: whole runs in turn, in frames per second, against a run without the option.
 
     python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --confident ENGINE --json FILE
-    python benchmarks/video_options.py artifacts/engines/kd/int8 drive-720p.mp4 --before OTHER_CHECKOUT --rounds 7
+    python benchmarks/video_options.py artifacts/engines/kd/int8 drive.mp4 --before CHECKOUT --only before --rounds 12
 
 Each round runs every case once, every second round in the opposite order, so that a busy machine hits all alike; ratios
 are medians of the rounds' ratios. ``--confident`` is the engine of the same student exported with
@@ -76,12 +76,18 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--confident", type=Path, help="engine with confidence")
     parser.add_argument("--before", type=Path, help="checkout of an older version")
+    parser.add_argument("--only", metavar="CASE", help="run only this case and default, in pairs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        chosen = list(cases(args, Path(name)).items())
+        known = cases(args, Path(name))
+        if args.only not in (None, *known):
+            raise UserError(
+                f"--only: got '{args.only}'; allowed: {', '.join(known)}; --before and --confident add cases"
+            )
+        chosen = [item for item in known.items() if args.only in (None, item[0]) or item[0] == "default"]
         for number in range(args.rounds):
             for case, (root, engine, videos, options) in chosen[:: -1 if number % 2 else 1]:
                 rates.setdefault(case, []).append(rate(root, engine, videos, options, Path(name)))
