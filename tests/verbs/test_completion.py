@@ -70,14 +70,3 @@ def test_the_options_are_those_of_the_parser(name: str, capsys: pytest.CaptureFi
         verbs.run(name, ["--help"])
     listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", capsys.readouterr().out, flags=re.MULTILINE)
     assert options(verbs.file_of(name)) == sorted(listed)
-
-
-def test_it_imports_no_library() -> None:
-    code = (
-        "import sys\nfrom pipeline import verbs\nverbs.run('completion', ['bash'])\n"
-        "print('MODULES', *{name.partition('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.partition("MODULES")[2].split())
-    assert "pipeline" in loaded
-    assert not loaded & {"torch", "numpy", "cv2", "onnx", "onnxruntime", "pydantic", "rich", "dvc"}
