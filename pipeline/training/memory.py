@@ -212,7 +212,7 @@ def _trace(
     """Bytes by part at the peak of a step, without earlier allocations, and of each parameter that got a gradient."""
     cuda = device.type == "cuda"
     ledger = Ledger(padding if cuda else None)
-    rules = CudaRules(strict=strict) if cuda else nullcontext()
+    rules: CudaRules | nullcontext[None] = CudaRules(strict=strict) if cuda else nullcontext()
     shadow = _shadow(task, ledger.fake)
     shadow.train()
     images, height, width = shape
