@@ -38,8 +38,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, padding: Callable[[int], int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)  # its imports are those of torch's optimisers
         self._until = time.thread_time() + LIMIT
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.products: set[str] = set()
