@@ -84,7 +84,8 @@ def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
         == one.parts["network"]
         == sum(t.nbytes for t in (*task.network.parameters(), *task.network.buffers()))
     )
-    half = memory.estimate(task, shape=(8, 192, 192), precision="bf16", **options)
+    # on a CPU: CUDA's autocast computes the group norms and the upsampling of this network in float32
+    half = memory.estimate(task, shape=(8, 192, 192), precision="bf16", optimizer="sgd")
     assert half.parts["network activations"] < 0.75 * two.parts["network activations"]
     summed = memory.estimate(task, shape=(8, 192, 192), accumulate=4, **options)
     assert summed.parts["gradients"] == sum(p.nbytes for p in task.parameters())
