@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses._blocks import device_of, to_compute
+
 #: Bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix products
 #: of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
@@ -115,7 +117,7 @@ class _SelfRelations(_SavedGradient):
         block = _SymmetricBlocks(rows_s, rows_t, temperature=temperature, widest=max(b - a for _, a, b in tiles))
 
         sums_s, sums_t = (rows_s.new_zeros(len(rows_s), len(spans)) for _ in range(2))  # of a row over an image
-        for image, a, b in tiles:
+        for image, a, b in to_compute(tiles):
             for exponentials, sums in zip(block.exponentials(a, b), (sums_s, sums_t), strict=True):
                 for other, (start, end) in enumerate(spans[image:], start=image):
                     sums[a:b, other] += exponentials[:, max(start, a) - a : end - a].sum(dim=1)
@@ -126,7 +128,7 @@ class _SelfRelations(_SavedGradient):
         scale_s, scale_t = weight / sums_s, weight / sums_t
 
         gradient = torch.zeros_like(rows_s)
-        for image, a, b in tiles:
+        for image, a, b in to_compute(tiles):
             gap, s, t = block.gap_and_exponentials(a, b)
             t *= block.both_ways(scale_t, spans, image, a, b)
             gap *= t
@@ -193,7 +195,7 @@ class _ReferenceRelations(_SavedGradient):
         value = rows_s.new_zeros(())
         step = _rows_per_block(rows_s, columns=len(references))
         buffers = [rows_s.new_empty(min(step, len(rows_s)), len(references)) for _ in range(3)]
-        for a in range(0, len(rows_s), step):
+        for a in to_compute(range(0, len(rows_s), step)):
             block = slice(a, min(a + step, len(rows_s)))
             s, t, gap = (buffer[: block.stop - a] for buffer in buffers)
             for similarities, rows in ((s, rows_s), (t, rows_t)):
@@ -218,5 +220,5 @@ def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, in
 
 def _rows_per_block(rows: Tensor, *, columns: int) -> int:
     """Number of rows whose similarities with so many columns fit the budget."""
-    budget = BUDGET.get(rows.device.type, BUDGET["cuda"])
+    budget = BUDGET.get(device_of(rows).type, BUDGET["cuda"])
     return max(MIN_ROWS, budget // (BUFFERS * columns * rows.element_size()))
