@@ -199,7 +199,8 @@ def _self_relations(
     step = _step(rows_s, columns=groups * rows, budget=budget)
     for first in range(0, rows, step):
         block = slice(first, first + step)
-        s, t = (x[:, block] @ columns.mT for x, columns in ((rows_s, columns_s), (rows_t, columns_t)))  # (G, n, R)
+        s = torch.bmm(rows_s[:, block], columns_s.mT)  # (G, n, R)
+        t = torch.bmm(rows_t[:, block], columns_t.mT)
         if hidden is not None:
             for similarities in (s, t):
                 similarities.unflatten(2, (size, -1)).masked_fill_(hidden, HIDDEN)
