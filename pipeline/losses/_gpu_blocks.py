@@ -180,8 +180,8 @@ def _selection(rows: Tensor, *, size: int, valid: Tensor | None) -> tuple[Tensor
     valid = valid.view(groups, size, pixels)
     counts = valid.sum(dim=2, keepdim=True)
     present = (counts > 0).sum(dim=1, keepdim=True)  # images with a valid pixel
-    weight = valid / (groups * present.clamp(min=1).square() * counts.clamp(min=1))
-    return weight.flatten(1)[..., None].expand(-1, -1, size).to(rows.dtype), ~valid[:, None]
+    weight = valid.to(rows.dtype) / (groups * present.clamp(min=1).square() * counts.clamp(min=1))
+    return weight.flatten(1)[..., None].expand(-1, -1, size), ~valid[:, None]
 
 
 def _self_relations(
