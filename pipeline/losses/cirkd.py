@@ -190,8 +190,8 @@ class CIRKD(DistillationLoss):
         if self.region_weight:
             masks = class_masks(labels, teacher, num_classes=self.num_classes, ignore_index=self.ignore_index)
             means, counts = class_means(teacher, masks)
-            present = counts > 0
-            self.regions.append(unit(means, dim=-1)[present], present.nonzero()[:, 1])
+            present = (counts > 0).nonzero(as_tuple=True)
+            self.regions.append(unit(means, dim=-1)[present], present[1])
         if self.pixel_weight:
             flat = labels.flatten(1).where(labels.flatten(1) != self.ignore_index, self.num_classes)
             chosen = random_members(flat, each=self.pixels_per_class, num_classes=self.num_classes)
