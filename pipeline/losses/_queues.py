@@ -86,6 +86,6 @@ def random_members(labels: Tensor, *, each: int, num_classes: int) -> Tensor:
 
 
 def _rank_and_counts(ids: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
-    """Of sorted group ids (n,): the number of earlier entries of the same group (n,), the size of each group (groups,)."""
+    """Of sorted group ids (n,): how many earlier ones are of the same group (n,), and the sizes of groups (groups,)."""
     edges = torch.searchsorted(ids, torch.arange(groups + 1, device=ids.device))
     return torch.arange(len(ids), device=ids.device) - edges[ids], edges.diff()

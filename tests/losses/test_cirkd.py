@@ -208,10 +208,8 @@ class Waits(TorchDispatchMode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        indices = args[1] if str(function).startswith("aten.index") and len(args) > 1 else ()
-        masks = (
-            any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices) if type(indices) is list else False
-        )
+        indices = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+        masks = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
         if masks or str(function).startswith(self.ALWAYS):
             self.names.append(str(function))
         return function(*args, **(kwargs or {}))
