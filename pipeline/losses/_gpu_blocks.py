@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses._blocks import to_compute
+
 log = logging.getLogger(__name__)
 
 BUFFERS = 5  # of a block's size, at the same time, when it is not compiled
@@ -74,12 +76,13 @@ def reference_kl(
     weight = anchors_s.new_full((len(anchors_s), 1), 1 / len(anchors_s))
     step = _step(anchors_s, columns=len(references), budget=budget)
     with torch.no_grad(), _tensor_float32(anchors_s.is_cuda and not exact):
-        for first in range(0, len(anchors_s), step):
+        for first in to_compute(range(0, len(anchors_s), step)):
             block = slice(first, first + step)
             s, t = (rows[block] @ columns.T for rows in (anchors_s, anchors_t))
             part, gap = _divergence(s, t, weight[block])
             value += part
             gradient[block] = gap @ columns
+            del s, t, gap  # before the next block is computed
     attached: Tensor = _WithGradient.apply(anchors_s, value, gradient)
     return attached
 
@@ -197,7 +200,7 @@ def _self_relations(
     columns_s, columns_t = rows_s / temperature, rows_t / temperature
     value, gradient = rows_s.new_zeros(()), torch.zeros_like(rows_s)
     step = _step(rows_s, columns=groups * rows, budget=budget)
-    for first in range(0, rows, step):
+    for first in to_compute(range(0, rows, step)):
         block = slice(first, first + step)
         s = torch.bmm(rows_s[:, block], columns_s.mT)  # (G, n, R)
         t = torch.bmm(rows_t[:, block], columns_t.mT)
@@ -210,6 +213,7 @@ def _self_relations(
         gap = gap.view_as(s)
         gradient[:, block].baddbmm_(gap, rows_s)  # as rows
         gradient.baddbmm_(gap.mT, rows_s[:, block])  # the same similarities, for the columns
+        del s, t, gap  # before the next block is computed
     return value, gradient.div_(temperature)
 
 

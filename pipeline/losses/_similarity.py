@@ -11,9 +11,7 @@ gradient. Other devices take the blocks of :mod:`pipeline.losses._gpu_blocks`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.losses import _gpu_blocks
+from pipeline.losses._blocks import device_of, to_compute
 
 #: Most bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix
 #: products of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
@@ -31,18 +30,6 @@ MIN_ROWS = 16  # of a block, for any budget
 #: The exponential of a cosine divided by a lower temperature overflows float32; it is computed in float64.
 LEAST_FLOAT32 = 1 / 40
 LEAST_TEMPERATURE = 0.005  # in float64
-
-_planned: ContextVar[torch.device | None] = ContextVar("planned", default=None)
-
-
-@contextmanager
-def planned_for(device: torch.device) -> Iterator[None]:
-    """While this is active, blocks are those of another device: for a trace of a training that will run there."""
-    token = _planned.set(device)
-    try:
-        yield
-    finally:
-        _planned.reset(token)
 
 
 def block_budget(device: torch.device) -> int:
@@ -72,7 +59,7 @@ def relation_kl(
         a scalar; a connected zero when no pixel is valid.
     """
     assert temperature >= LEAST_TEMPERATURE, "the options of the losses have this range"
-    device = _planned.get() or student.device
+    device = device_of(student)
     if device.type != "cpu":
         return _gpu_blocks.relation_kl(
             student, teacher, temperature=temperature, group=group, valid=valid, budget=block_budget(device),
@@ -108,7 +95,7 @@ def reference_kl(anchors_s: Tensor, anchors_t: Tensor, references: Tensor, *, te
     """
     if not len(anchors_s) or not len(references):
         return anchors_s.sum() * 0.0
-    device = _planned.get() or anchors_s.device
+    device = device_of(anchors_s)
     if device.type != "cpu":
         return _gpu_blocks.reference_kl(
             anchors_s, anchors_t, references, temperature=temperature, budget=block_budget(device),
@@ -153,7 +140,7 @@ class _SelfRelations(_SavedGradient):
         block = _SymmetricBlocks(rows_s, rows_t, temperature=temperature, widest=max(b - a for _, a, b in tiles))
 
         sums_s, sums_t = (rows_s.new_zeros(len(rows_s), len(spans)) for _ in range(2))  # of a row over an image
-        for image, a, b in tiles:
+        for image, a, b in to_compute(tiles):
             for exponentials, sums in zip(block.exponentials(a, b), (sums_s, sums_t), strict=True):
                 for other, (start, end) in enumerate(spans[image:], start=image):
                     sums[a:b, other] += exponentials[:, max(start, a) - a : end - a].sum(dim=1)
@@ -164,7 +151,7 @@ class _SelfRelations(_SavedGradient):
         scale_s, scale_t = weight / sums_s, weight / sums_t
 
         gradient = torch.zeros_like(rows_s)
-        for image, a, b in tiles:
+        for image, a, b in to_compute(tiles):
             gap, s, t = block.gap_and_exponentials(a, b)
             t *= block.both_ways(scale_t, spans, image, a, b)
             gap *= t
@@ -231,7 +218,7 @@ class _ReferenceRelations(_SavedGradient):
         value = rows_s.new_zeros(())
         step = _rows_per_block(rows_s, columns=len(references))
         buffers = [rows_s.new_empty(min(step, len(rows_s)), len(references)) for _ in range(3)]
-        for a in range(0, len(rows_s), step):
+        for a in to_compute(range(0, len(rows_s), step)):
             block = slice(a, min(a + step, len(rows_s)))
             s, t, gap = (buffer[: block.stop - a] for buffer in buffers)
             for similarities, rows in ((s, rows_s), (t, rows_t)):

@@ -15,23 +15,36 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-#: Seconds that a trace may take: a loss that computes thousands of blocks is traced block by block.
-LIMIT = 60.0
+#: Seconds that a trace may compute, counted for this thread alone: on a busy machine it takes longer and ends the same.
+LIMIT = 3.0
+#: Part of the bytes that blocks of memory have beyond what was asked for.
+PADDING = "allocator rounding"
+#: Operators that cuBLAS computes.
+PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")}
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operators allocate, by part, and keeps the counts at the peak.
 
     Operators on floats run without data; operators on integers and masks alone run with data.
+
+    Args:
+        padding: bytes that the memory of a storage of so many bytes takes beyond them; None: none.
+
+    Attributes:
+        live, peak: bytes by part, now and at the peak; ``PADDING`` is a part.
+        products: parts in which matrices were multiplied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, padding: Callable[[int], int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._until = time.thread_time() + LIMIT
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
+        self.products: set[str] = set()
+        self._padding = padding
         self._highest = 0
-        self._until = time.monotonic() + LIMIT
         self._owner: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
         self._parts: list[str] = ["cross-entropy"]
 
@@ -55,8 +68,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self._until:
+        if time.thread_time() > self._until:
             raise RuntimeError(f"tracing a step takes more than {LIMIT:.0f} s")
+        if getattr(func, "overloadpacket", None) in PRODUCTS:
+            self.products.add(self._parts[-1])
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -85,7 +100,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         part, size = self._parts[-1], storage.nbytes() if size is None else size
         self._owner[key] = (part, size)
-        self.live[part] += size
+        self._add(part, size)
         weakref.finalize(storage, self._free, key)
         total = sum(self.live.values())
         if total > self._highest:
@@ -93,7 +108,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _free(self, key: int) -> None:
         part, size = self._owner.pop(key)
-        self.live[part] -= size
+        self._add(part, size, sign=-1)
+
+    def _add(self, part: str, size: int, *, sign: int = 1) -> None:
+        self.live[part] += sign * size
+        if self._padding is not None:
+            self.live[PADDING] += sign * self._padding(size)
 
     def rename(self, tensor: Tensor | None, part: str) -> None:
         """Count a tensor under another part from now on."""

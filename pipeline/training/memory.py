@@ -5,15 +5,18 @@ size of the batch; every storage that an operator allocates is counted until it 
 computed, because losses choose pixels by them. The trace runs a copy of the task: neither its weights, queues and
 statistics nor the random numbers change.
 
-What it cannot see: work space inside kernels (cuDNN, oneDNN), what an allocator loses between blocks, and the context
-of a CUDA process (300 to 800 MiB).
+A computation in blocks (:mod:`pipeline.losses._blocks`) is traced for one block, of the size for the device that will
+run. For CUDA the trace follows the rules of :mod:`pipeline.training.on_cuda`.
+
+What it cannot see: work space inside kernels (cuDNN, oneDNN), gaps between the blocks of an allocator, buffers of CUDA
+graphs and compiled networks, and the context of a CUDA process (300 to 800 MiB).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +25,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.errors import UserError
+from pipeline.losses._blocks import first_block_only
 from pipeline.losses._distributed import alone
 from pipeline.losses._queues import ClassQueues
 from pipeline.settings.param_types import Optimizer
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.free_memory import free_memory
 from pipeline.training.ledger import Ledger
+from pipeline.training.on_cuda import CudaRules, cublas_workspace, padding
 from pipeline.training.tasks import SupervisedTask
 
 MIB = 2**20
@@ -53,14 +58,17 @@ class Estimate:
     Attributes:
         parts: ``network``, ``teacher``, ``loss`` (its adapters and queues), ``best weights``, ``EMA copy``, ``optimiser
             state``; then what lives in the step: ``batch``, ``network activations``, ``teacher activations``, ``loss
-            activations``, ``cross-entropy``, ``backward``, ``gradients``; on a CPU ``kernels, allocator``.
+            activations``, ``cross-entropy``, ``backward``, ``gradients``; on a CPU ``kernels, allocator``, on CUDA
+            ``allocator rounding`` and ``cuBLAS work space``.
         shape: (N, H, W) of the batch.
         precision: fp32, fp16 or bf16.
+        strict: the run is on CUDA with deterministic algorithms, whose upsampling takes more.
     """
 
     parts: dict[str, int]
     shape: tuple[int, int, int]
     precision: str
+    strict: bool = False
 
     @property
     def total(self) -> int:
@@ -104,11 +112,14 @@ def estimate(
         device: where the training will run; the trace itself runs anywhere.
 
     Raises:
-        UserError: the task cannot be traced within a minute, or at all, e.g. because a loss of your own asks for values
-            of activations. A training can run without the estimate.
+        UserError: the task cannot be traced in time (``ledger.LIMIT``), or at all, e.g. because a loss of your own asks
+            for values of activations. A training can run without the estimate.
     """
+    strict = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
     try:
-        step, trained = _trace(task, shape, dtype=PRECISIONS[precision], accumulate=accumulate)
+        step, trained = _trace(
+            task, shape, dtype=PRECISIONS[precision], accumulate=accumulate, device=device, strict=strict
+        )
     except Exception as error:  # a loss of your own may do anything with tensors that have no data
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise UserError(f"the memory of this training cannot be estimated: {reason}") from error
@@ -131,7 +142,8 @@ def estimate(
         step = {"gradients": sum(trained), "update": update}
     around = CPU_FIXED + int(CPU_SHARE * sum(step.values())) if device.type == "cpu" else 0
     parts = {part: size for part, size in {**held, **step, "kernels, allocator": around}.items() if size}
-    return Estimate(parts=dict(sorted(parts.items(), key=lambda item: -item[1])), shape=shape, precision=precision)
+    ordered = dict(sorted(parts.items(), key=lambda item: -item[1]))
+    return Estimate(parts=ordered, shape=shape, precision=precision, strict=strict)
 
 
 def advise(planned: Estimate, device: torch.device) -> str:
@@ -142,7 +154,8 @@ def advise(planned: Estimate, device: torch.device) -> str:
     free = free_memory(device)
     if free is None:
         return f"{planned}\nthe free memory is not known here"
-    text = f"{planned}\nfree on {device}: {free / MIB:.0f} MiB"
+    beyond = "; not counted: work space of cuDNN" if device.type == "cuda" else ""
+    text = f"{planned}\nfree on {device}: {free / MIB:.0f} MiB{beyond}"
     later = sum(planned.parts.get(part, 0) for part in ("best weights", "EMA copy"))
     needed = planned.total if device.type == "cuda" else planned.growth + later  # networks are still on the CPU here
     if needed <= SAFE * free:
@@ -158,6 +171,8 @@ def _lower(planned: Estimate) -> str:
         ways.insert(0, f"batch_size (now {images}; accumulate keeps the sum over as many)")
     if planned.precision == "fp32":
         ways.append("precision (bf16)")
+    if planned.strict:
+        ways.append("determinism (off: its upsampling takes up to seven times the result)")
     return f"lower {', '.join(ways)}"
 
 
@@ -184,15 +199,23 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _trace(
-    task: SupervisedTask, shape: tuple[int, int, int], *, dtype: torch.dtype | None, accumulate: int
+    task: SupervisedTask,
+    shape: tuple[int, int, int],
+    *,
+    dtype: torch.dtype | None,
+    accumulate: int,
+    device: torch.device,
+    strict: bool,
 ) -> tuple[dict[str, int], list[int]]:
     """Bytes by part at the peak of a step, without earlier allocations, and of each parameter that got a gradient."""
-    ledger = Ledger()
+    cuda = device.type == "cuda"
+    ledger = Ledger(padding if cuda else None)
+    rules = CudaRules(strict=strict) if cuda else nullcontext()
     shadow = _shadow(task, ledger.fake)
     shadow.train()
     images, height, width = shape
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype))
-    with alone(), torch.random.fork_rng(devices=[]), ledger, autocast:
+    with alone(), first_block_only(device), torch.random.fork_rng(devices=[]), ledger, autocast, rules:
         for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are allocated all the time
             with ledger.part("batch"):
                 batch = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
@@ -202,7 +225,11 @@ def _trace(
             with ledger.part("backward"):
                 loss.backward()
             del loss, batch, target
-    return dict(ledger.peak), [p.nbytes for p in shadow.parameters() if p.grad is not None]
+    step = dict(ledger.peak)
+    if cuda:  # one for the thread of the forward pass, one for that of the backward pass
+        threads = {part == "backward" for part in ledger.products}
+        step["cuBLAS work space"] = len(threads) * cublas_workspace(device)
+    return step, [p.nbytes for p in shadow.parameters() if p.grad is not None]
 
 
 def _target(task: SupervisedTask, shape: tuple[int, int, int]) -> Tensor:

@@ -141,7 +141,7 @@ def _announced(
             device=accelerator.device,
         )  # fmt: skip
     except UserError as error:
-        log.warning("%s", error)
+        log.warning("%s; the training starts without an estimate", error)
         return None
     log.info("%s", advise(planned, accelerator.device))
     return planned

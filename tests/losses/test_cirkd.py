@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.losses import _similarity
 from pipeline.losses._numerics import unit
-from pipeline.losses._similarity import planned_for
 from pipeline.losses.cirkd import first_pixels
 
 TAU = 0.1
@@ -215,14 +215,14 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_gpu_is_waited_for_six_times(bench: Any) -> None:
+def test_a_gpu_is_waited_for_six_times(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Present classes, pixels to store, labelled pixels, the step of the draw, filled slots of two memories."""
     loss = bench.build("cirkd", pixel_queue=100, region_queue=50)
-    with planned_for(torch.device("cuda")):
-        for _ in range(2):
-            with Waits() as waits:
-                loss(bench.student(), bench.teacher(), bench.labels())
-            assert len(waits.names) == 6, waits.names
+    monkeypatch.setattr(_similarity, "device_of", lambda _: torch.device("cuda"))
+    for _ in range(2):
+        with Waits() as waits:
+            loss(bench.student(), bench.teacher(), bench.labels())
+        assert len(waits.names) == 6, waits.names
 
 
 def test_golden(bench: Any) -> None:

@@ -12,19 +12,21 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.losses import _gpu_blocks
+from pipeline.losses import _gpu_blocks, _similarity
 from pipeline.losses._gpu_blocks import HIDDEN, checked, divergence
 from pipeline.losses._numerics import unit
-from pipeline.losses._similarity import planned_for, reference_kl, relation_kl
-
-CUDA = torch.device("cuda")
+from pipeline.losses._similarity import reference_kl, relation_kl
 
 
-def block(
-    rows: int, columns: int, *, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
+@pytest.fixture
+def of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses take the blocks of a GPU."""
+    monkeypatch.setattr(_similarity, "device_of", lambda _: torch.device("cuda"))
+
+
+def block(rows: int, columns: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     """Similarities of student and teacher, some of them hidden, and weights, some of them 0."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     s, t = (10 * torch.rand(rows, columns, generator=generator, dtype=dtype) for _ in range(2))
     hidden = torch.rand(columns, generator=generator) < 0.2
     weight = torch.rand(rows, 1, generator=generator, dtype=dtype)
@@ -117,6 +119,7 @@ def in_ten_bits(x: Tensor) -> Tensor:
     return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
+@pytest.mark.usefixtures("of_a_gpu")
 def test_ten_bits_of_mantissa_suffice() -> None:
     """Cut off in the inputs of all products of similarities; the temperatures are those for which that is used."""
     generator = torch.Generator().manual_seed(0)
@@ -125,8 +128,7 @@ def test_ten_bits_of_mantissa_suffice() -> None:
         results = []
         for rounding in (torch.Tensor.clone, in_ten_bits):
             s = rounding(unit(student)).requires_grad_()
-            with planned_for(CUDA):
-                value = relation_kl(s, rounding(unit(teacher)), temperature=temperature, group=2)
+            value = relation_kl(s, rounding(unit(teacher)), temperature=temperature, group=2)
             results.append((value.detach(), torch.autograd.grad(value, s)[0]))
         (value, gradient), (rounded, rounded_gradient) = results
         assert float(rounded) == pytest.approx(float(value), rel=5e-3)
@@ -149,9 +151,10 @@ def operators(work: Callable[[], Any]) -> int:
     return counter.count
 
 
+@pytest.mark.usefixtures("of_a_gpu")
 def test_a_batch_takes_few_operators_and_never_waits_for_the_device() -> None:
     """16 images of 46 x 60 pixels: the shape of CamVid at stride 8. Tensors without data fail where a value is read."""
-    with FakeTensorMode(), planned_for(CUDA):
+    with FakeTensorMode():
         student, teacher = unit(torch.empty(16, 128, 2760)), unit(torch.empty(16, 256, 2760))
         valid = torch.empty(16, 2760, dtype=torch.bool)
         pairs = operators(lambda: relation_kl(student, teacher, temperature=0.1, group=2, valid=valid))

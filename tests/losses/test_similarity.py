@@ -12,9 +12,14 @@ from torch import Tensor
 
 from pipeline.losses import _gpu_blocks, _similarity
 from pipeline.losses._numerics import unit
-from pipeline.losses._similarity import block_budget, gram_distance, planned_for, reference_kl, relation_kl
+from pipeline.losses._similarity import block_budget, gram_distance, reference_kl, relation_kl
 
 DEVICES = ["cpu", "cuda"]  # whose blocks are tested
+
+
+def blocks_of(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in the blocks of this device from now on."""
+    monkeypatch.setattr(_similarity, "device_of", lambda _: torch.device(device))
 
 
 def with_rows(rows: int, *, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +55,9 @@ def test_relations_equal_the_double_loop(
     temperature: float, images: int, group: int, rows: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_rows(rows, columns=min(group, images) * 17, monkeypatch=monkeypatch)
+    blocks_of(device, monkeypatch)
     raw, teacher = features(images, 5, 17, 1).requires_grad_(), unit(features(images, 3, 17, 2))
-    with planned_for(torch.device(device)):
-        result = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
+    result = relation_kl(unit(raw), teacher, temperature=temperature, group=group)
     every = torch.ones(images, 17, dtype=torch.bool)
     expected = double_loop(unit(raw), teacher, temperature=temperature, group=group, valid=every)
     torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
@@ -68,12 +73,12 @@ def test_masked_pixels_take_no_part(
     temperature: float, group: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_rows(16, columns=group * 9, monkeypatch=monkeypatch)
+    blocks_of(device, monkeypatch)
     raw, teacher = features(4, 5, 9, 1).requires_grad_(), unit(features(4, 3, 9, 2))
     valid = torch.rand(4, 9, generator=torch.Generator().manual_seed(3)) > 0.4
     valid[3] = False  # an image without a label
-    with planned_for(torch.device(device)):
-        result = relation_kl(unit(raw), teacher, temperature=temperature, group=group, valid=valid)
-        nothing = relation_kl(unit(raw), teacher, temperature=temperature, group=group, valid=torch.zeros_like(valid))
+    result = relation_kl(unit(raw), teacher, temperature=temperature, group=group, valid=valid)
+    nothing = relation_kl(unit(raw), teacher, temperature=temperature, group=group, valid=torch.zeros_like(valid))
     expected = double_loop(unit(raw), teacher, temperature=temperature, group=group, valid=valid)
     torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
     gradient, reference = (torch.autograd.grad(value, raw)[0] for value in (result, expected))
@@ -110,12 +115,12 @@ class TestInvariances:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_float32_agrees_with_float64(device: str) -> None:
+def test_float32_agrees_with_float64(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks_of(device, monkeypatch)
     student, teacher = unit(features(2, 8, 50, 1)), unit(features(2, 8, 50, 2))
     for temperature in (0.1, 0.025, 0.01, 0.005):
         wide = relation_kl(student, teacher, temperature=temperature, group=2)
-        with planned_for(torch.device(device)):
-            narrow = relation_kl(student.float(), teacher.float(), temperature=temperature, group=2)
+        narrow = relation_kl(student.float(), teacher.float(), temperature=temperature, group=2)
         assert float(narrow) == pytest.approx(float(wide), rel=2e-4)
 
 
@@ -126,10 +131,10 @@ def test_references_equal_plain_autograd(
     rows: int, temperature: float, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_rows(rows, columns=11, monkeypatch=monkeypatch)
+    blocks_of(device, monkeypatch)
     raw = features(1, 4, 37, 1)[0].T.clone().requires_grad_()
     teacher, references = unit(features(1, 4, 37, 2)[0].T, dim=1), unit(features(1, 4, 11, 3)[0].T, dim=1)
-    with planned_for(torch.device(device)):
-        result = reference_kl(unit(raw), teacher, references, temperature=temperature)
+    result = reference_kl(unit(raw), teacher, references, temperature=temperature)
     s, t = (x @ references.T / temperature for x in (unit(raw), teacher))
     expected = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)

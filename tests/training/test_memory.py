@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,26 @@ from torch import Tensor, nn
 
 from pipeline import losses, models
 from pipeline.errors import UserError
+from pipeline.losses import _gpu_blocks, _similarity
 from pipeline.models import NetworkFacts, SegNetwork, SegOutput
 from pipeline.training import ledger, memory
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.tasks import SupervisedTask
 
 MIB = 2**20
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+#: Of a slow CPU against the seconds that an estimate may take.
+SLOW = 3
+#: (N, H, W) of the batch whose trace took minutes.
+SHAPE = (16, 368, 480)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 class Plain(SegNetwork):
@@ -141,6 +155,145 @@ def test_the_estimate_is_near_the_measured_peak(task: str) -> None:
     assert 0.7 * measured < expected < 1.35 * measured, (expected, measured)
 
 
+@pytest.fixture(scope="module")
+def stride_4() -> tuple[SegNetwork, SegNetwork]:
+    """A student and a teacher with embeddings of stride 4."""
+    encoders = ("tu-tf_mobilenetv3_small_minimal_100", "resnet18")
+    student, teacher = (
+        models.build("smp", {"architecture": "deeplabv3plus", "encoder": encoder}, num_classes=11)
+        for encoder in encoders
+    )
+    return student, teacher
+
+
+def relating(networks: tuple[SegNetwork, SegNetwork], name: str, **options: Any) -> DistillationTask:
+    student, teacher = networks
+    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
+    loss = losses.build(name, options, num_classes=11, ignore_index=255, steps=4, **facts)
+    return DistillationTask(student, teacher, loss, ignore_index=255)
+
+
+@pytest.mark.parametrize("name", losses.available())
+def test_every_loss_is_traced_in_time(
+    name: str, stride_4: tuple[SegNetwork, SegNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cirkd took more than 60 s at this size."""
+    monkeypatch.setattr(ledger, "LIMIT", SLOW * ledger.LIMIT)
+    planned = memory.estimate(relating(stride_4, name), shape=SHAPE, optimizer="adamw")
+    assert planned.parts["network activations"] > 100 * MIB
+
+
+@pytest.mark.parametrize(("name", "options"), [("cirkd", {"relation_group": 16}), ("pfs", {})])
+def test_the_number_of_traced_operators_is_the_same_for_every_size(
+    name: str, options: dict[str, Any], stride_4: tuple[SegNetwork, SegNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(ledger.Ledger):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[-1] += 1
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    monkeypatch.setattr(memory, "Ledger", Counting)
+    monkeypatch.setattr(ledger, "LIMIT", SLOW * ledger.LIMIT)
+    counts = []
+    for shape in ((16, 64, 96), SHAPE):
+        counts.append(0)
+        memory.estimate(relating(stride_4, name, **options), shape=shape, optimizer="sgd")
+    assert counts[0] == counts[1] > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cirkd", {"relation_group": 4, "pixel_weight": 0.0, "region_weight": 0.0, "pool": 1}),
+        ("cirkd", {"batch_weight": 0.0}),
+        ("cirkd", {"batch_weight": 0.0, "temperature": 0.01}),
+        ("pfs", {"pool": 1}),
+        ("pfs", {"pool": 1, "temperature": 0.01}),
+    ],
+)
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_one_block_takes_as_much_as_all(
+    device: torch.device,
+    name: str,
+    options: dict[str, Any],
+    stride_4: tuple[SegNetwork, SegNetwork],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of at least ten times the budget's rows, so that they decide the peak."""
+    task, parts = relating(stride_4, name, **options), []
+    monkeypatch.setattr(_similarity, "BUDGET", {"cpu": 16 * MIB, "cuda": 16 * MIB})
+    monkeypatch.setattr(ledger, "LIMIT", 60.0)
+    for all_blocks in (False, True):
+        if all_blocks:
+            for module in (_similarity, _gpu_blocks):
+                monkeypatch.setattr(module, "to_compute", lambda blocks: blocks)
+        parts.append(memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts)
+    assert parts[0] == parts[1]
+    monkeypatch.setattr(_similarity, "BUDGET", {"cpu": 160 * MIB, "cuda": 160 * MIB})
+    larger = memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts
+    assert larger["loss activations"] > parts[0]["loss activations"] + 50 * MIB
+
+
+def test_blocks_have_the_size_for_the_device_that_will_run(stride_4: tuple[SegNetwork, SegNetwork]) -> None:
+    task = relating(stride_4, "pfs", imitation_weight=0.0, pool=1)
+    on_cpu, on_cuda = (
+        memory.estimate(task, shape=(2, 368, 480), optimizer="sgd", device=device).parts for device in (CPU, CUDA)
+    )
+    larger = _similarity.BUDGET["cuda"] - _similarity.BUDGET["cpu"]
+    assert on_cuda["loss activations"] - on_cpu["loss activations"] == pytest.approx(larger, rel=0.1)
+
+
+@pytest.mark.usefixtures("strict")
+def test_deterministic_upsampling_on_cuda_is_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four gathered maps, two or more in between, instead of the result alone."""
+    task, shape = SupervisedTask(Plain(), ignore_index=255), (2, 64, 96)
+    planned = memory.estimate(task, shape=shape, optimizer="sgd", device=CUDA)
+    torch.use_deterministic_algorithms(False)
+    loose = memory.estimate(task, shape=shape, optimizer="sgd", device=CUDA)
+    upsampled = 4 * 5 * 2 * 64 * 96
+    assert 3 * upsampled < planned.total - loose.total < 8 * upsampled
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    assert "determinism (off" in memory.advise(planned, CUDA) and "determinism" not in memory.advise(loose, CUDA)
+    assert "not counted: work space of cuDNN" in memory.advise(loose, CUDA)
+
+
+@pytest.mark.usefixtures("strict")
+def test_the_estimate_is_near_what_an_h200_measured() -> None:
+    """One training: torch 2.11, bf16, channels_last, deterministic algorithms, AdamW, an average of the weights."""
+    options = {
+        "architecture": "deeplabv3plus", "encoder": "tu-tf_efficientnet_lite2", "options": {"decoder_channels": 256}
+    }  # fmt: skip
+    task = SupervisedTask(models.build("smp", options, num_classes=11), ignore_index=255)
+    task.class_weights = torch.ones(11)
+    planned = memory.estimate(task, shape=SHAPE, optimizer="adamw", precision="bf16", ema=True, device=CUDA)
+    assert planned.total / MIB == pytest.approx(5158, rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and its driver; this machine has none")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["kd", "cirkd"])
+def test_the_estimate_is_near_the_measured_peak_on_a_gpu(
+    name: str, precision: str, stride_4: tuple[SegNetwork, SegNetwork]
+) -> None:
+    task = relating(copy.deepcopy(stride_4), name)
+    planned = memory.estimate(task, shape=SHAPE, optimizer="adamw", precision=precision, device=CUDA)
+    task.to(CUDA).train()
+    kept, optimiser = copy.deepcopy(task.network), torch.optim.AdamW(task.parameters(), lr=1e-3)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        images = torch.randint(0, 256, (SHAPE[0], 3, *SHAPE[1:]), dtype=torch.uint8, device=CUDA)
+        target = torch.randint(0, 11, SHAPE, dtype=torch.uint8, device=CUDA)
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            loss = task(images, target)["loss"]
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        del images, target, loss
+    assert planned.total == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
+    del kept
+
+
 def test_advice_names_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     estimate = memory.Estimate(
         parts={"network activations": 800 * MIB, "network": 100 * MIB, "best weights": 100 * MIB},
@@ -172,6 +325,16 @@ def test_running_out_of_memory_is_one_error_and_others_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes differ") as other, memory.explained(estimate, cpu):
         raise RuntimeError("shapes differ")
     assert not isinstance(other.value, UserError)
+
+
+def test_a_training_starts_without_an_estimate_that_takes_too_long(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ledger, "LIMIT", -1.0)
+    bench.train(bench.supervised(), tmp_path, steps=1, estimated=True)
+    (line,) = [record.getMessage() for record in caplog.records if "estimate" in record.getMessage()]
+    assert "takes more than" in line and line.endswith("the training starts without an estimate")
+    assert "\n" not in line
 
 
 def test_a_loss_that_cannot_be_traced_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
