@@ -155,6 +155,8 @@ def advise(planned: Estimate, device: torch.device) -> str:
     if free is None:
         return f"{planned}\nthe free memory is not known here"
     beyond = "; not counted: work space of cuDNN" if device.type == "cuda" else ""
+    if beyond and torch.backends.cudnn.benchmark:
+        beyond += ", which tries kernels in the first steps and takes more for them where more is free"
     text = f"{planned}\nfree on {device}: {free / MIB:.0f} MiB{beyond}"
     later = sum(planned.parts.get(part, 0) for part in ("best weights", "EMA copy"))
     needed = planned.total if device.type == "cuda" else planned.growth + later  # networks are still on the CPU here
