@@ -206,7 +206,7 @@ def _self_relations(
         t = torch.bmm(rows_t[:, block], columns_t.mT)
         if hidden is not None:
             for similarities in (s, t):
-                similarities.unflatten(2, (size, -1)).masked_fill_(hidden, HIDDEN)
+                similarities.view(groups, -1, size, rows // size).masked_fill_(hidden, HIDDEN)
         pixels = rows // size
         part, gap = _divergence(s.view(-1, pixels), t.view(-1, pixels), weight[:, block].reshape(-1, 1))
         value += part
