@@ -22,7 +22,8 @@ class DistillationLoss(nn.Module, ABC):
     student, never part of it. A loss knows no path, data set, model, device or rank.
 
     A loss takes outputs of any precision and computes in float32 (float64 stays float64): norms, softmaxes over
-    positions and distances are not accurate in half precision, so autocast is off inside.
+    positions and distances are not accurate in half precision, so autocast is off inside. Encoder stages are converted
+    when a loss reads them, once for all parts of a composition.
     """
 
     #: False: the teacher does not run, and the loss gets the student's own detached output instead.

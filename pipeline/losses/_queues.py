@@ -41,18 +41,24 @@ class ClassQueues(nn.Module):
         vectors, classes = gather_rows(vectors), gather_rows(classes)
         order = classes.argsort(stable=True)
         vectors, classes = vectors[order], classes[order]
-        counts = classes.bincount(minlength=len(self.pointer))
-        rank = _rank_within(classes, counts)
-        kept = rank >= counts[classes] - self.length  # of more than ``length``, the newest
+        rank, counts = _rank_and_counts(classes, groups=len(self.pointer))
+        if (
+            len(vectors) > self.length
+        ):  # only then may a class have more than fit; a GPU would have to wait for the mask
+            kept = rank >= counts[classes] - self.length  # the newest
+            vectors, classes, rank = vectors[kept], classes[kept], rank[kept]
         slot = (self.pointer[classes] + rank) % self.length
-        self.vectors[classes[kept], slot[kept]] = vectors[kept].to(self.vectors.dtype)
+        self.vectors[classes, slot] = vectors.to(self.vectors.dtype)
         self.pointer.copy_((self.pointer + counts) % self.length)
         self.filled.copy_((self.filled + counts).clamp(max=self.length))
 
     @torch.no_grad()
     def sample(self, each: int, generator: torch.Generator) -> Tensor:
         """Up to ``each`` different vectors of every class, (M, C); the same slots for every class that is full."""
-        slots = torch.randperm(self.length, generator=generator).to(self.vectors.device)
+        slots = torch.randperm(self.length, generator=generator)
+        if self.vectors.is_cuda:  # from page-locked memory the copy waits for nothing
+            slots = slots.pin_memory()
+        slots = slots.to(self.vectors.device, non_blocking=True)
         usable = slots < self.filled[:, None]  # (K, length)
         chosen = usable & (usable.cumsum(dim=1) <= each)
         classes, position = chosen.nonzero(as_tuple=True)
@@ -75,10 +81,11 @@ def random_members(labels: Tensor, *, each: int, num_classes: int) -> Tensor:
     shuffled = torch.randperm(images * pixels, device=labels.device)
     order = shuffled[group[shuffled].argsort(stable=True)]
     group = group[order]
-    counts = group.bincount(minlength=images * num_classes + 1)
-    return order[(_rank_within(group, counts) < each) & (group < images * num_classes)]
+    rank, _ = _rank_and_counts(group, groups=images * num_classes + 1)
+    return order[(rank < each) & (group < images * num_classes)]
 
 
-def _rank_within(groups: Tensor, counts: Tensor) -> Tensor:
-    """Number of earlier entries of the same group, for each entry of sorted group ids; ``counts``: size of groups."""
-    return torch.arange(len(groups), device=groups.device) - (counts.cumsum(0) - counts)[groups]
+def _rank_and_counts(ids: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Of sorted group ids (n,): how many earlier ones are of the same group (n,), and the sizes of groups (groups,)."""
+    edges = torch.searchsorted(ids, torch.arange(groups + 1, device=ids.device))
+    return torch.arange(len(ids), device=ids.device) - edges[ids], edges.diff()

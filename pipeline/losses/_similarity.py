@@ -4,8 +4,9 @@ The gradient of ``KL(softmax(t) || softmax(s))`` with respect to the similaritie
 block of rows gives its value *and* its share of the features' gradient while it is in memory; the forward pass
 accumulates both and saves one tensor of the features' size, so that the backward pass recomputes nothing.
 
-Similarities within a group of images are symmetric: a block on or above the diagonal serves the pixels of its rows and
-those of its columns. The first pass over these blocks sums the exponentials, the second computes value and gradient.
+On a CPU, similarities within a group of images are symmetric: a block on or above the diagonal serves the pixels of its
+rows and those of its columns. The first pass over these blocks sums the exponentials, the second computes value and
+gradient. Other devices take the blocks of :mod:`pipeline.losses._gpu_blocks`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses import _gpu_blocks
 from pipeline.losses._blocks import device_of, to_compute
 
-#: Bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix products
-#: of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
-BUDGET = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+#: Most bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix
+#: products of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
+BUDGET = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+SHARE_OF_GPU = 1 / 64  # of its memory, for the blocks; of all of it, so that a resumed run has the same blocks
 BUFFERS = 4  # of a block's size, at the same time
 MIN_ROWS = 16  # of a block, for any budget
 #: The exponential of a cosine divided by a lower temperature overflows float32; it is computed in float64.
 LEAST_FLOAT32 = 1 / 40
 LEAST_TEMPERATURE = 0.005  # in float64
+
+
+def block_budget(device: torch.device) -> int:
+    """Bytes that the blocks of similarities may take at the same time on a device."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return min(BUDGET["cuda"], int(SHARE_OF_GPU * memory))
+    return BUDGET.get(device.type, BUDGET["cuda"])
 
 
 def relation_kl(
@@ -48,6 +59,12 @@ def relation_kl(
         a scalar; a connected zero when no pixel is valid.
     """
     assert temperature >= LEAST_TEMPERATURE, "the options of the losses have this range"
+    device = device_of(student)
+    if device.type != "cpu":
+        return _gpu_blocks.relation_kl(
+            student, teacher, temperature=temperature, group=group, valid=valid, budget=block_budget(device),
+            exact=temperature < LEAST_FLOAT32,
+        )  # fmt: skip
     images, _, pixels = student.shape
     dtype = student.dtype if temperature >= LEAST_FLOAT32 else torch.float64
     total = student.sum() * 0.0
@@ -78,6 +95,12 @@ def reference_kl(anchors_s: Tensor, anchors_t: Tensor, references: Tensor, *, te
     """
     if not len(anchors_s) or not len(references):
         return anchors_s.sum() * 0.0
+    device = device_of(anchors_s)
+    if device.type != "cpu":
+        return _gpu_blocks.reference_kl(
+            anchors_s, anchors_t, references, temperature=temperature, budget=block_budget(device),
+            exact=temperature < LEAST_FLOAT32,
+        )  # fmt: skip
     value: Tensor = _ReferenceRelations.apply(anchors_s, anchors_t, references, temperature)
     return value
 
@@ -220,5 +243,4 @@ def _tiles(rows: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, in
 
 def _rows_per_block(rows: Tensor, *, columns: int) -> int:
     """Number of rows whose similarities with so many columns fit the budget."""
-    budget = BUDGET.get(device_of(rows).type, BUDGET["cuda"])
-    return max(MIN_ROWS, budget // (BUFFERS * columns * rows.element_size()))
+    return max(MIN_ROWS, BUDGET["cpu"] // (BUFFERS * columns * rows.element_size()))

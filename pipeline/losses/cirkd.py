@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from pipeline.losses._classes import class_masks, class_means, resize_labels
 from pipeline.losses._numerics import unit
 from pipeline.losses._queues import ClassQueues, random_members
 from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
+from pipeline.losses._stride import PUBLISHED, pooled, pooling, published_pixels
 from pipeline.models import SegOutput
 
 
@@ -41,25 +41,29 @@ class CIRKD(DistillationLoss):
       (``official_enqueue: true`` does the same).
     - A batch without labelled pixels gives a connected zero; the official code gives NaN.
     - The group is an option; in the official code it is the batch of one GPU (2 in its runs).
+    - Embeddings with a stride below 8 give as many pixels as at stride 8, by default: the mini-batch term pools, the
+      memory terms draw pixels. The published networks have stride 8.
     - One process needs no process group.
 
     As in the official code, anchors are the pixels of one process's batch and the memory is that of all processes;
     buffers need not be broadcast.
 
     Args:
-        num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
+        num_classes, ignore_index, student_channels, teacher_channels, student_output_stride: offered by the run.
         batch_weight: of the mini-batch term (alpha); 1 in the official code.
         pixel_weight, region_weight: of the memory terms (beta, gamma); 0.1 in the official code. 0 leaves one out.
         temperature: tau of every softmax; 0.1. The official code has a second temperature for the memory terms, 1 by
             default, which is always 1 here.
         relation_group: images related to each other in the mini-batch term; 2 per GPU in the official runs.
-        pool: average pooling before the mini-batch term, as kernel and stride; 1 is none, the official code takes 2
-            for SegFormer.
+        pool: average pooling before the mini-batch term, as kernel and stride; 1 is none. Null: max(1, 8 // stride) of
+            the student's embedding, which is 2 for stride 4; the official code takes 2 for SegFormer, too.
         mask_ignored: leave unlabelled pixels out of the mini-batch term; the official code keeps them.
         pixel_queue, region_queue: slots per class; 20000 and 2000.
         pixels_per_class: pixels stored per class of an image; 16.
         pixel_samples, region_samples: references drawn per step, over all classes; 4096 and 1024 (// K + 1 per class).
-        max_anchors: pixels of a batch that are compared with the memory; null takes all, as the official code.
+        max_anchors: most labelled pixels of a batch that are compared with the memory, drawn at random. Null: all at
+            stride 8 and above, as the official code; below, as many as the batch has pixels at stride 8. A number that
+            no batch reaches takes all at any stride.
         official_enqueue: store the first pixels of an image under each of its classes, as the official code does.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Values are computed in blocks
@@ -82,12 +86,13 @@ class CIRKD(DistillationLoss):
         ignore_index: int,
         student_channels: int,
         teacher_channels: int,
+        student_output_stride: int = PUBLISHED,
         batch_weight: Annotated[float, Ge(0)] = 1.0,
         pixel_weight: Annotated[float, Ge(0)] = 0.1,
         region_weight: Annotated[float, Ge(0)] = 0.1,
         temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
         relation_group: Annotated[int, Ge(1)] = 2,
-        pool: Annotated[int, Ge(1)] = 1,
+        pool: Annotated[int, Ge(1)] | None = None,
         mask_ignored: bool = False,
         pixel_queue: Annotated[int, Ge(1)] = 20000,
         region_queue: Annotated[int, Ge(1)] = 2000,
@@ -105,7 +110,8 @@ class CIRKD(DistillationLoss):
         self.region_weight = region_weight
         self.temperature = temperature
         self.relation_group = relation_group
-        self.pool = pool
+        self.stride = student_output_stride
+        self.pool = pooling(student_output_stride, pool, loss="cirkd")
         self.mask_ignored = mask_ignored
         self.pixels_per_class = pixels_per_class
         self.pixel_samples = pixel_samples
@@ -134,8 +140,7 @@ class CIRKD(DistillationLoss):
         return terms
 
     def batch_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        if self.pool > 1:
-            student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in (student, teacher))
+        student, teacher = (pooled(x, self.pool) for x in (student, teacher))
         valid = None
         if self.mask_ignored:
             valid = resize_labels(target, student.shape[-2:]).flatten(1) != self.ignore_index
@@ -171,11 +176,12 @@ class CIRKD(DistillationLoss):
         return terms
 
     def anchors(self, labels: Tensor) -> Tensor:
-        """Indices of the labelled pixels of the batch; of ``max_anchors`` random ones, where there are more."""
+        """Indices of the labelled pixels of labels (N, h, w); of random ones, where there are more than the limit."""
         labelled = (labels.flatten() != self.ignore_index).nonzero()[:, 0]
-        if self.max_anchors is None or len(labelled) <= self.max_anchors:
+        limit = self.max_anchors or published_pixels(labels.numel(), stride=self.stride)
+        if len(labelled) <= limit:
             return labelled
-        return labelled[torch.randperm(len(labelled), device=labelled.device)[: self.max_anchors]]
+        return labelled[torch.randperm(len(labelled), device=labelled.device)[:limit]]
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, labels: Tensor) -> None:
@@ -184,8 +190,8 @@ class CIRKD(DistillationLoss):
         if self.region_weight:
             masks = class_masks(labels, teacher, num_classes=self.num_classes, ignore_index=self.ignore_index)
             means, counts = class_means(teacher, masks)
-            present = counts > 0
-            self.regions.append(unit(means, dim=-1)[present], present.nonzero()[:, 1])
+            present = (counts > 0).nonzero(as_tuple=True)
+            self.regions.append(unit(means, dim=-1)[present], present[1])
         if self.pixel_weight:
             flat = labels.flatten(1).where(labels.flatten(1) != self.ignore_index, self.num_classes)
             chosen = random_members(flat, each=self.pixels_per_class, num_classes=self.num_classes)

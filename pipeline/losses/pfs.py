@@ -13,6 +13,7 @@ from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import resize_labels
 from pipeline.losses._numerics import kl_rows, unit
 from pipeline.losses._similarity import LEAST_TEMPERATURE, gram_distance, relation_kl
+from pipeline.losses._stride import PUBLISHED, pooled, pooling
 from pipeline.models import SegOutput
 
 
@@ -24,7 +25,7 @@ class PFS(DistillationLoss):
 
     - ``pfs`` (reconstructed): cosines of all pixels of an image, rows as softmax over ``temperature``; KL of the
       student's rows from the teacher's, mean over rows. ``metric: l2`` is the mean squared difference of the cosines.
-      The first is the i = j part of CIRKD's mini-batch term, the second is SKD without pooling.
+      The first is the i = j part of CIRKD's mini-batch term, the second is SKD without its pooling.
     - ``pfs_imitation`` (reconstructed): pixel-wise KL on logits, ``sum_i w_i KL_i * T^2 / sum_i w_i`` over labelled
       pixels, where the detached weight w_i is the knowledge gap of pixel i, zero where the student is no worse than the
       teacher.
@@ -32,10 +33,12 @@ class PFS(DistillationLoss):
     The sum of weights runs over the batch of one process. Use it without ``kd``: ``loss: pfs``.
 
     Args:
-        ignore_index: offered by the run.
+        ignore_index, student_output_stride: offered by the run.
         similarity_weight, imitation_weight: factors of the two terms; 1 each (ours).
         temperature: of the rows; 0.1, as in CIRKD (ours). With 1, the raw cosines, rows are nearly uniform, and the
             term's gradient is 2 % of the cross-entropy's in the default run on streets.
+        pool: average pooling before pixels are compared, as kernel and stride; 1 is none. Null: max(1, 8 // stride) of
+            the student's embedding: all pixels at stride 8, as published, and as many at finer strides (ours).
         metric: ``kl``, or ``l2``, which uses no temperature.
         gap: ``conf`` max(0, p_T - p_S) of the labelled class; ``ce`` max(0, CE_S - CE_T); ``kl`` KL(p_T || p_S)
             over its maximum; ``l1`` half the L1 distance, which needs no label.
@@ -57,9 +60,11 @@ class PFS(DistillationLoss):
         self,
         *,
         ignore_index: int,
+        student_output_stride: int = PUBLISHED,
         similarity_weight: Annotated[float, Ge(0)] = 1.0,
         imitation_weight: Annotated[float, Ge(0)] = 1.0,
         temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
+        pool: Annotated[int, Ge(1)] | None = None,
         metric: Literal["kl", "l2"] = "kl",
         gap: Literal["conf", "ce", "kl", "l1"] = "conf",
         normalizer: Literal["gap", "pixels"] = "gap",
@@ -70,6 +75,7 @@ class PFS(DistillationLoss):
         self.similarity_weight = similarity_weight
         self.imitation_weight = imitation_weight
         self.temperature = temperature
+        self.pool = pooling(student_output_stride, pool, loss="pfs")
         self.metric = metric
         self.gap = gap
         self.normalizer = normalizer
@@ -85,7 +91,7 @@ class PFS(DistillationLoss):
         return terms
 
     def similarity(self, student: Tensor, teacher: Tensor) -> Tensor:
-        student, teacher = unit(student).flatten(2), unit(teacher).flatten(2)
+        student, teacher = (unit(pooled(x, self.pool)).flatten(2) for x in (student, teacher))
         if self.metric == "l2":
             return gram_distance(student, teacher)
         return relation_kl(student, teacher, temperature=self.temperature)

@@ -7,13 +7,50 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.models.weights.normalisation import differ, in_opencv_order, problem
 
 log = logging.getLogger(__name__)
+
+
+class MappedStages(Sequence[Tensor]):
+    """Encoder stages after a function, which is applied to a stage when it is read for the first time.
+
+    Stages are the largest tensors of an output, and most losses read none of them. Whether results have a gradient is
+    decided here, not where they are read.
+
+    Args:
+        stages: feature maps, shallow to deep.
+        function: of one of them.
+    """
+
+    def __init__(self, stages: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> None:
+        self._stages = stages
+        self._function = function
+        self._with_gradient = torch.is_grad_enabled()
+        self._results: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Tensor, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(len(self))[index])
+        position = range(len(self))[index]
+        if position not in self._results:
+            with torch.set_grad_enabled(self._with_gradient):
+                self._results[position] = self._function(self._stages[position])
+        return self._results[position]
 
 
 @dataclass(frozen=True)
@@ -29,15 +66,15 @@ class SegOutput:
 
     logits: Tensor
     embedding: Tensor
-    stages: tuple[Tensor, ...] = ()
+    stages: Sequence[Tensor] = ()
     aux: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
-        """The output with a function applied to every tensor."""
+        """The output with a function applied to every tensor; to a stage when it is read for the first time."""
         return SegOutput(
             logits=function(self.logits),
             embedding=function(self.embedding),
-            stages=tuple(function(stage) for stage in self.stages),
+            stages=MappedStages(self.stages, function),
             aux=None if self.aux is None else function(self.aux),
         )
 

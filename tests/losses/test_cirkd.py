@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.losses import _similarity
 from pipeline.losses._numerics import unit
 from pipeline.losses.cirkd import first_pixels
 
@@ -194,6 +196,33 @@ def test_sampling_depends_on_the_step_alone(bench: Any) -> None:
         torch.manual_seed(seed)
         values.append(float(loss(bench.student(3), bench.teacher(4), bench.labels())["cirkd_pixel"].detach()))
     assert values[0] == values[1]
+
+
+class Waits(TorchDispatchMode):
+    """Names of the operators for which the host must wait for a GPU: shapes and numbers that depend on values."""
+
+    ALWAYS = ("aten.nonzero", "aten.bincount", "aten._local_scalar_dense", "aten.masked_select", "aten.unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        indices = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+        masks = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
+        if masks or str(function).startswith(self.ALWAYS):
+            self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_six_times(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Present classes, pixels to store, labelled pixels, the step of the draw, filled slots of two memories."""
+    loss = bench.build("cirkd", pixel_queue=100, region_queue=50)
+    monkeypatch.setattr(_similarity, "device_of", lambda _: torch.device("cuda"))
+    for _ in range(2):
+        with Waits() as waits:
+            loss(bench.student(), bench.teacher(), bench.labels())
+        assert len(waits.names) == 6, waits.names
 
 
 def test_golden(bench: Any) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline import losses, models
 from pipeline.errors import UserError
-from pipeline.losses import _similarity
+from pipeline.losses import _gpu_blocks, _similarity
 from pipeline.models import NetworkFacts, SegNetwork, SegOutput
 from pipeline.training import ledger, memory
 from pipeline.training.distillation import DistillationTask
@@ -206,31 +205,38 @@ def test_the_number_of_traced_operators_is_the_same_for_every_size(
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("cirkd", {"relation_group": 4, "pixel_weight": 0.0, "region_weight": 0.0}),
+        ("cirkd", {"relation_group": 4, "pixel_weight": 0.0, "region_weight": 0.0, "pool": 1}),
         ("cirkd", {"batch_weight": 0.0}),
         ("cirkd", {"batch_weight": 0.0, "temperature": 0.01}),
-        ("pfs", {}),
-        ("pfs", {"temperature": 0.01}),
+        ("pfs", {"pool": 1}),
+        ("pfs", {"pool": 1, "temperature": 0.01}),
     ],
 )
+@pytest.mark.parametrize("device", [CPU, CUDA])
 def test_one_block_takes_as_much_as_all(
-    name: str, options: dict[str, Any], stride_4: tuple[SegNetwork, SegNetwork], monkeypatch: pytest.MonkeyPatch
+    device: torch.device,
+    name: str,
+    options: dict[str, Any],
+    stride_4: tuple[SegNetwork, SegNetwork],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Blocks of at least ten times the budget's rows, so that they decide the peak."""
     task, parts = relating(stride_4, name, **options), []
     monkeypatch.setattr(_similarity, "BUDGET", {"cpu": 16 * MIB, "cuda": 16 * MIB})
     monkeypatch.setattr(ledger, "LIMIT", 60.0)
-    for blocks in (memory.first_block_only, lambda device: nullcontext()):
-        monkeypatch.setattr(memory, "first_block_only", blocks)
-        parts.append(memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=CUDA).parts)
+    for all_blocks in (False, True):
+        if all_blocks:
+            for module in (_similarity, _gpu_blocks):
+                monkeypatch.setattr(module, "to_compute", lambda blocks: blocks)
+        parts.append(memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts)
     assert parts[0] == parts[1]
     monkeypatch.setattr(_similarity, "BUDGET", {"cpu": 160 * MIB, "cuda": 160 * MIB})
-    larger = memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=CUDA).parts
+    larger = memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts
     assert larger["loss activations"] > parts[0]["loss activations"] + 50 * MIB
 
 
 def test_blocks_have_the_size_for_the_device_that_will_run(stride_4: tuple[SegNetwork, SegNetwork]) -> None:
-    task = relating(stride_4, "pfs", imitation_weight=0.0)
+    task = relating(stride_4, "pfs", imitation_weight=0.0, pool=1)
     on_cpu, on_cuda = (
         memory.estimate(task, shape=(2, 368, 480), optimizer="sgd", device=device).parts for device in (CPU, CUDA)
     )
