@@ -157,7 +157,7 @@ def test_every_setting_is_part_of_the_identity(field: str) -> None:
 
 
 def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
-    """Epochs become steps, and the seed is given separately; workers, the store and reads of the loss change the speed alone."""
+    """Epochs become steps, and the seed is given separately; workers, store and log_every change the speed alone."""
     names = {field.name for field in fields(TrainingSettings)}
     assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store", "log_every"}
     assert names - params.Distill.model_fields.keys() == {"input_size", "keep_start"}
