@@ -178,7 +178,7 @@ def test_fused_kernels_compute_what_the_others_do_and_skip_an_overflow(name: Any
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_state_is_restored_by_an_optimiser_of_another_device(name: Any, fused: bool) -> None:
-    """``fused`` belongs to the device. Checkpoints hold contiguous tensors; a fused kernel refuses strides that differ."""
+    """``fused`` belongs to the device. Checkpoints hold contiguous tensors; fused kernels need equal strides."""
     weight, gradient = (torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last) for _ in range(2))
     before = make_optimizer(group(weight), name=name, momentum=0.9, fused=not fused)
     middle = stepped(before, gradient)
