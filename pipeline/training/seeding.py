@@ -13,9 +13,9 @@ from pipeline.settings.param_types import Determinism
 
 #: Measured on an H200: a step of DeepLabV3+ (EfficientNet-Lite2) with AdamW, 16 crops of 368x480.
 STRICT_ON_A_GPU = (
-    "determinism: strict: torch's deterministic kernels made a step 2.9 times as long where it was measured (95.6 "
-    "instead of 33.5 ms), and cross-entropy on CUDA has none, so two runs can still differ by rounding; determinism: "
-    "auto trains faster"
+    "determinism: strict: with deterministic kernels a step took 2.9 times as long where it was measured (95.6 instead "
+    "of 33.5 ms), and cross-entropy on CUDA has none, so two runs can still differ by rounding; determinism: auto "
+    "trains faster"
 )
 
 

@@ -49,9 +49,9 @@ def test_a_late_message_is_the_one_of_the_step(bench: Any, tmp_path: Path) -> No
         passes = broken(task, after=3)
         with pytest.raises(
             UserError, match=r"not finite at step 3 \(loss nan, ce nan\), on (train_\d{4}, ){3}"
-        ) as said:
+        ) as error:
             bench.train(task, tmp_path / str(log_every), steps=9, validate_every=9, log_every=log_every)
-        messages.append(str(said.value))
+        messages.append(str(error.value))
         assert len(passes) == max(3, log_every)
     assert messages[0] == messages[1]
 

@@ -1,4 +1,4 @@
-"""Determinism is a choice: which kernels each one takes, on which device, and what is said about it."""
+"""Determinism is a choice: which kernels each one takes, on which device, and what is messages about it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def kernels_of_before() -> Iterator[None]:
     ],
 )  # fmt: skip
 def test_kernels_of_each_choice(determinism: Any, device: str, strict: bool) -> None:
-    said: list[str] = []
-    choose_kernels(determinism, device=torch.device(device), say=said.append)
+    messages: list[str] = []
+    choose_kernels(determinism, device=torch.device(device), say=messages.append)
     assert torch.are_deterministic_algorithms_enabled() == strict
     assert torch.is_deterministic_algorithms_warn_only_enabled() == strict
     assert torch.backends.cudnn.benchmark == (not strict)
-    assert said == ([STRICT_ON_A_GPU] if strict and device == "cuda" else [])
+    assert messages == ([STRICT_ON_A_GPU] if strict and device == "cuda" else [])
 
 
 def test_new_tensors_are_not_filled() -> None:
