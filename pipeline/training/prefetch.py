@@ -26,7 +26,11 @@ class Prefetch(Iterator[Group]):
 
     def __init__(self, groups: Iterator[Group], *, device: torch.device, memory_format: torch.memory_format) -> None:
         self._groups, self._device, self._format = groups, device, memory_format
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = (
+            torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            if device.type == "cuda"
+            else None
+        )
         self._next: Group | None = None
 
     def load(self) -> None:

@@ -7,6 +7,7 @@ the step and the samples where it happened.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,16 +77,18 @@ class Readings:
         unread, self._unread = self._unread, []
         if not unread:
             return []
-        lengths = [len(step.values) for step in unread]
         values = torch.cat([step.values for step in unread])
-        own = values.cpu()  # one transfer for all steps
+        own = iter(values.tolist())  # one transfer for all steps
         processes = self._accelerator.num_processes
-        means = own if processes == 1 else (total(self._accelerator, values) / processes).cpu()
+        means = None if processes == 1 else iter((total(self._accelerator, values) / processes).tolist())
         readings = []
-        for step, here, everywhere in zip(unread, own.split(lengths), means.split(lengths), strict=True):
-            *terms, gradient = here.tolist()
+        for step in unread:
+            *terms, gradient = itertools.islice(own, len(step.values))
             reported = dict(zip(step.names, terms, strict=True))
-            shared = dict(zip(step.names, everywhere.tolist()[:-1], strict=True))
+            shared = reported
+            if means is not None:
+                *terms, _ = itertools.islice(means, len(step.values))
+                shared = dict(zip(step.names, terms, strict=True))
             if math.isfinite(reported["loss"]) and not math.isfinite(shared["loss"]):
                 raise SystemExit(1)
             self._watch.check(

@@ -4,74 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 
 from pipeline.training.data import class_weights
-from pipeline.training.distillation import DistillationTask
 from pipeline.training.learner import Learner
 from pipeline.training.processes import accelerator
 from pipeline.training.seeding import choose_kernels
 from pipeline.training.tasks import sum_of_weights
-
-CARD = torch.device("cuda:0")
-
-
-def hollow(task: Any, fake: FakeTensorMode) -> Any:
-    """A copy whose tensors claim to be on a GPU and have no data: it runs on any machine, and to read a value fails."""
-    memo: dict[int, Any] = {}
-    modules: list[nn.Module] = [task, *task.networks()]
-    for tensor in [t for module in modules for t in (*module.parameters(), *module.buffers())]:
-        with fake:
-            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CARD)
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-        )
-    return copy.deepcopy(task, memo)
-
-
-class Card(SimpleNamespace):
-    """What an accelerator does with one GPU in fp32, without one."""
-
-    device, num_processes, process_index, scaler = CARD, 1, 0, None
-
-    def prepare(self, *objects: Any) -> tuple[Any, ...]:
-        return objects
-
-    def autocast(self) -> Any:
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def unscale_gradients(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("task", ["supervised", "weighted", "none", "kd"])
-def test_an_update_reads_no_value_of_the_device(bench: Any, task: str) -> None:
-    """Traced on tensors without data, where a read, or a shape that hangs on values, is an error."""
-    fake = FakeTensorMode()
-    real = bench.supervised() if task in ("supervised", "weighted") else bench.distillation(task)
-    real.class_weights = class_weights(bench.prepared, balance=0.5) if task == "weighted" else None
-    learned = hollow(real, fake)
-    with fake:
-        settings = replace(bench.SETTINGS, ema=0.9)
-        learner = Learner(learned, settings, accelerator=Card(), images=2)  # type: ignore[arg-type]
-        assert all(group["fused"] for group in learner.optimizer.param_groups)
-        batch = (torch.empty(2, 3, 64, 96, dtype=torch.uint8), torch.empty(2, 64, 96, dtype=torch.uint8))
-        for step in (1, 2):
-            learner.update([batch], step=step, names=["a", "b"])
-        with pytest.raises(Exception, match=r"(?i)data|fake|item"):
-            learner.read()[0].terms["loss"].hex()
 
 
 def test_weights_of_pixels_without_a_wait_are_the_same_sum(bench: Any) -> None:
@@ -185,9 +130,3 @@ def _on_cpu(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _on_cpu(value) for key, value in tree.items()}
     return [_on_cpu(value) for value in tree] if isinstance(tree, list) else tree
-
-
-def test_hollow_tasks_keep_their_teacher_apart(bench: Any) -> None:
-    """The copy above is of both networks, or its teacher would compute with data on the CPU."""
-    task = hollow(bench.distillation("kd"), FakeTensorMode())
-    assert isinstance(task, DistillationTask) and {p.device for p in task.teacher.parameters()} == {CARD}
