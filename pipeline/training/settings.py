@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from pipeline.settings.param_types import Optimizer, Precision, Schedule
+from pipeline.settings.param_types import Optimizer, Precision, Schedule, ValidationPrecision
 from pipeline.settings.params import Recipe
 
 
@@ -36,6 +36,7 @@ class TrainingSettings:
         channels_last: memory format of images and weights; faster convolutions on GPUs.
         compile: torch.compile for the networks.
         validate_every: steps between two validations.
+        validation_precision: of these validations: fp32, or ``training`` for that of ``precision``.
         keep_start: whether the weights before the first step may be the best ones.
     """
 
@@ -64,6 +65,7 @@ class TrainingSettings:
     channels_last: bool
     compile: bool
     validate_every: int
+    validation_precision: ValidationPrecision = "fp32"
     keep_start: bool = False
 
     @classmethod
