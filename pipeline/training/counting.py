@@ -1,11 +1,12 @@
-"""The confusion matrix of a network over a split, computed where the network runs: the host never waits for a batch.
+"""The confusion matrix of a network over a split, counted where the network runs.
 
-Threads decode and resize frames while the network runs. On a GPU, frames and labels are copied from page-locked memory,
-predictions are resized to the size of the labels and counted there, and the counts are transferred once, at the end.
-Frames are resized by OpenCV on the host: no kernel of torch gives the same bytes. Counts equal those of
-:func:`pipeline.evaluation.accuracy.predicted`, frame by frame, except that a convolution of several images may round in
-another way than that of one image: where two classes are equal to the last bits, a label may differ. Batches of one
-image have no such differences.
+Threads decode and resize frames while the network runs. On a GPU the host never waits for a batch: frames and labels
+are copied from page-locked memory, predictions are resized to the size of the labels and counted on the GPU, and the
+counts are transferred once, at the end. Frames are resized on the host, by OpenCV as on a device.
+
+Counts equal those of :func:`pipeline.evaluation.accuracy.predicted`, frame by frame, except that a convolution of
+several images may round in another way than that of one image: where two classes are equal to the last bits, a label
+may differ. Batches of one image have no such differences.
 
 The tests run this code on a CPU; the copies from page-locked memory were not run on a card.
 """

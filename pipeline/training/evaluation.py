@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -50,16 +51,11 @@ def measure(
     """
     prepared.require_classes()
     check_size("input_size", input_size, network)
-    return {
-        name: known[name]
-        if name in known
-        else metrics_of(
-            network, prepared.split(name), labels=prepared.labels, input_size=input_size, accelerator=accelerator,
-            batch=batch,
-        )
-        for name in prepared.splits
-        if name != "train"
-    }  # fmt: skip
+    measured = partial(
+        metrics_of, network, labels=prepared.labels, input_size=input_size, accelerator=accelerator, batch=batch
+    )
+    names = [name for name in prepared.splits if name != "train"]
+    return {name: known[name] if name in known else measured(prepared.split(name)) for name in names}
 
 
 def metrics_of(
