@@ -112,7 +112,8 @@ class PairCounter:
         if predictions.shape != truth.shape:
             rows, columns = self._sources_of(truth.shape[1:])
             predictions = predictions[:, rows[:, None], columns]  # (n, H, W)
-        # one table per frame: fewer threads add to the same number, and 32 bits suffice, which a GPU adds fast
+        # One table per frame: fewer threads add to the same number, and 32 bits suffice, which a GPU adds fast.
+        # scatter_add_ in one dimension also works with deterministic algorithms; bincount would wait for the GPU.
         tables = BYTE * torch.arange(len(truth), device=self._device)[:, None, None]  # (n, 1, 1)
         pairs = (BYTE * (tables + truth) + predictions).flatten()
         counts = torch.zeros(len(truth) * BYTE**2, dtype=torch.int32, device=self._device)
