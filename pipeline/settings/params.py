@@ -83,7 +83,7 @@ class Recipe(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is then kept
     validate_every: Positive  # steps between two validations on val
     precision: Precision  # fp16 and bf16: autocast
-    #: of the validations during training; training: that of the option precision; metrics of the result are in fp32
+    #: precision of the validations during training; training: that of the option precision
     validation_precision: ValidationPrecision = "fp32"
     sync_batch_norm: bool = False  # batch-norm statistics over all processes, on GPUs
     channels_last: bool = False  # faster convolutions on GPUs
