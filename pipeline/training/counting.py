@@ -133,7 +133,7 @@ def sources(old: int, new: int) -> Tensor:
 
     Example:
         >>> sources(4, 6).tolist()
-        [0, 1, 1, 2, 3, 3]
+        [0, 1, 1, 2, 2, 3]
     """
     row = np.arange(old, dtype=np.float32)[np.newaxis]  # exact up to 2 ** 24
     return torch.from_numpy(cv2.resize(row, (new, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0].astype(np.int64))
