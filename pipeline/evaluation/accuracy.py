@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.frames import Array, resize_frame, resize_label_map
-from pipeline.labels import LabelSpec
 from pipeline.prepared import Split
 from pipeline.runtimes import Engine
 
-#: Frames that are decoded and wait while the engine runs.
+#: Fewest frames that are decoded and wait while the engine runs.
 AHEAD = 4
-
-
-def confusion(
-    engine: Engine,
-    split: Split,
-    *,
-    labels: LabelSpec,
-    indices: Sequence[int] | None = None,
-    look: Callable[[int, Array], object] = lambda index, prediction: None,
-) -> ConfusionMatrix:
-    """The confusion matrix of a split. The counts of disjoint parts add up to those of the whole split:
-    ``ConfusionMatrix.of(first.counts + second.counts, ignore_index=labels.ignore_index)``.
-
-    Args:
-        indices: which frames of the split; None for all.
-        look: called after every frame with its index and its prediction (H, W) at the label's size.
-
-    Raises:
-        UserError: a frame or label cannot be read, or an id is neither a class nor ignored.
-    """
-    matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
-    for index, label, prediction in predicted(engine, split, range(len(split)) if indices is None else indices):
-        matrix.add(label, prediction)
-        look(index, prediction)
-    return matrix
 
 
 def predicted(engine: Engine, split: Split, indices: Sequence[int]) -> Iterator[tuple[int, Array, Array]]:
@@ -48,27 +21,42 @@ def predicted(engine: Engine, split: Split, indices: Sequence[int]) -> Iterator[
 
     Yields:
         index, label and prediction at the label's size, in order.
+
+    Raises:
+        UserError: a frame or label cannot be read.
     """
-    for index, frame, label in _read_ahead(split, indices, engine.input_size):
+    for index, frame, label in read_ahead(split, indices, engine.input_size):
         prediction = engine.run(frame[np.newaxis])[0]
         yield index, label, resize_label_map(prediction, (label.shape[0], label.shape[1]))
 
 
-def _read_ahead(
-    split: Split, indices: Sequence[int], input_size: tuple[int, int]
+def read_ahead(
+    split: Split, indices: Sequence[int], input_size: tuple[int, int], *, threads: int = 1
 ) -> Iterator[tuple[int, Array, Array]]:
-    """(index, frame at the engine's size, label) in order; the next frames are decoded meanwhile."""
+    """Read frames of a split; the next ones are decoded and resized meanwhile.
+
+    Args:
+        input_size: (height, width) of the frames.
+        threads: number of threads that read.
+
+    Yields:
+        index, frame (H, W, 3) and label at its own size, in order.
+
+    Raises:
+        UserError: a frame or label cannot be read.
+    """
+    ahead = max(AHEAD, 2 * threads)
 
     def read(index: int) -> tuple[int, Array, Array]:
         frame, label = split[index]
         return index, resize_frame(frame, input_size), label
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[Future[tuple[int, Array, Array]]] = deque()
         try:
             for index in indices:
                 waiting.append(pool.submit(read, index))
-                if len(waiting) > AHEAD:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -65,7 +65,20 @@ class ConfusionMatrix:
             )
         assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
         joint = label.astype(np.uint16) << 8 | prediction  # three times as fast as selecting the counted pixels first
-        pairs: npt.NDArray[np.int64] = np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE)
+        return self.add_pairs(np.bincount(joint.ravel(), minlength=BYTE**2).reshape(BYTE, BYTE))
+
+    def add_pairs(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Count pixels by their two ids.
+
+        Args:
+            pairs: (256, 256), number of pixels by [label id, predicted id]; the row of the ignored id is set to 0.
+
+        Returns:
+            the counts of these pixels, (K, K) [true, predicted].
+
+        Raises:
+            UserError: an id is neither a class nor ignored.
+        """
         pairs[self.ignore_index] = 0
         classes = slice(self.num_classes)
         counts = pairs[classes, classes]

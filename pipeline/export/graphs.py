@@ -57,7 +57,10 @@ class DeployGraph(nn.Module):
         normalised: Tensor = self.normalise(pixels.permute(0, 3, 1, 2))
         return normalised
 
-    def forward(self, frames: Tensor) -> Tensor:
-        logits = self.network(self.to_input(frames)).logits
+    def to_labels(self, logits: Tensor) -> Tensor:
+        """(N, K, h, w) logits -> label maps (N, H / label_stride, W / label_stride) uint8."""
         logits = F.interpolate(logits, size=self.output_size, mode="bilinear", align_corners=False)
         return logits.argmax(dim=1).to(torch.uint8)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.to_labels(self.network(self.to_input(frames)).logits)

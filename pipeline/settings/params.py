@@ -32,6 +32,7 @@ from pipeline.settings.param_types import (
     Share,
     Size,
     StoreMode,
+    ValidationPrecision,
 )
 
 #: Reserved names of students -> the path that is in use already.
@@ -83,6 +84,8 @@ class Recipe(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is then kept
     validate_every: Positive  # steps between two validations on val
     precision: Precision  # fp16 and bf16: autocast
+    #: precision of the validations during training; training: that of the option precision
+    validation_precision: ValidationPrecision = "fp32"
     sync_batch_norm: bool = False  # batch-norm statistics over all processes, on GPUs
     channels_last: bool = False  # faster convolutions on GPUs
     compile: bool = False  # torch.compile

@@ -18,7 +18,7 @@ from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
-from pipeline.training.evaluation import check_size, measure, metrics_of
+from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
 from pipeline.training.fit import Batch, fit
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
@@ -99,7 +99,9 @@ def train(
         settings.batch_size, accumulate=settings.accumulate, processes=accelerator.num_processes
     )
     planned = _announced(task, settings, accelerator, images=images)
-    train_split = open_split(prepared, "train", mode=store, say=log.info if main else log.debug)
+    say = log.info if accelerator.is_main_process else log.debug
+    train_split = open_split(prepared, "train", mode=store, say=say)
+    val = open_split(prepared, "val", mode=store, say=say)
     augment = data.augmentation(
         crop=settings.crop_size, input_size=input_size, scale=settings.scale, colour=settings.colour_jitter,
         labels=labels, mean=network.mean,
@@ -113,8 +115,12 @@ def train(
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 
-    val = prepared.split("val")
-    metrics = partial(metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator)
+    at_once = frames_at_once(images, crop=settings.crop_size, input_size=input_size, device=accelerator.device)
+    fp32 = "fp32" in (settings.precision, settings.validation_precision)
+    metrics = partial(
+        metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator, batch=at_once,
+        autocast=nullcontext if fp32 else accelerator.autocast,
+    )  # fmt: skip
     identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
@@ -126,7 +132,10 @@ def train(
             learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
-        measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
+        measured = measure(
+            network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
+            known={"val": best.metrics} if fp32 else {},
+        )  # fmt: skip
     if planned is not None:
         expected = planned.measured(accelerator.device) / MIB
         log.info("peak memory of training: %.0f MiB, estimated %.0f", costs.peak_memory_mib, expected)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from pipeline.settings.param_types import Determinism, Optimizer, Precision, Schedule
+from pipeline.settings.param_types import Determinism, Optimizer, Precision, Schedule, ValidationPrecision
 from pipeline.settings.params import Recipe
 
 
@@ -38,6 +38,7 @@ class TrainingSettings:
         compile: torch.compile for the networks.
         determinism: strict, off or auto, see :func:`pipeline.training.seeding.choose_kernels`.
         validate_every: steps between two validations.
+        validation_precision: of these validations: fp32, or ``training`` for that of ``precision``.
         keep_start: whether the weights before the first step may be the best ones.
     """
 
@@ -67,6 +68,7 @@ class TrainingSettings:
     compile: bool
     validate_every: int
     determinism: Determinism = "auto"
+    validation_precision: ValidationPrecision = "fp32"
     keep_start: bool = False
 
     @classmethod

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation import latency
-from pipeline.evaluation.accuracy import confusion
+from pipeline.evaluation.accuracy import predicted, read_ahead
 from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.evaluation.scoring import evaluate
 from pipeline.frames import Array, resize_frame, resize_label_map
@@ -107,12 +109,33 @@ def test_a_split_without_frames_has_no_iou() -> None:
 
 
 def test_matrices_of_parts_sum_to_the_matrix_of_the_split() -> None:
-    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
-    parts = [confusion(Fixed(), Frames(), labels=labels, indices=[index]).counts for index in (0, 1)]  # type: ignore[arg-type]
-    whole = confusion(Fixed(), Frames(), labels=labels)  # type: ignore[arg-type]
+    parts = [counted(Fixed(), Frames(), [index]).counts for index in (0, 1)]
+    whole = counted(Fixed(), Frames(), [0, 1])
     assert parts[0].tolist() == [[64, 0], [0, 64]] and whole.counts.tolist() == [[128, 0], [0, 128]]
-    summed = ConfusionMatrix.of(parts[0] + parts[1], ignore_index=labels.ignore_index)
+    summed = ConfusionMatrix.of(parts[0] + parts[1], ignore_index=255)
     assert summed.summary() == whole.summary() == {"miou": 100.0, "per_class_iou": [100.0, 100.0]}
+
+
+def test_pairs_of_ids_are_counted_as_label_maps_are() -> None:
+    rng = np.random.default_rng(1)
+    label = rng.choice([0, 1, 3, 255], (9, 11)).astype(np.uint8)
+    prediction = rng.integers(0, 4, (9, 11), dtype=np.uint8)
+    pairs = np.zeros((256, 256), np.int64)
+    np.add.at(pairs, (label, prediction), 1)
+    by_map, by_pairs = (ConfusionMatrix(num_classes=4, ignore_index=255) for _ in range(2))
+    assert by_pairs.add_pairs(pairs.copy()).tolist() == by_map.add(label, prediction).tolist()
+    assert by_pairs.add_pairs(pairs.copy()).sum() == (label != 255).sum()
+    assert by_pairs.counts.tolist() == (2 * by_map.counts).tolist()
+    pairs[7, 1] = 1
+    with pytest.raises(UserError, match=r"id 7 among labels or predictions; allowed: 0\.\.3"):
+        by_pairs.add_pairs(pairs)
+
+
+def counted(engine: Engine, split: Any, indices: Sequence[int]) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(num_classes=2, ignore_index=255)
+    for _, label, prediction in predicted(engine, split, indices):
+        matrix.add(label, prediction)
+    return matrix
 
 
 class Noise:
@@ -133,28 +156,38 @@ class Noise:
         return rng.integers(0, 256, (6, 10, 3), dtype=np.uint8), rng.integers(0, 2, (6, 10), dtype=np.uint8)
 
 
-def test_reading_ahead_changes_no_count_and_no_order() -> None:
-    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
-    split, engine = Noise(20), Fixed()
-    plain = ConfusionMatrix(num_classes=2, ignore_index=255)
-    seen: list[int] = []
-    for index in (*range(7, 20), *range(7)):
-        frame, label = split[index]
-        plain.add(label, resize_label_map(engine.run(resize_frame(frame, (4, 8))[None])[0], (6, 10)))
-    for indices in (None, [*range(7, 20), *range(7)]):
-        seen.clear()
-        matrix = confusion(engine, split, labels=labels, indices=indices, look=lambda i, _: seen.append(i))  # type: ignore[arg-type]
-        assert matrix.counts.tolist() == plain.counts.tolist()
-        assert seen == list(indices or range(20))
+def split_of(length: int, broken: int = -1) -> Any:
+    return Noise(length, broken)
 
 
-def test_few_frames_are_read_ahead_and_an_unreadable_one_stops_the_run() -> None:
-    labels = LabelSpec(names=("dark", "bright"), palette=((0, 0, 0), (255, 255, 255)))
-    split, most = Noise(40), []
-    confusion(Fixed(), split, labels=labels, look=lambda index, _: most.append(split.read - index))  # type: ignore[arg-type]
-    assert max(most) <= 6, "memory does not grow with the split"
+@pytest.mark.parametrize("indices", [range(20), [*range(7, 20), *range(7)]])
+def test_reading_ahead_changes_no_prediction_and_no_order(indices: Sequence[int]) -> None:
+    engine, split = Fixed(), split_of(20)
+    seen = list(predicted(engine, split, indices))
+    assert [index for index, _, _ in seen] == list(indices)
+    for index, label, prediction in seen:
+        frame, expected = split[index]
+        assert np.array_equal(label, expected)
+        labels = engine.run(resize_frame(frame, (4, 8))[None])[0]
+        assert np.array_equal(prediction, resize_label_map(labels, (6, 10)))
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads_read_the_same_in_the_same_order(threads: int) -> None:
+    split = split_of(23)
+    alone = read_ahead(split, range(23), (4, 8))
+    for one, other in zip(alone, read_ahead(split, range(23), (4, 8), threads=threads), strict=True):
+        assert one[0] == other[0]
+        assert all(np.array_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 6), (4, 10)])
+def test_few_frames_are_read_ahead_and_an_unreadable_one_stops_the_run(threads: int, most: int) -> None:
+    split = split_of(40)
+    ahead = [split.read - index for index, _, _ in read_ahead(split, range(40), (4, 8), threads=threads)]
+    assert max(ahead) <= most, "memory does not grow with the split"
     with pytest.raises(UserError, match="frame 3 cannot be read"):
-        confusion(Fixed(), Noise(9, broken=3), labels=labels)  # type: ignore[arg-type]
+        list(read_ahead(split_of(9, broken=3), range(9), (4, 8), threads=threads))
 
 
 @pytest.mark.parametrize("counts", [np.zeros((2, 3), int), np.zeros((2, 2)), np.array([[1, 0], [0, -1]])])

@@ -144,7 +144,7 @@ OTHERS: dict[str, Any] = {
     "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 0.5}, "momentum": 0.8, "weight_decay": 0.0,
     "decay_norms": False, "clip_norm": 1.0, "schedule": "cosine", "power": 1.0, "warmup": 0, "ema": 0.9,
     "sync_batch_norm": True, "channels_last": True, "compile": True, "validate_every": 1, "determinism": "off",
-    "keep_start": True,
+    "keep_start": True, "validation_precision": "training",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from pipeline import runtimes
-from pipeline.evaluation.accuracy import confusion
+from pipeline.evaluation.accuracy import predicted
 from pipeline.evaluation.confusion import ConfusionMatrix
 from pipeline.frames import read_label_map, write_png
 from pipeline.prepared import Split
+from pipeline.runtimes import Engine
 from pipeline.video.engines import open_engines
 from pipeline.video.loop import segment
 from pipeline.video.segmenter import Segmenter
@@ -53,12 +55,20 @@ def split(student: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
     return Split(root, "val", names)
 
 
+def counted(engine: Engine, split: Split, indices: Sequence[int] = range(12)) -> ConfusionMatrix:
+    """The counts of `check` over some frames."""
+    matrix = ConfusionMatrix(num_classes=5, ignore_index=255)
+    for _, label, prediction in predicted(engine, split, indices):
+        matrix.add(label, prediction)
+    return matrix
+
+
 @pytest.mark.parametrize("contexts", [1, 2])
 def test_masks_score_what_check_reports(
     engine_folder: Path, split: Split, student: SimpleNamespace, tmp_path: Path, contexts: int
 ) -> None:
     engines, facts = open_engines(engine_folder, threads=2, contexts=contexts)
-    reported = confusion(engines[0], split, labels=facts.labels)
+    reported = counted(engines[0], split)
     source = open_source(str(split.root / "val" / "images"))
     segment(source, engines, labels=facts.labels, sinks=[MaskSink(tmp_path / "masks", labels=facts.labels)])
     scored = ConfusionMatrix(num_classes=5, ignore_index=255)
@@ -81,7 +91,7 @@ def test_lossless_video_scores_the_same(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(split.frame(index), format="bgr24")))
         container.mux(stream.encode(None))
     engines, facts = open_engines(engine_folder, threads=2)
-    reported = confusion(engines[0], split, labels=facts.labels, indices=chosen)
+    reported = counted(engines[0], split, chosen)
     source = open_source(str(tmp_path / "drive.mkv"))
     segment(source, engines, labels=facts.labels, sinks=[MaskSink(tmp_path / "masks", labels=facts.labels)])
     scored = ConfusionMatrix(num_classes=5, ignore_index=255)
@@ -91,7 +101,7 @@ def test_lossless_video_scores_the_same(
 
 
 def test_frames_of_another_program(engine_folder: Path, split: Split, student: SimpleNamespace) -> None:
-    reported = confusion(open_engines(engine_folder)[0][0], split, labels=student.labels)
+    reported = counted(open_engines(engine_folder)[0][0], split)
     scored = ConfusionMatrix(num_classes=5, ignore_index=255)
     with Segmenter(engine_folder, threads=2, contexts=2) as segmenter:
         given = [split.frame(index) for index in range(len(split))]
