@@ -164,7 +164,7 @@ def main() -> None:
             console.print(f"{title}: on the CPU: {', '.join(providers[CPU_PROVIDER])}", markup=False, highlight=False)
     for title, reason in absent.items():
         console.print(f"not measured: {title}: {reason}", markup=False, highlight=False)
-    console.print(summary(rows), markup=False, highlight=False)
+    print(summary(rows))
     if args.json:
         machine = {"device": device, "input_size": list(opened[REFERENCE].input_size), "threads": args.threads}
         artifact.write_text(
