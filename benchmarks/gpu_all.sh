@@ -63,7 +63,11 @@ OUT=$(cd "$OUT" && pwd) work=$(cd "$work" && pwd)
 python=$(command -v python || command -v python3) || usage "no python"
 export OUT work kit device tiny python
 export PYTHONPATH=$work/site:$work/ort:$PWD:$work/stand_in${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 COLUMNS=160
-[ "$device" = cuda ] || export CUDA_VISIBLE_DEVICES=""
+if [ "$device" = cpu ]; then
+  export CUDA_VISIBLE_DEVICES=""
+elif ! "$python" -c 'import sys; from pipeline.runtimes import _cuda; sys.exit(_cuda.device() is None)'; then
+  usage "--device: got cuda, but this machine has no NVIDIA GPU with a driver; a dry run: --device cpu --tiny"
+fi
 
 part_setup() {
   if [ -d "$kit/whl" ] && [ ! -d "$work/site" ]; then
@@ -72,7 +76,9 @@ part_setup() {
     mv "$work/site.new" "$work/site"
   fi
   mkdir -p "$work/stand_in" "$work/parts"
-  if [ -f "$kit/lab/dvclive.py" ] && ! "$python" -c 'import dvclive' 2>/dev/null; then cp "$kit/lab/dvclive.py" "$work/stand_in/"; fi
+  if [ -f "$kit/lab/dvclive.py" ] && ! "$python" -c 'import dvclive' 2>/dev/null; then
+    cp "$kit/lab/dvclive.py" "$work/stand_in/"
+  fi
   if [ -f "$kit/camvid.tar" ] && [ ! -d "$work/camvid" ]; then tar xf "$kit/camvid.tar" -C "$work"; fi
   if compgen -G "$kit/ort.??" >/dev/null; then cp "$kit"/ort.?? "$work/parts/"; fi
   if [ ! -d "$work/ort" ] && compgen -G "$work/parts/ort.??" >/dev/null; then
@@ -112,7 +118,11 @@ part_training_speed() {
 
 part_losses() {
   local common=(--device "$device" $tiny --json "$OUT/losses.json")
-  if [ "$device" = cuda ]; then common+=(--size 368 480 --batch 16 --precision bf16); fi
+  if [ "$device" = cuda ]; then
+    local half
+    half=$(sed -n 's/^ *precision: *\([a-z0-9]*\).*/\1/p' "$work/training.yaml" | head -n 1)
+    common+=(--size 368 480 --batch 16 --precision "$half")
+  fi
   "$python" benchmarks/losses.py --stride 4 8 "${common[@]}"
   "$python" benchmarks/losses.py --step "${common[@]}" ${tiny:+--losses cirkd}
 }

@@ -10,6 +10,7 @@ for two steps on rendered frames of 512x1024: the latency of a network does not 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from pathlib import Path
@@ -95,9 +96,11 @@ def training(values: dict[str, Any], folder: Path, *, device: str, tiny: bool) -
     }
     values["teacher"]["model"] = network(folder, 2, {"decoder_channels": 256})
     values["teacher"]["train"].update(recipe)
-    values["distill"].update(recipe)
-    student = {"model": network(folder, 0, {"decoder_channels": 128}), "qat": False}
-    values["students"] = {name: {**student, "loss": loss} for name, loss in LOSSES.items()}
+    values["distill"].update(copy.deepcopy(recipe))
+    values["students"] = {
+        name: {"model": network(folder, 0, {"decoder_channels": 128}), "loss": loss, "qat": False}
+        for name, loss in LOSSES.items()
+    }
     values["compare"]["student"] = "kd"
     data = "CamVid" if real else "rendered frames"
     weights = "pretrained" if values["teacher"]["model"]["encoder_weights"] else "random"

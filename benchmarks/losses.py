@@ -43,6 +43,7 @@ from pipeline.training.costs import peak_resident, reset_peak
 from pipeline.training.distillation import DistillationTask
 
 C_S, C_T = 128, 256
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEMPERATURE = 0.1
 
 
@@ -61,17 +62,17 @@ class Shape(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where and how the work runs."""
+    """Where the work runs, and its precision: a key of ``DTYPES``. Gradients in fp16 are not scaled."""
 
     device: str
     precision: str
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return DTYPES[self.precision]
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device, self.dtype, enabled=self.precision != "fp32")
 
 
 SHAPES = {"8x45x60": Shape(8, 45, 60, 11), "2x64x128": Shape(2, 64, 128, 19)}
@@ -336,7 +337,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
     parser.add_argument("--stride", type=int, nargs="+", default=[8], help="of the features, with --size")
     parser.add_argument("--batch", type=int, help="images, with --size")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="bf16, fp16: autocast")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-memory", action="store_true", help="measure the time only")
