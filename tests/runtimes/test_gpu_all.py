@@ -68,8 +68,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield call
     for process in started:
-        process.terminate()
-        process.communicate()
+        with process:  # waits for it
+            process.terminate()
 
 
 def outcomes(folder: Path) -> dict[str, str]:
