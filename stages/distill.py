@@ -56,6 +56,7 @@ def main() -> None:
         checkpoint_seconds=settings.checkpoint_seconds,
         workers=recipe.workers,
         store=recipe.store,
+        log_every=recipe.log_every,
     )
     processes.leave()
     if not processes.is_main():

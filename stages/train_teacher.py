@@ -55,6 +55,7 @@ def main() -> None:
             checkpoint_seconds=settings.checkpoint_seconds,
             workers=recipe.workers,
             store=recipe.store,
+            log_every=recipe.log_every,
         )
         facts = trained.facts
     processes.leave()

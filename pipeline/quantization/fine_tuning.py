@@ -70,7 +70,7 @@ def fine_tune(
         trained = train(
             task, settings, prepared=prepared, inputs=inputs, title=f"{name}, 8 bits simulated", curves=Path(curves),
             checkpoints=checkpoints, checkpoint_seconds=params.checkpoint_seconds,
-            workers=recipe.workers, store=recipe.store,
+            workers=recipe.workers, store=recipe.store, log_every=recipe.log_every,
         )  # fmt: skip
     processes.leave()
     if processes.is_main():

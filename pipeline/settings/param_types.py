@@ -42,6 +42,7 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["poly", "cosine", "constant"]
 Precision = Literal["fp32", "fp16", "bf16"]
 StoreMode = Literal["none", "decoded", "auto"]
+Determinism = Literal["auto", "strict", "off"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width

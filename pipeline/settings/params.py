@@ -17,6 +17,7 @@ from pipeline.errors import Problems, UserError, closest
 from pipeline.settings import plugin_options, yaml_file
 from pipeline.settings.param_types import (
     STRICT,
+    Determinism,
     Loss,
     Name,
     Optimizer,
@@ -85,6 +86,9 @@ class Recipe(Section):
     sync_batch_norm: bool = False  # batch-norm statistics over all processes, on GPUs
     channels_last: bool = False  # faster convolutions on GPUs
     compile: bool = False  # torch.compile
+    #: strict: kernels with the same bits in every run; off: the fastest kernels; auto: strict on a CPU, off on a GPU
+    determinism: Determinism = "auto"
+    log_every: Positive | None = None  # steps between two reads of the loss from the device; null: 1, on a GPU 20
     workers: Annotated[int, Field(ge=0)]  # loader processes per training process; 0: the training process loads
     #: decoded: frames are decoded once, into a file that is mapped into memory; auto: the same, if there is room
     store: StoreMode = "auto"

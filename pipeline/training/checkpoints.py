@@ -39,7 +39,7 @@ class Checkpoints:
         root: folder of all runs of one network.
         identity: of this run.
         every_seconds: least seconds between two checkpoints; the interval grows so that writing takes no more than a
-            twentieth of the time. 0 writes a checkpoint after every step.
+            twentieth of the time. 0 writes a checkpoint whenever losses were read.
         keep: how many of the newest checkpoints are kept, at least 2: the older one replaces a damaged newest one.
 
     Raises:

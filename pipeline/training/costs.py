@@ -23,7 +23,8 @@ class Costs:
     """Measured over the training steps of a run; the seconds exclude validation.
 
     Attributes:
-        seconds: of each step: waiting for data, forward, backward, optimiser.
+        seconds: of each step: waiting for data, forward, backward, optimiser; on a GPU each has the mean of the steps
+            that were read together (``training.readings``).
         peak_memory_mib: on CUDA the peak of torch's allocations; on a CPU the growth of the process's peak memory
             since just before the first step, validation included, without what the loss holds by then (CIRKD's queues).
         device: name of the GPU, or the device type and the number of threads.
@@ -48,7 +49,7 @@ class Costs:
 
 
 class Meter:
-    """Times steps: ``start`` before the data of a step is requested, ``stop`` when its update is done.
+    """Times steps: ``start`` before the data of a step is requested, ``stop`` when the last update was read.
 
     Args:
         device: where the steps run; on CUDA its peak of allocated memory is reset here.
@@ -68,10 +69,9 @@ class Meter:
     def start(self) -> None:
         self._started = time.perf_counter()
 
-    def stop(self) -> None:
-        if self._cuda:
-            torch.cuda.synchronize(self._device)
-        self.seconds.append(time.perf_counter() - self._started)
+    def stop(self, steps: int = 1) -> None:
+        """Divide the time since ``start`` evenly among a number of steps."""
+        self.seconds += steps * [(time.perf_counter() - self._started) / steps]
 
     def read(self) -> Costs:
         if self._cuda:

@@ -22,6 +22,7 @@ from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import Costs, Meter
 from pipeline.training.curves import Curves
 from pipeline.training.learner import Learner
+from pipeline.training.prefetch import Prefetch
 from pipeline.training.processes import Launcher
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,12 @@ def fit(
     curves: Path,
     checkpoints: Checkpoints | None,
     title: str,
+    log_every: int = 1,
 ) -> tuple[Best, Costs]:
     """Train; at the end the task's network holds the weights of the best validation.
+
+    Losses are read from the device, and checked, every ``log_every`` steps and before every validation. Checkpoints are
+    written only then: neither holds weights of a step that was not checked.
 
     Args:
         learner: its settings say how many steps, and when to validate.
@@ -63,6 +68,7 @@ def fit(
         curves: folder for dvclive's tables.
         checkpoints: to resume from and to write to; None for neither.
         title: text of the progress bar.
+        log_every: steps between two reads of the loss.
 
     Returns:
         the best validation, and the costs of the training steps.
@@ -83,15 +89,27 @@ def fit(
         progress = stack.enter_context(bars.make(disable=not main))
         bar = progress.add_task(title, total=settings.steps, completed=done)
         meter = Meter(accelerator.device, [] if state is None else state["seconds"].tolist())
-        for step, parts in enumerate(_grouped(batches(done), settings.accumulate), start=done + 1):
+        groups = Prefetch(
+            _grouped(batches(done), settings.accumulate),
+            device=accelerator.device, memory_format=learner.memory_format,
+        )  # fmt: skip
+        for step, parts in enumerate(groups, start=done + 1):
             launcher.check()
             names = [name_of(int(index)) for part in parts for index in part[2]]
-            terms = learner.update(parts, step=step, names=names)
-            meter.stop()
-            curve.log(step, {f"train/{name}": value for name, value in terms.items()})
-            progress.update(bar, advance=1, description=f"{title}  loss {terms['loss']:.3f}")
+            learner.update(parts, step=step, names=names)
+            groups.load()
             last = step == settings.steps
-            if step % settings.validate_every == 0 or last:
+            validates = step % settings.validate_every == 0 or last
+            if step % log_every and not validates:
+                continue
+            curve.write()
+            readings = learner.read()
+            meter.stop(steps=len(readings))
+            for reading in readings:
+                curve.log(reading.step, {f"train/{name}": value for name, value in reading.terms.items()})
+            loss = readings[-1].terms["loss"]
+            progress.update(bar, advance=len(readings), description=f"{title}  loss {loss:.3f}")
+            if validates:
                 metrics = validate(learner.network)
                 curve.log(step, {"val/miou": metrics["miou"]})
                 reached = f"{title}: step {step}/{settings.steps}, val mIoU {metrics['miou']:.2f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,8 +15,16 @@ from torch import Tensor
 from pipeline.models import SegNetwork
 from pipeline.training.averaging import Average
 from pipeline.training.guards import Watch
-from pipeline.training.optimization import learning_rate_factor, make_optimizer, parameter_groups, set_learning_rate
+from pipeline.training.optimization import (
+    fill_momentum,
+    learning_rate_factor,
+    make_optimizer,
+    parameter_groups,
+    restore_optimizer,
+    set_learning_rate,
+)
 from pipeline.training.processes import average_buffers, ready_for_several, total
+from pipeline.training.readings import Reading, Readings
 from pipeline.training.seeding import seed_step
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tasks import SupervisedTask
@@ -43,24 +50,27 @@ class Learner:
             learning_rate_factor,
             schedule=settings.schedule, steps=settings.steps, warmup=settings.warmup, power=settings.power,
         )  # fmt: skip
-        self._clip = float("inf") if settings.clip_norm is None else settings.clip_norm
-        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         ready_for_several(
             task, processes=accelerator.num_processes, images=images, sync_batch_norm=settings.sync_batch_norm
         )
         for network in task.networks():
-            network.to(memory_format=self._format)
+            network.to(memory_format=self.memory_format)
         groups = parameter_groups(
             task, lr=settings.lr, lr_factors=settings.lr_factors, weight_decay=settings.weight_decay,
             decay_norms=settings.decay_norms,
         )  # fmt: skip
         self._trained = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = make_optimizer(groups, name=settings.optimizer, momentum=settings.momentum)
+        self.optimizer = make_optimizer(
+            groups, name=settings.optimizer, momentum=settings.momentum, fused=accelerator.device.type == "cuda"
+        )
         with warnings.catch_warnings():  # torch renamed an option; accelerate still uses the old name
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self._model, self._stepper = accelerator.prepare(task, self.optimizer)
+        fill_momentum(self.optimizer)
         self._average = None if settings.ema is None else Average(task.network, decay=settings.ema)
         self._watch = Watch()
+        self._readings = Readings(self._watch, accelerator=accelerator)
         if settings.compile:
             for network in task.networks():
                 network.compile()
@@ -70,26 +80,20 @@ class Learner:
         """The network that is validated and kept: the task's, or the average of its weights."""
         return self.task.network if self._average is None else self._average.module
 
-    def update(self, parts: Sequence[Sequence[Tensor]], *, step: int, names: Sequence[str]) -> dict[str, float]:
-        """One update.
+    def update(self, parts: Sequence[Sequence[Tensor]], *, step: int, names: Sequence[str]) -> None:
+        """One update, which leaves its loss on the device for :meth:`read`: on CUDA the host does not wait for it.
 
         Args:
             parts: (images (n, 3, H, W), targets (n, H, W), ...) of this process, whose gradients are accumulated.
             step: 1-based.
             names: names of the samples in ``parts``, for messages.
-
-        Returns:
-            the terms of the loss, mean over parts and processes; ``loss`` is their sum.
-
-        Raises:
-            UserError: loss or gradient is not finite, or the loss explodes.
         """
         self._model.train()
         seed_step(self.settings.seed, step=step, process=self.accelerator.process_index)
         set_learning_rate(self.optimizer, self._rate(step - 1))
         moved = [
             (
-                part[0].to(self.accelerator.device, non_blocking=True, memory_format=self._format),
+                part[0].to(self.accelerator.device, non_blocking=True, memory_format=self.memory_format),
                 part[1].to(self.accelerator.device, non_blocking=True),
             )
             for part in parts
@@ -103,26 +107,29 @@ class Learner:
                 self.accelerator.backward(terms["loss"] / len(moved))
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)
-        gradient = self.accelerator.clip_grad_norm_(self._trained, self._clip)
+        gradient = self._clipped()
         self._stepper.step()
-        self._stepper.zero_grad()
+        self._stepper.zero_grad(set_to_none=True)
         average_buffers(self.accelerator, self.task.network)
         if self._average is not None:
             self._average.update_parameters(self.task.network)
-        *values, norm = torch.stack([*means.values(), gradient.float()]).tolist()  # one transfer from the device
-        scaled = self.accelerator.scaler is not None
-        self._leave_to_others(values[list(means).index("loss")])
-        self._watch.check(dict(zip(means, values, strict=True)), step=step, names=names, gradient=norm, scaled=scaled)
-        if self.accelerator.num_processes > 1:
-            values = (total(self.accelerator, torch.stack([*means.values()])) / self.accelerator.num_processes).tolist()
-        return dict(zip(means, values, strict=True))
+        self._readings.add(step, samples=names, terms=means, gradient=gradient)
 
-    def _leave_to_others(self, loss: float) -> None:
-        """Exit without a message when the loss of another process is not finite: that process names its samples."""
-        if self.accelerator.num_processes > 1:
-            bad = torch.tensor(float(not math.isfinite(loss)), device=self.accelerator.device)
-            if float(total(self.accelerator, bad.clone())) and not bool(bad):
-                raise SystemExit(1)
+    def read(self) -> list[Reading]:
+        """What the updates since the last call reported, in order; waits for the device. All processes must call it.
+
+        Raises:
+            UserError: loss or gradient of one of them is not finite, or its loss explodes.
+        """
+        return self._readings.read()
+
+    def _clipped(self) -> Tensor:
+        """Limit the norm of the gradient if the run does, and return the norm that it had."""
+        if self.settings.clip_norm is not None:
+            norm: Tensor = self.accelerator.clip_grad_norm_(self._trained, self.settings.clip_norm)
+            return norm
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
 
     def _weight(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
         """Mean of the task's weight over all parts of a batch in all processes; None when there is one part."""
@@ -134,7 +141,8 @@ class Learner:
         return mean
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that :meth:`restore` takes."""
+        """Tensors and plain values that :meth:`restore` takes; call :meth:`read` before."""
+        assert not len(self._readings), "steps that were not checked"
         scaler = self.accelerator.scaler
         return {
             "task": self.task.state_dict(),
@@ -147,7 +155,7 @@ class Learner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Resume from a state that :meth:`state` returned in a run with the same settings."""
         self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None:

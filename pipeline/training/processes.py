@@ -140,9 +140,11 @@ def average_buffers(accelerator: Accelerator, network: SegNetwork) -> None:
     All processes then validate, average, save and restore the same network. A loss's buffers are not changed: its
     queues hold the rows of all processes anyway.
     """
+    if accelerator.num_processes == 1:
+        return
     modules = [module for module in network.modules() if module.training]
     statistics = [b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()]
-    if accelerator.num_processes == 1 or not statistics:
+    if not statistics:
         return
     flat = accelerator.reduce(torch.cat([buffer.flatten() for buffer in statistics]), reduction="mean")
     for buffer, mean in zip(statistics, flat.split([buffer.numel() for buffer in statistics]), strict=True):

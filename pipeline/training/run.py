@@ -23,7 +23,8 @@ from pipeline.training.fit import Batch, fit
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
 from pipeline.training.memory import Estimate, advise, estimate, explained
-from pipeline.training.seeding import seed_everything
+from pipeline.training.readings import EVERY
+from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
@@ -66,6 +67,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     workers: int = 0,
     store: StoreMode = "none",
+    log_every: int | None = None,
 ) -> Trained:
     """Train a task in place.
 
@@ -78,6 +80,7 @@ def train(
         checkpoint_seconds: least seconds between two checkpoints.
         workers: processes that load crops; 0: this process loads them.
         store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
+        log_every: steps between two reads of the loss from the device; None: see ``training.readings.EVERY``.
 
     Raises:
         UserError: the data set has too few classes to learn, the network cannot take the sizes, the batch cannot be
@@ -90,11 +93,13 @@ def train(
     check_size("crop", settings.crop_size, network)
     task.class_weights = data.class_weights(prepared, balance=settings.class_balance)
     accelerator = processes.accelerator(precision=settings.precision)
+    main = accelerator.is_main_process
+    choose_kernels(settings.determinism, device=accelerator.device, say=log.warning if main else log.debug)
     images = processes.part_of_batch(
         settings.batch_size, accumulate=settings.accumulate, processes=accelerator.num_processes
     )
     planned = _announced(task, settings, accelerator, images=images)
-    train_split = open_split(prepared, "train", mode=store, say=log.info if accelerator.is_main_process else log.debug)
+    train_split = open_split(prepared, "train", mode=store, say=log.info if main else log.debug)
     augment = data.augmentation(
         crop=settings.crop_size, input_size=input_size, scale=settings.scale, colour=settings.colour_jitter,
         labels=labels, mean=network.mean,
@@ -113,13 +118,13 @@ def train(
     identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
-        kept if kept is not None and accelerator.is_main_process else nullcontext(),
+        kept if kept is not None and main else nullcontext(),
         explained(planned, accelerator.device),
     ):
         learner = Learner(task, settings, accelerator=accelerator, images=images)
         best, costs = fit(
             learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
-            checkpoints=kept, title=title,
+            checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
         measured = measure(network, prepared, input_size=input_size, accelerator=accelerator)
     if planned is not None:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from pipeline.settings.param_types import Optimizer, Precision, Schedule
+from pipeline.settings.param_types import Determinism, Optimizer, Precision, Schedule
 from pipeline.settings.params import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """The values of one training run. Each is part of the run's identity, so a run does not resume from a checkpoint
-    with another value. Options that change no result (workers, folders, seconds between checkpoints) are not here.
+    with another value. Options that change no result (workers, folders, steps between two reads of the loss, seconds
+    between two checkpoints) are not here.
 
     Attributes:
         input_size: (height, width) of the deployed network; validation runs at it.
@@ -35,6 +36,7 @@ class TrainingSettings:
         sync_batch_norm: batch-norm statistics over all processes (GPUs only).
         channels_last: memory format of images and weights; faster convolutions on GPUs.
         compile: torch.compile for the networks.
+        determinism: strict, off or auto, see :func:`pipeline.training.seeding.choose_kernels`.
         validate_every: steps between two validations.
         keep_start: whether the weights before the first step may be the best ones.
     """
@@ -64,6 +66,7 @@ class TrainingSettings:
     channels_last: bool
     compile: bool
     validate_every: int
+    determinism: Determinism = "auto"
     keep_start: bool = False
 
     @classmethod

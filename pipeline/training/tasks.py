@@ -55,10 +55,13 @@ class SupervisedTask(nn.Module):
 
     def weight(self, target: Tensor) -> Tensor:
         """Sum over labelled pixels of their class weights (1 each without class weights), a float64 scalar."""
-        labelled = target[target != self.ignore_index].long()
+        labelled = target != self.ignore_index
         if self.class_weights is None:
-            return torch.tensor(labelled.numel(), dtype=torch.float64, device=target.device)
-        return self.class_weights.double()[labelled].sum()
+            return labelled.sum().double()
+        weights = self.class_weights.double()
+        if target.device.type == "cpu":
+            return weights[target[labelled].long()].sum()
+        return sum_of_weights(weights, target, labelled)
 
     def supervised(self, output: SegOutput, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         weight = self.weight(target) if weight is None else weight
@@ -85,3 +88,12 @@ class SupervisedTask(nn.Module):
     @staticmethod
     def total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+
+def sum_of_weights(weights: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
+    """Sum of the weights (K,) of labelled pixels. To choose these by a mask, the host would wait for their number.
+
+    Shapes: target (N, H, W) ids, labelled (N, H, W) bool.
+    """
+    ids = target.long().masked_fill(~labelled, 0)
+    return weights[ids].masked_fill(~labelled, 0.0).sum()

@@ -123,6 +123,7 @@ class Bench:
         checkpoint_seconds: float = 60.0,
         store: StoreMode = "none",
         estimated: bool = False,
+        log_every: int | None = None,
         **changes: Any,
     ) -> Trained:
         """Train with `SETTINGS`, changed; the estimate of the memory, if asked for, takes half of the time."""
@@ -131,6 +132,7 @@ class Bench:
             return train(
                 task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
                 checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
+                log_every=log_every,
             )  # fmt: skip
 
 

@@ -143,7 +143,8 @@ OTHERS: dict[str, Any] = {
     "batch_size": 8, "accumulate": 2, "steps": 5, "seed": 1, "precision": "bf16", "optimizer": "sgd", "lr": 1e-3,
     "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 0.5}, "momentum": 0.8, "weight_decay": 0.0,
     "decay_norms": False, "clip_norm": 1.0, "schedule": "cosine", "power": 1.0, "warmup": 0, "ema": 0.9,
-    "sync_batch_norm": True, "channels_last": True, "compile": True, "validate_every": 1, "keep_start": True,
+    "sync_batch_norm": True, "channels_last": True, "compile": True, "validate_every": 1, "determinism": "off",
+    "keep_start": True,
 }  # fmt: skip
 
 
@@ -156,15 +157,15 @@ def test_every_setting_is_part_of_the_identity(field: str) -> None:
 
 
 def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
-    """Epochs become steps, and the seed is given separately; workers and the store change the speed alone."""
+    """Epochs become steps, and the seed is given separately; workers, store and log_every change the speed alone."""
     names = {field.name for field in fields(TrainingSettings)}
-    assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store"}
+    assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store", "log_every"}
     assert names - params.Distill.model_fields.keys() == {"input_size", "keep_start"}
     original = params.load(ROOT / "params.yaml", kinds=()).distill
     recipe = original.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
     settings = TrainingSettings.of(recipe, images=3 * recipe.batch_size, input_size=(64, 96), seed=7)
     assert (settings.steps, settings.seed, settings.input_size, settings.keep_start) == (5, 7, (64, 96), False)
-    for name, value in recipe.model_dump(exclude={"steps", "seed", "epochs", "workers", "store"}).items():
+    for name, value in recipe.model_dump(exclude={"steps", "seed", "epochs", "workers", "store", "log_every"}).items():
         assert getattr(settings, name) == value, name
 
 

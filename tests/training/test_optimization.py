@@ -12,9 +12,11 @@ from pipeline.errors import UserError
 from pipeline.training.averaging import Average
 from pipeline.training.learner import Learner
 from pipeline.training.optimization import (
+    fill_momentum,
     learning_rate_factor,
     make_optimizer,
     parameter_groups,
+    restore_optimizer,
     set_learning_rate,
 )
 
@@ -142,3 +144,50 @@ def test_accumulated_parts_are_the_whole_batch(bench: Any, tmp_path: Path) -> No
         tasks.append(task)
     whole, parts = (torch.cat([value.detach().flatten() for value in task.parameters()]) for task in tasks)
     assert float((whole - parts).abs().max()) < 1e-5
+
+
+def group(weight: torch.Tensor) -> list[dict[str, Any]]:
+    return [{"params": [torch.nn.Parameter(weight.clone())], "lr": 0.1, "peak_lr": 0.1, "weight_decay": 0.01}]
+
+
+def stepped(optimizer: torch.optim.Optimizer, gradient: torch.Tensor) -> torch.Tensor:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    parameter.grad = gradient.clone()
+    optimizer.step()
+    weights: torch.Tensor = parameter.detach().clone()
+    return weights
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_kernels_compute_what_the_others_do_and_skip_an_overflow(name: Any) -> None:
+    """Run with the fused kernels of the CPU, which take the same flag. In torch alone, an overflow in the first step
+    leaves the momentum of SGD without a value."""
+    weight, gradient = torch.randn(8, 3, 3, 3), torch.randn(8, 3, 3, 3)
+    fused = make_optimizer(group(weight), name=name, momentum=0.9, fused=True)
+    plain = make_optimizer(group(weight), name=name, momentum=0.9)
+    fill_momentum(fused)
+    fused.grad_scale, fused.found_inf = None, torch.tensor(1.0)  # type: ignore[attr-defined]
+    assert torch.equal(stepped(fused, torch.full_like(gradient, float("inf"))), weight)
+    del fused.found_inf, fused.grad_scale
+    (state,) = fused.state.values()
+    assert all(not bool(value.any()) for value in state.values())
+    for factor in (1.0, -0.5):
+        assert torch.allclose(stepped(fused, factor * gradient), stepped(plain, factor * gradient), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_state_is_restored_by_an_optimiser_of_another_device(name: Any, fused: bool) -> None:
+    """``fused`` belongs to the device. Checkpoints hold contiguous tensors; fused kernels need equal strides."""
+    weight, gradient = (torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last) for _ in range(2))
+    before = make_optimizer(group(weight), name=name, momentum=0.9, fused=not fused)
+    middle = stepped(before, gradient)
+    state = before.state_dict()
+    values = {key: value.clone().contiguous() for key, value in state["state"][0].items()}
+    after = make_optimizer(group(middle), name=name, momentum=0.9, fused=fused)
+    restore_optimizer(after, {**state, "state": {0: values}})
+    assert [bool(each["fused"]) for each in after.param_groups] == [fused]
+    assert all(
+        value.stride() == weight.stride() for key, value in after.state_dict()["state"][0].items() if key != "step"
+    )
+    assert torch.allclose(stepped(after, -gradient), stepped(before, -gradient), atol=1e-6)

@@ -37,7 +37,7 @@ def train_in_process(rank: int, folder: str, dataset: str, port: int) -> None:
     torch.set_num_threads(1)
     out, bench = Path(folder), Bench(Prepared(Path(dataset)))
     shared = distilled(bench)
-    trained = bench.train(shared, out / f"curves-{rank}", **UNEVEN)
+    trained = bench.train(shared, out / f"curves-{rank}", log_every=2, **UNEVEN)
     remembering = bench.distillation("cirkd", **CIRKD)
     bench.train(remembering, out / f"memory-{rank}", steps=3)
     found = {"kd": shared.state_dict(), "cirkd": remembering.loss.state_dict(), "facts": trained.facts}
