@@ -8,8 +8,8 @@
 For each loss (``kd+cirkd``: both at once; ``teacher``: the teacher's own training), one after the other in every round,
 so that a busy machine hits all alike; figures are medians over the rounds:
 
-- ``bare``: a plain loop of torch, with its defaults: forward of the same networks and loss (under autocast), backward,
-  the same optimiser; the batch is on the device, and nothing is read from it.
+- ``bare``: a plain loop of torch: forward of the same networks and loss (under autocast), backward, the same optimiser
+  (fused on a GPU); the batch is on the device, nothing is read from it, and torch takes the fastest kernels.
 - ``one batch``: our step without data loading: ``pipeline.training.fit`` with one batch of the loader again and again.
 - ``real``: our step: ``pipeline.training.fit`` with the loader; without validation.
 - ``loader``: the loader alone.
@@ -62,7 +62,8 @@ from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size, metrics_of
 from pipeline.training.fit import fit
 from pipeline.training.learner import Learner
-from pipeline.training.seeding import seed_everything
+from pipeline.training.readings import EVERY
+from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
@@ -179,6 +180,7 @@ def our_step(learner: Clocked, batches: Iterable[Batch], *, folder: Path) -> flo
         fit(
             learner, lambda done: itertools.islice(batches, steps), validate=validate, name_of=str,
             curves=folder / "curves", checkpoints=None, title="speed",
+            log_every=EVERY.get(learner.accelerator.device.type, 1),
         )  # fmt: skip
     return (stopped - learner.started) / (steps - learner.skip)
 
@@ -198,12 +200,6 @@ def seconds(work: Callable[[], object], *, count: int, skip: int, device: torch.
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def torch_defaults() -> None:
-    """Undo what a training asks of torch: deterministic kernels, or a search for the fastest ones."""
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = False
 
 
 def measure(
@@ -245,9 +241,9 @@ def measure(
         times.setdefault(what, []).append(1e3 * value)
 
     for seed in range(args.rounds):
-        torch_defaults()
+        choose_kernels("off", device=device)
         add(seconds(step, **timing), "bare")
-        seed_everything(recipe.seed)
+        choose_kernels(recipe.determinism, device=device)
         add(our_step(learner, itertools.repeat(batch), folder=folder), "one batch")
         for store, workers in itertools.product(args.store, counts):
             with loader(store, workers, seed) as batches:
