@@ -393,7 +393,8 @@ def main() -> None:
         for rows in measure(kind, what, shape, rounds=args.rounds, place=place, memory=not args.no_memory):
             record(key, rows)
         show(title, rows, base=base)
-        print(f"{title}: {summary(rows)}" if base == "kd" else "", flush=True)
+        if base == "kd":
+            print(f"{title}: {summary(rows)}", flush=True)
 
     names = list(dict.fromkeys(["kd", *args.losses]))
     if args.double_loop:

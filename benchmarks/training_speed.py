@@ -429,8 +429,8 @@ def main() -> None:
                 print(f"{loss}: {summary(measured)}", flush=True)
             record()
             gc.collect()  # the networks of this loss
-        if args.items:
-            task = task_of(settings, args.loss[0], prepared, student=args.student, recipe=first)
+        if args.items and rows:
+            task = task_of(settings, rows[0]["loss"], prepared, student=args.student, recipe=first)
             augment = augmentation(task, first, prepared)
             figures["parts_ms"] = parts(splits, augment, batch=first.batch_size, items=args.items)
             show_parts(title, figures["parts_ms"])

@@ -43,7 +43,7 @@ def test_every_loss_has_every_figure(
         assert row["real_per_bare"] == pytest.approx(row["bare_ms"] / row["real_ms"], abs=1e-3)
         validations = row["validations"] * row["validation_ms"]
         share = validations / (validations + row["steps"] * row["real_ms"])
-        assert row["validation_share"] == pytest.approx(share, rel=1e-2)
+        assert row["validation_share"] == pytest.approx(share, abs=1e-4)
     assert (rows[0]["steps"], rows[0]["validations"]) == (1000, 4)  # teacher.train of params.yaml
     assert (rows[2]["steps"], rows[2]["validations"]) == (300, 3)  # distill
     assert {"decode frame", "augment", "item, store decoded"} <= set(figures["parts_ms"])
