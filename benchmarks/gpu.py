@@ -81,13 +81,14 @@ def open_all(
 
 
 def counted(nodes: Mapping[str, Sequence[str]]) -> str:
-    """Number of nodes by provider.
+    """Number of nodes by provider, the largest first.
 
     Example:
         >>> counted({"CUDAExecutionProvider": ["Conv a", "Conv b"], "CPUExecutionProvider": ["Shape s"]})
         'CUDA 2, CPU 1'
     """
-    shares = (f"{provider.removesuffix('ExecutionProvider')} {len(names)}" for provider, names in nodes.items())
+    most_first = sorted(nodes.items(), key=lambda item: -len(item[1]))
+    shares = (f"{provider.removesuffix('ExecutionProvider')} {len(names)}" for provider, names in most_first)
     return ", ".join(shares) or "not listed"
 
 
