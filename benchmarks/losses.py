@@ -1,26 +1,30 @@
 """Time and memory of every distillation loss, and CIRKD's mini-batch term against a plain double loop.
 
     python benchmarks/losses.py                     # every loss at both feature shapes
+    python benchmarks/losses.py --size 368 480 --stride 4 8 --batch 16 --precision bf16 --device cuda
     python benchmarks/losses.py --double-loop       # CIRKD's mini-batch term against the formula, pair by pair
-    python benchmarks/losses.py --step              # a whole training step with a ResNet-18 student
+    python benchmarks/losses.py --step              # a whole training step with a ResNet-18 student; takes --size too
     python benchmarks/losses.py --crops             # CIRKD on 8 crops of 512x512, features at stride 8
     python benchmarks/losses.py --compile           # every loss as it is and under torch.compile
-    python benchmarks/losses.py ... --json FILE     # the figures, added to those in FILE
+    python benchmarks/losses.py ... --json FILE     # the figures, added to those in FILE after each round
+    python benchmarks/losses.py --tiny              # a dry run, seconds
 
 Seconds are medians of forward and backward; in each round every variant runs once, so that a busy machine hits all of
-them alike. Memory is the growth of the process's peak (of CUDA's, on a GPU) over its memory before, in MiB,
-measured in a process of its own.
+them alike. ``of kd's step`` is the time of the loss alone as a share of a whole training step with kd, on images of
+that size: the step of ``--step``, with logits and embedding at stride 4. Memory is the growth of the peak over the
+memory before, in MiB: of CUDA's allocations on a GPU, else of a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,41 +43,64 @@ from pipeline.training.costs import peak_resident, reset_peak
 from pipeline.training.distillation import DistillationTask
 
 C_S, C_T = 128, 256
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEMPERATURE = 0.1
 
 
 class Shape(NamedTuple):
+    """Shape of feature maps, or of images (``stride`` 1 there has no meaning)."""
+
     images: int
     height: int
     width: int
     classes: int
+    stride: int = 8  # image pixels per feature pixel
+
+    @property
+    def of_images(self) -> Shape:
+        return self._replace(height=self.height * self.stride, width=self.width * self.stride)
+
+
+class Place(NamedTuple):
+    """Where the work runs, and its precision: a key of ``DTYPES``. Gradients in fp16 are not scaled."""
+
+    device: str
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.precision]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.dtype, enabled=self.precision != "fp32")
 
 
 SHAPES = {"8x45x60": Shape(8, 45, 60, 11), "2x64x128": Shape(2, 64, 128, 19)}
 CROPS = Shape(8, 64, 64, 19)
+CLASSES = 11  # of --size
 SMALL_MAPS: dict[str, dict[str, Any]] = {"af_dcd": {"pool": 1}}  # the last stage of such crops has 4 x 6 pixels
-STEP = (8, 128, 192)  # images, height, width of the crops of a training step
+STEP = (8, 128, 192)  # images, height, width of the crops of a training step, unless --batch and --size name others
 Work = Callable[[], None]
 
 
-def outputs(shape: Shape, device: str) -> tuple[SegOutput, SegOutput, Tensor]:
-    """Student, teacher and labels at random for each feature pixel (8 x 8 image pixels), a tenth of them ignored."""
+def outputs(shape: Shape, place: Place) -> tuple[SegOutput, SegOutput, Tensor]:
+    """Student, teacher and labels at random for each feature pixel, a tenth of them ignored."""
     torch.manual_seed(0)
-    size = (shape.height, shape.width)
+    size, device = (shape.height, shape.width), place.device
 
     def output(channels: int) -> SegOutput:
-        feature = torch.randn(shape.images, channels, *size, device=device).relu()
-        logits = torch.randn(shape.images, shape.classes, *size, device=device)
+        feature = torch.randn(shape.images, channels, *size, device=device, dtype=place.dtype).relu()
+        logits = torch.randn(shape.images, shape.classes, *size, device=device, dtype=place.dtype)
         return SegOutput(logits=logits, embedding=feature, stages=(feature,))
 
     labels = torch.randint(0, shape.classes, (shape.images, *size), device=device)
     labels[torch.rand(labels.shape, device=device) < 0.1] = 255
-    target = labels.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    target = labels.repeat_interleave(shape.stride, dim=1).repeat_interleave(shape.stride, dim=2)
     return output(C_S).map(Tensor.requires_grad_), output(C_T), target
 
 
-def loss_work(name: str, shape: Shape, device: str, *, compiled: bool = False) -> Work:
-    student, teacher, target = outputs(shape, device)
+def loss_work(name: str, shape: Shape, place: Place, *, compiled: bool = False) -> Work:
+    student, teacher, target = outputs(shape, place)
     loss = losses.build(
         name,
         {},
@@ -83,14 +110,18 @@ def loss_work(name: str, shape: Shape, device: str, *, compiled: bool = False) -
         teacher_channels=C_T,
         student_stage_channels=(C_S,),
         teacher_stage_channels=(C_T,),
+        student_output_stride=shape.stride,
+        teacher_output_stride=shape.stride,
         steps=1000,
-    ).to(device)
+    ).to(place.device)
     fill(loss)
     if compiled:
         loss.compile()
 
     def work() -> None:
-        torch.stack(list(loss(student, teacher, target).values())).sum().backward()
+        with place.autocast():
+            terms = loss(student, teacher, target)
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
 
     return work
 
@@ -123,12 +154,12 @@ def blocks(student: Tensor, teacher: Tensor) -> Tensor:
 PAIRS = {"double loop": double_loop, "blocks": blocks}
 
 
-def pair_work(name: str, shape: Shape, device: str) -> Work:
-    student, teacher, _ = outputs(shape, device)
+def pair_work(name: str, shape: Shape, place: Place) -> Work:
+    student, teacher, _ = outputs(shape, place)
     return lambda: PAIRS[name](student.embedding, teacher.embedding).backward()
 
 
-def step_work(name: str, shape: Shape, device: str) -> Work:
+def step_work(name: str, shape: Shape, place: Place) -> Work:
     """A training step: student and teacher DeepLabV3+ with ResNet-18 and ResNet-34, loss, backward, AdamW."""
     torch.manual_seed(0)
     options = {"architecture": "deeplabv3plus", "encoder_weights": None}
@@ -138,6 +169,7 @@ def step_work(name: str, shape: Shape, device: str) -> Work:
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
     loss = losses.build(name, SMALL_MAPS.get(name, {}), **offered, **facts)
     fill(loss)
+    device = place.device
     task = DistillationTask(student, teacher, loss, ignore_index=255).to(device).train()
     optimiser = torch.optim.AdamW(task.parameters())
     x = torch.randn(shape.images, 3, shape.height, shape.width, device=device)
@@ -146,33 +178,44 @@ def step_work(name: str, shape: Shape, device: str) -> Work:
 
     def work() -> None:
         optimiser.zero_grad()
-        task(x, target)["loss"].backward()
+        with place.autocast():
+            total = task(x, target)["loss"]
+        total.backward()
         optimiser.step()
 
     return work
 
 
+KD_STEP = "kd's step"
 WORK = {"loss": loss_work, "pair": pair_work, "step": step_work}
 
 
-def seconds(work: dict[str, Work], *, rounds: int, device: str) -> dict[str, float]:
-    """Median of each, the variants taking turns; the first round is a warm-up."""
+def seconds(work: dict[str, Work], *, rounds: int, device: str) -> Iterator[dict[str, float]]:
+    """After each round the median of each so far, the variants taking turns; the first round is a warm-up.
+
+    What does not fit into the memory of the GPU is removed from ``work``.
+    """
     times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(rounds + 1):
-        for name, run in work.items():
+    for number in range(rounds + 1):
+        for name, run in list(work.items()):
             start = time.perf_counter()
-            run()
+            try:
+                run()
+            except torch.OutOfMemoryError:
+                del work[name]
+                continue
             if device == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+        if number:
+            yield {name: statistics.median(times[name][1:]) for name in work}
 
 
-def peak(kind: str, name: str, shape: Shape, device: str) -> float:
+def peak(kind: str, name: str, shape: Shape, place: Place) -> float:
     """Growth of memory in one run, in MiB."""
-    WORK[kind](name, Shape(2, 64, 64, shape.classes), device)()  # libraries and kernels are in memory
-    work = WORK[kind](name, shape, device)
-    if device == "cuda":
+    WORK[kind](name, Shape(2, 64, 64, shape.classes), place)()  # libraries and kernels are in memory
+    work = WORK[kind](name, shape, place)
+    if place.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
@@ -183,19 +226,22 @@ def peak(kind: str, name: str, shape: Shape, device: str) -> float:
     return (peak_resident() - before) / 2**20
 
 
-def peak_elsewhere(kind: str, name: str, shape: Shape, device: str) -> float:
-    arguments = ["--peak", kind, name, *map(str, shape), "--device", device]
+def memory_of(kind: str, name: str, shape: Shape, place: Place) -> float:
+    """:func:`peak`, on a CPU in a process of its own."""
+    if place.device == "cuda":
+        return peak(kind, name, shape, place)
+    arguments = ["--peak", kind, name, *map(str, shape), "--device", place.device, "--precision", place.precision]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{kind} {name}: failed with status {done.returncode}:\n{done.stderr}")
     return float(done.stdout.split()[-1])
 
 
-def measure_compiled(names: list[str], shape: Shape, *, rounds: int, device: str) -> list[dict[str, Any]]:
+def measure_compiled(names: list[str], shape: Shape, *, rounds: int, place: Place) -> list[dict[str, Any]]:
     """Seconds of each loss as it is and compiled, and of the first compiled call."""
     rows = []
     for name in names:
-        compiled = loss_work(name, shape, device, compiled=True)
+        compiled = loss_work(name, shape, place, compiled=True)
         start = time.perf_counter()
         try:
             compiled()
@@ -203,8 +249,9 @@ def measure_compiled(names: list[str], shape: Shape, *, rounds: int, device: str
             rows.append({"name": name, "fails": str(error).splitlines()[0]})
             continue
         first = time.perf_counter() - start
-        work = {"plain": loss_work(name, shape, device), "compiled": compiled}
-        rows.append({"name": name, **seconds(work, rounds=rounds, device=device), "first": first})
+        work = {"plain": loss_work(name, shape, place), "compiled": compiled}
+        *_, medians = seconds(work, rounds=rounds, device=place.device)
+        rows.append({"name": name, **medians, "first": first})
     return rows
 
 
@@ -219,71 +266,156 @@ def show_compiled(title: str, rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def measure(kind: str, names: list[str], shape: Shape, *, rounds: int, device: str) -> list[dict[str, Any]]:
-    memory = {name: peak_elsewhere(kind, name, shape, device) for name in names}
-    time_of = seconds({name: WORK[kind](name, shape, device) for name in names}, rounds=rounds, device=device)
-    return [{"name": name, "seconds": round(time_of[name], 4), "mib": round(memory[name], 1)} for name in names]
+def measure(
+    kind: str, names: list[str], shape: Shape, *, rounds: int, place: Place, memory: bool
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows after each round: ``seconds``, for a loss its share of kd's whole step, and at the end ``mib``."""
+    work: dict[str, Work] = {}
+    for name in names:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            work[name] = WORK[kind](name, shape, place)
+    if kind == "loss":
+        with contextlib.suppress(torch.OutOfMemoryError):
+            work[KD_STEP] = step_work("kd", shape.of_images, place)
+    rows: list[dict[str, Any]] = []
+    for medians in seconds(work, rounds=rounds, device=place.device):
+        rows = [
+            {"name": name, "seconds": round(medians[name], 6)}
+            if name in medians
+            else {"name": name, "fails": "out of memory"}
+            for name in names
+        ]
+        for row in rows:
+            if KD_STEP in medians and "seconds" in row:
+                row["of_kd_step"] = round(row["seconds"] / medians[KD_STEP], 4)
+        yield rows
+    work.clear()
+    for row in rows:
+        if memory and "seconds" in row:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                row["mib"] = round(memory_of(kind, row["name"], shape, place), 1)
+    yield rows
 
 
 def show(title: str, rows: list[dict[str, Any]], *, base: str) -> None:
     reference = next(row for row in rows if row["name"] == base)
-    table = Table("", "seconds", f"x {base}", "extra MiB", f"x {base}", title=title)
+    columns = ["of kd's step"] if any("of_kd_step" in row for row in rows) else []
+    table = Table("", "seconds", f"x {base}", *columns, "extra MiB", f"x {base}", title=title)
     for row in rows:
-        ratios = (f"{row[key] / reference[key]:.2f}" if reference[key] else "-" for key in ("seconds", "mib"))
-        table.add_row(row["name"], f"{row['seconds']:.4f}", next(ratios), f"{row['mib']:.0f}", next(ratios))
+        if "fails" in row:
+            table.add_row(row["name"], row["fails"])
+            continue
+        times, mib = ratio(row, reference, "seconds"), ratio(row, reference, "mib")
+        share = [f"{row['of_kd_step']:.1%}" if "of_kd_step" in row else ""] if columns else []
+        table.add_row(row["name"], f"{row['seconds']:.4f}", times, *share, f"{row['mib']:.0f}" if mib else "-", mib)
     Console().print(table)
 
 
-@command
-def main() -> None:
+def ratio(row: dict[str, Any], reference: dict[str, Any], key: str) -> str:
+    """A figure as a multiple of the reference; empty where one of them is missing."""
+    if key not in row:
+        return ""
+    return f"{row[key] / reference[key]:.2f}" if reference.get(key) else "-"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The slowest losses first, in one line: as shares of kd's whole step, or whole steps as multiples of it."""
+    measured = sorted((row for row in rows if "seconds" in row), key=lambda row: -row["seconds"])
+    kd = next((row["seconds"] for row in measured if row["name"] == "kd"), None)
+    if any("of_kd_step" in row for row in measured):
+        return "loss alone / kd's step: " + ", ".join(f"{row['name']} {row['of_kd_step']:.2f}" for row in measured)
+    return "x kd: " + ", ".join(f"{row['name']} {row['seconds'] / kd:.2f}" for row in measured if kd)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--double-loop", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--crops", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--losses", nargs="+", default=[name for name in losses.available() if name != "none"])
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
+    parser.add_argument("--stride", type=int, nargs="+", default=[8], help="of the features, with --size")
+    parser.add_argument("--batch", type=int, help="images, with --size")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="bf16, fp16: autocast")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--no-memory", action="store_true", help="measure the time only")
+    parser.add_argument("--tiny", action="store_true", help="one round of two small images: a dry run")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=7, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tiny:
+        args.size, args.batch, args.rounds, args.no_memory = STEP[1:], 2, 1, True
+    return args
 
+
+def shapes(args: argparse.Namespace) -> dict[str, Shape]:
+    """Feature shapes by title.
+
+    Raises:
+        UserError: the size is not a multiple of a stride.
+    """
+    if not args.size:
+        return SHAPES
+    height, width = args.size
+    images = args.batch or STEP[0]
+    if uneven := [stride for stride in args.stride if height % stride or width % stride]:
+        raise UserError(f"--size: got {height} {width}; needed: multiples of each --stride, and so of {uneven[0]}")
+    return {
+        f"{images}x{height}x{width}, stride {stride}": Shape(images, height // stride, width // stride, CLASSES, stride)
+        for stride in args.stride
+    }
+
+
+@command
+def main() -> None:
+    args = arguments()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: got cuda, but torch finds no GPU here; use --device cpu")
+    place = Place(args.device, args.precision)
     if args.peak:
         kind, name, *numbers = args.peak
-        print(peak(kind, name, Shape(*map(int, numbers)), args.device))
+        print(peak(kind, name, Shape(*map(int, numbers)), place))
         return
-    figures: dict[str, Any] = {}
+    facts = {
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        **{"precision": args.precision, "threads": torch.get_num_threads(), "torch": torch.__version__},
+    }
+
+    def record(key: str, rows: list[dict[str, Any]]) -> None:
+        if args.json:
+            known = json.loads(args.json.read_text()) if args.json.exists() else {}
+            artifact.write_text(args.json, artifact.dump_json({**known, key: {**facts, "rows": rows}}))
+
+    def run(kind: str, what: list[str], shape: Shape, *, key: str, title: str, base: str = "kd") -> None:
+        rows: list[dict[str, Any]] = []
+        for rows in measure(kind, what, shape, rounds=args.rounds, place=place, memory=not args.no_memory):
+            record(key, rows)
+        show(title, rows, base=base)
+        if base == "kd":
+            print(f"{title}: {summary(rows)}", flush=True)
+
     names = list(dict.fromkeys(["kd", *args.losses]))
     if args.double_loop:
-        for title, shape in SHAPES.items():
-            rows = measure("pair", list(PAIRS), shape, rounds=args.rounds, device=args.device)
-            show(f"CIRKD's mini-batch term, all pairs of {title}", rows, base="blocks")
-            figures[f"double loop {title}"] = rows
+        for at, shape in SHAPES.items():
+            title = f"CIRKD's mini-batch term, all pairs of {at}"
+            run("pair", list(PAIRS), shape, key=f"double loop {at}", title=title, base="blocks")
     elif args.step:
-        shape = Shape(*STEP, classes=11)
-        rows = measure("step", names, shape, rounds=args.rounds, device=args.device)
-        show(f"training step, ResNet-18 student, {'x'.join(map(str, STEP))}", rows, base="kd")
-        figures["step"] = rows
+        images = (args.batch or STEP[0], *(args.size or STEP[1:]))
+        size = "x".join(map(str, images))
+        key = f"step {size}" if args.size else "step"
+        run("step", names, Shape(*images, CLASSES), key=key, title=f"training step, ResNet-18 student, {size}")
     elif args.crops:
-        rows = measure("loss", ["kd", "cirkd"], CROPS, rounds=args.rounds, device=args.device)
-        show("8 crops of 512x512, features at stride 8", rows, base="kd")
-        figures["crops"] = rows
+        run("loss", ["kd", "cirkd"], CROPS, key="crops", title="8 crops of 512x512, features at stride 8")
     elif args.compile:
-        shape = SHAPES["8x45x60"]
-        rows = measure_compiled(names, shape, rounds=args.rounds, device=args.device)
+        rows = measure_compiled(names, SHAPES["8x45x60"], rounds=args.rounds, place=place)
         show_compiled("torch.compile, forward and backward, 8x45x60", rows)
-        figures["compile"] = rows
+        record("compile", rows)
     else:
-        for title, shape in SHAPES.items():
-            rows = measure("loss", names, shape, rounds=args.rounds, device=args.device)
-            show(f"losses, forward and backward, {title}, {C_S}/{C_T} channels", rows, base="kd")
-            figures[f"losses {title}"] = rows
-    if args.json:
-        known = json.loads(args.json.read_text()) if args.json.exists() else {}
-        facts = {"device": args.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        artifact.write_text(
-            args.json, artifact.dump_json({**known, **{k: {**facts, "rows": v} for k, v in figures.items()}})
-        )
+        for at, shape in shapes(args).items():
+            title = f"losses, forward and backward, {at}, {C_S}/{C_T} channels"
+            run("loss", names, shape, key=f"losses {at}", title=title)
 
 
 if __name__ == "__main__":

@@ -1,128 +1,303 @@
-"""Images per second of the loader alone, of the training step alone, and of real training; and the time of one item.
+"""Milliseconds per training step: a bare torch loop, our training, its loader; and what validation adds to a run.
 
     python benchmarks/training_speed.py artifacts/dataset                       # the default student with kd
+    python benchmarks/training_speed.py FOLDER --loss teacher none kd kd+cirkd --store decoded --json FILE
     python benchmarks/training_speed.py FOLDER --crop 512 1024 --input-size 1024 2048 --batch 4 --workers 0 2 4
-    python benchmarks/training_speed.py FOLDER --loss none --threads 1 --json FILE
+    python benchmarks/training_speed.py artifacts/dataset --device cpu --tiny   # a dry run, under a minute on 2 cores
 
-Each combination of workers and store is measured in every round, one after the other, so that a busy machine hits all
-alike; figures are medians. ``ratio`` is real training / min(loader, step): 1 if loading takes no extra time. The
-loader's queue is drained before the clock starts. Decoded files are in a temporary folder and are removed. Networks
-come from params.yaml with random weights: speed does not depend on them.
+For each loss (``kd+cirkd``: both at once; ``teacher``: the teacher's own training), one after the other in every round,
+so that a busy machine hits all alike; figures are medians over the rounds:
+
+- ``bare``: a plain loop of torch: forward of the same networks and loss (under autocast), backward, the same optimiser
+  (fused on a GPU); the batch is on the device, nothing is read from it, and torch takes the fastest kernels.
+- ``one batch``: our step without data loading: ``pipeline.training.fit`` with one batch of the loader again and again.
+- ``real``: our step: ``pipeline.training.fit`` with the loader; without validation.
+- ``loader``: the loader alone.
+- ``real / bare``: speed of our training / speed of the bare loop. 1: nothing is lost.
+- ``validation``: its share of a whole run with the ``steps`` and ``validate_every`` of params.yaml, from the time of
+  one validation of val.
+
+The loader's queue is drained before the clock starts. Decoded files are in a temporary folder and are removed. Networks
+and recipes come from params.yaml, with random weights: speed does not depend on them. ``accumulate`` is 1: the batch is
+one part of a step. The figures of a loss are in the JSON file as soon as they are measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+import io
 import itertools
 import json
+import math
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pipeline import artifact, losses, models
-from pipeline.errors import command
+from pipeline import artifact, models, plugins
+from pipeline.errors import UserError, command
+from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared, Split
-from pipeline.settings import params
+from pipeline.settings import loss_mixture, params
 from pipeline.training import data, processes
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
+from pipeline.training.evaluation import check_size, metrics_of
+from pipeline.training.fit import fit
 from pipeline.training.learner import Learner
+from pipeline.training.readings import EVERY
+from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
 
-Batch = tuple[Tensor, ...]
+Batch = Sequence[Tensor]  # images, targets, indices of the samples
 STORES = ("none", "decoded")
+TEACHER = "teacher"  # among the losses; no student may have this name
+WARM_UP = 3  # steps before the clock starts
 FLUSH = 2  # batches that a worker has ready when the clock starts
+#: Values of options that are not given.
+USUAL = {"count": 10, "rounds": 3, "items": 40, "validation_frames": 100, "store": STORES}
+TINY = {
+    **{"count": 2, "rounds": 1, "items": 4, "validation_frames": 2, "store": ("decoded",)},
+    **{"crop": (64, 96), "batch": 2, "workers": (0,)},
+}
 
 
-def build(settings: params.Params, args: argparse.Namespace, classes: int) -> SupervisedTask:
-    """The task of a student, with the teacher if its loss needs one."""
-    torch.manual_seed(0)
-    model, teaching = settings.student(args.student).model, settings.teacher.model
-    student = models.build(model.name, model.options, num_classes=classes)
-    teacher = models.build(teaching.name, teaching.options, num_classes=classes)
-    facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
-    options = {name: settings.losses.get(name, {}) for name in args.loss}
-    loss = losses.build_all(options, num_classes=classes, ignore_index=255, steps=1000, **facts)
-    return DistillationTask(student, teacher, loss, ignore_index=255)
+def recipe_of(settings: params.Params, loss: str, prepared: Prepared, args: argparse.Namespace) -> TrainingSettings:
+    """The recipe of params.yaml for one of ``--loss``, with the sizes of the command line."""
+    recipe = settings.teacher.train if loss == TEACHER else settings.distill
+    if recipe is False:
+        raise UserError(f"--loss {TEACHER}: teacher.train is false in {args.params}; leave it out, or set it a section")
+    images = len(prepared.splits["train"])
+    whole = TrainingSettings.of(recipe, images=images, input_size=settings.input_size, seed=settings.seed)
+    crop = tuple(args.crop or whole.crop_size)
+    return replace(
+        whole,
+        crop=crop,
+        input_size=tuple(args.input_size or args.crop or whole.input_size),
+        scale=tuple(args.scale),
+        batch_size=args.batch or whole.batch_size // whole.accumulate,
+        accumulate=1,
+    )
 
 
-def stepper(task: SupervisedTask, settings: params.Params, images: int) -> Callable[[Batch], None]:
-    """The update of training, on a batch of the loader."""
-    recipe = TrainingSettings.of(settings.distill, images=1, input_size=settings.input_size, seed=0)
-    learner = Learner(task, recipe, accelerator=processes.accelerator(precision=recipe.precision), images=images)
-    steps = itertools.cycle(range(1, recipe.steps))
+def task_of(
+    settings: params.Params, loss: str, prepared: Prepared, *, student: str, recipe: TrainingSettings
+) -> SupervisedTask:
+    """A new task with random weights."""
 
-    def step(batch: Batch) -> None:
-        learner.update([batch], step=next(steps), names=[])
+    def network(model: params.Model) -> SegNetwork:
+        weights = plugins.load("models", model.name).initial_weight_options
+        options = {key: value for key, value in model.options.items() if key not in weights}
+        return models.build(model.name, options, num_classes=prepared.labels.num_classes)
+
+    teacher = network(settings.teacher.model)
+    if loss == TEACHER:
+        task = SupervisedTask(teacher, ignore_index=prepared.labels.ignore_index)
+    else:
+        mixture = loss_mixture.resolve(loss.split("+"), settings.losses)
+        own = network(settings.student(student).model)
+        task = DistillationTask.on(prepared, own, teacher, mixture, steps=recipe.forward_passes)
+    task.class_weights = data.class_weights(prepared, balance=recipe.class_balance)
+    check_size("--crop", recipe.crop_size, task.network)
+    check_size("--input-size", recipe.input_size, task.network)
+    return task
+
+
+def bare_step(
+    task: SupervisedTask, recipe: TrainingSettings, batch: Batch, *, device: torch.device
+) -> Callable[[], None]:
+    """One step of a plain loop; fp16 without scaling of the gradient."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    task.to(device).train()
+    for network in task.networks():
+        network.to(device=device, memory_format=layout)
+        if recipe.compile:
+            network.compile()
+    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": device.type == "cuda"}
+    optimiser: torch.optim.Optimizer
+    if recipe.optimizer == "sgd":
+        optimiser = torch.optim.SGD(trained, momentum=recipe.momentum, **shared)
+    else:
+        optimiser = torch.optim.AdamW(trained, **shared)
+    images, target = batch[0].to(device, memory_format=layout), batch[1].to(device)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            loss = task(images, target)["loss"]
+        loss.backward()
+        optimiser.step()
 
     return step
 
 
-def rate(batches: Iterator[Batch], use: Callable[[Batch], None], *, count: int, skip: int, device: str) -> float:
-    """Images per second over ``count`` batches after ``skip``."""
+class Clocked(Learner):
+    """A learner that starts a clock when the warm-up is over, before the update of step ``skip + 1``."""
+
+    skip: int
+    started: float
+
+    def update(self, *args: Any, step: int, **kwargs: Any) -> Any:
+        if step == self.skip + 1:
+            synchronise(self.accelerator.device)
+            self.started = time.perf_counter()
+        return super().update(*args, step=step, **kwargs)
+
+
+def our_step(learner: Clocked, batches: Iterable[Batch], *, folder: Path) -> float:
+    """Seconds per step of the training loop after its warm-up, on the first batches, one per step."""
+    steps = learner.settings.steps
+    stopped = 0.0
+
+    def validate(network: SegNetwork) -> dict[str, Any]:
+        nonlocal stopped
+        synchronise(learner.accelerator.device)
+        stopped = time.perf_counter()
+        return {"miou": 0.0}
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bar
+        fit(
+            learner, lambda done: itertools.islice(batches, steps), validate=validate, name_of=str,
+            curves=folder / "curves", checkpoints=None, title="speed",
+            log_every=EVERY.get(learner.accelerator.device.type, 1),
+        )  # fmt: skip
+    return (stopped - learner.started) / (steps - learner.skip)
+
+
+def seconds(work: Callable[[], object], *, count: int, skip: int, device: torch.device) -> float:
+    """Seconds per call over ``count`` calls, after ``skip``."""
     for _ in range(skip):
-        use(next(batches))
+        work()
     synchronise(device)
-    start, images = time.perf_counter(), 0
+    start = time.perf_counter()
     for _ in range(count):
-        batch = next(batches)
-        use(batch)
-        images += len(batch[0])
+        work()
     synchronise(device)
-    return images / (time.perf_counter() - start)
+    return (time.perf_counter() - start) / count
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def speeds(
-    splits: dict[str, Split], augment: Augmentation, step: Callable[[Batch], None], args: argparse.Namespace
+def measure(
+    loss: str,
+    splits: dict[str, Split],
+    *,
+    settings: params.Params,
+    prepared: Prepared,
+    args: argparse.Namespace,
+    folder: Path,
 ) -> list[dict[str, Any]]:
-    """Medians over rounds for every store and number of workers."""
+    """One row for each store and number of workers."""
+    recipe = recipe_of(settings, loss, prepared, args)
+    AcceleratorState._reset_state()  # it keeps one precision per process, and the teacher may have another
+    seed_everything(recipe.seed)
+    accelerator = processes.accelerator(precision=recipe.precision)
+    device, counts = accelerator.device, args.workers or (recipe.workers,)
+    bare_task, task = (task_of(settings, loss, prepared, student=args.student, recipe=recipe) for _ in range(2))
+    augment = augmentation(task, recipe, prepared)
+    skip = WARM_UP + FLUSH * max(counts)
+    steps = skip + args.count
 
-    def loader(store: str, workers: int, seed: int, steps: int) -> Iterator[Batch]:
+    def loader(store: str, workers: int, seed: int) -> contextlib.closing[Iterator[list[Tensor]]]:
         crops = data.Crops(splits[store], augment, seed=seed)
-        draws = data.Draws(length=len(crops), steps=steps, images=args.batch, seed=seed)
-        return iter(data.batches(crops, draws, workers=workers))
+        drawn = steps + FLUSH * workers  # workers stay busy to the end
+        draws = data.Draws(length=len(crops), steps=drawn, images=recipe.batch_size, seed=seed)
+        return contextlib.closing(data.batches(crops, draws, workers=workers))
 
-    ready: Batch = tuple(part.to(args.device) for part in next(loader("none", 0, 0, 1)))
-    timing: dict[str, Any] = {"count": args.count, "device": args.device}
-    rates: dict[tuple[str, int, str], list[float]] = {}
+    with loader("none", 0, 0) as batches:
+        batch = next(batches)
+    step = bare_step(bare_task, recipe, batch, device=device)
+    short = replace(recipe, steps=steps, validate_every=steps)
+    learner = Clocked(task, short, accelerator=accelerator, images=recipe.batch_size)
+    learner.skip = skip
+    timing: dict[str, Any] = {"count": args.count, "skip": skip, "device": device}
+    times: dict[tuple[Any, ...], list[float]] = {}
+
+    def add(value: float, *what: Any) -> None:
+        times.setdefault(what, []).append(1e3 * value)
+
     for seed in range(args.rounds):
-        for store, workers in itertools.product(splits, args.workers):
-            skip = 1 + FLUSH * workers
-            steps = args.count + skip + FLUSH * workers  # workers stay busy to the end
-            for what, value in (
-                ("loader", rate(loader(store, workers, seed, steps), lambda batch: None, skip=skip, **timing)),
-                ("step", rate(itertools.repeat(ready), step, skip=1, **timing)),
-                ("real", rate(loader(store, workers, seed, steps), step, skip=skip, **timing)),
-            ):
-                rates.setdefault((store, workers, what), []).append(value)
-    rows = []
-    for store, workers in itertools.product(splits, args.workers):
-        loader_, step_, real = (statistics.median(rates[store, workers, what]) for what in ("loader", "step", "real"))
-        figures = {"loader": loader_, "step": step_, "real": real, "ratio": real / min(loader_, step_)}
-        rows.append({"store": store, "workers": workers, **{key: round(value, 3) for key, value in figures.items()}})
-    return rows
+        choose_kernels("off", device=device)
+        add(seconds(step, **timing), "bare")
+        choose_kernels(recipe.determinism, device=device)
+        add(our_step(learner, itertools.repeat(batch), folder=folder), "one batch")
+        for store, workers in itertools.product(args.store, counts):
+            with loader(store, workers, seed) as batches:
+                add(seconds(partial(next, batches), **timing), "loader", store, workers)
+            with loader(store, workers, seed) as batches:
+                add(our_step(learner, batches, folder=folder), "real", store, workers)
+    validation = 1e3 * validation_seconds(learner, prepared, frames=args.validation_frames)
+    validations = math.ceil(recipe.steps / recipe.validate_every)
+
+    def row(store: str, workers: int) -> dict[str, Any]:
+        bare, one_batch, loading, real = (
+            statistics.median(times[what])
+            for what in (("bare",), ("one batch",), ("loader", store, workers), ("real", store, workers))
+        )
+        whole = recipe.steps * real + validations * validation
+        figures = {"bare_ms": bare, "one_batch_ms": one_batch, "real_ms": real, "loader_ms": loading}
+        return {
+            **{"loss": loss, "store": store, "workers": workers, "crop": list(recipe.crop_size)},
+            **{"batch": recipe.batch_size, "precision": recipe.precision, "channels_last": recipe.channels_last},
+            **{name: round(value, 3) for name, value in figures.items()},
+            "real_per_bare": round(bare / real, 3),
+            "validation_ms": round(validation, 1),
+            "validation_share": round(validations * validation / whole, 4),
+            "validations": validations,
+            "steps": recipe.steps,
+        }
+
+    return [row(store, workers) for store, workers in itertools.product(args.store, counts)]
 
 
-def parts(splits: dict[str, Split], augment: Augmentation, args: argparse.Namespace) -> dict[str, float]:
+def augmentation(task: SupervisedTask, recipe: TrainingSettings, prepared: Prepared) -> Augmentation:
+    return data.augmentation(
+        crop=recipe.crop_size, input_size=recipe.input_size, scale=recipe.scale, colour=recipe.colour_jitter,
+        labels=prepared.labels, mean=task.network.mean,
+    )  # fmt: skip
+
+
+def validation_seconds(learner: Learner, prepared: Prepared, *, frames: int) -> float:
+    """Seconds of one validation of val, from its first ``frames`` frames."""
+    val = prepared.split("val")
+    timed = replace(val, names=val.names[:frames])
+    validate = partial(
+        metrics_of, learner.network,
+        labels=prepared.labels, input_size=learner.settings.input_size, accelerator=learner.accelerator,
+    )  # fmt: skip
+    validate(split=timed)  # the first one chooses kernels
+    synchronise(learner.accelerator.device)
+    start = time.perf_counter()
+    validate(split=timed)
+    synchronise(learner.accelerator.device)
+    return (time.perf_counter() - start) * len(val) / len(timed)
+
+
+def parts(splits: dict[str, Split], augment: Augmentation, *, batch: int, items: int) -> dict[str, float]:
     """Median milliseconds of the parts of an item, on one thread."""
     plain = splits["none"]
     times: dict[str, list[float]] = {}
@@ -133,76 +308,140 @@ def parts(splits: dict[str, Split], augment: Augmentation, args: argparse.Namesp
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
         return result
 
-    for index in range(args.items):
+    for index in range(items):
         at = index % len(plain)
         frame = timed("decode frame", plain.frame, at)
         label = timed("decode label", plain.label, at)
         item = timed("augment", augment, frame, label, np.random.default_rng(index))
         tensors = tuple(torch.from_numpy(part) for part in item)
-        timed("collate a batch", default_collate, [tensors] * args.batch)
+        timed("collate a batch", default_collate, [tensors] * batch)
         for store, split in splits.items():
             timed(f"item, store {store}", data.Crops(split, augment, seed=0).__getitem__, (at, index))
     return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
-def show(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+def show_parts(title: str, costs: dict[str, float]) -> None:
+    table = Table("part", "ms", title=f"milliseconds of an item, {title}")
+    for name, value in costs.items():
+        table.add_row(name, f"{value:.2f}")
     Console().print(table)
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    columns = ("bare", "one batch", "real", "loader", "real / bare", "validation")
+    table = Table("loss", "store", "workers", *columns, title=f"milliseconds per step, {title}")
+    for row in rows:
+        times = (f"{row[f'{name}_ms']:.2f}" for name in ("bare", "one_batch", "real", "loader"))
+        shares = (f"{row['real_per_bare']:.2f}", f"{row['validation_share']:.1%}")
+        table.add_row(row["loss"], row["store"], str(row["workers"]), *times, *shares)
+    Console().print(table)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The best ratio of each loss, and the largest share of validation, in one line."""
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["loss"]] = max(row["real_per_bare"], best.get(row["loss"], 0.0))
+    ratios = ", ".join(f"{loss} {ratio:.2f}" for loss, ratio in best.items())
+    return f"real / bare: {ratios}; validation: {max(row['validation_share'] for row in rows):.1%} of a run"
+
+
+def chosen_device(name: str | None) -> str:
+    """``cpu`` or ``cuda``. For ``cpu`` on a machine with a GPU, torch does not see the GPU from here on."""
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: got cuda, but torch finds no GPU here; use --device cpu")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, help="folder that prepare wrote")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--student", default="kd", help="key of students in params.yaml, for its network")
+    parser.add_argument("--loss", nargs="+", default=["kd"], help=f"losses; several at once: kd+cirkd; or {TEACHER}")
+    size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
+    parser.add_argument("--crop", **size, help="default: that of the recipe")
+    parser.add_argument("--input-size", **size, help="that scale 1 means; default: --crop, else that of params.yaml")
+    parser.add_argument("--scale", type=float, nargs=2, default=[0.5, 2.0])
+    parser.add_argument("--batch", type=int, help="images per step; default: that of the recipe")
+    parser.add_argument("--workers", type=int, nargs="+", help="default: that of the recipe")
+    parser.add_argument("--store", nargs="+", choices=STORES)
+    parser.add_argument("--count", type=int, help="steps of a measurement")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--items", type=int, help="items of the table of parts; 0: no such table")
+    parser.add_argument("--validation-frames", type=int, help="frames of val that are timed")
+    parser.add_argument("--threads", type=int, help="of torch in the training process")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
+    parser.add_argument("--tiny", action="store_true", help="few steps on small crops: a dry run")
+    parser.add_argument("--json", type=Path, help="JSON file; figures are added to those in it")
+    args = parser.parse_args()
+
+    for name, value in {**USUAL, **(TINY if args.tiny else {})}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path, help="folder that prepare wrote")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--student", default="kd", help="key of students in params.yaml")
-    parser.add_argument("--loss", nargs="+", default=["kd"])
-    parser.add_argument("--crop", type=int, nargs=2, default=[128, 192], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument(
-        "--input-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="that scale 1 means; default: crop"
-    )
-    parser.add_argument("--scale", type=float, nargs=2, default=[0.5, 2.0])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--store", nargs="+", choices=STORES, default=list(STORES))
-    parser.add_argument("--count", type=int, default=10, help="batches of a measurement")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--items", type=int, default=40, help="items of the table of parts")
-    parser.add_argument("--threads", type=int, help="of torch in the training process")
-    parser.add_argument("--json", type=Path, help="JSON file; figures are added to those in it")
-    args = parser.parse_args()
-
+    args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
-    args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings, prepared = params.load(args.params, kinds=("models",)), Prepared(args.dataset)
-    task = build(settings, args, prepared.labels.num_classes)
-    augment = data.augmentation(
-        crop=tuple(args.crop), input_size=tuple(args.input_size or args.crop), scale=tuple(args.scale), colour=0.5,
-        labels=prepared.labels, mean=task.network.mean,
-    )  # fmt: skip
+    device = chosen_device(args.device)
+    settings, prepared = params.load(args.params, kinds=("models", "losses")), Prepared(args.dataset)
+    first = recipe_of(settings, args.loss[0], prepared, args)
+    crop = "x".join(map(str, first.crop_size))
+    title = f"{prepared.name}, crop {crop}, batch {first.batch_size}, {' '.join(args.loss)}, {device}"
+    figures: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "scale": args.scale,
+    }
+    rows: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+
+    def record() -> None:
+        if args.json:
+            known = json.loads(args.json.read_text()) if args.json.exists() else {}
+            everything = {**known, title: {**figures, "rows": rows, "failures": failures}}
+            artifact.write_text(args.json, artifact.dump_json(everything))
+
     with tempfile.TemporaryDirectory() as folder:
-        splits, seconds = {}, {}
+        splits, decoding = {}, {}
         for store in ("none", *(name for name in args.store if name != "none")):
             start = time.perf_counter()
             splits[store] = open_split(prepared, "train", mode=store, folder=Path(folder), say=print)
-            seconds[store] = round(time.perf_counter() - start, 2)
-        costs = parts(splits, augment, args)
-        rows = speeds(splits, augment, stepper(task, settings, args.batch), args)
-    title = (
-        f"{prepared.name}, crop {args.crop[0]}x{args.crop[1]}, batch {args.batch}, {'+'.join(args.loss)}, {args.device}"
-    )
-    show(f"milliseconds, {title}", [{"part": name, "ms": value} for name, value in costs.items()])
-    show(f"images per second, {title}", rows)
-    print(f"frames decoded to a file in {seconds.get('decoded', 0)} s")
-    if args.json:
-        known = json.loads(args.json.read_text()) if args.json.exists() else {}
-        facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "opencv": cv2.__version__}
-        figures = {**facts, "scale": args.scale, "parts_ms": costs, "store_seconds": seconds, "images_per_second": rows}
-        artifact.write_text(args.json, artifact.dump_json({**known, title: figures}))
+            decoding[store] = round(time.perf_counter() - start, 2)
+        figures["store_seconds"] = decoding
+        for loss in args.loss:
+            try:
+                measured = measure(loss, splits, settings=settings, prepared=prepared, args=args, folder=Path(folder))
+            except (UserError, torch.OutOfMemoryError) as error:
+                failures[loss] = str(error).partition("\n")[0]
+                print(f"{loss}: not measured: {failures[loss]}", flush=True)
+            else:
+                rows += measured
+                print(f"{loss}: {summary(measured)}", flush=True)
+            record()
+            gc.collect()  # the networks of this loss
+        if args.items and rows:
+            task = task_of(settings, rows[0]["loss"], prepared, student=args.student, recipe=first)
+            augment = augmentation(task, first, prepared)
+            figures["parts_ms"] = parts(splits, augment, batch=first.batch_size, items=args.items)
+            show_parts(title, figures["parts_ms"])
+            record()
+    if rows:
+        show(title, rows)
+    if "decoded" in decoding:
+        print(f"frames decoded to a file in {decoding['decoded']} s")
+    if failures:
+        raise UserError("not measured: " + "; ".join(f"{loss}: {reason}" for loss, reason in failures.items()))
+    print(summary(rows))
 
 
 if __name__ == "__main__":
