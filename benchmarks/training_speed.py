@@ -56,10 +56,11 @@ from pipeline.errors import UserError, command
 from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared, Split
 from pipeline.settings import loss_mixture, params
+from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
-from pipeline.training.evaluation import check_size, metrics_of
+from pipeline.training.evaluation import check_size, frames_at_once, metrics_of
 from pipeline.training.fit import fit
 from pipeline.training.learner import Learner
 from pipeline.training.readings import EVERY
@@ -250,7 +251,9 @@ def measure(
                 add(seconds(partial(next, batches), **timing), "loader", store, workers)
             with loader(store, workers, seed) as batches:
                 add(our_step(learner, batches, folder=folder), "real", store, workers)
-    validation = 1e3 * validation_seconds(learner, prepared, frames=args.validation_frames)
+    validation = 1e3 * validation_seconds(
+        learner, prepared, frames=args.validation_frames, store=args.store[-1], folder=folder
+    )
     validations = math.ceil(recipe.steps / recipe.validate_every)
 
     def row(store: str, workers: int) -> dict[str, Any]:
@@ -281,13 +284,18 @@ def augmentation(task: SupervisedTask, recipe: TrainingSettings, prepared: Prepa
     )  # fmt: skip
 
 
-def validation_seconds(learner: Learner, prepared: Prepared, *, frames: int) -> float:
+def validation_seconds(learner: Learner, prepared: Prepared, *, frames: int, store: StoreMode, folder: Path) -> float:
     """Seconds of one validation of val, from its first ``frames`` frames."""
-    val = prepared.split("val")
+    val = open_split(prepared, "val", mode=store, folder=folder, say=print)
     timed = replace(val, names=val.names[:frames])
+    recipe, accelerator = learner.settings, learner.accelerator
+    at_once = frames_at_once(
+        recipe.batch_size, crop=recipe.crop_size, input_size=recipe.input_size, device=accelerator.device
+    )
+    fp32 = "fp32" in (recipe.precision, recipe.validation_precision)
     validate = partial(
-        metrics_of, learner.network,
-        labels=prepared.labels, input_size=learner.settings.input_size, accelerator=learner.accelerator,
+        metrics_of, learner.network, labels=prepared.labels, input_size=recipe.input_size, accelerator=accelerator,
+        batch=at_once, autocast=contextlib.nullcontext if fp32 else accelerator.autocast,
     )  # fmt: skip
     validate(split=timed)  # the first one chooses kernels
     synchronise(learner.accelerator.device)
