@@ -36,8 +36,8 @@ TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
     "int8": {FLOAT16_ALLOWED: "1", "trt_int8_enable": "1"},
 }
 SLOW_INT8 = (
-    "ONNX Runtime has no INT8 kernels for CUDA: it computes these layers in float and converts between them, so INT8 is "
-    "not expected to be faster than fp16; for INT8 on this GPU choose convert.runtime: tensorrt"
+    "ONNX Runtime has no INT8 kernels for CUDA: it computes these layers in float and converts between them, so INT8 "
+    "is not expected to be faster than fp16; for INT8 on this GPU choose convert.runtime: tensorrt"
 )
 METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
 
