@@ -1,4 +1,4 @@
-"""A folder with an engine in several variants: the recorded one runs; without a valid record INT8, and the log says so."""
+"""A folder with variants of an engine: the recorded one runs; without a valid record INT8, and the log says so."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_damage_is_an_error(fakes: Path) -> None:
     with pytest.raises(UserError, match=r"kd\.json: holds a list where a JSON object is needed; delete it, or measure"):
         chosen(fakes)
     (fakes / "fp32/engine.onnx").unlink()
-    with pytest.raises(UserError, match="payload 'engine.onnx' is missing"):
+    with pytest.raises(UserError, match=r"payload 'engine\.onnx' is missing"):
         chosen(fakes)
 
 
