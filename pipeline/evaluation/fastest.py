@@ -47,40 +47,24 @@ def find(
         ``undecided`` budgets of the variant, and ``others``: ``variant`` and ``what`` of each other one.
     """
     candidates = [name for name in PRECISIONS if name in measured]
-    kept = [name for name in candidates if not broken[name]]
+    reasons = {name: _budgets(broken[name]) for name in candidates if broken[name]}
+    kept = [name for name in candidates if name not in reasons]
+    if not kept:
+        choice: dict[str, Any] = {"variant": None, "runtime": None, "what": "no variant keeps every budget"}
+        return {**choice, "undecided": [], "others": _others(reasons, candidates)}
     times = {name: measured[name]["latency_ms"] for name in kept}
-    winners = [
-        name
-        for place, name in enumerate(kept)
-        if all(_measurably_faster(times[name], times[other]) for other in kept[:place])
-    ]
-    choice = winners[-1] if winners else None
-    others = []
-    for name in candidates:
-        if name == choice:
-            continue
-        what = _budgets(broken[name]) if broken[name] else _slower(name, times, kept=kept, choice=str(choice))
-        others.append({"variant": name, "what": what})
-    if choice is None:
-        return {
-            "variant": None,
-            "runtime": None,
-            "what": "no variant keeps every budget",
-            "undecided": [],
-            "others": others,
-        }
-    open_budgets = [str(entry["what"]) for entry in undecided[choice]]
-    what = "breaks no budget, and some are undecided" if open_budgets else "keeps every budget"
-    what = f"{title(choice)} is the fastest variant that {what}: {float(times[choice]['p50']):.4g} ms at p50"
+    best = kept[0]
+    for place, name in enumerate(kept):
+        if all(_measurably_faster(times[name], times[other]) for other in kept[:place]):
+            best = name
+    reasons |= {name: _slower(name, times, kept=kept, best=best) for name in kept if name != best}
+    open_budgets = [str(entry["what"]) for entry in undecided[best]]
+    keeps = "breaks no budget (some are undecided)" if open_budgets else "keeps every budget"
+    what = f"{title(best)} is the fastest variant that {keeps}: {float(times[best]['p50']):.4g} ms at p50"
     if len(kept) > 1 and not set(kept).isdisjoint(unstable):
         what += "; latency unstable, measure again on a machine without other work"
-    return {
-        "variant": choice,
-        "runtime": measured[choice]["runtime"],
-        "what": what,
-        "undecided": open_budgets,
-        "others": others,
-    }
+    choice = {"variant": best, "runtime": measured[best]["runtime"], "what": what}
+    return {**choice, "undecided": open_budgets, "others": _others(reasons, candidates)}
 
 
 def lines(choice: Mapping[str, Any]) -> list[str]:
@@ -136,12 +120,12 @@ def _measurably_faster(times: Mapping[str, Any], other: Mapping[str, Any]) -> bo
     return float(times["p50_interval"][1]) * LEAST_GAIN <= float(other["p50_interval"][0])
 
 
-def _slower(name: str, times: Mapping[str, Mapping[str, Any]], *, kept: Sequence[str], choice: str) -> str:
+def _slower(name: str, times: Mapping[str, Mapping[str, Any]], *, kept: Sequence[str], best: str) -> str:
     """Why a variant that keeps the budgets is not chosen."""
-    if kept.index(name) < kept.index(choice):
-        return f"{title(name)} is slower than {title(choice)}: {_against(times[name], times[choice])}"
+    if kept.index(name) < kept.index(best):
+        return f"{title(name)} is slower than {title(best)}: {_against(times[name], times[best])}"
     rivals = [other for other in kept[: kept.index(name)] if not _measurably_faster(times[name], times[other])]
-    rival = choice if choice in rivals else rivals[0]
+    rival = best if best in rivals else rivals[0]
     least = f"{LEAST_GAIN - 1:.0%}".replace("%", " %")
     return (
         f"{title(name)} is not measurably faster than {title(rival)} (at least {least}): "
@@ -157,6 +141,10 @@ def _against(times: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         return f"{float(each['p50']):.4g} ms ({float(low):.4g} to {float(high):.4g})"
 
     return f"{median(times)} against {median(other)} at p50"
+
+
+def _others(reasons: Mapping[str, str], candidates: Sequence[str]) -> list[dict[str, str]]:
+    return [{"variant": name, "what": reasons[name]} for name in candidates if name in reasons]
 
 
 def _budgets(broken: Sequence[Mapping[str, Any]]) -> str:

@@ -95,7 +95,7 @@ def test_a_choice_between_nothing_and_doubts() -> None:
     undecided = {"int8": [{"what": "not enough pixels of sign"}]}
     choice = find(variants, undecided=undecided, unstable=["fp32", "torch"])
     assert choice["what"] == (
-        "INT8 is the fastest variant that breaks no budget, and some are undecided: 3 ms at p50; latency unstable, "
+        "INT8 is the fastest variant that breaks no budget (some are undecided): 3 ms at p50; latency unstable, "
         "measure again on a machine without other work"
     )
     assert choice["undecided"] == ["not enough pixels of sign"]
@@ -107,7 +107,7 @@ def test_the_interval_holds_the_median_with_its_confidence() -> None:
     for n in (9, 12, 30, 50, 101, 480):
         low, high = latency.median_interval(np.arange(1.0, n + 1))  # the samples are their own ranks
         within = sum(math.comb(n, k) for k in range(int(low), int(high))) / 2**n  # samples below the median
-        assert 0.95 <= within < 0.985 or (low, high) == (1, n)
+        assert 0.95 <= within < 0.995 or (low, high) == (1, n)
         assert low <= latency.summary(np.arange(1.0, n + 1))["p50"] <= high
     assert latency.median_interval(np.array([2.0])) == (2.0, 2.0)
     outliers = np.concatenate([np.full(90, 3.0), np.full(10, 300.0)])
