@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import artifact
 from pipeline.errors import command
+from pipeline.evaluation import fastest
 from pipeline.evaluation.budgets import conclusion
 from pipeline.evaluation.measure import Timing
 from pipeline.export.checking import check_student, write_predictions
@@ -25,7 +26,9 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, help="teacher network; omit it for a network without a teacher")
     parser.add_argument("--student", type=Path, help="float reference; omit it for a network of segpress import")
-    parser.add_argument("--engines", type=Path, required=True)
+    parser.add_argument(
+        "--engines", type=Path, required=True, help="folder; the record of the fastest gets its name with .json"
+    )
     parser.add_argument(
         "--int8", type=Path, help="artifact of the INT8 engine's file, to compare labels with exact arithmetic"
     )
@@ -56,7 +59,10 @@ def main() -> None:
     write_predictions(args.predictions, predictions, results, labels=prepared.labels)
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
     artifact.write_text(args.out, artifact.dump_json(results))
+    fastest.write(args.engines, results)
     int8 = results["variants"]["int8"]
+    for line in fastest.lines(results["fastest"]):
+        print(line)
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
     exact = results["int8_exact_agreement"]

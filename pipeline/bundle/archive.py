@@ -44,7 +44,8 @@ def write(
         onnx, int8: artifacts of the same student.
         split: split from which evenly spaced frames are taken.
         images: number of frames.
-        facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``.
+        facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``, and, if this
+            machine has measured it, the record ``fastest``.
 
     Raises:
         UserError: the artifacts belong to different networks, the data set has other classes, or ``out`` cannot be

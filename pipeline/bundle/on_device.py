@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, runtimes
+from pipeline.evaluation import fastest
 from pipeline.evaluation.device import describe
 from pipeline.evaluation.measure import Timing, measure, open_engines
 from pipeline.prepared import Prepared
@@ -26,7 +27,7 @@ def check_bundle(
     """Build, check and time the engines of a bundle on this machine.
 
     Args:
-        folder: the unpacked bundle; engines are built in it.
+        folder: the unpacked bundle; engines are built in it, and the record of the fastest is written beside them.
         runtime: key of the runtime plugin.
         options: of the plugin.
         say: called with a line for each step.
@@ -60,4 +61,5 @@ def check_bundle(
         timing=Timing.of(facts["check"]),
         say=say,
     )
+    fastest.write(folder / ENGINES, results)
     return results

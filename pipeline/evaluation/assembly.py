@@ -9,7 +9,7 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets as limits
-from pipeline.evaluation import drops, latency, objects
+from pipeline.evaluation import drops, fastest, latency, objects
 from pipeline.evaluation.scoring import Score
 from pipeline.prepared import Prepared
 
@@ -34,6 +34,7 @@ def assemble(
     conditions: Sequence[Mapping[str, Any]],
     unstable_cov: float,
     unstable_drift: float,
+    slow_int8: str = "",
 ) -> dict[str, Any]:
     """The content of ``results/<student>.json`` (IoU in percent, latency in ms).
 
@@ -49,21 +50,30 @@ def assemble(
         budgets: section ``budgets`` of params.yaml.
         conditions: of the machine before and after the timing.
         unstable_cov, unstable_drift: limits of ``latency.unstable``.
+        slow_int8: of the runtime, see ``runtimes.Runtime``.
     """
     names = prepared.labels.names
     variants = {name: {**variant, **scores[name].summary} for name, variant in variants.items()}
     float_name = TORCH if TORCH in variants else "fp32"
     reference, int8 = variants[float_name], variants["int8"]
-    lost = drops.measure(
-        scores[float_name].frames, scores["int8"].frames, names=names, confidence=budgets.get("confidence")
-    )
+    losses = {
+        name: drops.measure(
+            scores[float_name].frames, scores[name].frames, names=names, confidence=budgets.get("confidence")
+        )
+        for name in variants
+        if name != TORCH
+    }
+    lost = losses["int8"]
     timings = {name: variant["latency_ms"] for name, variant in variants.items()}
     unstable = latency.unstable(timings, cov=unstable_cov, drift=unstable_drift)
     quantization = describe_quantization(engine)
-    speed = limits.speed(
-        timings["fp32"], timings["int8"], unstable=unstable, reason=limits.reason_of_slowness(quantization)
-    )
-    broken = limits.violations(budgets, lost, int8, speed)
+    reason = slow_int8 or limits.reason_of_slowness(quantization)
+    speed = limits.speed(timings["fp32"], timings["int8"], unstable=unstable, reason=reason)
+    broken = {
+        name: limits.violations(budgets, each, variants[name], speed if name == "int8" else None, variant=name)
+        for name, each in losses.items()
+    }
+    undecided = {name: limits.undecided(budgets, each, variant=name) for name, each in losses.items()}
     return {
         **about,
         "dataset": prepared.name,
@@ -86,9 +96,10 @@ def assemble(
         "quantization": quantization,
         "conditions": list(conditions),
         "unstable": unstable,
-        "passed": not broken,
-        "violations": broken,
-        "undecided": limits.undecided(budgets, lost),
+        "fastest": fastest.find(variants, broken=broken, undecided=undecided, unstable=unstable),
+        "passed": not broken["int8"],
+        "violations": broken["int8"],
+        "undecided": undecided["int8"],
         "warnings": limits.warnings(budgets, speed),
     }
 

@@ -42,44 +42,61 @@ def drop(
     }
 
 
+def title(variant: str) -> str:
+    """The name of a variant in sentences: ``INT8``, ``fp16``."""
+    return "INT8" if variant == "int8" else variant
+
+
 def violations(
-    budgets: Mapping[str, float | None], drops: Drops, int8: Mapping[str, Any], speed: Mapping[str, Any]
+    budgets: Mapping[str, float | None],
+    drops: Drops,
+    measured: Mapping[str, Any],
+    speed: Mapping[str, Any] | None = None,
+    *,
+    variant: str = "int8",
 ) -> list[dict[str, Any]]:
-    """The budgets that the INT8 engine breaks; of ``class_drop`` one for each class, the largest loss first.
+    """The budgets that a variant breaks; of ``class_drop`` one for each class, the largest loss first.
 
     A loss breaks its budget when its whole interval is above the budget.
 
     Args:
         budgets: ``miou_drop`` and ``class_drop`` in points, ``latency_p99_ms``, ``size_mb``, ``min_speedup``; None is
             no limit.
-        int8: results of the INT8 variant: ``size_bytes`` and ``latency_ms``.
-        speed: from :func:`speed`.
+        drops: what the variant loses against the float reference.
+        measured: results of the variant: ``size_bytes`` and ``latency_ms``.
+        speed: from :func:`speed`, for INT8; None: ``min_speedup`` does not limit the variant.
+        variant: its name.
     """
     broken = []
+    label = title(variant)
 
     def add(budget: str, got: float, what: str, **more: Any) -> None:
-        broken.append({"budget": budget, "variant": "int8", "limit": budgets[budget], "got": got, "what": what, **more})
+        broken.append(
+            {"budget": budget, "variant": variant, "limit": budgets[budget], "got": got, "what": what, **more}
+        )
 
     for budget, name, lost in _limited(budgets, drops):
         allowed = float(budgets[budget] or 0)
         if lost.exceeds(allowed):
-            subject = f"class {name} loses {_points(lost, drops)} IoU in INT8" if name else _miou(lost, drops)
+            points = _points(lost, drops)
+            whole = f"{label} loses {points} mIoU against float"
+            subject = f"class {name} loses {points} IoU in {label}" if name else whole
             add(budget, lost.got, f"{subject}; the budget allows {allowed:g}", **_about(name, lost))
-    p99, size_mb = int8["latency_ms"]["p99"], round(int8["size_bytes"] / 1e6, 3)
+    p99, size_mb = measured["latency_ms"]["p99"], round(measured["size_bytes"] / 1e6, 3)
     for budget, got, what in (
-        ("latency_p99_ms", p99, f"INT8 takes {p99:g} ms at p99"),
-        ("size_mb", size_mb, f"the INT8 engine has {size_mb:g} MB"),
+        ("latency_p99_ms", p99, f"{label} takes {p99:g} ms at p99"),
+        ("size_mb", size_mb, f"the {label} engine has {size_mb:g} MB"),
     ):
         limit = budgets.get(budget)
         if limit is not None and got > limit:
             add(budget, got, f"{what}; the budget allows {limit:g}")
     least = budgets.get("min_speedup")
-    if least is not None and speed["ratio"] < least:
+    if least is not None and speed is not None and speed["ratio"] < least:
         add("min_speedup", speed["ratio"], f"{speed['what']}; the budget requires {least:g}x. {speed['why']}")
     return broken
 
 
-def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[str, Any]]:
+def undecided(budgets: Mapping[str, float | None], drops: Drops, *, variant: str = "int8") -> list[dict[str, Any]]:
     """The budgets that the frames cannot decide, in the shape of :func:`violations`: neither kept nor broken.
 
     Either a class occurs in too few frames (``drops.frames_needed``), or the interval of a loss contains the budget and
@@ -94,7 +111,8 @@ def undecided(budgets: Mapping[str, float | None], drops: Drops) -> list[dict[st
         if lost.enough:
             unit = "IoU" if name else "mIoU"
             why = (
-                f"it loses {_points(lost, drops)} {unit} in INT8, and the budget of {limit:g} lies inside this interval"
+                f"it loses {_points(lost, drops)} {unit} in {title(variant)}, and the budget of {limit:g} lies inside "
+                "this interval"
             )
         else:
             assert drops.confidence is not None
@@ -171,10 +189,6 @@ def _limited(budgets: Mapping[str, float | None], drops: Drops) -> Iterator[tupl
     if budgets.get("class_drop") is not None:
         for name, lost in sorted(drops.classes.items(), key=lambda item: (-item[1].got, item[0])):
             yield "class_drop", name, lost
-
-
-def _miou(lost: Drop, drops: Drops) -> str:
-    return f"INT8 loses {_points(lost, drops)} mIoU against float"
 
 
 def _points(lost: Drop, drops: Drops) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,10 +81,11 @@ def unstable(timings: Mapping[str, Mapping[str, Any]], *, cov: float, drift: flo
 
 
 def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Minimum, p50, p90, p95, p99 in ms (nearest rank, as trtexec), n, cov and drift.
+    """Minimum, p50, p90, p95, p99 in ms (nearest rank, as trtexec), p50_interval, n, cov and drift.
 
-    cov is standard deviation / mean; drift is the relative increase of the median from the first third of
-    the samples to the last (0.1: 10 %), as of a processor that heats up and slows down.
+    p50_interval holds the median with 95 % confidence, see :func:`median_interval`; cov is standard deviation / mean;
+    drift is the relative increase of the median from the first third of the samples to the last (0.1: 10 %), as of a
+    processor that heats up and slows down.
 
     Example:
         >>> summary(np.arange(1.0, 101.0))["p99"]
@@ -96,7 +98,25 @@ def summary(samples_ms: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {
         "min": round(float(ordered[0]), 3),
         **{f"p{p}": round(float(value), 3) for p, value in rank.items()},
+        "p50_interval": [round(float(bound), 3) for bound in median_interval(ordered)],
         "n": n,
         "cov": round(float(ordered.std() / ordered.mean()), 4),
         "drift": round(float(np.median(samples_ms[-third:]) / np.median(samples_ms[:third]) - 1), 3),
     }
+
+
+def median_interval(ordered: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The sorted samples between which the median lies with 95 % confidence, whatever their distribution.
+
+    The ranks are n / 2 - 0.98 sqrt(n) and 1 + n / 2 + 0.98 sqrt(n) (Campbell and Gardner, BMJ 296, 1988); of a few
+    samples the interval is the range. Samples that follow each other are not independent, so that the interval is
+    somewhat too narrow.
+
+    Example:
+        >>> median_interval(np.arange(1.0, 101.0))
+        (40.0, 61.0)
+    """
+    n = len(ordered)
+    reach = 0.98 * math.sqrt(n)
+    low, high = math.floor(n / 2 - reach), math.ceil(1 + n / 2 + reach)  # ranks, from 1
+    return float(ordered[max(low, 1) - 1]), float(ordered[min(high, n) - 1])

@@ -120,6 +120,7 @@ def measure(
     after = environment.conditions()
     for name, summary in latencies.items():
         say(f"{name}: p50 {summary['p50']} ms, p99 {summary['p99']} ms")
+    runtime = runtimes.build(engine.meta["runtime"], engine.meta["runtime_options"])
     results = assembly.assemble(
         {name: {**variant.facts, "latency_ms": latencies[name]} for name, variant in variants.items()},
         scores=scores,
@@ -134,8 +135,8 @@ def measure(
         conditions=[before, after],
         unstable_cov=timing.unstable_cov,
         unstable_drift=timing.unstable_drift,
+        slow_int8=runtime.slow_int8,
     )
-    runtime = runtimes.build(engine.meta["runtime"], engine.meta["runtime_options"])
     exactness.compare(results, runtime, int8, engine=engine, opened=engines["int8"], frames=images)
     return results, {name: score.kept for name, score in scores.items()}
 

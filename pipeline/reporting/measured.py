@@ -82,6 +82,27 @@ class Violation(Note):
     got: Number | None = None
 
 
+class Reason(JsonObject):
+    """Why a variant is not the fastest that keeps every budget."""
+
+    variant: str = ""
+    what: str = ""
+
+
+class Fastest(JsonObject):
+    """The fastest variant that keeps every budget.
+
+    ``what`` is the sentence to show, empty in files of versions that did not choose; ``variant`` and ``runtime`` are
+    empty where every variant breaks a budget.
+    """
+
+    variant: str = ""
+    runtime: str = ""
+    what: str = ""
+    undecided: tuple[str, ...] = ()  # its budgets that the frames do not decide
+    others: tuple[Reason, ...] = ()
+
+
 class Drop(JsonObject):
     """Points of mIoU or IoU that INT8 loses.
 
@@ -149,6 +170,7 @@ class Result(JsonObject):
     speedup: Number | None = Field(default=None, validation_alias="speedup_int8_vs_fp32")
     unstable: tuple[str, ...] = ()  # variants whose latency varied too much
     quantization: Quantization = Quantization()
+    fastest: Fastest = Fastest()
     passed: Flag | None = None
     violations: tuple[Violation, ...] = ()
     undecided: tuple[Note, ...] = ()

@@ -16,6 +16,7 @@ from pipeline.reporting.columns import Column, plain
 from pipeline.reporting.measured import Result
 from pipeline.reporting.wording import (
     NOT_MEASURED,
+    fastest,
     fixed,
     latency,
     megabytes,
@@ -42,6 +43,7 @@ COLUMNS: tuple[Column[Result], ...] = (
     Column("speed-up", speed_up),
     Column("float MB", lambda result: megabytes(result.fp32.size_bytes)),
     Column("INT8 MB", lambda result: megabytes(result.int8.size_bytes)),
+    Column("fastest", fastest, left=True),
     VERDICT,
 )
 

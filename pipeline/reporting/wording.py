@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.evaluation.budgets import title
 from pipeline.reporting.measured import Result
 
 NOT_MEASURED = "not measured"
@@ -108,6 +109,11 @@ def confidence(value: float | None) -> str:
 def verdict(result: Result) -> str:
     """``pass``, ``pass (undecided: pole, sign)``, ``fail``."""
     return marked(result.verdict, undecided(result))
+
+
+def fastest(result: Result) -> str:
+    """``INT8``, ``fp16``, ``none``: the fastest variant that keeps every budget."""
+    return title(result.fastest.variant) or ("none" if result.fastest.what else NOT_MEASURED)
 
 
 def undecided(result: Result) -> str:

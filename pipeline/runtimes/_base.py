@@ -134,6 +134,8 @@ class Runtime(ABC):
     int8_variant: str
     #: Whether it computes float16 files in float16; a CPU may compute them in float32.
     real_float16 = True
+    #: Why its INT8 engines are not expected to be faster than float16; empty for a runtime with INT8 kernels.
+    slow_int8 = ""
     #: Name of the engine file inside the artifact.
     engine_file: str
 

@@ -35,6 +35,10 @@ TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
     "fp16": {FLOAT16_ALLOWED: "1"},
     "int8": {FLOAT16_ALLOWED: "1", "trt_int8_enable": "1"},
 }
+SLOW_INT8 = (
+    "ONNX Runtime has no INT8 kernels for CUDA: it computes these layers in float and converts between them, so INT8 "
+    "is not expected to be faster than fp16; for INT8 on this GPU choose convert.runtime: tensorrt"
+)
 METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
 
 ARM = ("aarch64", "arm64")
@@ -87,6 +91,8 @@ class OnnxRuntime(Runtime):
         on_cpu = "int8_arm" if platform.machine().lower() in ARM else "int8_cpu"
         self.int8_variant = "int8_tensorrt" if provider == "tensorrt" else on_cpu
         self.real_float16 = provider != "cpu" or on_cpu == "int8_arm"
+        if provider == "cuda":
+            self.slow_int8 = SLOW_INT8
         self.ort = onnxruntime
         self.threads = threads
         self.spinning = spinning

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.bundle import archive, remote
+from pipeline.evaluation import fastest
 from pipeline.evaluation.assembly import describe_imported, describe_student
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> int:
     settings = params.load(args.params, kinds=("runtimes",))
     out = args.out or Path(f"{args.name}.tar.gz")
     onnx = artifact.load(args.artifacts / "onnx" / args.name, kind="onnx")
+    record = fastest.record_of(args.artifacts / "engines" / args.name)
     check = settings.check.model_dump()
     split = check.pop("split")
     archive.write(
@@ -71,6 +73,7 @@ def main(arguments: list[str]) -> int:
             "runtime_options": settings.runtime_options,
             "check": check,
             "budgets": settings.budgets.model_dump(),
+            **({"fastest": artifact.read_json(record, advice=fastest.MEASURE)} if record.is_file() else {}),
         },
     )
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import artifact, runtimes
 from pipeline.bundle import on_device
 from pipeline.errors import UserError
+from pipeline.evaluation import fastest
 from pipeline.evaluation.budgets import conclusion
 from pipeline.verbs import new_parser
 
@@ -37,6 +38,10 @@ def main(arguments: list[str]) -> int:
     )
     out = args.out or args.bundle / "results.json"
     artifact.write_text(out, artifact.dump_json(results))
+    for line in fastest.lines(results["fastest"]):
+        print(line)
+    if "fastest" in facts:
+        print(f"on {facts['fastest']['device']}, where this bundle was written: {facts['fastest']['what']}")
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
     print(f"{out}: {conclusion(results)}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifact
+from pipeline.evaluation import fastest
 from pipeline.export.parity import float16_report
 from pipeline.frames import Array, resize_frame
 from pipeline.imported import description, network, reading
@@ -94,6 +95,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
     )
     device, results = out / "device.json", out / "results" / f"{name}.json"
     built = {"device": device, "onnx": onnx, "int8": int8}
+    judging = [predictions, results, fastest.record_of(engines)]
     judged = {"device": device, "dataset": data, "engines": engines, "int8": int8}
     values = yaml_file.read(file, sections=params.Params.model_fields)
     described = {"description": own.file, "model": reading.hashes(own.model)}
@@ -124,7 +126,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
         stage("int8", [int8], {"onnx": onnx, "calibration": calibration, "dataset": data}, "--out", int8),
         Step("device", [device], {}, partial(run_stage, "device", "--params", file, "--out", device), always=True),
         stage("engines", [engines], built, "--out", engines),
-        stage("results", [predictions, results], judged, "--predictions", predictions, "--out", results),
+        stage("results", judging, judged, "--predictions", predictions, "--out", results),
         stage(
             "report",
             [out / "report"],

@@ -75,7 +75,10 @@ def parse() -> argparse.Namespace:
         usage="%(prog)s ENGINE SOURCE... [options]",
     )
     parser.add_argument(
-        "engine", type=Path, metavar="ENGINE", help="folder of an engine that was built on this machine"
+        "engine",
+        type=Path,
+        metavar="ENGINE",
+        help="folder of an engine that was built on this machine, or of its variants: the fastest one is used",
     )
     parser.add_argument(
         "sources",

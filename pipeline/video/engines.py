@@ -1,7 +1,8 @@
-"""The number of engines that run in parallel, and their speed without the rest of the loop."""
+"""Which engine of a folder runs, how many run in parallel, and their speed without the rest of the loop."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,35 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.evaluation import fastest
 from pipeline.runtimes import Engine, open_engine
 
+log = logging.getLogger(__name__)
+
 _ON_GPU = 2  # one copies and resizes while the other computes
+
+
+def chosen(path: Path) -> Path:
+    """The folder of one engine: ``path`` itself, or the fastest variant in it.
+
+    If no record names the fastest variant of these engines (see :mod:`pipeline.evaluation.fastest`), it is ``int8``, or
+    the least exact one that is there. A line in the log says which variant was chosen and why.
+
+    Raises:
+        UserError: a variant is no complete engine, or the record is not JSON.
+    """
+    places = {name: path / name for name in fastest.PRECISIONS if (path / name / artifact.META).is_file()}
+    if (path / artifact.META).is_file() or not places:
+        return path
+    files = {name: artifact.load(place, kind="engine", verify=False).meta["files"] for name, place in places.items()}
+    hashes = {name: next(iter(listed.values()), "") for name, listed in files.items()}
+    name, why = fastest.recorded(path, hashes)
+    place = places[name or list(places)[-1]]
+    log.log(logging.INFO if name else logging.WARNING, "%s is used: %s", place, why)
+    return place
 
 
 def open_engines(
@@ -27,7 +52,7 @@ def open_engines(
     context for live sources. On a GPU the default is two: one copies while the other computes.
 
     Args:
-        path: engine folder.
+        path: engine folder, or a folder of variants, see :func:`chosen`.
         threads: of all contexts together, on a CPU; None: as it was built.
         contexts: how many; None: the default above.
         live: whether the source is live, so that latency counts.
@@ -37,6 +62,7 @@ def open_engines(
     Raises:
         UserError: the engine was not built on this machine, or there are more contexts than threads.
     """
+    path = chosen(path)
     first, facts = open_engine(path, options={"threads": threads} if threads else None)
     options: dict[str, Any] = {**facts.meta["runtime_options"], **({"threads": threads} if threads else {})}
     total = _ON_GPU if first.on_gpu else int(options.get("threads", 1))

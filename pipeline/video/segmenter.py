@@ -31,7 +31,7 @@ class Segmenter:
     """An engine for the frames of your own program.
 
     Args:
-        engine: engine folder, built on this machine.
+        engine: engine folder, built on this machine, or a folder of variants, of which the fastest is used.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
         resize: ``stretch``, ``letterbox`` or ``crop``, see :class:`pipeline.video.view.Looking`.
         region: part of the frames that is segmented, see :meth:`pipeline.video.view.Region.parse`.
@@ -45,7 +45,7 @@ class Segmenter:
         UserError: the engine was not built on this machine, or an option is invalid.
 
     Example:
-        with Segmenter("artifacts/engines/kd/int8") as segmenter:
+        with Segmenter("artifacts/engines/kd") as segmenter:
             for frame, mask in segmenter.stream(frames):  # mask: (H, W) train ids
                 ...
     """

@@ -102,7 +102,7 @@ def run_one(
         selection = Selection(start=args.start, duration=args.duration, every=args.every, limit=args.limit)
         looking = Looking(args.resize, Region.parse(args.region) if args.region else None)
         smoother = Smoother(frames=args.smooth, ignore_index=facts.labels.ignore_index) if args.smooth else None
-        named = "/".join(args.engine.resolve().parts[-2:])
+        named = "/".join(facts.path.resolve().parts[-2:])
         frames = selection.expected(source)
         places = of_source(wanted, name, several=several, read=read or [], expected=frames)
         places = replace(places, rules=rules)

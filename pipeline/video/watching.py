@@ -58,7 +58,7 @@ def watch(
     all sources have ended; leaving it early ends them.
 
     Args:
-        engine: engine folder, built on this machine.
+        engine: engine folder, built on this machine, or a folder of variants, of which the fastest is used.
         sources: source by name: text as for ``stages/infer.py``, the number of a camera, or an open source.
         threads, contexts: see :func:`pipeline.video.engines.open_engines`.
         resize, region: see :class:`pipeline.video.segmenter.Segmenter`.
@@ -68,7 +68,7 @@ def watch(
             first error.
 
     Example:
-        for name, frame, mask, result in watch("artifacts/engines/kd/int8", {"front": "0", "rear": "rtsp://rear/1"}):
+        for name, frame, mask, result in watch("artifacts/engines/kd", {"front": "0", "rear": "rtsp://rear/1"}):
             ...
     """
     if not isinstance(sources, Mapping) or not sources:

@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.frames import write_png
 from pipeline.prepared import Prepared
 from pipeline.reporting import results as reporting
+from pipeline.video.engines import chosen
 
 ROOT = Path(__file__).parents[2]
 FACTS = {
@@ -83,6 +84,9 @@ def test_it_runs_with_only_its_requirements_installed(bare_python: Path, unpacke
         engine = unpacked / "engines" / name / "engine.onnx"
         assert variant["size_bytes"] == engine.stat().st_size and variant["sha256"] == artifact.sha256(engine)
         assert variant["latency_ms"]["p50"] > 0 and variant["latency_ms"]["n"] == 10
+    choice = results["fastest"]
+    assert len(choice["others"]) == 2 and choice["what"] in result.stdout.splitlines()
+    assert chosen(unpacked / "engines") == unpacked / "engines" / choice["variant"], "infer takes it on the device"
     assert len(results["conditions"]) == 2 and results["passed"] is True and results["undecided"] == []
     counts = np.array(results["objects"]["counts"])
     assert counts.shape == (5, 3) and counts.sum() > 0 and np.array(results["objects"]["recall_int8"]).shape == (5, 3)
@@ -98,10 +102,13 @@ def test_it_runs_with_only_its_requirements_installed(bare_python: Path, unpacke
 def test_a_broken_budget_is_an_exit_status(bare_python: Path, unpacked: Path) -> None:
     facts = json.loads((unpacked / "bundle.json").read_text())
     facts["budgets"] |= {"size_mb": 0.001, "min_speedup": 1000.0, "class_drop": 5.0, "confidence": 0.95}
+    facts["fastest"] = {"device": "AMD EPYC", "what": "INT8 is the fastest variant that keeps every budget"}
     (unpacked / "bundle.json").write_text(json.dumps(facts))
     result = run(bare_python, unpacked, "--options", '{"threads": 2}', "--out", str(unpacked / "other.json"))
     assert result.returncode == 1
     assert "budget broken: the INT8 engine has" in result.stdout
+    assert "no variant keeps every budget\n  fp32: the fp32 engine has " in result.stdout
+    assert "on AMD EPYC, where this bundle was written: INT8 is the fastest variant" in result.stdout
     assert "x: " in result.stdout or "x as fast as float32 (" in result.stdout
     assert "; the budget requires 1000x. Left in float: 1 layer (segmentation_head.0) " in result.stdout
     last = result.stdout.splitlines()[-1]
@@ -154,11 +161,14 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
         pass
+    record = {"variant": "fp16", "what": "fp16 is the fastest", "device": "CPU X", "sha256": {}}
+    artifact.write_text(artifacts / "engines/tiny.json", artifact.dump_json(record))
     assert verbs.run("bundle", arguments) == 0
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
     with tarfile.open(out) as archive:
         facts = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
     assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet"}
+    assert facts["fastest"] == record
     for wrong in (["tiny", "--ssh", "x"], ["tiny", "--", "--runtime", "tensorrt"]):
         with pytest.raises(SystemExit):
             verbs.run("bundle", wrong)

@@ -72,6 +72,20 @@ def test_every_class_that_breaks_the_budget_is_named_and_noise_breaks_none() -> 
     assert budgets.undecided({"class_drop": None, "miou_drop": None}, drops) == []
 
 
+def test_each_variant_has_its_own_sentences() -> None:
+    limits = {"miou_drop": 1.0, "class_drop": 1.0, "latency_p99_ms": 6.0, "size_mb": 2.0, "min_speedup": 9.0}
+    drops = lost(road=3.0, pole=Drop(1.0, 0.5, 9.0, 9))
+    broken = budgets.violations(limits, drops, INT8, variant="fp16")
+    assert [(entry["variant"], entry["budget"], entry["what"].split(";")[0]) for entry in broken] == [
+        ("fp16", "miou_drop", "fp16 loses 2.00 mIoU against float"),
+        ("fp16", "class_drop", "class road loses 3.00 IoU in fp16"),
+        ("fp16", "latency_p99_ms", "fp16 takes 7 ms at p99"),
+        ("fp16", "size_mb", "the fp16 engine has 2.5 MB"),
+    ], "min_speedup is about INT8"
+    (entry,) = budgets.undecided(limits, drops, variant="fp16")
+    assert "it loses 1.00 IoU in fp16, and the budget" in entry["what"]
+
+
 def test_few_frames_decide_no_miou_either() -> None:
     drops = Drops(Drop(0.5, 0.5, 0.5, 3, enough=False), {}, 3, 0.95)
     (entry,) = budgets.undecided({"miou_drop": 1.0}, drops)

@@ -55,9 +55,11 @@ class Frames:
         return self.frame(index), self.labels
 
 
-def run(events: list[str], *, ignored: bool = False, **changes: Any) -> tuple[dict[str, Any], Any]:
+def run(
+    events: list[str], *, ignored: bool = False, budgets: Any = None, size: int = 8, **changes: Any
+) -> tuple[dict[str, Any], Any]:
     variants = {
-        name: Variant(Counting(name, events, wrong=wrong), {"size_bytes": 8, "sha256": name, "runtime": "none"})
+        name: Variant(Counting(name, events, wrong=wrong), {"size_bytes": size, "sha256": name, "runtime": "none"})
         for name, wrong in (("torch", 0), ("fp32", 0), ("int8", 1))
     }
     frames = Frames(ignored)
@@ -68,7 +70,7 @@ def run(events: list[str], *, ignored: bool = False, **changes: Any) -> tuple[di
     meta = {"runtime": "onnxruntime", "runtime_options": {"threads": 1}, "input_size": [4, 8], "parents": {}}
     return measure(
         variants, engine=Artifact(path=place, meta={**meta, "source": "int8_arm.onnx"}), int8=None, prepared=prepared,
-        dataset_sha256="0", split="val", about={"student": "small"}, device={}, teacher=None, budgets={},
+        dataset_sha256="0", split="val", about={"student": "small"}, device={}, teacher=None, budgets=budgets or {},
         timing=Timing.of(SECTION), **changes,
     )  # fmt: skip
 
@@ -87,12 +89,31 @@ def test_accuracy_first_then_conditions_around_the_timing_and_torch_alone(monkey
     # 4 of 16 dark pixels are predicted as bright: IoU 12 / 16 and 16 / 20, over all six frames
     assert results["variants"]["int8"]["per_class_iou"] == [75.0, 80.0] and results["variants"]["int8"]["miou"] == 77.5
     assert results["variants"]["torch"]["miou"] == 100.0 and results["drop"]["miou_int8_vs_float"] == 22.5
+    choice = results["fastest"]
+    assert choice["variant"] in ("fp32", "int8") and len(choice["others"]) == 1 and choice["runtime"] == "none"
     assert results["images"] == 6 and results["int8_exact_agreement"] is None
     assert {name: variant["latency_ms"]["n"] for name, variant in results["variants"].items()} == {
         "torch": 12, "fp32": 36, "int8": 36,
     }  # fmt: skip
     assert {name: list(maps) for name, maps in predictions.items()} == {"torch": ["b"], "fp32": ["b"], "int8": ["b"]}
     assert predictions["int8"]["b"][0].tolist() == [1, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("limits", "variant", "reason"),
+    [
+        ({"miou_drop": 22.0}, "fp32", "INT8 loses 22.50 mIoU against float; the budget allows 22"),
+        ({"class_drop": 22.0}, "fp32", "class dark loses 25.00 IoU in INT8; the budget allows 22"),
+        ({"size_mb": 10.0}, None, "the INT8 engine has 15 MB; the budget allows 10"),
+        ({"latency_p99_ms": 1e-9}, None, "INT8 takes "),
+        ({"min_speedup": 1e9}, "fp32", "the budget requires 1e+09x"),
+    ],
+)
+def test_the_fastest_variant_keeps_every_budget(limits: dict[str, float], variant: str | None, reason: str) -> None:
+    results, _ = run([], budgets=limits, size=15_000_000)
+    choice = results["fastest"]
+    assert choice["variant"] == variant and reason in choice["others"][-1]["what"]
+    assert results["passed"] is False, "the verdict is about INT8"
 
 
 def test_every_result_is_reported_once() -> None:

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from pipeline.export.onnx_file import AWARE
+from pipeline.video.engines import chosen
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -123,6 +124,8 @@ def test_results_hold_what_they_promise(project: Path) -> None:
             assert miou["fp32"] == pytest.approx(miou["torch"], abs=0.02), "the same graph; ties may differ"
         assert miou["fp16"] == pytest.approx(miou["fp32"], abs=0.2), "measured 0.017 and 0.003"
         assert miou["int8"] == pytest.approx(miou["fp32"], abs=1.0), "measured 0.18 and 0.16 after six steps"
+        built = project / f"artifacts/engines/{student}"
+        assert chosen(built) == built / results["fastest"]["variant"], "the record is beside the engines"
         assert results["int8_exact_agreement"] > 95, "measured 99.3 percent of the labels"
     page = (project / "report/index.html").read_text()
     assert "alone" in page and "kd" in page and "<svg" in page
@@ -302,7 +305,7 @@ def test_two_clones_agree_on_everything_but_latency(project: Path, tmp_path: Pat
         results = json.loads((folder / f"results/{student}.json").read_text())
         for variant in results["variants"].values():
             del variant["latency_ms"]
-        for key in ("speedup_int8_vs_fp32", "unstable", "conditions"):
+        for key in ("speedup_int8_vs_fp32", "fastest", "unstable", "conditions"):
             del results[key]
         results["warnings"] = [warning for warning in results["warnings"] if warning["budget"] != "min_speedup"]
         return results

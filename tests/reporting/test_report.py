@@ -68,6 +68,13 @@ def results_of(student: str, classes: list[str] = CLASSES, **changes: Any) -> di
                 {"layer": "a_very_long_name_of_a_layer_conv_a", "disagreement": 0.5, "worst_class": "car"},
             ],
         },
+        "fastest": {
+            "variant": "int8",
+            "runtime": "onnxruntime 1.31.1",
+            "what": "INT8 is the fastest variant that keeps every budget: 5.7 ms at p50",
+            "undecided": [],
+            "others": [{"variant": "fp32", "what": "fp32 is slower than INT8: 12 ms against 5.7 ms at p50"}],
+        },
         "passed": True,
         "violations": [],
         **changes,
@@ -137,6 +144,7 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
         "speed-up": f"2.1{X}",
         "float MB": "6.60",
         "INT8 MB": "1.83",
+        "fastest": "INT8",
         "verdict": "pass",
     }
 
@@ -186,6 +194,24 @@ def test_intervals_and_undecided_classes_are_shown(project: Project) -> None:
         "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
     ]  # fmt: skip
     assert "interval (95%)" in section
+
+
+def test_the_fastest_variant_is_shown_with_the_reasons(project: Project) -> None:
+    choice = results_of("kd")["fastest"]
+    fp16 = {**choice, "variant": "fp16", "what": "fp16 is the fastest variant that breaks no budget", "others": []}
+    none = {**choice, "variant": None, "runtime": None, "what": "no variant keeps every budget"}
+    project.add("kd")
+    project.add("half", fastest={**fp16, "undecided": [f"not enough pixels of {EVIL}"]})
+    project.add("none", fastest=none)
+    project.add("old", fastest=None)
+    shown = {name: cells(table.markdown(project.load()), name)["fastest"] for name in ("kd", "half", "none", "old")}
+    assert shown == {"kd": "INT8", "half": "fp16", "none": "none", "old": "not measured"}
+    text = project.page()
+    assert "<p>INT8 is the fastest variant that keeps every budget: 5.7 ms at p50.</p>" in text
+    assert "<li>fp32 is slower than INT8: 12 ms against 5.7 ms at p50.</li>" in text
+    assert "<p>fp16 is the fastest variant that breaks no budget.</p>" in text
+    assert "<p>No variant keeps every budget.</p>" in text and "<script" not in text
+    assert text.count('<div class="fastest">') == 3, "files of an earlier version have none"
 
 
 def test_many_undecided_classes_are_one_sentence(project: Project) -> None:

@@ -220,6 +220,11 @@ def test_engines_of_a_gpu_are_bound_to_it(monkeypatch: pytest.MonkeyPatch, provi
     assert fingerprint["cpu"] == plugin.cpu_model() != ""
 
 
+def test_int8_is_not_praised_where_there_are_no_int8_kernels() -> None:
+    why = {name: runtimes.build("onnxruntime", {"provider": name}).slow_int8 for name in ("cpu", "cuda", "tensorrt")}
+    assert why["cpu"] == why["tensorrt"] == "" and "no INT8 kernels for CUDA" in why["cuda"]
+
+
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(UserError, match=r"did you mean 'threads'"):
         runtimes.build("onnxruntime", {"thread": 2})

@@ -215,7 +215,8 @@ def infer(engine: Any, labels: LabelSpec, tmp_path: Path, monkeypatch: pytest.Mo
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    facts = SimpleNamespace(labels=labels, hash="e", meta={"runtime": "onnxruntime", "runtime_options": {}})
+    meta = {"runtime": "onnxruntime", "runtime_options": {}}
+    facts = SimpleNamespace(labels=labels, hash="e", meta=meta, path=Path("engine"))
     monkeypatch.setattr(command, "open_engines", lambda path, **options: ([engine], facts))
 
     def call(*args: object) -> int:
