@@ -134,6 +134,8 @@ class Runtime(ABC):
     int8_variant: str
     #: Whether it computes float16 files in float16; a CPU may compute them in float32.
     real_float16 = True
+    #: Why its INT8 engine is not faster than its float16 engine; empty where it has INT8 kernels.
+    int8_doubt = ""
     #: Name of the engine file inside the artifact.
     engine_file: str
 
