@@ -33,7 +33,9 @@ def runtime() -> ctypes.CDLL:
                 return ctypes.CDLL(name)
         except OSError:
             continue
-    raise UserError("libcudart was not found; install the CUDA runtime, or choose convert.runtime: onnxruntime")
+    raise UserError(
+        "libcudart was not found; install the CUDA runtime, or choose convert.runtime: onnxruntime on the CPU"
+    )
 
 
 def packaged() -> list[str]:

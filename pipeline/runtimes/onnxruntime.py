@@ -43,6 +43,8 @@ TENSORRT_MAY_USE: dict[str, dict[str, str]] = {
 METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
 #: File beside an engine for CUDA: the options of the provider that were the fastest when it was built.
 CUDA_OPTIONS = "cuda_options.json"
+#: The end of errors about a provider that does not work.
+REMEDY = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
 #: Why an INT8 engine of the CUDA provider is no gain.
 NO_INT8_KERNELS = (
     "ONNX Runtime's CUDA provider has no INT8 kernels: it rounds as INT8 does, but computes in float32, so this engine "
@@ -170,6 +172,8 @@ class OnnxRuntime(Runtime):
         return nodes
 
     def _cuda_engine(self, file: Path, options: Mapping[str, str]) -> CudaEngine:
+        self._check_offer(self.ort.get_available_providers())
+
         def open_session(stream: int) -> Any:
             level = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
             return self._session(file, level, {**options, "user_compute_stream": str(stream)})
@@ -190,18 +194,18 @@ class OnnxRuntime(Runtime):
 
     def _session(self, file: Path, options: Any, added: Mapping[str, str] | None = None) -> Any:
         """A session on a file; ``added`` are options of the first provider."""
-        remedy = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
         provider_options = {**self._provider_options(file), **(added or {})}
         try:
             session = self._open(file, options, [(self.provider, provider_options), *self.fallbacks])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
-            advice = "" if self.provider == CPU else f"; the provider is {self.provider}: {remedy}"
+            advice = "" if self.provider == CPU else f"; the provider is {self.provider}: {REMEDY}"
             raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}{advice}") from error
-        if session.get_providers()[0] != self.provider:
-            raise UserError(
-                f"ONNX Runtime was asked for {self.provider} but offers {', '.join(session.get_providers())}; {remedy}"
-            )
+        self._check_offer(session.get_providers())
         return session
+
+    def _check_offer(self, providers: list[str]) -> None:
+        if self.provider not in providers:
+            raise UserError(f"ONNX Runtime was asked for {self.provider} but offers {', '.join(providers)}; {REMEDY}")
 
     def _open(self, file: Path, options: Any, providers: list[Any]) -> Any:
         """A session that never falls back to other providers, neither at load nor after a failed run."""

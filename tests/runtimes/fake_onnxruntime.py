@@ -55,6 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> tuple[type[CudaSession], HostCud
     """Replace ONNX Runtime's sessions and libcudart; there is a GPU."""
     cuda = HostCuda()
     monkeypatch.setattr(onnxruntime, "InferenceSession", CudaSession)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     for name, value in {"asked": [], "unknown": set(), "on_cpu": ()}.items():
         monkeypatch.setattr(CudaSession, name, value, raising=False)
     monkeypatch.setattr(engine, "DEVICE", "cpu")

@@ -89,7 +89,7 @@ def test_nodes_on_the_cpu_are_an_error_with_their_names(
             runtime, small_files / "fp32.onnx", tmp_path / "e", name="onnxruntime", options=CHOSEN, meta=facts
         )
     message = str(raised.value)
-    assert "fp32.onnx: ONNX Runtime" in message and f"3 of its 6 nodes do not run on {CUDA}: Cast cast (CPU" in message
+    assert "fp32.onnx: ONNX Runtime" in message and f"nodes do not run on {CUDA}: Cast cast (CPU" in message
     assert "ArgMax argmax (CPU" in message and "Cast to_labels (CPU" in message
     assert not list(tmp_path.iterdir()) and cuda.held == 0
 
@@ -282,7 +282,7 @@ def test_after_an_error_nothing_stays_allocated(
     session: Any, cuda: HostCuda, small_files: Path, call: str, number: int
 ) -> None:
     cuda.fails[call] = number
-    with pytest.raises(UserError, match="CUDA: .* failed"):
+    with pytest.raises(UserError, match=r"CUDA: .* failed"):
         runtimes.build("onnxruntime", CHOSEN).load(small_files / "fp32.onnx")
     assert cuda.held == 0
 
