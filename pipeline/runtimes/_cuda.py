@@ -33,9 +33,7 @@ def runtime() -> ctypes.CDLL:
                 return ctypes.CDLL(name)
         except OSError:
             continue
-    raise UserError(
-        "libcudart was not found; install the CUDA runtime, or choose convert.runtime: onnxruntime on the CPU"
-    )
+    raise UserError("libcudart was not found; install the CUDA runtime, or choose onnxruntime with provider: cpu")
 
 
 def packaged() -> list[str]:
