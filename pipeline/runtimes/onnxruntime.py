@@ -64,7 +64,7 @@ INSTRUCTIONS = frozenset(
 class OnnxRuntime(Runtime):
     """Engines are ONNX files: fused for this machine's CPU, or as they are for GPUs.
 
-    For CUDA the options that were the fastest on this GPU lie beside the file (:mod:`._onnxruntime.cuda`), and no node
+    For CUDA the options that were the fastest on this GPU lie beside the file (:mod:`pipeline.runtimes._onnxruntime.cuda`), and no node
     may run on the CPU, except for shape computations. For TensorRT, ONNX Runtime repeats the TensorRT build at every
     load, which takes seconds to minutes. The plugin ``tensorrt`` stores the built engine.
 

@@ -85,7 +85,7 @@ class TensorRTBase(Runtime):
         if for_this_gpu and (gpu := _cuda.device()) is not None:
             refusal = self.unsupported(gpu["compute_capability"], self.trt)
             if refusal:
-                raise UserError(f"{self.title} cannot build for {gpu['gpu']}: {refusal}")
+                raise UserError(f"{self.title} does not support {gpu['gpu']}: {refusal}")
 
     @classmethod
     @abstractmethod
