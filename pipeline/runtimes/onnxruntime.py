@@ -64,9 +64,10 @@ INSTRUCTIONS = frozenset(
 class OnnxRuntime(Runtime):
     """Engines are ONNX files: fused for this machine's CPU, or as they are for GPUs.
 
-    For CUDA the options that were the fastest on this GPU lie beside the file (:mod:`pipeline.runtimes._onnxruntime.cuda`), and no node
-    may run on the CPU, except for shape computations. For TensorRT, ONNX Runtime repeats the TensorRT build at every
-    load, which takes seconds to minutes. The plugin ``tensorrt`` stores the built engine.
+    For CUDA, the options that were the fastest on this GPU lie beside the file, see
+    :mod:`pipeline.runtimes._onnxruntime.cuda`. No node may run on the CPU, except for shape computations. For TensorRT,
+    ONNX Runtime repeats the TensorRT build at every load, which takes seconds to minutes. The plugin ``tensorrt``
+    stores the built engine.
 
     The last optimisation level, a blocked memory layout, is applied at every load, which takes milliseconds: ONNX
     Runtime writes its reorder nodes in an order that changes between builds, and equal inputs must give equal bytes.
@@ -178,7 +179,7 @@ class OnnxRuntime(Runtime):
             level = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
             return self._session(file, level, {**options, "user_compute_stream": str(stream)})
 
-        return CudaEngine(self.ort, open_session)
+        return CudaEngine(self.ort, open_session, captured=cuda.GRAPH.items() <= options.items())
 
     def _options(self, level: Any) -> Any:
         options = self.ort.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,11 +25,13 @@ class CudaSession(onnxruntime.InferenceSession):
         asked: options of the CUDA provider, of each session that asked for it.
         unknown: options that it refuses, as an older version does.
         on_cpu: operators that its profile leaves on the CPU.
+        threads: identity of the thread of each run with a binding.
     """
 
     asked: ClassVar[list[dict[str, str]]]
     unknown: ClassVar[set[str]]
     on_cpu: ClassVar[Collection[str]]
+    threads: ClassVar[list[int]]
 
     def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int) -> None:
         self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
@@ -37,6 +40,10 @@ class CudaSession(onnxruntime.InferenceSession):
             if strange := self.unknown.intersection(providers[0][1]):
                 raise RuntimeError(f"Unknown provider option: {', '.join(sorted(strange))}")
         super().__init__(path, options, providers=[CPU], enable_fallback=enable_fallback)
+
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+        self.threads.append(threading.get_ident())
+        super().run_with_iobinding(iobinding, run_options)
 
     def get_providers(self) -> list[str]:
         return self.named
@@ -56,7 +63,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> tuple[type[CudaSession], HostCud
     cuda = HostCuda()
     monkeypatch.setattr(onnxruntime, "InferenceSession", CudaSession)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    for name, value in {"asked": [], "unknown": set(), "on_cpu": ()}.items():
+    for name, value in {"asked": [], "unknown": set(), "on_cpu": (), "threads": []}.items():
         monkeypatch.setattr(CudaSession, name, value, raising=False)
     monkeypatch.setattr(engine, "DEVICE", "cpu")
     monkeypatch.setattr(_cuda, "runtime", lambda: cuda)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.runtimes import Engine
 from pipeline.runtimes._base import CLOSED
 from pipeline.runtimes._onnxruntime import cuda as options_of_cuda
 from pipeline.runtimes._onnxruntime.cuda import GRAPH, LAYOUTS, fastest, pattern
-from pipeline.runtimes._onnxruntime.engine import CudaEngine, OnnxRuntimeEngine
+from pipeline.runtimes._onnxruntime.engine import CudaEngine, Gate, OnnxRuntimeEngine
 from pipeline.runtimes.onnxruntime import CUDA_OPTIONS
 from tests.runtimes.fake_cuda import HostCuda
 from tests.runtimes.fake_onnxruntime import CUDA, CudaSession, install
@@ -265,10 +266,64 @@ def test_each_engine_has_a_session_and_a_stream_of_its_own(opened: CudaEngine, s
     assert cuda.held == 0
 
 
+@pytest.mark.parametrize("options", [{}, GRAPH])
+def test_an_engine_with_a_cuda_graph_computes_in_one_thread(
+    session: Any, cuda: HostCuda, small_files: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    """ONNX Runtime keeps a captured graph for the thread that captured it."""
+    shutil.copy(small_files / "fp32.onnx", tmp_path / "engine.onnx")
+    artifact.write_text(tmp_path / CUDA_OPTIONS, artifact.dump_json(options))
+    engine = runtimes.build("onnxruntime", CHOSEN).load(tmp_path / "engine.onnx")
+    frames = pattern((1, 16, 16, 3))
+    results = [engine.run(frames)]
+    threads = [threading.Thread(target=lambda: results.append(engine.run(frames))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join(60)
+    assert len(results) == 4 and all(np.array_equal(result, results[0]) for result in results)
+    assert len(session.threads) == 5  # the first run is that of the opening
+    ran_here = session.threads.count(threading.get_ident())
+    assert (len(set(session.threads)), ran_here) == ((1, 0) if options else (4, 2))
+    engine.close()
+    engine.close()
+    with pytest.raises(UserError, match=CLOSED):
+        engine.run(frames)
+    assert cuda.held == 0
+
+
+def test_no_run_overlaps_a_capture() -> None:
+    gate, order = Gate(), list[str]()
+    running, finish = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with gate.run():
+            running.set()
+            finish.wait(60)
+            order.append("run")
+
+    def capture() -> None:
+        with gate.capture():
+            order.append("capture")
+
+    first = threading.Thread(target=run)
+    first.start()
+    assert running.wait(60)
+    with gate.run():
+        order.append("another run")  # runs do not wait for each other
+    second = threading.Thread(target=capture)
+    second.start()
+    second.join(0.05)
+    assert second.is_alive()
+    finish.set()
+    first.join(60)
+    second.join(60)
+    assert order == ["another run", "run", "capture"]
+
+
 @pytest.mark.parametrize(
     ("call", "number"),
     [
-        ("cudaStreamCreate", 1),
+        ("cudaStreamCreateWithFlags", 1),
         ("cudaEventCreate", 2),
         ("cudaMalloc", 1),
         ("cudaMalloc", 2),

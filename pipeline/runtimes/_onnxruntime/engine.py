@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from math import prod
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, c
 
 #: Where the bound tensors of a :class:`CudaEngine` are.
 DEVICE = "cuda"
-#: Held while an engine on CUDA is opened: no other thread may allocate GPU memory while ONNX Runtime captures a graph.
-_OPENING = threading.Lock()
+
+T = TypeVar("T")
 
 
 class OnnxRuntimeEngine(Engine):
@@ -67,44 +68,83 @@ class OnnxRuntimeEngine(Engine):
         self.session = None
 
 
+class Gate:
+    """Keeps runs on the GPU away from the capture of a graph.
+
+    ONNX Runtime captures in CUDA's global mode: calls of other threads, such as an allocation, would fail and spoil the
+    capture. So a capture waits for the runs of all engines, and they wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        with self._changed:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        with self._changed:  # held: no run begins
+            self._changed.wait_for(lambda: self._running == 0)
+            yield
+
+
+_GATE = Gate()
+
+
 class CudaEngine(OnnxRuntimeEngine):
     """A session whose frames and results have fixed places in GPU memory, and whose work goes to a stream of its own.
 
     A run copies the frames into page-locked memory, then enqueues the upload, the graph and the download, and waits
     once. So with two engines in two threads, one uploads a frame while the other computes. The fixed places are also
-    what a captured CUDA graph needs (``enable_cuda_graph``); ONNX Runtime captures it in the first run, which is done
-    when the engine is opened.
+    what a captured CUDA graph needs. ONNX Runtime captures it in the first run, which is done when the engine is
+    opened, and keeps it for the thread that ran it; so such an engine has a thread of its own.
 
     On a GPU this class has not been run by us yet; the tests run it on imitations of CUDA, with sessions on the CPU.
 
     Args:
         ort: the module onnxruntime.
         open_session: opens a session whose work goes to the CUDA stream with a given handle.
+        captured: whether its sessions capture a CUDA graph.
 
     Raises:
         UserError: not a deploy graph, or too little memory. Nothing stays allocated.
     """
 
-    def __init__(self, ort: ModuleType, open_session: Callable[[int], Any]) -> None:
-        self.ort, self.open_session = ort, open_session
+    def __init__(self, ort: ModuleType, open_session: Callable[[int], Any], *, captured: bool) -> None:
+        self.ort, self.open_session, self.captured = ort, open_session, captured
         self._run_options = ort.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the download waits
-        with _OPENING, ExitStack() as resources:
-            self._allocate(resources)
-            self.run(np.zeros(self.input_shape, np.uint8))
+        self._thread = ThreadPoolExecutor(1, "cuda-engine") if captured else None
+        with ExitStack() as resources:
+            if self._thread is not None:
+                resources.callback(self._thread.shutdown)
+            with _GATE.capture():
+                self._call(self._open, resources)
             self._resources = resources.pop_all()
-        self.device_ms = None
 
-    def _allocate(self, resources: ExitStack) -> None:
-        """Create stream, events, session, buffers and binding; after an error, ``resources`` frees them."""
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in the thread to which the session belongs."""
+        return self._thread.submit(function, *arguments).result() if self._thread else function(*arguments)
+
+    def _open(self, resources: ExitStack) -> None:
+        """Create stream, session and buffers, and run once; after an error, ``resources`` frees them."""
 
         def own(resource: Any) -> Any:
             resources.callback(resource.free)
             return resource
 
-        self._stream: _cuda.Stream = own(_cuda.Stream())
+        self._stream: _cuda.Stream = own(_cuda.Stream(independent=True))
         self._started, self._ended = own(_cuda.Event()), own(_cuda.Event())
-        resources.callback(self._release)  # before the stream is freed
+        resources.callback(self._call, self._release)  # before the stream is freed
         super().__init__(self.open_session(self._stream.handle.value or 0))
         self.output_shape = (self.input_shape[0], *self.output_size)
         self.output_names = [self.output_name, *([CONFIDENCE] if self.gives_confidence else [])]
@@ -116,8 +156,10 @@ class CudaEngine(OnnxRuntimeEngine):
         self._binding.bind_input(self.input_name, DEVICE, 0, np.uint8, list(self.input_shape), self._frames.address)
         for name, buffer in self._results.items():
             self._binding.bind_output(name, DEVICE, 0, np.uint8, list(self.output_shape), buffer.address)
-        resources.callback(self._release)  # before the buffers are freed
+        resources.callback(self._call, self._release)  # before the buffers are freed
         resources.callback(self._stream.settle)
+        self._compute(np.zeros(self.input_shape, np.uint8), self.output_names)
+        self.device_ms = None
 
     def _release(self) -> None:
         """Free the session; a binding keeps it alive."""
@@ -125,15 +167,19 @@ class CudaEngine(OnnxRuntimeEngine):
         self.session = None
 
     def another(self) -> CudaEngine:
-        """The same graph in a session of its own: a captured graph runs in one thread, on one stream."""
+        """The same graph in a session of its own, with a stream and buffers of its own."""
         if self.session is None:
             raise UserError(CLOSED)
-        return CudaEngine(self.ort, self.open_session)
+        return CudaEngine(self.ort, self.open_session, captured=self.captured)
 
     def _run(self, frames: Array, outputs: list[str]) -> list[Array]:
         if self.session is None:
             raise UserError(CLOSED)
         check_frames(frames, self.input_shape)
+        with _GATE.run():
+            return self._call(self._compute, frames, outputs)
+
+    def _compute(self, frames: Array, outputs: list[str]) -> list[Array]:
         self.device_ms = None
         np.copyto(self._host_frames.array.reshape(self.input_shape), frames)
         self._frames.copy(
