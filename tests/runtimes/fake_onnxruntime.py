@@ -25,13 +25,13 @@ class CudaSession(onnxruntime.InferenceSession):
         asked: options of the CUDA provider, of each session that asked for it.
         unknown: options that it refuses, as an older version does.
         on_cpu: operators that its profile leaves on the CPU.
-        threads: identity of the thread of each run with a binding.
+        threads: name of the thread of each run with a binding.
     """
 
     asked: ClassVar[list[dict[str, str]]]
     unknown: ClassVar[set[str]]
     on_cpu: ClassVar[Collection[str]]
-    threads: ClassVar[list[int]]
+    threads: ClassVar[list[str]]
 
     def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int) -> None:
         self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
@@ -42,7 +42,7 @@ class CudaSession(onnxruntime.InferenceSession):
         super().__init__(path, options, providers=[CPU], enable_fallback=enable_fallback)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
-        self.threads.append(threading.get_ident())
+        self.threads.append(threading.current_thread().name)
         super().run_with_iobinding(iobinding, run_options)
 
     def get_providers(self) -> list[str]:

@@ -282,7 +282,7 @@ def test_an_engine_with_a_cuda_graph_computes_in_one_thread(
         thread.join(60)
     assert len(results) == 4 and all(np.array_equal(result, results[0]) for result in results)
     assert len(session.threads) == 5  # the first run is that of the opening
-    ran_here = session.threads.count(threading.get_ident())
+    ran_here = session.threads.count(threading.current_thread().name)
     assert (len(set(session.threads)), ran_here) == ((1, 0) if options else (4, 2))
     engine.close()
     engine.close()
