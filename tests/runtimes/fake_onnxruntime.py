@@ -33,7 +33,7 @@ class CudaSession(onnxruntime.InferenceSession):
     on_cpu: ClassVar[Collection[str]]
     threads: ClassVar[list[str]]
 
-    def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int) -> None:
+    def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int = 0) -> None:
         self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
         if self.named[0] == CUDA:
             self.asked.append(providers[0][1])
