@@ -38,8 +38,6 @@ def main() -> None:
             print(f"  built {how['rung']}, because {rung} failed: {reason}")
         if "released" in how:
             print(f"  in float: {', '.join(how['released'])}")
-    if runtime.slow_int8:
-        print(f"{built['int8']}: {runtime.slow_int8}")
 
 
 if __name__ == "__main__":

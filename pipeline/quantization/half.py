@@ -15,15 +15,26 @@ LARGEST = float(np.finfo(np.float16).max)
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 #: Suffix of a tensor's name for its copy in this type.
 ENDS: dict[int, str] = {FLOAT: "_float32", FLOAT16: "_float16"}
+#: First and last version of operators that ONNX Runtime computes on CUDA in float32, but not in float16. In float16
+#: they would run on the CPU, with copies of their data to the host and back. Source: docs/OperatorKernels.md of
+#: microsoft/onnxruntime at commit 001d12d2623f, section CUDAExecutionProvider.
+CUDA_FLOAT32: dict[str, tuple[int, int]] = {
+    "Clip": (6, 11),
+    "CumSum": (11, 13),
+    "GridSample": (16, 22),
+    "IsInf": (10, 19),
+    "Range": (11, 11),
+    "RoiAlign": (10, 10),
+}
 
 
 def to_float16(model: onnx.ModelProto, *, float32: Collection[str] = ()) -> None:
     """Convert the float32 tensors and constants of a graph to float16, in place.
 
-    ONNX's schemas define which inputs of a node may be float16: the scales of Resize, for example, stay in float32. If
-    a node reads a tensor in the other type, a Cast converts it; nodes that read the same tensor share the Cast. A
-    constant that a float16 node reads is clipped to the largest float16, for example the upper bound of a Clip;
-    infinity stays infinite.
+    ONNX's schemas define which inputs of a node may be float16: the scales of Resize, for example, stay in float32.
+    Operators without a float16 kernel on CUDA stay in float32 too. If a node reads a tensor in the other type, a Cast
+    converts it; nodes that read the same tensor share the Cast. A constant that a float16 node reads is clipped to the
+    largest float16, for example the upper bound of a Clip; infinity stays infinite.
 
     Args:
         model: its input frames and output label maps are uint8.
@@ -84,7 +95,7 @@ def as_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
 
 
 def takes_float16(node: onnx.NodeProto, index: int, model: onnx.ModelProto, *, output: bool = False) -> bool:
-    """Whether ONNX allows an input (or output) of a node to be float16 in the model's opset."""
+    """Whether an input (or output) of a node may be float16 in the model's opset, for ONNX and on CUDA."""
     opset = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 0)
     allowed = _allowed(node.op_type, node.domain, opset, output)
     return bool(allowed) and allowed[min(index, len(allowed) - 1)]  # the last entry may describe several inputs
@@ -93,6 +104,9 @@ def takes_float16(node: onnx.NodeProto, index: int, model: onnx.ModelProto, *, o
 @cache
 def _allowed(operator: str, domain: str, opset: int, output: bool) -> tuple[bool, ...]:
     schema = onnx.defs.get_schema(operator, max_inclusive_version=opset, domain=domain)
+    first, last = CUDA_FLOAT32.get(operator, (0, -1))
+    if not domain and first <= schema.since_version <= last:
+        return (False,)
     return tuple("tensor(float16)" in formal.types for formal in (schema.outputs if output else schema.inputs))
 
 

@@ -99,6 +99,8 @@ def build_engines(
     }
     for doubt in _float16_doubts(floats, int8) if runtime.real_float16 else ():
         _log.warning("%s: warning: %s; use the fp32 or int8 engine, not this one", out / "fp16", doubt)
+    if runtime.slow_int8:
+        _log.warning("%s: warning: %s", out / "int8", runtime.slow_int8)
     for precision, (source, file) in sources.items():
         meta = {**source.facts, "precision": precision, "source": file, "parents": {source.kind: source.hash}}
         build_engine(

@@ -17,6 +17,7 @@ from pipeline.frames import Array
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 ATTRIBUTE_CC_MAJOR, ATTRIBUTE_CC_MINOR = 75, 76
+STREAM_NON_BLOCKING = 1
 #: cudaStreamCaptureModeThreadLocal: calls of other threads, such as an allocation, do not break a capture.
 CAPTURE_THREAD_LOCAL = 1
 #: cudaEventRecordExternal: inside a capture, every launch of the graph records the event.
@@ -33,7 +34,7 @@ def runtime() -> ctypes.CDLL:
                 return ctypes.CDLL(name)
         except OSError:
             continue
-    raise UserError("libcudart was not found; install the CUDA runtime, or choose convert.runtime: onnxruntime")
+    raise UserError("libcudart was not found; install the CUDA runtime, or choose onnxruntime with provider: cpu")
 
 
 def packaged() -> list[str]:
@@ -118,11 +119,16 @@ class Pinned:
 
 
 class Stream:
-    """A CUDA stream."""
+    """A CUDA stream.
 
-    def __init__(self) -> None:
+    Args:
+        independent: it does not wait for work on the default stream, nor does that wait for it.
+    """
+
+    def __init__(self, *, independent: bool = False) -> None:
         self.handle = ctypes.c_void_p()
-        check(runtime().cudaStreamCreate(ctypes.byref(self.handle)), "creating a stream")
+        flags = ctypes.c_uint(STREAM_NON_BLOCKING if independent else 0)
+        check(runtime().cudaStreamCreateWithFlags(ctypes.byref(self.handle), flags), "creating a stream")
 
     def wait(self) -> None:
         check(runtime().cudaStreamSynchronize(self.handle), "waiting for the stream")

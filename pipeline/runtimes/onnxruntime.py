@@ -8,23 +8,28 @@ import io
 import json
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.frames import Array
 from pipeline.runtimes import _cuda
-from pipeline.runtimes._base import CLOSED, CONFIDENCE, NO_CONFIDENCE, Engine, Fit, Runtime, check_frames
+from pipeline.runtimes._base import Engine, Fit, Runtime
+from pipeline.runtimes._onnxruntime import cuda, placement
+from pipeline.runtimes._onnxruntime.engine import CudaEngine, OnnxRuntimeEngine
 from pipeline.runtimes._ranges import Ge
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 #: Execution providers: the chosen one, then those that run the nodes which it does not support.
 PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider",),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+    "cpu": (CPU,),
+    "cuda": (CUDA,),
+    "tensorrt": (TENSORRT, CUDA),
 }
 #: Options of TensorRT 10 by precision of the file: ONNX Runtime builds weakly typed networks, in float32 unless these
 #: options allow more. A file with nodes that must stay in float32 is built without float16, because TensorRT would use
@@ -40,6 +45,10 @@ SLOW_INT8 = (
     "is not expected to be faster than fp16; for INT8 on this GPU choose convert.runtime: tensorrt"
 )
 METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
+#: File beside an engine for CUDA: the options of the provider that were the fastest when it was built.
+CUDA_OPTIONS = "cuda_options.json"
+#: The end of errors about a provider that does not work.
+REMEDY = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
 
 ARM = ("aarch64", "arm64")
 #: x86 and ARM extensions that decide which kernel runs.
@@ -52,10 +61,12 @@ INSTRUCTIONS = frozenset(
 
 
 class OnnxRuntime(Runtime):
-    """Engines are ONNX files that ONNX Runtime has already fused for this machine's CPU, or for CUDA.
+    """Engines are ONNX files: fused for this machine's CPU, or as they are for GPUs.
 
-    For TensorRT an engine is the ONNX file itself: ONNX Runtime repeats the TensorRT build at every load, which takes
-    seconds to minutes. The plugin ``tensorrt`` stores the built engine.
+    For CUDA, the options that were the fastest on this GPU lie beside the file, see
+    :mod:`pipeline.runtimes._onnxruntime.cuda`. No node may run on the CPU, except for shape computations. For TensorRT,
+    ONNX Runtime repeats the TensorRT build at every load, which takes seconds to minutes. The plugin ``tensorrt``
+    stores the built engine.
 
     The last optimisation level, a blocked memory layout, is applied at every load, which takes milliseconds: ONNX
     Runtime writes its reorder nodes in an order that changes between builds, and equal inputs must give equal bytes.
@@ -105,30 +116,70 @@ class OnnxRuntime(Runtime):
         return str(self.ort.__version__)
 
     def fingerprint(self) -> dict[str, Any]:
-        gpu = {} if self.provider == "CPUExecutionProvider" else _cuda.device() or {}
+        gpu = {} if self.provider == CPU else _cuda.device() or {}
         here = {"machine": platform.machine(), "cpu": cpu_model(), "instructions": instructions()}
         return {"onnxruntime": self.version, **here, **gpu}
 
     def build(self, onnx_file: Path, engine_file: Path) -> dict[str, Any]:
-        if self.provider == "TensorrtExecutionProvider":
-            self._session(onnx_file, self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL))
-            shutil.copyfile(onnx_file, engine_file)  # ONNX Runtime cannot save a graph with compiled TensorRT nodes
-            return {"graph_optimization": "at load", "provider": self.provider}
-        options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
-        options.optimized_model_filepath = str(engine_file)
-        self._session(onnx_file, options)
-        return {"graph_optimization": "extended", "provider": self.provider}
+        if self.provider == CPU:
+            options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+            options.optimized_model_filepath = str(engine_file)
+            self._session(onnx_file, options)
+            return {"graph_optimization": "extended", "provider": self.provider}
+        nodes, facts = self._nodes(onnx_file), dict[str, Any]()
+        if self.provider == CUDA:
+            choice = cuda.fastest(lambda options: self._cuda_engine(onnx_file, options))
+            layout = {key: value for key, value in choice.options.items() if key not in cuda.GRAPH}
+            nodes = self._nodes(onnx_file, layout) if layout else nodes
+            artifact.write_text(engine_file.with_name(CUDA_OPTIONS), artifact.dump_json(choice.options))
+            facts = {"cuda_options": choice.options, "tried": choice.tried}
+        shutil.copyfile(onnx_file, engine_file)  # ONNX Runtime cannot save graphs in NHWC, nor compiled TensorRT nodes
+        placed = placement.by_provider(nodes)
+        return {"graph_optimization": "at load", "provider": self.provider, "nodes": placed, **facts}
 
     def load(self, engine_file: Path) -> Engine:
+        if self.provider == CUDA:
+            chosen = engine_file.with_name(CUDA_OPTIONS)  # engines of older versions have none
+            again = "run dvc repro -f convert here"
+            return self._cuda_engine(engine_file, artifact.read_json(chosen, advice=again) if chosen.exists() else {})
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         return OnnxRuntimeEngine(self._session(engine_file, options))
 
     def exact(self, onnx_file: Path) -> Engine | None:
-        if self.provider != "CPUExecutionProvider":
+        if self.provider != CPU:
             return None
         options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         return OnnxRuntimeEngine(self._session(onnx_file, options))
+
+    def _nodes(self, file: Path, options: Mapping[str, str] | None = None) -> list[placement.Node]:
+        """The nodes of a session on a GPU, with their providers, from one run on a black frame.
+
+        Raises:
+            UserError: the provider is CUDA, and nodes that are no shape computations run on the CPU.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            watched = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+            placement.watch(watched, Path(folder))
+            session = self._session(file, watched, options)
+            engine = OnnxRuntimeEngine(session)
+            try:
+                engine.run(np.zeros(engine.input_shape, np.uint8))
+                nodes = placement.nodes(session)
+                if self.provider == CUDA:
+                    placement.check(nodes, provider=CUDA)
+            except Exception as error:  # onnxruntime raises its own types, one for each status code
+                raise UserError(f"{file}: ONNX Runtime {self.version} with {self.provider}: {error}") from error
+        return nodes
+
+    def _cuda_engine(self, file: Path, options: Mapping[str, str]) -> CudaEngine:
+        self._check_offer(self.ort.get_available_providers())
+
+        def open_session(stream: int) -> Any:
+            level = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+            return self._session(file, level, {**options, "user_compute_stream": str(stream)})
+
+        return CudaEngine(self.ort, open_session, captured=cuda.GRAPH.items() <= options.items())
 
     def _options(self, level: Any) -> Any:
         options = self.ort.SessionOptions()
@@ -138,21 +189,24 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run: leave the cores to others
+        if self.provider == CUDA:  # dequantise weights and biases at load; CUDA has no kernel for int32 biases
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
 
-    def _session(self, file: Path, options: Any) -> Any:
-        remedy = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
-        provider_options = self._provider_options(file)
+    def _session(self, file: Path, options: Any, added: Mapping[str, str] | None = None) -> Any:
+        """A session on a file; ``added`` are options of the first provider."""
+        provider_options = {**self._provider_options(file), **(added or {})}
         try:
             session = self._open(file, options, [(self.provider, provider_options), *self.fallbacks])
         except Exception as error:  # onnxruntime raises its own types, one for each status code
-            advice = "" if self.provider == "CPUExecutionProvider" else f"; the provider is {self.provider}: {remedy}"
+            advice = "" if self.provider == CPU else f"; the provider is {self.provider}: {REMEDY}"
             raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}{advice}") from error
-        if session.get_providers()[0] != self.provider:
-            raise UserError(
-                f"ONNX Runtime was asked for {self.provider} but offers {', '.join(session.get_providers())}; {remedy}"
-            )
+        self._check_offer(session.get_providers())
         return session
+
+    def _check_offer(self, providers: list[str]) -> None:
+        if self.provider not in providers:
+            raise UserError(f"ONNX Runtime was asked for {self.provider} but offers {', '.join(providers)}; {REMEDY}")
 
     def _open(self, file: Path, options: Any, providers: list[Any]) -> Any:
         """A session that never falls back to other providers, neither at load nor after a failed run."""
@@ -166,11 +220,11 @@ class OnnxRuntime(Runtime):
         Raises:
             UserError: the file cannot be read, or its precision is missing or unknown.
         """
-        if self.provider != "TensorrtExecutionProvider":
+        if self.provider != TENSORRT:
             return {}
         try:
             plain = self._options(self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-            facts = self._open(file, plain, ["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+            facts = self._open(file, plain, [CPU]).get_modelmeta().custom_metadata_map
         except Exception as error:
             raise UserError(f"{file}: ONNX Runtime {self.version} cannot load it: {error}") from error
         about = json.loads(facts.get(METADATA_KEY, "{}"))
@@ -193,51 +247,6 @@ def load_libraries(ort: Any) -> None:
             ort.preload_dlls()
     with contextlib.suppress(ImportError, OSError):
         importlib.import_module("tensorrt")
-
-
-class OnnxRuntimeEngine(Engine):
-    """A session on a deploy graph."""
-
-    def __init__(self, session: Any) -> None:
-        self.session: Any = session  # None: closed
-        frame, label_map = session.get_inputs()[0], session.get_outputs()[0]
-        types, ranks = (frame.type, label_map.type), (len(frame.shape), len(label_map.shape))
-        fixed = all(isinstance(size, int) for size in (*frame.shape, *label_map.shape))
-        if types != ("tensor(uint8)", "tensor(uint8)") or ranks != (4, 3) or not fixed:
-            raise UserError(
-                f"not a deploy graph: input {frame.type} {frame.shape}, output {label_map.type} {label_map.shape}; "
-                "needed: uint8 frames (N, H, W, 3) in, uint8 label maps (N, h, w) out, sizes fixed"
-            )
-        self.input_name, self.output_name = frame.name, label_map.name
-        self.input_shape: tuple[int, ...] = tuple(frame.shape)
-        self.input_size = (self.input_shape[1], self.input_shape[2])
-        self.output_size = (int(label_map.shape[1]), int(label_map.shape[2]))
-        self.batches = (self.input_shape[0], self.input_shape[0])
-        self.on_gpu = session.get_providers()[0] != "CPUExecutionProvider"
-        self.gives_confidence = CONFIDENCE in [output.name for output in session.get_outputs()]
-
-    def another(self) -> OnnxRuntimeEngine:
-        if self.session is None:
-            raise UserError(CLOSED)
-        return OnnxRuntimeEngine(self.session)  # a session may run in several threads at once
-
-    def run(self, frames: Array) -> Array:
-        return self._run(frames, [self.output_name])[0]
-
-    def run_with_confidence(self, frames: Array) -> tuple[Array, Array]:
-        if not self.gives_confidence:
-            raise UserError(NO_CONFIDENCE)
-        label_maps, confidence = self._run(frames, [self.output_name, CONFIDENCE])
-        return label_maps, confidence
-
-    def _run(self, frames: Array, outputs: list[str]) -> list[Array]:
-        if self.session is None:
-            raise UserError(CLOSED)
-        check_frames(frames, self.input_shape)
-        return [np.asarray(output, np.uint8) for output in self.session.run(outputs, {self.input_name: frames})]
-
-    def close(self) -> None:
-        self.session = None
 
 
 def cpu_model() -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 from pipeline.errors import UserError
 from pipeline.runtimes._base import Fit
 from pipeline.runtimes._ranges import Ge
 from pipeline.runtimes._tensorrt import timing_cache
-from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
+from pipeline.runtimes._tensorrt.builder import CUDA_INSTEAD, OLDEST, Batch, Mebibytes, OptimizationLevel, TensorRTBase
+
+#: The oldest compute capability, by the first release of TensorRT for which it holds.
+SUPPORTED_FROM = {(10, 0): 7.0, (10, 5): OLDEST}
+FASTEST = "it builds the fastest engines for this GPU"
 
 
 class TensorRT(TensorRTBase):
@@ -32,9 +37,21 @@ class TensorRT(TensorRTBase):
     def fit(cls, machine: Mapping[str, Any]) -> Fit:
         if machine["jetson"]:
             return Fit(2, "it is the runtime of a Jetson", "sudo apt install python3-libnvinfer")
-        if machine["gpus"]:
-            return Fit(2, "it builds the fastest engines for this GPU", "pip install '.[tensorrt]'")
-        return Fit(0)
+        if not machine["gpus"]:
+            return Fit(0)
+        refusal = cls.unsupported(machine["gpus"][0]["compute_capability"])
+        return Fit(0, refusal) if refusal else Fit(2, FASTEST, "pip install '.[tensorrt]'")
+
+    @classmethod
+    def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
+        release = tuple(map(int, trt.__version__.split(".")[:2])) if trt is not None else max(SUPPORTED_FROM)
+        oldest = max((capability for since, capability in SUPPORTED_FROM.items() if since <= release), default=0.0)
+        if float(compute_capability) >= oldest:
+            return ""
+        return (
+            f"its compute capability is {compute_capability}, needed: {oldest} or more; choose convert.runtime: "
+            f"{CUDA_INSTEAD}"
+        )
 
     def __init__(
         self,

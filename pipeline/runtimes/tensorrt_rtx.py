@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pipeline.errors import UserError, closest
 from pipeline.runtimes import _cuda
 from pipeline.runtimes._base import Engine, Fit
-from pipeline.runtimes._tensorrt.builder import Batch, Mebibytes, OptimizationLevel, TensorRTBase
+from pipeline.runtimes._tensorrt.builder import CUDA_INSTEAD, OLDEST, Batch, Mebibytes, OptimizationLevel, TensorRTBase
 
-OLDEST = 7.5  # compute capability of RTX 20
+#: Targets of release 1.7, which are the members of its ComputeCapability; the first is the RTX 20 series.
+TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+#: Engines without a target run on the other compute capabilities, but not on this one (support matrix of 1.5).
+NEEDS_TARGET = "SM75"
 
 
 class TensorRTRTX(TensorRTBase):
@@ -30,8 +34,23 @@ class TensorRTRTX(TensorRTBase):
 
     @classmethod
     def fit(cls, machine: Mapping[str, Any]) -> Fit:
-        fits = any("RTX" in gpu["name"] and float(gpu["compute_capability"]) >= OLDEST for gpu in machine["gpus"][:1])
-        return Fit(2, "it supports this GPU", "pip install '.[rtx]'") if fits else Fit(0)
+        if not machine["gpus"]:
+            return Fit(0)
+        gpu = machine["gpus"][0]
+        refusal = cls.unsupported(gpu["compute_capability"])
+        made_for_it = "RTX" in gpu["name"] and not refusal
+        return Fit(2, "it supports this GPU", "pip install '.[rtx]'") if made_for_it else Fit(0, refusal)
+
+    @classmethod
+    def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
+        known = targets(trt) if trt is not None else TARGETS
+        if target(compute_capability) in known:
+            return ""
+        others = f"tensorrt, or {CUDA_INSTEAD}" if float(compute_capability) >= OLDEST else CUDA_INSTEAD
+        supported = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+        return (
+            f"its compute capability is {compute_capability}, supported: {supported}; choose convert.runtime: {others}"
+        )
 
     def __init__(
         self,
@@ -43,9 +62,13 @@ class TensorRTRTX(TensorRTBase):
         compute_capabilities: list[str] | None = None,
     ) -> None:
         super().__init__(
-            workspace_mib=workspace_mib, optimization_level=optimization_level, cuda_graph=cuda_graph, batch=batch
+            workspace_mib=workspace_mib,
+            optimization_level=optimization_level,
+            cuda_graph=cuda_graph,
+            batch=batch,
+            for_this_gpu=not compute_capabilities,
         )
-        known = [name for name in dir(self.trt.ComputeCapability) if name.startswith("SM")]
+        known = targets(self.trt)
         for name in compute_capabilities or []:
             if name not in known:
                 raise UserError(f"convert.tensorrt_rtx.compute_capabilities: no '{name}'; {closest(name, known)}")
@@ -58,16 +81,34 @@ class TensorRTRTX(TensorRTBase):
 
     def load(self, engine_file: Path) -> Engine:
         gpu = _cuda.device()
-        here = "SM" + gpu["compute_capability"].replace(".", "") if gpu else None
+        here = target(gpu["compute_capability"]) if gpu else None
         if here is not None and self.compute_capabilities and here not in self.compute_capabilities:
             raise UserError(f"{engine_file} was built for {', '.join(self.compute_capabilities)}; this GPU is {here}")
         return super().load(engine_file)
 
     def configure(self, builder: Any, config: Any, network: Any) -> dict[str, Any]:
-        targets = self.compute_capabilities
-        if not targets:
+        gpu = _cuda.device()
+        special = gpu is not None and target(gpu["compute_capability"]) == NEEDS_TARGET
+        named = self.compute_capabilities or ([NEEDS_TARGET] if special else [])
+        if not named:
             return {}
-        config.num_compute_capabilities = len(targets)
-        for index, name in enumerate(targets):
+        config.num_compute_capabilities = len(named)
+        for index, name in enumerate(named):
             config.set_compute_capability(getattr(self.trt.ComputeCapability, name), index)
-        return {"compute_capabilities": targets}
+        return {"compute_capabilities": named}
+
+
+def target(compute_capability: str) -> str:
+    """The library's name of a compute capability.
+
+    Example:
+        >>> target("8.6"), target("12.0")
+        ('SM86', 'SM120')
+    """
+    return "SM" + compute_capability.replace(".", "")
+
+
+def targets(trt: ModuleType) -> list[str]:
+    """The compute capabilities for which the library builds, by its own account, oldest first."""
+    names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    return sorted(names, key=lambda name: int(name[2:]))

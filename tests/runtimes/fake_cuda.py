@@ -102,7 +102,7 @@ class HostCuda:
         return self.enqueue(stream.value, copy)
 
     @call
-    def cudaStreamCreate(self, handle: Any) -> None:
+    def cudaStreamCreateWithFlags(self, handle: Any, flags: Any) -> None:
         self.clock[self.new(handle, "stream")] = 0.0
 
     @call

@@ -23,12 +23,17 @@ from pipeline.quantization.quantize import FAMILIES
 from pipeline.runtimes import Engine, Runtime, _cuda
 from pipeline.runtimes._base import CLOSED, NO_CONFIDENCE
 from pipeline.runtimes._tensorrt.engine import TensorRTEngine
-from tests.runtimes import fake_tensorrt
+from tests.runtimes import fake_onnxruntime, fake_tensorrt
 from tests.runtimes.fake_cuda import HostCuda
 from tests.runtimes.fake_tensorrt_engine import LABELS, SHAPE, HalvingEngine, expected
 from tests.runtimes.test_tensorrt_engine import TRT
 
-IMITATED = "tensorrt, imitated"
+TENSORRT, ON_CUDA = "tensorrt, imitated", "onnxruntime on CUDA, imitated"
+#: Plugin and options of the imitated runtimes.
+IMITATED: dict[str, tuple[str, dict[str, Any]]] = {
+    TENSORRT: ("tensorrt", {}),
+    ON_CUDA: ("onnxruntime", {"provider": "cuda"}),
+}
 
 
 def missing(name: str) -> str:
@@ -69,16 +74,18 @@ def test_it_is_here(name: str) -> None:
         pytest.skip(MISSING[name])
 
 
-@pytest.fixture(params=[*HERE, IMITATED])
+@pytest.fixture(params=[*HERE, *IMITATED])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == IMITATED:
+    if request.param == ON_CUDA:
+        fake_onnxruntime.install(monkeypatch)
+    if request.param == TENSORRT:
         monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.make("10.3.0.30")[0])
         monkeypatch.setattr(_cuda, "device", lambda: {"gpu": "NVIDIA Orin", "compute_capability": "8.7"})
     return str(request.param)
 
 
 def build(name: str) -> Runtime:
-    return runtimes.build("tensorrt" if name == IMITATED else name, {})
+    return runtimes.build(*IMITATED.get(name, (name, {})))
 
 
 @pytest.fixture
@@ -102,7 +109,7 @@ def opened(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Opened:
-    if name == IMITATED:
+    if name == TENSORRT:
         cuda = HostCuda()
         monkeypatch.setattr(_cuda, "runtime", lambda: cuda)
         inner = HalvingEngine(cuda, {"frames": ("in", SHAPE, "uint8"), "labels": ("out", LABELS, "uint8")})
@@ -121,7 +128,7 @@ def opened(
 def test_version_and_fingerprint(name: str, runtime: Runtime) -> None:
     fingerprint = runtime.fingerprint()
     assert re.fullmatch(r"\d+\.\d+\S*", runtime.version)
-    assert fingerprint["tensorrt" if name == IMITATED else name] == runtime.version
+    assert fingerprint[IMITATED.get(name, (name, {}))[0]] == runtime.version
     assert json.loads(json.dumps(fingerprint)) == fingerprint == build(name).fingerprint()
     assert not DESCRIBED & set(fingerprint)
     for key in {"gpu", "compute_capability", "cpu", "machine", "instructions"} & set(fingerprint):
@@ -195,7 +202,7 @@ def test_confidence_is_refused_where_the_graph_has_none(opened: Opened) -> None:
 
 
 def test_confidence(name: str, runtime: Runtime, confident_file: Path, tmp_path: Path) -> None:
-    if name == IMITATED:
+    if name == TENSORRT:
         pytest.skip("test_tensorrt_engine.py has it")
     try:
         runtime.build(confident_file, tmp_path / runtime.engine_file)

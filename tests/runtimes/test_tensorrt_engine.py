@@ -309,7 +309,7 @@ def test_close_frees_everything_and_may_be_repeated(inner: HalvingEngine, cuda: 
 
 
 FAULTS = [
-    ("cudaStreamCreate", 1),
+    ("cudaStreamCreateWithFlags", 1),
     *((name, n) for name in ("cudaEventCreate", "cudaMalloc", "cudaHostAlloc") for n in (1, 2)),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from onnx import numpy_helper
 from ruamel.yaml import YAML
 
 from pipeline import artifact
-from pipeline.runtimes import Runtime
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,17 +66,3 @@ def test_a_layer_that_does_not_build_in_int8_is_released_and_printed(student: An
     whole = onnx.load(student.int8.file("int8_tensorrt.onnx")).graph.node
     int8 = sum(node.op_type == "Conv" and node.input[1].endswith("_dq") for node in whole)
     assert facts["int8"]["precisions"]["convolution"]["int8"] == int8 - 1
-
-
-def test_it_says_where_int8_is_not_expected_to_be_faster(
-    student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the text that ONNX Runtime has for CUDA, on the CPU."""
-    monkeypatch.setattr(Runtime, "slow_int8", "there are no INT8 kernels here")
-    files = ("--onnx", student.onnx.path, "--int8", student.int8.path, "--out", tmp_path / "engines")
-    device = ("--device", tmp_path / "device.json")
-    for stage, arguments in (("device", ("--out", tmp_path / "device.json")), ("convert", (*device, *files))):
-        monkeypatch.setattr(sys, "argv", [stage, "--params", str(ROOT / "params.yaml"), *map(str, arguments)])
-        assert runpy.run_path(str(ROOT / f"stages/{stage}.py"))["main"]() == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == f"{tmp_path}/engines/int8: there are no INT8 kernels here"

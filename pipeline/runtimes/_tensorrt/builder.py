@@ -7,6 +7,7 @@ uses only names that exist in both 10.3 and 11.4; for the one exception, weak ty
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,10 @@ OptimizationLevel: TypeAlias = Annotated[int, Ge(0), Le(5)]
 Batch: TypeAlias = list[Annotated[int, Ge(1)]] | None
 #: File beside the plan with the inspector's information about each layer.
 LAYERS = "layers.json"
+#: The oldest compute capability of TensorRT from 10.5 on; its release notes: "Volta (7.0) has been removed".
+OLDEST = 7.5
+#: What runs on GPUs that a library does not support.
+CUDA_INSTEAD = "onnxruntime with convert.onnxruntime.provider: cuda"
 
 
 def import_library(name: str, package: str) -> ModuleType:
@@ -68,6 +73,7 @@ class TensorRTBase(Runtime):
         optimization_level: OptimizationLevel = 3,
         cuda_graph: bool = True,
         batch: Batch = None,
+        for_this_gpu: bool = True,
     ) -> None:
         self.trt = import_library(self.library, self.package)
         self.where = f"convert.{self.library}"
@@ -76,6 +82,20 @@ class TensorRTBase(Runtime):
         self.cuda_graph = cuda_graph
         self.batch = profile.checked(batch, where=self.where)
         self.logger = logger_of(self.trt)
+        if for_this_gpu and (gpu := _cuda.device()) is not None:
+            refusal = self.unsupported(gpu["compute_capability"], self.trt)
+            if refusal:
+                raise UserError(f"{self.title} does not support {gpu['gpu']}: {refusal}")
+
+    @classmethod
+    @abstractmethod
+    def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
+        """Why the library has no engine for a GPU, and what to choose instead; empty: it has one.
+
+        Args:
+            compute_capability: of the GPU, such as ``8.7``.
+            trt: the library, which may know; None: judge by what its newest release supports.
+        """
 
     @property
     def version(self) -> str:

@@ -1,0 +1,1 @@
+"""What :mod:`pipeline.runtimes.onnxruntime` is made of."""
