@@ -1,6 +1,7 @@
 """The prepared data set: `prepare` writes it; training, calibration, checks and the report read it.
 
-Files: ``<split>/images/<name>.png`` or ``.jpg`` (read with OpenCV), ``<split>/labels/<name>.png`` (train ids), meta.json.
+Files: ``<split>/images/<name>.png`` or ``.jpg`` (OpenCV reads them), ``<split>/labels/<name>.png`` (train ids), and
+meta.json.
 """
 
 from __future__ import annotations

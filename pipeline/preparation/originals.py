@@ -1,8 +1,8 @@
 """The image files of a prepared data set: the file of the raw data where it holds exactly the frame, else a PNG.
 
-A raw file is kept if it is a JPEG or PNG of three 8-bit channels without an EXIF orientation, and if OpenCV, which reads
-the prepared data set, decodes it to the pixels that the data set read (with Pillow, which checks that files are
-complete). So every reader sees the same pixels as in a PNG of the frame, and JPEGs stay as small as they are.
+A raw file is kept if it is a JPEG or PNG of three 8-bit channels without an EXIF orientation, and if OpenCV decodes it
+to the pixels that the data set plugin read. (Plugins read with Pillow, which finds incomplete files; everything after
+`prepare` reads with OpenCV.) So every reader sees the pixels that a PNG of the frame has, and JPEGs stay small.
 """
 
 from __future__ import annotations

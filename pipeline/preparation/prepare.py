@@ -70,18 +70,16 @@ def prepare(
         "facts": facts, "code": dict(code or {}), "raw": _raw_files(dataset, samples),
         "libraries": {"pillow": PIL.__version__, "opencv": cv2.__version__, "numpy": np.__version__},
     }  # fmt: skip
-    with (
-        Unfinished(out, identity=identity, samples=samples, resumable=code is not None) as unfinished,
-        artifact.create(out, kind="dataset", meta=facts, scratch=unfinished.files, digests=unfinished.digests) as folder,
-    ):
+    work = Unfinished(out, identity=identity, samples=samples, resumable=code is not None)
+    with work, artifact.create(out, kind="dataset", meta=facts, scratch=work.files, digests=work.digests) as folder:
 
         def keep(split: str, sample: str, frame: Array, label: Array, known: Sample) -> None:
             image = write_image(folder / split / "images", sample, frame, source=dataset.image_file(split, sample))
             label_file = folder / split / "labels" / f"{sample}.png"
             write_png(label_file, label)
-            unfinished.keep(split, sample, known, image=image, label=label_file)
+            work.keep(split, sample, known, image=image, label=label_file)
 
-        result = survey(dataset, progress=progress, keep=keep, recall=unfinished.recall, workers=workers)
+        result = survey(dataset, progress=progress, keep=keep, recall=work.recall, workers=workers)
         problems = Problems(f"data set {name}")
         for problem in result.problems:
             problems.add(problem)
@@ -89,7 +87,7 @@ def prepare(
         for warning in result.warnings:
             warn(warning)
         facts["splits"] = result.names
-        facts |= class_facts(dataset.labels, result.counts) | jpeg_facts(folder, unfinished.digests)
+        facts |= class_facts(dataset.labels, result.counts) | jpeg_facts(folder, work.digests)
     return facts
 
 

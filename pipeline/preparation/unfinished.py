@@ -1,8 +1,8 @@
 """A preparation that is not finished: its files and the facts of its samples, from which an interrupted run resumes.
 
 The folder ``.<name>.unfinished`` beside the data set has ``files/``, which becomes the data set, ``identity.json``, and
-``records``: one entry of fixed size per sample, written after its files. A sample is complete if its record is whole and
-both files have the sha256 of the record; others are prepared again.
+``records``: one entry of fixed size per sample, written after its files. A sample is complete if its record is whole
+and both files have the sha256 of the record; others are prepared again.
 """
 
 from __future__ import annotations
