@@ -117,8 +117,8 @@ class Stored(Split):
             stream: Any = self.file.open("r+b", buffering=0)
         except PermissionError:
             stream = self.file.open("rb", buffering=0)
-        pixels, shared = (np.memmap(stream, np.uint8, mode=mode) for mode in ("c", "r"))
-        return _Mapped(stream, np.asarray(pixels), np.asarray(shared))
+        private, shared = np.memmap(stream, np.uint8, mode="c"), np.memmap(stream, np.uint8, mode="r")
+        return _Mapped(stream, np.asarray(private), np.asarray(shared))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_mapped"}
