@@ -139,14 +139,18 @@ def test_a_mixture_of_kept_and_encoded_images(tmp_path: Path) -> None:
     facts = prepare(dataset, tmp_path / "out", name="folder", options=options, progress=lambda *_: None, workers=3)
     for split in ("train", "val"):
         folder, images = tmp_path / "raw" / "images" / split, tmp_path / "out" / split / "images"
-        assert sorted(file.name for file in images.iterdir()) == ["a.jpg", "b.png", "c.png", "d.png", "e.jpg"]
-        same = [(images / name).read_bytes() == (folder / name).read_bytes() for name in ("a.jpg", "b.png", "d.png")]
+        names = [f"{split}__{name}" for name in "abcde"]
+        files = [
+            f"{name}{suffix}" for name, suffix in zip(names, (".jpg", ".png", ".png", ".png", ".jpg"), strict=True)
+        ]
+        assert sorted(file.name for file in images.iterdir()) == files
+        same = [(images / files[i]).read_bytes() == (folder / kinds[i][0]).read_bytes() for i in (0, 1, 3)]
         assert same == [True, True, False]
-        for name, (frame, label) in zip("abcde", Prepared(tmp_path / "out").split(split), strict=True):
+        for name, (frame, label) in zip(names, Prepared(tmp_path / "out").split(split), strict=True):
             expected_frame, expected_label = dataset.read(split, name)
             assert np.array_equal(frame, expected_frame) and np.array_equal(label, expected_label)
-    first = digest(dataset.read("train", "a")[0]).hex()
-    assert facts["jpeg"] == {"file": "train/images/a.jpg", "pixels": first}
+    first = digest(dataset.read("train", "train__a")[0]).hex()
+    assert facts["jpeg"] == {"file": "train/images/train__a.jpg", "pixels": first}
 
 
 def test_a_data_set_that_this_machine_decodes_otherwise_is_refused(tmp_path: Path) -> None:
@@ -154,7 +158,7 @@ def test_a_data_set_that_this_machine_decodes_otherwise_is_refused(tmp_path: Pat
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     meta["jpeg"]["pixels"] = "0" * 64
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"train/images/a\.jpg: OpenCV decodes this JPEG to other pixels than"):
+    with pytest.raises(UserError, match=r"train/images/train__a\.jpg: OpenCV decodes this JPEG to other pixels than"):
         Prepared(tmp_path / "out")
 
 

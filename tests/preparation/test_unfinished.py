@@ -45,7 +45,7 @@ def run(
     options: dict[str, Any], out: Path, *, stop: Callable[[int], object] = lambda samples: None,
     code: dict[str, str] | None = CODE,
 ) -> list[str]:  # fmt: skip
-    """Prepare; the names of the samples that were read.
+    """Prepare; the numbers of the samples that were read.
 
     Args:
         stop: called with the number of samples so far; it may raise.
@@ -54,7 +54,7 @@ def run(
     read, names, done = dataset.read, [], [0]
 
     def counted(split: str, name: str) -> tuple[Array, Array]:
-        names.append(name)
+        names.append(name.removeprefix(f"{split}__"))
         return read(split, name)
 
     def progress(split: str, total: int) -> None:
@@ -116,7 +116,7 @@ from pipeline.preparation.prepare import prepare
 options, out, code = eval(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
 read = PairDataset.read
 def killed(self, split, name):
-    if name == "07":
+    if name == "train__07":
         os.kill(os.getpid(), signal.SIGKILL)
     return read(self, split, name)
 PairDataset.read = killed
@@ -143,9 +143,9 @@ def test_damaged_files_and_records_are_prepared_again(
     with pytest.raises(KeyboardInterrupt):
         run(options, out, stop=interrupted(COUNT))
     unfinished = tmp_path / "work" / ".dataset.unfinished"
-    cut = unfinished / "files" / "train" / "images" / "01.jpg"
+    cut = unfinished / "files" / "train" / "images" / "train__01.jpg"
     cut.write_bytes(cut.read_bytes()[:-1])
-    (unfinished / "files" / "train" / "labels" / "02.png").unlink()
+    (unfinished / "files" / "train" / "labels" / "train__02.png").unlink()
     records = bytearray((unfinished / "records").read_bytes())
     assert len(records) == COUNT * RECORD.itemsize
     records[3 * RECORD.itemsize + 40] ^= 1
@@ -171,7 +171,7 @@ def test_a_run_of_other_data_options_or_code_begins_again(options: dict[str, Any
     image = tmp_path / "raw" / "images" / "train" / "01.jpg"
     cv2.imwrite(str(image), np.full((27, 41, 3), 7, np.uint8))
     assert run(options, out) == ALL
-    assert (out / "train" / "images" / "01.jpg").read_bytes() == image.read_bytes()
+    assert (out / "train" / "images" / "train__01.jpg").read_bytes() == image.read_bytes()
 
 
 def test_what_stays_after_an_exception(options: dict[str, Any], tmp_path: Path) -> None:
