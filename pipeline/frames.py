@@ -42,7 +42,7 @@ def decode_frame(data: Array, path: Path) -> Array:
 def digest(image: Array) -> bytes:
     """sha256 of the size and the pixels of a frame or a label map, 32 bytes."""
     state = hashlib.sha256(repr(image.shape).encode())
-    state.update(np.ascontiguousarray(image).reshape(-1))
+    state.update(np.ascontiguousarray(image).reshape(-1).data)
     return state.digest()
 
 
