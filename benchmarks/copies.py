@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import datasets
 from pipeline.errors import command
 from pipeline.frames import Array
-from pipeline.preparation.copies import ALIKE, thumbnail
+from pipeline.preparation.copies import ALIKE, normalised, thumbnail
 from pipeline.settings import params
 
 EVERY = 15  # every 15th image is copied
@@ -33,12 +33,12 @@ def main() -> None:
     least: dict[str, float] = {}
     for split, listed in dataset.splits().items():
         frames = [dataset.read(split, name)[0] for name in sorted(listed)]
-        thumbnails = np.stack([thumbnail(frame) for frame in frames])
+        thumbnails = normalised([thumbnail(frame) for frame in frames])
         following = (thumbnails[1:] * thumbnails[:-1]).sum(1)
         print(f"{split}: images that follow each other correlate by {following.max():.4f} at most, threshold {ALIKE}")
         for frame, own in zip(frames[::EVERY], thumbnails[::EVERY], strict=True):
             for kind, copy in copied(frame):
-                least[kind] = min(least.get(kind, 1.0), float(thumbnail(copy) @ own))
+                least[kind] = min(least.get(kind, 1.0), float(normalised([thumbnail(copy)])[0] @ own))
     for kind, correlation in least.items():
         print(f"{kind}: {correlation:.4f} at least")
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.labels import LabelSpec
 
 FORMAT = 1
 META = "meta.json"
+COPIED_AT_ONCE = 1 << 30  # bytes per call of copy_file_range
 #: The INT8 file for x86 CPUs; kernels without VNNI multiply its weights in pairs.
 CPU_FILE = "int8_cpu.onnx"
 AGAIN = "write the artifact again with: dvc repro -f"
@@ -102,6 +103,23 @@ def files_hash(files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file. Where the file system can, both files share their blocks (reflink), and only the
+    block that is written to is copied. The copy is never a link, so no program can write through it into ``source``.
+
+    ``copy_file_range`` clones on XFS and Btrfs, copies on the server with NFS 4.2 and inside the kernel elsewhere.
+    Source: man 2 copy_file_range.
+
+    Raises:
+        OSError: ``source`` cannot be read, or ``target`` cannot be written.
+    """
+    with source.open("rb", buffering=0) as reader, target.open("wb") as writer:
+        with suppress(OSError, AttributeError):  # two file systems; macOS has no such function
+            while os.copy_file_range(reader.fileno(), writer.fileno(), COPIED_AT_ONCE):
+                pass
+        shutil.copyfileobj(reader, writer)  # from where the kernel stopped: usually the end
+
+
 def dump_json(value: Any) -> str:
     """A value as JSON in the style of the project: sorted keys, indented, final newline."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -154,16 +172,22 @@ def read_json(path: Path, *, advice: str) -> dict[str, Any]:
 
 
 @contextmanager
-def create(path: Path, *, kind: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+def create(
+    path: Path, *, kind: str, meta: Mapping[str, Any], scratch: Path | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Iterator[Path]:  # fmt: skip
     """Fill a temporary folder; on success hash it, add meta.json and rename it to ``path``.
 
     Args:
         path: the folder to create; it replaces an older artifact there as a whole. A link is followed.
         kind: kind of the artifact (``dataset``, ``network``, ``onnx``, ``engine``).
         meta: facts as plain values; read after the body ran, so the body may add to it.
+        scratch: the temporary folder, on the file system of ``path``; it may have files, and it stays after an
+            exception. None: a new one, which is removed after an exception.
+        digests: sha256 of payload files by name, as far as the body knows them; read after the body ran.
 
     Yields:
-        a temporary folder for payload files. After an exception it is removed and ``path`` is unchanged.
+        a temporary folder for payload files. After an exception ``path`` is unchanged.
 
     Raises:
         UserError: ``path`` exists and is no artifact (it is never deleted), or its folder cannot be written.
@@ -173,20 +197,25 @@ def create(path: Path, *, kind: str, meta: Mapping[str, Any]) -> Iterator[Path]:
         raise UserError(f"{path} exists and is no artifact, so it is not replaced; move it or choose another path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        folder = scratch or Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / META).unlink(missing_ok=True)  # of a run that was ended while it renamed
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); fix this or choose another path") from error
-    old = scratch.with_name(f"{scratch.name}-old")
+    old = folder.with_name(f"{folder.name}-old")
     try:
-        yield scratch
-        assert not (scratch / META).exists(), f"create() writes {META}; the body must not"
-        names = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
-        facts = {**meta, "kind": kind, "format": FORMAT, "files": {name: sha256(scratch / name) for name in names}}
-        (scratch / META).write_text(dump_json(facts), encoding="utf-8")
-        scratch.chmod(0o755)
-        _replace_folder(scratch, path, old)
+        yield folder
+        assert not (folder / META).exists(), f"create() writes {META}; the body must not"
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        known = digests or {}
+        files = {name: known.get(name) or sha256(folder / name) for name in names}
+        facts = {**meta, "kind": kind, "format": FORMAT, "files": files}
+        (folder / META).write_text(dump_json(facts), encoding="utf-8")
+        folder.chmod(0o755)
+        _replace_folder(folder, path, old)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is None:
+            shutil.rmtree(folder, ignore_errors=True)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
         raise

@@ -1,4 +1,5 @@
-"""Read and resize frames and label maps. Training, validation, calibration, checks and video all use this code.
+"""Read and resize frames and label maps. Training, validation, calibration, checks and video all use this code, so that
+a JPEG has the same pixels for all of them: two decoders may differ by a level.
 Training cuts its crops before it resizes, and keeps the aspect ratio.
 
 Frames are BGR uint8, as OpenCV returns them; label maps are uint8 train ids; sizes are (height, width).
@@ -6,6 +7,7 @@ Frames are BGR uint8, as OpenCV returns them; label maps are uint8 train ids; si
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +24,49 @@ PNG_DEPTH = 24  # offset of the byte with the bits per channel
 
 def read_frame(path: Path) -> Array:
     """Read an image file as (H, W, 3) BGR uint8. Raises UserError: the file is missing or not an image."""
-    return np.asarray(_decode(path, cv2.IMREAD_COLOR), np.uint8)
+    return decode_frame(read_bytes(path), path)
+
+
+def decode_frame(data: Array, path: Path) -> Array:
+    """Decode the bytes (n,) of an image file as (H, W, 3) BGR uint8.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        UserError: the bytes are not an image.
+    """
+    return np.asarray(_decode(data, path, cv2.IMREAD_COLOR), np.uint8)
+
+
+def digest(image: Array) -> bytes:
+    """sha256 of the size and the pixels of a frame or a label map, 32 bytes."""
+    state = hashlib.sha256(repr(image.shape).encode())
+    state.update(np.ascontiguousarray(image).reshape(-1).data)
+    return state.digest()
 
 
 def read_label_map(path: Path) -> Array:
     """Read a label file as (H, W) uint8. Raises UserError: it is missing, not an image, or not one 8-bit channel."""
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    label = _decode(read_bytes(path), path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(f"{path}: got shape {label.shape}, {label.dtype}; allowed: one 8-bit channel; save it as such")
     return np.asarray(label, np.uint8)
 
 
-def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
+def read_bytes(path: Path) -> Array:
+    """The bytes (n,) of a file. Raises UserError: the file is missing or cannot be read."""
     try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, flags) if data.size else None
+        return np.fromfile(path, np.uint8)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; restore it or remove it from its list") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(data: Array, path: Path, flags: int) -> npt.NDArray[Any]:
+    try:
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error as error:  # more pixels than OpenCV accepts
         raise UserError(f"{path}: OpenCV cannot decode it ({error.err}); restore the file or remove it") from error
     if image is None:

@@ -1,27 +1,38 @@
 """The prepared data set: `prepare` writes it; training, calibration, checks and the report read it.
 
-Files: ``<split>/images/<name>.png`` (BGR, as OpenCV reads it), ``<split>/labels/<name>.png`` (train ids), meta.json.
+Files: ``<split>/images/<name>.png`` or ``.jpg`` (OpenCV reads them), ``<split>/labels/<name>.png`` (train ids), and
+meta.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import artifact
 from pipeline.errors import Problems, UserError, closest
-from pipeline.frames import Array, read_frame, read_label_map
+from pipeline.frames import Array, digest, read_frame, read_label_map
 from pipeline.labels import LabelSpec
+
+PNG, JPEG = ".png", ".jpg"  # suffixes of images; label maps are always PNG
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a prepared data set; ``split[i]`` is ``(frame BGR (H, W, 3), train ids (H, W))``."""
+    """One split of a prepared data set; ``split[i]`` is ``(frame BGR (H, W, 3), train ids (H, W))``.
+
+    Args:
+        root: folder of the data set.
+        names: of its samples.
+        jpegs: names of the samples whose image is a JPEG; the others are PNG.
+    """
 
     root: Path
     name: str
     names: Sequence[str]
+    jpegs: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -32,8 +43,12 @@ class Split:
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[index] for index in range(len(self)))
 
+    def image_file(self, index: int) -> Path:
+        name = self.names[index]
+        return self.root / self.name / "images" / f"{name}{JPEG if name in self.jpegs else PNG}"
+
     def frame(self, index: int) -> Array:
-        return read_frame(self.root / self.name / "images" / f"{self.names[index]}.png")
+        return read_frame(self.image_file(index))
 
     def label(self, index: int) -> Array:
         return read_label_map(self.root / self.name / "labels" / f"{self.names[index]}.png")
@@ -43,7 +58,8 @@ class Prepared:
     """A prepared data set on disk.
 
     Raises:
-        UserError: the folder is not a data set artifact, or some of its files are missing.
+        UserError: the folder is not a data set artifact, some of its files are missing, or this machine decodes JPEG
+            to other pixels than the one that prepared the data set.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +67,7 @@ class Prepared:
         if not isinstance(self.artifact.meta.get("splits"), dict):
             raise UserError(f"{path / artifact.META}: splits is missing or invalid; {artifact.AGAIN}")
         self.splits: dict[str, list[str]] = self.artifact.meta["splits"]
+        self._check_jpeg()
 
     @property
     def labels(self) -> LabelSpec:
@@ -88,4 +105,35 @@ class Prepared:
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise UserError(f"{self.artifact.path} has no split '{name}'; {closest(name, self.splits)}")
-        return Split(root=self.artifact.path, name=name, names=self.splits[name])
+        folder = f"{name}/images/"
+        jpegs = frozenset(
+            file.removeprefix(folder).removesuffix(JPEG)
+            for file in self.artifact.meta["files"]
+            if file.startswith(folder) and file.endswith(JPEG)
+        )
+        return Split(root=self.artifact.path, name=name, names=self.splits[name], jpegs=jpegs)
+
+    def _check_jpeg(self) -> None:
+        """Refuse a data set with JPEGs that this machine decodes otherwise: every figure would be of other pixels."""
+        expected = self.artifact.meta.get("jpeg")
+        if expected is None:
+            return
+        file = self.artifact.file(expected["file"])
+        if digest(read_frame(file)).hex() != expected["pixels"]:
+            raise UserError(
+                f"{file}: OpenCV decodes this JPEG to other pixels than on the machine that prepared the data set; "
+                "install the OpenCV of constraints.txt, or prepare the data set here: dvc repro -f prepare"
+            )
+
+
+def jpeg_facts(root: Path, files: Iterable[str]) -> dict[str, Any]:
+    """``jpeg`` of meta.json, if some images are JPEGs: the first of them and the digest of its pixels.
+
+    JPEG decoders may differ by a level, so :class:`Prepared` decodes this file and compares.
+
+    Args:
+        root: folder of the data set.
+        files: names of its files, from ``root``.
+    """
+    file = min((file for file in files if file.endswith(JPEG)), default=None)
+    return {} if file is None else {"jpeg": {"file": file, "pixels": digest(read_frame(root / file)).hex()}}

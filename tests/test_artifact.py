@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -256,3 +257,44 @@ def test_interrupted_write_text_keeps_the_old_file(tmp_path: Path, monkeypatch: 
 def test_read_json_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"device\.json: no such file; write it with: dvc repro device"):
         artifact.read_json(tmp_path / "device.json", advice="write it with: dvc repro device")
+
+
+@pytest.mark.parametrize("copied", [None, 0, 5])
+def test_a_copied_file_is_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: int | None
+) -> None:
+    """None: as the kernel copies; else it refuses, as between two file systems, after so many bytes."""
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(bytes(range(250)) * 100)
+    target.write_bytes(b"older and longer" * 10_000)
+
+    def refusing(reader: int, writer: int, count: int) -> int:
+        if copied and not os.lseek(reader, 0, os.SEEK_CUR):
+            return os.write(writer, os.read(reader, copied))
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if copied is not None:
+        monkeypatch.setattr(os, "copy_file_range", refusing)
+    artifact.copy_file(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert source.stat().st_nlink == target.stat().st_nlink == 1
+    with pytest.raises(FileNotFoundError):
+        artifact.copy_file(tmp_path / "missing", target)
+
+
+def test_a_folder_of_the_caller_stays_after_an_error_and_becomes_the_artifact(tmp_path: Path) -> None:
+    out, scratch, digests = tmp_path / "a", tmp_path / "work" / "files", {"w.bin": "known", "other": "unused"}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        artifact.create(tmp_path / "a", kind="onnx", meta={}, scratch=scratch) as own,
+    ):
+        (own / "w.bin").write_text("w")
+        raise KeyboardInterrupt
+    assert sorted(snapshot(tmp_path)) == ["work", "work/files", "work/files/w.bin"]
+    (scratch / "meta.json").write_text("of a run that was killed")
+    with artifact.create(out, kind="onnx", meta={}, scratch=scratch, digests=digests) as own:
+        (own / "x.bin").write_text("x")
+    assert artifact.load(out, kind="onnx", verify=False).meta["files"] == {
+        "w.bin": "known", "x.bin": hashlib.sha256(b"x").hexdigest(),
+    }  # fmt: skip
+    assert sorted(snapshot(tmp_path)) == ["a", "a/meta.json", "a/w.bin", "a/x.bin", "work"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.frames import Array, read_frame, read_label_map, resize_frame, resize_label_map, write_png
+from pipeline.frames import Array, digest, read_frame, read_label_map, resize_frame, resize_label_map, write_png
 
 READERS = [read_frame, read_label_map]
 
@@ -50,6 +51,13 @@ def test_the_same_image_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         write_png(tmp_path / name, noise(40, 60, 3))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_digest_is_of_size_and_pixels() -> None:
+    frame = noise(6, 8, 3)
+    assert digest(frame) == digest(np.asfortranarray(frame)) == digest(frame[:, ::-1][:, ::-1])
+    assert len({digest(image) for image in (frame, frame.reshape(8, 6, 3), frame[..., ::-1], frame[..., 0])}) == 4
+    assert digest(frame) == hashlib.sha256(b"(6, 8, 3)" + frame.tobytes()).digest() and len(digest(frame)) == 32
 
 
 def test_channels_are_blue_green_red(tmp_path: Path) -> None:

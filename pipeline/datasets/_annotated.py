@@ -94,6 +94,9 @@ class AnnotatedDataset(Dataset):
     def warnings(self) -> Sequence[str]:
         return (*self.coding.warnings, *self.notes)
 
+    def image_file(self, split: str, name: str) -> Path | None:
+        return self.samples[split][name].image
+
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.samples.get(split, {}):
             raise UserError(f"{self.plugin} has no sample {name!r} in {split!r}")

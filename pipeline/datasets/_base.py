@@ -51,6 +51,13 @@ class Dataset(ABC):
             yield from (Path(folder, name) for name in names)
             visited.add(real)
 
+    def image_file(self, split: str, name: str) -> Path | None:
+        """The image file of a sample that ``read`` can read; None: the frame is not in a file.
+
+        ``prepare`` keeps this file where it decodes to the frame that ``read`` returns.
+        """
+        return None
+
     @abstractmethod
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         """Read one sample. Several threads may call this method at the same time.

@@ -125,7 +125,7 @@ def _header(path: Path) -> _Header | None:
                 grey = palette is not None and is_grey(palette)
                 single_channel = image.mode in ("1", "L") or image.mode.startswith("I;16")
                 size = tiff.get(257, image.height), tiff.get(256, image.width)
-                oriented = not png or _has_orientation(file)
+                oriented = not png or may_have_orientation(file)
                 file.seek(0)
                 return _Header(
                     size=size,
@@ -137,7 +137,7 @@ def _header(path: Path) -> _Header | None:
         return None
 
 
-def _has_orientation(file: BinaryIO) -> bool:
+def may_have_orientation(file: BinaryIO) -> bool:
     """Whether a PNG may have an EXIF orientation. To answer this, Pillow would decode the whole file."""
     at = len(PNG_SIGNATURE)
     while True:

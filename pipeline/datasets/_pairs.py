@@ -59,6 +59,9 @@ class PairDataset(Dataset):
         """Images and masks of all pairs. The content of lists and folders already shows in the splits and errors."""
         return (file for pairs in self.pairs.values() for pair in pairs.values() for file in pair)
 
+    def image_file(self, split: str, name: str) -> Path | None:
+        return self.pairs[split][name].image
+
     def read(self, split: str, name: str) -> tuple[Array, Array]:
         if name not in self.pairs.get(split, {}):
             raise UserError(f"{self.title} has no sample {name!r} in {split!r}")

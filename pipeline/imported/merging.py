@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +80,8 @@ def merge(
         "parents": {"dataset": prepared.artifact.hash},
     }
     counts = {name: SplitCounts.none(labels.num_classes) for name in prepared.splits}
+    if "jpeg" in prepared.artifact.meta:
+        facts["jpeg"] = prepared.artifact.meta["jpeg"]
     with artifact.create(out, kind="dataset", meta=facts) as folder:
         for name, samples in prepared.splits.items():
             split = prepared.split(name)
@@ -90,7 +91,7 @@ def merge(
                 label = table[split.label(index)]
                 counts[name].add(np.bincount(label.ravel(), minlength=256), label.shape)
                 write_png(folder / name / "labels" / f"{sample}.png", label)
-                image = Path(name) / "images" / f"{sample}.png"
-                shutil.copyfile(prepared.artifact.path / image, folder / image)
+                image = split.image_file(index)
+                artifact.copy_file(image, folder / image.relative_to(split.root))
         facts |= class_facts(labels, counts)
     return facts

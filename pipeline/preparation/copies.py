@@ -19,35 +19,39 @@ SIDE = 32
 ALIKE = 0.9992
 BLOCK = 1024  # number of thumbnails that are compared at once
 FLAT = 1.0  # minimum standard deviation of a thumbnail, in grey levels; below it the thumbnail counts as flat
-Thumbnail = npt.NDArray[np.float32]
 
 
-def thumbnail(frame: Array) -> Thumbnail:
-    """Grey thumbnail (1024,) of a frame (H, W, 3) BGR, with mean 0 and norm 1: the dot product of two is their
-    correlation. A flat thumbnail is all zeros, so it matches no image.
+def thumbnail(frame: Array) -> Array:
+    """Grey thumbnail (1024,) uint8 of a frame (H, W, 3) BGR."""
+    small = cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8).ravel()
+
+
+def normalised(thumbnails: Sequence[Array]) -> npt.NDArray[np.float32]:
+    """Thumbnails (n, 1024) with mean 0 and norm 1: the dot product of two is their correlation. A flat thumbnail is all
+    zeros, so it matches no image.
     """
-    grey = cv2.cvtColor(cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
-    centred = grey.astype(np.float32).ravel() - np.float32(grey.mean())
-    if centred.std() < FLAT:
-        return np.zeros_like(centred)
-    return np.asarray(centred / np.linalg.norm(centred), np.float32)
+    grey = np.stack(thumbnails).astype(np.float32)
+    centred = grey - grey.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
+    centred[centred.std(1) < FLAT] = 0
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1), np.float32)
 
 
-def copies(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[tuple[str, str]]:
+def copies(thumbnails: Mapping[str, Sequence[tuple[str, Array]]]) -> Iterator[tuple[str, str]]:
     """Pairs (copy, original) of images in different splits that look the same, each as ``split/name``.
 
     Args:
         thumbnails: split -> name and thumbnail of each image. Each image is compared with the images of earlier splits.
     """
-    earlier: list[tuple[str, Thumbnail]] = []
+    earlier: list[tuple[str, Array]] = []
     for split, images in thumbnails.items():
         for start in range(0, len(images) if earlier else 0, BLOCK):
             block = images[start : start + BLOCK]
             best = np.full(len(block), ALIKE, np.float32)
             nearest = np.full(len(block), -1)
+            ours = normalised([each for _, each in block])
             for first in range(0, len(earlier), BLOCK):
-                others = np.stack([each for _, each in earlier[first : first + BLOCK]])
-                similarity = np.stack([each for _, each in block]) @ others.T
+                similarity = ours @ normalised([each for _, each in earlier[first : first + BLOCK]]).T
                 higher = similarity.max(1) > best
                 nearest[higher] = first + similarity.argmax(1)[higher]
                 best[higher] = similarity.max(1)[higher]

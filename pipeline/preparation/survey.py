@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +17,9 @@ import numpy.typing as npt
 from pipeline.datasets import Dataset
 from pipeline.datasets._lists import safe
 from pipeline.errors import UserError
-from pipeline.frames import Array
+from pipeline.frames import Array, digest
 from pipeline.labels import LabelSpec
-from pipeline.preparation.copies import Thumbnail, copies, thumbnail
+from pipeline.preparation.copies import copies, thumbnail
 
 Counts = npt.NDArray[np.int64]
 #: Splits that must have pixels of classes; other splits may have no labels.
@@ -86,28 +85,43 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """The facts of a sample that stay in memory; its pixels do not."""
+class Sample:
+    """The facts of a sample that are needed after it was read.
+
+    Args:
+        digest, label_digest: of its pixels and of its train ids, see :func:`pipeline.frames.digest`.
+        thumbnail: (1024,) grey, to find copies.
+        size: (height, width).
+        histogram: (256,) number of pixels of each id.
+    """
 
     digest: bytes
     label_digest: bytes
-    thumbnail: Thumbnail
+    thumbnail: Array
     size: tuple[int, int]
     histogram: Counts
+
+
+def _unknown(split: str, name: str) -> Sample | None:
+    return None
 
 
 def survey(
     dataset: Dataset,
     *,
     progress: Callable[[str, int], object],
-    keep: Callable[[str, str, Array, Array], object] = lambda *sample: None,
+    keep: Callable[[str, str, Array, Array, Sample], object] = lambda *sample: None,
+    recall: Callable[[str, str], Sample | None] = _unknown,
     workers: int = 1,
 ) -> Survey:
     """Read and check every sample.
 
     Args:
         progress: called with (split, number of its samples) for each sample, in order.
-        keep: called with (split, name, frame, label) of each valid sample, in any order and from several threads.
+        keep: called with (split, name, frame, label, facts) of each valid sample that was read, in any order and from
+            several threads.
+        recall: called with (split, name) before a sample is read, from several threads; the facts that an interrupted
+            run kept, or None to read the sample.
         workers: number of threads that decode and encode in parallel. The result does not depend on it.
 
     Returns:
@@ -121,15 +135,20 @@ def survey(
     counts = {split: SplitCounts.none(dataset.labels.num_classes) for split in names}
     first_seen: dict[bytes, tuple[str, bytes]] = {}
     warnings = list(dataset.warnings())
-    thumbnails: dict[str, list[tuple[str, Thumbnail]]] = {split: [] for split in names}
+    thumbnails: dict[str, list[tuple[str, Array]]] = {split: [] for split in names}
 
-    def read_sample(split: str, name: str) -> _Sample:
+    def read_sample(split: str, name: str) -> Sample:
+        known = recall(split, name)
+        if known is not None:
+            return known
         frame, label = dataset.read(split, name)
         histogram = checked(dataset.labels, frame, label)
-        keep(split, name, frame, label)
-        return _Sample(_digest(frame), _digest(label), thumbnail(frame), label.shape, histogram)
+        height, width = label.shape
+        sample = Sample(digest(frame), digest(label), thumbnail(frame), (height, width), histogram)
+        keep(split, name, frame, label, sample)
+        return sample
 
-    samples = [(split, name) for split, listed in names.items() for name in listed if safe(name)]
+    samples = readable(names)
     totals = Counter(split for split, _ in samples)
     for (split, name), future in _in_order(read_sample, samples, workers):
         progress(split, totals[split])
@@ -160,17 +179,18 @@ def survey(
     return Survey(dataset.labels, names, counts, problems, warnings)
 
 
-def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Thumbnail]]]) -> Iterator[str]:
+def readable(names: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """(split, name) of every sample whose name can be a file, in order."""
+    return [(split, name) for split, listed in names.items() for name in listed if safe(name)]
+
+
+def _copy_warnings(thumbnails: Mapping[str, Sequence[tuple[str, Array]]]) -> Iterator[str]:
     pairs = list(copies(thumbnails))
     for copy, original in pairs[:SHOWN_COPIES]:
         yield f"{copy}: looks the same as {original}; if it is a copy, remove one: copies make mIoU too high"
     if len(pairs) > SHOWN_COPIES:
         more = len(pairs) - SHOWN_COPIES
         yield f"{more} more images look the same as an image of another split; a fixed camera also causes this"
-
-
-def _digest(array: Array) -> bytes:
-    return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).data).digest()
 
 
 def _shortages(
@@ -240,10 +260,10 @@ def _name_problems(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _in_order(
-    read: Callable[[str, str], _Sample], samples: Sequence[tuple[str, str]], workers: int
-) -> Iterator[tuple[tuple[str, str], Future[_Sample]]]:
+    read: Callable[[str, str], Sample], samples: Sequence[tuple[str, str]], workers: int
+) -> Iterator[tuple[tuple[str, str], Future[Sample]]]:
     """A future for each sample, in order. Only a few run at the same time, to save memory."""
-    pending: deque[tuple[tuple[str, str], Future[_Sample]]] = deque()
+    pending: deque[tuple[tuple[str, str], Future[Sample]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for sample in samples:

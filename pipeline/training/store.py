@@ -1,8 +1,13 @@
-"""A split, decoded once: all frames and labels in one memory-mapped file that processes and workers share.
+"""A split whose frames are decoded once: all frames and labels in one memory-mapped file that processes share.
 
-Decoding PNG is most of the cost of loading a crop. The file holds the decoded bytes, so results do not depend on it.
-It is written beside the data set, ``.decoded/<hash of the data set>/<split>.raw``, and may be deleted at any time. Its
-index is written last: if an interruption prevents that, the file is written again.
+Decoding is most of the cost of loading a crop. The file is filled while training runs: the process that draws a sample
+first decodes it and writes it into the file, and from then on every process reads it there. So training starts at once,
+and the first turn through the split costs what it costs without the file. Results do not depend on it: it holds the
+decoded bytes.
+
+It is written beside the data set, ``.decoded/<hash of the data set>/<split>.raw``, and may be deleted at any time. The
+pixels of all samples come first, then one byte per sample: 1 if its pixels are complete. After a crash of the machine
+the file is begun again, unless all of it was on the disk: a byte might have been stored, and its pixels not.
 """
 
 from __future__ import annotations
@@ -13,19 +18,20 @@ import functools
 import logging
 import os
 import shutil
-import struct
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.frames import PNG_SIGNATURE, Array
+from pipeline.frames import Array
 from pipeline.prepared import Prepared, Split
 from pipeline.settings.param_types import StoreMode
 from pipeline.training.free_memory import free_memory
@@ -33,39 +39,89 @@ from pipeline.training.free_memory import free_memory
 log = logging.getLogger(__name__)
 
 FOLDER = ".decoded"
-FORMAT = 1
+FORMAT = 2
 #: ``auto``: the file may take this share of the free memory, whose file cache then holds it, and of the free disk.
 MEMORY_SHARE, DISK_SHARE = 0.25, 0.5
 CHANNELS = 4  # bytes per pixel: blue, green, red, label
+COMPLETE = 1
 MIB = 2**20
-#: For one frame: offset of its bytes in the file, height, width. Its label map follows it.
-Place = tuple[int, int, int]
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True)
+class Place(NamedTuple):
+    """Where a sample is in the file: offsets of its pixels and of its byte ``complete``, height and width."""
+
+    offset: int
+    complete: int
+    height: int
+    width: int
+
+
+class _Mapped(NamedTuple):
+    """The file: open for writing, and mapped twice: (n,) private to this process, and (n,) as others write it."""
+
+    stream: BinaryIO
+    pixels: Array
+    shared: Array
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored(Split):
-    """A split whose frames and labels are views into a decoded file; writing to them does not change the file.
+    """A split whose samples are views into the decoded file; writing to them does not change the file.
 
-    A pickle of it (for workers that are not forked) contains the path, not the pixels.
+    A sample that the file does not have yet is decoded and added. A pickle of the split (for workers that are not
+    forked) contains the path, not the pixels.
     """
 
     file: Path
     places: Mapping[str, Place]
 
-    @functools.cached_property
-    def pixels(self) -> Array:
-        return np.asarray(np.memmap(self.file, np.uint8, mode="c"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "pixels"}
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        place = self.places[self.names[index]]
+        if self._mapped.shared[place.complete] != COMPLETE:
+            return self._add(index, place)
+        pixels, area = self._mapped.pixels, place.height * place.width
+        frame = pixels[place.offset : place.offset + 3 * area].reshape(place.height, place.width, 3)
+        label = pixels[place.offset + 3 * area : place.offset + CHANNELS * area].reshape(place.height, place.width)
+        return frame, label
 
     def frame(self, index: int) -> Array:
-        offset, height, width = self.places[self.names[index]]
-        return self.pixels[offset : offset + 3 * height * width].reshape(height, width, 3)
+        return self[index][0]
 
     def label(self, index: int) -> Array:
-        offset, height, width = self.places[self.names[index]]
-        return self.pixels[offset + 3 * height * width : offset + CHANNELS * height * width].reshape(height, width)
+        return self[index][1]
+
+    def fill(self) -> None:
+        """Add all samples that the file does not have yet, with several threads."""
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(self.__getitem__, range(len(self))):
+                pass
+
+    def _add(self, index: int, place: Place) -> tuple[Array, Array]:
+        """Decode a sample and write it into the file. Several processes may do so at once: they write equal bytes."""
+        frame, label = Split.frame(self, index), Split.label(self, index)
+        if frame.shape[:2] != (place.height, place.width) or label.shape != (place.height, place.width):
+            raise UserError(
+                f"{self.image_file(index)}: {place.height}x{place.width} in its header, decoded {frame.shape[:2]}, "
+                f"its label {label.shape}; {artifact.AGAIN} prepare"
+            )
+        with contextlib.suppress(OSError):  # full disk, or another user's file: it is decoded again the next time
+            handle = self._mapped.stream.fileno()
+            _write_all(handle, place.offset, frame.tobytes() + label.tobytes())
+            os.pwrite(handle, bytes([COMPLETE]), place.complete)
+        return frame, label
+
+    @functools.cached_property
+    def _mapped(self) -> _Mapped:
+        try:
+            stream: Any = self.file.open("r+b", buffering=0)
+        except PermissionError:
+            stream = self.file.open("rb", buffering=0)
+        private, shared = np.memmap(stream, np.uint8, mode="c"), np.memmap(stream, np.uint8, mode="r")
+        return _Mapped(stream, np.asarray(private), np.asarray(shared))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_mapped"}
 
 
 def open_split(
@@ -76,19 +132,18 @@ def open_split(
     folder: Path | None = None,
     say: Callable[[str], object] = log.info,
 ) -> Split:
-    """A split, from its decoded file if ``mode`` asks for one; a missing file is written.
-
-    Several processes may call this at once: one writes, the others wait for it.
+    """A split, with a decoded file if ``mode`` asks for one. Several processes may call this at once.
 
     Args:
         name: of the split.
-        mode: ``none`` decodes each time; ``decoded`` writes the file; ``auto`` writes it if it takes at most a quarter
-            of the free memory and half of the free disk.
+        mode: ``none`` decodes each time; ``decoded`` keeps what was decoded in the file; ``auto`` does so if the file
+            takes at most a quarter of the free memory and half of the free disk.
         folder: folder for the decoded files of all data sets; None: beside the data set.
-        say: called with a line before the file is written, and with the reason why ``auto`` writes none.
+        say: called with a line when the file is begun, and with the reason why ``auto`` has none.
 
     Raises:
-        UserError: no such split, or a damaged PNG; with ``decoded`` also a disk that cannot be written or is too full.
+        UserError: no such split, or an image without a readable header; with ``decoded`` also a disk that cannot be
+            written or is too full.
     """
     split = prepared.split(name)
     if mode == "none":
@@ -98,15 +153,16 @@ def open_split(
     file = base / digest[:16] / f"{name}.raw"
     places = _ready(file, digest)
     if places is None:
-        places, size = _layout(split)
+        planned, size = _layout(split)
         if mode == "auto" and (reason := _too_large(size, base)):
             say(f"{name}: frames are decoded each time; {reason}")
             return split
         try:
             with _locked(file.with_name(f"{name}.lock")):
-                if (existing := _ready(file, digest)) is None:
-                    _write(split, file, places=places, size=size, digest=digest, say=say)
-                places = existing or places
+                places = _ready(file, digest)
+                if places is None:
+                    places = planned
+                    _begin(file, split, places=places, size=size, digest=digest, say=say)
         except OSError as error:
             if mode == "decoded":
                 raise UserError(
@@ -114,41 +170,63 @@ def open_split(
                 ) from error
             say(f"{name}: frames are decoded each time; {file} cannot be written ({error.strerror})")
             return split
-    return Stored(root=split.root, name=split.name, names=split.names, file=file, places=places)
+    return Stored(root=split.root, name=split.name, names=split.names, jpegs=split.jpegs, file=file, places=places)
 
 
 def _ready(file: Path, digest: str) -> dict[str, Place] | None:
-    """The index of a complete file, or None."""
+    """The index of a file that may be used, or None. If all of the file is complete, this is noted for later boots."""
     try:
         index = artifact.read_json(file.with_suffix(".json"), advice="")
-        complete = index["dataset"] == digest and index["format"] == FORMAT and file.stat().st_size == index["bytes"]
-        return {name: tuple(place) for name, place in index["places"].items()} if complete else None
-    except (UserError, OSError, KeyError):
+        same = index["dataset"] == digest and index["format"] == FORMAT and file.stat().st_size == index["bytes"]
+        if not same or index["boot"] not in (None, _boot()):
+            return None
+        places = {name: Place(*place) for name, place in index["places"].items()}
+        if index["boot"] is not None and _is_complete(file, len(places)):
+            artifact.write_text(file.with_suffix(".json"), artifact.dump_json({**index, "boot": None}))
+        return places
+    except (UserError, OSError, KeyError, TypeError):
         return None
 
 
+def _is_complete(file: Path, count: int) -> bool:
+    """Whether all ``count`` samples are in the file; if so, they are on the disk when this returns."""
+    with file.open("rb") as stream:
+        stream.seek(-count, os.SEEK_END)
+        complete = stream.read() == bytes([COMPLETE]) * count
+        if complete:
+            os.fsync(stream.fileno())
+    return complete
+
+
+@functools.cache
+def _boot() -> str:
+    """Changes with every start of the machine; where the system does not say, with every process."""
+    with contextlib.suppress(OSError):
+        return BOOT.read_text(encoding="ascii").strip()
+    return uuid.uuid4().hex
+
+
 def _layout(split: Split) -> tuple[dict[str, Place], int]:
-    """The place of each frame, from the PNG headers, and the size of the file in bytes."""
+    """The place of each sample, from the headers of the images, and the size of the file in bytes."""
+    sizes = [_size(split.image_file(index)) for index in range(len(split))]
+    end = sum(CHANNELS * height * width for height, width in sizes)
     places: dict[str, Place] = {}
-    size = 0
-    for name in split.names:
-        height, width = _png_size(split.root / split.name / "images" / f"{name}.png")
-        places[name] = (size, height, width)
-        size += CHANNELS * height * width
-    return places, size
+    offset = 0
+    for number, (name, (height, width)) in enumerate(zip(split.names, sizes, strict=True)):
+        places[name] = Place(offset, end + number, height, width)
+        offset += CHANNELS * height * width
+    return places, end + len(sizes)
 
 
-def _png_size(path: Path) -> tuple[int, int]:
-    """(height, width) from a PNG's header."""
+def _size(path: Path) -> tuple[int, int]:
+    """(height, width) from an image's header."""
     try:
-        with path.open("rb") as stream:
-            head = stream.read(24)
+        with Image.open(path) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: no image file; {artifact.AGAIN} prepare") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {artifact.AGAIN} prepare") from error
-    if len(head) < 24 or not head.startswith(PNG_SIGNATURE):
-        raise UserError(f"{path}: no PNG file; {artifact.AGAIN} prepare")
-    width, height = struct.unpack(">II", head[16:24])
-    return height, width
 
 
 def _too_large(size: int, base: Path) -> str:
@@ -178,40 +256,28 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _write(
-    split: Split, file: Path, *, places: Mapping[str, Place], size: int, digest: str, say: Callable[[str], object]
+def _begin(
+    file: Path, split: Split, *, places: Mapping[str, Place], size: int, digest: str, say: Callable[[str], object]
 ) -> None:
+    """Begin a file without samples. It takes space on the disk as samples are added."""
     if size > _free_disk(file.parent):
         raise UserError(
             f"{file}: the decoded frames of {split.name} take {size / MIB:.0f} MiB, "
             f"{_free_disk(file.parent) / MIB:.0f} are free; free some, or set store: none"
         )
-    say(f"{split.name}: {len(split)} frames are decoded to {file}, {size / MIB:.0f} MiB; it may be deleted at any time")
+    say(
+        f"{split.name}: {len(split)} frames are decoded once, into {file}, {size / MIB:.0f} MiB; it may be deleted at "
+        "any time"
+    )
+    file.with_suffix(".json").unlink(missing_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    handle = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
-    try:
-
-        def decode(index: int) -> None:
-            offset, *shape = places[split.names[index]]
-            frame, label = split[index]
-            if [*frame.shape[:2]] != shape or [*label.shape] != shape:
-                raise UserError(
-                    f"{split.root / split.name}: {split.names[index]} is {shape}, decoded {frame.shape[:2]}, "
-                    f"its label {label.shape}; {artifact.AGAIN} prepare"
-                )
-            _write_all(handle, offset, frame.tobytes() + label.tobytes())
-
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(decode, range(len(split))):
-                pass
-        os.fsync(handle)
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
-    facts = {"dataset": digest, "format": FORMAT, "bytes": size, "places": {n: list(p) for n, p in places.items()}}
+    with partial.open("wb") as stream:
+        stream.truncate(size)
+    partial.replace(file)
+    facts = {
+        "dataset": digest, "format": FORMAT, "bytes": size, "boot": _boot(),
+        "places": {name: list(place) for name, place in places.items()},
+    }  # fmt: skip
     artifact.write_text(file.with_suffix(".json"), artifact.dump_json(facts))
 
 

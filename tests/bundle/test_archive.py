@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import grimp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from pipeline import artifact, verbs
 from pipeline.bundle import archive
 from pipeline.errors import UserError
-from pipeline.frames import write_png
+from pipeline.frames import read_frame, write_png
 from pipeline.prepared import Prepared
 from pipeline.reporting import results as reporting
 from pipeline.video.engines import chosen
@@ -59,6 +60,22 @@ def unpacked(packed: Path, tmp_path: Path) -> Path:
     with tarfile.open(packed) as opened:
         opened.extractall(tmp_path, filter="data")
     return tmp_path / "tiny"
+
+
+def test_frames_of_a_bundle_are_png(student: Any, tmp_path: Path) -> None:
+    """Another decoder may decode a JPEG to other pixels, so the device gets none."""
+    meta = {"dataset": "noise", "splits": {"val": ["a"]}, **student.labels.to_meta()}
+    with artifact.create(tmp_path / "dataset", kind="dataset", meta=meta) as folder:
+        (folder / "val/images").mkdir(parents=True)
+        cv2.imwrite(str(folder / "val/images/a.jpg"), student.frames[0])
+        write_png(folder / "val/labels/a.png", np.zeros((128, 192), np.uint8))
+    prepared = Prepared(tmp_path / "dataset")
+    out = tmp_path / "jpeg.tar.gz"
+    archive.write(out, onnx=student.onnx, int8=student.int8, prepared=prepared, split="val", images=1, facts=FACTS)
+    with tarfile.open(out) as opened:
+        opened.extractall(tmp_path, filter="data")
+    (image,) = (tmp_path / "jpeg" / "dataset" / "val" / "images").iterdir()
+    assert image.name == "a.png" and np.array_equal(read_frame(image), prepared.split("val").frame(0))
 
 
 def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation.matching import require_same_classes
+from pipeline.frames import read_frame
 from pipeline.imported.merging import merge
-from pipeline.prepared import Prepared
+from pipeline.prepared import Prepared, jpeg_facts
 
 
 def quiet(title: str, total: int) -> None:
@@ -34,6 +39,25 @@ def test_every_pixel_follows_its_rule(described: Any, dataset: Path, tmp_path: P
             counts += [(merged == index).sum() for index in range(3)]
         assert list(facts["class_share"][split].values()) == pytest.approx(counts / counts.sum(), abs=1e-6)
         assert facts["class_pixels"][split] == list(counts)
+
+
+def test_images_keep_their_files(described: Any, dataset: Path, tmp_path: Path) -> None:
+    """A JPEG stays a JPEG, with the fact by which a machine checks how it decodes."""
+    shutil.copytree(dataset, tmp_path / "mixed")
+    meta = json.loads((tmp_path / "mixed" / "meta.json").read_text())
+    image = f"val/images/{meta['splits']['val'][0]}"
+    frame = read_frame(tmp_path / "mixed" / f"{image}.png")
+    (tmp_path / "mixed" / f"{image}.png").unlink()
+    cv2.imwrite(str(tmp_path / "mixed" / f"{image}.jpg"), frame)
+    del meta["files"][f"{image}.png"]
+    meta["files"][f"{image}.jpg"] = artifact.sha256(tmp_path / "mixed" / f"{image}.jpg")
+    meta |= jpeg_facts(tmp_path / "mixed", meta["files"])
+    (tmp_path / "mixed" / "meta.json").write_text(json.dumps(meta))
+    merge(Prepared(tmp_path / "mixed"), described(None), tmp_path / "merged", progress=quiet)
+    for name in (*meta["files"],):
+        if "/images/" in name:
+            assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "mixed" / name).read_bytes()
+    assert Prepared(tmp_path / "merged").artifact.meta["jpeg"]["file"] == f"{image}.jpg"
 
 
 def test_other_classes_are_ignored_by_default(described: Any, dataset: Path, tmp_path: Path) -> None:

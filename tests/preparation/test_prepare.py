@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import datasets
 from pipeline.datasets import Dataset
 from pipeline.errors import UserError
-from pipeline.frames import Array, read_frame, read_label_map, write_png
+from pipeline.frames import Array, digest, read_frame, read_label_map, write_png
 from pipeline.labels import LabelSpec
 from pipeline.preparation.prepare import prepare
 from pipeline.prepared import Prepared
@@ -114,6 +115,51 @@ def test_the_prepared_samples_equal_those_of_the_data_set(tmp_path: Path) -> Non
         for name, (frame, label) in zip(names, prepared.split(split), strict=True):
             expected_frame, expected_label = dataset.read(split, name)
             assert np.array_equal(frame, expected_frame) and np.array_equal(label, expected_label)
+
+
+def test_a_mixture_of_kept_and_encoded_images(tmp_path: Path) -> None:
+    """JPEG and PNG of three channels keep their bytes, a turned JPEG and a grey PNG do not. All keep their pixels."""
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("a.jpg", {}), ("b.png", {}), ("c.jpg", {"exif": turned.tobytes()}), ("d.png", {}), ("e.jpg", {"quality": 50}),
+    ]  # fmt: skip
+    for split in ("train", "val"):
+        for name, saving in kinds:
+            small = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+            image = cv2.resize(small, (21, 33) if name.startswith("c") else (33, 21))
+            file = tmp_path / "raw" / "images" / split / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0] if name.startswith("d") else image).save(file, **saving)
+            mask = rng.integers(0, 2, (21, 33), dtype=np.uint8)
+            write_png(tmp_path / "raw" / "masks" / split / f"{name[0]}.png", mask)
+    options = {"root": str(tmp_path / "raw"), "classes": ["x", "y"], "palette": [[0, 0, 0], [255, 0, 0]]}
+    dataset = datasets.build("folder", options)
+    facts = prepare(dataset, tmp_path / "out", name="folder", options=options, progress=lambda *_: None, workers=3)
+    for split in ("train", "val"):
+        folder, images = tmp_path / "raw" / "images" / split, tmp_path / "out" / split / "images"
+        names = [f"{split}__{name}" for name in "abcde"]
+        files = [
+            f"{name}{suffix}" for name, suffix in zip(names, (".jpg", ".png", ".png", ".png", ".jpg"), strict=True)
+        ]
+        assert sorted(file.name for file in images.iterdir()) == files
+        same = [(images / files[i]).read_bytes() == (folder / kinds[i][0]).read_bytes() for i in (0, 1, 3)]
+        assert same == [True, True, False]
+        for name, (frame, label) in zip(names, Prepared(tmp_path / "out").split(split), strict=True):
+            expected_frame, expected_label = dataset.read(split, name)
+            assert np.array_equal(frame, expected_frame) and np.array_equal(label, expected_label)
+    first = digest(dataset.read("train", "train__a")[0]).hex()
+    assert facts["jpeg"] == {"file": "train/images/train__a.jpg", "pixels": first}
+
+
+def test_a_data_set_that_this_machine_decodes_otherwise_is_refused(tmp_path: Path) -> None:
+    test_a_mixture_of_kept_and_encoded_images(tmp_path)
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    meta["jpeg"]["pixels"] = "0" * 64
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"train/images/train__a\.jpg: OpenCV decodes this JPEG to other pixels than"):
+        Prepared(tmp_path / "out")
 
 
 def test_class_share_is_counted_by_hand(tmp_path: Path) -> None:

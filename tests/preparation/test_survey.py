@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.datasets import Dataset
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
+from pipeline.preparation.copies import BLOCK
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.survey import cores, survey
 
@@ -128,6 +130,33 @@ def test_too_few_classes_in_a_split_are_an_error(
     assert len(problems) == len(messages) and all(
         problem.startswith(start) for problem, start in zip(problems, messages, strict=True)
     )
+
+
+class Noise(Dataset):
+    """Frames of 14,400 bytes."""
+
+    labels = Numbers.labels
+
+    def __init__(self, count: int) -> None:
+        self.names = [f"{index}" for index in range(count)]
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {"train": self.names[1:], "val": self.names[:1]}
+
+    def read(self, split: str, name: str) -> tuple[Array, Array]:
+        frame = np.random.default_rng(int(name)).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        return frame, np.asarray(frame[..., 0] % 3, np.uint8)
+
+
+def test_a_sample_leaves_little_in_memory() -> None:
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        survey(Noise(count), progress=lambda *_: None, workers=2)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(BLOCK + 300) - peak(BLOCK + 1) < 300 * 3_000, "bytes per sample: thumbnail, digests, name"
 
 
 def test_a_single_class_is_an_error() -> None:

@@ -112,14 +112,14 @@ def test_prepare_without_its_data(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number: int) -> None:
+def test_an_interrupted_prepare_keeps_complete_samples(tmp_path: Path, out: Path, number: int) -> None:
     file = params(tmp_path, lambda raw: raw["datasets"]["streets"].update(train=5_000))
     with subprocess.Popen(
         stage("prepare", "--params", file, "--out", out), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             deadline = time.monotonic() + 60
-            while not list(out.parent.glob(".out.partial-*/train/labels/*.png")):
+            while not list(out.parent.glob(".out.unfinished/files/train/labels/*.png")):
                 assert process.poll() is None and time.monotonic() < deadline, "prepare never began"
                 time.sleep(0.05)
             process.send_signal(number)
@@ -127,8 +127,8 @@ def test_an_interrupted_prepare_leaves_nothing(tmp_path: Path, out: Path, number
         finally:
             process.kill()  # so that a failing test does not wait for it
     assert process.returncode == 130
-    assert "interrupted: no partial files remain" in errors and "Traceback" not in errors
-    assert list(out.parent.iterdir()) == []
+    assert "interrupted: complete samples are kept" in errors and "Traceback" not in errors
+    assert [path.name for path in out.parent.iterdir()] == [".out.unfinished"]
 
 
 def test_params_that_are_missing_or_wrong(tmp_path: Path, out: Path) -> None:

@@ -1,18 +1,23 @@
-"""The decoded file has the bytes that decoding gives, for many processes, and is whole even if a process is killed."""
+"""The decoded file has the bytes that decoding gives, for many processes, while it is filled and after a kill."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -36,32 +41,107 @@ def test_frames_and_labels_are_the_decoded_ones(prepared: Prepared, tmp_path: Pa
     for name in ("train", "val"):
         split = store.open_split(prepared, name, mode="decoded", folder=tmp_path, say=messages.append)
         assert isinstance(split, store.Stored) and same(split, prepared.split(name))
+        assert same(split, prepared.split(name)), "and from the file"
     pixels = 64 * 96
-    assert (tmp_path / prepared.artifact.hash[:16] / "train.raw").stat().st_size == 10 * 4 * pixels
+    assert (tmp_path / prepared.artifact.hash[:16] / "train.raw").stat().st_size == 10 * (4 * pixels + 1)
     assert len(messages) == 2 and "10 frames" in messages[0] and "0 MiB" in messages[0]
     store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
-    assert len(messages) == 2, "nothing is written again"
+    assert len(messages) == 2, "the file is not begun again"
     part = dataclasses.replace(split, names=split.names[1:])
     assert same(part, dataclasses.replace(prepared.split("val"), names=prepared.split("val").names[1:]))
 
 
-def test_frames_of_several_sizes(tmp_path: Path) -> None:
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the frames that are decoded."""
+    names: list[str] = []
+    read = Split.frame
+
+    def frame(self: Split, index: int) -> Any:
+        names.append(self.names[index])
+        return read(self, index)
+
+    monkeypatch.setattr(Split, "frame", frame)
+    return names
+
+
+def test_a_frame_is_decoded_once_when_it_is_drawn(prepared: Prepared, tmp_path: Path, decoded: list[str]) -> None:
+    split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    assert decoded == [], "training starts at once"
+    other = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    for index in (3, 5, 3, 5):
+        _ = split[index], other.frame(index), other.label(index)
+    assert decoded == [split.names[3], split.names[5]]
+    assert isinstance(other, store.Stored)
+    other.fill()
+    assert sorted(decoded) == sorted(split.names)
+    assert same(split, prepared.split("train"))
+
+
+def test_an_index_is_noted_as_complete_and_then_survives_a_crash_of_the_machine(
+    prepared: Prepared, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(boot: str) -> store.Stored:
+        monkeypatch.setattr(store, "_boot", lambda: boot)
+        split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+        assert isinstance(split, store.Stored)
+        return split
+
+    opened("1").fill()
+    _ = opened("2")[0]
+    assert len(decoded) == 11, "after a crash the file is begun again: a byte might be stored, and its pixels not"
+    opened("2").fill()
+    assert len(decoded) == 20
+    assert json.loads(opened("2").file.with_suffix(".json").read_text())["boot"] is None
+    opened("3").fill()
+    assert len(decoded) == 20
+    assert same(opened("3"), prepared.split("train"))
+
+
+def test_a_full_disk_or_a_file_of_another_user_costs_time_only(
+    prepared: Prepared, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_all", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        _ = split[2], split[2]
+    assert decoded == [split.names[2]] * 2
+    real = Path.open
+
+    def refused(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "r+b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    other = pickle.loads(pickle.dumps(split))
+    _ = other[4], other[4]
+    assert decoded[2:] == [split.names[4]] * 2 and same(other, prepared.split("train"))
+
+
+def test_jpegs_and_frames_of_several_sizes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sizes = [(5, 7), (32, 16), (1, 1)]
     names = [f"f{index}" for index in range(len(sizes))]
     for name, size in zip(names, sizes, strict=True):
         write_png(tmp_path / "train/images" / f"{name}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
         write_png(tmp_path / "train/labels" / f"{name}.png", rng.integers(0, 9, size, dtype=np.uint8))
-    split = Split(root=tmp_path, name="train", names=names)
+    cv2.imwrite(str(tmp_path / "train/images/f1.jpg"), rng.integers(0, 256, (32, 16, 3), dtype=np.uint8))
+    split = Split(root=tmp_path, name="train", names=names, jpegs=frozenset({"f1"}))
     places, size = store._layout(split)
-    store._write(split, tmp_path / "x.raw", places=places, size=size, digest="d", say=lambda text: None)
+    store._begin(tmp_path / "x.raw", split, places=places, size=size, digest="d", say=lambda text: None)
     index = store._ready(tmp_path / "x.raw", "d")
-    assert index == places and size == 4 * (35 + 512 + 1)
-    stored = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=index)
-    assert same(stored, split)
+    assert index == places and size == 4 * (35 + 512 + 1) + 3
+
+    def opened() -> store.Stored:
+        return store.Stored(
+            root=tmp_path, name="train", names=names, jpegs=split.jpegs, file=tmp_path / "x.raw", places=places
+        )
+
+    stored = opened()
+    assert same(stored, split) and same(stored, split)
     stored.frame(1)[:] = 0
-    reopened = store.Stored(root=tmp_path, name="train", names=names, file=tmp_path / "x.raw", places=index)
-    assert same(reopened, split), "a process writes to its own copy"
+    assert same(opened(), split), "a process writes to its own copy"
 
 
 def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
@@ -69,13 +149,15 @@ def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp
         crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels, mean=MEAN
     )
     stored = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
-    _ = stored[0]
+    _ = stored[0], stored[0]
     assert len(pickle.dumps(stored)) < 4000, "workers that are not forked get the path, not the pixels"
     draws = data.Draws(length=len(stored), steps=3, images=4, seed=1)
     batches: list[list[Any]] = [
         list(data.batches(data.Crops(split, augment, seed=0), draws, workers=workers))
-        for split, workers in ((prepared.split("train"), 0), (stored, 0), (pickle.loads(pickle.dumps(stored)), 2))
-    ]
+        for split, workers in (
+            (prepared.split("train"), 0), (stored, 2), (stored, 0), (pickle.loads(pickle.dumps(stored)), 2),
+        )
+    ]  # fmt: skip
     for batch in zip(*batches, strict=True):
         for other in batch[1:]:
             assert torch.equal(batch[0][0], other[0]) and torch.equal(batch[0][1], other[1])
@@ -103,11 +185,13 @@ def frame(self, index, read=Split.frame):
         os.kill(os.getpid(), signal.SIGKILL)
     return read(self, index)
 Split.frame = frame
-store.open_split(Prepared(Path(sys.argv[1])), "train", mode="decoded", folder=Path(sys.argv[2]))
+split = store.open_split(Prepared(Path(sys.argv[1])), "train", mode="decoded", folder=Path(sys.argv[2]))
+for index in range(len(split)):
+    split[index]
 """
 
 
-def test_a_killed_writer_leaves_only_a_partial_file(prepared: Prepared, tmp_path: Path) -> None:
+def test_frames_of_a_killed_process_are_kept(prepared: Prepared, tmp_path: Path, decoded: list[str]) -> None:
     root = Path(__file__).parents[2]
     process = subprocess.run(
         [sys.executable, "-c", KILLED, str(prepared.artifact.path), str(tmp_path)],
@@ -116,8 +200,8 @@ def test_a_killed_writer_leaves_only_a_partial_file(prepared: Prepared, tmp_path
     )
     assert process.returncode == -signal.SIGKILL
     folder = tmp_path / prepared.artifact.hash[:16]
-    assert [file.name for file in folder.iterdir() if file.stat().st_size] == [".train.raw.partial"]
     split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    assert [index for index in range(10) if split[index] and split.names[index] in decoded] == [7, 8, 9]
     assert same(split, prepared.split("train"))
     assert sorted(file.name for file in folder.iterdir()) == ["train.json", "train.lock", "train.raw"]
 
@@ -131,12 +215,17 @@ def test_an_incomplete_file_or_one_of_other_data_is_written_again(prepared: Prep
     def spoil_index() -> None:
         (folder / "train.json").write_text("{")
 
-    def spoil_digest() -> None:
+    def spoil_fact(**fact: Any) -> None:
         index = json.loads((folder / "train.json").read_text())
-        (folder / "train.json").write_text(json.dumps({**index, "dataset": "another"}))
+        (folder / "train.json").write_text(json.dumps({**index, **fact}))
 
-    for spoil in (spoil_size, spoil_index, spoil_digest):
-        store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    spoils: list[Callable[[], None]] = [
+        spoil_size, spoil_index, partial(spoil_fact, dataset="another"), partial(spoil_fact, format=1),
+        partial(spoil_fact, places={"a": [1, 2, 3]}),
+    ]  # fmt: skip
+    for spoil in spoils:
+        split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+        _ = split[0]
         spoil()
         messages: list[str] = []
         split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
@@ -147,7 +236,7 @@ def test_auto_checks_memory_and_disk_and_never_fails(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages: list[str] = []
-    size = 10 * 4 * 64 * 96
+    size = 10 * (4 * 64 * 96 + 1)
 
     def opened(mode: store.Mode, folder: str) -> Split:
         return store.open_split(prepared, "train", mode=mode, folder=tmp_path / folder, say=messages.append)
@@ -169,11 +258,11 @@ def test_auto_checks_memory_and_disk_and_never_fails(
         opened("decoded", "b")
 
 
-def test_a_file_that_is_no_png_is_named(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named(prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "train/images").mkdir(parents=True)
     (tmp_path / "train/images/a.png").write_bytes(b"JFIF" * 10)
     split = Split(root=tmp_path, name="train", names=["a", "b"])
-    with pytest.raises(UserError, match=r"a\.png: no PNG file"):
+    with pytest.raises(UserError, match=r"a\.png: no image file"):
         store._layout(split)
     with pytest.raises(UserError, match=r"b\.png: cannot be read"):
         store._layout(dataclasses.replace(split, names=["b"]))
