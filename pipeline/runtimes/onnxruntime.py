@@ -174,6 +174,8 @@ class OnnxRuntime(Runtime):
 
     def _cuda_engine(self, file: Path, options: Mapping[str, str]) -> CudaEngine:
         self._check_offer(self.ort.get_available_providers())
+        if _cuda.device() is None:
+            raise UserError(f"{file}: {self.provider} finds no NVIDIA GPU with a driver here; {REMEDY}")
 
         def open_session(stream: int) -> Any:
             level = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)

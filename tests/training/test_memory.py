@@ -184,7 +184,7 @@ def test_every_loss_is_traced_in_time(
     assert planned.parts["network activations"] > 100 * MIB
 
 
-@pytest.mark.parametrize(("name", "options"), [("cirkd", {"relation_group": 16}), ("pfs", {})])
+@pytest.mark.parametrize(("name", "options"), [("cirkd", {"relation_group": 16}), ("pfs", {"pool": 1})])
 def test_the_number_of_traced_operators_is_the_same_for_every_size(
     name: str, options: dict[str, Any], stride_4: tuple[SegNetwork, SegNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +196,7 @@ def test_the_number_of_traced_operators_is_the_same_for_every_size(
     monkeypatch.setattr(memory, "Ledger", Counting)
     monkeypatch.setattr(ledger, "LIMIT", SLOW * ledger.LIMIT)
     counts = []
-    for shape in ((16, 64, 96), SHAPE):
+    for shape in ((16, 192, 256), SHAPE):  # several blocks each
         counts.append(0)
         memory.estimate(relating(stride_4, name, **options), shape=shape, optimizer="sgd")
     assert counts[0] == counts[1] > 100
@@ -229,7 +229,8 @@ def test_one_block_takes_as_much_as_all(
             for module in (_similarity, _gpu_blocks):
                 monkeypatch.setattr(module, "to_compute", lambda blocks: blocks)
         parts.append(memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts)
-    assert parts[0] == parts[1]
+    # further blocks add their part of the value: a scalar more at the peak
+    assert parts[0] == pytest.approx(parts[1], rel=0, abs=1024) and sum(parts[0].values()) > 10 * MIB
     monkeypatch.setattr(_similarity, "BUDGET", {"cpu": 160 * MIB, "cuda": 160 * MIB})
     larger = memory.estimate(task, shape=(4, 192, 256), optimizer="sgd", device=device).parts
     assert larger["loss activations"] > parts[0]["loss activations"] + 50 * MIB
