@@ -8,8 +8,8 @@
 For each loss (``kd+cirkd``: both at once; ``teacher``: the teacher's own training), one after the other in every round,
 so that a busy machine hits all alike; figures are medians over the rounds:
 
-- ``bare``: a plain loop of torch: forward of the same networks and loss (under autocast), backward, the same optimiser
-  (fused on a GPU); the batch is on the device, nothing is read from it, and torch takes the fastest kernels.
+- ``bare``: a plain loop of torch: forward of the same networks and loss (under autocast), backward, the same optimiser;
+  the batch is on the device, nothing is read from it, and torch takes the fastest kernels.
 - ``one batch``: our step without data loading: ``pipeline.training.fit`` with one batch of the loader again and again.
 - ``real``: our step: ``pipeline.training.fit`` with the loader; without validation.
 - ``loader``: the loader alone.
@@ -134,7 +134,7 @@ def bare_step(
         if recipe.compile:
             network.compile()
     trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": device.type == "cuda"}
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     optimiser: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
         optimiser = torch.optim.SGD(trained, momentum=recipe.momentum, **shared)

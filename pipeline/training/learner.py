@@ -61,9 +61,7 @@ class Learner:
             decay_norms=settings.decay_norms,
         )  # fmt: skip
         self._trained = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = make_optimizer(
-            groups, name=settings.optimizer, momentum=settings.momentum, fused=accelerator.device.type == "cuda"
-        )
+        self.optimizer = make_optimizer(groups, name=settings.optimizer, momentum=settings.momentum)
         with warnings.catch_warnings():  # torch renamed an option; accelerate still uses the old name
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             self._model, self._stepper = accelerator.prepare(task, self.optimizer)

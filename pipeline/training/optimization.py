@@ -78,31 +78,27 @@ def _parts(task: SupervisedTask) -> Iterator[tuple[str, nn.Parameter]]:
                 yield part, parameter
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], *, name: Optimizer, momentum: float, fused: bool = False
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], *, name: Optimizer, momentum: float) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW (betas 0.9 and 0.999), over parameter groups.
 
-    Args:
-        fused: one kernel for all parameters of a group, which also skips the update itself when fp16 overflows: with
-            other kernels the host must wait for that flag. Call :func:`fill_momentum` when the parameters are on their
-            device.
+    Both are fused: one pass over memory instead of one per operation. On a GPU, a fused kernel also skips the update
+    itself when fp16 overflows; for other kernels the host must wait for that flag. Call :func:`fill_momentum` when the
+    parameters are on their device.
     """
-    kernels = True if fused else None  # None: torch chooses
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=kernels)  # every group has its own rate
-    return torch.optim.AdamW(groups, lr=0.0, fused=kernels)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)  # every group has its own rate
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
 def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give the parameters of a fused SGD a momentum of zero, where they have none.
+    """Give the parameters of SGD a momentum of zero, where they have none.
 
     torch 2.14 allocates the momentum in the first step without a value. If fp16 overflows in this step, the kernel
     returns at once, and the second step would read what was in memory there. With zeros, the first step computes what
     it computes without.
     """
     for group in optimizer.param_groups:
-        if group["fused"] and group.get("momentum"):
+        if group.get("momentum"):
             for parameter in group["params"]:
                 optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
@@ -110,14 +106,9 @@ def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Load the state of an optimiser over the same parameters, which may have run on another device.
 
-    ``fused`` belongs to the device, not to the state. Tensors get the strides of their parameter, as a fused kernel
-    needs them: checkpoints hold them contiguous.
+    Tensors get the strides of their parameter, as a fused kernel needs them: checkpoints hold them contiguous.
     """
-    groups = [
-        {**saved, "fused": own["fused"]}
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    optimizer.load_state_dict(dict(state))
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():

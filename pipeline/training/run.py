@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
 from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
@@ -94,6 +95,8 @@ def train(
     task.class_weights = data.class_weights(prepared, balance=settings.class_balance)
     accelerator = processes.accelerator(precision=settings.precision)
     main = accelerator.is_main_process
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     choose_kernels(settings.determinism, device=accelerator.device, say=log.warning if main else log.debug)
     images = processes.part_of_batch(
         settings.batch_size, accumulate=settings.accumulate, processes=accelerator.num_processes
