@@ -45,8 +45,8 @@ class TorchEngine(Engine):
     def predict(self, frames: Tensor) -> Tensor:
         """Label maps (N, h, w) uint8 of frames (N, H, W, 3) BGR uint8; both are on the network's device.
 
-        In memory, the network's input is (N, 3, H, W), whatever the strides of ``frames``: torch chooses kernels by them,
-        and these round differently.
+        In memory, the network's input is (N, 3, H, W), whatever the strides of ``frames``: torch chooses kernels by
+        strides, and these kernels round differently.
         """
         training = self.graph.network.training
         self.graph.eval()
