@@ -38,13 +38,16 @@ class Average(nn.Module):
         """Follow the weights of a network of the same architecture."""
         updates = int(self.n_averaged)
         share = 1 - min(self._decay, (1 + updates) / (10 + updates))
-        followed, copied = [], []
-        for pair in zip(_tensors(self.module), _tensors(network), strict=True):
-            (followed if updates and pair[0].is_floating_point() else copied).append(pair)
-        if followed:
-            torch._foreach_lerp_(*map(list, zip(*followed, strict=True)), share)
-        if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+        followed: tuple[list[Tensor], list[Tensor]] = ([], [])
+        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for average, current in zip(_tensors(self.module), _tensors(network), strict=True):
+            averages, weights = followed if updates and average.is_floating_point() else copied
+            averages.append(average)
+            weights.append(current)
+        if followed[0]:
+            torch._foreach_lerp_(followed[0], followed[1], share)
+        if copied[0]:
+            torch._foreach_copy_(copied[0], copied[1])
         self.n_averaged += 1
 
 
