@@ -11,8 +11,8 @@
 
 Seconds are medians of forward and backward; in each round every variant runs once, so that a busy machine hits all of
 them alike. ``of kd's step`` is the time of the loss alone as a share of a whole training step with kd, on images of
-that size: the step of ``--step``, with logits and embedding at stride 4. Memory is the growth of the peak over the
-memory before, in MiB: of CUDA's allocations on a GPU, else of a process of its own.
+that size (sides rounded up to multiples of 16): the step of ``--step``, with logits and embedding at stride 4. Memory
+is the growth of the peak over the memory before, in MiB: of CUDA's allocations on a GPU, else of a process of its own.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ from pipeline.losses._similarity import relation_kl
 from pipeline.models import SegOutput
 from pipeline.training.costs import peak_resident, reset_peak
 from pipeline.training.distillation import DistillationTask
+from pipeline.training.evaluation import check_size
 
 C_S, C_T = 128, 256
+STEP_DIVISOR = 16  # of the sides of a training step's images
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEMPERATURE = 0.1
 
 
 class Shape(NamedTuple):
-    """Shape of feature maps, or of images (``stride`` 1 there has no meaning)."""
+    """Shape of feature maps, or of images, where ``stride`` has no meaning."""
 
     images: int
     height: int
@@ -58,7 +60,9 @@ class Shape(NamedTuple):
 
     @property
     def of_images(self) -> Shape:
-        return self._replace(height=self.height * self.stride, width=self.width * self.stride)
+        """Of images with such features, or with a few pixels more: the networks of a step need multiples of 16."""
+        height, width = (-(-side * self.stride // STEP_DIVISOR) * STEP_DIVISOR for side in (self.height, self.width))
+        return self._replace(height=height, width=width)
 
 
 class Place(NamedTuple):
@@ -166,6 +170,7 @@ def step_work(name: str, shape: Shape, place: Place) -> Work:
     student = models.build("smp", {**options, "encoder": "resnet18"}, num_classes=shape.classes)
     teacher = models.build("smp", {**options, "encoder": "resnet34"}, num_classes=shape.classes)
     offered = {"num_classes": shape.classes, "ignore_index": 255, "steps": 1000}
+    check_size("--size", (shape.height, shape.width), student)
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
     loss = losses.build(name, SMALL_MAPS.get(name, {}), **offered, **facts)
     fill(loss)

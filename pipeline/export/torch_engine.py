@@ -43,9 +43,14 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def predict(self, frames: Tensor) -> Tensor:
-        """Label maps (N, h, w) uint8 of frames (N, H, W, 3) BGR uint8; both are on the network's device."""
+        """Label maps (N, h, w) uint8 of frames (N, H, W, 3) BGR uint8; both are on the network's device.
+
+        In memory, the network's input is (N, 3, H, W), whatever the strides of ``frames``: torch chooses kernels by
+        strides, and these kernels round differently.
+        """
         training = self.graph.network.training
         self.graph.eval()
+        frames = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
         images = self.graph.to_input(frames)
         with self._autocast():
             logits = self.graph.network(images).logits

@@ -90,7 +90,7 @@ class NetworkFacts:
     Attributes:
         channels: C of the embedding.
         stage_channels: C_i of each encoder stage, shallow to deep.
-        output_stride: input size / logits size.
+        output_stride: input size / size of logits and embedding.
         divisor: height and width of the input must be multiples of it.
     """
 

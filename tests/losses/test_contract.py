@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from pipeline import losses
 from pipeline.errors import UserError
@@ -236,3 +238,19 @@ def test_the_loss_in_the_documentation_runs_unchanged(bench: Any) -> None:
         return loss(replace(student, logits=logits), teacher, torch.zeros(1))["logit_mse"]
 
     assert torch.autograd.gradcheck(value, (student.logits.clone().requires_grad_(),))
+
+
+def test_the_host_waits_for_the_device_only_where_the_docs_say_so(bench: Any) -> None:
+    """Tensors without data stand in for a GPU's: what the host would have to read from them is an error."""
+    waiting = set()
+    for name in NAMES:
+        loss, fake = bench.build(name), FakeTensorMode(allow_non_fake_inputs=True)
+        student, teacher = (output.map(fake.from_tensor) for output in (bench.student(), bench.teacher()))
+        try:
+            with fake:
+                loss(student, teacher, fake.from_tensor(bench.labels()))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            waiting.add(name)
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text("utf-8")
+    sentence = re.search(r"the host waits for their number in every step:([^.]*)\.", text)
+    assert sentence is not None and set(re.findall(r"`(\w+)`", sentence[1])) == waiting

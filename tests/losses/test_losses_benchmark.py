@@ -65,6 +65,18 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(run: Any, capsys: pyt
     assert "--size: got 100 96; needed: multiples of each --stride, and so of 8" in capsys.readouterr().err
 
 
+def test_images_of_kd_s_step_have_sides_that_its_networks_take(
+    run: Any, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features of 45 x 60 at stride 8, among the defaults, are those of images of 360 x 480: no multiples of 16."""
+    assert benchmark.SHAPES["8x45x60"].of_images[:3] == (8, 368, 480)
+    monkeypatch.setattr(benchmark, "SHAPES", {"small": benchmark.Shape(2, 5, 6, 11)})
+    assert run("--losses", "at", "--rounds", 1, "--no-memory") == 0
+    assert "loss alone / kd's step: " in capsys.readouterr().out
+    assert run("--step", "--size", 40, 48, "--batch", 2, "--losses", "at", "--rounds", 1, "--no-memory") == 1
+    assert "--size: got [40, 48]; this network needs multiples of 16" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_into_the_memory_is_named(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,18 @@ def test_a_network_counts_the_same_frame_by_frame(bench: Any) -> None:
     assert moved < 1e-3, "only where two classes are nearly equal"
 
 
+def test_logits_of_a_frame_have_the_same_bits_for_any_strides(bench: Any) -> None:
+    """OpenCV's frame with a new first axis (its stride is 0), a batch of one, and a batch in another layout."""
+    network, (frame, _) = bench.network(), bench.prepared.split("val")[0]
+    engine, logits = TorchEngine(network, input_size=(64, 96)), []
+    network.register_forward_hook(lambda module, inputs, output: logits.append(output.logits))
+    confusion(engine, bench.prepared.split("val"), labels=bench.prepared.labels, indices=[0])
+    engine.run(frame[np.newaxis])
+    engine.run(np.stack([frame]))
+    engine.run(np.ascontiguousarray(np.stack([frame]).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1))
+    assert len(logits) == 4 and all(torch.equal(logits[0], other) for other in logits[1:])
+
+
 @pytest.mark.parametrize(
     ("images", "crop", "expected"),
     [(16, (368, 480), 16), (8, (512, 1024), 2), (2, (512, 512), 1), (1, (32, 32), 1), (3, (2048, 2048), 6)],

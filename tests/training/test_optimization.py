@@ -114,6 +114,15 @@ def test_the_average_against_a_plain_loop(bench: Any) -> None:
     assert not any(parameter.requires_grad for parameter in average.module.parameters())
 
 
+def test_the_average_does_not_wait_for_the_device(bench: Any) -> None:
+    """Tensors without data stand in for a GPU's: reading one of their values is an error."""
+    network = bench.network().to("meta")
+    average = Average(network, decay=0.6)
+    for _ in range(2):
+        average.update_parameters(network)
+    assert int(average.n_averaged) == 2
+
+
 def test_the_average_is_what_is_validated_and_kept(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights after each step of a run without it, averaged here, are those of a run with it."""
     after: list[torch.Tensor] = []
