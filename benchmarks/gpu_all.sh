@@ -14,7 +14,8 @@
 #        training        teacher and students on CamVid (rendered frames without the kit), 300 steps each
 #
 # Results: $OUT (default: build/gpu_all) has a log per part, JSON files, table.txt and parts.tsv. Each file is written as
-# soon as its figures are known: a part that is cut off, or this script, leaves the results before.
+# soon as its figures are known: a part that is cut off, or this script, leaves the results before. A part first removes
+# its results of an earlier run.
 #
 # No network and no DVC are needed. A machine that lacks packages is given a kit, the folder --kit (default: .gpu):
 #   whl/*.whl             installed into the work folder
@@ -53,12 +54,16 @@ for name in $parts; do [ -n "${limit[$name]:-}" ] || usage "--parts: no part $na
 for name in $order; do
   [ -z "$tiny" ] || limit[$name]=$((3 * limit[$name]))  # small, but on a few cores
   limit[$name]=${asked[$name]-${limit[$name]}}
-  case ${limit[$name]} in "" | *[!0-9]*) usage "--limit: got $name=${limit[$name]}; needed: seconds" ;; esac
+  case ${limit[$name]} in  # 0 would be no limit
+    "" | *[!0-9]* | 0*) usage "--limit: got $name=${limit[$name]}; needed: seconds, 1 or more" ;;
+  esac
 done
 work=${work:-build/gpu${tiny:+_tiny}}
 
 OUT=${OUT:-build/gpu_all}
-mkdir -p "$OUT" "$work"
+for folder in "$OUT" "$work"; do
+  mkdir -p "$folder" && [ -w "$folder" ] || usage "$folder: cannot be written; set OUT or --work to another folder"
+done
 OUT=$(cd "$OUT" && pwd) work=$(cd "$work" && pwd)
 python=$(command -v python || command -v python3) || usage "no python"
 export OUT work kit device tiny python
@@ -79,7 +84,11 @@ part_setup() {
   if [ -f "$kit/lab/dvclive.py" ] && ! "$python" -c 'import dvclive' 2>/dev/null; then
     cp "$kit/lab/dvclive.py" "$work/stand_in/"
   fi
-  if [ -f "$kit/camvid.tar" ] && [ ! -d "$work/camvid" ]; then tar xf "$kit/camvid.tar" -C "$work"; fi
+  if [ -f "$kit/camvid.tar" ] && [ ! -d "$work/camvid" ]; then
+    rm -rf "$work/camvid.new" && mkdir "$work/camvid.new"
+    tar xf "$kit/camvid.tar" -C "$work/camvid.new"
+    mv "$work/camvid.new/camvid" "$work/camvid"  # complete, also after a run that was cut off
+  fi
   if compgen -G "$kit/ort.??" >/dev/null; then cp "$kit"/ort.?? "$work/parts/"; fi
   if [ ! -d "$work/ort" ] && compgen -G "$work/parts/ort.??" >/dev/null; then
     rm -rf "$work/ort.new" && mkdir "$work/ort.new"
@@ -111,6 +120,7 @@ dataset() {
 part_training_speed() {
   local few=()
   if [ -z "$tiny" ]; then few=(--count 40 --rounds 2); fi
+  rm -f "$OUT/training_speed.json"
   dataset "$work/training.yaml" "$work/dataset"
   "$python" benchmarks/training_speed.py "$work/dataset" --params "$work/training.yaml" --loss teacher none kd kd+cirkd \
     --store decoded --device "$device" $tiny "${few[@]}" --json "$OUT/training_speed.json"
@@ -118,6 +128,7 @@ part_training_speed() {
 
 part_losses() {
   local common=(--device "$device" $tiny --json "$OUT/losses.json")
+  rm -f "$OUT/losses.json"
   if [ "$device" = cuda ]; then
     local half
     half=$(sed -n 's/^ *precision: *\([a-z0-9]*\).*/\1/p' "$work/training.yaml" | head -n 1)
@@ -144,7 +155,7 @@ student() {
 part_gpu() {
   local at=$work/runtimes params=$work/runtimes.yaml few=(--warmup 20 --runs 150 --seconds 0.5 --threads 8)
   if [ -n "$tiny" ]; then few=(--warmup 1 --runs 10 --seconds 0); fi
-  rm -rf "$at"
+  rm -rf "$at" "$OUT"/gpu.json "$OUT"/gpu_tensorrt*.json
   dataset "$params" "$at/dataset"
   teacher "$params" "$at/dataset" "$at"
   student "$params" "$at/dataset" "$at" kd
@@ -164,7 +175,7 @@ part_gpu() {
 part_training() {
   local at=$work/training params=$work/training.yaml students="kd none cirkd"
   if [ -n "$tiny" ]; then students=kd; fi
-  rm -rf "$at"
+  rm -rf "$at" "$OUT"/training_{teacher,kd,none,cirkd}*.json
   dataset "$params" "$work/dataset"
   teacher "$params" "$work/dataset" "$at"
   cp "$at/teacher/meta.json" "$OUT/training_teacher.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets as limits
@@ -115,7 +115,7 @@ def require_labels(prepared: Prepared, split: str, score: Score) -> None:
 
 def describe_engine(engine: Artifact) -> dict[str, Any]:
     """Size and hash of an engine's file, and the runtime with its version."""
-    file = engine.file(next(iter(engine.meta["files"])))
+    file = runtimes.file_of(engine)
     name = engine.meta["runtime"]
     return {
         "size_bytes": file.stat().st_size,

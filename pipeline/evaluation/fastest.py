@@ -1,7 +1,7 @@
 """The fastest variant of a student that keeps every budget, and the record of it, from which `infer` takes it.
 
-The record is a file beside the folder of the engines. It is valid for these engines only, so it holds the sha256 of
-each.
+The record is a file beside the folder of the engines. It is valid for these engines only, so it holds the identity of
+each, see :func:`identities`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ PRECISIONS = ("fp32", "fp16", "int8")
 LEAST_GAIN = 1.02
 #: A reason names at most this many broken budgets.
 NAMED = 3
+#: What an engine's latency depends on, from its meta.json. Engines of ONNX Runtime for GPUs are copies of the ONNX
+#: files, so equal files do not mean equal engines.
+IDENTITY = ("files", "runtime", "runtime_options", "fingerprint")
 MEASURE = "measure it with: dvc repro check (on a device: run its bundle)"
 
 
@@ -78,41 +81,62 @@ def record_of(engines: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
+def identities(engines: Path) -> dict[str, str]:
+    """sha256 of what the latency of each variant in a folder depends on (:data:`IDENTITY`), by name.
+
+    Raises:
+        UserError: a variant is no complete engine.
+    """
+    names = [name for name in PRECISIONS if (engines / name / artifact.META).is_file()]
+    metas = {name: artifact.load(engines / name, kind="engine", verify=False).meta for name in names}
+    return {
+        name: artifact.files_hash({key: artifact.dump_json(meta.get(key)) for key in IDENTITY})
+        for name, meta in metas.items()
+    }
+
+
 def write(engines: Path, results: Mapping[str, Any]) -> Path:
     """Write the record beside a folder of engines, from their results; returns its file.
 
     Args:
         results: the content of ``results/<student>.json``, measured with these engines.
     """
-    hashes = {name: variant["sha256"] for name, variant in results["variants"].items() if name in PRECISIONS}
-    record = {**results["fastest"], "device": results["device"]["name"], "sha256": hashes}
+    record = {**results["fastest"], "device": results["device"]["name"], "engines": identities(engines)}
     artifact.write_text(record_of(engines), artifact.dump_json(record))
     return record_of(engines)
 
 
-def recorded(engines: Path, hashes: Mapping[str, str]) -> tuple[str | None, str]:
-    """The variant that the record names, or None; and the reason in words.
-
-    Args:
-        engines: folder of the engines.
-        hashes: sha256 of the engines that are there, by variant.
+def read(engines: Path) -> tuple[dict[str, Any], str]:
+    """The record about the engines in a folder, and its file; or an empty record, and the reason in words.
 
     Raises:
-        UserError: the record is not JSON.
+        UserError: the record is not JSON, or a variant is no complete engine.
     """
     file = record_of(engines)
+    if engines.is_symlink() and not file.is_file():
+        file = record_of(engines.resolve())
     if not file.is_file():
-        return None, f"{file} does not exist, so the fastest variant is not known; {MEASURE}"
+        return {}, f"{file} does not exist, so the fastest variant is not known; {MEASURE}"
     record = artifact.read_json(file, advice=f"delete it, or {MEASURE}")
-    known = record.get("sha256")
-    if not isinstance(known, dict) or any(known.get(name) != digest for name, digest in hashes.items()):
-        return None, f"{file} is about other engines, so the fastest variant is not known; {MEASURE}"
+    known = record.get("engines")
+    if not isinstance(known, dict) or any(known.get(name) != value for name, value in identities(engines).items()):
+        return {}, f"{file} is about other engines, so the fastest variant is not known; {MEASURE}"
+    return record, str(file)
+
+
+def recorded(engines: Path) -> tuple[str | None, str]:
+    """The variant that the record of a folder of engines names, or None; and the reason in words.
+
+    Raises:
+        UserError: see :func:`read`.
+    """
+    record, where = read(engines)
+    if not record:
+        return None, where
     name = record.get("variant")
-    if name is None:
-        return None, f"{record.get('what')} ({file})"
-    if name not in hashes:
-        return None, f"{file} names {name} as the fastest variant, and {engines} has no such engine"
-    return str(name), f"{record.get('what')} ({file})"
+    if name is not None and name not in identities(engines):
+        return None, f"{where} names {name} as the fastest variant, and {engines} has no such engine"
+    return name, f"{record.get('what')} ({where})"
 
 
 def _measurably_faster(times: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "build_engine",
     "build_engines",
+    "file_of",
     "open_engine",
 ]
 
@@ -43,6 +44,12 @@ def build(name: str, options: dict[str, Any]) -> Runtime:
     _ranges.check(name, options)
     runtime: Runtime = plugins.build("runtimes", name, options)
     return runtime
+
+
+def file_of(engine: Artifact) -> Path:
+    """The file of an engine artifact that its runtime loads. Other files, such as options, may lie beside it."""
+    plugin: type[Runtime] = plugins.load("runtimes", engine.meta["runtime"])
+    return engine.file(plugin.engine_file)
 
 
 def open_engine(path: Path, *, options: dict[str, Any] | None = None) -> tuple[Engine, Artifact]:

@@ -136,6 +136,7 @@ class Stream:
     def settle(self) -> None:
         """Wait for the work and ignore its errors: the caller is about to free the memory that it uses."""
         runtime().cudaStreamSynchronize(self.handle)
+        runtime().cudaGetLastError()  # the library keeps an error for this thread, and its next user would report it
 
     def free(self) -> None:
         runtime().cudaStreamDestroy(self.handle)

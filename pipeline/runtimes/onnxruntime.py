@@ -128,9 +128,7 @@ class OnnxRuntime(Runtime):
             return {"graph_optimization": "extended", "provider": self.provider}
         nodes, facts = self._nodes(onnx_file), dict[str, Any]()
         if self.provider == CUDA:
-            choice = cuda.fastest(lambda options: self._cuda_engine(onnx_file, options))
-            layout = {key: value for key, value in choice.options.items() if key not in cuda.GRAPH}
-            nodes = self._nodes(onnx_file, layout) if layout else nodes
+            choice, nodes = self._fastest(onnx_file, nodes)
             artifact.write_text(engine_file.with_name(CUDA_OPTIONS), artifact.dump_json(choice.options))
             facts = {"cuda_options": choice.options, "tried": choice.tried}
         shutil.copyfile(onnx_file, engine_file)  # ONNX Runtime cannot save graphs in NHWC, nor compiled TensorRT nodes
@@ -171,6 +169,24 @@ class OnnxRuntime(Runtime):
             except Exception as error:  # onnxruntime raises its own types, one for each status code
                 raise UserError(f"{file}: ONNX Runtime {self.version} with {self.provider}: {error}") from error
         return nodes
+
+    def _fastest(self, file: Path, nodes: list[placement.Node]) -> tuple[cuda.Choice, list[placement.Node]]:
+        """The fastest options of the CUDA provider without nodes on the CPU, and the nodes of a session with them.
+
+        Args:
+            nodes: those of a session without options.
+        """
+        by_layout = {cuda.LAYOUTS.index({}): nodes}
+
+        def open_engine(options: Mapping[str, str]) -> Engine:
+            layout = cuda.layout(options)
+            number = cuda.LAYOUTS.index(layout)
+            if number not in by_layout:
+                by_layout[number] = self._nodes(file, layout)
+            return self._cuda_engine(file, options)
+
+        choice = cuda.fastest(open_engine)
+        return choice, by_layout[cuda.LAYOUTS.index(cuda.layout(choice.options))]
 
     def _cuda_engine(self, file: Path, options: Mapping[str, str]) -> CudaEngine:
         self._check_offer(self.ort.get_available_providers())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,8 @@ class TensorRT(TensorRTBase):
 
     @classmethod
     def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
-        release = tuple(map(int, trt.__version__.split(".")[:2])) if trt is not None else max(SUPPORTED_FROM)
+        newest = max(SUPPORTED_FROM)
+        release = tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) if trt is not None else newest
         oldest = max((capability for since, capability in SUPPORTED_FROM.items() if since <= release), default=0.0)
         if float(compute_capability) >= oldest:
             return ""

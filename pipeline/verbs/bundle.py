@@ -8,6 +8,7 @@ segpress bundle kd --ssh user@host --results kd-device.json -- --runtime tensorr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def main(arguments: list[str]) -> int:
     settings = params.load(args.params, kinds=("runtimes",))
     out = args.out or Path(f"{args.name}.tar.gz")
     onnx = artifact.load(args.artifacts / "onnx" / args.name, kind="onnx")
-    record = fastest.record_of(args.artifacts / "engines" / args.name)
+    int8 = artifact.load(args.artifacts / "int8" / args.name, kind="int8")
     check = settings.check.model_dump()
     split = check.pop("split")
     archive.write(
         out,
         onnx=onnx,
-        int8=artifact.load(args.artifacts / "int8" / args.name, kind="int8"),
+        int8=int8,
         prepared=Prepared(args.dataset or args.artifacts / "dataset"),
         split=split,
         images=args.images,
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
             "runtime_options": settings.runtime_options,
             "check": check,
             "budgets": settings.budgets.model_dump(),
-            **({"fastest": artifact.read_json(record, advice=fastest.MEASURE)} if record.is_file() else {}),
+            **_measured_here(args.artifacts / "engines" / args.name, sources=(onnx, int8)),
         },
     )
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -99,3 +100,12 @@ def _about(onnx: Artifact, student: Path) -> dict[str, Any]:
     if "file" in onnx.meta["parents"]:
         return describe_imported(onnx, name=student.name)
     return describe_student(artifact.load(student, kind="network"), name=student.name)
+
+
+def _measured_here(engines: Path, *, sources: Collection[Artifact]) -> dict[str, Any]:
+    """``fastest`` as this machine has measured it with engines of these files; empty if it has not."""
+    record, _ = fastest.read(engines)
+    parents = [{source.kind: source.hash} for source in sources]
+    places = [engines / name for name in fastest.identities(engines)]
+    current = all(artifact.load(place, kind="engine", verify=False).meta["parents"] in parents for place in places)
+    return {"fastest": record} if record and places and current else {}

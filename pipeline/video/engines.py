@@ -31,13 +31,11 @@ def chosen(path: Path) -> Path:
     Raises:
         UserError: a variant is no complete engine, or the record is not JSON.
     """
-    places = {name: path / name for name in fastest.PRECISIONS if (path / name / artifact.META).is_file()}
-    if (path / artifact.META).is_file() or not places:
+    present = [] if (path / artifact.META).is_file() else list(fastest.identities(path))
+    if not present:
         return path
-    files = {name: artifact.load(place, kind="engine", verify=False).meta["files"] for name, place in places.items()}
-    hashes = {name: next(iter(listed.values()), "") for name, listed in files.items()}
-    name, why = fastest.recorded(path, hashes)
-    place = places[name or list(places)[-1]]
+    name, why = fastest.recorded(path)
+    place = path / (name or present[-1])
     log.log(logging.INFO if name else logging.WARNING, "%s is used: %s", place, why)
     return place
 

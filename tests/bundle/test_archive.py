@@ -19,6 +19,7 @@ import pytest
 from pipeline import artifact, verbs
 from pipeline.bundle import archive
 from pipeline.errors import UserError
+from pipeline.evaluation import fastest
 from pipeline.frames import read_frame, write_png
 from pipeline.prepared import Prepared
 from pipeline.reporting import results as reporting
@@ -178,14 +179,24 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
     with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
         pass
-    record = {"variant": "fp16", "what": "fp16 is the fastest", "device": "CPU X", "sha256": {}}
-    artifact.write_text(artifacts / "engines/tiny.json", artifact.dump_json(record))
-    assert verbs.run("bundle", arguments) == 0
+
+    def bundled() -> dict[str, Any]:
+        assert verbs.run("bundle", arguments) == 0
+        with tarfile.open(out) as archive:
+            facts: dict[str, Any] = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
+        return facts
+
+    facts = bundled()
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
-    with tarfile.open(out) as archive:
-        facts = json.loads(archive.extractfile("tiny/bundle.json").read())  # type: ignore[union-attr]
     assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet"}
-    assert facts["fastest"] == record
+    assert "fastest" not in facts
+    choice = {"variant": "fp16", "what": "fp16 is the fastest"}
+    for parent, measured in ((student.onnx.hash, True), ("of an earlier student", False)):
+        with artifact.create(artifacts / "engines/tiny/fp16", kind="engine", meta={"parents": {"onnx": parent}}):
+            pass
+        record = fastest.write(artifacts / "engines/tiny", {"fastest": choice, "device": {"name": "CPU X"}})
+        facts = bundled()
+        assert facts.get("fastest") == (json.loads(record.read_text()) if measured else None)
     for wrong in (["tiny", "--ssh", "x"], ["tiny", "--", "--runtime", "tensorrt"]):
         with pytest.raises(SystemExit):
             verbs.run("bundle", wrong)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import fastest, latency
 
@@ -114,60 +116,86 @@ def test_the_interval_holds_the_median_with_its_confidence() -> None:
     assert latency.summary(outliers)["p50_interval"] == [3.0, 3.0], "outliers do not widen it"
 
 
-HASHES = {"fp32": "a", "fp16": "b", "int8": "c"}
+MACHINE = {"runtime": "onnxruntime", "runtime_options": {"threads": 2}, "fingerprint": {"cpu": "A", "onnxruntime": "1"}}
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def build(engines: Path, name: str, content: str = "", **facts: Any) -> None:
+    """An artifact that looks like an engine."""
+    with artifact.create(engines / name, kind="engine", meta=MACHINE | {"build": {"tried": 1}} | facts) as folder:
+        (folder / "engine.onnx").write_text(content or name)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    for name in PRECISIONS:
+        build(tmp_path / "engines/kd.v2", name)
+    return tmp_path / "engines/kd.v2"
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
     variants = timed(torch=20.0, fp32=6.0, fp16=5.0, int8=3.0)
-    choice = find(variants)
-    for name, variant in variants.items():
-        variant["sha256"] = HASHES.get(name, "t")
-    return {"variants": variants, "fastest": choice, "device": {"name": "Orin"}}
+    return {"variants": variants, "fastest": find(variants), "device": {"name": "Orin"}}
 
 
 def test_the_record_is_beside_the_engines(
-    results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: dict[str, Any], engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines = tmp_path / "engines" / "kd.v2"
-    engines.mkdir(parents=True)
-    assert fastest.write(engines, results) == tmp_path / "engines/kd.v2.json"
-    record = json.loads((tmp_path / "engines/kd.v2.json").read_text())
-    assert (record["variant"], record["device"], record["sha256"]) == ("int8", "Orin", HASHES)
-    assert fastest.recorded(engines, HASHES)[0] == "int8"
+    file = engines.parent / "kd.v2.json"
+    assert fastest.write(engines, results) == file
+    record = json.loads(file.read_text())
+    assert (record["variant"], record["device"], list(record["engines"])) == ("int8", "Orin", sorted(PRECISIONS))
+    why = f"INT8 is the fastest variant that keeps every budget: 3 ms at p50 ({file})"
+    assert fastest.recorded(engines) == ("int8", why)
+    assert sorted(place.name for place in engines.iterdir()) == sorted(PRECISIONS), "it is an output of another stage"
+    build(engines, "fp16", build={"tried": 2})
+    assert fastest.recorded(engines)[0] == "int8", "an equal engine"
     monkeypatch.chdir(engines)
-    assert fastest.recorded(Path(), HASHES)[0] == "int8", "of this folder"
-    assert not list(engines.iterdir()), "the folder is an output of another stage"
+    assert fastest.recorded(Path())[0] == "int8", "of this folder"
+    (engines.parents[1] / "link").symlink_to(engines)
+    assert fastest.recorded(engines.parents[1] / "link")[0] == "int8", "through a link"
 
 
 @pytest.mark.parametrize(
-    ("present", "variant", "why"),
+    ("change", "variant", "why"),
     [
-        (HASHES, "int8", "INT8 is the fastest variant that keeps every budget: 3 ms at p50"),
-        ({"int8": "c"}, "int8", "INT8 is the fastest"),
-        (HASHES | {"fp32": "x"}, None, "is about other engines, so the fastest variant is not known; measure it with"),
-        (HASHES | {"int8": "x"}, None, "is about other engines"),
-        ({"fp32": "a", "fp16": "b"}, None, "names int8 as the fastest variant, and "),
+        ({}, "int8", "INT8 is the fastest"),
+        ({"content": "another"}, None, "is about other engines, so the fastest variant is not known; measure it with"),
+        ({"runtime_options": {"threads": 8}}, None, "is about other engines"),  # the files are equal
+        ({"fingerprint": {"cpu": "B", "onnxruntime": "1"}}, None, "is about other engines"),
+        ({"runtime": "other"}, None, "is about other engines"),
     ],
 )
 def test_a_record_counts_for_its_engines_only(
-    results: dict[str, Any], tmp_path: Path, present: dict[str, str], variant: str | None, why: str
+    results: dict[str, Any], engines: Path, change: dict[str, Any], variant: str | None, why: str
 ) -> None:
-    fastest.write(tmp_path / "kd", results)
-    chosen, reason = fastest.recorded(tmp_path / "kd", present)
-    assert chosen == variant and why in reason and "kd.json" in reason
-
-
-def test_without_a_valid_record(results: dict[str, Any], tmp_path: Path) -> None:
-    engines = tmp_path / "kd"
-    variant, why = fastest.recorded(engines, HASHES)
-    assert variant is None and "kd.json does not exist, so the fastest variant is not known; measure it with" in why
-    results["fastest"] = find(results["variants"], {name: [SIZE] for name in HASHES})
     fastest.write(engines, results)
-    assert fastest.recorded(engines, HASHES) == (None, f"no variant keeps every budget ({tmp_path / 'kd.json'})")
-    for text in ("{}", '{"variant": "int8", "sha256": ["c"]}'):
-        fastest.record_of(engines).write_text(text)
-        assert "is about other engines" in fastest.recorded(engines, HASHES)[1]
-    fastest.record_of(engines).write_text("{")
-    with pytest.raises(UserError, match=r"kd\.json: not JSON .*; delete it, or measure it with: dvc repro check"):
-        fastest.recorded(engines, HASHES)
+    build(engines, "fp32", **change)
+    chosen, reason = fastest.recorded(engines)
+    assert chosen == variant and why in reason and "kd.v2.json" in reason
+
+
+def test_a_variant_may_be_deleted_but_not_the_fastest(results: dict[str, Any], engines: Path) -> None:
+    fastest.write(engines, results)
+    shutil.rmtree(engines / "fp32")
+    assert fastest.recorded(engines)[0] == "int8"
+    shutil.rmtree(engines / "int8")
+    variant, reason = fastest.recorded(engines)
+    assert variant is None and f"names int8 as the fastest variant, and {engines} has no such engine" in reason
+
+
+def test_without_a_valid_record(results: dict[str, Any], engines: Path) -> None:
+    file = engines.parent / "kd.v2.json"
+    variant, why = fastest.recorded(engines)
+    assert variant is None
+    assert why.startswith(f"{file} does not exist, so the fastest variant is not known; measure it with")
+    results["fastest"] = find(results["variants"], {name: [SIZE] for name in PRECISIONS})
+    fastest.write(engines, results)
+    assert fastest.recorded(engines) == (None, f"no variant keeps every budget ({file})")
+    for text in ("{}", '{"variant": "int8", "engines": ["c"]}'):
+        file.write_text(text)
+        assert "is about other engines" in fastest.recorded(engines)[1]
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"kd\.v2\.json: not JSON .*; delete it, or measure it with: dvc repro check"):
+        fastest.recorded(engines)

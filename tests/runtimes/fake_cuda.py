@@ -20,9 +20,10 @@ def call(method: Any) -> Any:
     def counted(self: HostCuda, *arguments: Any) -> int:
         with self.lock:
             self.calls[name] += 1
-            if self.fails.get(name) == self.calls[name]:
-                return 2
-            return int(method(self, *arguments) or 0)
+            status = 2 if self.fails.get(name) == self.calls[name] else int(method(self, *arguments) or 0)
+            if status:
+                self.errors[threading.get_ident()] = status
+            return status
 
     return counted
 
@@ -45,6 +46,7 @@ class HostCuda:
         self.recorded: dict[int, float] = {}
         self.clock: dict[int, float] = {}  # by stream
         self.copies: list[tuple[int, int]] = []
+        self.errors: dict[int, int] = {}  # the last one by thread, until that thread reads it
         self.names = iter(range(77, 100_000))
 
     @property
@@ -170,7 +172,7 @@ class HostCuda:
         assert self.alive.pop(handle.value) == "graph"
 
     def cudaGetLastError(self) -> int:
-        return 0
+        return self.errors.pop(threading.get_ident(), 0)
 
     class cudaGetErrorString:  # a function with a restype
         def __new__(cls, status: int) -> Any:

@@ -25,24 +25,32 @@ class CudaSession(onnxruntime.InferenceSession):
         asked: options of the CUDA provider, of each session that asked for it.
         unknown: options that it refuses, as an older version does.
         on_cpu: operators that its profile leaves on the CPU.
+        on_cpu_with: the same, of sessions that ask for this option.
+        fails: error of a run with a binding.
         threads: name of the thread of each run with a binding.
     """
 
     asked: ClassVar[list[dict[str, str]]]
     unknown: ClassVar[set[str]]
     on_cpu: ClassVar[Collection[str]]
+    on_cpu_with: ClassVar[dict[str, Collection[str]]]
+    fails: ClassVar[str]
     threads: ClassVar[list[str]]
 
     def __init__(self, path: str, options: Any, *, providers: list[Any], enable_fallback: int = 0) -> None:
         self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self.left = set(self.on_cpu)
         if self.named[0] == CUDA:
             self.asked.append(providers[0][1])
+            self.left.update(*(self.on_cpu_with.get(option, ()) for option in providers[0][1]))
             if strange := self.unknown.intersection(providers[0][1]):
                 raise RuntimeError(f"Unknown provider option: {', '.join(sorted(strange))}")
         super().__init__(path, options, providers=[CPU], enable_fallback=enable_fallback)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         self.threads.append(threading.current_thread().name)
+        if self.fails:
+            raise RuntimeError(self.fails)
         super().run_with_iobinding(iobinding, run_options)
 
     def get_providers(self) -> list[str]:
@@ -52,7 +60,7 @@ class CudaSession(onnxruntime.InferenceSession):
         file = str(super().end_profiling())
         events = json.loads(Path(file).read_text())
         for details in (event["args"] for event in events if "provider" in event.get("args", {})):
-            if self.named[0] == CUDA and details["op_name"] not in self.on_cpu:
+            if self.named[0] == CUDA and details["op_name"] not in self.left:
                 details["provider"] = CUDA
         Path(file).write_text(json.dumps(events))
         return file
@@ -63,7 +71,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> tuple[type[CudaSession], HostCud
     cuda = HostCuda()
     monkeypatch.setattr(onnxruntime, "InferenceSession", CudaSession)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    for name, value in {"asked": [], "unknown": set(), "on_cpu": (), "threads": []}.items():
+    start = {"asked": [], "unknown": set(), "on_cpu": (), "on_cpu_with": {}, "fails": "", "threads": []}
+    for name, value in start.items():
         monkeypatch.setattr(CudaSession, name, value, raising=False)
     monkeypatch.setattr(engine, "DEVICE", "cpu")
     monkeypatch.setattr(_cuda, "runtime", lambda: cuda)

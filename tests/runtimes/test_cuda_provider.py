@@ -16,10 +16,12 @@ import pytest
 
 from pipeline import artifact, runtimes
 from pipeline.errors import UserError
+from pipeline.evaluation.assembly import describe_engine
 from pipeline.frames import Array
 from pipeline.runtimes import Engine
 from pipeline.runtimes._base import CLOSED
 from pipeline.runtimes._onnxruntime import cuda as options_of_cuda
+from pipeline.runtimes._onnxruntime import engine as engines
 from pipeline.runtimes._onnxruntime.cuda import GRAPH, LAYOUTS, fastest, pattern
 from pipeline.runtimes._onnxruntime.engine import CudaEngine, Gate, OnnxRuntimeEngine
 from pipeline.runtimes.onnxruntime import CUDA_OPTIONS
@@ -60,6 +62,8 @@ def test_the_fastest_options_lie_beside_the_engine(
     built = artifact.load(out, kind="engine").meta
     assert (out / "engine.onnx").read_bytes() == source.read_bytes()
     assert set(built["files"]) == {"engine.onnx", CUDA_OPTIONS}
+    described = describe_engine(artifact.load(out, kind="engine"))
+    assert (described["sha256"], described["size_bytes"]) == (artifact.sha256(source), source.stat().st_size)
     tried = built["build"]["tried"]
     assert [attempt["options"] for attempt in tried] == [{**layout, **GRAPH} for layout in LAYOUTS]
     fastest_attempt = min(tried, key=lambda attempt: attempt["p50_ms"])
@@ -93,6 +97,14 @@ def test_nodes_on_the_cpu_are_an_error_with_their_names(
     assert "fp32.onnx: ONNX Runtime" in message and f"nodes do not run on {CUDA}: Cast cast (CPU" in message
     assert "ArgMax argmax (CPU" in message and "Cast to_labels (CPU" in message
     assert not list(tmp_path.iterdir()) and cuda.held == 0
+
+
+def test_a_layout_that_leaves_nodes_on_the_cpu_is_not_chosen(session: Any, small_files: Path, tmp_path: Path) -> None:
+    session.on_cpu_with = {"prefer_nhwc": {"ArgMax"}}
+    build = runtimes.build("onnxruntime", CHOSEN).build(small_files / "fp32.onnx", tmp_path / "engine.onnx")
+    assert build["cuda_options"] == GRAPH and list(build["nodes"]) == [CUDA]
+    refusals = [attempt["refused"] for attempt in build["tried"] if "refused" in attempt]
+    assert len(refusals) == 4 and all("nodes do not run on CUDAExecutionProvider: ArgMax" in why for why in refusals)
 
 
 def test_options_that_a_version_lacks_are_left_out(
@@ -339,6 +351,31 @@ def test_after_an_error_nothing_stays_allocated(
     cuda.fails[call] = number
     with pytest.raises(UserError, match=r"CUDA: .* failed"):
         runtimes.build("onnxruntime", CHOSEN).load(small_files / "fp32.onnx")
+    assert cuda.held == 0
+
+
+@pytest.mark.parametrize("options", [{}, GRAPH])
+def test_a_first_run_that_fails_is_an_error_and_leaves_nothing(
+    session: Any, cuda: HostCuda, small_files: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    """CUDA keeps the last error of a thread, and the next attempt in this thread would report it."""
+    shutil.copy(small_files / "fp32.onnx", tmp_path / "engine.onnx")
+    artifact.write_text(tmp_path / CUDA_OPTIONS, artifact.dump_json(options))
+    session.fails = "CUDA failure 2: out of memory"
+    cuda.fails["cudaStreamSynchronize"] = 1
+    with pytest.raises(UserError, match=r"ONNX Runtime .* cannot run it on this GPU: CUDA failure 2: out of memory"):
+        runtimes.build("onnxruntime", CHOSEN).load(tmp_path / "engine.onnx")
+    assert cuda.held == 0 and not cuda.errors
+
+
+def test_closing_waits_for_a_capture(opened: CudaEngine, cuda: HostCuda) -> None:
+    """Freeing memory would spoil it."""
+    closing = threading.Thread(target=opened.close)
+    with engines._GATE.capture():
+        closing.start()
+        closing.join(0.05)
+        assert cuda.held > 0
+    closing.join(60)
     assert cuda.held == 0
 
 

@@ -88,9 +88,14 @@ def alive(pid: int) -> bool:
 def test_a_part_that_is_cut_off_leaves_the_results_of_the_others(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = [out / "gpu_tensorrt.json", out / "training_cirkd.json"]
+    for file in earlier:
+        file.write_text("{}")
     process = start("--limit", "training_speed=1")
     printed, _ = process.communicate()
-    out = tmp_path / "out"
+    assert not any(file.exists() for file in earlier), "of an earlier run"
     assert process.returncode == 1
     assert outcomes(out) == {name: "cut off" if name == "training_speed" else "ok" for name in PARTS}
     for name in ("training_speed", "losses", "gpu", "training_kd", "training_kd.costs"):
@@ -148,11 +153,28 @@ def test_the_kit_gives_what_the_machine_lacks(start: Callable[..., subprocess.Po
     assert unpacked.read_bytes() == (tmp_path / "onnxruntime/__init__.py").read_bytes()
 
 
+def test_camvid_that_is_not_complete_is_not_used(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    kit, image = tmp_path / "kit", tmp_path / "image"
+    kit.mkdir()
+    image.write_bytes(os.urandom(100_000))
+    whole = tmp_path / "whole.tar"
+    with tarfile.open(whole, "w") as packed:
+        for name in ("camvid/images/a.jpg", "camvid/images/b.jpg"):
+            packed.add(image, name)
+    for size, status in ((150_000, 1), (None, 0)):
+        (kit / "camvid.tar").write_bytes(whole.read_bytes()[:size])
+        assert start("--parts", "setup", "--kit", kit).wait() == status
+        assert (tmp_path / "work/camvid").exists() == (status == 0)
+    assert len(list((tmp_path / "work/camvid/images").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--parts", "gpu nothing"), "--parts: no part nothing; allowed: setup gpu_tests"),
-        (("--limit", "gpu=soon"), "--limit: got gpu=soon; needed: seconds"),
+        (("--limit", "gpu=soon"), "--limit: got gpu=soon; needed: seconds, 1 or more"),
+        (("--limit", "gpu=0"), "--limit: got gpu=0; needed: seconds, 1 or more"),
+        (("--work", "/dev/null/work"), "/dev/null/work: cannot be written; set OUT or --work to another folder"),
         (("--limit", "all=3"), "--limit: got all=3; needed: PART=SECONDS"),
         (("--device", "tpu"), "--device: got tpu; allowed: cuda, cpu"),
         (("--device", "cuda"), "--device: got cuda, but this machine has no NVIDIA GPU with a driver; a dry run:"),

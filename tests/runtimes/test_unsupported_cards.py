@@ -42,6 +42,7 @@ def rtx() -> Any:
         ("11.4.0.106", "7.5", None),
         ("11.4.0.106", "8.7", None),
         ("11.4.0.106", "12.1", None),
+        ("10.5rc1", "7.0", "7.5"),
     ],
 )
 def test_tensorrt_refuses_cards_that_are_too_old(
@@ -58,6 +59,26 @@ def test_tensorrt_refuses_cards_that_are_too_old(
         f"tensorrt {version} does not support Old Card: its compute capability is {capability}, needed: {oldest} or "
         "more; choose convert.runtime: onnxruntime with convert.onnxruntime.provider: cuda"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "advice"),
+    [
+        ("tensorrt_rtx", "9.0", "tensorrt_rtx does not support Card: its compute capability is 9.0, supported: 7.5, "),
+        ("tensorrt", "7.0", "tensorrt does not support Card: its compute capability is 7.0, needed: 7.5 or more"),
+        ("tensorrt_rtx", "8.9", "pip install tensorrt-rtx"),
+        ("tensorrt", "9.0", "pip install tensorrt "),
+    ],
+)
+def test_a_missing_library_is_not_advised_for_a_card_that_it_does_not_support(
+    monkeypatch: pytest.MonkeyPatch, card: Any, name: str, capability: str, advice: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    card(capability, "Card")
+    with pytest.raises(UserError) as raised:
+        runtimes.build(name, {})
+    assert advice in str(raised.value)
+    assert ("pip install" in str(raised.value)) == ("pip install" in advice)
 
 
 def test_the_list_of_tensorrt_rtx_is_that_of_the_library(rtx: Any) -> None:

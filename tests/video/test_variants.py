@@ -22,13 +22,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def record(engines: Path, variant: str | None) -> None:
     """The record of a check of these engines that chose ``variant``."""
-    variants = {
-        name: {"sha256": artifact.sha256(engines / name / "engine.onnx")}
-        for name in PRECISIONS
-        if (engines / name).is_dir()
-    }
     choice = {"variant": variant, "what": f"{variant} is the fastest"}
-    fastest.write(engines, {"variants": variants, "fastest": choice, "device": {"name": "CPU X"}})
+    fastest.write(engines, {"fastest": choice, "device": {"name": "CPU X"}})
 
 
 @pytest.fixture

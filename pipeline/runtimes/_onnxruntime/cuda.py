@@ -52,11 +52,16 @@ class Choice:
     tried: list[dict[str, Any]]
 
 
+def layout(options: Mapping[str, str]) -> dict[str, str]:
+    """Options without those of a CUDA graph: one of :data:`LAYOUTS`."""
+    return {key: value for key, value in options.items() if key not in GRAPH}
+
+
 def fastest(open_engine: Callable[[Mapping[str, str]], Engine]) -> Choice:
     """Time a graph with every layout, with a CUDA graph where that works.
 
     Args:
-        open_engine: opens the graph with options of the CUDA provider.
+        open_engine: opens the graph with options of the CUDA provider; options with which it raises are refused.
 
     Raises:
         UserError: it runs with no options; the reason is that of the first attempt.
@@ -64,8 +69,8 @@ def fastest(open_engine: Callable[[Mapping[str, str]], Engine]) -> Choice:
     tried: list[dict[str, Any]] = []
     times: list[tuple[float, dict[str, str]]] = []
     reference: Array | None = None
-    for layout in LAYOUTS:
-        for options in ({**layout, **GRAPH}, layout):
+    for chosen in LAYOUTS:
+        for options in ({**chosen, **GRAPH}, chosen):
             attempt: dict[str, Any] = {"options": options}
             tried.append(attempt)
             try:

@@ -124,11 +124,10 @@ class CudaEngine(OnnxRuntimeEngine):
         self._run_options = ort.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the download waits
         self._thread = ThreadPoolExecutor(1, "cuda-engine") if captured else None
-        with ExitStack() as resources:
+        with _GATE.capture(), ExitStack() as resources:
             if self._thread is not None:
                 resources.callback(self._thread.shutdown)
-            with _GATE.capture():
-                self._call(self._open, resources)
+            self._call(self._open, resources)
             self._resources = resources.pop_all()
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -157,8 +156,13 @@ class CudaEngine(OnnxRuntimeEngine):
         for name, buffer in self._results.items():
             self._binding.bind_output(name, DEVICE, 0, np.uint8, list(self.output_shape), buffer.address)
         resources.callback(self._call, self._release)  # before the buffers are freed
-        resources.callback(self._stream.settle)
-        self._compute(np.zeros(self.input_shape, np.uint8), self.output_names)
+        resources.callback(self._call, self._stream.settle)  # in the thread whose errors CUDA keeps
+        try:
+            self._compute(np.zeros(self.input_shape, np.uint8), self.output_names)
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime raises its own types, one for each status code
+            raise UserError(f"ONNX Runtime {self.ort.__version__} cannot run it on this GPU: {error}") from error
         self.device_ms = None
 
     def _release(self) -> None:
@@ -198,4 +202,5 @@ class CudaEngine(OnnxRuntimeEngine):
         return [np.array(self._host_results[name].array.reshape(self.output_shape)) for name in outputs]
 
     def close(self) -> None:
-        self._resources.close()
+        with _GATE.run():  # to free memory would spoil a capture too
+            self._resources.close()

@@ -75,17 +75,21 @@ class TensorRTBase(Runtime):
         batch: Batch = None,
         for_this_gpu: bool = True,
     ) -> None:
-        self.trt = import_library(self.library, self.package)
+        gpu = _cuda.device() if for_this_gpu else None
+        try:
+            self.trt = import_library(self.library, self.package)
+        except UserError as error:  # do not advise to install what has no engine for this GPU
+            if gpu and (refusal := self.unsupported(gpu["compute_capability"])):
+                raise UserError(f"{self.library} does not support {gpu['gpu']}: {refusal}") from error
+            raise
         self.where = f"convert.{self.library}"
         self.workspace_mib = workspace_mib
         self.optimization_level = optimization_level
         self.cuda_graph = cuda_graph
         self.batch = profile.checked(batch, where=self.where)
         self.logger = logger_of(self.trt)
-        if for_this_gpu and (gpu := _cuda.device()) is not None:
-            refusal = self.unsupported(gpu["compute_capability"], self.trt)
-            if refusal:
-                raise UserError(f"{self.title} does not support {gpu['gpu']}: {refusal}")
+        if gpu and (refusal := self.unsupported(gpu["compute_capability"], self.trt)):
+            raise UserError(f"{self.title} does not support {gpu['gpu']}: {refusal}")
 
     @classmethod
     @abstractmethod
@@ -94,7 +98,8 @@ class TensorRTBase(Runtime):
 
         Args:
             compute_capability: of the GPU, such as ``8.7``.
-            trt: the library, which may know; None: judge by what its newest release supports.
+            trt: the library, which may know; None, where it is not installed: judge by what its newest release
+                supports.
         """
 
     @property
