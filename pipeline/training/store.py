@@ -280,7 +280,8 @@ def _begin(
     file.with_suffix(".json").unlink(missing_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("wb") as stream:
-        stream.truncate(size)
+        stream.seek(size - len(places))
+        stream.write(bytes(len(places)))  # on a full tmpfs, reading a byte that was never written ends the process
     partial.replace(file)
     facts = {
         "dataset": digest, "format": FORMAT, "bytes": size, "boot": _boot(),

@@ -71,6 +71,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_frame_is_decoded_once_when_it_is_drawn(prepared: Prepared, tmp_path: Path, decoded: list[str]) -> None:
     split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     assert decoded == [], "training starts at once"
+    with (tmp_path / prepared.artifact.hash[:16] / "train.raw").open("rb") as stream:
+        assert os.lseek(stream.fileno(), 0, os.SEEK_DATA) > 0, "only the bytes `complete` are on the disk"
     other = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     for index in (3, 5, 3, 5):
         _ = split[index], other.frame(index), other.label(index)
