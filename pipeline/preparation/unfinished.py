@@ -79,6 +79,8 @@ class Unfinished:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._records)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk
+            error.filename = os.fspath(self.files)
         if kind is None or issubclass(kind, UserError) or not self._resumable:
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)

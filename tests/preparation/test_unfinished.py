@@ -187,6 +187,7 @@ def test_what_stays_after_an_exception(options: dict[str, Any], tmp_path: Path) 
         with pytest.raises(type(error)):
             run(options, out, stop=interrupted(5, error), code=code)
         assert [path.name for path in out.parent.iterdir()] == left
+    assert full.filename == str(out.parent / ".dataset.unfinished" / "files"), "the message names the disk"
 
 
 def test_a_folder_that_was_locked_when_it_was_removed_is_not_used(
