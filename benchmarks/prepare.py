@@ -196,7 +196,7 @@ def main() -> int | None:
         count = args.frames or (500 if args.large else 20_000)
         title = f"{count} frames of {size[0]}x{size[1]}, {cores()} threads"
         rows = []
-        with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        with tempfile.TemporaryDirectory(dir=args.folder and args.folder.resolve()) as scratch:
             draw(Path(scratch) / "raw", count=count, size=size)
             for number, code in enumerate((*args.code, ROOT)):
                 facts = measure(Path(scratch) / f"project{number}", Path(scratch) / "raw", code.resolve())

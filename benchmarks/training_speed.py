@@ -66,7 +66,7 @@ from pipeline.training.learner import Learner
 from pipeline.training.readings import EVERY
 from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.store import open_split
+from pipeline.training.store import Stored, open_split
 from pipeline.training.tasks import SupervisedTask
 
 Batch = Sequence[Tensor]  # images, targets, indices of the samples
@@ -424,6 +424,9 @@ def main() -> None:
         for store in ("none", *(name for name in args.store if name != "none")):
             start = time.perf_counter()
             splits[store] = open_split(prepared, "train", mode=store, folder=Path(folder), say=print)
+            if isinstance(splits[store], Stored):
+                for _ in splits[store]:  # fill the file
+                    pass
             decoding[store] = round(time.perf_counter() - start, 2)
         figures["store_seconds"] = decoding
         for loss in args.loss:

@@ -104,8 +104,9 @@ def files_hash(files: Mapping[str, str]) -> str:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the content of a file. Where the file system can, both files share their blocks (reflink), and only the
-    block that is written to is copied. The copy is never a link, so no program can write through it into ``source``.
+    """Copy the content of a file; the folder of ``target`` is created. Where the file system can, both files share
+    their blocks (reflink), and only the block that is written to is copied. The copy is never a link, so no program can
+    write through it into ``source``.
 
     ``copy_file_range`` clones on XFS and Btrfs, copies on the server with NFS 4.2 and inside the kernel elsewhere.
     Source: man 2 copy_file_range.
@@ -113,6 +114,7 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         OSError: ``source`` cannot be read, or ``target`` cannot be written.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb", buffering=0) as reader, target.open("wb") as writer:
         with suppress(OSError, AttributeError):  # two file systems; macOS has no such function
             while os.copy_file_range(reader.fileno(), writer.fileno(), COPIED_AT_ONCE):
@@ -199,10 +201,13 @@ def create(
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = scratch or Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / META).unlink(missing_ok=True)  # of a run that was ended while it renamed
+        (folder / META).unlink(missing_ok=True)  # of a run that was killed while it renamed, as is `old`
+        old = folder.with_name(f"{folder.name}-old")
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); fix this or choose another path") from error
-    old = folder.with_name(f"{folder.name}-old")
     try:
         yield folder
         assert not (folder / META).exists(), f"create() writes {META}; the body must not"

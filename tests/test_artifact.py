@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,22 @@ def test_a_folder_of_the_caller_stays_after_an_error_and_becomes_the_artifact(tm
         "w.bin": "known", "x.bin": hashlib.sha256(b"x").hexdigest(),
     }  # fmt: skip
     assert sorted(snapshot(tmp_path)) == ["a", "a/meta.json", "a/w.bin", "a/x.bin", "work"]
+
+
+def test_a_run_that_was_killed_while_it_renamed(tmp_path: Path) -> None:
+    """Killed between the two renames, or after them, while it removed the older artifact."""
+    out, scratch, old = tmp_path / "a", tmp_path / "work" / "files", tmp_path / "work" / "files-old"
+    with artifact.create(out, kind="onnx", meta={}, scratch=scratch) as own:
+        (own / "w.bin").write_text("older")
+    before = snapshot(out)
+    out.rename(old)
+    scratch.mkdir()
+    (scratch / "meta.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt), artifact.create(out, kind="onnx", meta={}, scratch=scratch):
+        raise KeyboardInterrupt
+    assert snapshot(out) == before and not old.exists()
+    shutil.copytree(out, old)
+    with artifact.create(out, kind="onnx", meta={}, scratch=scratch) as own:
+        (own / "w.bin").write_text("new")
+    assert (out / "w.bin").read_text() == "new"
+    assert sorted(snapshot(tmp_path)) == ["a", "a/meta.json", "a/w.bin", "work"]

@@ -85,7 +85,6 @@ def merge(
     with artifact.create(out, kind="dataset", meta=facts) as folder:
         for name, samples in prepared.splits.items():
             split = prepared.split(name)
-            (folder / name / "images").mkdir(parents=True)
             for index, sample in enumerate(samples):
                 progress(name, len(samples))
                 label = table[split.label(index)]

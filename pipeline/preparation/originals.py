@@ -53,7 +53,6 @@ def _keep(source: Path, folder: Path, name: str, frame: Array) -> Path | None:
     except UserError:  # a format of which this OpenCV reads less than Pillow
         return None
     file = folder / f"{name}{suffix}"
-    file.parent.mkdir(parents=True, exist_ok=True)
     artifact.copy_file(source, file)
     if not np.array_equal(read_bytes(file), data):  # the raw file was written to in this moment
         file.write_bytes(data.tobytes())

@@ -68,18 +68,7 @@ class Unfinished:
         self._resumable = resumable
 
     def __enter__(self) -> Unfinished:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(
-                f"{self._out}: cannot be written ({error.strerror}); fix this or choose another path"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise UserError(f"{self.folder}: another process prepares this data set; wait until it ends") from None
+        self._lock = self._locked()
         if not self._same_identity():
             self._clear()
             artifact.write_text(self.folder / "identity.json", self._identity)
@@ -90,6 +79,8 @@ class Unfinished:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._records)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk
+            error.filename = os.fspath(self.files)
         if kind is None or issubclass(kind, UserError) or not self._resumable:
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
@@ -132,12 +123,32 @@ class Unfinished:
         os.pwrite(self._records, record.tobytes(), self._numbers[split, name] * RECORD.itemsize)
         self.digests.update(files)
 
+    def _locked(self) -> int:
+        """The folder as an open file that has the lock. Where the file system has no locks, none is taken."""
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.folder, os.O_RDONLY)
+            except OSError as error:
+                raise UserError(
+                    f"{self._out}: cannot be written ({error.strerror}); fix this or choose another path"
+                ) from error
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                raise UserError(f"{self.folder}: another process prepares this data set; wait until it ends") from None
+            except OSError:
+                return handle
+            if self.folder.exists() and os.path.samestat(os.fstat(handle), self.folder.stat()):
+                return handle
+            os.close(handle)  # the process that had the lock has removed the folder
+
     def _same_identity(self) -> bool:
         try:
-            text = (self.folder / "identity.json").read_text(encoding="utf-8")
+            same = (self.folder / "identity.json").read_bytes() == self._identity.encode()
         except FileNotFoundError:
             return False
-        same = text == self._identity
         if same:
             log.info("%s: an interrupted run is resumed; samples that are complete are kept", self._out)
         else:

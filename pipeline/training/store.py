@@ -7,7 +7,8 @@ decoded bytes.
 
 It is written beside the data set, ``.decoded/<hash of the data set>/<split>.raw``, and may be deleted at any time. The
 pixels of all samples come first, then one byte per sample: 1 if its pixels are complete. After a crash of the machine
-the file is begun again, unless all of it was on the disk: a byte might have been stored, and its pixels not.
+the file is begun again, unless all of it was on the disk: a byte might have been stored, and its pixels not. For the
+same reason only one machine fills a file in a shared folder; the others decode until it is complete.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -45,6 +45,7 @@ MEMORY_SHARE, DISK_SHARE = 0.25, 0.5
 CHANNELS = 4  # bytes per pixel: blue, green, red, label
 COMPLETE = 1
 MIB = 2**20
+BLOCK = 512  # bytes in the unit of st_blocks
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -58,31 +59,33 @@ class Place(NamedTuple):
 
 
 class _Mapped(NamedTuple):
-    """The file: open for writing, and mapped twice: (n,) private to this process, and (n,) as others write it."""
+    """The file: open, for writing where that is possible, and mapped, (n,), read-only."""
 
     stream: BinaryIO
-    pixels: Array
-    shared: Array
+    content: Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored(Split):
-    """A split whose samples are views into the decoded file; writing to them does not change the file.
+    """A split whose samples are read-only views into the decoded file.
 
     A sample that the file does not have yet is decoded and added. A pickle of the split (for workers that are not
-    forked) contains the path, not the pixels.
+    forked) contains the path, not the pixels. As long as the split or a view exists, its file is locked as in use.
     """
 
     file: Path
     places: Mapping[str, Place]
 
+    def __post_init__(self) -> None:
+        _ = self._mapped
+
     def __getitem__(self, index: int) -> tuple[Array, Array]:
-        place = self.places[self.names[index]]
-        if self._mapped.shared[place.complete] != COMPLETE:
+        place, content = self.places[self.names[index]], self._mapped.content
+        if content[place.complete] != COMPLETE:
             return self._add(index, place)
-        pixels, area = self._mapped.pixels, place.height * place.width
-        frame = pixels[place.offset : place.offset + 3 * area].reshape(place.height, place.width, 3)
-        label = pixels[place.offset + 3 * area : place.offset + CHANNELS * area].reshape(place.height, place.width)
+        area = place.height * place.width
+        frame = content[place.offset : place.offset + 3 * area].reshape(place.height, place.width, 3)
+        label = content[place.offset + 3 * area : place.offset + CHANNELS * area].reshape(place.height, place.width)
         return frame, label
 
     def frame(self, index: int) -> Array:
@@ -90,12 +93,6 @@ class Stored(Split):
 
     def label(self, index: int) -> Array:
         return self[index][1]
-
-    def fill(self) -> None:
-        """Add all samples that the file does not have yet, with several threads."""
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(self.__getitem__, range(len(self))):
-                pass
 
     def _add(self, index: int, place: Place) -> tuple[Array, Array]:
         """Decode a sample and write it into the file. Several processes may do so at once: they write equal bytes."""
@@ -115,10 +112,11 @@ class Stored(Split):
     def _mapped(self) -> _Mapped:
         try:
             stream: Any = self.file.open("r+b", buffering=0)
-        except PermissionError:
+        except OSError:  # another user's file, or a read-only file system
             stream = self.file.open("rb", buffering=0)
-        private, shared = np.memmap(stream, np.uint8, mode="c"), np.memmap(stream, np.uint8, mode="r")
-        return _Mapped(stream, np.asarray(private), np.asarray(shared))
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        return _Mapped(stream, np.asarray(np.memmap(stream, np.uint8, mode="r")))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_mapped"}
@@ -139,7 +137,7 @@ def open_split(
         mode: ``none`` decodes each time; ``decoded`` keeps what was decoded in the file; ``auto`` does so if the file
             takes at most a quarter of the free memory and half of the free disk.
         folder: folder for the decoded files of all data sets; None: beside the data set.
-        say: called with a line when the file is begun, and with the reason why ``auto`` has none.
+        say: called with a line when the file is begun, or with the reason why there is none.
 
     Raises:
         UserError: no such split, or an image without a readable header; with ``decoded`` also a disk that cannot be
@@ -151,26 +149,28 @@ def open_split(
     digest = prepared.artifact.hash
     base = prepared.artifact.path.resolve().parent / FOLDER if folder is None else folder
     file = base / digest[:16] / f"{name}.raw"
-    places = _ready(file, digest)
-    if places is None:
+    stored = functools.partial(Stored, root=split.root, name=name, names=split.names, jpegs=split.jpegs, file=file)
+    try:
+        if (places := _ready(file, digest)) is not None:
+            return stored(places=places)
         planned, size = _layout(split)
-        if mode == "auto" and (reason := _too_large(size, base)):
-            say(f"{name}: frames are decoded each time; {reason}")
-            return split
-        try:
+        reason = _too_large(size, file) if mode == "auto" else ""
+        if not reason:
             with _locked(file.with_name(f"{name}.lock")):
-                places = _ready(file, digest)
-                if places is None:
-                    places = planned
-                    _begin(file, split, places=places, size=size, digest=digest, say=say)
-        except OSError as error:
-            if mode == "decoded":
-                raise UserError(
-                    f"{file}: cannot be written ({error.strerror}); free the place, or set store: none"
-                ) from error
-            say(f"{name}: frames are decoded each time; {file} cannot be written ({error.strerror})")
-            return split
-    return Stored(root=split.root, name=split.name, names=split.names, jpegs=split.jpegs, file=file, places=places)
+                if (places := _ready(file, digest)) is not None:
+                    return stored(places=places)
+                if not _in_use(file):
+                    _begin(file, split, places=planned, size=size, digest=digest, say=say)
+                    return stored(places=planned)
+            reason = f"another run fills {file}, on another machine"
+    except OSError as error:
+        if mode == "decoded":
+            raise UserError(
+                f"{file}: cannot be written ({error.strerror}); free the place, or set store: none"
+            ) from error
+        reason = f"{file} cannot be written ({error.strerror})"
+    say(f"{name}: frames are decoded each time; {reason}")
+    return split
 
 
 def _ready(file: Path, digest: str) -> dict[str, Place] | None:
@@ -182,7 +182,8 @@ def _ready(file: Path, digest: str) -> dict[str, Place] | None:
             return None
         places = {name: Place(*place) for name, place in index["places"].items()}
         if index["boot"] is not None and _is_complete(file, len(places)):
-            artifact.write_text(file.with_suffix(".json"), artifact.dump_json({**index, "boot": None}))
+            with contextlib.suppress(OSError):  # another user's folder, or a read-only file system
+                artifact.write_text(file.with_suffix(".json"), artifact.dump_json({**index, "boot": None}))
         return places
     except (UserError, OSError, KeyError, TypeError):
         return None
@@ -229,22 +230,22 @@ def _size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {artifact.AGAIN} prepare") from error
 
 
-def _too_large(size: int, base: Path) -> str:
+def _too_large(size: int, file: Path) -> str:
     """Why ``auto`` writes no file; empty if it may write one."""
     memory = free_memory(torch.device("cpu"))
+    disk, needed = _free_disk(file), f"decoded they take {size / MIB:.0f} MiB"
     if memory is not None and size > MEMORY_SHARE * memory:
-        return (
-            f"decoded they take {size / MIB:.0f} MiB, a quarter of the free memory is {MEMORY_SHARE * memory / MIB:.0f}"
-        )
-    disk = _free_disk(base)
+        return f"{needed}, a quarter of the free memory is {MEMORY_SHARE * memory / MIB:.0f}"
     if size > DISK_SHARE * disk:
-        return f"decoded they take {size / MIB:.0f} MiB, half of the free disk is {DISK_SHARE * disk / MIB:.0f}"
+        return f"{needed}, half of the free disk is {DISK_SHARE * disk / MIB:.0f}"
     return ""
 
 
-def _free_disk(base: Path) -> int:
-    existing = next(folder for folder in (base, *base.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+def _free_disk(file: Path) -> int:
+    """Bytes that a new file may take in place of ``file``."""
+    existing = next(path for path in (file, *file.parents) if path.exists())
+    own = existing.stat().st_blocks * BLOCK if existing == file else 0
+    return shutil.disk_usage(existing).free + own
 
 
 @contextlib.contextmanager
@@ -256,23 +257,31 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
+def _in_use(file: Path) -> bool:
+    """Whether a split has this file open, on any machine. Processes of one machine share a file, others must not."""
+    try:
+        with file.open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # other errors: no such file, or a file system without locks
+        return isinstance(error, BlockingIOError)
+    return False
+
+
 def _begin(
     file: Path, split: Split, *, places: Mapping[str, Place], size: int, digest: str, say: Callable[[str], object]
 ) -> None:
     """Begin a file without samples. It takes space on the disk as samples are added."""
-    if size > _free_disk(file.parent):
+    if size > _free_disk(file):
         raise UserError(
             f"{file}: the decoded frames of {split.name} take {size / MIB:.0f} MiB, "
-            f"{_free_disk(file.parent) / MIB:.0f} are free; free some, or set store: none"
+            f"{_free_disk(file) / MIB:.0f} are free; free some, or set store: none"
         )
-    say(
-        f"{split.name}: {len(split)} frames are decoded once, into {file}, {size / MIB:.0f} MiB; it may be deleted at "
-        "any time"
-    )
+    say(f"{split.name}: {len(split)} frames are decoded once, into {file}, {size / MIB:.0f} MiB; you may delete it")
     file.with_suffix(".json").unlink(missing_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("wb") as stream:
-        stream.truncate(size)
+        stream.seek(size - len(places))
+        stream.write(bytes(len(places)))  # on a full tmpfs, reading a byte that was never written ends the process
     partial.replace(file)
     facts = {
         "dataset": digest, "format": FORMAT, "bytes": size, "boot": _boot(),

@@ -15,7 +15,7 @@ from pipeline import artifact
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation.matching import require_same_classes
-from pipeline.frames import read_frame
+from pipeline.frames import read_frame, write_png
 from pipeline.imported.merging import merge
 from pipeline.prepared import Prepared, jpeg_facts
 
@@ -58,6 +58,18 @@ def test_images_keep_their_files(described: Any, dataset: Path, tmp_path: Path) 
         if "/images/" in name:
             assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "mixed" / name).read_bytes()
     assert Prepared(tmp_path / "merged").artifact.meta["jpeg"]["file"] == f"{image}.jpg"
+
+
+def test_samples_in_folders(described: Any, dataset: Path, tmp_path: Path) -> None:
+    """A plugin of your own may name its samples `drive/frame`."""
+    split = Prepared(dataset).split("val")
+    meta = {**Prepared(dataset).labels.to_meta(), "dataset": "nested", "splits": {"train": ["a/b"], "val": ["a/c"]}}
+    with artifact.create(tmp_path / "nested", kind="dataset", meta=meta) as folder:
+        for file in ("train/{}/a/b.png", "val/{}/a/c.png"):
+            write_png(folder / file.format("images"), split.frame(0))
+            write_png(folder / file.format("labels"), split.label(0))
+    merge(Prepared(tmp_path / "nested"), described(None), tmp_path / "merged", progress=quiet)
+    assert np.array_equal(Prepared(tmp_path / "merged").split("val").frame(0), split.frame(0))
 
 
 def test_other_classes_are_ignored_by_default(described: Any, dataset: Path, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -184,6 +187,31 @@ def test_what_stays_after_an_exception(options: dict[str, Any], tmp_path: Path) 
         with pytest.raises(type(error)):
             run(options, out, stop=interrupted(5, error), code=code)
         assert [path.name for path in out.parent.iterdir()] == left
+    assert full.filename == str(out.parent / ".dataset.unfinished" / "files"), "the message names the disk"
+
+
+def test_a_folder_that_was_locked_when_it_was_removed_is_not_used(
+    options: dict[str, Any], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that had the lock ends between `mkdir` and `flock` of this one."""
+    out, locks = tmp_path / "work" / "dataset", []
+
+    def flock(handle: int, operation: int) -> None:
+        locks.append(handle)
+        if len(locks) == 1:
+            shutil.rmtree(out.parent / ".dataset.unfinished")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(options, out) == ALL
+    assert len(locks) == 2 and snapshot(out) == whole
+
+
+def test_a_file_system_without_locks(
+    options: dict[str, Any], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    assert run(options, tmp_path / "work" / "dataset") == ALL
+    assert snapshot(tmp_path / "work" / "dataset") == whole
 
 
 def test_two_processes_do_not_write_the_same_data_set(options: dict[str, Any], tmp_path: Path) -> None:

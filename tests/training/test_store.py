@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import write_png
 from pipeline.prepared import Prepared, Split
+from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, free_memory, store
 
 MEAN = (0.485, 0.456, 0.406)
@@ -68,12 +71,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_frame_is_decoded_once_when_it_is_drawn(prepared: Prepared, tmp_path: Path, decoded: list[str]) -> None:
     split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     assert decoded == [], "training starts at once"
+    with (tmp_path / prepared.artifact.hash[:16] / "train.raw").open("rb") as stream:
+        assert os.lseek(stream.fileno(), 0, os.SEEK_DATA) > 0, "only the bytes `complete` are on the disk"
     other = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     for index in (3, 5, 3, 5):
         _ = split[index], other.frame(index), other.label(index)
     assert decoded == [split.names[3], split.names[5]]
-    assert isinstance(other, store.Stored)
-    other.fill()
+    list(other)
     assert sorted(decoded) == sorted(split.names)
     assert same(split, prepared.split("train"))
 
@@ -87,13 +91,13 @@ def test_an_index_is_noted_as_complete_and_then_survives_a_crash_of_the_machine(
         assert isinstance(split, store.Stored)
         return split
 
-    opened("1").fill()
+    list(opened("1"))
     _ = opened("2")[0]
     assert len(decoded) == 11, "after a crash the file is begun again: a byte might be stored, and its pixels not"
-    opened("2").fill()
+    list(opened("2"))
     assert len(decoded) == 20
     assert json.loads(opened("2").file.with_suffix(".json").read_text())["boot"] is None
-    opened("3").fill()
+    list(opened("3"))
     assert len(decoded) == 20
     assert same(opened("3"), prepared.split("train"))
 
@@ -107,16 +111,59 @@ def test_a_full_disk_or_a_file_of_another_user_costs_time_only(
         _ = split[2], split[2]
     assert decoded == [split.names[2]] * 2
     real = Path.open
+    for index, error in ((4, errno.EACCES), (6, errno.EROFS)):
 
-    def refused(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if mode == "r+b":
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(self, mode, *arguments, **options)
+        def refused(self: Path, mode: str = "r", *arguments: Any, error: int = error, **options: Any) -> Any:
+            if mode == "r+b":
+                raise OSError(error, os.strerror(error))
+            return real(self, mode, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", refused)
-    other = pickle.loads(pickle.dumps(split))
-    _ = other[4], other[4]
-    assert decoded[2:] == [split.names[4]] * 2 and same(other, prepared.split("train"))
+        monkeypatch.setattr(Path, "open", refused)
+        other = pickle.loads(pickle.dumps(split))
+        decoded.clear()
+        _ = other[index], other[index]
+        assert decoded == [split.names[index]] * 2 and same(other, prepared.split("train"))
+
+
+def test_a_complete_file_is_used_where_nothing_can_be_written(
+    prepared: Prepared, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(store.open_split(prepared, "train", mode="decoded", folder=tmp_path))
+    decoded.clear()
+    refused = mock.Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
+    monkeypatch.setattr(artifact, "write_text", refused)
+    split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    assert len(list(split)) == 10 and refused.called and not decoded
+
+
+def test_a_file_that_another_machine_fills_is_not_replaced(
+    prepared: Prepared, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes with one folder: the second one must not take away the file of the first one."""
+    first = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
+    _ = first[0]
+    monkeypatch.setattr(store, "_boot", lambda: "another machine")
+    messages: list[str] = []
+    second = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
+    assert type(second) is Split and "another run fills" in messages.pop()
+    decoded.clear()
+    view = first[0][0]
+    assert not decoded
+    del first
+    assert type(store.open_split(prepared, "train", mode="auto", folder=tmp_path)) is Split, "the view is in use"
+    del view
+    assert type(store.open_split(prepared, "train", mode="auto", folder=tmp_path)) is store.Stored
+
+
+def test_a_file_that_is_begun_again_may_take_the_place_of_the_old_one(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(store.open_split(prepared, "train", mode="decoded", folder=tmp_path))
+    (tmp_path / prepared.artifact.hash[:16] / "train.json").unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: mock.Mock(free=100))
+    assert type(store.open_split(prepared, "train", mode="decoded", folder=tmp_path)) is store.Stored
+    with pytest.raises(UserError, match="free some, or set store: none"):
+        store.open_split(prepared, "val", mode="decoded", folder=tmp_path)
 
 
 def test_jpegs_and_frames_of_several_sizes(tmp_path: Path) -> None:
@@ -140,8 +187,9 @@ def test_jpegs_and_frames_of_several_sizes(tmp_path: Path) -> None:
 
     stored = opened()
     assert same(stored, split) and same(stored, split)
-    stored.frame(1)[:] = 0
-    assert same(opened(), split), "a process writes to its own copy"
+    for view in stored[1]:  # in a private copy of a page, samples that are added later would be missing
+        with pytest.raises(ValueError, match="read-only"):
+            view[:] = 0
 
 
 def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
@@ -225,7 +273,8 @@ def test_an_incomplete_file_or_one_of_other_data_is_written_again(prepared: Prep
     ]  # fmt: skip
     for spoil in spoils:
         split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
-        _ = split[0]
+        assert split[0]
+        del split
         spoil()
         messages: list[str] = []
         split = store.open_split(prepared, "train", mode="decoded", folder=tmp_path, say=messages.append)
@@ -238,7 +287,7 @@ def test_auto_checks_memory_and_disk_and_never_fails(
     messages: list[str] = []
     size = 10 * (4 * 64 * 96 + 1)
 
-    def opened(mode: store.Mode, folder: str) -> Split:
+    def opened(mode: StoreMode, folder: str) -> Split:
         return store.open_split(prepared, "train", mode=mode, folder=tmp_path / folder, say=messages.append)
 
     assert type(opened("none", "a")) is Split and not messages and not list(tmp_path.iterdir())
