@@ -1,6 +1,6 @@
 """The confusion matrix of a network over a split, counted where the network runs.
 
-Threads decode and resize frames while the network runs. On a GPU the host never waits for a batch: frames and labels
+Threads decode and resize frames while the network runs. On a CPU, NumPy counts frame by frame. On a GPU the host never waits for a batch: frames and labels
 are copied from page-locked memory, predictions are resized to the size of the labels and counted on the GPU, and the
 counts are transferred once, at the end. Frames are resized on the host, by OpenCV as on a device.
 
@@ -8,7 +8,7 @@ Counts equal those of :func:`pipeline.evaluation.accuracy.predicted`, frame by f
 several images may round in another way than that of one image: where two classes are equal to the last bits, a label
 may differ. Batches of one image have no such differences.
 
-The tests run this code on a CPU; the copies from page-locked memory were not run on a card.
+The tests run :class:`PairCounter` on a CPU; the copies from page-locked memory were not run on a card.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.evaluation.accuracy import read_ahead
 from pipeline.evaluation.confusion import BYTE, ConfusionMatrix
 from pipeline.export.torch_engine import TorchEngine
-from pipeline.frames import Array
+from pipeline.frames import Array, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Split
 
@@ -47,18 +47,23 @@ def confusion(
     Raises:
         UserError: a frame or label cannot be read, or an id is neither a class nor ignored.
     """
-    pinned = on_gpu(engine.device)
-    counter = PairCounter(engine.device if pinned else torch.device("cpu"), engine.output_size)
+    matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
+    counter = PairCounter(engine.device, engine.output_size) if on_gpu(engine.device) else None
     reading = read_ahead(split, indices, engine.input_size, threads=threads)
     size = math.ceil(len(indices) / math.ceil(len(indices) / batch)) if indices else 1
     while group := list(itertools.islice(reading, size)):
-        frames = torch.empty((size, *engine.input_size, 3), dtype=torch.uint8, pin_memory=pinned)
+        frames = torch.empty((size, *engine.input_size, 3), dtype=torch.uint8, pin_memory=counter is not None)
         for place, (_, frame, _) in zip(frames.numpy(), group, strict=False):
             place[:] = frame
         predictions = engine.predict(frames.to(engine.device, non_blocking=True))
-        counter.add([label for _, _, label in group], predictions)
-    matrix = ConfusionMatrix(num_classes=labels.num_classes, ignore_index=labels.ignore_index)
-    matrix.add_pairs(counter.read())
+        truth = [label for _, _, label in group]
+        if counter is not None:
+            counter.add(truth, predictions)
+            continue
+        for label, prediction in zip(truth, predictions.cpu().numpy(), strict=False):
+            matrix.add(label, resize_label_map(prediction, label.shape))
+    if counter is not None:
+        matrix.add_pairs(counter.read())
     return matrix
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.accuracy import predicted
 from pipeline.evaluation.confusion import BYTE, ConfusionMatrix
 from pipeline.export.torch_engine import TorchEngine
-from pipeline.frames import Array, resize_label_map
+from pipeline.frames import Array, resize_frame, resize_label_map
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
 from pipeline.training import counting
@@ -61,14 +61,10 @@ def frame_by_frame(engine: Any, split: Any, indices: Any, labels: LabelSpec = LA
     return matrix.counts.tolist()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("pixels", [2**22, 800, 1])
 @pytest.mark.parametrize(
     ("batch", "threads", "batches"), [(1, 1, [1] * 13), (4, 3, [4] * 4), (12, 2, [7, 7]), (13, 1, [13]), (99, 8, [13])]
 )
-def test_batches_count_what_frames_count(
-    batch: int, threads: int, batches: list[int], pixels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(counting, "PIXELS", pixels)
+def test_batches_count_what_frames_count(batch: int, threads: int, batches: list[int]) -> None:
     engine: Any = Bright()
     indices = [11, *range(3, 9), 0, *range(20, 25)]
     expected = frame_by_frame(engine, Sizes(), indices)
@@ -80,12 +76,29 @@ def test_batches_count_what_frames_count(
     assert engine.batches == batches, "of one size, without a nearly empty one at the end"
 
 
+@pytest.mark.parametrize("pixels", [2**22, 800, 1])
+@pytest.mark.parametrize("batch", [1, 5, 13])
+def test_pairs_counted_on_the_device_are_those_of_the_host(
+    pixels: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "PIXELS", pixels)
+    engine, split, indices = Bright(), Sizes(), [11, *range(3, 9), 0, *range(20, 25)]
+    counter = PairCounter(CPU, engine.output_size)
+    for start in range(0, len(indices), batch):
+        samples = [split[index] for index in indices[start : start + batch]]
+        frames = np.stack([resize_frame(frame, engine.input_size) for frame, _ in samples])
+        counter.add([label for _, label in samples], engine.predict(torch.from_numpy(frames)))
+    matrix = ConfusionMatrix(num_classes=LABELS.num_classes, ignore_index=LABELS.ignore_index)
+    matrix.add_pairs(counter.read())
+    assert matrix.counts.tolist() == frame_by_frame(engine, split, indices)
+
+
 def test_no_frames_have_no_counts() -> None:
     engine, split = (Bright(), Sizes())
     assert confusion(engine, split, labels=LABELS, indices=range(0), batch=4).counts.sum() == 0  # type: ignore[arg-type]
 
 
-def test_an_id_without_a_class_is_refused_after_the_pass() -> None:
+def test_an_id_without_a_class_is_refused() -> None:
     engine: Any = Bright()
     split: Any = Sizes()
     two = LabelSpec(names=("a", "b"), palette=((0, 0, 0), (1, 1, 1)))
