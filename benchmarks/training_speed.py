@@ -10,6 +10,8 @@ so that a busy machine hits all alike; figures are medians over the rounds:
 
 - ``bare``: a plain loop of torch: forward of the same networks and loss (under autocast), backward, the same optimiser;
   the batch is on the device, nothing is read from it, and torch takes the fastest kernels.
+- ``arithmetic``: the convolutions and matrix products of that step at the speed of a large matrix product on this
+  machine: what a step would take if nothing else cost time.
 - ``one batch``: our step without data loading: ``pipeline.training.fit`` with one batch of the loader again and again.
 - ``real``: our step: ``pipeline.training.fit`` with the loader; without validation.
 - ``loader``: the loader alone.
@@ -50,6 +52,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import default_collate
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import artifact, models, plugins
 from pipeline.errors import UserError, command
@@ -58,6 +61,7 @@ from pipeline.prepared import Prepared, Split
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size, frames_at_once, metrics_of
@@ -153,6 +157,21 @@ def bare_step(
     return step
 
 
+def billion_operations(step: Callable[[], None]) -> float:
+    """Floating-point operations of the convolutions and matrix products of a step, times 1e-9."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def product_speed(device: torch.device, precision: str) -> float:
+    """Billions of floating-point operations per second in a product of large square matrices."""
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    left, right = torch.randn(2, side, side, device=device, dtype=dtype)
+    return 2e-9 * side**3 / seconds(lambda: left @ right, count=10, skip=3, device=device)
+
+
 class Clocked(Learner):
     """A learner that starts a clock when the warm-up is over, before the update of step ``skip + 1``."""
 
@@ -235,6 +254,9 @@ def measure(
     short = replace(recipe, steps=steps, validate_every=steps)
     learner = Clocked(task, short, accelerator=accelerator, images=recipe.batch_size)
     learner.skip = skip
+    if device.type == "cpu":
+        keep_freed_memory()  # as a training does
+    operations, speeds = billion_operations(step), list[float]()
     timing: dict[str, Any] = {"count": args.count, "skip": skip, "device": device}
     times: dict[tuple[Any, ...], list[float]] = {}
 
@@ -244,6 +266,7 @@ def measure(
     for seed in range(args.rounds):
         choose_kernels("off", device=device)
         add(seconds(step, **timing), "bare")
+        speeds.append(product_speed(device, recipe.precision))
         choose_kernels(recipe.determinism, device=device)
         add(our_step(learner, itertools.repeat(batch), folder=folder), "one batch")
         for store, workers in itertools.product(args.store, counts):
@@ -255,6 +278,7 @@ def measure(
         learner, prepared, frames=args.validation_frames, store=args.store[-1], folder=folder
     )
     validations = math.ceil(recipe.steps / recipe.validate_every)
+    arithmetic = 1e3 * operations / statistics.median(speeds)
 
     def row(store: str, workers: int) -> dict[str, Any]:
         bare, one_batch, loading, real = (
@@ -262,12 +286,19 @@ def measure(
             for what in (("bare",), ("one batch",), ("loader", store, workers), ("real", store, workers))
         )
         whole = recipe.steps * real + validations * validation
-        figures = {"bare_ms": bare, "one_batch_ms": one_batch, "real_ms": real, "loader_ms": loading}
+        figures = {
+            "bare_ms": bare,
+            "arithmetic_ms": arithmetic,
+            "one_batch_ms": one_batch,
+            "real_ms": real,
+            "loader_ms": loading,
+        }
         return {
             **{"loss": loss, "store": store, "workers": workers, "crop": list(recipe.crop_size)},
             **{"batch": recipe.batch_size, "precision": recipe.precision, "channels_last": recipe.channels_last},
             **{name: round(value, 3) for name, value in figures.items()},
             "real_per_bare": round(bare / real, 3),
+            "billion_operations": round(operations, 1),
             "validation_ms": round(validation, 1),
             "validation_share": round(validations * validation / whole, 4),
             "validations": validations,
@@ -336,10 +367,10 @@ def show_parts(title: str, costs: dict[str, float]) -> None:
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
-    columns = ("bare", "one batch", "real", "loader", "real / bare", "validation")
+    columns = ("bare", "arithmetic", "one batch", "real", "loader", "real / bare", "validation")
     table = Table("loss", "store", "workers", *columns, title=f"milliseconds per step, {title}")
     for row in rows:
-        times = (f"{row[f'{name}_ms']:.2f}" for name in ("bare", "one_batch", "real", "loader"))
+        times = (f"{row[f'{name}_ms']:.2f}" for name in ("bare", "arithmetic", "one_batch", "real", "loader"))
         shares = (f"{row['real_per_bare']:.2f}", f"{row['validation_share']:.1%}")
         table.add_row(row["loss"], row["store"], str(row["workers"]), *times, *shares)
     Console().print(table)

@@ -1,8 +1,9 @@
 """The confusion matrix of a network over a split, counted where the network runs.
 
-Threads decode and resize frames while the network runs. On a CPU, NumPy counts frame by frame. On a GPU the host never waits for a batch: frames and labels
-are copied from page-locked memory, predictions are resized to the size of the labels and counted on the GPU, and the
-counts are transferred once, at the end. Frames are resized on the host, by OpenCV as on a device.
+Threads decode and resize frames while the network runs. On a CPU, NumPy counts frame by frame. On a GPU the host never
+waits for a batch: frames and labels are copied from page-locked memory, predictions are resized to the size of the
+labels and counted on the GPU, and the counts are transferred once, at the end. Frames are resized on the host, by
+OpenCV as on a device.
 
 Counts equal those of :func:`pipeline.evaluation.accuracy.predicted`, frame by frame, except that a convolution of
 several images may round in another way than that of one image: where two classes are equal to the last bits, a label

@@ -156,8 +156,10 @@ def test_an_update_has_the_bits_of_a_plain_loop(
     plain.class_weights = ours.class_weights
     settings = bench.SETTINGS
     build = {
-        "adamw": lambda: torch.optim.AdamW(plain.parameters(), weight_decay=settings.weight_decay),
-        "sgd": lambda: torch.optim.SGD(plain.parameters(), momentum=0.9, weight_decay=settings.weight_decay),
+        "adamw": lambda: torch.optim.AdamW(plain.parameters(), weight_decay=settings.weight_decay, fused=True),
+        "sgd": lambda: torch.optim.SGD(
+            plain.parameters(), momentum=0.9, weight_decay=settings.weight_decay, fused=True
+        ),
     }
     optimizer = build[options["optimizer"]]()
     losses = []
@@ -171,7 +173,7 @@ def test_an_update_has_the_bits_of_a_plain_loop(
         torch.nn.utils.clip_grad_norm_(plain.parameters(), options.get("clip_norm", float("inf")))
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         differing = [
             name for name, value in plain.state_dict().items() if not torch.equal(value, after[step - 1][name])
         ]
