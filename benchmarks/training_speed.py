@@ -86,13 +86,18 @@ TINY = {
 }
 
 
+def section_of(settings: params.Params, loss: str) -> params.Recipe:
+    """The section of params.yaml for one of ``--loss``."""
+    section = settings.teacher.train if loss == TEACHER else settings.distill
+    if section is False:
+        raise UserError(f"--loss {TEACHER}: teacher.train is false in params.yaml; leave it out, or set it a section")
+    return section
+
+
 def recipe_of(settings: params.Params, loss: str, prepared: Prepared, args: argparse.Namespace) -> TrainingSettings:
     """The recipe of params.yaml for one of ``--loss``, with the sizes of the command line."""
-    recipe = settings.teacher.train if loss == TEACHER else settings.distill
-    if recipe is False:
-        raise UserError(f"--loss {TEACHER}: teacher.train is false in {args.params}; leave it out, or set it a section")
-    images = len(prepared.splits["train"])
-    whole = TrainingSettings.of(recipe, images=images, input_size=settings.input_size, seed=settings.seed)
+    section, images = section_of(settings, loss), len(prepared.splits["train"])
+    whole = TrainingSettings.of(section, images=images, input_size=settings.input_size, seed=settings.seed)
     crop = tuple(args.crop or whole.crop_size)
     return replace(
         whole,
@@ -236,7 +241,7 @@ def measure(
     AcceleratorState._reset_state()  # it keeps one precision per process, and the teacher may have another
     seed_everything(recipe.seed)
     accelerator = processes.accelerator(precision=recipe.precision)
-    device, counts = accelerator.device, args.workers or (recipe.workers,)
+    device, counts = accelerator.device, args.workers or (section_of(settings, loss).workers,)
     bare_task, task = (task_of(settings, loss, prepared, student=args.student, recipe=recipe) for _ in range(2))
     augment = augmentation(task, recipe, prepared)
     skip = WARM_UP + FLUSH * max(counts)

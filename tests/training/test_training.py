@@ -99,7 +99,8 @@ def test_teacher_of_another_stride_is_resized_once(bench: Any) -> None:
         task = DistillationTask(student, teacher, bench.loss(loss, student, teacher), ignore_index=255)
         terms = task(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64))
         assert bool(torch.isfinite(terms["loss"]))
-        assert float(terms["loss"].detach()) == pytest.approx(sum(float(v) for k, v in terms.items() if k != "loss"), rel=1e-5)
+        parts = {name: float(value.detach()) for name, value in terms.items()}
+        assert parts.pop("loss") == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
 def test_all_ignored_is_a_connected_zero(bench: Any) -> None:
