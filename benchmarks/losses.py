@@ -177,7 +177,7 @@ def step_work(name: str, shape: Shape, place: Place) -> Work:
     device = place.device
     task = DistillationTask(student, teacher, loss, ignore_index=255).to(device).train()
     optimiser = torch.optim.AdamW(task.parameters())
-    x = torch.randn(shape.images, 3, shape.height, shape.width, device=device)
+    x = torch.randint(0, 256, (shape.images, 3, shape.height, shape.width), dtype=torch.uint8, device=device)
     target = torch.randint(0, shape.classes, (shape.images, shape.height // 16, shape.width // 16), device=device)
     target = target.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
 

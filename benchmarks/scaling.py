@@ -131,7 +131,7 @@ def _rows_of_an_image(task: SupervisedTask, size: tuple[int, int], classes: int)
     target = (torch.arange(width) * classes // width).expand(2, height, width).contiguous()
     with mock.patch.object(_queues, "gather_rows", counted), torch.no_grad():
         task.train()
-        task(torch.randn(2, 3, height, width), target)
+        task(torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8), target)
     return sum(sent) / 2
 
 

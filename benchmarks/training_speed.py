@@ -243,7 +243,9 @@ def measure(
     accelerator = processes.accelerator(precision=recipe.precision)
     device, counts = accelerator.device, args.workers or (section_of(settings, loss).workers,)
     bare_task, task = (task_of(settings, loss, prepared, student=args.student, recipe=recipe) for _ in range(2))
-    augment = augmentation(task, recipe, prepared)
+    augment = augmentation(recipe, prepared)
+    for each in (bare_task, task):
+        each.padding = augment.padding if augment.pads else None
     skip = WARM_UP + FLUSH * max(counts)
     steps = skip + args.count
 
@@ -313,10 +315,10 @@ def measure(
     return [row(store, workers) for store, workers in itertools.product(args.store, counts)]
 
 
-def augmentation(task: SupervisedTask, recipe: TrainingSettings, prepared: Prepared) -> Augmentation:
+def augmentation(recipe: TrainingSettings, prepared: Prepared) -> Augmentation:
     return data.augmentation(
         crop=recipe.crop_size, input_size=recipe.input_size, scale=recipe.scale, colour=recipe.colour_jitter,
-        labels=prepared.labels, mean=task.network.mean,
+        labels=prepared.labels,
     )  # fmt: skip
 
 
@@ -477,8 +479,7 @@ def main() -> None:
             record()
             gc.collect()  # the networks of this loss
         if args.items and rows:
-            task = task_of(settings, rows[0]["loss"], prepared, student=args.student, recipe=first)
-            augment = augmentation(task, first, prepared)
+            augment = augmentation(first, prepared)
             figures["parts_ms"] = parts(splits, augment, batch=first.batch_size, items=args.items)
             show_parts(title, figures["parts_ms"])
             record()

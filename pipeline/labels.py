@@ -96,6 +96,18 @@ class LabelSpec:
     def num_classes(self) -> int:
         return len(self.names)
 
+    @property
+    def padding(self) -> int:
+        """Id of the pixels of a training crop outside its frame: the highest id that no class has and that is not the
+        ignored one. With 255 classes there is none; then it is the ignored id, and ignored pixels count as padding.
+
+        Example:
+            >>> LabelSpec(("road", "car"), ((0, 0, 0), (9, 9, 9))).padding
+            254
+        """
+        free = (index for index in range(255, len(self.names) - 1, -1) if index != self.ignore_index)
+        return next(free, self.ignore_index)
+
     def shortage(self, split: str, pixels: Sequence[int]) -> str | None:
         """Why a split has too few classes for training or measuring; None: it has enough.
 

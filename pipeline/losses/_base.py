@@ -22,6 +22,10 @@ class DistillationLoss(nn.Module, ABC):
     its parameters and buffers: trained with the student, never part of it. A loss knows no path, data set, model,
     device or rank.
 
+    Where a frame is smaller than its crop, the outputs have the field ``valid``, and padding takes no part in a term:
+    :mod:`pipeline.losses._padding` has a mean and masks for that. Pixels of the frame that have no label take part in
+    every term that needs none.
+
     A loss takes outputs of any precision and computes in float32 (float64 stays float64): norms, softmaxes over
     positions and distances are not accurate in half precision, so autocast is off inside. Encoder stages are converted
     when a loss reads them, once for all parts of a composition.
@@ -43,7 +47,7 @@ class DistillationLoss(nn.Module, ABC):
 
         Args:
             student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
-            target: (N, H, W) int64 train ids.
+            target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id.
         """
 
 

@@ -28,12 +28,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.losses._blocks import to_compute
+from pipeline.losses._padding import HIDDEN
 
 log = logging.getLogger(__name__)
 
 BUFFERS = 5  # of a block's size, at the same time, when it is not compiled
 MIN_ROWS = 16  # of a block, for any budget
-HIDDEN = -1e30  # similarity with a pixel that takes no part: its share is 0; an image of such pixels has no divergence
 #: Largest difference of the compiled function from the plain one: of the mean divergence, of a gradient per weight.
 TOLERANCE = 1e-4
 

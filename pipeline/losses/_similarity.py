@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.losses import _gpu_blocks
 from pipeline.losses._blocks import device_of, to_compute
+from pipeline.losses._padding import filled
 
 #: Most bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix
 #: products of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
@@ -105,7 +106,7 @@ def reference_kl(anchors_s: Tensor, anchors_t: Tensor, references: Tensor, *, te
     return value
 
 
-def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
+def gram_distance(student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Mean over images and pixel pairs of the squared difference of the two cosine maps.
 
     ``||S^T S - T^T T||_F^2 = ||S S^T||_F^2 - 2 ||S T^T||_F^2 + ||T T^T||_F^2``: three C x C products instead of two
@@ -113,8 +114,12 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: (N, C_S, A) and (N, C_T, A), columns of unit length.
+        valid: (N, A) bool; pixels that are False are left out. None: all are valid.
     """
-    pixels = student.shape[-1]
+    pixels: int | Tensor = student.shape[-1]
+    if valid is not None:
+        pixels = valid.sum(dim=1).clamp(min=1)[:, None, None]
+        student, teacher = filled(student, valid), filled(teacher, valid)
     terms = ((student, student), (student, teacher), (teacher, teacher))
     own, cross, other = ((a @ b.transpose(1, 2) / pixels).square().sum(dim=(1, 2)) for a, b in terms)
     return (own - 2 * cross + other).mean()

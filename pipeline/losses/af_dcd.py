@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._padding import filled, inside, mean, whole
 from pipeline.models import SegOutput
 
 
@@ -88,11 +89,19 @@ class DenseContrast(DistillationLoss):
         self.generation = MaskedGeneration(student_channels, teacher_channels, mask_ratio=mask_ratio)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        generated, original = self.generation(self._features(student), self._features(teacher))
+        features = self._features(student)
+        valid = inside(student, features)
+        outputs = self.generation(filled(features, valid), self._features(teacher))
+        generated, original = (filled(x, valid) for x in outputs)
         reconstruction = F.mse_loss(generated, original, reduction="sum") / len(generated)
         return {
             "af_dcd_reconstruction": self.reconstruction_weight * reconstruction,
-            "af_dcd_contrast": self.contrast_weight * self._contrast(self._patches(generated), self._patches(original)),
+            "af_dcd_contrast": self.contrast_weight
+            * self._contrast(
+                self._patches(generated),
+                self._patches(original),
+                whole(valid, self.pool * self.patch, ceil_mode=False),
+            ),
         }
 
     def _features(self, output: SegOutput) -> Tensor:
@@ -111,12 +120,18 @@ class DenseContrast(DistillationLoss):
         parts = pooled.reshape(len(features), self.groups, -1, rows, self.patch, columns, self.patch)
         return parts.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, self.patch**2 * self.groups, parts.shape[2])
 
-    def _contrast(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy of a vector's own place among the others: sum over groups, mean over positions."""
+    def _contrast(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        """Cross-entropy of a vector's own place among the others: sum over groups, mean over positions.
+
+        Args:
+            valid: (N, rows, columns) bool, patches that take part; None: all.
+        """
         distances = torch.cdist(student, teacher, p=1.0)
         group = torch.arange(student.shape[1], device=student.device) % self.groups
         own = torch.eye(len(group), dtype=torch.bool, device=student.device)
         left_out = (group[:, None] == group) & ~own
         logits = (distances / -self.temperature).masked_fill(left_out, -torch.inf)
         log_p = logits.diagonal(dim1=1, dim2=2) - logits.logsumexp(dim=2)  # (patches, positions * groups)
-        return -log_p.mean() * self.groups
+        if valid is None:
+            return -log_p.mean() * self.groups
+        return -mean(log_p.mean(dim=1).reshape(valid.shape), valid) * self.groups

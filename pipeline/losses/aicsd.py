@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows, unit
+from pipeline.losses._padding import HIDDEN, filled, inside, mean
 from pipeline.models import SegOutput
 
 
@@ -69,15 +70,17 @@ class InterClassSimilarity(DistillationLoss):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        icsd = F.mse_loss(self._similarities(student.logits), self._similarities(teacher.logits))
-        kd = kl_rows(student.logits, teacher.logits, dim=1).mean() / student.logits.shape[1]
+        valid = inside(student, student.logits)
+        icsd = F.mse_loss(self._similarities(student.logits, valid), self._similarities(teacher.logits, valid))
+        kd = mean(kl_rows(student.logits, teacher.logits, dim=1), valid) / student.logits.shape[1]
         late, early = self._factors(icsd.dtype)
         return {"aicsd": late * self.weight * icsd, "aicsd_kd": early * self.kd_weight * kd}
 
-    def _similarities(self, logits: Tensor) -> Tensor:
+    def _similarities(self, logits: Tensor, valid: Tensor | None) -> Tensor:
         """(N, K, h, w) to unit rows (N or 1, K, K)."""
-        log_p = F.log_softmax(logits.flatten(2), dim=2)  # (N, K, A)
+        log_p = F.log_softmax(filled(logits, valid, HIDDEN).flatten(2), dim=2)  # (N, K, A)
         p = log_p.exp()
+        log_p = filled(log_p, None if valid is None else valid.flatten(1))  # p is 0 there
         log_p = log_p - log_p.mean(dim=1, keepdim=True)  # cancels in every KL, and equal maps give an exact zero
         divergence = (p * log_p).sum(dim=2)[:, :, None] - p @ log_p.transpose(1, 2)  # (N, K, K)
         return unit(divergence.mean(dim=0, keepdim=True) if self.scope == "batch" else divergence, dim=2)

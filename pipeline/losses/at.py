@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import unit
+from pipeline.losses._padding import filled, inside
 from pipeline.models import SegOutput
 
 
@@ -41,9 +42,10 @@ class AttentionTransfer(DistillationLoss):
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        return {"at": self.weight * F.mse_loss(_attention(student.embedding), _attention(teacher.embedding))}
+        return {"at": self.weight * F.mse_loss(_attention(student), _attention(teacher))}
 
 
-def _attention(features: Tensor) -> Tensor:
-    """(N, C, h, w) to unit rows (N, h*w)."""
+def _attention(output: SegOutput) -> Tensor:
+    """Unit rows (N, h*w) of an embedding (N, C, h, w); 0 at padding."""
+    features = filled(output.embedding, inside(output, output.embedding))
     return unit(features.square().mean(dim=1).flatten(1))

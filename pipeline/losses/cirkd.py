@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, resize_labels
 from pipeline.losses._numerics import unit
+from pipeline.losses._padding import inside, whole
 from pipeline.losses._queues import ClassQueues, random_members
 from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling, published_pixels
@@ -134,22 +135,23 @@ class CIRKD(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
         if self.batch_weight:
-            terms["cirkd_batch"] = self.batch_weight * self.batch_term(student.embedding, teacher.embedding, target)
+            terms["cirkd_batch"] = self.batch_weight * self.batch_term(student, teacher, target)
         if self.pixel_weight or self.region_weight:
             terms.update(self.memory_terms(student.embedding, teacher.embedding, target))
         return terms
 
-    def batch_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        student, teacher = (pooled(x, self.pool) for x in (student, teacher))
-        valid = None
+    def batch_term(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> Tensor:
+        pixels_s, pixels_t = (pooled(x.embedding, self.pool) for x in (student, teacher))
+        valid = whole(inside(student, student.embedding), self.pool, ceil_mode=True)
         if self.mask_ignored:
-            valid = resize_labels(target, student.shape[-2:]).flatten(1) != self.ignore_index
+            labelled = resize_labels(target, pixels_s.shape[-2:]) != self.ignore_index
+            valid = labelled if valid is None else valid & labelled
         return relation_kl(
-            unit(student).flatten(2),
-            unit(teacher).flatten(2),
+            unit(pixels_s).flatten(2),
+            unit(pixels_t).flatten(2),
             temperature=self.temperature,
             group=self.relation_group,
-            valid=valid,
+            valid=None if valid is None else valid.flatten(1),
         )
 
     def memory_terms(self, student: Tensor, teacher: Tensor, target: Tensor) -> dict[str, Tensor]:

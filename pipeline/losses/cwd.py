@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
+from pipeline.losses._padding import HIDDEN, filled, inside
 from pipeline.models import SegOutput
 
 
@@ -60,12 +61,15 @@ class ChannelWise(DistillationLoss):
         self.adapter = match_channels(student_channels, teacher_channels) if feature_weight > 0 else None
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        terms = {"cwd_logit": self.logit_weight * self._divergence(student.logits, teacher.logits)}
+        valid = inside(student, student.logits)
+        terms = {"cwd_logit": self.logit_weight * self._divergence(student.logits, teacher.logits, valid)}
         if self.adapter is not None:
             adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-            terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, teacher.embedding)
+            valid = inside(student, adapted)
+            terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, teacher.embedding, valid)
         return terms
 
-    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _divergence(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+        student, teacher = (filled(x, valid, HIDDEN) for x in (student, teacher))
         rows = kl_rows(student.flatten(2), teacher.flatten(2), dim=2, temperature=self.temperature)  # (N, C)
         return self.temperature**2 * rows.mean()

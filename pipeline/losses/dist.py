@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import distance
+from pipeline.losses._padding import inside, mean
 from pipeline.models import SegOutput
 
 EPS = 1e-8  # added to the product of the norms, as in the official code
@@ -60,15 +61,28 @@ class DIST(DistillationLoss):
         self.aux_weight = aux_weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        terms = {"dist": self._relations(student.logits, teacher.logits)}
+        terms = {"dist": self._relations(student.logits, teacher.logits, inside(student, student.logits))}
         if student.aux is not None and teacher.aux is not None and student.aux.shape == teacher.aux.shape:
-            terms["dist_aux"] = self.aux_weight * self._relations(student.aux, teacher.aux)
+            valid = inside(student, student.aux)
+            terms["dist_aux"] = self.aux_weight * self._relations(student.aux, teacher.aux, valid)
         return terms
 
-    def _relations(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def _relations(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
         y_s, y_t = (F.softmax(z.transpose(0, 1).flatten(1) / self.temperature, dim=0) for z in (student, teacher))
-        inter, intra = (1 - _pearson(y_s, y_t, dim=dim).mean() for dim in (0, 1))  # y: (K, R)
+        rows = _pearson(y_s, y_t, dim=0)  # y: (K, R)
+        if valid is None:
+            inter = 1 - rows.mean()
+        else:
+            inter = mean(1 - rows.reshape(valid.shape), valid)
+            y_s, y_t = (_without(y, valid.flatten()) for y in (y_s, y_t))
+        intra = 1 - _pearson(y_s, y_t, dim=1).mean()
         return self.inter_weight * inter + self.intra_weight * intra
+
+
+def _without(y: Tensor, valid: Tensor) -> Tensor:
+    """Columns (K, R) with their mean over valid pixels (R,) in place of the others, which then do not matter."""
+    mean_of_valid = y.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True) / valid.sum().clamp(min=1)
+    return torch.where(valid, y, mean_of_valid)
 
 
 def _pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:

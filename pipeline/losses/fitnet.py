@@ -9,6 +9,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
+from pipeline.losses._padding import inside, mean
 from pipeline.models import SegOutput
 
 
@@ -41,4 +42,5 @@ class FitNet(DistillationLoss):
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-        return {"fitnet": self.weight * F.mse_loss(adapted, teacher.embedding)}
+        error = F.mse_loss(adapted, teacher.embedding, reduction="none")
+        return {"fitnet": self.weight * mean(error, inside(student, error))}

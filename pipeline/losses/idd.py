@@ -13,6 +13,7 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance
+from pipeline.losses._padding import inside, mean
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
@@ -97,7 +98,8 @@ class IDD(DistillationLoss):
             masks = class_masks(target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index)
             terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), teacher.embedding, masks)
         if self.position_weight:
-            terms.update(self.position(self.position_adapter(student.embedding), teacher.embedding))
+            valid = inside(student, student.embedding)
+            terms.update(self.position(self.position_adapter(student.embedding), teacher.embedding, valid))
         return terms
 
     def graph(self, student: Tensor, teacher: Tensor, masks: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class IDD(DistillationLoss):
             edges, edges_t = (e / e.mean().clamp(min=1e-6) if len(e) else e for e in (edges, edges_t))
         return (edges_t - edges).square().sum() / max(1, len(edges)) + 0.0 * means.sum()
 
-    def position(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    def position(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
         """The student's term, and the fit of the read-out to the teacher."""
         predicted = self.read_out(teacher.detach())
         height, width = predicted.shape[-2:]
@@ -120,7 +122,6 @@ class IDD(DistillationLoss):
         position = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
         frozen = {name: parameter.detach() for name, parameter in self.read_out.named_parameters()}
         predicted_by_student = torch.func.functional_call(self.read_out, frozen, (student,))
-        return {
-            "idd_position": self.position_weight * F.mse_loss(predicted_by_student, predicted.detach()),
-            "idd_read_out": F.mse_loss(predicted, position.expand_as(predicted)),
-        }
+        gap = F.mse_loss(predicted_by_student, predicted.detach(), reduction="none")
+        miss = F.mse_loss(predicted, position.expand_as(predicted), reduction="none")
+        return {"idd_position": self.position_weight * mean(gap, valid), "idd_read_out": mean(miss, valid)}

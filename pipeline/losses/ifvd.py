@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import unit
+from pipeline.losses._padding import inside, mean
 from pipeline.models import SegOutput
 
 
@@ -52,7 +53,8 @@ class IntraClassFeatureVariation(DistillationLoss):
             target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index
         )  # (N, K, A)
         gap = _variation(student.embedding, masks) - _variation(teacher.embedding, masks)  # (N, A)
-        return {"ifvd": self.weight * gap.square().mean()}
+        valid = inside(student, student.embedding)
+        return {"ifvd": self.weight * mean(gap.square(), None if valid is None else valid.flatten(1))}
 
 
 def _variation(features: Tensor, masks: Tensor) -> Tensor:

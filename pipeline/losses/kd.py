@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
+from pipeline.losses._padding import inside, mean
 from pipeline.models import SegOutput
 
 
@@ -17,7 +18,8 @@ class PixelKD(DistillationLoss):
 
     ``T^2 / R * sum_r KL(softmax(z_T[r] / T) || softmax(z_S[r] / T))`` over the R = N*h*w pixels at logits resolution
     (Hinton et al. 2015, arXiv 1503.02531, as the CIRKD code base applies it to segmentation: T = 1, weight 1, mean over
-    rows). Ignored pixels count too, as in that code base: the teacher predicts classes there as well.
+    rows). Ignored pixels count too, as in that code base: the teacher predicts classes there as well. Padding does not
+    (it does there): the mean is that of each image's frame.
 
     Args:
         temperature: T, softens both distributions; 1 in the CIRKD code.
@@ -39,5 +41,5 @@ class PixelKD(DistillationLoss):
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        divergence = kl_rows(student.logits, teacher.logits, dim=1, temperature=self.temperature).mean()
-        return {"kd": self.weight * self.temperature**2 * divergence}
+        divergence = kl_rows(student.logits, teacher.logits, dim=1, temperature=self.temperature)  # (N, h, w)
+        return {"kd": self.weight * self.temperature**2 * mean(divergence, inside(student, student.logits))}

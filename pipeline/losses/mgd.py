@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._padding import filled, inside
 from pipeline.models import SegOutput
 
 
@@ -54,5 +55,8 @@ class MaskedGenerative(DistillationLoss):
         self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        generated, original = self.generation(student.stages[-1], teacher.stages[-1])
+        stage = student.stages[-1]
+        valid = inside(student, stage)
+        outputs = self.generation(filled(stage, valid), teacher.stages[-1])
+        generated, original = (filled(x, valid) for x in outputs)
         return {"mgd": self.weight * F.mse_loss(generated, original, reduction="sum") / len(generated)}

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import resize_labels
 from pipeline.losses._numerics import kl_rows, unit
+from pipeline.losses._padding import inside, whole
 from pipeline.losses._similarity import LEAST_TEMPERATURE, gram_distance, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling
 from pipeline.models import SegOutput
@@ -84,17 +85,19 @@ class PFS(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
         if self.similarity_weight:
-            terms["pfs"] = self.similarity_weight * self.similarity(student.embedding, teacher.embedding)
+            terms["pfs"] = self.similarity_weight * self.similarity(student, teacher)
         if self.imitation_weight:
             labels = resize_labels(target, student.logits.shape[-2:])
             terms["pfs_imitation"] = self.imitation_weight * self.imitation(student.logits, teacher.logits, labels)
         return terms
 
-    def similarity(self, student: Tensor, teacher: Tensor) -> Tensor:
-        student, teacher = (unit(pooled(x, self.pool)).flatten(2) for x in (student, teacher))
+    def similarity(self, student: SegOutput, teacher: SegOutput) -> Tensor:
+        valid = whole(inside(student, student.embedding), self.pool, ceil_mode=True)
+        valid = None if valid is None else valid.flatten(1)
+        columns = (unit(pooled(x.embedding, self.pool)).flatten(2) for x in (student, teacher))
         if self.metric == "l2":
-            return gram_distance(student, teacher)
-        return relation_kl(student, teacher, temperature=self.temperature)
+            return gram_distance(*columns, valid=valid)
+        return relation_kl(*columns, temperature=self.temperature, valid=valid)
 
     def imitation(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         temperature = self.imitation_temperature

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import unit
+from pipeline.losses._padding import HIDDEN, filled, inside
 from pipeline.losses._similarity import gram_distance
 from pipeline.models import SegOutput
 
@@ -59,12 +60,14 @@ class PairWise(DistillationLoss):
         self.grid = grid
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        return {"skd": self.weight * gram_distance(self._regions(student.embedding), self._regions(teacher.embedding))}
+        valid = inside(student, student.embedding)
+        seen = None if valid is None else self._pooled(valid[:, None].float())[:, 0] > 0  # regions with a valid pixel
+        regions = (unit(filled(self._pooled(filled(x.embedding, valid, HIDDEN)), seen)) for x in (student, teacher))
+        columns = (x.flatten(2) for x in regions)  # (N, C, n)
+        return {"skd": self.weight * gram_distance(*columns, valid=None if seen is None else seen.flatten(1))}
 
-    def _regions(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) to unit columns (N, C, n)."""
+    def _pooled(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) to the maxima of n regions."""
         if self.mode == "grid":
-            pooled = F.adaptive_max_pool2d(features, self.grid)
-        else:
-            pooled = F.max_pool2d(features, self.kernel, ceil_mode=True)
-        return unit(pooled.flatten(2))
+            return F.adaptive_max_pool2d(features, self.grid)
+        return F.max_pool2d(features, self.kernel, ceil_mode=True)

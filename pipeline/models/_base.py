@@ -12,7 +12,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.weights.normalisation import differ, in_opencv_order, problem
+from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD, differ, in_opencv_order, problem
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +62,24 @@ class SegOutput:
         embedding: (N, C, h, w), the tensor that enters the classifier.
         stages: encoder feature maps (N, C_i, h_i, w_i), shallow to deep.
         aux: (N, K, h', w') auxiliary logits, training only.
+        valid: (N, H, W) bool at the crop's size, False where a crop has padding instead of its frame. A task sets it;
+            None: the frames fill their crops.
     """
 
     logits: Tensor
     embedding: Tensor
     stages: Sequence[Tensor] = ()
     aux: Tensor | None = None
+    valid: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
-        """The output with a function applied to every tensor; to a stage when it is read for the first time."""
+        """The output with a function applied to every tensor but ``valid``; to a stage when it is first read."""
         return SegOutput(
             logits=function(self.logits),
             embedding=function(self.embedding),
             stages=MappedStages(self.stages, function),
             aux=None if self.aux is None else function(self.aux),
+            valid=self.valid,
         )
 
     def detach(self) -> SegOutput:
@@ -116,7 +120,8 @@ class SegNetwork(nn.Module, ABC):
     initial_weight_options: ClassVar[frozenset[str]] = frozenset()
 
     #: Source of the initial weights; empty if all were random. ``source``, ``sha256`` of the file, ``classes`` (data
-    #: set class -> class of the file) and ``random``, the parts that started random.
+    #: set class -> class of the file), ``random``, the parts that started random, and, if it is known,
+    #: ``normalisation``: ``mean`` and ``std`` of the weights' training.
     initial_weights: Mapping[str, Any] = MappingProxyType({})
 
     facts: NetworkFacts
@@ -143,19 +148,31 @@ class SegNetwork(nn.Module, ABC):
             )
         return [message for message in problems if message]
 
-    def compare_normalisation(self, source: str, stated: Mapping[str, Sequence[float]]) -> None:
-        """Warn if a checkpoint was trained with another ``mean`` or ``std``.
+    def choose_normalisation(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None, *, weights: Mapping[str, Sequence[float]]
+    ) -> None:
+        """Set ``mean`` and ``std``: the options, else those of the initial weights' training, else ImageNet's.
+
+        Warns of options that differ from the weights' training. Call it when ``initial_weights`` is set.
 
         Args:
-            stated: ``mean`` and ``std`` in the checkpoint; empty if it has none.
+            mean, std: options of the network; None: not set.
+            weights: ``mean`` and ``std`` of the initial weights' training; empty: not known.
         """
+        default = weights or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        self.normalise_with(default["mean"] if mean is None else mean, default["std"] if std is None else std)
+        if not weights:
+            return
+        self.initial_weights = {
+            **self.initial_weights, "normalisation": {key: list(values) for key, values in weights.items()}
+        }  # fmt: skip
         own = {"mean": self.mean, "std": self.std}
-        if stated and differ(own, stated):
+        if differ(own, weights):
             log.warning(
-                "%s was trained with another normalisation than %s; use %s",
-                source,
+                "%s was trained with another normalisation than %s; use %s, or leave both out",
+                self.initial_weights["source"],
                 ", ".join(f"model.{key}: {list(values)}" for key, values in own.items()),
-                ", ".join(f"model.{key}: {list(values)}" for key, values in stated.items()),
+                ", ".join(f"model.{key}: {list(values)}" for key, values in weights.items()),
             )
 
     @property

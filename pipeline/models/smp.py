@@ -15,7 +15,7 @@ from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
-from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.models.weights.normalisation import stated
 from pipeline.models.weights.wrappers import unwrap
 
 CLASSIFIER = "segmentation_head.0"
@@ -31,7 +31,8 @@ class Smp(SegNetwork):
         classes: their names, offered by the run.
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
-        mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: ImageNet's.
+        mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: those that the initial
+            weights come with (``imagenet``, or a checkpoint that states them), else ImageNet's.
         initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
             ``imagenet`` weights come from the Hugging Face hub.
         options: further keyword arguments of the smp architecture, such as ``{encoder_output_stride: 8}``.
@@ -55,7 +56,6 @@ class Smp(SegNetwork):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.normalise_with(IMAGENET_MEAN if mean is None else mean, IMAGENET_STD if std is None else std)
         architectures = smp.MODEL_ARCHITECTURES_MAPPING
         if architecture not in architectures:
             raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
@@ -69,6 +69,7 @@ class Smp(SegNetwork):
                         f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}"
                     )
         from_hub = initial.encoder_weights == "imagenet"
+        normalisation: Mapping[str, Sequence[float]] = {}
         checkpoint = initial.open_network()
         if checkpoint is not None and checkpoint.config:
             _check_config(checkpoint.config, architecture=architecture, encoder=encoder, options=options or {})
@@ -82,12 +83,14 @@ class Smp(SegNetwork):
                     classes=num_classes,
                     **(options or {}),
                 )
+                if from_hub:
+                    normalisation = stated(smp.encoders.get_preprocessing_params(encoder))
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             hint = "; no connection to the hub: give the path of a checkpoint instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
         around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
         if checkpoint is not None:
-            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
+            normalisation = checkpoint.normalisation
             checkpoint = unwrap(checkpoint, self.net.state_dict().keys())
             self.initial_weights = load_network(
                 self.net, checkpoint, initial, classifiers=[CLASSIFIER], classes=classes
@@ -95,8 +98,10 @@ class Smp(SegNetwork):
         elif from_hub:
             self.initial_weights = {"source": "imagenet", "random": around}
         elif encoder_checkpoint := initial.open_encoder():
+            normalisation = encoder_checkpoint.normalisation
             facts = load_encoder(self.net.encoder, encoder_checkpoint, initial)
             self.initial_weights = {**facts, "random": [*facts["random"], *around]}
+        self.choose_normalisation(mean, std, weights=normalisation)
         replace_adaptive_pooling(self.net)
         self.facts = _facts(self.net)
 

@@ -48,7 +48,8 @@ class TorchVision(SegNetwork):
         architecture: deeplabv3, fcn or lraspp.
         encoder: resnet50 or resnet101 (deeplabv3, fcn), mobilenet_v3_large (deeplabv3, lraspp).
         aux_loss: train an auxiliary classifier on the encoder, too (deeplabv3, fcn).
-        mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: torchvision's.
+        mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: those that a checkpoint
+            states, else ImageNet's, as in all weights of torchvision.
         initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
             ``imagenet`` weights come from torchvision; ``weights: default`` are torchvision's own, trained on COCO with
             the classes of Pascal VOC, and are downloaded.
@@ -87,8 +88,6 @@ class TorchVision(SegNetwork):
         if architecture == "lraspp":
             self.net.classifier = _JoinedHead(self.net.classifier)
         entry = library.get_model_weights(name).DEFAULT
-        default = entry.transforms()
-        self.normalise_with(default.mean if mean is None else mean, default.std if std is None else std)
         stages, channels, stride = STAGES["resnet" if encoder.startswith("resnet") else "mobilenet"]
         self._stages = stages
         self.facts = NetworkFacts(
@@ -97,12 +96,13 @@ class TorchVision(SegNetwork):
             output_stride=LRASPP_STRIDE if architecture == "lraspp" else stride,
             divisor=stride,
         )
+        normalisation: Mapping[str, Sequence[float]] = {}
         checkpoint = (
             published.fetch(entry, where="model.weights") if initial.weights == "default" else initial.open_network()
         )
         if checkpoint is not None:
             checkpoint = published.recognised(checkpoint, entry)
-            self.compare_normalisation(checkpoint.source, checkpoint.normalisation)
+            normalisation = checkpoint.normalisation
             checkpoint = unwrap(checkpoint, {*self.net.state_dict(), *_parts()})
             self.initial_weights = load_network(
                 self.net,
@@ -119,9 +119,11 @@ class TorchVision(SegNetwork):
                 else initial.open_encoder()
             )
             assert encoder_checkpoint is not None
+            normalisation = encoder_checkpoint.normalisation
             facts = load_encoder(self.net.backbone, encoder_checkpoint, initial)
             around = [part for part, _ in self.net.named_children() if part != "backbone"]
             self.initial_weights = {**facts, "random": [*facts["random"], *around]}
+        self.choose_normalisation(mean, std, weights=normalisation)
         replace_adaptive_pooling(self.net)
 
     @property

@@ -31,23 +31,26 @@ class Augmentation:
     resizing the whole frame by ``crop / window`` and cutting at that position, only pixels whose filter would reach
     over the window's edge differ: there the edge is repeated. The window is whole pixels, so the factor of an axis is
     off by ``0.5 / window`` at most. A frame that is smaller than the window is placed at a random position in the crop;
-    the rest of the crop has the colour ``fill`` and the id ``ignore_index``.
+    the rest of the crop is black and has the id ``padding``.
 
     Args:
         crop: (height, width) of the result.
         input_size: (height, width) that the frame covers at factor 1.
         scale: lowest and highest factor.
-        fill: RGB in 0..255.
-        ignore_index: id of pixels that do not count.
+        padding: id of pixels outside the frame.
         colour: probability, in 0..1, that the colours change.
     """
 
     crop: tuple[int, int]
     input_size: tuple[int, int]
     scale: tuple[float, float]
-    fill: tuple[int, int, int]
-    ignore_index: int
+    padding: int
     colour: float
+
+    @property
+    def pads(self) -> bool:
+        """Whether a frame may be smaller than its crop."""
+        return any(crop > side * self.scale[0] for crop, side in zip(self.crop, self.input_size, strict=True))
 
     def __call__(self, frame: Array, label: Array, generator: np.random.Generator) -> tuple[Array, Array]:
         """Cut, resize, flip and colour one frame (H, W, 3) BGR and its label map (H, W), all random by ``generator``.
@@ -73,9 +76,9 @@ class Augmentation:
                 hue=HUE * generator.uniform(-1, 1),
             )
         pixels = np.empty((3, *self.crop), np.uint8)
-        ids = np.full(self.crop, self.ignore_index, np.uint8)
+        ids = np.full(self.crop, self.padding, np.uint8)
         if visible != self.crop:
-            pixels[:] = np.array(self.fill, np.uint8)[:, np.newaxis, np.newaxis]
+            pixels[:] = 0
         pixels[:, to_rows, to_columns] = np.stack(cv2.split(image)[::-1])
         ids[to_rows, to_columns] = target
         return pixels, ids

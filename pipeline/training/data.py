@@ -20,26 +20,22 @@ from pipeline.training.augment import Augmentation
 
 def augmentation(
     *, crop: tuple[int, int], input_size: tuple[int, int], scale: tuple[float, float], colour: float,
-    labels: LabelSpec, mean: tuple[float, ...],
+    labels: LabelSpec,
 ) -> Augmentation:  # fmt: skip
-    """The augmentation of a network's crops: padding has its mean colour and the ignored id.
+    """The augmentation of a training's crops; padding has the data set's id for it.
 
     Args:
         crop, input_size, scale, colour: see :class:`Augmentation`.
-        mean: RGB in 0..1.
     """
-    red, green, blue = (round(255 * value) for value in mean)
-    return Augmentation(
-        crop=crop, input_size=input_size, scale=scale, colour=colour, fill=(red, green, blue),
-        ignore_index=labels.ignore_index,
-    )  # fmt: skip
+    return Augmentation(crop=crop, input_size=input_size, scale=scale, colour=colour, padding=labels.padding)
 
 
 class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) uint8 RGB, target (H, W) uint8 train ids, index of the sample. Bytes travel to the device;
-    the task normalises.
+    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample. Bytes travel to the device, where the
+    task normalises them for each network. A target has train ids, the ignored id where a pixel of the frame has no
+    label, and the id ``augment.padding`` where the crop has no frame.
     """
 
     def __init__(self, split: Split, augment: Augmentation, *, seed: int) -> None:

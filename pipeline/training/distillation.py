@@ -14,11 +14,13 @@ from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
-from pipeline.training.tasks import SupervisedTask
+from pipeline.training.tasks import Normaliser, SupervisedTask
 
 
 class DistillationTask(SupervisedTask):
     """A student that learns from labels and from a frozen teacher: the only place that knows both networks.
+
+    Each network gets the frames normalised with its own mean and deviation.
 
     ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits and embedding are resized to the
     student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base strides agree and
@@ -36,6 +38,7 @@ class DistillationTask(SupervisedTask):
         super().__init__(student, ignore_index=ignore_index)
         self.loss = loss
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
+        self.normalise_for_teacher = Normaliser(teacher)
 
     @classmethod
     def on(
@@ -70,8 +73,8 @@ class DistillationTask(SupervisedTask):
         return self._teacher[0]
 
     def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        x, target = self.receive(x, target)
-        student = self.network(x)
+        target, valid = self.receive(target)
+        student = self.predict(x, valid)
         terms = self.supervised(student, target, weight)
         taught = self.loss(student, self.teach(x, student), target)
         if clash := sorted({"loss", *terms} & set(taught)):
@@ -87,19 +90,25 @@ class DistillationTask(SupervisedTask):
         return [self.network, self.teacher]
 
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
-        """The teacher's output at the student's resolution; the student's own when the loss uses no teacher."""
+        """The teacher's output at the student's resolution; the student's own when the loss uses no teacher.
+
+        Args:
+            x: (N, 3, H, W), RGB in 0..255.
+            student: the student's output for it.
+        """
         if not self.loss.uses_teacher:
             return student.detach()
         with torch.no_grad():
             if next(self.teacher.parameters()).device != x.device:
                 self.teacher.to(x.device)
-            output: SegOutput = self.teacher(x)
+            output: SegOutput = self.teacher(self.normalise_for_teacher(x, student.valid))
             size = student.logits.shape[-2:]
             return SegOutput(
                 logits=_resize(output.logits, size),
                 embedding=_resize(output.embedding, student.embedding.shape[-2:]),
                 stages=output.stages,
                 aux=output.aux,
+                valid=student.valid,
             )
 
 

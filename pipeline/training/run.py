@@ -101,14 +101,15 @@ def train(
     images = processes.part_of_batch(
         settings.batch_size, accumulate=settings.accumulate, processes=accelerator.num_processes
     )
+    augment = data.augmentation(
+        crop=settings.crop_size, input_size=input_size, scale=settings.scale, colour=settings.colour_jitter,
+        labels=labels,
+    )  # fmt: skip
+    task.padding = augment.padding if augment.pads else None
     planned = _announced(task, settings, accelerator, images=images)
     say = log.info if accelerator.is_main_process else log.debug
     train_split = open_split(prepared, "train", mode=store, say=say)
     val = open_split(prepared, "val", mode=store, say=say)
-    augment = data.augmentation(
-        crop=settings.crop_size, input_size=input_size, scale=settings.scale, colour=settings.colour_jitter,
-        labels=labels, mean=network.mean,
-    )  # fmt: skip
     crops = data.Crops(train_split, augment, seed=settings.seed)
 
     def batches(first: int) -> Iterable[Batch]:

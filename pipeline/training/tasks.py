@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,26 @@ from torch import Tensor, nn
 from pipeline.models import SegNetwork, SegOutput
 
 AUX_WEIGHT = 0.4  # of the auxiliary head's cross-entropy, as in the CIRKD code base
+
+
+class Normaliser(nn.Module):
+    """Frames as one network reads them: RGB normalised with its own mean and deviation.
+
+    Shapes: frames (N, 3, H, W), RGB in 0..255, of any dtype; valid (N, H, W) bool or None. Returns (N, 3, H, W) floats;
+    padding, where valid is False, has the value 0, which is the network's mean colour.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: SegNetwork) -> None:
+        super().__init__()
+        for name, values in (("mean", network.mean), ("std", network.std)):
+            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)  # (3, 1, 1)
+
+    def forward(self, frames: Tensor, valid: Tensor | None) -> Tensor:
+        x = frames.to(self.mean.dtype, copy=True).sub_(self.mean).div_(self.std)
+        return x if valid is None else x.masked_fill_(~valid[:, None], 0.0)
 
 
 class SupervisedTask(nn.Module):
@@ -20,21 +42,23 @@ class SupervisedTask(nn.Module):
 
     Attributes:
         class_weights: (K,) weights of the cross-entropy, or None; a run sets them, see ``training.run.train``.
+        padding: target id of pixels outside the frame, which take part in no term, or None: there are none. A run sets
+            it, too. Pixels of the frame without a label have ``ignore_index``: no cross-entropy, but terms of
+            distillation.
 
-    Shapes: x (N, 3, H, W), RGB as uint8 or normalised floats; target (N, H, W) train ids, uint8 or int64.
+    Shapes: x (N, 3, H, W), RGB in 0..255, not normalised; target (N, H, W) ids, uint8 or int64. A frame without labels
+    is one whose pixels all have ``ignore_index``.
     """
 
     class_weights: Tensor | None
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, network: SegNetwork, *, ignore_index: int) -> None:
         super().__init__()
         self.network = network
+        self.normalise = Normaliser(network)
         self.ignore_index = ignore_index
+        self.padding: int | None = None
         self.register_buffer("class_weights", None, persistent=False)
-        for name, values in (("mean", network.mean), ("std", network.std)):
-            self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)  # (3, 1, 1)
 
     def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Terms of the loss and their sum.
@@ -44,18 +68,27 @@ class SupervisedTask(nn.Module):
                 (processes, accumulation) get the mean of all parts' weights: then the mean of their losses is the loss
                 of the whole batch, also when some parts have more labelled pixels than others.
         """
-        x, target = self.receive(x, target)
-        return self.total(self.supervised(self.network(x), target, weight))
+        target, valid = self.receive(target)
+        return self.total(self.supervised(self.predict(x, valid), target, weight))
 
-    def receive(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert a batch of the loader (uint8) to normalised floats and int64 ids, for the networks and losses."""
-        if x.dtype == torch.uint8:
-            x = x.float().sub_(self.mean).div_(self.std)
-        return x, target.long()
+    def receive(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids of the loader for the losses: int64, where padding is ignored; and what is no padding, (N, H, W) bool,
+        None without padding.
+        """
+        if self.padding is None:
+            return target.long(), None
+        valid = target != self.padding
+        return target.long().masked_fill(~valid, self.ignore_index), valid
+
+    def predict(self, x: Tensor, valid: Tensor | None) -> SegOutput:
+        """The network's output for frames in 0..255; it carries ``valid``."""
+        return replace(self.network(self.normalise(x, valid)), valid=valid)
 
     def weight(self, target: Tensor) -> Tensor:
         """Sum over labelled pixels of their class weights (1 each without class weights), a float64 scalar."""
         labelled = target != self.ignore_index
+        if self.padding is not None:
+            labelled &= target != self.padding
         if self.class_weights is None:
             return labelled.sum().double()
         weights = self.class_weights.double()

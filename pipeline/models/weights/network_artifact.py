@@ -87,4 +87,5 @@ def load(path: Path) -> tuple[SegNetwork, Artifact]:
         network.load_state_dict(load_file(stored.file(WEIGHTS)))
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit {model['name']} as this version builds it: {error}") from error
+    network.normalise_with(stored.meta["mean"], stored.meta["std"])  # of its training, also where no option set them
     return network.eval(), stored

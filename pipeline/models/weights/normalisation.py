@@ -63,13 +63,15 @@ def differ(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[floa
 
 
 def stated(facts: Any) -> dict[str, list[float]]:
-    """``mean`` and ``std`` in 0..1 from a configuration of segpress or transformers; empty: it has none.
+    """``mean`` and ``std`` in 0..1 from a configuration of segpress, transformers, timm or smp; empty: it has none.
 
     Example:
         >>> stated({"image_mean": [0.5, 0.5, 0.5], "image_std": [127.5, 127.5, 127.5], "size": 512})
         {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
     """
     normalisation: dict[str, list[float]] = {}
+    if isinstance(facts, dict) and isinstance(facts.get("pretrained_cfg"), dict):  # timm's config.json
+        facts = facts["pretrained_cfg"]
     for key in ("mean", "std"):
         values = facts.get(key, facts.get(f"image_{key}")) if isinstance(facts, dict) else None
         if not isinstance(values, (list, tuple)) or not all(isinstance(value, (int, float)) for value in values):
