@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, resize_labels
 from pipeline.losses._numerics import unit
-from pipeline.losses._padding import inside, whole
+from pipeline.losses._padding import filled, inside, whole
 from pipeline.losses._queues import ClassQueues, random_members
 from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling, published_pixels
@@ -45,6 +45,7 @@ class CIRKD(DistillationLoss):
     - Embeddings with a stride below 8 give as many pixels as at stride 8, by default: the mini-batch term pools, the
       memory terms draw pixels. The published networks have stride 8.
     - One process needs no process group.
+    - Padding takes no part; the projection's batch norm counts it as zeros.
 
     As in the official code, anchors are the pixels of one process's batch and the memory is that of all processes;
     buffers need not be broadcast.
@@ -137,7 +138,10 @@ class CIRKD(DistillationLoss):
         if self.batch_weight:
             terms["cirkd_batch"] = self.batch_weight * self.batch_term(student, teacher, target)
         if self.pixel_weight or self.region_weight:
-            terms.update(self.memory_terms(student.embedding, teacher.embedding, target))
+            valid = inside(student, student.embedding)
+            labels = resize_labels(target, student.embedding.shape[-2:])
+            labels = labels if valid is None else labels.masked_fill(~valid, self.ignore_index)
+            terms.update(self.memory_terms(filled(student.embedding, valid), teacher.embedding, labels))
         return terms
 
     def batch_term(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> Tensor:
@@ -154,8 +158,7 @@ class CIRKD(DistillationLoss):
             valid=None if valid is None else valid.flatten(1),
         )
 
-    def memory_terms(self, student: Tensor, teacher: Tensor, target: Tensor) -> dict[str, Tensor]:
-        labels = resize_labels(target, student.shape[-2:])
+    def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Tensor]:
         teacher = unit(teacher)
         if self.training:
             self.remember(teacher, labels)

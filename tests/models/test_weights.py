@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
 from pipeline.models.weights import network_artifact
+from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 THEIRS = ["Car", "road", "traffic light", "sky"]
 OURS = ("road", "car", "traffic_light")
@@ -261,13 +262,25 @@ def test_a_checkpoint_that_states_another_normalisation(
     foreign.save_pretrained(tmp_path / "hub")  # type: ignore[operator]
     config = {"image_mean": [127.5] * 3, "image_std": [127.5] * 3}
     (tmp_path / "hub/preprocessor_config.json").write_text(json.dumps(config))
+    imagenet = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     for folder, source in (("teacher", "weights.safetensors"), ("hub", "hub/model.safetensors")):
         caplog.clear()
-        build(tmp_path / folder, weights_classes=THEIRS, **half)
+        for options in (half, {}, {"mean": half["mean"]}):
+            network = build(tmp_path / folder, weights_classes=THEIRS, **options)
+            assert (network.mean, network.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+            assert network.initial_weights["normalisation"] == half
         assert "another normalisation" not in caplog.text
-        build(tmp_path / folder, weights_classes=THEIRS)
+        chosen = build(tmp_path / folder, weights_classes=THEIRS, **imagenet)
+        assert (chosen.mean, chosen.std) == (IMAGENET_MEAN, IMAGENET_STD)
         assert f"{source} was trained with another normalisation than model.mean: [0.485" in caplog.text
         assert numbers in caplog.text
+
+
+def test_a_checkpoint_that_states_nothing_gets_imagenets_normalisation(tmp_path: Path, foreign: nn.Module) -> None:
+    torch.save(foreign.state_dict(), tmp_path / "x.pth")
+    network = build(tmp_path / "x.pth", weights_classes=THEIRS)
+    assert (network.mean, network.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert "normalisation" not in network.initial_weights
 
 
 def test_averaged_weights_are_taken_by_their_key(tmp_path: Path, foreign: nn.Module) -> None:

@@ -16,7 +16,7 @@ from pipeline.frames import Array
 from pipeline.training import augment as module
 from pipeline.training.augment import Augmentation, recolour
 
-FILL = (124, 116, 104)
+PADDING = 254
 
 
 def smooth(size: tuple[int, int], seed: int = 0) -> Array:
@@ -30,7 +30,7 @@ def ids(size: tuple[int, int]) -> Array:
 
 def make(**changes: Any) -> Augmentation:
     options: dict[str, Any] = {"crop": (64, 96), "input_size": (64, 96), "scale": (1.0, 1.0), "colour": 0.0}
-    return Augmentation(**{**options, **changes}, fill=FILL, ignore_index=255)
+    return Augmentation(**{**options, **changes}, padding=PADDING)
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ def test_a_small_frame_is_placed_at_random_and_the_rest_is_ignored() -> None:
     places = set()
     for seed in range(30):
         image, target = make(crop=(96, 128), scale=(0.5, 0.5))(frame, label, np.random.default_rng(seed))
-        rows, columns = np.nonzero(target != 255)
+        rows, columns = np.nonzero(target != PADDING)
         box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        assert target[box].shape == (32, 48) and (target != 255).sum() == 32 * 48
+        assert target[box].shape == (32, 48) and (target != PADDING).sum() == 32 * 48
         half = cv2.resize(frame, (48, 32), interpolation=cv2.INTER_AREA)
         np.testing.assert_array_equal(image.transpose(1, 2, 0)[box][..., ::-1], half)
-        assert (image[:, target == 255] == np.array(FILL)[:, None]).all()
+        assert (image[:, target == PADDING] == 0).all()
         places.add((rows.min(), columns.min()))
     assert len(places) > 25
 

@@ -11,19 +11,13 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from pipeline import models
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.training import data
-from pipeline.training.tasks import SupervisedTask
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def crops(prepared: Prepared, *, seed: int = 0, crop: tuple[int, int] = (64, 64)) -> data.Crops:
-    augment = data.augmentation(
-        crop=crop, input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels, mean=IMAGENET["mean"]
-    )
+    augment = data.augmentation(crop=crop, input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels)
     return data.Crops(prepared.split("train"), augment, seed=seed)
 
 
@@ -32,21 +26,8 @@ def test_shapes_types_and_ids(prepared: Prepared) -> None:
     assert index == 0
     assert image.shape == (3, 64, 64) and image.dtype == torch.uint8
     assert target.shape == (64, 64) and target.dtype == torch.uint8
-    allowed = {*range(prepared.labels.num_classes), prepared.labels.ignore_index}
+    allowed = {*range(prepared.labels.num_classes), prepared.labels.ignore_index, prepared.labels.padding}
     assert set(torch.unique(target).tolist()) <= allowed
-
-
-def test_the_task_normalises_bytes_and_leaves_floats(prepared: Prepared) -> None:
-    task = SupervisedTask(
-        models.build("smp", {"architecture": "fpn", "encoder": "resnet18"}, num_classes=3), ignore_index=255
-    )
-    image, target, _ = data.Crops(prepared.split("train"), crops(prepared).augment, seed=0)[2, 0]
-    normalised, ids = task.receive(image[None], target[None])
-    expected = (image.numpy().transpose(1, 2, 0) / 255.0 - IMAGENET["mean"]) / IMAGENET["std"]
-    np.testing.assert_allclose(normalised[0].numpy().transpose(1, 2, 0), expected, atol=1e-5)
-    assert ids.dtype == torch.int64 and torch.equal(ids[0].byte(), target)
-    assert task.receive(normalised, ids)[0] is normalised and task.receive(normalised, ids)[1] is ids
-    assert not {"mean", "std"} & set(task.state_dict())
 
 
 def test_workers_and_start_do_not_change_a_crop(prepared: Prepared) -> None:

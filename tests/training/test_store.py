@@ -30,8 +30,6 @@ from pipeline.prepared import Prepared, Split
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, free_memory, store
 
-MEAN = (0.485, 0.456, 0.406)
-
 
 def same(split: Split, other: Split) -> bool:
     return list(split.names) == list(other.names) and all(
@@ -194,7 +192,7 @@ def test_jpegs_and_frames_of_several_sizes(tmp_path: Path) -> None:
 
 def test_crops_do_not_depend_on_the_store_nor_on_workers(prepared: Prepared, tmp_path: Path) -> None:
     augment = data.augmentation(
-        crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels, mean=MEAN
+        crop=(64, 64), input_size=(64, 96), scale=(0.5, 2.0), colour=0.5, labels=prepared.labels
     )
     stored = store.open_split(prepared, "train", mode="decoded", folder=tmp_path)
     _ = stored[0], stored[0]

@@ -23,6 +23,10 @@ from pipeline.training.learner import Learner
 from pipeline.training.processes import accelerator
 
 
+def frames() -> Tensor:
+    return torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 def column(file: Path) -> list[float]:
     return [float(line.split("\t")[1]) for line in file.read_text().splitlines()[1:]]
 
@@ -83,7 +87,7 @@ def test_networks_and_losses_run_once_per_step(bench: Any) -> None:
         module.register_forward_hook(lambda *_, name=name: calls.append(name))
     task.train()
     for _ in range(2):
-        terms = task(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64))
+        terms = task(frames(), torch.zeros(2, 64, 96, dtype=torch.int64))
         terms["loss"].backward()
         assert sorted(calls) == ["cirkd", "fitnet", "kd", "student", "teacher"]
         calls.clear()
@@ -97,14 +101,14 @@ def test_teacher_of_another_stride_is_resized_once(bench: Any) -> None:
     assert student.facts.output_stride != teacher.facts.output_stride
     for loss in losses.available():
         task = DistillationTask(student, teacher, bench.loss(loss, student, teacher), ignore_index=255)
-        terms = task(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64))
+        terms = task(frames(), torch.zeros(2, 64, 96, dtype=torch.int64))
         assert bool(torch.isfinite(terms["loss"]))
         parts = {name: float(value.detach()) for name, value in terms.items()}
         assert parts.pop("loss") == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
 def test_all_ignored_is_a_connected_zero(bench: Any) -> None:
-    terms = bench.supervised()(torch.randn(2, 3, 64, 96), torch.full((2, 64, 96), 255))
+    terms = bench.supervised()(frames(), torch.full((2, 64, 96), 255))
     terms["loss"].backward()
     assert float(terms["loss"]) == 0.0
 
@@ -122,7 +126,7 @@ def test_cross_entropy_is_that_of_torch(bench: Any, weighted: bool) -> None:
 
 def test_interruption_leaves_no_artifact(bench: Any, tmp_path: Path) -> None:
     def interrupted(done: int) -> Any:
-        yield torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.int64), torch.tensor([0, 1])
+        yield frames(), torch.zeros(2, 64, 96, dtype=torch.int64), torch.tensor([0, 1])
         raise KeyboardInterrupt
 
     settings = replace(bench.SETTINGS, steps=9)
