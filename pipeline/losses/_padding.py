@@ -24,15 +24,17 @@ def inside(output: SegOutput, features: Tensor) -> Tensor | None:
     """
     if output.valid is None:
         return None
-    padding = (~output.valid)[:, None].float()
-    return F.adaptive_max_pool2d(padding, (features.shape[-2], features.shape[-1]))[:, 0] == 0
+    size = (features.shape[-2], features.shape[-1])
+    padding: Tensor = F.adaptive_max_pool2d((~output.valid)[:, None].float(), size)  # 1: the cell has some
+    return padding[:, 0] == 0
 
 
 def whole(valid: Tensor | None, size: int, *, ceil_mode: bool) -> Tensor | None:
     """Squares of ``size`` x ``size`` positions that are all valid, (N, h, w) to (N, h', w'), as pooling cuts them."""
     if valid is None or size == 1:
         return valid
-    return F.max_pool2d((~valid)[:, None].float(), size, ceil_mode=ceil_mode)[:, 0] == 0
+    padding: Tensor = F.max_pool2d((~valid)[:, None].float(), size, ceil_mode=ceil_mode)
+    return padding[:, 0] == 0
 
 
 def mean(values: Tensor, valid: Tensor | None) -> Tensor:

@@ -68,6 +68,9 @@ class PairWise(DistillationLoss):
 
     def _pooled(self, features: Tensor) -> Tensor:
         """(N, C, h, w) to the maxima of n regions."""
+        pooled: Tensor
         if self.mode == "grid":
-            return F.adaptive_max_pool2d(features, self.grid)
-        return F.max_pool2d(features, self.kernel, ceil_mode=True)
+            pooled = F.adaptive_max_pool2d(features, self.grid)
+        else:
+            pooled = F.max_pool2d(features, self.kernel, ceil_mode=True)
+        return pooled

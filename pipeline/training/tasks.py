@@ -82,7 +82,8 @@ class SupervisedTask(nn.Module):
 
     def predict(self, x: Tensor, valid: Tensor | None) -> SegOutput:
         """The network's output for frames in 0..255; it carries ``valid``."""
-        return replace(self.network(self.normalise(x, valid)), valid=valid)
+        output: SegOutput = self.network(self.normalise(x, valid))
+        return replace(output, valid=valid)
 
     def weight(self, target: Tensor) -> Tensor:
         """Sum over labelled pixels of their class weights (1 each without class weights), a float64 scalar."""
