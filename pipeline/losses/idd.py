@@ -13,7 +13,7 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import distance
-from pipeline.losses._padding import inside, mean
+from pipeline.losses._padding import filled, inside, mean
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
@@ -99,7 +99,8 @@ class IDD(DistillationLoss):
             terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), teacher.embedding, masks)
         if self.position_weight:
             valid = inside(student, student.embedding)
-            terms.update(self.position(self.position_adapter(student.embedding), teacher.embedding, valid))
+            embedding_s, embedding_t = (filled(x.embedding, valid) for x in (student, teacher))  # the read-out is 3x3
+            terms.update(self.position(self.position_adapter(embedding_s), embedding_t, valid))
         return terms
 
     def graph(self, student: Tensor, teacher: Tensor, masks: Tensor) -> Tensor:
