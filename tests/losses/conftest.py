@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline import losses
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegOutput
+from pipeline.training.ledger import Ledger
 
 #: Options that fit a loss to features of 4 x 4; every other loss runs with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -63,6 +64,18 @@ class Bench:
             "steps": 10,
         }
         return losses.build(name, {**OPTIONS.get(name, {}), **options}, **offered).double()
+
+    def peak_mib(self, name: str, *, classes: int, present: int, **options: Any) -> float:
+        """Peak memory of forward and backward, in MiB, on two embeddings of 256 x 16 x 16, without adapters."""
+        facts = {f"{role}_channels": 256 for role in ("student", "teacher")}
+        loss = losses.build(name, options, num_classes=classes, ignore_index=self.IGNORE, **facts).eval()
+        labels = (torch.arange(256) % present).view(1, 16, 16).repeat(2, 1, 1)
+        ledger = Ledger()
+        with ledger:
+            student, teacher = (ledger.make(torch.zeros, (2, 256, 16, 16), requires_grad=True) for _ in range(2))
+            outputs = (SegOutput(logits=x, embedding=x) for x in (student, teacher))
+            torch.stack(list(loss(*outputs, labels).values())).sum().backward()
+        return sum(ledger.peak.values()) / 2**20
 
 
 @pytest.fixture
