@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.losses._adapters import match_channels
+from pipeline.losses._standard import Standard, standardised
 
 
 class MaskedGeneration(nn.Module):
@@ -15,14 +16,16 @@ class MaskedGeneration(nn.Module):
     Args:
         student, teacher: C of the two feature maps.
         mask_ratio: probability that a position is set to 0 in all channels, in [0, 1).
+        normalize: of the teacher's map, see :mod:`pipeline.losses._standard`.
 
     Shapes: student (N, C_S, h, w), teacher (N, C_T, h', w'); returns the generated map and the teacher's map, resized
     bilinearly where sizes differ, both (N, C_T, h, w).
     """
 
-    def __init__(self, student: int, teacher: int, *, mask_ratio: float) -> None:
+    def __init__(self, student: int, teacher: int, *, mask_ratio: float, normalize: Standard) -> None:
         super().__init__()
         self.mask_ratio = mask_ratio
+        self.standard = standardised(teacher, normalize)
         self.adapter = match_channels(student, teacher)
         self.generator = nn.Sequential(
             nn.Conv2d(teacher, teacher, kernel_size=3, padding=1),
@@ -32,6 +35,7 @@ class MaskedGeneration(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         images, _, height, width = student.shape
+        teacher = self.standard(teacher)
         kept = torch.rand(images, 1, height, width, device=student.device) >= self.mask_ratio
         generated = self.generator(torch.where(kept, self.adapter(student), 0))
         if teacher.shape[-2:] != student.shape[-2:]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._standard import Standard
 from pipeline.models import SegOutput
 
 
@@ -41,6 +42,8 @@ class DenseContrast(DistillationLoss):
         reconstruction_weight: factor of the first term; 2e-6 in the official script for Cityscapes (up to 8e-6
             elsewhere).
         contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
+        normalize: of the teacher's feature: ``none`` takes it as it is, as the published weights need; ``teacher``
+            divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"af_dcd_reconstruction": scalar,
     "af_dcd_contrast": scalar}``.
@@ -72,6 +75,7 @@ class DenseContrast(DistillationLoss):
         temperature: Annotated[float, Gt(0)] = 0.07,
         reconstruction_weight: Annotated[float, Ge(0)] = 2e-6,
         contrast_weight: Annotated[float, Ge(0)] = 0.005,
+        normalize: Standard = "none",
     ) -> None:
         super().__init__()
         if feature == "stage":
@@ -85,7 +89,8 @@ class DenseContrast(DistillationLoss):
         self.contrast_weight = contrast_weight
         if teacher_channels % groups:
             raise UserError(f"losses.af_dcd.groups: got {groups}; allowed: divisors of the {teacher_channels} channels")
-        self.generation = MaskedGeneration(student_channels, teacher_channels, mask_ratio=mask_ratio)
+        channels = student_channels, teacher_channels
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         generated, original = self.generation(self._features(student), self._features(teacher))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._standard import Standard
 from pipeline.models import SegOutput
 
 
@@ -22,12 +23,15 @@ class MaskedGenerative(DistillationLoss):
     code). Published with channel-wise distillation of the logits: ``loss: [cwd, mgd]``.
 
     Differences from the official code: the teacher's map is resized bilinearly where sizes differ; the adapter has no
-    bias. The value is a sum, so it grows with h, w and C_T.
+    bias. The value is a sum, so it grows with h, w and C_T, and with the square of the teacher's scale unless
+    ``normalize`` is set.
 
     Args:
         student_stage_channels, teacher_stage_channels: C of the encoder stages, offered by the run.
         mask_ratio: probability that a position is set to 0; 0.75 in the official code for segmentation.
         weight: factor of the term; 2e-5 in the official code.
+        normalize: of the teacher's stage: ``none`` takes it as it is, as the published weight needs; ``teacher``
+            divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
 
     Shapes: last stages (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"mgd": scalar}``.
 
@@ -47,11 +51,12 @@ class MaskedGenerative(DistillationLoss):
         teacher_stage_channels: tuple[int, ...],
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
         weight: Annotated[float, Ge(0)] = 2e-5,
+        normalize: Standard = "none",
     ) -> None:
         super().__init__()
         self.weight = weight
         channels = student_stage_channels[-1], teacher_stage_channels[-1]
-        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio)
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         generated, original = self.generation(student.stages[-1], teacher.stages[-1])

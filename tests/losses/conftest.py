@@ -50,8 +50,14 @@ class Bench:
         drawn = torch.randint(0, self.K + 1, (images, *size), generator=generator)
         return drawn.where(drawn < self.K, torch.tensor(self.IGNORE))
 
-    def build(self, name: str, *, teacher_channels: int | None = None, **options: Any) -> DistillationLoss:
-        """A loss in float64 with weights from seed 0; ``teacher_channels`` = C_S gives it no adapter."""
+    def build(
+        self, name: str, *, teacher_channels: int | None = None, seed: int = 0, **options: Any
+    ) -> DistillationLoss:
+        """A loss in float64 with weights from seed 0; ``teacher_channels`` = C_S gives it no adapter.
+
+        Args:
+            seed: of the run, which is offered to the loss.
+        """
         torch.manual_seed(0)
         channels = teacher_channels or self.C_T
         offered = {
@@ -62,6 +68,7 @@ class Bench:
             "student_stage_channels": (self.C_S // 2, self.C_S),
             "teacher_stage_channels": (channels // 2, channels),
             "steps": 10,
+            "seed": seed,
         }
         return losses.build(name, {**OPTIONS.get(name, {}), **options}, **offered).double()
 

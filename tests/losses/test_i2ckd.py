@@ -132,7 +132,9 @@ def test_a_class_of_one_pixel_counts_by_its_pixels(bench: Any) -> None:
     labels = torch.tensor([[[0] * 4, [0] * 4, [1] * 4, [1] * 4]] * 2)
     labels[0, 0, 0] = 2
     loss = bench.build("i2ckd", prototypes="image", min_pixels=8)
-    s, t = (loss.prototypes_of(x, labels)[0] for x in (loss.adapters["embedding"](student.embedding), teacher.embedding))
+    s, t = (
+        loss.prototypes_of(x, labels)[0] for x in (loss.adapters["embedding"](student.embedding), teacher.embedding)
+    )
 
     def hinge(c: int, other: int) -> Tensor:
         return ((s[0, c] - t[0, c]).norm() - (s[0, c] - t[0, other]).norm() + 0.5).clamp(min=0)
