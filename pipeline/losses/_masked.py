@@ -41,3 +41,13 @@ class MaskedGeneration(nn.Module):
         if teacher.shape[-2:] != student.shape[-2:]:
             teacher = F.interpolate(teacher, size=(height, width), mode="bilinear", align_corners=False)
         return generated, teacher
+
+
+def squared_error(generated: Tensor, original: Tensor, *, positions: int) -> Tensor:
+    """Sum of squared errors per image, for a grid of so many positions: that for which a weight is published.
+
+    Published losses take the sum over the positions at hand, so a smaller crop or a coarser stride weakens them.
+
+    Shapes: (N, C, h, w) both; returns a scalar.
+    """
+    return F.mse_loss(generated, original) * generated.shape[1] * positions

@@ -18,9 +18,10 @@ class InterClassSimilarity(DistillationLoss):
     """Squared distance between the rows of K x K matrices of divergences between class maps, and pixel-wise KD.
 
     ``P_c`` is the softmax over positions of class channel c, ``ICS[c, c'] = KL(P_c || P_c')``, its rows get unit length
-    and ``icsd = mean_c ||ICS_S[c] - ICS_T[c]||^2``. Pixel-wise KD (T = 1, mean over all elements) is part of the method, because
-    the weights of the two change: ``alpha * weight * icsd + (1 - alpha) * kd_weight * kd``, where alpha grows from 0 to
-    1 during training (Mansourian et al. 2023, arXiv 2308.04243). So use it without ``kd``: ``loss: aicsd``.
+    and ``icsd = mean_c ||ICS_S[c] - ICS_T[c]||^2``. Pixel-wise KD (T = 1, mean over all elements) is part of the
+    method, because the weights of the two change: ``alpha * weight * icsd + (1 - alpha) * kd_weight * kd``, where alpha
+    grows from 0 to 1 during training (Mansourian et al. 2023, arXiv 2308.04243). So use it without ``kd``: ``loss:
+    aicsd``.
 
     Differences: in the paper alpha also scales cross-entropy, which belongs to the task here and keeps weight 1; alpha
     grows with steps, not epochs. The official code is broken, so this follows the text: softmax over all positions (not
