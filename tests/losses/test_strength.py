@@ -22,7 +22,7 @@ K, C_S, C_T, SIDE = 5, 8, 16, 16
 
 @dataclass(frozen=True)
 class Scene:
-    """Outputs of both networks for the same images, and their labels; classes are blocks, with noise on the features."""
+    """Outputs of both networks for the same images, and the labels: blocks of classes, with noise on the features."""
 
     student: SegOutput
     teacher: SegOutput
@@ -121,7 +121,9 @@ MEAN_OF_CLASSES = "a mean over classes, as published: each of more classes count
 SAME = (0.98, 1.02)
 RANDOM = (0.85, 1.15)
 #: Where the ratio of strengths, changed / not changed, is not 1: term -> change -> accepted range, reason.
-EXCEPT: dict[str, dict[str, tuple[float, float, str]]] = {}
+EXCEPT: dict[str, dict[str, tuple[float, float, str]]] = {
+    "mgd": {"scale": (7, 13, OWN_SCALE)},
+}
 #: Losses and options; the terms that a default leaves out are switched on.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("kd", {}),
@@ -147,6 +149,19 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("af_dcd", {}),
     ("af_dcd", {"normalize": "teacher"}),
 ]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_the_ratio_is_1_or_there_is_a_reason(name: str, options: dict[str, Any]) -> None:
+    base = strengths(name, options, scene())
+    learning = [term for term, value in base.items() if value]
+    assert learning
+    for change, function in CHANGES.items():
+        changed = strengths(name, options, function(scene()))
+        for term in learning:
+            key = term if options.get("normalize", "none") == "none" else f"{term} normalized"
+            low, high, _ = EXCEPT.get(key, {}).get(change, (*SAME, ""))
+            assert low <= changed[term] / base[term] <= high, (term, change, changed[term] / base[term])
 
 
 def test_every_loss_is_in_the_table() -> None:
