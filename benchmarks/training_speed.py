@@ -125,7 +125,7 @@ def task_of(
     else:
         mixture = loss_mixture.resolve(loss.split("+"), settings.losses)
         own = network(settings.student(student).model)
-        task = DistillationTask.on(prepared, own, teacher, mixture, steps=recipe.forward_passes)
+        task = DistillationTask.on(prepared, own, teacher, mixture, steps=recipe.forward_passes, seed=recipe.seed)
     task.class_weights = data.class_weights(prepared, balance=recipe.class_balance)
     check_size("--crop", recipe.crop_size, task.network)
     check_size("--input-size", recipe.input_size, task.network)

@@ -12,7 +12,7 @@ from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
 from pipeline.settings import loss_mixture, params
 from pipeline.training import processes
-from pipeline.training.distillation import DistillationTask
+from pipeline.training.distillation import DistillationTask, warn_of_other_targets
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
@@ -43,21 +43,21 @@ def main() -> None:
     student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
     images, size = len(prepared.splits["train"]), settings.input_size
     training = TrainingSettings.of(recipe, images=images, input_size=size, seed=settings.distill_seed)
-    task = DistillationTask.on(prepared, student, teacher, loss["options"], steps=training.forward_passes)
+    task = DistillationTask.on(
+        prepared, student, teacher, loss["options"], steps=training.forward_passes, seed=training.seed
+    )
+    if processes.is_main():
+        warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=teacher_artifact.meta)
     inputs = {"model": {"name": model.name, **model.options}, "initial_weights": student.initial_weights}
     trained = train(
         task,
         training,
         prepared=prepared,
         inputs={**inputs, "loss": loss, "teacher": teacher_artifact.hash},
-        title=args.student,
-        curves=args.curves,
-        checkpoints=args.checkpoints,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        workers=recipe.workers,
-        store=recipe.store,
+        title=args.student, curves=args.curves, checkpoints=args.checkpoints,
+        checkpoint_seconds=settings.checkpoint_seconds, workers=recipe.workers, store=recipe.store,
         log_every=recipe.log_every,
-    )
+    )  # fmt: skip
     processes.leave()
     if not processes.is_main():
         return

@@ -18,9 +18,9 @@ class DistillationLoss(nn.Module, ABC):
     A loss is one file with keyword-only constructor arguments, annotated with types and ranges (the schema of
     ``losses.<name>`` in params.yaml). Facts that only the run knows are offered to it by name: ``num_classes``,
     ``ignore_index``, ``student_channels``, ``teacher_channels``, ``student_stage_channels``,
-    ``teacher_stage_channels``, ``student_output_stride``, ``teacher_output_stride``, ``steps``. Adapters and queues are
-    its parameters and buffers: trained with the student, never part of it. A loss knows no path, data set, model,
-    device or rank.
+    ``teacher_stage_channels``, ``student_output_stride``, ``teacher_output_stride``, ``steps``, ``seed``. Adapters and
+    queues are its parameters and buffers: trained with the student, never part of it. A loss knows no path, data set,
+    model, device or rank.
 
     Where a frame is smaller than its crop, the outputs have the field ``valid``, and padding takes no part in a term:
     :mod:`pipeline.losses._padding` has a mean and masks for that. Pixels of the frame that have no label take part in
@@ -33,6 +33,8 @@ class DistillationLoss(nn.Module, ABC):
 
     #: False: the teacher does not run, and the loss gets the student's own detached output instead.
     uses_teacher: ClassVar[bool] = True
+    #: True: the student learns the teacher's probabilities of the classes, so both should weigh classes the same way.
+    imitates_probabilities: ClassVar[bool] = False
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Labels at feature size, and means of features over classes."""
+"""Labels at feature size, means of features over classes, and the pairs of classes that are present."""
 
 from __future__ import annotations
 
@@ -45,3 +45,35 @@ def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tupl
     if over == "batch":
         sums, counts = sums.sum(dim=0, keepdim=True), counts.sum(dim=0, keepdim=True)
     return sums / counts.clamp(min=1)[..., None], counts
+
+
+def share_of_pixels(counts: Tensor, *, min_pixels: int) -> Tensor:
+    """How much a class mean counts: 0 without a pixel, 1 from ``min_pixels`` on, its share of them between.
+
+    Example:
+        >>> share_of_pixels(torch.tensor([0.0, 1.0, 4.0, 9.0]), min_pixels=4)
+        tensor([0.0000, 0.2500, 1.0000, 1.0000])
+    """
+    return (counts / min_pixels).clamp(max=1)
+
+
+def present_pairs(present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of different classes of one image, without anything of size K^2: most classes are in no image.
+
+    Args:
+        present: (N, K) bool.
+
+    Returns:
+        image, first class and second class of each pair, (P,) each; first < second, ordered by image, first, second.
+
+    Example:
+        >>> present_pairs(torch.tensor([[True, False, True, True]]))
+        (tensor([0, 0, 0]), tensor([0, 0, 2]), tensor([2, 3, 3]))
+    """
+    image, classes = present.nonzero(as_tuple=True)  # (R,)
+    own = torch.arange(len(image), device=image.device)
+    later = present.sum(dim=1).cumsum(dim=0)[image] - 1 - own  # (R,) classes of the same image that follow
+    first = own.repeat_interleave(later)  # (P,)
+    start = later.cumsum(dim=0) - later  # (R,) the first pair of each class
+    second = first + 1 + torch.arange(len(first), device=first.device) - start[first]
+    return image[first], classes[first], classes[second]

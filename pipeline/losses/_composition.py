@@ -27,6 +27,7 @@ class Composition(DistillationLoss):
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
         self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
+        self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

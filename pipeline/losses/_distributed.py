@@ -1,4 +1,4 @@
-"""Rows of a tensor from all processes of a training run."""
+"""Rows and means of a tensor over all processes of a training run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,22 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+def _several() -> bool:
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Mean of x, of one shape in every process, without gradient; x itself for one process."""
+    if not _several():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """Rows (n, ...) of all processes in rank order, where n may differ, without gradient; x itself for one process."""
-    if _alone.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _several():
         return x
     processes = dist.get_world_size()
     count = torch.tensor([len(x)], device=x.device)

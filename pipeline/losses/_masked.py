@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.losses._adapters import match_channels
+from pipeline.losses._padding import mean
+from pipeline.losses._standard import Standard, standardised
 
 
 class MaskedGeneration(nn.Module):
@@ -15,14 +17,17 @@ class MaskedGeneration(nn.Module):
     Args:
         student, teacher: C of the two feature maps.
         mask_ratio: probability that a position is set to 0 in all channels, in [0, 1).
+        normalize: of the teacher's map, see :mod:`pipeline.losses._standard`.
 
     Shapes: student (N, C_S, h, w), teacher (N, C_T, h', w'); returns the generated map and the teacher's map, resized
-    bilinearly where sizes differ, both (N, C_T, h, w).
+    bilinearly where sizes differ, both (N, C_T, h, w). ``valid`` (N, h', w'): what is no padding in the teacher's map,
+    for its statistics; None: all.
     """
 
-    def __init__(self, student: int, teacher: int, *, mask_ratio: float) -> None:
+    def __init__(self, student: int, teacher: int, *, mask_ratio: float, normalize: Standard) -> None:
         super().__init__()
         self.mask_ratio = mask_ratio
+        self.standard = standardised(teacher, normalize)
         self.adapter = match_channels(student, teacher)
         self.generator = nn.Sequential(
             nn.Conv2d(teacher, teacher, kernel_size=3, padding=1),
@@ -30,10 +35,22 @@ class MaskedGeneration(nn.Module):
             nn.Conv2d(teacher, teacher, kernel_size=3, padding=1),
         )
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         images, _, height, width = student.shape
+        teacher = self.standard(teacher, valid)
         kept = torch.rand(images, 1, height, width, device=student.device) >= self.mask_ratio
         generated = self.generator(torch.where(kept, self.adapter(student), 0))
         if teacher.shape[-2:] != student.shape[-2:]:
             teacher = F.interpolate(teacher, size=(height, width), mode="bilinear", align_corners=False)
         return generated, teacher
+
+
+def squared_error(generated: Tensor, original: Tensor, *, positions: int, valid: Tensor | None = None) -> Tensor:
+    """Sum of squared errors per image, for a grid of so many positions: that for which a weight is published.
+
+    Published losses take the sum over the positions at hand, so a smaller crop or a coarser stride weakens them.
+
+    Shapes: (N, C, h, w) both, valid (N, h, w) without padding; returns a scalar.
+    """
+    error = F.mse_loss(generated, original, reduction="none")
+    return mean(error, valid) * generated.shape[1] * positions

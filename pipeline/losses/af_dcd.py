@@ -11,25 +11,31 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside, mean, whole
+from pipeline.losses._standard import Standard
 from pipeline.models import SegOutput
+
+#: Positions of the last stage for which the weights are published: crops of 512 x 1024 at stride 8.
+PUBLISHED_POSITIONS = 64 * 128
 
 
 class DenseContrast(DistillationLoss):
     """Feature reconstruction, and InfoNCE over the channel groups and positions of a patch.
 
-    The student's features generate the teacher's as in :mod:`pipeline.losses.mgd`; ``||G - F_T||^2 / N`` is the first
-    term. For the second term both maps are max-pooled and cut into patches, and the channels into M groups: with
-    patches of 4 x 4 and M = 16, a patch has 256 vectors of C_T / 16 channels. A student's vector at (position, group)
-    must be nearest to the teacher's at the same place (``similarity = -||a - b||_1 / temperature``) among the teacher's
-    vectors of all *other* groups in that patch; those of its own group at other positions are left out. The sum of the
-    cross-entropies is divided by the h*w of the pooled map and by N (Fan et al. 2023, NeurIPS, official code).
-    Published with pixel-wise KD: ``loss: [kd, af_dcd]``.
+    The student's features generate the teacher's as in :mod:`pipeline.losses.mgd`; the first term is
+    ``8192 / (N * h * w) * ||G - F_T||^2``. For the second term both maps are max-pooled and cut into patches, and the
+    channels into M groups: with patches of 4 x 4 and M = 16, a patch has 256 vectors of C_T / 16 channels. A student's
+    vector at (position, group) must be nearest to the teacher's at the same place (``similarity = -||a - b||_1 /
+    temperature``) among the teacher's vectors of all *other* groups in that patch; those of its own group at other
+    positions are left out. The sum of the cross-entropies is divided by the h*w of the pooled map and by N (Fan et al.
+    2023, NeurIPS, official code). Published with pixel-wise KD: ``loss: [kd, af_dcd]``.
 
     Differences from the official code, which fails when the numbers of channels agree and when the patch does not
-    divide the pooled map: there is then no adapter, and the map is cropped; the adapter has no bias; the deeper
-    projector of some scripts and the clipping of the adapter's gradient at norm 15 are left out.
+    divide the pooled map: there is then no adapter, and the map is cropped. The official first term is the sum over the
+    positions, which is the same for its crops of Cityscapes (512 x 1024 at stride 8) and grows with h * w. The adapter
+    has no bias; the deeper projector of some scripts and the clipping of the adapter's gradient at norm 15 are left
+    out.
 
     Args:
         student_channels, teacher_channels, student_stage_channels, teacher_stage_channels: offered by the run.
@@ -40,8 +46,10 @@ class DenseContrast(DistillationLoss):
         mask_ratio: probability that a position is set to 0 before generation; 0.75 in the official code.
         temperature: of the contrast; 0.07 in the official code.
         reconstruction_weight: factor of the first term; 2e-6 in the official script for Cityscapes (up to 8e-6
-            elsewhere).
+            elsewhere, where crops are smaller).
         contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
+        normalize: of the teacher's feature: ``none`` takes it as it is, as the published weights need; ``teacher``
+            divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"af_dcd_reconstruction": scalar,
     "af_dcd_contrast": scalar}``.
@@ -73,6 +81,7 @@ class DenseContrast(DistillationLoss):
         temperature: Annotated[float, Gt(0)] = 0.07,
         reconstruction_weight: Annotated[float, Ge(0)] = 2e-6,
         contrast_weight: Annotated[float, Ge(0)] = 0.005,
+        normalize: Standard = "none",
     ) -> None:
         super().__init__()
         if feature == "stage":
@@ -86,14 +95,14 @@ class DenseContrast(DistillationLoss):
         self.contrast_weight = contrast_weight
         if teacher_channels % groups:
             raise UserError(f"losses.af_dcd.groups: got {groups}; allowed: divisors of the {teacher_channels} channels")
-        self.generation = MaskedGeneration(student_channels, teacher_channels, mask_ratio=mask_ratio)
+        channels = student_channels, teacher_channels
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        features = self._features(student)
-        valid = inside(student, features)
-        outputs = self.generation(filled(features, valid), self._features(teacher))
-        generated, original = (filled(x, valid) for x in outputs)
-        reconstruction = F.mse_loss(generated, original, reduction="sum") / len(generated)
+        ours, theirs = self._features(student), self._features(teacher)
+        valid = inside(student, ours)
+        generated, original = self.generation(filled(ours, valid), theirs, inside(teacher, theirs))
+        reconstruction = squared_error(generated, original, positions=PUBLISHED_POSITIONS, valid=valid)
         return {
             "af_dcd_reconstruction": self.reconstruction_weight * reconstruction,
             "af_dcd_contrast": self.contrast_weight

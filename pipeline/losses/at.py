@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
@@ -13,16 +12,24 @@ from pipeline.losses._numerics import unit
 from pipeline.losses._padding import filled, inside
 from pipeline.models import SegOutput
 
+#: Positions of the embedding for which the weight is published: crops of 512 x 1024 at stride 8.
+PUBLISHED_POSITIONS = 64 * 128
+
 
 class AttentionTransfer(DistillationLoss):
-    """Mean squared error between the attention maps of the two embeddings.
+    """Squared distance between the attention maps of the two embeddings.
 
     The attention map of an image is the mean over channels of the squared embedding, flattened and divided by its
-    L2 norm: ``a = v / ||v||, v[p] = 1/C * sum_c F[c, p]^2``. The loss is ``weight * mean_np (a_S - a_T)^2`` (Zagoruyko
-    and Komodakis 2017, arXiv 1612.03928, as the CIRKD code base applies it to the embedding alone). That code base
-    adds pixel-wise KD: ``loss: [kd, at]``. The numbers of channels may differ; there is no adapter.
+    L2 norm: ``a = v / ||v||, v[p] = 1/C * sum_c F[c, p]^2``. The loss is ``weight / 8192 * mean_n ||a_S - a_T||^2``
+    (Zagoruyko and Komodakis 2017, arXiv 1612.03928, as the CIRKD code base applies it to the embedding alone). That
+    code base adds pixel-wise KD: ``loss: [kd, at]``. The numbers of channels may differ; there is no adapter.
 
-    Difference from that code: a map of zeros stays zero and has no gradient.
+    Differences from that code:
+
+    - It takes the mean over the h*w positions, not the sum over 8192. Both are the same for its crops of Cityscapes
+      (512 x 1024 at stride 8, 64 x 128 positions); for another crop or stride a mean of maps of unit length has the
+      strength 8192 / (h*w). A weight of ``1e4 * 8192 / (h*w)`` gives that mean.
+    - A map of zeros stays zero and has no gradient.
 
     Args:
         weight: factor of the term; 1e4 in the CIRKD code, because the values of a map of unit length are small.
@@ -33,8 +40,8 @@ class AttentionTransfer(DistillationLoss):
         >>> import torch
         >>> s, t = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 7.0]]]])
         >>> pair = (SegOutput(logits=s, embedding=s), SegOutput(logits=t, embedding=t))
-        >>> float(AttentionTransfer(weight=1.0)(*pair, torch.zeros(1, 2, 4))["at"])
-        1.0
+        >>> float(AttentionTransfer(weight=8192.0)(*pair, torch.zeros(1, 2, 4))["at"])
+        2.0
     """
 
     def __init__(self, *, weight: Annotated[float, Ge(0)] = 1e4) -> None:
@@ -42,7 +49,8 @@ class AttentionTransfer(DistillationLoss):
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        return {"at": self.weight * F.mse_loss(_attention(student), _attention(teacher))}
+        gap = _attention(student) - _attention(teacher)  # (N, h*w)
+        return {"at": self.weight / PUBLISHED_POSITIONS * gap.square().sum(dim=1).mean()}
 
 
 def _attention(output: SegOutput) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Annotated
 
 import torch
@@ -16,6 +18,10 @@ from pipeline.losses._queues import ClassQueues, random_members
 from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling, published_pixels
 from pipeline.models import SegOutput
+
+log = logging.getLogger(__name__)
+
+SEEDS_APART = 1_000_003  # steps between the draws of two seeds: more than most runs have
 
 
 class CIRKD(DistillationLoss):
@@ -52,11 +58,13 @@ class CIRKD(DistillationLoss):
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels, student_output_stride: offered by the run.
+        seed: of the run, offered by it; which slots of the memory a step draws depends on it.
         batch_weight: of the mini-batch term (alpha); 1 in the official code.
         pixel_weight, region_weight: of the memory terms (beta, gamma); 0.1 in the official code. 0 leaves one out.
         temperature: tau of every softmax; 0.1. The official code has a second temperature for the memory terms, 1 by
             default, which is always 1 here.
-        relation_group: images related to each other in the mini-batch term; 2 per GPU in the official runs.
+        relation_group: images related to each other in the mini-batch term; 2 per GPU in the official runs. A part of a
+            batch with fewer images is one group, with a warning.
         pool: average pooling before the mini-batch term, as kernel and stride; 1 is none. Null: max(1, 8 // stride) of
             the student's embedding, which is 2 for stride 4; the official code takes 2 for SegFormer, too.
         mask_ignored: leave unlabelled pixels out of the mini-batch term; the official code keeps them.
@@ -89,6 +97,7 @@ class CIRKD(DistillationLoss):
         student_channels: int,
         teacher_channels: int,
         student_output_stride: int = PUBLISHED,
+        seed: int = 0,
         batch_weight: Annotated[float, Ge(0)] = 1.0,
         pixel_weight: Annotated[float, Ge(0)] = 0.1,
         region_weight: Annotated[float, Ge(0)] = 0.1,
@@ -113,6 +122,7 @@ class CIRKD(DistillationLoss):
         self.temperature = temperature
         self.relation_group = relation_group
         self.stride = student_output_stride
+        self.seed = seed
         self.pool = pooling(student_output_stride, pool, loss="cirkd")
         self.mask_ignored = mask_ignored
         self.pixels_per_class = pixels_per_class
@@ -145,6 +155,8 @@ class CIRKD(DistillationLoss):
         return terms
 
     def batch_term(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> Tensor:
+        if len(target) < self.relation_group:
+            warn_of_small_group(self.relation_group, images=len(target))
         pixels_s, pixels_t = (pooled(x.embedding, self.pool) for x in (student, teacher))
         valid = whole(inside(student, student.embedding), self.pool, ceil_mode=True)
         if self.mask_ignored:
@@ -165,8 +177,9 @@ class CIRKD(DistillationLoss):
         projected = unit(self.projection(student))
         anchors = self.anchors(labels)
         rows_s, rows_t = (x.flatten(2).transpose(1, 2).flatten(0, 1)[anchors] for x in (projected, teacher))
-        # The same slots in every process, and again when a run resumes: the draw depends on the step alone.
-        generator = torch.Generator().manual_seed(int(self.updates))
+        # The same slots in every process, and again when a run resumes: the draw depends on seed and step alone.
+        # torch's generator takes the lowest 32 bits of its seed.
+        generator = torch.Generator().manual_seed((self.seed * SEEDS_APART + int(self.updates)) % 2**32)
         terms = {}
 
         def divergence(queues: ClassQueues, samples: int) -> Tensor:
@@ -205,6 +218,16 @@ class CIRKD(DistillationLoss):
                 chosen = first_pixels(chosen, classes, flat)
             rows = teacher.flatten(2).transpose(1, 2).flatten(0, 1)
             self.pixels.append(rows[chosen], classes)
+
+
+@cache
+def warn_of_small_group(group: int, *, images: int) -> None:
+    """Once per process: every step has the same number of images."""
+    log.warning(
+        "losses.cirkd.relation_group: got %d, but a part of a batch has %d image%s, and no more are related to each "
+        "other; raise batch_size, lower accumulate or the number of processes, or set relation_group: %d",
+        group, images, "" if images == 1 else "s", images,
+    )  # fmt: skip
 
 
 def first_pixels(chosen: Tensor, classes: Tensor, flat: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
 from pipeline.losses._padding import HIDDEN, filled, inside
+from pipeline.losses._standard import Standard, standardised
 from pipeline.models import SegOutput
 
 
@@ -32,6 +33,9 @@ class ChannelWise(DistillationLoss):
         logit_weight: factor of the term on logits; 3 in the paper and in the CIRKD code.
         feature_weight: factor of the term on embeddings; 50 in the CIRKD code; the default of 0 builds no adapter.
         temperature: T of both terms; 4 in the CIRKD code.
+        normalize: of the teacher's embedding: ``none`` takes it as it is, as the published temperature needs;
+            ``teacher`` divides it by its deviation over all training steps so far; ``channels`` standardises each
+            channel.
 
     Shapes: logits (N, K, h, w), embeddings (N, C_S or C_T, h, w); returns ``{"cwd_logit": scalar}`` and, with a feature
     weight, ``"cwd_feature"``.
@@ -53,20 +57,25 @@ class ChannelWise(DistillationLoss):
         logit_weight: Annotated[float, Ge(0)] = 3.0,
         feature_weight: Annotated[float, Ge(0)] = 0.0,
         temperature: Annotated[float, Gt(0)] = 4.0,
+        normalize: Standard = "none",
     ) -> None:
         super().__init__()
         self.logit_weight = logit_weight
         self.feature_weight = feature_weight
         self.temperature = temperature
         self.adapter = match_channels(student_channels, teacher_channels) if feature_weight > 0 else None
+        self.standard = standardised(teacher_channels, normalize if feature_weight > 0 else "none")
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         valid = inside(student, student.logits)
         terms = {"cwd_logit": self.logit_weight * self._divergence(student.logits, teacher.logits, valid)}
         if self.adapter is not None:
             adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-            valid = inside(student, adapted)
-            terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, teacher.embedding, valid)
+            valid, theirs = (
+                inside(student, adapted),
+                self.standard(teacher.embedding, inside(teacher, teacher.embedding)),
+            )
+            terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, theirs, valid)
         return terms
 
     def _divergence(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:

@@ -46,6 +46,8 @@ class DIST(DistillationLoss):
         1.0
     """
 
+    imitates_probabilities = True
+
     def __init__(
         self,
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from annotated_types import Ge
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._padding import inside, mean
+from pipeline.losses._standard import Standard, standardised
 from pipeline.models import SegOutput
 
 
@@ -17,12 +18,24 @@ class FitNet(DistillationLoss):
     """Mean squared error between embeddings (Romero et al. 2015, arXiv 1412.6550, as the CIRKD code base applies it).
 
     The student's embedding passes a 1x1 convolution without bias to the teacher's width; the mean runs over all
-    elements. The adapter is trained with the student and is not part of it. Difference from that code base: it adds
-    pixel-wise KD of weight 1 in the same run; here each term is a file, and this one is the feature term alone.
+    elements. The adapter is trained with the student and is not part of it.
+
+    Differences from that code base:
+
+    - It adds pixel-wise KD of weight 1 in the same run; here each term is a file, and this one is the feature term
+      alone: ``loss: [kd, fitnet]``.
+    - It compares with the teacher's features as they are (``normalize: none``), so a teacher with ten times the values
+      has at least ten times the weight. By default they are divided by their deviation first.
+    - It has no batch norm before the adapter (``adapter: norm``, ours).
 
     Args:
         student_channels, teacher_channels: C of the two embeddings, offered by the run.
         weight: factor of the term; 10 in the CIRKD code.
+        normalize: of the teacher's embedding, with statistics of all training steps so far: ``teacher`` divides by the
+            deviation of all values around the means of their channels; ``channels`` standardises each channel, so that
+            all count the same; ``none`` takes it as it is.
+        adapter: ``plain``, the convolution alone, or ``norm``, batch norm without scale and offset before it, so that
+            the scale of the student's embedding does not matter.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w); returns ``{"fitnet": scalar}``.
 
@@ -35,12 +48,24 @@ class FitNet(DistillationLoss):
         10.0
     """
 
-    def __init__(self, *, student_channels: int, teacher_channels: int, weight: Annotated[float, Ge(0)] = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        student_channels: int,
+        teacher_channels: int,
+        weight: Annotated[float, Ge(0)] = 10.0,
+        normalize: Standard = "teacher",
+        adapter: Literal["plain", "norm"] = "plain",
+    ) -> None:
         super().__init__()
         self.weight = weight
-        self.adapter = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
+        convolution = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
+        norm = nn.BatchNorm2d(student_channels, affine=False)
+        self.adapter = convolution if adapter == "plain" else nn.Sequential(norm, convolution)
+        self.standard = standardised(teacher_channels, normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-        error = F.mse_loss(adapted, teacher.embedding, reduction="none")
-        return {"fitnet": self.weight * mean(error, inside(student, error))}
+        valid = inside(student, adapted)
+        error = F.mse_loss(adapted, self.standard(teacher.embedding, valid), reduction="none")
+        return {"fitnet": self.weight * mean(error, valid)}

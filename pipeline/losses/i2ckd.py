@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._classes import class_masks, class_means
+from pipeline.losses._classes import class_masks, class_means, present_pairs, share_of_pixels
 from pipeline.losses._numerics import distance, unit
 from pipeline.models import SegOutput
 
@@ -27,7 +27,9 @@ class I2CKD(DistillationLoss):
         ``1 / (n (n - 1)) sum_c sum_{c' != c} max(0, d(S_c, T_c) - d(S_c, T_c') + margin)``
 
     averaged over layers, and over images where prototypes are per image. With one class the value is d(S_c, T_c),
-    because there is no negative. Reconstructed: distance, margin, weight, layers, adapter, normalisation, scope.
+    because there is no negative. A triplet counts by the pixels of its classes: the mean has the weights ``w_c w_c'``
+    with ``w_c = min(1, pixels / min_pixels)`` (ours). Reconstructed: distance, margin, weight, layers, adapter,
+    normalisation, scope.
 
     Prototypes per batch are of the batch of one process. Used with pixel-wise KD: ``loss: [kd, i2ckd]``.
 
@@ -42,7 +44,8 @@ class I2CKD(DistillationLoss):
         prototypes: one per class of the ``batch``, or per class of each ``image``.
         negatives: ``teacher`` (T_c'), ``student`` (S_c') or ``both``.
         mining: ``all`` negatives, or only the nearest one (``hard``).
-        min_pixels: a class with fewer pixels has no prototype; 1.
+        min_pixels: pixels of the feature map from which a class counts fully; one with fewer counts by its share of
+            them, since the mean of a few pixels is mostly noise. 1: every class counts the same.
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w') of each layer, sizes may differ; target (N, H, W).
 
@@ -70,7 +73,7 @@ class I2CKD(DistillationLoss):
         prototypes: Literal["batch", "image"] = "batch",
         negatives: Literal["teacher", "student", "both"] = "teacher",
         mining: Literal["all", "hard"] = "all",
-        min_pixels: Annotated[int, Ge(1)] = 1,
+        min_pixels: Annotated[int, Ge(1)] = 8,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -96,8 +99,7 @@ class I2CKD(DistillationLoss):
         for layer, adapter in self.adapters.items():
             s, counts = self.prototypes_of(adapter(features(student, layer)), target)
             t, counts_t = self.prototypes_of(features(teacher, layer), target)
-            present = torch.minimum(counts, counts_t) >= self.min_pixels  # a small class may miss a coarser grid
-            values.append(self.triplets(s, t, present))
+            values.append(self.triplets(s, t, torch.minimum(counts, counts_t)))  # a coarser grid may miss a class
         return {"i2ckd": self.weight * torch.stack(values).mean()}
 
     def prototypes_of(self, layer: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,23 +108,42 @@ class I2CKD(DistillationLoss):
         means, counts = class_means(layer, masks, over=self.prototypes)
         return (unit(means, dim=-1) if self.normalize else means), counts
 
-    def triplets(self, s: Tensor, t: Tensor, present: Tensor) -> Tensor:
-        """Mean over the sets of prototypes (n, K, C) that hold a class; ``present`` (n, K)."""
-        positive = distance(s, t)  # (n, K)
+    def triplets(self, s: Tensor, t: Tensor, counts: Tensor) -> Tensor:
+        """Mean over the sets of prototypes (n, K, C) that hold a class; ``counts`` (n, K) of their pixels."""
+        present, share = counts > 0, share_of_pixels(counts, min_pixels=self.min_pixels)
+        image, a, b = present_pairs(present)
+        own, first, second = (torch.cat(both) for both in ((image, image), (a, b), (b, a)))  # (P,) set, c, c'
         others = {"teacher": [t], "student": [s], "both": [t, s]}[self.negatives]
-        negative = torch.stack([distance(s[:, :, None], other[:, None]) for other in others])  # (m, n, K, K)
-        eye = torch.eye(self.num_classes, dtype=torch.bool, device=s.device)
-        pairs = (present[:, :, None] & present[:, None] & ~eye).expand_as(negative)
-        if self.mining == "hard":  # the nearest negative of each anchor, over all kinds
-            nearest = negative.masked_fill(~pairs, torch.inf).movedim(0, -1).flatten(2).argmin(dim=-1, keepdim=True)
-            kept = torch.zeros_like(negative.movedim(0, -1).flatten(2), dtype=torch.bool).scatter(-1, nearest, True)
-            pairs = pairs & kept.reshape(*s.shape[:2], self.num_classes, len(others)).movedim(-1, 0)
-        hinge = (positive[..., None] - negative + self.margin).clamp(min=0)
-        count = pairs.sum(dim=(0, 2, 3))  # (n,)
-        value = torch.where(pairs, hinge, 0).sum(dim=(0, 2, 3)) / count.clamp(min=1)
-        alone = torch.where(present, positive, 0).sum(dim=-1)  # of the one class
-        value = torch.where(count > 0, value, alone)
-        return value.sum() / present.any(dim=-1).sum().clamp(min=1)
+        negative = torch.stack([distance(s[own, first], other[own, second]) for other in others])  # (m, P)
+        weight = (share[own, first] * share[own, second]).expand_as(negative)
+        if self.mining == "hard":
+            weight = weight * nearest(negative, own * self.num_classes + first, second, anchors=present.numel())
+        positive = torch.where(present, distance(s, t), 0)  # (n, K)
+        hinge = (positive[own, first] - negative + self.margin).clamp(min=0)
+        total = weight.new_zeros(len(s)).index_add(0, own, weight.sum(dim=0))  # (n,) the weights of a set
+        value = (weight / total[own] * hinge).sum()
+        alone = torch.where(present.sum(dim=1, keepdim=True) == 1, positive, 0).sum()  # one class has no negative
+        return (value + alone) / present.any(dim=1).sum().clamp(min=1)
+
+
+def nearest(negative: Tensor, anchor: Tensor, other: Tensor, *, anchors: int) -> Tensor:
+    """Which negative is the nearest of its anchor, over all kinds; the first of equal ones.
+
+    Args:
+        negative: (m, P) distances of m kinds.
+        anchor: (P,) numbers of the anchors, below ``anchors``.
+        other: (P,) classes of the negatives.
+
+    Returns:
+        (m, P) bool.
+    """
+    negative = negative.detach()
+    least = negative.new_full((anchors,), torch.inf).scatter_reduce(0, anchor, negative.amin(dim=0), "amin")
+    equal = negative == least[anchor]
+    place = len(negative) * other + torch.arange(len(negative), device=other.device)[:, None]  # (m, P)
+    last = torch.iinfo(place.dtype).max
+    candidates = torch.where(equal, place, last).amin(dim=0)
+    return equal & (place == place.new_full((anchors,), last).scatter_reduce(0, anchor, candidates, "amin")[anchor])
 
 
 def features(output: SegOutput, layer: str) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._classes import class_masks, class_means
+from pipeline.losses._classes import class_masks, class_means, present_pairs, share_of_pixels
 from pipeline.losses._numerics import distance
 from pipeline.losses._padding import filled, inside, mean
+from pipeline.losses._standard import standardised
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
@@ -27,7 +28,9 @@ class IDD(DistillationLoss):
 
     - ``idd``: edge e(c, c') = ||v_c - v_c'|| between the mean features of two classes of an image; mean of
       ``(e_T - e_S)^2`` over the pairs of classes present (reconstructed: the mean, so that the value does not depend on
-      the number of classes in the image; layer and weight).
+      the number of classes in the image; layer and weight). The teacher's embedding is divided by its deviation first,
+      and a pair counts by the pixels of its classes: ``w_c w_c'`` with ``w_c = min(1, pixels / min_pixels)`` (both
+      ours).
     - ``idd_position`` (reconstructed, off by default): a read-out without zero padding, two 3x3 convolutions, predicts
       the x and y of a pixel from the teacher's embedding (``idd_read_out`` fits it to the true position, as Islam et
       al. 2020, arXiv 2001.08248, do); the read-out must give the same for the student's adapted embedding. The target
@@ -39,21 +42,22 @@ class IDD(DistillationLoss):
 
     Args:
         num_classes, ignore_index, student_channels, teacher_channels: offered by the run.
-        weight: factor of the graph term; 0.01 (ours: the term is then a fifth of the cross-entropy in the default run
-            on streets; with 1 its gradient is 80 times that of the cross-entropy). The term grows with the square of
-            the teacher's feature scale, so with a new teacher check the curve ``train/idd`` and choose a weight that
-            makes it 5 to 20 % of the cross-entropy.
+        weight: factor of the graph term; 0.01 (ours: WEIGHT_FIGURE).
         position_weight: factor of the position term; 0 leaves it out.
         centers: class means per ``image`` or per ``batch``.
-        normalize: ``none``, or ``mean``: divide the edges of each network by their mean, so that only proportions count
-            (our variant; it needs no adapter, and scaling the student's features changes nothing).
-        min_pixels: a class with fewer pixels has no centre; 1.
+        normalize: ``teacher`` divides the teacher's embedding by the deviation of all values around the means of their
+            channels, over all training steps so far; ``mean`` divides the edges of each network by their mean, so that
+            only proportions count (our variant; it needs no adapter, and scaling the student's features changes
+            nothing); ``none`` takes both as they are, and the term grows with the square of the teacher's scale.
+        min_pixels: pixels of the embedding from which a class counts fully; one with fewer counts by its share of them,
+            since the mean of a few pixels is mostly noise. 1: every class counts the same.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Where C_S and C_T differ, a 1x1 convolution
     brings the student's embedding to C_T, so that lengths in both spaces are comparable.
 
     Example:
-        >>> loss = IDD(num_classes=2, ignore_index=255, student_channels=1, teacher_channels=1, weight=1.0)
+        >>> facts = {"num_classes": 2, "ignore_index": 255, "student_channels": 1, "teacher_channels": 1}
+        >>> loss = IDD(**facts, weight=1.0, normalize="none")
         >>> s = SegOutput(logits=torch.zeros(1, 2, 1, 2), embedding=torch.tensor([[[[0.0, 1.0]]]]))
         >>> t = SegOutput(logits=torch.zeros(1, 2, 1, 2), embedding=torch.tensor([[[[0.0, 3.0]]]]))
         >>> loss(s, t, torch.tensor([[[0, 1]]]))["idd"]  # edges 1 and 3
@@ -70,8 +74,8 @@ class IDD(DistillationLoss):
         weight: Annotated[float, Ge(0)] = 0.01,
         position_weight: Annotated[float, Ge(0)] = 0.0,
         centers: Literal["image", "batch"] = "image",
-        normalize: Literal["none", "mean"] = "none",
-        min_pixels: Annotated[int, Ge(1)] = 1,
+        normalize: Literal["teacher", "mean", "none"] = "teacher",
+        min_pixels: Annotated[int, Ge(1)] = 8,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -82,6 +86,7 @@ class IDD(DistillationLoss):
         self.normalize = normalize
         self.min_pixels = min_pixels
         relative = normalize == "mean"
+        self.standard = standardised(teacher_channels, "teacher" if normalize == "teacher" else "none")
         if weight:
             self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels)
         if position_weight:
@@ -93,27 +98,28 @@ class IDD(DistillationLoss):
             )
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        terms = {}
+        valid = inside(student, student.embedding)
+        terms, theirs = {}, self.standard(teacher.embedding, valid)
         if self.weight:
             masks = class_masks(target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index)
-            terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), teacher.embedding, masks)
+            terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), theirs, masks)
         if self.position_weight:
-            valid = inside(student, student.embedding)
-            embedding_s, embedding_t = (filled(x.embedding, valid) for x in (student, teacher))  # the read-out is 3x3
-            terms.update(self.position(self.position_adapter(embedding_s), embedding_t, valid))
+            ours = self.position_adapter(filled(student.embedding, valid))  # filled: the read-out is 3x3
+            terms.update(self.position(ours, filled(theirs, valid), valid))
         return terms
 
     def graph(self, student: Tensor, teacher: Tensor, masks: Tensor) -> Tensor:
-        """Mean squared difference of the edges between classes that are present."""
+        """Mean squared difference of the edges between classes that are present; a class counts by its pixels."""
         means, counts = class_means(student, masks, over=self.centers)
         means_t, _ = class_means(teacher, masks, over=self.centers)
-        present = counts >= self.min_pixels  # (N, K)
-        first, second = torch.triu_indices(self.num_classes, self.num_classes, offset=1, device=present.device)
-        valid = present[:, first] & present[:, second]  # (N, pairs)
-        edges, edges_t = (distance(v[:, first], v[:, second])[valid] for v in (means, means_t))
+        image, first, second = present_pairs(counts > 0)
+        share = share_of_pixels(counts, min_pixels=self.min_pixels)  # (N, K)
+        weight = share[image, first] * share[image, second]  # (pairs,)
+        weight = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        edges, edges_t = (distance(v[image, first], v[image, second]) for v in (means, means_t))
         if self.normalize == "mean":
-            edges, edges_t = (e / e.mean().clamp(min=1e-6) if len(e) else e for e in (edges, edges_t))
-        return (edges_t - edges).square().sum() / max(1, len(edges)) + 0.0 * means.sum()
+            edges, edges_t = (e / (weight * e).sum().clamp(min=1e-6) for e in (edges, edges_t))
+        return (weight * (edges_t - edges).square()).sum() + 0.0 * means.sum()
 
     def position(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
         """The student's term, and the fit of the read-out to the teacher."""

@@ -35,6 +35,8 @@ class PixelKD(DistillationLoss):
         1.0
     """
 
+    imitates_probabilities = True
+
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 1.0, weight: Annotated[float, Ge(0)] = 1.0) -> None:
         super().__init__()
         self.temperature = temperature

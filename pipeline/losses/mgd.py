@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._masked import MaskedGeneration
+from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside
+from pipeline.losses._standard import Standard
 from pipeline.models import SegOutput
+
+#: Positions of the last stage for which the weight is published: crops of 512 x 512 at stride 8.
+PUBLISHED_POSITIONS = 64 * 64
 
 
 class MaskedGenerative(DistillationLoss):
@@ -19,16 +22,20 @@ class MaskedGenerative(DistillationLoss):
 
     A 1x1 adapter brings the student's last encoder stage to the teacher's number of channels (where the numbers
     differ), random positions are set to 0, and two 3x3 convolutions with a ReLU between them generate the teacher's
-    last stage from the rest: ``weight / N * ||G(M * F_S) - F_T||^2`` (Yang et al. 2022, arXiv 2205.01529, official
-    code). Published with channel-wise distillation of the logits: ``loss: [cwd, mgd]``.
+    last stage from the rest: ``4096 * weight / (N * h * w) * ||G(M * F_S) - F_T||^2`` (Yang et al. 2022, arXiv
+    2205.01529, official code). Published with channel-wise distillation of the logits: ``loss: [cwd, mgd]``.
 
-    Differences from the official code: the teacher's map is resized bilinearly where sizes differ; the adapter has no
-    bias. The value is a sum, so it grows with h, w and C_T.
+    Differences from the official code: it takes the sum over the positions, which is the same for its crops of 512 x
+    512 at stride 8 (4096 positions) and grows with h * w; the teacher's map is resized bilinearly where sizes differ;
+    the adapter has no bias. The value grows with C_T, and with the square of the teacher's scale unless ``normalize``
+    is set.
 
     Args:
         student_stage_channels, teacher_stage_channels: C of the encoder stages, offered by the run.
         mask_ratio: probability that a position is set to 0; 0.75 in the official code for segmentation.
         weight: factor of the term; 2e-5 in the official code.
+        normalize: of the teacher's stage: ``none`` takes it as it is, as the published weight needs; ``teacher``
+            divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
 
     Shapes: last stages (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"mgd": scalar}``.
 
@@ -48,15 +55,15 @@ class MaskedGenerative(DistillationLoss):
         teacher_stage_channels: tuple[int, ...],
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
         weight: Annotated[float, Ge(0)] = 2e-5,
+        normalize: Standard = "none",
     ) -> None:
         super().__init__()
         self.weight = weight
         channels = student_stage_channels[-1], teacher_stage_channels[-1]
-        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio)
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        stage = student.stages[-1]
-        valid = inside(student, stage)
-        outputs = self.generation(filled(stage, valid), teacher.stages[-1])
-        generated, original = (filled(x, valid) for x in outputs)
-        return {"mgd": self.weight * F.mse_loss(generated, original, reduction="sum") / len(generated)}
+        ours, theirs = student.stages[-1], teacher.stages[-1]
+        valid = inside(student, ours)
+        generated, original = self.generation(filled(ours, valid), theirs, inside(teacher, theirs))
+        return {"mgd": self.weight * squared_error(generated, original, positions=PUBLISHED_POSITIONS, valid=valid)}

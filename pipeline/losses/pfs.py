@@ -57,6 +57,8 @@ class PFS(DistillationLoss):
         ['pfs', 'pfs_imitation']
     """
 
+    imitates_probabilities = True
+
     def __init__(
         self,
         *,

@@ -61,7 +61,9 @@ def fine_tune(
         recipe, images=len(prepared.splits["train"]), input_size=params.input_size, seed=params.distill_seed
     )
     settings = replace(distilling, keep_start=True, **aware.model_dump(exclude={"target"}))
-    task = DistillationTask.on(prepared, simulated, teacher_network, loss["options"], steps=settings.forward_passes)
+    task = DistillationTask.on(
+        prepared, simulated, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed
+    )
     inputs = {
         "student": student_artifact.hash, "teacher": teacher_artifact.hash, "loss": loss,
         "target": aware.target, "ranges": ranges, "frames": frames.names,

@@ -14,7 +14,7 @@ from pipeline.settings import loss_mixture
 OFFERED = {
     "models": frozenset(["num_classes", "classes"]),
     "losses": frozenset(
-        ["num_classes", "ignore_index", "steps"]
+        ["num_classes", "ignore_index", "steps", "seed"]
         + [
             f"{role}_{fact}"
             for role in ("student", "teacher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
 from pipeline.training.tasks import Normaliser, SupervisedTask
+
+log = logging.getLogger(__name__)
 
 
 class DistillationTask(SupervisedTask):
@@ -49,6 +52,7 @@ class DistillationTask(SupervisedTask):
         options: Mapping[str, Mapping[str, Any]],
         *,
         steps: int,
+        seed: int,
     ) -> DistillationTask:
         """The task on a prepared data set, with the losses of a student.
 
@@ -56,11 +60,13 @@ class DistillationTask(SupervisedTask):
             student, teacher: networks with the data set's classes.
             options: options of each loss by the loss's name.
             steps: forward passes of the training, see ``TrainingSettings.forward_passes``.
+            seed: of the training.
         """
         labels = prepared.labels
         loss = losses.build_all(
             options,
             steps=steps,
+            seed=seed,
             num_classes=labels.num_classes,
             ignore_index=labels.ignore_index,
             **student.facts.offered("student"),
@@ -110,6 +116,25 @@ class DistillationTask(SupervisedTask):
                 aux=output.aux,
                 valid=student.valid,
             )
+
+
+def warn_of_other_targets(loss: DistillationLoss, *, class_balance: float, teacher: Mapping[str, Any]) -> None:
+    """Warn where labels and teacher give the student targets that it cannot both reach.
+
+    Cross-entropy with class weights raises the probabilities of rare classes. A teacher from elsewhere was usually
+    trained without weights, and gives the same pixels other probabilities.
+
+    Args:
+        class_balance: of the student's training.
+        teacher: meta of the teacher's artifact; ``trained`` is false for a network from elsewhere.
+    """
+    if loss.imitates_probabilities and class_balance and not teacher.get("trained", True):
+        log.warning(
+            "distill.class_balance: got %g, but the teacher was not trained here (teacher.train: false), usually "
+            "without class weights: for rare classes the loss asks for lower probabilities than the labels do; set "
+            "distill.class_balance: 0, or fine-tune the teacher with the same class_balance",
+            class_balance,
+        )
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline import losses
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegOutput
+from pipeline.training.ledger import Ledger
 
 #: Options that fit a loss to features of 4 x 4; every other loss runs with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -49,8 +50,14 @@ class Bench:
         drawn = torch.randint(0, self.K + 1, (images, *size), generator=generator)
         return drawn.where(drawn < self.K, torch.tensor(self.IGNORE))
 
-    def build(self, name: str, *, teacher_channels: int | None = None, **options: Any) -> DistillationLoss:
-        """A loss in float64 with weights from seed 0; ``teacher_channels`` = C_S gives it no adapter."""
+    def build(
+        self, name: str, *, teacher_channels: int | None = None, seed: int = 0, **options: Any
+    ) -> DistillationLoss:
+        """A loss in float64 with weights from seed 0; ``teacher_channels`` = C_S gives it no adapter.
+
+        Args:
+            seed: of the run, which is offered to the loss.
+        """
         torch.manual_seed(0)
         channels = teacher_channels or self.C_T
         offered = {
@@ -61,8 +68,21 @@ class Bench:
             "student_stage_channels": (self.C_S // 2, self.C_S),
             "teacher_stage_channels": (channels // 2, channels),
             "steps": 10,
+            "seed": seed,
         }
         return losses.build(name, {**OPTIONS.get(name, {}), **options}, **offered).double()
+
+    def peak_mib(self, name: str, *, classes: int, present: int, **options: Any) -> float:
+        """Peak memory of forward and backward, in MiB, on two embeddings of 256 x 16 x 16, without adapters."""
+        facts = {f"{role}_channels": 256 for role in ("student", "teacher")}
+        loss = losses.build(name, options, num_classes=classes, ignore_index=self.IGNORE, **facts).eval()
+        labels = (torch.arange(256) % present).view(1, 16, 16).repeat(2, 1, 1)
+        ledger = Ledger()
+        with ledger:
+            student, teacher = (ledger.make(torch.zeros, (2, 256, 16, 16), requires_grad=True) for _ in range(2))
+            outputs = (SegOutput(logits=x, embedding=x) for x in (student, teacher))
+            torch.stack(list(loss(*outputs, labels).values())).sum().backward()
+        return sum(ledger.peak.values()) / 2**20
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.losses import _similarity
 from pipeline.losses._numerics import unit
-from pipeline.losses.cirkd import first_pixels
+from pipeline.losses.cirkd import first_pixels, warn_of_small_group
 
 TAU = 0.1
 
@@ -187,15 +188,37 @@ def test_the_official_enqueue_takes_the_first_pixels(bench: Any) -> None:
     assert all(any(torch.allclose(vector, first) for first in first_two) for vector in stored)
 
 
-def test_sampling_depends_on_the_step_alone(bench: Any) -> None:
+def test_sampling_depends_on_seed_and_step_alone(bench: Any) -> None:
     """Same state, other random state: the memory terms are the same, as they must be in every process."""
-    loss = bench.build("cirkd").eval()
-    loss.pixels.append(torch.randn(8, bench.C_T).double(), torch.tensor([0] * 8))
-    values = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        values.append(float(loss(bench.student(3), bench.teacher(4), bench.labels())["cirkd_pixel"].detach()))
-    assert values[0] == values[1]
+
+    def value(*, seed: int, step: int, random: int) -> float:
+        loss = bench.build("cirkd", seed=seed).eval()
+        vectors = torch.randn(8, bench.C_T, generator=torch.Generator().manual_seed(5)).double()
+        loss.pixels.append(vectors, torch.tensor([0] * 8))
+        loss.updates.fill_(step)
+        torch.manual_seed(random)
+        return float(loss(bench.student(3), bench.teacher(4), bench.labels())["cirkd_pixel"].detach())
+
+    first = value(seed=0, step=1, random=0)
+    assert first == value(seed=0, step=1, random=1)
+    assert len({first, value(seed=0, step=2, random=0), value(seed=1, step=1, random=0)}) == 3
+    assert value(seed=2**40, step=1, random=0) > 0  # any seed of params.yaml
+
+
+@pytest.mark.parametrize(("images", "warnings"), [(1, 1), (2, 1), (4, 0)])
+def test_a_group_larger_than_the_images_at_hand_is_one_warning(
+    images: int, warnings: int, bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_small_group.cache_clear()
+    loss = bench.build("cirkd", relation_group=3, pixel_weight=0.0, region_weight=0.0)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            loss(bench.student(images=images), bench.teacher(images=images), bench.labels(images=images))
+    assert len(caplog.records) == warnings
+    for record in caplog.records:
+        text = record.getMessage()
+        assert text.startswith(f"losses.cirkd.relation_group: got 3, but a part of a batch has {images} image")
+        assert text.endswith(f"or set relation_group: {images}") and "\n" not in text
 
 
 class Waits(TorchDispatchMode):

@@ -100,25 +100,47 @@ def test_every_variant_stays_finite(name: str, options: dict[str, Any], case: st
     assert bool(value.isfinite()) and gradients and all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-#: Means over images: the gradient that processes average is that of the whole batch. The others say in their docstrings
-#: that they depend on the batch of one process.
-BY_IMAGE = ["kd", "fitnet", "cwd", "skd", "ifvd", "at"]
+#: Means over images: the gradient that processes average is that of the whole batch.
+BY_IMAGE: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("kd", "fitnet", "cwd", "skd", "ifvd", "at")},
+    **{name: {"mask_ratio": 0.0} for name in ("mgd", "af_dcd")},  # other masks in each process
+    "aicsd": {"adaptive": False},
+}
+#: Parts of the other losses that are means over images too.
+PARTS = [("cirkd", {"pixel_weight": 0.0, "region_weight": 0.0}), ("pfs", {"imitation_weight": 0.0})]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [*((name, {}) for name in BY_IMAGE), ("cirkd", {"pixel_weight": 0.0, "region_weight": 0.0}),
-     ("pfs", {"imitation_weight": 0.0}), ("aicsd", {"adaptive": False})],
-)  # fmt: skip
-def test_halves_of_a_batch_average_to_the_whole(name: str, options: dict[str, Any], bench: Any) -> None:
+def whole_and_halves(name: str, options: dict[str, Any], bench: Any) -> tuple[float, float]:
+    """The value of a batch of 4, and the mean of the values of its halves; statistics are those of the whole."""
     loss, labels = bench.build(name, **options), bench.labels(images=4)
     student, teacher = bench.student(images=4), bench.teacher(images=4)
+    loss(student, teacher, labels)
+    loss.eval()
 
     def value(part: slice) -> float:
         outputs = (output.map(lambda x: x[part]) for output in (student, teacher))
         return float(total(loss(*outputs, labels[part])).detach())
 
-    assert (value(slice(0, 2)) + value(slice(2, 4))) / 2 == pytest.approx(value(slice(0, 4)), rel=1e-9)
+    return value(slice(0, 4)), (value(slice(0, 2)) + value(slice(2, 4))) / 2
+
+
+@pytest.mark.parametrize(("name", "options"), [*BY_IMAGE.items(), *PARTS])
+def test_halves_of_a_batch_average_to_the_whole(name: str, options: dict[str, Any], bench: Any) -> None:
+    whole, halves = whole_and_halves(name, options, bench)
+    assert halves == pytest.approx(whole, rel=1e-9)
+
+
+def test_the_page_about_processes_says_which_losses_are_the_same(bench: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs/scaling.md").read_text("utf-8")
+    rows = [row.split("|")[1:3] for row in page.splitlines() if re.match(r"\| [^|]*`\w+`", row)]
+    (same,) = (set(re.findall(r"`(\w+)`", losses_)) for losses_, _ in rows if "means over images" in losses_)
+    others = [name for losses_, _ in rows for name in re.findall(r"`(\w+)`", losses_) if name not in same]
+    assert same == set(BY_IMAGE) and sorted(set(others) & set(NAMES)) == sorted(set(TEACHING) - same)
+    for name in sorted(set(TEACHING) - same):
+        whole, halves = whole_and_halves(name, {}, bench)
+        assert halves != pytest.approx(whole, rel=1e-6), name
+    (pfs,) = (text for losses_, text in rows if "`pfs`" in losses_)
+    assert "within an image" in pfs
 
 
 @pytest.mark.parametrize("name", TEACHING)

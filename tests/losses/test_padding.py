@@ -22,6 +22,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pfs", {"gap": "l1", "normalizer": "pixels"}),
     ("skd", {"mode": "grid"}),
     ("cwd", {"feature_weight": 50.0}),
+    ("cwd", {"feature_weight": 50.0, "normalize": "channels"}),
+    ("fitnet", {"normalize": "channels"}),
+    ("fitnet", {"normalize": "none"}),
+    ("mgd", {"normalize": "teacher"}),
     ("idd", {"position_weight": 1.0}),
     ("i2ckd", {"layers": ["stage1", "stage2", "embedding"]}),
     ("aicsd", {"adaptive": False, "scope": "batch"}),
@@ -29,8 +33,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("af_dcd", {"feature": "embedding"}),
 ]
 #: Their value for a crop is exactly that for its frame. The others: `cirkd` has batch norm in its projection, `mgd` and
-#: `af_dcd` draw random positions, `at` has its own rule for the number of positions, and a grid divides the crop.
-INEXACT = {"cirkd", "mgd", "af_dcd", "at"}
+#: `af_dcd` draw random positions, and a grid divides the crop.
+INEXACT = {"cirkd", "mgd", "af_dcd"}
 EXACT: list[tuple[str, dict[str, Any]]] = [
     *((name, options) for name, options in VARIANTS if name not in INEXACT and options.get("mode") != "grid"),
     ("cirkd", {"pixel_weight": 0.0, "region_weight": 0.0}),

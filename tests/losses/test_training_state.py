@@ -142,9 +142,9 @@ def test_a_resumed_run_gives_the_same_bits(name: str, tmp_path: Path) -> None:
         assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def train_in_process(rank: int, folder: str) -> None:
+def train_in_process(rank: int, folder: str, name: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    run = Run("cirkd")
+    run = Run(name)
     model = nn.parallel.DistributedDataParallel(run, broadcast_buffers=False)
     for step in range(3):
         generator = torch.Generator().manual_seed(10 * step + rank)
@@ -165,11 +165,24 @@ def train_in_process(rank: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_cirkd_in_two_processes_has_one_memory_and_one_projection(tmp_path: Path) -> None:
     """No buffer is broadcast. Batch norm's statistics differ between processes unless it is synchronised."""
-    mp.spawn(train_in_process, args=(str(tmp_path),), nprocs=2)
+    mp.spawn(train_in_process, args=(str(tmp_path), "cirkd"), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys() and any("vectors" in key for key in first)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert first["pixels.filled"].tolist()[0] > 0 and int(first["updates"]) == 3
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+def test_two_processes_measure_the_teacher_on_all_images(tmp_path: Path) -> None:
+    mp.spawn(train_in_process, args=(str(tmp_path), "fitnet"), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    teacher, means = Run("fitnet").teacher, []
+    for step in range(3):
+        for rank in range(2):
+            images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(10 * step + rank))
+            means.append(teacher(images).embedding.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(first["standard.moments"][0], torch.stack(means).mean(dim=0))
 
 
 def test_copies_of_a_loss_share_nothing() -> None:

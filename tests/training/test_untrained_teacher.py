@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 from ruamel.yaml import YAML
 from torch import nn
 
-from pipeline import artifact, models
+from pipeline import artifact, losses, models
 from pipeline.errors import UserError
 from pipeline.export.torch_engine import TorchEngine
 from pipeline.models import SegNetwork
 from pipeline.models.weights import network_artifact
 from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.prepared import Prepared
+from pipeline.training.distillation import warn_of_other_targets
 from pipeline.training.evaluation import check_complete, measure
 from pipeline.training.processes import accelerator
 
@@ -153,3 +155,31 @@ def test_every_split_but_train_is_measured(prepared: Prepared) -> None:
     assert metrics["val"]["miou"] == pytest.approx(expected, abs=1e-3) and expected > 0
     with pytest.raises(UserError, match=r"input_size: got \[60, 96\]; this network needs multiples of 32"):
         measure(network, prepared, input_size=(60, 96), accelerator=accelerator(precision="fp32"))
+
+
+@pytest.mark.parametrize(
+    ("mixture", "class_balance", "teacher", "warnings"),
+    [
+        (["kd"], 0.5, {"trained": False}, 1),
+        (["fitnet", "pfs"], 0.5, {"trained": False}, 1),
+        (["dist"], 0.5, {"trained": False}, 1),
+        (["aicsd"], 0.5, {"trained": False}, 1),
+        (["kd"], 0.0, {"trained": False}, 0),  # no class weights
+        (["kd"], 0.5, {"best_step": 3}, 0),  # a teacher of ours
+        (["fitnet", "cwd"], 0.5, {"trained": False}, 0),  # no probabilities are compared
+        (["none"], 0.5, {"trained": False}, 0),
+    ],
+)
+def test_class_weights_beside_an_untrained_teacher_are_one_warning(
+    mixture: list[str], class_balance: float, teacher: dict[str, Any], warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = {"num_classes": 3, "ignore_index": 255, "student_channels": 4, "teacher_channels": 6, "steps": 9}
+    with caplog.at_level(logging.WARNING):
+        warn_of_other_targets(
+            losses.build_all({name: {} for name in mixture}, **facts), class_balance=class_balance, teacher=teacher
+        )
+    assert len(caplog.records) == warnings
+    for record in caplog.records:
+        text = record.getMessage()
+        assert text.startswith("distill.class_balance: got 0.5, but the teacher was not trained here")
+        assert "set distill.class_balance: 0, or" in text and "\n" not in text
