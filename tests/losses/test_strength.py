@@ -132,7 +132,7 @@ PATCHES = {**GENERATED, "stride": (0.5, 2.0, "pooling and patches are in pixels,
 #: Where the ratio of strengths, changed / not changed, is not 1: term -> change -> accepted range, reason.
 EXCEPT: dict[str, dict[str, tuple[float, float, str]]] = {
     **dict.fromkeys(("cirkd_pixel", "cirkd_region"), dict.fromkeys(CHANGES, (*RANDOM, DRAWN))),
-    **dict.fromkeys(("mgd", "af_dcd_reconstruction"), {**GENERATED, "scale": (7, 13, OWN_SCALE)}),
+    **{term: {**GENERATED, "scale": (7, 13, OWN_SCALE)} for term in ("mgd", "af_dcd_reconstruction")},
     **dict.fromkeys(("mgd normalized", "af_dcd_reconstruction normalized"), GENERATED),
     "af_dcd_contrast": {**PATCHES, "scale": (0.2, 5, OWN_SCALE)},
     "af_dcd_contrast normalized": PATCHES,
