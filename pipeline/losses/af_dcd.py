@@ -46,7 +46,7 @@ class DenseContrast(DistillationLoss):
         mask_ratio: probability that a position is set to 0 before generation; 0.75 in the official code.
         temperature: of the contrast; 0.07 in the official code.
         reconstruction_weight: factor of the first term; 2e-6 in the official script for Cityscapes (up to 8e-6
-            elsewhere, where crops are smaller).
+            elsewhere).
         contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
         normalize: of the teacher's feature: ``none`` takes it as it is, as the published weights need; ``teacher``
             divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
