@@ -71,10 +71,8 @@ class ChannelWise(DistillationLoss):
         terms = {"cwd_logit": self.logit_weight * self._divergence(student.logits, teacher.logits, valid)}
         if self.adapter is not None:
             adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-            valid, theirs = (
-                inside(student, adapted),
-                self.standard(teacher.embedding, inside(teacher, teacher.embedding)),
-            )
+            valid = inside(student, adapted)
+            theirs = self.standard(teacher.embedding, valid)
             terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, theirs, valid)
         return terms
 

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
-from pipeline.losses._padding import inside, mean
+from pipeline.losses._padding import filled, inside, mean
 from pipeline.losses._standard import Standard, standardised
 from pipeline.models import SegOutput
 
@@ -65,7 +65,7 @@ class FitNet(DistillationLoss):
         self.standard = standardised(teacher_channels, normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-        valid = inside(student, adapted)
+        valid = inside(student, student.embedding)
+        adapted = self.adapter(filled(student.embedding, valid))  # (N, C_T, h, w)
         error = F.mse_loss(adapted, self.standard(teacher.embedding, valid), reduction="none")
         return {"fitnet": self.weight * mean(error, valid)}

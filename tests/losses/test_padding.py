@@ -25,6 +25,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cwd", {"feature_weight": 50.0, "normalize": "channels"}),
     ("fitnet", {"normalize": "channels"}),
     ("fitnet", {"normalize": "none"}),
+    ("fitnet", {"adapter": "norm"}),
     ("mgd", {"normalize": "teacher"}),
     ("idd", {"position_weight": 1.0}),
     ("i2ckd", {"layers": ["stage1", "stage2", "embedding"]}),
@@ -32,11 +33,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cirkd", {"mask_ignored": True, "pool": 2}),
     ("af_dcd", {"feature": "embedding"}),
 ]
-#: Their value for a crop is exactly that for its frame. The others: `cirkd` has batch norm in its projection, `mgd` and
-#: `af_dcd` draw random positions, and a grid divides the crop.
+#: Their value for a crop is exactly that for its frame. The others: `cirkd` and an adapter with batch norm count
+#: padding as zeros there, `mgd` and `af_dcd` draw random positions, and a grid divides the crop.
 INEXACT = {"cirkd", "mgd", "af_dcd"}
+OWN_SIZE = [{"mode": "grid"}, {"adapter": "norm"}]
 EXACT: list[tuple[str, dict[str, Any]]] = [
-    *((name, options) for name, options in VARIANTS if name not in INEXACT and options.get("mode") != "grid"),
+    *((name, options) for name, options in VARIANTS if name not in INEXACT and options not in OWN_SIZE),
     ("cirkd", {"pixel_weight": 0.0, "region_weight": 0.0}),
 ]
 ROWS, COLUMNS = slice(4, 8), slice(0, 4)  # of an 8 x 8 embedding: the frame of the last image
