@@ -22,7 +22,7 @@ from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 LITE: dict[str, Any] = {
     "architecture": "fpn",
     "encoder": "tu-tf_efficientnet_lite0",
-    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 16},
+    "options": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
 }
 HALF = (0.5, 0.5, 0.5)
 
