@@ -57,7 +57,8 @@ class Standardised(nn.Module):
             return torch.where(self.passes > 0, self.moments.to(here.dtype), here)
         self.passes += 1
         self.moments += (mean_over_processes(here).to(self.moments.dtype) - self.moments) / self.passes
-        return self.moments.to(here.dtype, copy=True)
+        moments: Tensor = self.moments.to(here.dtype, copy=True)
+        return moments
 
 
 def standardised(channels: int, how: Standard) -> nn.Module:
