@@ -48,7 +48,8 @@ class Standardised(nn.Module):
         if self.how == "teacher":
             return features * pooled.rsqrt()
         mean, variance = mean[:, None, None], variance.clamp(min=LEAST**2 * pooled)[:, None, None]
-        return (features - mean) * variance.rsqrt()
+        standard: Tensor = (features - mean) * variance.rsqrt()
+        return standard
 
     def _moments(self, features: Tensor) -> Tensor:
         """(2, C): means of each channel and of its square; in training mode each call counts as a pass."""
