@@ -50,7 +50,8 @@ class Standardised(nn.Module):
         if self.how == "teacher":
             return features * pooled.rsqrt()
         mean, variance = mean[:, None, None], variance.clamp(min=LEAST**2 * pooled)[:, None, None]
-        return (features - mean) * variance.rsqrt()
+        standard: Tensor = (features - mean) * variance.rsqrt()
+        return standard
 
     def _moments(self, features: Tensor, valid: Tensor | None) -> Tensor:
         """(2, C): means of each channel and of its square; in training mode each call counts as a pass."""
@@ -61,7 +62,8 @@ class Standardised(nn.Module):
             return torch.where(self.passes > 0, self.moments.to(here.dtype), here)
         self.passes += 1
         self.moments += (mean_over_processes(here).to(self.moments.dtype) - self.moments) / self.passes
-        return self.moments.to(here.dtype, copy=True)
+        moments: Tensor = self.moments.to(here.dtype, copy=True)
+        return moments
 
 
 class Unchanged(nn.Module):

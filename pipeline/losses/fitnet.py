@@ -25,7 +25,7 @@ class FitNet(DistillationLoss):
     - It adds pixel-wise KD of weight 1 in the same run; here each term is a file, and this one is the feature term
       alone: ``loss: [kd, fitnet]``.
     - It compares with the teacher's features as they are (``normalize: none``), so a teacher with ten times the values
-      has at least ten times the weight. By default they are divided by their deviation first.
+      has about six times the gradient. By default they are divided by their deviation first.
     - It has no batch norm before the adapter (``adapter: norm``, ours).
 
     Args:

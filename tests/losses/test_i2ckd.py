@@ -139,7 +139,7 @@ def test_a_class_of_one_pixel_counts_by_its_pixels(bench: Any) -> None:
     def hinge(c: int, other: int) -> Tensor:
         return ((s[0, c] - t[0, c]).norm() - (s[0, c] - t[0, other]).norm() + 0.5).clamp(min=0)
 
-    counts = torch.tensor([[7, 8, 1]])
+    counts = torch.tensor([[7.0, 8.0, 1.0]], dtype=torch.float64)
     weights = {(c, o): float(counts[0, c] * counts[0, o]) for c, o in itertools.permutations(range(3), 2)}
     expected = sum(weight * hinge(*pair) for pair, weight in weights.items()) / sum(weights.values())
     assert float(loss.triplets(s[:1], t[:1], counts).detach()) == pytest.approx(float(expected.detach()), abs=1e-12)

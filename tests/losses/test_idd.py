@@ -93,6 +93,7 @@ def test_a_class_alone_gives_zero_and_a_small_one_counts_by_its_pixels(bench: An
         value = bench.build("idd", normalize=normalize)(with_embedding(student, embedding), teacher, labels)["idd"]
         assert float(value.detach()) == 0 and float(torch.autograd.grad(value, embedding)[0].abs().max()) == 0
     halves = torch.tensor([[[0] * 4, [0] * 4, [1] * 4, [1] * 4]] * 2)
+    halves[1, 0, 0] = bench.IGNORE
     one_pixel = halves.clone()
     one_pixel[1, 0, 0] = 2  # two more pairs, each with an eighth of the weight of the others
 
