@@ -1,4 +1,4 @@
-"""The weights after the last step are kept beside the best ones: measured, stored, copied, and resumed to the same bits."""
+"""The weights after the last step are kept beside the best ones: measured, stored, copied and resumed."""
 
 from __future__ import annotations
 

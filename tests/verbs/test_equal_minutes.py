@@ -85,7 +85,7 @@ def settings(tmp_path: Path) -> Callable[..., Params]:
         yaml = YAML()
         raw = yaml.load(ROOT / "params.yaml")
         raw["dataset"] = dataset
-        raw["distill"].update(steps=300, epochs=None, warmup=20, validate_every=100, **recipe or {})
+        raw["distill"] |= {"steps": 300, "epochs": None, "warmup": 20, "validate_every": 100, **(recipe or {})}
         raw["compare"].update(seeds=[0, 1], losses=LOSSES, **options)
         yaml.dump(raw, tmp_path / "params.yaml")
         return params.load(tmp_path / "params.yaml", kinds=())
