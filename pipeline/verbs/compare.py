@@ -171,12 +171,13 @@ def compare(settings: Params, *, out: Path) -> None:
 
 
 def require_split(settings: Params) -> None:
-    """Refuse a split on which the teacher in the workspace was not measured, before the first run.
+    """Refuse a split on which the teacher in the workspace was not measured or that has no labels, before the first run.
 
     Raises:
         UserError: names the splits that may be chosen.
     """
-    measured = sorted(artifact.load(TEACHER, kind="network").meta["metrics"])
+    metrics = artifact.load(TEACHER, kind="network").meta["metrics"]
+    measured = sorted(split for split, reached in metrics.items() if reached["miou"] is not None)
     if settings.compare.split not in measured:
         raise UserError(
             f"compare.split: got '{settings.compare.split}', on which no network is measured; choose one of {measured}"

@@ -225,8 +225,10 @@ def test_a_split_without_labels_is_refused_before_the_first_run(
     settings: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with artifact.create(tmp_path / "artifacts/teacher", kind="network", meta={"metrics": {"val": {}, "test": {}}}):
+    metrics = {"val": {"miou": 60.0}, "test": {"miou": 55.0}, "bare": {"miou": None}}
+    with artifact.create(tmp_path / "artifacts/teacher", kind="network", meta={"metrics": metrics}):
         pass
     compare.require_split(settings(split="test"))
-    with pytest.raises(UserError, match=r"compare\.split: got 'tset', .* choose one of \['test', 'val'\]"):
-        compare.require_split(settings(split="tset"))
+    for split in ("tset", "bare"):
+        with pytest.raises(UserError, match=rf"compare\.split: got '{split}', .* choose one of \['test', 'val'\]"):
+            compare.require_split(settings(split=split))
