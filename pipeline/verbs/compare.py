@@ -171,7 +171,7 @@ def compare(settings: Params, *, out: Path) -> None:
 
 
 def require_split(settings: Params) -> None:
-    """Refuse a split on which the teacher in the workspace was not measured or that has no labels, before the first run.
+    """Refuse, before the first run, a split without labels or on which the teacher in the workspace was not measured.
 
     Raises:
         UserError: names the splits that may be chosen.
