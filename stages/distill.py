@@ -62,14 +62,13 @@ def main() -> None:
     if not processes.is_main():
         return
     facts = {
-        **trained.facts,
-        "student": args.student,
-        "loss": {"name": loss["name"], "options": loss["options"]},
+        **trained.facts, "student": args.student, "loss": {"name": loss["name"], "options": loss["options"]},
         "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
-    }
+    }  # fmt: skip
     network_artifact.save(
-        args.out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts
-    )
+        args.out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
+        last=trained.last,
+    )  # fmt: skip
     costs = {**trained.costs.to_meta(), "parameters_of_loss": task.parameters_of_loss}
     artifact.write_text(args.costs, artifact.dump_json(costs))
     trained.finish()

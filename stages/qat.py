@@ -1,4 +1,4 @@
-"""Student -> student, fine-tuned with its losses and 8 bits simulated; without `qat: true`, an unchanged copy."""
+"""Student -> student with the weights to export; with `qat: true`, fine-tuned with its losses and 8 bits simulated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=())
-    if settings.student(args.name).qat:
+    student = settings.student(args.name)
+    if student.qat:
         trained = fine_tune(
             settings,
             name=args.name,
@@ -43,8 +44,8 @@ def main() -> None:
         outcome = f"{trained}, with the roundings of {settings.qat.target} INT8 simulated"
     else:
         if processes.is_main():
-            network_artifact.copy(args.student, args.out)
-        outcome = "unchanged copy of the student; qat: false"
+            network_artifact.copy(args.student, args.out, weights=student.export)
+        outcome = f"the {student.export} weights of the student, unchanged; qat: false"
     if processes.is_main():
         print(f"{args.out}: {outcome}")
 

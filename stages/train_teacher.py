@@ -62,14 +62,9 @@ def main() -> None:
     if not processes.is_main():
         return
     network_artifact.save(
-        args.out,
-        network,
-        name=model.name,
-        options=model.options,
-        labels=labels,
-        input_size=settings.input_size,
-        facts={**facts, "parents": {"dataset": prepared.artifact.hash}},
-    )
+        args.out, network, name=model.name, options=model.options, labels=labels, input_size=settings.input_size,
+        facts={**facts, "parents": {"dataset": prepared.artifact.hash}}, last=trained.last if trained else None,
+    )  # fmt: skip
     if trained is not None:
         trained.finish()
     outcome = trained or f"val mIoU {facts['metrics']['val']['miou']:.2f} (not trained)"

@@ -42,7 +42,7 @@ def assemble(
         variants: by name, each with size, hash and latency; ``torch`` is the float reference, else
             ``fp32``.
         scores: of each variant.
-        about: ``student``, ``loss``, ``model``, ``parameters``.
+        about: ``student``, ``loss``, ``model``, ``parameters``; of a student also ``weights``.
         dataset_sha256: hash of the data set that the frames come from.
         device: this machine, from ``device.describe``.
         engine: artifact of the INT8 engine.
@@ -152,10 +152,29 @@ def describe_model(network: Artifact) -> str:
     return " ".join([model["name"], *(str(value) for value in model["options"].values() if isinstance(value, str))])
 
 
-def describe_student(network: Artifact, *, name: str) -> dict[str, Any]:
-    """``about`` of a student that was trained here."""
+def describe_student(network: Artifact, *, name: str, exported: str, split: str) -> dict[str, Any]:
+    """``about`` of a student that was trained here.
+
+    Args:
+        exported: ``best`` or ``last``: which of its weights were exported.
+        split: of which the mIoU of both weights is reported.
+    """
     loss, parameters = network.meta["loss"]["name"], network.meta["parameters"]
-    return {"student": name, "loss": loss, "model": describe_model(network), "parameters": parameters}
+    weights = {"exported": exported, **_reached(network.meta, split)}
+    return {
+        "student": name, "loss": loss, "model": describe_model(network), "parameters": parameters, "weights": weights,
+    }  # fmt: skip
+
+
+def _reached(meta: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Step and mIoU of the best and the last weights on a split, as far as a network artifact has them."""
+    last = meta.get("last", {})
+    steps = {"best": meta.get("best_step"), "last": last.get("step")}
+    metrics = {"best": meta.get("metrics", {}), "last": last.get("metrics", {})}
+    return {
+        name: {"step": step, "miou": metrics[name][split]["miou"]} for name, step in steps.items()
+        if split in metrics[name]
+    }  # fmt: skip
 
 
 def describe_imported(network: Artifact, *, name: str) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def check_student(
 
     Args:
         teacher: network artifact; its recorded metrics on ``split`` are used. None: there is none.
-        student: network artifact folder, the float reference ``torch``. None: a network that was not trained here; its
-            fp32 engine is the reference, and the engines' folder names it.
+        student: network artifact folder, the float reference ``torch``, with the weights from which the engines were
+            exported. None: a network that was not trained here; its fp32 engine is the reference, and the engines'
+            folder names it.
         engines: folder with the engine artifacts fp32, fp16 and int8.
         int8: artifact that the INT8 engine was built from, to compare it with exact arithmetic; None: not compared.
         device: description of this machine by ``evaluation.device.describe``.
@@ -66,7 +67,8 @@ def check_student(
     require_same_classes(prepared, engine)
     about = assembly.describe_imported(engine, name=engines.name)
     if student is not None:
-        reference, about = _by_torch(student, variants["int8"].engine)
+        weights = engine.meta.get("weights", "best")  # earlier versions exported the best ones
+        reference, about = _by_torch(student, variants["int8"].engine, weights=weights, split=split)
         variants = {assembly.TORCH: reference, **variants}
     return measure(
         variants,
@@ -85,17 +87,19 @@ def check_student(
     )
 
 
-def _by_torch(student: Path, like: Engine) -> tuple[Variant, dict[str, Any]]:
+def _by_torch(
+    student: Path, like: Engine, *, weights: network_artifact.Which, split: str
+) -> tuple[Variant, dict[str, Any]]:
     """The student's network as a variant with another engine's sizes, and facts about the student."""
-    network, stored = network_artifact.load(student)
+    network, stored = network_artifact.load(student, weights=weights)
     stride = like.input_size[0] // like.output_size[0]
-    weights = stored.file(network_artifact.WEIGHTS)
+    file = network_artifact.file_of(stored, weights)
     facts = {
-        "size_bytes": weights.stat().st_size,
-        "sha256": artifact.sha256(weights),
+        "size_bytes": file.stat().st_size,
+        "sha256": artifact.sha256(file),
         "runtime": f"torch {torch.__version__}, {torch.get_num_threads()} threads",
     }
-    about = assembly.describe_student(stored, name=student.name)
+    about = assembly.describe_student(stored, name=student.name, exported=weights, split=split)
     return Variant(TorchEngine(network, input_size=like.input_size, label_stride=stride), facts), about
 
 

@@ -24,7 +24,7 @@ from pipeline.quantization import half_limits
 #: Facts of every network that are copied into its ONNX files.
 CARRIED = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "model", "parameters")
 #: Facts that only some networks have; they are copied too.
-CARRIED_IF_THERE = ("original_ids", "original_ignored", AWARE)
+CARRIED_IF_THERE = ("original_ids", "original_ignored", "weights", AWARE)
 
 
 def deploy_facts(

@@ -33,7 +33,7 @@ def fine_tune(
 
     Args:
         params: sections ``qat``, ``distill``, ``calibrate`` and ``quantize`` are used.
-        name: of the student.
+        name: of the student; its option ``export`` says which of its weights are the start.
         student, teacher: network artifacts.
         loss: of the student, see ``settings.loss_mixture``.
         dataset: prepared data set.
@@ -43,8 +43,8 @@ def fine_tune(
     Raises:
         UserError: see ``calibration_frames.Frames.for_calibration`` and ``training.run.train``.
     """
-    aware, recipe = params.qat, params.distill
-    network, student_artifact = network_artifact.load(student)
+    aware, recipe, weights = params.qat, params.distill, params.student(name).export
+    network, student_artifact = network_artifact.load(student, weights=weights)
     teacher_network, teacher_artifact = network_artifact.load(teacher)
     prepared = Prepared(dataset)
     processes.start_asked_for()
@@ -65,7 +65,7 @@ def fine_tune(
         prepared, simulated, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed
     )
     inputs = {
-        "student": student_artifact.hash, "teacher": teacher_artifact.hash, "loss": loss,
+        "student": student_artifact.hash, "weights": weights, "teacher": teacher_artifact.hash, "loss": loss,
         "target": aware.target, "ranges": ranges, "frames": frames.names,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as curves:
@@ -76,11 +76,13 @@ def fine_tune(
         )  # fmt: skip
     processes.leave()
     if processes.is_main():
-        facts = {key: value for key, value in student_artifact.facts.items() if key not in ("best_step", "metrics")}
+        replaced = ("best_step", "metrics", "last")
+        facts = {key: value for key, value in student_artifact.facts.items() if key not in replaced}
         parents = {
             **student_artifact.meta["parents"], "student": student_artifact.hash, "teacher": teacher_artifact.hash,
         }  # fmt: skip
         training = {**ranges, **aware.model_dump(), **trained.facts, "loss": loss["name"]}
-        network_artifact.write(out, network, meta={**facts, AWARE: training, "parents": parents})
+        meta = {**facts, "weights": weights, AWARE: training, "parents": parents}
+        network_artifact.write(out, network, meta=meta)
         trained.finish()
     return trained

@@ -1,16 +1,16 @@
 """Losses compared on one student: runs -> rows of means, spreads and gains; and results/comparison.json read again.
 
-mIoU and IoU are percent, gains points of mIoU over the student alone (``none``), paired by seed.
+mIoU and IoU are percent, gains points of mIoU over the student alone (``none``), paired by seed and by weights.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,35 +20,71 @@ from pipeline.reporting.measured import Teacher
 
 FILE = "comparison.json"
 BASELINE = "none"
+#: The best weights of a training on val, or those after its last step.
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network measured on a split; IoU is None for classes that the labels lack."""
+
+    miou: float
+    per_class_iou: Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: mIoU of the student on ``val`` at its best step, and the cost of the training."""
+    """One training run: its best and its last weights in float, its cost, and INT8 where it was checked.
 
-    miou: float
-    per_class_iou: Sequence[float | None]
+    ``int8_drop``: points of IoU that INT8 loses against float, per class.
+    """
+
+    best: Measured
+    last: Measured
     seconds_per_step: float
     training_seconds: float
     peak_memory_mib: float
+    int8: Measured | None = None
+    int8_drop: Sequence[float | None] = ()
 
 
-class Row(JsonObject):
-    """One loss over all seeds; None is not measured (yet), or undefined for a single seed."""
+class Figures(JsonObject):
+    """One kind of network over all seeds; None is not measured (yet), or undefined for a single seed."""
 
-    name: str = ""
-    loss: str = ""
-    options: dict[str, Any] = Field(default_factory=dict)
     miou: tuple[Percent | None, ...] = ()  # of each seed
     mean: Percent | None = None
     std: NotNegative | None = None
     gain: Number | None = None
     gain_error: NotNegative | None = None
     per_class_iou: tuple[Percent | None, ...] = ()
+
+
+class Row(JsonObject):
+    """One loss: the best and the last weights, INT8 where it was checked, and the costs over all seeds."""
+
+    name: str = ""
+    loss: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    steps: Count | None = None  # where losses differ in them
+    best: Figures = Figures()
+    last: Figures = Figures()
+    int8: Figures = Figures()
+    int8_drop: tuple[Number | None, ...] = ()  # points of IoU per class, mean over seeds
     seconds_per_step: NotNegative | None = None
     peak_memory_mib: NotNegative | None = None
     training_seconds: NotNegative | None = None
     gain_per_minute: Number | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, fields: Any) -> Any:
+        """Earlier versions measured the best weights only, and wrote their figures into the row itself."""
+        if not isinstance(fields, dict) or "miou" not in fields or "best" in fields:
+            return fields
+        return {**fields, "best": {key: fields[key] for key in Figures.model_fields if key in fields}}
+
+    def of(self, weights: Which) -> Figures:
+        return self.best if weights == "best" else self.last
 
 
 class Comparison(JsonObject):
@@ -57,18 +93,26 @@ class Comparison(JsonObject):
     rows: tuple[Row, ...] = ()
     classes: tuple[str, ...] = ()
     dataset_sha256: str = ""
+    split: str = "val"
     teacher: Teacher = Teacher()
     student: str = ""
+    weights: Which = "best"  # of which gain per minute and INT8 are
     steps: Count | None = None
+    minutes: NotNegative | None = None  # of training per run, where every loss has the same; None: the same steps
     batch_size: Count | None = None
     device: str = ""
     seeds: tuple[Count, ...] = ()
 
     @model_validator(mode="after")
     def _one_entry_per_seed_and_class(self) -> Comparison:
-        mious = {f"rows[{index}].miou": row.miou for index, row in enumerate(self.rows)}
-        ious = {f"rows[{index}].per_class_iou": row.per_class_iou for index, row in enumerate(self.rows)}
-        require_lengths(mious, len(self.seeds), key="seeds")
+        figures = {
+            f"rows[{index}].{name}": getattr(row, name)
+            for index, row in enumerate(self.rows)
+            for name in ("best", "last", "int8")
+        }
+        ious = {f"{place}.per_class_iou": each.per_class_iou for place, each in figures.items()}
+        ious |= {f"rows[{index}].int8_drop": row.int8_drop for index, row in enumerate(self.rows)}
+        require_lengths({f"{place}.miou": each.miou for place, each in figures.items()}, len(self.seeds), key="seeds")
         require_lengths(ious, len(self.classes), key="classes")
         return self
 
@@ -86,6 +130,8 @@ def summarise(
     loss: str,
     options: Mapping[str, Any],
     base: Mapping[int, Run],
+    weights: Which = "best",
+    steps: int | None = None,
 ) -> Row:
     """The row of one loss.
 
@@ -95,26 +141,53 @@ def summarise(
         seeds: all seeds of the comparison; ``miou`` holds None for those without a run.
         loss, options: of the training.
         base: runs of the student alone, by seed; a gain compares runs of the same seed. Empty: no gain.
+        weights: of which the gain per minute is.
+        steps: of each run, where losses differ in them.
     """
-    mious = [run.miou for run in runs.values()]
-    gains = [runs[seed].miou - base[seed].miou for seed in runs if seed in base and loss != BASELINE]
-    gain = statistics.fmean(gains) if gains else None
+    alone = {} if loss == BASELINE else base
+    best = _figures(runs, alone, lambda run: run.best, seeds=seeds)
+    last = _figures(runs, alone, lambda run: run.last, seeds=seeds)
+    gain = (best if weights == "best" else last).gain
     seconds = statistics.fmean(run.training_seconds for run in runs.values())
     return Row(
         name=name,
         loss=loss,
         options=dict(options),
-        miou=tuple(runs[seed].miou if seed in runs else None for seed in seeds),
-        mean=_rounded(statistics.fmean(mious)),
-        std=_rounded(statistics.stdev(mious)) if len(mious) > 1 else None,
-        gain=_rounded(gain),
-        gain_error=_rounded(statistics.stdev(gains) / math.sqrt(len(gains))) if len(gains) > 1 else None,
-        per_class_iou=tuple(map(_mean, zip(*(run.per_class_iou for run in runs.values()), strict=True))),
+        steps=steps,
+        best=best,
+        last=last,
+        int8=_figures(runs, alone, lambda run: run.int8, seeds=seeds),
+        int8_drop=_means([run.int8_drop for run in runs.values() if run.int8_drop]),
         seconds_per_step=_rounded(statistics.median(run.seconds_per_step for run in runs.values()), 6),
         peak_memory_mib=_rounded(max(run.peak_memory_mib for run in runs.values())),
         training_seconds=_rounded(seconds, 3),
         gain_per_minute=_rounded(gain / (seconds / 60)) if gain is not None and seconds > 0 else None,
     )
+
+
+def _figures(
+    runs: Mapping[int, Run], base: Mapping[int, Run], network: Callable[[Run], Measured | None], *, seeds: Sequence[int]
+) -> Figures:
+    """The figures of one network of each run; empty where no run has it."""
+    measured = {seed: each for seed, run in runs.items() if (each := network(run)) is not None}
+    if not measured:
+        return Figures()
+    alone = {seed: each for seed, run in base.items() if (each := network(run)) is not None}
+    mious = [each.miou for each in measured.values()]
+    gains = [each.miou - alone[seed].miou for seed, each in measured.items() if seed in alone]
+    return Figures(
+        miou=tuple(measured[seed].miou if seed in measured else None for seed in seeds),
+        mean=_rounded(statistics.fmean(mious)),
+        std=_rounded(statistics.stdev(mious)) if len(mious) > 1 else None,
+        gain=_rounded(statistics.fmean(gains)) if gains else None,
+        gain_error=_rounded(statistics.stdev(gains) / math.sqrt(len(gains))) if len(gains) > 1 else None,
+        per_class_iou=_means([each.per_class_iou for each in measured.values()]),
+    )
+
+
+def _means(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """Mean of each class over runs; None where no run has a value."""
+    return tuple(map(_mean, zip(*rows, strict=True)))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

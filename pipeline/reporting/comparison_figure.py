@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from pipeline.reporting import svg
-from pipeline.reporting.comparison import BASELINE, Comparison, Row
+from pipeline.reporting.comparison import BASELINE, Comparison, Figures, Row
 from pipeline.reporting.svg import THEME
 from pipeline.reporting.wording import fixed, signed
 
@@ -22,33 +22,31 @@ BELOW = 0.24
 
 def dots(comparison: Comparison, *, width: int = 860) -> Markup | None:
     """One line per loss: mean (large dot) ± standard deviation (bar), seeds (small dots), gain. None without rows."""
-    rows = [row for row in comparison.rows if row.mean is not None]
+    rows = [(row, figures) for row in comparison.rows if (figures := row.of(comparison.weights)).mean is not None]
     if not rows:
         return None
     narrow = width < 500
     height = ROW * len(rows) + 62
     with svg.canvas(width, height, margins=(84 if narrow else 150, 86, 22, 40)) as (figure, axes):
         _frame(axes, rows, narrow=narrow)
-        base = comparison.baseline
-        if base is not None and base.mean is not None:
-            axes.axvline(base.mean, color=THEME["baseline"], linewidth=1.3, linestyle=(0, (5, 4)))
+        base = next((line for line in rows if line[0].loss == BASELINE), None)
+        if base is not None and (mean := base[1].mean) is not None:
+            axes.axvline(mean, color=THEME["baseline"], linewidth=1.3, linestyle=(0, (5, 4)))
             top: dict[str, Any] = {"color": THEME["muted"], "size": 10.5, "ha": "center", "va": "bottom"}
-            axes.annotate(
-                f"{base.name} {fixed(base.mean)}", (base.mean, -0.5), (0, 3), textcoords="offset points", **top
-            )
-        for y, row in enumerate(rows):
-            _line(axes, y, row)
+            axes.annotate(f"{base[0].name} {fixed(mean)}", (mean, -0.5), (0, 3), textcoords="offset points", **top)
+        for y, (row, figures) in enumerate(rows):
+            _line(axes, y, figures, colour=THEME["baseline" if row.loss == BASELINE else "series-1"])
         axes.set_xlabel("mIoU, %", labelpad=6)
         name = "losses-narrow" if narrow else "losses"
         return svg.finish(figure, name=name, title="mIoU of the student with every loss: mean, spread and single runs")
 
 
-def _frame(axes: Axes, rows: list[Row], *, narrow: bool) -> None:
-    values = [value for row in rows for value in _extent(row)]
+def _frame(axes: Axes, rows: list[tuple[Row, Figures]], *, narrow: bool) -> None:
+    values = [value for _, figures in rows for value in _extent(figures)]
     pad = max(0.06 * (max(values) - min(values)), 0.2)
     axes.set_xlim(min(values) - pad, max(values) + pad)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [_shortened(row.name, 11 if narrow else 20) for row in rows])
+    axes.set_yticks(range(len(rows)), [_shortened(row.name, 11 if narrow else 20) for row, _ in rows])
     axes.tick_params(length=0, pad=7)
     axes.tick_params(axis="y", labelcolor=THEME["ink"])
     axes.grid(axis="x", color=THEME["rule"], linewidth=0.8)
@@ -56,28 +54,27 @@ def _frame(axes: Axes, rows: list[Row], *, narrow: bool) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _extent(row: Row) -> list[float]:
-    mean, std = row.mean or 0.0, row.std or 0.0
-    return [mean - std, mean + std, *(value for value in row.miou if value is not None)]
+def _extent(figures: Figures) -> list[float]:
+    mean, std = figures.mean or 0.0, figures.std or 0.0
+    return [mean - std, mean + std, *(value for value in figures.miou if value is not None)]
 
 
-def _line(axes: Axes, y: int, row: Row) -> None:
-    colour = THEME["baseline"] if row.loss == BASELINE else THEME["series-1"]
-    seeds = [value for value in row.miou if value is not None]
+def _line(axes: Axes, y: int, figures: Figures, *, colour: str) -> None:
+    seeds = [value for value in figures.miou if value is not None]
     axes.scatter(seeds, [y + BELOW] * len(seeds), s=16, facecolor=colour, alpha=0.5, linewidth=0, zorder=3)
-    assert row.mean is not None
-    if row.std is not None:
-        axes.errorbar([row.mean], [y], xerr=[row.std], color=colour, linewidth=1.6, capsize=4, zorder=3)
-    axes.scatter([row.mean], [y], s=70, facecolor=colour, edgecolor=THEME["surface"], linewidth=1.0, zorder=4)
-    if row.gain is not None:
-        error = "" if row.gain_error is None else f" ± {fixed(row.gain_error)}"
+    assert figures.mean is not None
+    if figures.std is not None:
+        axes.errorbar([figures.mean], [y], xerr=[figures.std], color=colour, linewidth=1.6, capsize=4, zorder=3)
+    axes.scatter([figures.mean], [y], s=70, facecolor=colour, edgecolor=THEME["surface"], linewidth=1.0, zorder=4)
+    if figures.gain is not None:
+        error = "" if figures.gain_error is None else f" ± {fixed(figures.gain_error)}"
         style: dict[str, Any] = {"color": THEME["ink"], "size": 11, "ha": "left", "va": "center"}
         at: dict[str, Any] = {
             "xycoords": ("axes fraction", "data"),
             "textcoords": "offset points",
             "annotation_clip": False,
         }
-        axes.annotate(f"{signed(row.gain)}{error}", (1.0, y), (8, 0), **at, **style)
+        axes.annotate(f"{signed(figures.gain)}{error}", (1.0, y), (8, 0), **at, **style)
 
 
 def _shortened(name: str, length: int) -> str:

@@ -5,13 +5,14 @@ A new column is one line of :data:`COLUMNS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from pipeline.reporting import columns
 from pipeline.reporting.columns import Column, plain
-from pipeline.reporting.comparison import BASELINE, Comparison, Row
+from pipeline.reporting.comparison import BASELINE, Comparison, Figures, Row
 from pipeline.reporting.wording import NOT_MEASURED, TIMES, fixed, signed
 
 NOTHING = "\N{EN DASH}"
@@ -19,10 +20,11 @@ NOTHING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the comparison beside the row of the student alone, if there is one."""
+    """A row of the comparison beside the row of the student alone, if there is one, and the comparison."""
 
     row: Row
     alone: Row | None
+    comparison: Comparison
 
     @property
     def is_alone(self) -> bool:
@@ -30,19 +32,43 @@ class Line:
 
 
 def lines(comparison: Comparison) -> list[Line]:
-    return [Line(row, comparison.baseline) for row in comparison.rows]
+    return [Line(row, comparison.baseline, comparison) for row in comparison.rows]
 
 
-def _mean(line: Line) -> str:
-    return _with_error(fixed(line.row.mean), line.row.std)
+def _mean(figures: Figures) -> str:
+    return _with_error(fixed(figures.mean), figures.std)
 
 
-def _gain(line: Line) -> str:
-    return NOTHING if line.is_alone else _with_error(signed(line.row.gain), line.row.gain_error)
+def _gain(line: Line, figures: Figures) -> str:
+    return NOTHING if line.is_alone else _with_error(signed(figures.gain), figures.gain_error)
 
 
 def _gain_per_minute(line: Line) -> str:
     return NOTHING if line.is_alone else signed(line.row.gain_per_minute, 2)
+
+
+def _worst(line: Line) -> str:
+    """The class with the lowest IoU, and its IoU."""
+    ious = line.row.of(line.comparison.weights).per_class_iou
+    return _named(line, [None if iou is None else -iou for iou in ious], ious)
+
+
+def _worst_drop(line: Line) -> str:
+    """The class that loses most in INT8, and its loss in points of IoU."""
+    return _named(line, line.row.int8_drop, line.row.int8_drop)
+
+
+def _named(line: Line, order: Sequence[float | None], values: Sequence[float | None]) -> str:
+    """The class with the highest ``order``, and its value."""
+    known = [(value, index) for index, value in enumerate(order) if value is not None]
+    if not known:
+        return NOT_MEASURED
+    _, index = max(known)
+    return f"{line.comparison.classes[index]} {fixed(values[index])}"
+
+
+def _steps(line: Line) -> str:
+    return NOT_MEASURED if line.row.steps is None else str(line.row.steps)
 
 
 def _milliseconds(line: Line) -> str:
@@ -69,8 +95,14 @@ def _with_error(text: str, error: float | None) -> str:
 COLUMNS: tuple[Column[Line], ...] = (
     Column("name", lambda line: line.row.name, left=True),
     Column("loss", lambda line: line.row.loss, left=True),
-    Column("mIoU", _mean),
-    Column("gain", _gain),
+    Column("best mIoU", lambda line: _mean(line.row.best)),
+    Column("best gain", lambda line: _gain(line, line.row.best)),
+    Column("last mIoU", lambda line: _mean(line.row.last)),
+    Column("last gain", lambda line: _gain(line, line.row.last)),
+    Column("INT8 mIoU", lambda line: _mean(line.row.int8)),
+    Column("worst class drop", _worst_drop, left=True),
+    Column("worst class", _worst, left=True),
+    Column("steps", _steps),
     Column("ms per step", _milliseconds),
     Column("cost", _cost),
     Column("minutes", _minutes),
@@ -79,14 +111,28 @@ COLUMNS: tuple[Column[Line], ...] = (
 )
 
 
+def shown(comparison: Comparison) -> list[Column[Line]]:
+    """The columns without those in which no row has a value, such as INT8 where nothing was quantised."""
+    rows = lines(comparison)
+    return [column for column in COLUMNS if any(column.cell(line) not in (NOT_MEASURED, NOTHING) for line in rows)]
+
+
+def length(comparison: Comparison) -> str:
+    """How long each run trains: ``300 steps of 4``, or ``0.6 minutes in steps of 4``."""
+    if comparison.minutes is None:
+        return f"{comparison.steps} steps of {comparison.batch_size}"
+    return f"{fixed(comparison.minutes)} minutes in steps of {comparison.batch_size}"
+
+
 def caption(comparison: Comparison) -> str:
     """The common facts of the rows, and the meaning of the columns."""
     count = len(comparison.seeds)
     return (
-        f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {comparison.steps} steps of "
-        f"{comparison.batch_size}; teacher {fixed(comparison.teacher.miou)} mIoU; mIoU on val: mean ± standard "
-        f"deviation over seeds; gain over {BASELINE} of the same seed: mean ± standard error; cost: time of a step "
-        f"against {BASELINE}; trained on {comparison.device}"
+        f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {length(comparison)}; teacher "
+        f"{fixed(comparison.teacher.miou)} mIoU; mIoU on {comparison.split} of the best weights on val and of the last "
+        f"ones: mean ± standard deviation over seeds; gain over {BASELINE} of the same seed: mean ± standard error; "
+        f"gain per minute, worst class (lowest IoU) and INT8: of the {comparison.weights} weights; cost: time of a "
+        f"step against {BASELINE}; trained on {comparison.device}"
     )
 
 
@@ -94,9 +140,10 @@ def markdown(comparison: Comparison) -> str:
     """The table as GitHub Markdown with a final newline."""
     if not comparison.rows:
         return "No loss is compared yet; run make compare.\n"
-    return f"{columns.markdown(COLUMNS, lines(comparison))}\n{plain(caption(comparison))}\n"
+    return f"{columns.markdown(shown(comparison), lines(comparison))}\n{plain(caption(comparison))}\n"
 
 
 def rich_table(comparison: Comparison) -> Table:
     """The same table for the terminal."""
-    return columns.rich_table(COLUMNS, lines(comparison), title="Losses compared", caption=caption(comparison))
+    rows = lines(comparison)
+    return columns.rich_table(shown(comparison), rows, title="Losses compared", caption=caption(comparison))

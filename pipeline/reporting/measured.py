@@ -64,6 +64,21 @@ class Teacher(JsonObject):
     model: str = ""
 
 
+class Reached(JsonObject):
+    """What some weights of a training reach: the number of steps before them, and mIoU of the float network."""
+
+    step: Count | None = None
+    miou: Percent | None = None
+
+
+class Weights(JsonObject):
+    """The best weights of a training on val and the last ones; ``exported`` is ``best`` or ``last``."""
+
+    exported: str = ""
+    best: Reached = Reached()
+    last: Reached = Reached()
+
+
 class Note(JsonObject):
     """A warning, or a class with too few frames for a verdict; no budget is broken.
 
@@ -162,6 +177,7 @@ class Result(JsonObject):
     absent_classes: tuple[str, ...] = ()
     model: str = ""
     parameters: Count | None = None
+    weights: Weights = Weights()
     input_size: tuple[Count, ...] = ()  # height, width
     device: Annotated[dict[str, str], BeforeValidator(_as_text)] = Field(default_factory=dict)
     teacher: Teacher = Teacher()

@@ -169,7 +169,8 @@ def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[
         "caption": comparison_table.caption(comparison),
         "wide": comparison_figure.dots(comparison),
         "narrow": comparison_figure.dots(comparison, width=380),
-        "columns": comparison_table.COLUMNS,
+        "equal": "number of steps" if comparison.minutes is None else "minutes of training",
+        "columns": comparison_table.shown(comparison),
         "lines": comparison_table.lines(comparison),
     }
 

@@ -16,6 +16,7 @@ from pipeline.reporting.columns import Column, plain
 from pipeline.reporting.measured import Result
 from pipeline.reporting.wording import (
     NOT_MEASURED,
+    best_and_last,
     fastest,
     fixed,
     latency,
@@ -35,6 +36,7 @@ COLUMNS: tuple[Column[Result], ...] = (
     Column("loss", lambda result: result.training or NOT_MEASURED, left=True),
     Column("teacher mIoU", lambda result: fixed(result.teacher.miou)),
     Column("float mIoU", lambda result: fixed(result.reference.miou)),
+    Column("best / last", best_and_last),
     Column("INT8 mIoU", lambda result: fixed(result.int8.miou)),
     Column("drop", lambda result: fixed(result.drop.versus_float)),
     Column("worst class drop", worst, left=True),

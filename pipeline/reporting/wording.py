@@ -67,6 +67,15 @@ def latency(result: Result, variant: str) -> str:
     return marked(milliseconds(result.variant(variant).latency.p50), "unstable" if variant in result.unstable else "")
 
 
+def best_and_last(result: Result) -> str:
+    """``45.3 / 45.1``, ``45.3 / 45.1 (last exported)``: float mIoU of the best and the last weights of a training."""
+    weights = result.weights
+    if weights.last.miou is None:
+        return NOT_MEASURED
+    both = f"{fixed(weights.best.miou)} / {fixed(weights.last.miou)}"
+    return marked(both, "last exported" if weights.exported == "last" else "")
+
+
 def speed_up(result: Result) -> str:
     """``2.1×``, ``0.67× (slower)``, ``1.1× (unstable)``."""
     return marked(factor(result.speedup), *speed_marks(result))

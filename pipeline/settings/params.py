@@ -137,6 +137,8 @@ class Student(Section):
     model: Model  # the network, see model
     loss: Loss  # what the student learns from the teacher; none: nothing
     qat: bool = False  # fine-tune with 8 bits simulated, before export
+    #: weights of its training that are exported: the best ones on val, or those after the last step
+    export: Literal["best", "last"] = "best"
 
 
 class Compare(Section):
@@ -144,6 +146,14 @@ class Compare(Section):
 
     student: str  # a name of students, whose network is trained
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]  # each loss runs once per seed
+    split: str = "val"  # split on which the networks are measured
+    #: weights that gain per minute and INT8 are computed from; mIoU and gains are reported for both
+    weights: Literal["best", "last"] = "best"
+    #: what all losses have the same of; minutes: each loss is timed first, and its steps follow from that
+    budget: Literal["steps", "minutes"] = "steps"
+    #: of training per run, validations excluded, if budget is minutes; null: what none takes for the steps of distill
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    int8: bool | None = None  # quantise and check every run as well; null: unless the data are rendered (streets)
     losses: Annotated[dict[Name, Loss], Field(min_length=1)]  # name of the row -> its loss
 
 

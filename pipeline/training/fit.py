@@ -1,4 +1,4 @@
-"""The training loop: updates, validation, the best weights, and all that is needed to resume after an interruption."""
+"""The training loop: updates, validation, the best and the last weights, and all that is needed to resume."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Batch = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best validation of a run: step (1-based), its metrics and the weights."""
+class Kept:
+    """Weights that a run keeps: the number of steps before them, their metrics on val, and the weights."""
 
     step: int
     metrics: dict[str, Any]
     weights: dict[str, Tensor]
 
     @classmethod
-    def of(cls, step: int, metrics: dict[str, Any], network: SegNetwork) -> Best:
+    def of(cls, step: int, metrics: dict[str, Any], network: SegNetwork) -> Kept:
         return cls(step=step, metrics=metrics, weights=copy.deepcopy(network.state_dict()))
 
 
@@ -54,7 +54,7 @@ def fit(
     checkpoints: Checkpoints | None,
     title: str,
     log_every: int = 1,
-) -> tuple[Best, Costs]:
+) -> tuple[Kept, Kept, Costs]:
     """Train; at the end the task's network holds the weights of the best validation.
 
     Losses are read from the device, and checked, every ``log_every`` steps and before every validation. Checkpoints are
@@ -71,7 +71,8 @@ def fit(
         log_every: steps between two reads of the loss.
 
     Returns:
-        the best validation, and the costs of the training steps.
+        the weights of the best validation; those after the last step (the same object if they are the best); and the
+        costs of the training steps.
 
     Raises:
         UserError: loss or gradient is not finite, the loss explodes, or a checkpoint cannot be written.
@@ -80,10 +81,11 @@ def fit(
     main, launcher = accelerator.is_main_process, Launcher(accelerator.num_processes)
     done, state = _newest(checkpoints, accelerator)
     if state is None:
-        best = Best.of(0, validate(learner.network) if settings.keep_start else {"miou": -1.0}, learner.network)
+        metrics = validate(learner.network) if settings.keep_start else {"miou": -1.0}
+        best = Kept.of(0, metrics, learner.network)
     else:
         learner.restore(state["learner"])
-        best = Best(**state["best"])
+        best, metrics = Kept(**state["best"]), state["newest_metrics"]
     with ExitStack() as stack:
         curve = stack.enter_context(Curves(curves if main else None, None if state is None else state["curves"]))
         progress = stack.enter_context(bars.make(disable=not main))
@@ -98,8 +100,8 @@ def fit(
             names = [name_of(int(index)) for part in parts for index in part[2]]
             learner.update(parts, step=step, names=names)
             groups.load()
-            last = step == settings.steps
-            validates = step % settings.validate_every == 0 or last
+            ends = step == settings.steps
+            validates = step % settings.validate_every == 0 or ends
             if step % log_every and not validates:
                 continue
             curve.write()
@@ -115,18 +117,20 @@ def fit(
                 reached = f"{title}: step {step}/{settings.steps}, val mIoU {metrics['miou']:.2f}"
                 progress.console.print(reached, markup=False)
                 if metrics["miou"] > best.metrics["miou"]:
-                    best = Best.of(step, metrics, learner.network)
-            if checkpoints is not None and main and (last or checkpoints.due()):
+                    best = Kept.of(step, metrics, learner.network)
+            if checkpoints is not None and main and (ends or checkpoints.due()):
                 run_state = {
                     "learner": learner.state(),
                     "best": vars(best),
+                    "newest_metrics": metrics,
                     "curves": curve.state(),
                     "seconds": torch.tensor(meter.seconds, dtype=torch.float64),
                 }
                 checkpoints.write(step, run_state, circumstances=_circumstances(accelerator))
             meter.start()
+    last = best if best.step == settings.steps else Kept.of(settings.steps, metrics, learner.network)
     learner.task.network.load_state_dict(best.weights)
-    return best, meter.read()
+    return best, last, meter.read()
 
 
 def _newest(checkpoints: Checkpoints | None, accelerator: Accelerator) -> tuple[int, dict[str, Any] | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
@@ -20,7 +21,7 @@ from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
 from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
-from pipeline.training.fit import Batch, fit
+from pipeline.training.fit import Batch, Kept, fit
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
 from pipeline.training.memory import Estimate, advise, estimate, explained
@@ -38,17 +39,24 @@ class Trained:
     """The result of a run.
 
     Attributes:
-        facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
+        facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size;
+            ``step`` and ``metrics`` of the weights after the last step as ``last``.
+        last: weights after the last step; None where they are the best ones.
         costs: costs of the training steps; not among the facts, since they differ from run to run.
         checkpoints: checkpoints of the run; None when it wrote none.
     """
 
     facts: dict[str, Any]
+    last: Mapping[str, Tensor] | None
     costs: Costs
     checkpoints: Checkpoints | None
 
     def __str__(self) -> str:
-        return f"val mIoU {self.facts['metrics']['val']['miou']:.2f} (best of step {self.facts['best_step']})"
+        best, last = self.facts["metrics"]["val"]["miou"], self.facts["last"]["metrics"]["val"]["miou"]
+        if self.last is None:
+            return f"val mIoU {best:.2f} (best and last, step {self.facts['best_step']})"
+        steps = self.facts["best_step"], self.facts["last"]["step"]
+        return f"val mIoU {best:.2f} (best, step {steps[0]}), {last:.2f} (last, step {steps[1]})"
 
     def finish(self) -> None:
         """Remove the checkpoints. Call it when the result is written."""
@@ -70,7 +78,7 @@ def train(
     store: StoreMode = "none",
     log_every: int | None = None,
 ) -> Trained:
-    """Train a task in place.
+    """Train a task in place; at the end its network holds the best weights on val.
 
     Args:
         inputs: hashes and options of the task's inputs; with the settings they identify the run.
@@ -125,6 +133,14 @@ def train(
         metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator, batch=at_once,
         autocast=nullcontext if fp32 else accelerator.autocast,
     )  # fmt: skip
+
+    def metrics_by_split(kept: Kept) -> dict[str, dict[str, Any]]:
+        network.load_state_dict(kept.weights)
+        return measure(
+            network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
+            known={"val": kept.metrics} if fp32 else {},
+        )  # fmt: skip
+
     identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
@@ -132,18 +148,19 @@ def train(
         explained(planned, accelerator.device),
     ):
         learner = Learner(task, settings, accelerator=accelerator, images=images)
-        best, costs = fit(
+        best, last, costs = fit(
             learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
-        measured = measure(
-            network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
-            known={"val": best.metrics} if fp32 else {},
-        )  # fmt: skip
+        of_last = None if last is best else metrics_by_split(last)
+        of_best = metrics_by_split(best)  # the last call: the task keeps these weights
     if planned is not None:
         expected = planned.measured(accelerator.device) / MIB
         log.info("peak memory of training: %.0f MiB, estimated %.0f", costs.peak_memory_mib, expected)
-    return Trained(facts={"best_step": best.step, "metrics": measured}, costs=costs, checkpoints=kept)
+    facts = {
+        "best_step": best.step, "metrics": of_best, "last": {"step": last.step, "metrics": of_last or of_best},
+    }  # fmt: skip
+    return Trained(facts=facts, last=None if last is best else last.weights, costs=costs, checkpoints=kept)
 
 
 def _announced(

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
         split=split,
         images=args.images,
         facts={
-            "student": _about(onnx, args.artifacts / "students" / args.name),
+            "student": _about(onnx, args.artifacts / "students" / args.name, split=split),
             "runtime": settings.convert.runtime,
             "runtime_options": settings.runtime_options,
             "check": check,
@@ -95,11 +95,12 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def _about(onnx: Artifact, student: Path) -> dict[str, Any]:
+def _about(onnx: Artifact, student: Path, *, split: str) -> dict[str, Any]:
     """Facts about the network for the results: a student that was trained here, or an imported network."""
     if "file" in onnx.meta["parents"]:
         return describe_imported(onnx, name=student.name)
-    return describe_student(artifact.load(student, kind="network"), name=student.name)
+    network, exported = artifact.load(student, kind="network"), onnx.meta.get("weights", "best")
+    return describe_student(network, name=student.name, exported=exported, split=split)
 
 
 def _measured_here(engines: Path, *, sources: Collection[Artifact]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Train one student with every loss of `compare` in params.yaml: same teacher, same budget, several seeds.
 
+The budget is the same number of steps, or with `compare.budget: minutes` the same time: every loss first trains for
+some steps, and the time of a step says how many steps it has. Best and last weights are reported; on data that are not
+rendered, every run is quantised and checked too.
+
 The teacher is first updated in the workspace. Each run is a DVC experiment in a temporary folder; a finished run with
-the same data, code and params comes from DVC's run cache in seconds. After an interruption run the command again. Each
-run adds to results/comparison.json, for the report. The command needs a git checkout in which git tracks every file of
-pipeline/ and stages/.
+the same data, code and params comes from DVC's run cache in seconds, a measured time of a step as well. After an
+interruption run the command again. Each run adds to results/comparison.json, for the report. The command needs a git
+checkout in which git tracks every file of pipeline/ and stages/.
 """
 
 from __future__ import annotations
@@ -17,61 +21,114 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline import artifact
 from pipeline.artifact import dump_json, write_text
 from pipeline.errors import UserError
+from pipeline.prepared import Prepared
 from pipeline.reporting import comparison, comparison_table
-from pipeline.reporting.comparison import BASELINE, Run, summarise
+from pipeline.reporting.comparison import BASELINE, Measured, Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
+from pipeline.verbs._equal_minutes import Changes, lengths
+
+#: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
+RENDERED = ("streets",)
+TEACHER, DATASET = Path("artifacts/teacher"), Path("artifacts/dataset")
 
 
-def measure(name: str, seed: int, *, loss: Any, student: str) -> tuple[Run, dict[str, Any], bool]:
-    """Train a student with a loss, or read a finished run from DVC's run cache.
+def with_int8(settings: Params) -> bool:
+    """Whether every run is quantised and checked."""
+    asked = settings.compare.int8
+    return settings.dataset not in RENDERED if asked is None else asked
+
+
+def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tuple[Run, dict[str, Any], bool]:
+    """Train the student with a loss, or read a finished run from DVC's run cache.
+
+    Args:
+        name: of the loss in ``compare.losses``.
+        changes: of params, beside loss and seed.
 
     Returns:
         the run, the facts that must be the same in all runs, and whether it was trained now.
     """
-    changed = {f"students.{student}.loss": loss, "distill.seed": seed}
-    commit, trained = _experiments.run(f"compare-{name}-{seed}", target=f"distill@{student}", params=changed)
+    chosen, int8 = settings.compare, with_int8(settings)
+    student, split = chosen.student, chosen.split
+    changed = {f"students.{student}.loss": chosen.losses[name], "distill.seed": seed, **changes}
+    if int8:
+        changed |= _checked(settings)
+    stage = f"check@{student}" if int8 else f"distill@{student}"
+    commit, trained = _experiments.run(f"compare-{name}-{seed}", target=stage, params=changed)
     network = _experiments.read(commit, f"artifacts/students/{student}/meta.json")
-    teacher = _experiments.read(commit, "artifacts/teacher/meta.json")
+    teacher = _experiments.read(commit, f"{TEACHER}/meta.json")
     costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
-    reached = network["metrics"]["val"]
+    results = _experiments.read(commit, f"results/{student}.json") if int8 else None
     run = Run(
-        miou=reached["miou"],
-        per_class_iou=reached["per_class_iou"],
+        best=_measured(network["metrics"][split]),
+        last=_measured(network["last"]["metrics"][split]),
+        int8=_measured(results["variants"]["int8"]) if results else None,
+        int8_drop=results["drop"]["classes"] if results else (),
         **{key: costs[key] for key in ("seconds_per_step", "training_seconds", "peak_memory_mib")},
     )
     common = {
         "classes": network["classes"],
         "dataset_sha256": network["parents"]["dataset"],
-        "teacher": {"miou": teacher["metrics"]["val"]["miou"], "sha256": network["parents"]["teacher"]},
+        "teacher": {"miou": teacher["metrics"][split]["miou"], "sha256": network["parents"]["teacher"]},
         "device": costs["device"],
     }
     return run, common, trained
 
 
-def contents(settings: Params, runs: Mapping[str, Mapping[int, Run]], common: Mapping[str, Any]) -> dict[str, Any]:
+def _measured(metrics: Mapping[str, Any]) -> Measured:
+    return Measured(miou=metrics["miou"], per_class_iou=metrics["per_class_iou"])
+
+
+def _checked(settings: Params) -> Changes:
+    """Params with which `check` measures the weights and the split of the comparison, and hardly any latency."""
+    chosen = settings.compare
+    changes: Changes = {"check.warmup": 0, "check.runs": 10, "check.seconds": 0.0}
+    if settings.check.split != chosen.split:
+        changes["check.split"] = chosen.split
+    if settings.student(chosen.student).export != chosen.weights:
+        changes[f"students.{chosen.student}.export"] = chosen.weights
+    return changes
+
+
+def contents(
+    settings: Params,
+    runs: Mapping[str, Mapping[int, Run]],
+    common: Mapping[str, Any],
+    *,
+    minutes: float | None,
+    changes: Mapping[str, Changes],
+) -> dict[str, Any]:
     """The content of results/comparison.json after these runs.
 
     Args:
         runs: by loss and seed.
         common: see :func:`measure`.
+        minutes, changes: see :func:`lengths`.
     """
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     base = next((runs[name] for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), {})
     rows = [
-        summarise(name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base)
+        summarise(
+            name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base,
+            weights=chosen.weights, steps=changes[name].get("distill.steps"),
+        )
         for name, mixture in mixtures.items()
         if runs[name]
-    ]
+    ]  # fmt: skip
     return {
         **common,
         "student": chosen.student,
         "model": settings.student(chosen.student).model.model_dump(),
-        "steps": settings.distill.steps,
+        "split": chosen.split,
+        "weights": chosen.weights,
+        "steps": settings.distill.steps if minutes is None else None,
+        "minutes": None if minutes is None else round(minutes, 4),
         "batch_size": settings.distill.batch_size,
         "input_size": list(settings.input_size),
         "seeds": chosen.seeds,
@@ -88,23 +145,43 @@ def remaining(durations: Sequence[float], left: int) -> str:
 def compare(settings: Params, *, out: Path) -> None:
     """All runs, losses in the inner loop, so that rows of an unfinished comparison have the same seeds."""
     chosen = settings.compare
+    minutes, changes = lengths(settings, images=len(Prepared(DATASET).splits["train"]))
+    if minutes is not None:
+        counts = ", ".join(f"{name} {changed['distill.steps']}" for name, changed in changes.items())
+        print(f"{minutes:.2f} minutes of training per run; steps: {counts}", flush=True)
     runs: dict[str, dict[int, Run]] = {name: {} for name in chosen.losses}
     plan = [(seed, name) for seed in chosen.seeds for name in chosen.losses]
     durations: dict[bool, list[float]] = {True: [], False: []}
     first: dict[str, Any] = {}
     for index, (seed, name) in enumerate(plan, start=1):
         started = time.monotonic()
-        run, common, trained = measure(name, seed, loss=chosen.losses[name], student=chosen.student)
+        run, common, trained = measure(name, seed, settings=settings, changes=changes[name])
         first = first or common
         first["device"] = "; ".join(sorted({*first["device"].split("; "), common["device"]}))  # earlier rows
         if changed := [key for key, value in common.items() if key != "device" and value != first[key]]:
             raise UserError(f"{', '.join(changed)} changed during the comparison; start again: make compare")
         runs[name][seed] = run
-        write_text(out, dump_json(contents(settings, runs, first)))
+        write_text(out, dump_json(contents(settings, runs, first, minutes=minutes, changes=changes)))
         durations[trained].append(time.monotonic() - started)
         left = remaining(durations[True] or durations[False], len(plan) - index)
         how = f"{durations[trained][-1]:.0f} s" if trained else "from the run cache"
-        print(f"{index}/{len(plan)}  {name}, seed {seed}: mIoU {run.miou:.2f} ({how}; {left})", flush=True)
+        int8 = "" if run.int8 is None else f", INT8 {run.int8.miou:.2f}"
+        reached = f"mIoU {run.best.miou:.2f} (best), {run.last.miou:.2f} (last){int8}"
+        print(f"{index}/{len(plan)}  {name}, seed {seed}: {reached} ({how}; {left})", flush=True)
+
+
+def require_split(settings: Params) -> None:
+    """Refuse, before the first run, a split without labels or on which the teacher in the workspace was not measured.
+
+    Raises:
+        UserError: names the splits that may be chosen.
+    """
+    metrics = artifact.load(TEACHER, kind="network").meta["metrics"]
+    measured = sorted(split for split, reached in metrics.items() if reached["miou"] is not None)
+    if settings.compare.split not in measured:
+        raise UserError(
+            f"compare.split: got '{settings.compare.split}', on which no network is measured; choose one of {measured}"
+        )
 
 
 def main(arguments: list[str]) -> int:
@@ -130,6 +207,7 @@ def main(arguments: list[str]) -> int:
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:
         _experiments.reproduce("train_teacher")
+        require_split(settings)
         compare(settings, out=args.out)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept; continue with: make compare", file=sys.stderr)

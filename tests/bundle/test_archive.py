@@ -176,7 +176,10 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     with pytest.raises(UserError, match=r"students/tiny: has no meta\.json"):
         verbs.run("bundle", arguments)
     assert not out.exists()
-    about = {"loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}}}
+    about = {
+        "loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}},
+        "best_step": 20, "metrics": {"val": {"miou": 45.0}}, "last": {"step": 30, "metrics": {"val": {"miou": 44.0}}},
+    }  # fmt: skip
     with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
         pass
 
@@ -188,7 +191,9 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
 
     facts = bundled()
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
-    assert facts["student"] == {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet"}
+    weights = {"exported": "best", "best": {"step": 20, "miou": 45.0}, "last": {"step": 30, "miou": 44.0}}
+    about = {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet", "weights": weights}
+    assert facts["student"] == about
     assert "fastest" not in facts
     choice = {"variant": "fp16", "what": "fp16 is the fastest"}
     for parent, measured in ((student.onnx.hash, True), ("of an earlier student", False)):

@@ -11,13 +11,13 @@ from rich.table import Table
 from pipeline.labels import LabelSpec
 from pipeline.reporting import columns, comparison_table, page, table
 from pipeline.reporting.columns import Column
-from pipeline.reporting.comparison import Comparison, Row
+from pipeline.reporting.comparison import Comparison, Figures, Row
 from pipeline.reporting.comparison_table import Line
 from pipeline.reporting.measured import Result
 
 LABELS = LabelSpec(names=("a", "b"), palette=((0, 0, 0), (1, 1, 1)))
 RESULT = Result(student="kd", label="kd", loss="kd", images=1234, dataset_sha256="ab")
-COMPARED = Comparison(rows=(Row(name="mix", loss="kd+at", mean=71.0),), dataset_sha256="ab", seeds=(0,))
+COMPARED = Comparison(rows=(Row(name="mix", loss="kd+at", best=Figures(mean=71.0)),), dataset_sha256="ab", seeds=(0,))
 
 
 def printed(shown: Table) -> str:

@@ -136,6 +136,7 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
         "loss": "kd",
         "teacher mIoU": "71.0",
         "float mIoU": "65.3",
+        "best / last": "not measured",
         "INT8 mIoU": "64.9",
         "drop": "0.4",
         "worst class drop": "pole 2.2",
@@ -147,6 +148,14 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
         "fastest": "INT8",
         "verdict": "pass",
     }
+
+
+@pytest.mark.parametrize(("exported", "cell"), [("best", "65.3 / 64.8"), ("last", "65.3 / 64.8 (last exported)")])
+def test_both_weights_of_a_training_are_shown(project: Project, exported: str, cell: str) -> None:
+    reached = {"best": {"step": 200, "miou": 65.3}, "last": {"step": 300, "miou": 64.8}}
+    project.add("kd", weights={"exported": exported, **reached})
+    assert cells(table.markdown(project.load()), "kd")["best / last"] == cell
+    assert cell in project.page()
 
 
 INTERVALS = {

@@ -77,6 +77,19 @@ def test_budgets_of_an_earlier_params_file_are_complete(tmp_path: Path) -> None:
     assert params.load(tmp_path / "params.yaml", kinds=()).budgets == params.load(COMMITTED, kinds=()).budgets
 
 
+def test_an_earlier_params_file_compares_and_exports_as_before(tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load(COMMITTED.read_text())
+    for key in ("split", "weights", "budget", "minutes", "int8"):
+        del raw["compare"][key]
+    del raw["students"]["kd"]["export"]
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(raw, stream)
+    settings = params.load(tmp_path / "params.yaml", kinds=())
+    assert settings.compare == params.load(COMMITTED, kinds=()).compare
+    assert (settings.compare.split, settings.compare.weights, settings.compare.budget) == ("val", "best", "steps")
+    assert settings.student("kd").export == "best"
+
+
 def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
     raw = YAML(typ="safe").load(COMMITTED.read_text())
     raw["teacher"]["train"] = False
@@ -177,6 +190,11 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("compare", "seeds", []), "compare.seeds: got []; list should have at least 1 item"),
         (put("compare", "seeds", [1, 1]), "compare.seeds: got [1, 1]; a seed is named twice"),
         (put("compare", "seeds", [-1]), "compare.seeds.0: got -1; allowed: greater than or equal to 0"),
+        (put("compare", "budget", "hours"), "compare.budget: got 'hours'; allowed: 'steps' or 'minutes'"),
+        (put("compare", "weights", "first"), "compare.weights: got 'first'; allowed: 'best' or 'last'"),
+        (put("compare", "minutes", 0), "compare.minutes: got 0; allowed: greater than 0"),
+        (put("compare", "int8", "auto"), "compare.int8: got 'auto'; allowed: a valid boolean"),
+        (put("students", "kd", "export", "first"), "students.kd.export: got 'first'; allowed: 'best' or 'last'"),
         (put("compare", "losses", "x", ["kd", "fitnt"]), "compare.losses.x: got 'fitnt'; pipeline/losses has no such"),
         (put("compare", "losses", "x", ["none", "kd"]), "compare.losses.x: got ['none', 'kd']; 'none' is the student"),
         (put("compare", "losses", "a b", "kd"), "compare.losses.a b.[key]: got 'a b'; string should match"),

@@ -1,4 +1,8 @@
-"""Trained networks on disk: safetensors weights and every fact that is needed to build the network again."""
+"""Trained networks on disk: safetensors weights and every fact that is needed to build the network again.
+
+A training leaves two sets of weights: the best ones on val, and those after its last step. The last ones have a file of
+their own unless they are the best ones.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline import artifact, models
 from pipeline.artifact import Artifact
@@ -16,7 +21,9 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, LAST = "weights.safetensors", "last.safetensors"
+#: Which weights of a training: the best ones on val, or those after the last step.
+Which = Literal["best", "last"]
 
 
 def save(
@@ -28,6 +35,7 @@ def save(
     labels: LabelSpec,
     input_size: tuple[int, int],
     facts: Mapping[str, Any],
+    last: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a network artifact.
 
@@ -36,6 +44,7 @@ def save(
         labels: classes of the data set.
         input_size: (height, width) of the deployed network.
         facts: further facts for meta.json: metrics, parents, training options.
+        last: weights after the last step of a training; None where they are those of ``network``, or were not kept.
     """
     meta = {
         **labels.to_meta(),
@@ -51,40 +60,71 @@ def save(
         "initial_weights": dict(network.initial_weights),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    write(path, network, meta=meta)
+    write(path, network, meta=meta, last=last)
 
 
-def write(path: Path, network: SegNetwork, *, meta: Mapping[str, Any]) -> None:
+def write(
+    path: Path, network: SegNetwork, *, meta: Mapping[str, Any], last: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a network artifact with complete facts: ``meta`` has all keys that :func:`save` writes."""
     with artifact.create(path, kind="network", meta=meta) as folder:
-        state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        save_file(state, folder / WEIGHTS, metadata={"segpress": json.dumps(dict(meta), sort_keys=True)})
+        _save(folder / WEIGHTS, network.state_dict(), meta)
+        if last is not None:
+            _save(folder / LAST, last, facts_of(meta, "last"))
 
 
-def copy(path: Path, out: Path) -> None:
-    """Copy a network artifact, unchanged, to another folder.
+def _save(file: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    save_file(tensors, file, metadata={"segpress": json.dumps(dict(meta), sort_keys=True)})
+
+
+def copy(path: Path, out: Path, *, weights: Which) -> None:
+    """Copy a network artifact with one of its two sets of weights, which is then the only one.
 
     Raises:
-        UserError: see ``artifact.load``.
+        UserError: see ``artifact.load`` and :func:`file_of`.
     """
     source = artifact.load(path, kind="network")
-    with artifact.create(out, kind="network", meta=source.facts) as folder:
-        for name in source.meta["files"]:
-            shutil.copyfile(source.file(name), folder / name)
+    file = file_of(source, weights)
+    with artifact.create(out, kind="network", meta=facts_of(source.facts, weights)) as folder:
+        shutil.copyfile(file, folder / WEIGHTS)
 
 
-def load(path: Path) -> tuple[SegNetwork, Artifact]:
-    """The network of an artifact, with its weights, in eval mode; and the artifact.
+def file_of(stored: Artifact, weights: Which) -> Path:
+    """The file with the best or the last weights of a network artifact.
 
     Raises:
-        UserError: see ``artifact.load``; also when the weights do not fit the model that this version builds.
+        UserError: it has no last weights, because an older version wrote it or because it was not trained.
+    """
+    if weights == "best":
+        return stored.file(WEIGHTS)
+    if "last" not in stored.meta:
+        raise UserError(
+            f"{stored.path}: has no weights of its last step: it was not trained, or an older version wrote it; train "
+            "again with: dvc repro -f distill, or choose export: best"
+        )
+    return stored.file(WEIGHTS if stored.meta["last"]["step"] == stored.meta["best_step"] else LAST)
+
+
+def facts_of(facts: Mapping[str, Any], weights: Which) -> dict[str, Any]:
+    """Facts of a network that holds only its best or its last weights; ``metrics`` are those of these weights."""
+    metrics = {"metrics": facts["last"]["metrics"]} if weights == "last" else {}
+    return {**facts, **metrics, "weights": weights}
+
+
+def load(path: Path, *, weights: Which = "best") -> tuple[SegNetwork, Artifact]:
+    """The network of an artifact, with its best or its last weights, in eval mode; and the artifact.
+
+    Raises:
+        UserError: see ``artifact.load`` and :func:`file_of`; also when the weights do not fit the model that
+            this version builds.
     """
     stored = artifact.load(path, kind="network")
     model = stored.meta["model"]
     labels = stored.labels
     network = models.build(model["name"], dict(model["options"]), num_classes=labels.num_classes, classes=labels.names)
     try:
-        network.load_state_dict(load_file(stored.file(WEIGHTS)))
+        network.load_state_dict(load_file(file_of(stored, weights)))
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit {model['name']} as this version builds it: {error}") from error
     network.normalise_with(stored.meta["mean"], stored.meta["std"])  # of its training, also where no option set them
