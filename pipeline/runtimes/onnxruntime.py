@@ -61,7 +61,7 @@ INSTRUCTIONS = frozenset(
 
 
 class OnnxRuntime(Runtime):
-    """Engines are ONNX files: fused for this machine's CPU, or as they are for GPUs.
+    """Engines are ONNX files: fused for this machine's CPU, or unchanged for GPUs.
 
     For CUDA, the options that were the fastest on this GPU lie beside the file, see
     :mod:`pipeline.runtimes._onnxruntime.cuda`. No node may run on the CPU, except for shape computations. For TensorRT,
