@@ -69,7 +69,7 @@ def confusion(
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether a device counts, and gains from several frames at once and from several threads that read them."""
+    """Whether the device is a GPU: it counts pixels itself, takes frames in batches, and needs several threads that read."""
     return device.type == "cuda"
 
 
