@@ -1,7 +1,7 @@
-"""What torch allocates on CUDA and not on a CPU: the rules by which a trace on a CPU counts the memory of a card.
+"""What torch allocates on CUDA and not on a CPU: the rules by which a trace on a CPU counts the memory of a GPU.
 
 They are torch's own (``F.interpolate``; ``AT_FORALL_FP32`` in autocast_mode.h; CUDACachingAllocator.cpp;
-CublasHandlePool.cpp). Nothing here was run on a card; one measured peak was compared with the sum (test_memory.py).
+CublasHandlePool.cpp). Nothing here was run on a GPU; one measured peak was compared with the sum (test_memory.py).
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_the_prepared_samples_equal_those_of_the_data_set(tmp_path: Path) -> Non
 
 
 def test_a_mixture_of_kept_and_encoded_images(tmp_path: Path) -> None:
-    """JPEG and PNG of three channels keep their bytes, a turned JPEG and a grey PNG do not. All keep their pixels."""
+    """JPEG and PNG of three channels keep their bytes, a rotated JPEG and a grey PNG do not. All keep their pixels."""
     rng = np.random.default_rng(0)
     turned = Image.Exif()
     turned[0x0112] = 6
