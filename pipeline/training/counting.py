@@ -69,7 +69,7 @@ def confusion(
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether the device is a GPU: it counts pixels itself, and gains from batches and from several threads that read."""
+    """Whether the device is a GPU: it counts pixels itself, and gains from batches and several readers."""
     return device.type == "cuda"
 
 

@@ -174,7 +174,7 @@ class Timed(Engine):
 def choose(
     monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float | str], *, odd: str = ""
 ) -> options_of_cuda.Choice:
-    """The choice among engines with given milliseconds; for a text, opening fails with it. ``odd`` gives other labels."""
+    """The choice among engines with given milliseconds; a text is an error of opening. ``odd`` gives other labels."""
     clock = [0.0]
     monkeypatch.setattr(options_of_cuda.time, "perf_counter", lambda: clock[0])
 
