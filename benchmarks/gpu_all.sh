@@ -28,7 +28,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 order="setup gpu_tests training_speed losses gpu training"
-declare -A limit=([setup]=60 [gpu_tests]=130 [training_speed]=150 [losses]=110 [gpu]=140 [training]=130) asked=()
+declare -A limit=([setup]=60 [gpu_tests]=130 [training_speed]=150 [losses]=110 [gpu]=140 [training]=130) given=()
 device=cuda tiny="" kit=.gpu work="" parts=$order
 
 usage() {
@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
     --kit) kit=$2 ;;
     --work) work=$2 ;;
     --parts) parts=$2 ;;
-    --limit) [ -n "${limit[${2%%=*}]:-}" ] || usage "--limit: got $2; needed: PART=SECONDS"; asked[${2%%=*}]=${2#*=} ;;
+    --limit) [ -n "${limit[${2%%=*}]:-}" ] || usage "--limit: got $2; needed: PART=SECONDS"; given[${2%%=*}]=${2#*=} ;;
     *) usage "$1: no such option" ;;
   esac
   [ "$1" = --tiny ] || shift
@@ -53,7 +53,7 @@ case $device in cuda | cpu) ;; *) usage "--device: got $device; allowed: cuda, c
 for name in $parts; do [ -n "${limit[$name]:-}" ] || usage "--parts: no part $name; allowed: $order"; done
 for name in $order; do
   [ -z "$tiny" ] || limit[$name]=$((3 * limit[$name]))  # small, but on a few cores
-  limit[$name]=${asked[$name]-${limit[$name]}}
+  limit[$name]=${given[$name]-${limit[$name]}}
   case ${limit[$name]} in  # 0 would be no limit
     "" | *[!0-9]* | 0*) usage "--limit: got $name=${limit[$name]}; needed: seconds, 1 or more" ;;
   esac

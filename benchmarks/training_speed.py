@@ -328,10 +328,9 @@ def validation_seconds(learner: Learner, prepared: Prepared, *, frames: int, sto
     at_once = frames_at_once(
         recipe.batch_size, crop=recipe.crop_size, input_size=recipe.input_size, device=accelerator.device
     )
-    fp32 = "fp32" in (recipe.precision, recipe.validation_precision)
     validate = partial(
         metrics_of, learner.network, labels=prepared.labels, input_size=recipe.input_size, accelerator=accelerator,
-        batch=at_once, autocast=contextlib.nullcontext if fp32 else accelerator.autocast,
+        batch=at_once, autocast=contextlib.nullcontext if recipe.validates_in_fp32 else accelerator.autocast,
     )  # fmt: skip
     validate(split=timed)  # the first one chooses kernels
     synchronise(learner.accelerator.device)
