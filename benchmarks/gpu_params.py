@@ -89,11 +89,11 @@ def training(values: dict[str, Any], folder: Path, *, device: str, tiny: bool) -
     else:
         frames(values, train=6 * batch, val=4 if tiny else 24, size=size)
     recipe = {
-        **{"steps": steps, "epochs": None, "batch_size": batch, "lr": 0.001, "warmup": steps // 10},
-        **{"validate_every": steps // 2, "precision": precision(device), "channels_last": device == "cuda"},
-        **{"workers": 0 if tiny else min(6, os.cpu_count() or 1), "store": "decoded", "scale": [0.5, 2.0]},
+        "steps": steps, "epochs": None, "batch_size": batch, "lr": 0.001, "warmup": steps // 10,
+        "validate_every": steps // 2, "precision": precision(device), "channels_last": device == "cuda",
+        "workers": 0 if tiny else min(6, os.cpu_count() or 1), "store": "decoded", "scale": [0.5, 2.0],
         "class_balance": 0.3,
-    }
+    }  # fmt: skip
     values["teacher"]["model"] = network(folder, 2, {"decoder_channels": 256})
     values["teacher"]["train"].update(recipe)
     values["distill"].update(copy.deepcopy(recipe))
