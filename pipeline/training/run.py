@@ -119,10 +119,9 @@ def train(
         return data.batches(crops, draws, workers=workers)
 
     at_once = frames_at_once(images, crop=settings.crop_size, input_size=input_size, device=accelerator.device)
-    fp32 = "fp32" in (settings.precision, settings.validation_precision)
     metrics = partial(
         metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator, batch=at_once,
-        autocast=nullcontext if fp32 else accelerator.autocast,
+        autocast=nullcontext if settings.validates_in_fp32 else accelerator.autocast,
     )  # fmt: skip
     identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
@@ -137,7 +136,7 @@ def train(
         )  # fmt: skip
         measured = measure(
             network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
-            known={"val": best.metrics} if fp32 else {},
+            known={"val": best.metrics} if settings.validates_in_fp32 else {},
         )  # fmt: skip
     if planned is not None:
         expected = planned.measured(accelerator.device) / MIB

@@ -73,11 +73,11 @@ def test_the_fastest_options_lie_beside_the_engine(
     assert list(nodes) == [CUDA] and any(node.startswith("Resize ") for node in nodes[CUDA])
     assert cuda.held == 0
 
-    session.asked.clear()
+    session.cuda_requests.clear()
     engine, _ = runtimes.open_engine(out)
-    (asked,) = session.asked
-    stream = asked.pop("user_compute_stream")
-    assert asked == built["build"]["cuda_options"] and cuda.alive[int(stream)] == "stream"
+    (given,) = session.cuda_requests
+    stream = given.pop("user_compute_stream")
+    assert given == built["build"]["cuda_options"] and cuda.alive[int(stream)] == "stream"
     same = [engine.run(frame[None]) == plain_run(source, frame[None]) for frame in student.frames]
     assert engine.on_gpu and np.mean(same) > 0.97
     engine.close()
@@ -124,7 +124,7 @@ def test_options_that_a_version_lacks_are_left_out(
 
 def test_an_engine_without_options_beside_it_loads(session: Any, small_files: Path) -> None:
     runtimes.build("onnxruntime", CHOSEN).load(small_files / "fp32.onnx")
-    assert [set(asked) for asked in session.asked] == [{"user_compute_stream"}]
+    assert [set(given) for given in session.cuda_requests] == [{"user_compute_stream"}]
 
 
 def test_int8_on_cuda_dequantises_its_constants_at_load(student: Any, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_int8_on_cuda_dequantises_its_constants_at_load(student: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(("provider", "warned"), [("cuda", True), ("cpu", False)])
-def test_convert_does_not_sell_int8_on_cuda(
+def test_convert_warns_that_int8_is_not_faster_on_cuda(
     session: Any, student: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, provider: str, warned: bool
 ) -> None:
     options = {"provider": provider, "threads": 1}
@@ -174,7 +174,7 @@ class Timed(Engine):
 def choose(
     monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float | str], *, odd: str = ""
 ) -> options_of_cuda.Choice:
-    """The choice among engines with given milliseconds; a text is the error of one. ``odd`` gives other labels."""
+    """The choice among engines with given milliseconds; a text is an error of opening. ``odd`` gives other labels."""
     clock = [0.0]
     monkeypatch.setattr(options_of_cuda.time, "perf_counter", lambda: clock[0])
 
@@ -255,7 +255,7 @@ def test_confidence_is_copied_only_where_it_is_asked_for(session: Any, cuda: Hos
 
 def test_each_engine_has_a_session_and_a_stream_of_its_own(opened: CudaEngine, session: Any, cuda: HostCuda) -> None:
     other = opened.another()
-    streams = [asked["user_compute_stream"] for asked in session.asked]
+    streams = [given["user_compute_stream"] for given in session.cuda_requests]
     assert len(set(streams)) == 2 and other.session is not opened.session
     frames = [np.roll(pattern((1, 16, 16, 3)), shift, axis=1) for shift in range(8)]
     wanted = [opened.run(frame) for frame in frames]
