@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees, until it ends; False where the C library is not glibc.
 
     By default glibc returns the memory of a large tensor to the kernel when it is freed. The kernel clears each page
-    (4 KiB) when it is used again: 40,000 pages per step of the default teacher. When memory is kept, a plain
-    loop takes 301 instead of 344 ms per step, with AVX2 (docs/results/training_speed.md). No value changes.
+    (4 KiB) when it is used again: 40,000 pages per step of the default teacher, an eighth of the step's time
+    (docs/results/training_speed.md). No value changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
