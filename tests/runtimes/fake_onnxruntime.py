@@ -16,6 +16,8 @@ from pipeline.runtimes._onnxruntime import engine
 from tests.runtimes.fake_cuda import HostCuda
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+#: Options of the runtime plugin.
+CHOSEN = {"provider": "cuda", "threads": 1}
 
 
 class CudaSession(onnxruntime.InferenceSession):
