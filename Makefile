@@ -11,7 +11,7 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --di
 
 .PHONY: repro compare test lint check slow docs format clean help
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml constraints.txt

@@ -27,6 +27,7 @@ from pipeline import artifact, plugins, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError, command
 from pipeline.evaluation import environment, latency
+from pipeline.evaluation.fastest import PRECISIONS
 from pipeline.prepared import Prepared
 from pipeline.runtimes import Engine, _cuda
 from pipeline.runtimes.onnxruntime import cpu_model
@@ -44,7 +45,6 @@ CANDIDATES: tuple[Candidate, ...] = (
     ("no graph", "tensorrt_rtx", {"cuda_graph": False}),
 )
 CPU_PROVIDER = "CPUExecutionProvider"
-PRECISIONS = ("fp32", "fp16", "int8")
 REFERENCE = "onnxruntime cpu fp32"
 
 

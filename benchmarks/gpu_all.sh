@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# All that a GPU can tell about segpress, in 12 minutes, in order of value; a table of the parts at the end.
+# Every measurement of segpress that needs a GPU, in 12 minutes, the most valuable first; then a table of the parts.
 #
 #   bash benchmarks/gpu_all.sh                              # on a machine with a GPU
 #   bash benchmarks/gpu_all.sh --device cpu --tiny          # a dry run of all parts: a few minutes on 2 cores
 #   bash benchmarks/gpu_all.sh --parts "gpu training"       # some parts; prepared files are kept between runs
-#   bash benchmarks/gpu_all.sh --limit training=300         # seconds that a part may take; several times
+#   bash benchmarks/gpu_all.sh --limit training=300         # seconds that a part may take; may be repeated
 #
 # Parts: setup           unpacks the kit; writes params files; what the machine has
 #        gpu_tests       the tests that need a GPU
@@ -14,21 +14,21 @@
 #        training        teacher and students on CamVid (rendered frames without the kit), 300 steps each
 #
 # Results: $OUT (default: build/gpu_all) has a log per part, JSON files, table.txt and parts.tsv. Each file is written as
-# soon as its figures are known: a part that is cut off, or this script, leaves the results before. A part first removes
+# soon as its figures are known: if a part or this script is cut off, the earlier results remain. A part first removes
 # its results of an earlier run.
 #
-# No network and no DVC are needed. A machine that lacks packages is given a kit, the folder --kit (default: .gpu):
+# No network and no DVC are needed. A machine without the packages needs a kit, the folder --kit (default: .gpu):
 #   whl/*.whl             installed into the work folder
 #   weights/*.safetensors encoders tf_efficientnet_lite0 and 2
 #   camvid.tar            CamVid: camvid/images, camvid/masks, camvid/train.txt, camvid/val.txt
 #   lab/dvclive.py        takes the place of the package dvclive where it is missing
-#   ort.aa, ort.ab, ...   ONNX Runtime for GPUs, an archive in parts. Give one part after the other, each in a run with
-#                         --parts setup; the work folder collects them (--work, default: build/gpu or build/gpu_tiny).
+#   ort.aa, ort.ab, ...   ONNX Runtime for GPUs, an archive in parts. Provide one part after the other, each in a run
+#                         with --parts setup; the work folder collects them (--work, default: build/gpu or build/gpu_tiny).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 order="setup gpu_tests training_speed losses gpu training"
-declare -A limit=([setup]=60 [gpu_tests]=130 [training_speed]=150 [losses]=110 [gpu]=140 [training]=130) asked=()
+declare -A limit=([setup]=60 [gpu_tests]=130 [training_speed]=150 [losses]=110 [gpu]=140 [training]=130) given=()
 device=cuda tiny="" kit=.gpu work="" parts=$order
 
 usage() {
@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
     --kit) kit=$2 ;;
     --work) work=$2 ;;
     --parts) parts=$2 ;;
-    --limit) [ -n "${limit[${2%%=*}]:-}" ] || usage "--limit: got $2; needed: PART=SECONDS"; asked[${2%%=*}]=${2#*=} ;;
+    --limit) [ -n "${limit[${2%%=*}]:-}" ] || usage "--limit: got $2; needed: PART=SECONDS"; given[${2%%=*}]=${2#*=} ;;
     *) usage "$1: no such option" ;;
   esac
   [ "$1" = --tiny ] || shift
@@ -53,7 +53,7 @@ case $device in cuda | cpu) ;; *) usage "--device: got $device; allowed: cuda, c
 for name in $parts; do [ -n "${limit[$name]:-}" ] || usage "--parts: no part $name; allowed: $order"; done
 for name in $order; do
   [ -z "$tiny" ] || limit[$name]=$((3 * limit[$name]))  # small, but on a few cores
-  limit[$name]=${asked[$name]-${limit[$name]}}
+  limit[$name]=${given[$name]-${limit[$name]}}
   case ${limit[$name]} in  # 0 would be no limit
     "" | *[!0-9]* | 0*) usage "--limit: got $name=${limit[$name]}; needed: seconds, 1 or more" ;;
   esac
@@ -65,7 +65,7 @@ for folder in "$OUT" "$work"; do
   mkdir -p "$folder" && [ -w "$folder" ] || usage "$folder: cannot be written; set OUT or --work to another folder"
 done
 OUT=$(cd "$OUT" && pwd) work=$(cd "$work" && pwd)
-python=$(command -v python || command -v python3) || usage "no python"
+python=$(command -v python || command -v python3) || usage "python: not found; install Python or activate its environment"
 export OUT work kit device tiny python
 export PYTHONPATH=$work/site:$work/ort:$PWD:$work/stand_in${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 COLUMNS=160
 if [ "$device" = cpu ]; then
@@ -95,7 +95,7 @@ part_setup() {
     if cat "$work"/parts/ort.?? | tar xJ -C "$work/ort.new" 2>/dev/null; then
       mv "$work/ort.new" "$work/ort"
     else
-      echo "ONNX Runtime: parts are missing; there are: $(ls "$work/parts" | tr '\n' ' ')"
+      echo "ONNX Runtime: parts are missing; present: $(ls "$work/parts" | tr '\n' ' ')"
     fi
   fi
   if command -v nvidia-smi >/dev/null; then nvidia-smi || true; fi

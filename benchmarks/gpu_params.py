@@ -40,17 +40,17 @@ def network(folder: Path, number: int, options: dict[str, Any]) -> dict[str, Any
 
 
 def precision(device: str) -> str:
-    """bf16 from compute capability 8.0 on, fp16 on older cards.
+    """bf16 from compute capability 8.0 on, fp16 on older GPUs.
 
     Raises:
         UserError: no GPU.
     """
     if device == "cpu":
         return "fp32"
-    card = _cuda.device()
-    if card is None:
+    gpu = _cuda.device()
+    if gpu is None:
         raise UserError("--device: got cuda, but this machine has no NVIDIA GPU with a driver; use --device cpu")
-    return "bf16" if float(card["compute_capability"]) >= 8 else "fp16"
+    return "bf16" if float(gpu["compute_capability"]) >= 8 else "fp16"
 
 
 def frames(values: dict[str, Any], *, train: int, val: int, size: list[int]) -> None:
@@ -79,7 +79,7 @@ def as_float32(source: Path, target: Path) -> None:
 
 
 def training(values: dict[str, Any], folder: Path, *, device: str, tiny: bool) -> str:
-    """Set the training; returns it in words."""
+    """Set the training; returns its description."""
     size, batch = ([64, 96], 2) if tiny else ([368, 480], 16)
     steps = 4 if tiny else 300
     real = (folder / "camvid").is_dir() and not tiny
@@ -89,11 +89,11 @@ def training(values: dict[str, Any], folder: Path, *, device: str, tiny: bool) -
     else:
         frames(values, train=6 * batch, val=4 if tiny else 24, size=size)
     recipe = {
-        **{"steps": steps, "epochs": None, "batch_size": batch, "lr": 0.001, "warmup": steps // 10},
-        **{"validate_every": steps // 2, "precision": precision(device), "channels_last": device == "cuda"},
-        **{"workers": 0 if tiny else min(6, os.cpu_count() or 1), "store": "decoded", "scale": [0.5, 2.0]},
+        "steps": steps, "epochs": None, "batch_size": batch, "lr": 0.001, "warmup": steps // 10,
+        "validate_every": steps // 2, "precision": precision(device), "channels_last": device == "cuda",
+        "workers": 0 if tiny else min(6, os.cpu_count() or 1), "store": "decoded", "scale": [0.5, 2.0],
         "class_balance": 0.3,
-    }
+    }  # fmt: skip
     values["teacher"]["model"] = network(folder, 2, {"decoder_channels": 256})
     values["teacher"]["train"].update(recipe)
     values["distill"].update(copy.deepcopy(recipe))
@@ -132,7 +132,7 @@ def main() -> None:
         as_float32(args.weights, args.folder / "weights")
     yaml = YAML()
     values = yaml.load(args.params.read_text(encoding="utf-8"))
-    words = training(values, args.folder, device=args.device, tiny=args.tiny)
+    description = training(values, args.folder, device=args.device, tiny=args.tiny)
     for name in ("training", "runtimes"):
         if name == "runtimes":
             runtimes(values, tiny=args.tiny)
@@ -140,7 +140,7 @@ def main() -> None:
         with file.open("w", encoding="utf-8") as stream:
             yaml.dump(values, stream)
         params.load(file, kinds=("datasets", "models", "losses"))
-    print(f"training: {words}")
+    print(f"training: {description}")
 
 
 if __name__ == "__main__":

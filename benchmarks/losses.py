@@ -385,7 +385,9 @@ def main() -> None:
         return
     facts = {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        **{"precision": args.precision, "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "precision": args.precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
 
     def record(key: str, rows: list[dict[str, Any]]) -> None:

@@ -81,9 +81,9 @@ FLUSH = 2  # batches that a worker has ready when the clock starts
 #: Values of options that are not given.
 USUAL = {"count": 10, "rounds": 3, "items": 40, "validation_frames": 100, "store": STORES}
 TINY = {
-    **{"count": 2, "rounds": 1, "items": 4, "validation_frames": 2, "store": ("decoded",)},
-    **{"crop": (64, 96), "batch": 2, "workers": (0,)},
-}
+    "count": 2, "rounds": 1, "items": 4, "validation_frames": 2, "store": ("decoded",),
+    "crop": (64, 96), "batch": 2, "workers": (0,),
+}  # fmt: skip
 
 
 def section_of(settings: params.Params, loss: str) -> params.Recipe:
@@ -301,8 +301,13 @@ def measure(
             "loader_ms": loading,
         }
         return {
-            **{"loss": loss, "store": store, "workers": workers, "crop": list(recipe.crop_size)},
-            **{"batch": recipe.batch_size, "precision": recipe.precision, "channels_last": recipe.channels_last},
+            "loss": loss,
+            "store": store,
+            "workers": workers,
+            "crop": list(recipe.crop_size),
+            "batch": recipe.batch_size,
+            "precision": recipe.precision,
+            "channels_last": recipe.channels_last,
             **{name: round(value, 3) for name, value in figures.items()},
             "real_per_bare": round(bare / real, 3),
             "billion_operations": round(operations, 1),
@@ -330,10 +335,9 @@ def validation_seconds(learner: Learner, prepared: Prepared, *, frames: int, sto
     at_once = frames_at_once(
         recipe.batch_size, crop=recipe.crop_size, input_size=recipe.input_size, device=accelerator.device
     )
-    fp32 = "fp32" in (recipe.precision, recipe.validation_precision)
     validate = partial(
         metrics_of, learner.network, labels=prepared.labels, input_size=recipe.input_size, accelerator=accelerator,
-        batch=at_once, autocast=contextlib.nullcontext if fp32 else accelerator.autocast,
+        batch=at_once, autocast=contextlib.nullcontext if recipe.validates_in_fp32 else accelerator.autocast,
     )  # fmt: skip
     validate(split=timed)  # the first one chooses kernels
     synchronise(learner.accelerator.device)

@@ -201,7 +201,7 @@ def create(
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = scratch or Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / META).unlink(missing_ok=True)  # of a run that was killed while it renamed, as is `old`
+        (folder / META).unlink(missing_ok=True)  # it remains if a run was killed during its last renames, as `old` does
         old = folder.with_name(f"{folder.name}-old")
         if old.exists() and not path.exists():
             old.rename(path)

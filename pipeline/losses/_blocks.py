@@ -1,4 +1,4 @@
-"""Blocks of a computation whose whole would not fit in memory. A count of memory computes one block alone.
+"""Blocks of a computation that does not fit in memory as a whole. An estimate of memory computes the first block alone.
 
 A trace of every block of a step takes minutes: on a CPU, CIRKD has thousands of blocks at 16 images of 368x480.
 """

@@ -123,7 +123,7 @@ def checked(compiled: Divergence, s: Tensor, t: Tensor, weight: Tensor) -> Diver
         difference = float((result - expected).abs().max())
         if not difference <= TOLERANCE * float(scale):  # also where a result is NaN
             log.warning(
-                "the compiled losses of pixel pairs differ by %g and are not used; they will be slower", difference
+                "the compiled losses of pixel pairs differ by %g and are not used; training is slower", difference
             )
             return divergence
     return compiled

@@ -42,9 +42,8 @@ class ClassQueues(nn.Module):
         order = classes.argsort(stable=True)
         vectors, classes = vectors[order], classes[order]
         rank, counts = _rank_and_counts(classes, groups=len(self.pointer))
-        if (
-            len(vectors) > self.length
-        ):  # only then may a class have more than fit; a GPU would have to wait for the mask
+        # Only then may a class have more than fit. The host waits for the size of a masked tensor, so mask only here.
+        if len(vectors) > self.length:
             kept = rank >= counts[classes] - self.length  # the newest
             vectors, classes, rank = vectors[kept], classes[kept], rank[kept]
         slot = (self.pointer[classes] + rank) % self.length

@@ -6,7 +6,7 @@ accumulates both and saves one tensor of the features' size, so that the backwar
 
 On a CPU, similarities within a group of images are symmetric: a block on or above the diagonal serves the pixels of its
 rows and those of its columns. The first pass over these blocks sums the exponentials, the second computes value and
-gradient. Other devices take the blocks of :mod:`pipeline.losses._gpu_blocks`.
+gradient. Other devices use the blocks of :mod:`pipeline.losses._gpu_blocks`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.losses._padding import filled
 #: Most bytes that the blocks of similarities may take at the same time. See benchmarks/losses.py: on a CPU, matrix
 #: products of smaller blocks are slow because they are thin, and larger blocks do not fit the cache.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
-SHARE_OF_GPU = 1 / 64  # of its memory, for the blocks; of all of it, so that a resumed run has the same blocks
+SHARE_OF_GPU = 1 / 64  # of its whole memory, free or not, for the blocks: so a resumed run has the same blocks
 BUFFERS = 4  # of a block's size, at the same time
 MIN_ROWS = 16  # of a block, for any budget
 #: The exponential of a cosine divided by a lower temperature overflows float32; it is computed in float64.

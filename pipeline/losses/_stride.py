@@ -1,4 +1,4 @@
-"""Losses of pixel pairs on embeddings of any stride: as many pixels as at the stride of the published losses."""
+"""Losses of pixel pairs on embeddings of any stride: they compare as many pixels as at the published stride."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pooling(stride: int, chosen: int | None, *, loss: str) -> int:
 
     Args:
         stride: of the student's embedding.
-        chosen: the option ``pool``; None: the factor that gives the published stride, 1 where it is reached already.
+        chosen: the option ``pool``; None: the factor that gives the published stride, and 1 for coarser strides.
         loss: name of the loss, for the warning.
 
     Example:
@@ -37,12 +37,12 @@ def pooling(stride: int, chosen: int | None, *, loss: str) -> int:
 
 
 def pooled(features: Tensor, pool: int) -> Tensor:
-    """(N, C, h, w) to (N, C, ceil(h / pool), ceil(w / pool)): means of squares of pixels."""
+    """(N, C, h, w) to (N, C, ceil(h / pool), ceil(w / pool)): means of pool x pool pixels."""
     return features if pool == 1 else F.avg_pool2d(features, pool, ceil_mode=True)
 
 
 def published_pixels(pixels: int, *, stride: int) -> int:
-    """Number of pixels at the published stride, out of so many at this one; all of them at coarser strides.
+    """Number of pixels at the published stride of images that have ``pixels`` at ``stride``; no more than ``pixels``.
 
     Example:
         >>> published_pixels(100, stride=4), published_pixels(100, stride=16)

@@ -71,9 +71,9 @@ class CIRKD(DistillationLoss):
         pixel_queue, region_queue: slots per class; 20000 and 2000.
         pixels_per_class: pixels stored per class of an image; 16.
         pixel_samples, region_samples: references drawn per step, over all classes; 4096 and 1024 (// K + 1 per class).
-        max_anchors: most labelled pixels of a batch that are compared with the memory, drawn at random. Null: all at
-            stride 8 and above, as the official code; below, as many as the batch has pixels at stride 8. A number that
-            no batch reaches takes all at any stride.
+        max_anchors: highest number of labelled pixels of a batch that are compared with the memory; of more, random
+            ones are drawn. Null: all at stride 8 and above, as in the official code; below, as many as the batch has
+            pixels at stride 8. To take all at any stride, set a number that no batch reaches.
         official_enqueue: store the first pixels of an image under each of its classes, as the official code does.
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Values are computed in blocks

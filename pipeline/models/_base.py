@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class MappedStages(Sequence[Tensor]):
     """Encoder stages after a function, which is applied to a stage when it is read for the first time.
 
-    Stages are the largest tensors of an output, and most losses read none of them. Whether results have a gradient is
-    decided here, not where they are read.
+    Stages are the largest tensors of an output, and most losses read none of them. Results have gradients if gradients
+    were enabled when this object was created; it does not matter where a stage is read.
 
     Args:
         stages: feature maps, shallow to deep.

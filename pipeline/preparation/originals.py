@@ -1,8 +1,9 @@
 """The image files of a prepared data set: the file of the raw data where it holds exactly the frame, else a PNG.
 
-A raw file is kept if it is a JPEG or PNG of three 8-bit channels without an EXIF orientation, and if OpenCV decodes it
-to the pixels that the data set plugin read. (Plugins read with Pillow, which finds incomplete files; everything after
-`prepare` reads with OpenCV.) So every reader sees the pixels that a PNG of the frame has, and JPEGs stay small.
+A raw file is kept if it is a JPEG or PNG of three 8-bit channels that no EXIF orientation rotates, and if OpenCV
+decodes it to the pixels that the data set plugin read. (Plugins read with Pillow, which finds incomplete files;
+everything after `prepare` reads with OpenCV.) So every reader sees the pixels that a PNG of the frame has, and JPEGs
+stay small.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def write_image(folder: Path, name: str, frame: Array, *, source: Path | None) -
 
 
 def _keep(source: Path, folder: Path, name: str, frame: Array) -> Path | None:
-    """Copy the raw file; None if it does not hold the frame, or holds more than that."""
+    """Copy the raw file; None if the frame must be encoded instead."""
     suffix = _suffix(source)
     if suffix is None:
         return None
@@ -50,17 +51,17 @@ def _keep(source: Path, folder: Path, name: str, frame: Array) -> Path | None:
         data = read_bytes(source)
         if not np.array_equal(decode_frame(data, source), frame):
             return None
-    except UserError:  # a format of which this OpenCV reads less than Pillow
+    except UserError:  # Pillow can decode the file, OpenCV cannot
         return None
     file = folder / f"{name}{suffix}"
     artifact.copy_file(source, file)
-    if not np.array_equal(read_bytes(file), data):  # the raw file was written to in this moment
+    if not np.array_equal(read_bytes(file), data):  # another program has changed the raw file meanwhile
         file.write_bytes(data.tobytes())
     return file
 
 
 def _suffix(source: Path) -> str | None:
-    """The suffix of a JPEG or PNG of three 8-bit channels that no EXIF orientation turns, else None."""
+    """The suffix of a JPEG or PNG of three 8-bit channels that no EXIF orientation rotates, else None."""
     try:
         with source.open("rb") as file, Image.open(file) as image:
             if image.format not in SUFFIXES or image.mode != "RGB":

@@ -48,7 +48,7 @@ class Unfinished:
         out: the prepared data set.
         identity: facts that must be equal to resume, as plain values: data, options, code, libraries.
         samples: (split, name) of every sample.
-        resumable: whether the folder may stay.
+        resumable: whether the folder stays after an interruption.
 
     Attributes:
         files: folder for the files of the data set.

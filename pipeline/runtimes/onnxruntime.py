@@ -47,7 +47,7 @@ SLOW_INT8 = (
 METADATA_KEY = "segpress"  # key of the export's facts in an ONNX file
 #: File beside an engine for CUDA: the options of the provider that were the fastest when it was built.
 CUDA_OPTIONS = "cuda_options.json"
-#: The end of errors about a provider that does not work.
+#: What to do when a provider does not work.
 REMEDY = "install the libraries that it needs, or choose another convert.onnxruntime.provider"
 
 ARM = ("aarch64", "arm64")
@@ -61,7 +61,7 @@ INSTRUCTIONS = frozenset(
 
 
 class OnnxRuntime(Runtime):
-    """Engines are ONNX files: fused for this machine's CPU, or as they are for GPUs.
+    """Engines are ONNX files: fused for this machine's CPU, or unchanged for GPUs.
 
     For CUDA, the options that were the fastest on this GPU lie beside the file, see
     :mod:`pipeline.runtimes._onnxruntime.cuda`. No node may run on the CPU, except for shape computations. For TensorRT,
@@ -194,8 +194,8 @@ class OnnxRuntime(Runtime):
             raise UserError(f"{file}: {self.provider} finds no NVIDIA GPU with a driver here; {REMEDY}")
 
         def open_session(stream: int) -> Any:
-            level = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-            return self._session(file, level, {**options, "user_compute_stream": str(stream)})
+            session_options = self._options(self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+            return self._session(file, session_options, {**options, "user_compute_stream": str(stream)})
 
         return CudaEngine(self.ort, open_session, captured=cuda.GRAPH.items() <= options.items())
 

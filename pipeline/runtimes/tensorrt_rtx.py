@@ -38,8 +38,8 @@ class TensorRTRTX(TensorRTBase):
             return Fit(0)
         gpu = machine["gpus"][0]
         refusal = cls.unsupported(gpu["compute_capability"])
-        made_for_it = "RTX" in gpu["name"] and not refusal
-        return Fit(2, "it supports this GPU", "pip install '.[rtx]'") if made_for_it else Fit(0, refusal)
+        recommended = "RTX" in gpu["name"] and not refusal
+        return Fit(2, "it supports this GPU", "pip install '.[rtx]'") if recommended else Fit(0, refusal)
 
     @classmethod
     def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
@@ -109,6 +109,6 @@ def target(compute_capability: str) -> str:
 
 
 def targets(trt: ModuleType) -> list[str]:
-    """The compute capabilities for which the library builds, by its own account, oldest first."""
+    """The compute capabilities that the library lists as targets, oldest first."""
     names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
     return sorted(names, key=lambda name: int(name[2:]))

@@ -49,7 +49,7 @@ class Costs:
 
 
 class Meter:
-    """Times steps: ``start`` before the data of a step is requested, ``stop`` when the last update was read.
+    """Times steps: ``start`` before the data of a step is requested, ``stop`` when its loss was read.
 
     Args:
         device: where the steps run; on CUDA its peak of allocated memory is reset here.

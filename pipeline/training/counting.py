@@ -9,7 +9,7 @@ Counts equal those of :func:`pipeline.evaluation.accuracy.predicted`, frame by f
 several images may round in another way than that of one image: where two classes are equal to the last bits, a label
 may differ. Batches of one image have no such differences.
 
-The tests run :class:`PairCounter` on a CPU; the copies from page-locked memory were not run on a card.
+The tests run :class:`PairCounter` on a CPU; the copies from page-locked memory were not run on a GPU.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def confusion(
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether a device counts, and gains from several frames at once and from several threads that read them."""
+    """Whether the device is a GPU: it counts pixels itself, and gains from batches and several readers."""
     return device.type == "cuda"
 
 

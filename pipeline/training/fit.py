@@ -58,7 +58,7 @@ def fit(
     """Train; at the end the task's network holds the weights of the best validation.
 
     Losses are read from the device, and checked, every ``log_every`` steps and before every validation. Checkpoints are
-    written only then: neither holds weights of a step that was not checked.
+    written only after such a read. So no weights of a step that was not checked are validated or stored.
 
     Args:
         learner: its settings say how many steps, and when to validate.

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-#: Seconds that a trace may compute, counted for this thread alone: on a busy machine it takes longer and ends the same.
+#: Seconds of CPU time that the thread of a trace may take: other work on the machine does not stop the trace.
 LIMIT = 3.0
-#: Part of the bytes that blocks of memory have beyond what was asked for.
+#: The part that counts what an allocator adds to storages.
 PADDING = "allocator rounding"
 #: Operators that cuBLAS computes.
 PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")}
@@ -29,7 +29,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Operators on floats run without data; operators on integers and masks alone run with data.
 
     Args:
-        padding: bytes that the memory of a storage of so many bytes takes beyond them; None: none.
+        padding: takes the bytes of a storage and returns the bytes that the allocator adds to them; None: it adds none.
 
     Attributes:
         live, peak: bytes by part, now and at the peak; ``PADDING`` is a part.
@@ -38,7 +38,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, padding: Callable[[int], int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)  # its imports are those of torch's optimisers
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)  # imports what torch's optimisers import too
         self._until = time.thread_time() + LIMIT
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()

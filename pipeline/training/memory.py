@@ -174,7 +174,7 @@ def _lower(planned: Estimate) -> str:
     if planned.precision == "fp32":
         ways.append("precision (bf16)")
     if planned.strict:
-        ways.append("determinism (off: its upsampling takes up to seven times the result)")
+        ways.append("determinism (off; deterministic upsampling takes up to seven times its result)")
     return f"lower {', '.join(ways)}"
 
 

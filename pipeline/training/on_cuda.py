@@ -1,7 +1,7 @@
-"""What torch allocates on CUDA and not on a CPU: the rules by which a trace on a CPU counts the memory of a card.
+"""What torch allocates on CUDA and not on a CPU: the rules by which a trace on a CPU counts the memory of a GPU.
 
 They are torch's own (``F.interpolate``; ``AT_FORALL_FP32`` in autocast_mode.h; CUDACachingAllocator.cpp;
-CublasHandlePool.cpp). Nothing here was run on a card; one measured peak was compared with the sum (test_memory.py).
+CublasHandlePool.cpp). Nothing here was run on a GPU; one measured peak was compared with the sum (test_memory.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMPOSED = ("bilinear", "trilinear")
 
 
 def padding(size: int) -> int:
-    """Bytes that the block of an allocation of ``size`` bytes has beyond them."""
+    """Bytes that the allocator adds to an allocation of ``size`` bytes."""
     block = -(-size // UNIT) * UNIT
     rest = -block % SEGMENT if block >= LARGE else 0
     return block - size + (rest if rest <= KEPT_REST else 0)
@@ -43,8 +43,8 @@ def padding(size: int) -> int:
 def cublas_workspace(device: torch.device) -> int:
     """Bytes that torch keeps for cuBLAS, for each thread that multiplies matrices (forward, and backward).
 
-    ``CUBLAS_WORKSPACE_CONFIG`` (``:KiB:count``, repeated) decides; else 32 MiB on compute capability 9 or higher, and
-    where no card is, and 8.1 MiB on older ones.
+    ``CUBLAS_WORKSPACE_CONFIG`` (``:KiB:count``, repeated) decides; else 32 MiB on compute capability 9 or higher and on
+    machines without a GPU, and 8.1 MiB on older GPUs.
     """
     sizes = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
     if not sizes:

@@ -94,8 +94,8 @@ def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Give the parameters of SGD a momentum of zero, where they have none.
 
     torch 2.14 allocates the momentum in the first step without a value. If fp16 overflows in this step, the kernel
-    returns at once, and the second step would read what was in memory there. With zeros, the first step computes what
-    it computes without.
+    returns at once, and the second step would read what was in memory there. Zeros do not change the result of the
+    first step.
     """
     for group in optimizer.param_groups:
         if group.get("momentum"):

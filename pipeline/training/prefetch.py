@@ -1,4 +1,4 @@
-"""The next batches on their way to the device while it computes."""
+"""Copies the next batches to the device while it computes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Prefetch(Iterator[Group]):
 
     On CUDA a group is copied on a stream of its own, so that the copy overlaps with the step before, if the batches are
     in page-locked memory (:func:`pipeline.training.data.batches` puts them there). :meth:`load` fetches the next group
-    early. On other devices, groups pass as they are and nothing is fetched early: there the host computes. The copies
-    were not run on a card yet.
+    early. On other devices, groups pass unchanged and nothing is fetched early: there the host computes. The copies
+    were not run on a GPU yet.
 
     Args:
         groups: read to their end.

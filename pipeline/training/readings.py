@@ -1,4 +1,4 @@
-"""What the steps of a training report: it stays on the device until the host reads that of several steps at once.
+"""Losses and gradient norms of steps: they stay on the device until the host reads those of several steps together.
 
 To read a value, the host waits until the device has computed it, and meanwhile launches nothing. So losses and norms
 are read every few steps; a loss that is not finite is noticed up to that many steps later, and the message names

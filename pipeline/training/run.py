@@ -128,17 +128,16 @@ def train(
         return data.batches(crops, draws, workers=workers)
 
     at_once = frames_at_once(images, crop=settings.crop_size, input_size=input_size, device=accelerator.device)
-    fp32 = "fp32" in (settings.precision, settings.validation_precision)
     metrics = partial(
         metrics_of, split=val, labels=labels, input_size=input_size, accelerator=accelerator, batch=at_once,
-        autocast=nullcontext if fp32 else accelerator.autocast,
+        autocast=nullcontext if settings.validates_in_fp32 else accelerator.autocast,
     )  # fmt: skip
 
     def metrics_by_split(kept: Kept) -> dict[str, dict[str, Any]]:
         network.load_state_dict(kept.weights)
         return measure(
             network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
-            known={"val": kept.metrics} if fp32 else {},
+            known={"val": kept.metrics} if settings.validates_in_fp32 else {},
         )  # fmt: skip
 
     identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})

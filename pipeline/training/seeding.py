@@ -39,7 +39,7 @@ def choose_kernels(determinism: Determinism, *, device: torch.device, say: Calla
     if strict:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no deterministic kernels
     torch.use_deterministic_algorithms(strict, warn_only=True)
-    # torch would fill every new tensor with NaN: that takes time, and helps only kernels that read what nobody wrote
+    # In strict mode torch fills every new tensor with NaN. This takes time, and only shows reads of unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not strict
     if strict and device.type != "cpu" and say is not None:

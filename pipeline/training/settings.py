@@ -89,6 +89,11 @@ class TrainingSettings:
         return self.crop or self.input_size
 
     @property
+    def validates_in_fp32(self) -> bool:
+        """Whether the validations during training are in fp32."""
+        return "fp32" in (self.precision, self.validation_precision)
+
+    @property
     def forward_passes(self) -> int:
         """Forward passes of the whole run: updates times parts per update."""
         return self.steps * self.accumulate

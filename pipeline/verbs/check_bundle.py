@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     for line in fastest.lines(results["fastest"]):
         print(line)
     if "fastest" in facts:
-        print(f"on {facts['fastest']['device']}, where this bundle was written: {facts['fastest']['what']}")
+        print(f"on {facts['fastest']['device']}, the machine that wrote this bundle: {facts['fastest']['what']}")
     for violation in results["violations"]:
         print(f"budget broken: {violation['what']}")
     print(f"{out}: {conclusion(results)}")

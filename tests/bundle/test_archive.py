@@ -126,7 +126,7 @@ def test_a_broken_budget_is_an_exit_status(bare_python: Path, unpacked: Path) ->
     assert result.returncode == 1
     assert "budget broken: the INT8 engine has" in result.stdout
     assert "no variant keeps every budget\n  fp32: the fp32 engine has " in result.stdout
-    assert "on AMD EPYC, where this bundle was written: INT8 is the fastest variant" in result.stdout
+    assert "on AMD EPYC, the machine that wrote this bundle: INT8 is the fastest variant" in result.stdout
     assert "x: " in result.stdout or "x as fast as float32 (" in result.stdout
     assert "; the budget requires 1000x. Left in float: 1 layer (segmentation_head.0) " in result.stdout
     last = result.stdout.splitlines()[-1]

@@ -121,7 +121,7 @@ def in_ten_bits(x: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("of_a_gpu")
 def test_ten_bits_of_mantissa_suffice() -> None:
-    """Cut off in the inputs of all products of similarities; the temperatures are those for which that is used."""
+    """All inputs of products are rounded; TensorFloat-32 is used for these temperatures."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, c, 200, generator=generator).relu() for c in (32, 64))
     for temperature in (1.0, 0.1, 0.05):

@@ -30,7 +30,7 @@ def saved(path: Path, image: Image.Image, form: str, **options: Any) -> Path:
 
 
 def written(tmp_path: Path, source: Path) -> Path:
-    """What becomes of a raw file; the pixels are checked here."""
+    """The file that is written for a raw file, with the pixels that Pillow reads."""
     frame = read_image(source)
     file = write_image(tmp_path / "out", "a.b", frame, source=source)
     assert np.array_equal(read_frame(file), frame)

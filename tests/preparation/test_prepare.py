@@ -118,12 +118,12 @@ def test_the_prepared_samples_equal_those_of_the_data_set(tmp_path: Path) -> Non
 
 
 def test_a_mixture_of_kept_and_encoded_images(tmp_path: Path) -> None:
-    """JPEG and PNG of three channels keep their bytes, a turned JPEG and a grey PNG do not. All keep their pixels."""
+    """JPEG and PNG of three channels keep their bytes, a rotated JPEG and a grey PNG do not. All keep their pixels."""
     rng = np.random.default_rng(0)
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     kinds: list[tuple[str, dict[str, Any]]] = [
-        ("a.jpg", {}), ("b.png", {}), ("c.jpg", {"exif": turned.tobytes()}), ("d.png", {}), ("e.jpg", {"quality": 50}),
+        ("a.jpg", {}), ("b.png", {}), ("c.jpg", {"exif": rotated.tobytes()}), ("d.png", {}), ("e.jpg", {"quality": 50}),
     ]  # fmt: skip
     for split in ("train", "val"):
         for name, saving in kinds:

@@ -1,4 +1,4 @@
-"""On CUDA, ONNX Runtime has a kernel for every node of a float16 file, and no Cast between them is in vain."""
+"""On CUDA, ONNX Runtime has a kernel for every node of a float16 file, and no Cast between them is needless."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ from pipeline import runtimes
 from pipeline.quantization import graph as graphs
 from pipeline.quantization import tensorrt
 from pipeline.runtimes import CONFIDENCE, _cuda
-from tests.runtimes import fake_tensorrt
+from pipeline.runtimes._onnxruntime import cuda as cuda_options
+from tests.runtimes import fake_onnxruntime, fake_tensorrt
+from tests.runtimes.fake_cuda import HostCuda
+from tests.runtimes.fake_onnxruntime import CudaSession
 from tests.runtimes.fake_tensorrt_network import Play
 
 META = ("classes", "palette", "ignore_index", "mean", "std", "input_size", "input", "output")
@@ -149,3 +152,21 @@ def build(library: Any, small_files: Path, tmp_path: Path) -> Callable[..., dict
         return runtimes.build("tensorrt", options).build(small_files / f"{name}.onnx", tmp_path / "engine.plan")
 
     return run
+
+
+@pytest.fixture
+def imitation(monkeypatch: pytest.MonkeyPatch) -> tuple[type[CudaSession], HostCuda]:
+    """ONNX Runtime on CUDA: its sessions, and the library of CUDA."""
+    monkeypatch.setattr(cuda_options, "WARM_UP", 1)
+    monkeypatch.setattr(cuda_options, "RUNS", 3)
+    return fake_onnxruntime.install(monkeypatch)
+
+
+@pytest.fixture
+def session(imitation: tuple[type[CudaSession], HostCuda]) -> type[CudaSession]:
+    return imitation[0]
+
+
+@pytest.fixture
+def cuda(imitation: tuple[type[CudaSession], HostCuda]) -> HostCuda:
+    return imitation[1]

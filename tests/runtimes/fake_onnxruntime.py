@@ -16,21 +16,23 @@ from pipeline.runtimes._onnxruntime import engine
 from tests.runtimes.fake_cuda import HostCuda
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+#: Options of the runtime plugin.
+CHOSEN = {"provider": "cuda", "threads": 1}
 
 
 class CudaSession(onnxruntime.InferenceSession):
-    """Computes on the CPU, in host memory; its providers and its profile say CUDA if CUDA was asked for.
+    """Computes on the CPU, in host memory; its providers and its profile say CUDA if CUDA was requested.
 
     Attributes:
-        asked: options of the CUDA provider, of each session that asked for it.
+        cuda_requests: options of the CUDA provider, of each session with it.
         unknown: options that it refuses, as an older version does.
         on_cpu: operators that its profile leaves on the CPU.
-        on_cpu_with: the same, of sessions that ask for this option.
+        on_cpu_with: the same, of sessions with this option.
         fails: error of a run with a binding.
         threads: name of the thread of each run with a binding.
     """
 
-    asked: ClassVar[list[dict[str, str]]]
+    cuda_requests: ClassVar[list[dict[str, str]]]
     unknown: ClassVar[set[str]]
     on_cpu: ClassVar[Collection[str]]
     on_cpu_with: ClassVar[dict[str, Collection[str]]]
@@ -41,7 +43,7 @@ class CudaSession(onnxruntime.InferenceSession):
         self.named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
         self.left = set(self.on_cpu)
         if self.named[0] == CUDA:
-            self.asked.append(providers[0][1])
+            self.cuda_requests.append(providers[0][1])
             self.left.update(*(self.on_cpu_with.get(option, ()) for option in providers[0][1]))
             if strange := self.unknown.intersection(providers[0][1]):
                 raise RuntimeError(f"Unknown provider option: {', '.join(sorted(strange))}")
@@ -71,7 +73,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> tuple[type[CudaSession], HostCud
     cuda = HostCuda()
     monkeypatch.setattr(onnxruntime, "InferenceSession", CudaSession)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    start = {"asked": [], "unknown": set(), "on_cpu": (), "on_cpu_with": {}, "fails": "", "threads": []}
+    start = {"cuda_requests": [], "unknown": set(), "on_cpu": (), "on_cpu_with": {}, "fails": "", "threads": []}
     for name, value in start.items():
         monkeypatch.setattr(CudaSession, name, value, raising=False)
     monkeypatch.setattr(engine, "DEVICE", "cpu")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_all.sh: what a part that is cut off, or a script that is ended, leaves; the kit; and a dry run.
+"""benchmarks/gpu_all.sh: the results that remain if a part is cut off or the script is ended; the kit; a dry run.
 
 Except in the dry run, ``python`` is an imitation: it writes the files that the programs would write.
 """
@@ -146,7 +146,7 @@ def test_the_kit_gives_what_the_machine_lacks(start: Callable[..., subprocess.Po
     assert f"--target {work}/site.new {first}/whl/a.whl" in log and (work / "site/meta.json").exists()
     assert (work / "stand_in/dvclive.py").exists() and (work / "camvid/train.txt").exists()
     assert f"gpu_params.py {work} --weights {first}/weights --device cpu --tiny" in log
-    assert "ONNX Runtime: parts are missing; there are: ort.aa" in log and not (work / "ort").exists()
+    assert "ONNX Runtime: parts are missing; present: ort.aa" in log and not (work / "ort").exists()
 
     assert start("--parts", "setup", "--kit", second).wait() == 0
     unpacked = work / "ort/onnxruntime/__init__.py"

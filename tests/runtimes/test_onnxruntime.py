@@ -219,7 +219,7 @@ def test_engines_of_a_gpu_are_bound_to_it(monkeypatch: pytest.MonkeyPatch, provi
     assert fingerprint["cpu"] == plugin.cpu_model() != ""
 
 
-def test_int8_is_not_praised_where_there_are_no_int8_kernels() -> None:
+def test_int8_counts_as_slow_where_there_are_no_int8_kernels() -> None:
     why = {name: runtimes.build("onnxruntime", {"provider": name}).slow_int8 for name in ("cpu", "cuda", "tensorrt")}
     assert why["cpu"] == why["tensorrt"] == "" and "no INT8 kernels for CUDA" in why["cuda"]
 

@@ -110,7 +110,7 @@ def test_a_named_target_may_be_built_anywhere(rtx: Any, card: Any, small_files: 
     assert facts["compute_capabilities"] == ["SM86"]
 
 
-def test_turing_is_named_to_tensorrt_rtx(rtx: Any, card: Any, small_files: Path, tmp_path: Path) -> None:
+def test_turing_is_set_as_the_target(rtx: Any, card: Any, small_files: Path, tmp_path: Path) -> None:
     """Engines without a target do not run there."""
     card("7.5", "NVIDIA GeForce RTX 2080")
     facts = runtimes.build("tensorrt_rtx", {}).build(small_files / "fp32.onnx", tmp_path / "engine.plan")

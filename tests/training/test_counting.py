@@ -1,4 +1,4 @@
-"""Validation in batches, counted on the device: the counts of frame by frame; nothing is measured twice."""
+"""Validation in batches, counted on the device: the same counts as frame by frame; nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_training_in_fp32_is_validated_in_fp32(bench: Any, predictions: list[A
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and its driver; this machine has none")
 def test_counts_on_a_gpu(bench: Any) -> None:
-    """Sizes, page-locked memory and counters of the card give what the host counts of the card's own labels."""
+    """Sizes, page-locked memory and counters of the GPU give what the host counts of the GPU's own labels."""
     device = torch.device("cuda")
     random = np.random.default_rng(0)
     labels = [random.integers(0, 256, size, dtype=np.uint8) for size in [(17, 23), (4, 6), (17, 23), (500, 700)]]
@@ -248,7 +248,7 @@ def test_counts_on_a_gpu(bench: Any) -> None:
     assert np.abs(together - expected).sum() / together.sum() < 1e-2, "only where two classes are nearly equal"
     counter, (frame, label) = PairCounter(device, (64, 96)), split[0]
     frames = torch.from_numpy(frame[None]).pin_memory()
-    for mode in ("default", "error"):  # the second time, whatever waits for the card is an error
+    for mode in ("default", "error"):  # the second time, waiting for the GPU is an error
         torch.cuda.set_sync_debug_mode(mode)
         try:
             counter.add([label], engine.predict(frames.to(device, non_blocking=True)))

@@ -1,4 +1,4 @@
-"""Losses are read every few steps: what is late, what is not, and that nothing else changes."""
+"""Losses are read every few steps: which messages are late, and that nothing else changes."""
 
 from __future__ import annotations
 

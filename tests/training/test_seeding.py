@@ -1,4 +1,4 @@
-"""Determinism is a choice: which kernels each one takes, on which device, and what is messages about it."""
+"""Determinism is a choice: which kernels each one takes, on which device, and the messages about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/training_speed.py in its smallest size: every figure of every loss, and what a failure leaves."""
+"""benchmarks/training_speed.py in its smallest size: every figure of every loss, also after a failure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_loss_has_every_figure(
     assert last.startswith("real / bare: teacher ") and ", kd+fitnet " in last and last.endswith("% of a run")
 
 
-def test_only_the_bare_loop_is_without_what_training_asks_of_torch(
+def test_only_the_bare_loop_is_not_deterministic(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU training is deterministic; the bare loop, which comes first in each round, has the fastest kernels."""

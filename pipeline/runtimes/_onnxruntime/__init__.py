@@ -1,1 +1,1 @@
-"""What :mod:`pipeline.runtimes.onnxruntime` is made of."""
+"""Parts of :mod:`pipeline.runtimes.onnxruntime`."""

@@ -3,9 +3,9 @@
 On an H200 a DeepLabV3+ with EfficientNet-Lite0 took 6.1 ms in float16 and 2.9 ms in float32, although CUDA has a
 float16 kernel for each of its nodes. A possible cause, not measured yet: ONNX Runtime computes convolutions in the
 layout NCHW unless it is asked for NHWC. Tensor cores need NHWC, so cuDNN may put a transposition before and after each
-float16 convolution; and each bias is added by a kernel of its own. With one frame per run much of the time is the start
-of kernels, which a CUDA graph saves. Which combination wins depends on the GPU, the network and the version, so all are
-tried.
+float16 convolution; and each bias is added by a kernel of its own. With one frame per run, the start of kernels may
+take much of the time, which a CUDA graph saves. Which combination is the fastest depends on the GPU, the network and
+the version, so all are tried.
 
 Sources: pull requests 17200 (NHWC), 19470 (``fuse_conv_bias``; float32 lost its fused ReLU on CUDA there) and the CUDA
 Execution Provider's documentation of ONNX Runtime. The choice has not been run on a GPU by us yet.
@@ -64,7 +64,7 @@ def fastest(open_engine: Callable[[Mapping[str, str]], Engine]) -> Choice:
         open_engine: opens the graph with options of the CUDA provider; options with which it raises are refused.
 
     Raises:
-        UserError: it runs with no options; the reason is that of the first attempt.
+        UserError: the graph runs with none of the options; the message has the reason of the first attempt.
     """
     tried: list[dict[str, Any]] = []
     times: list[tuple[float, dict[str, str]]] = []

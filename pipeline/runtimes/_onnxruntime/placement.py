@@ -60,15 +60,15 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Node]:
     Raises:
         UserError: the profile has no nodes.
     """
-    found: dict[Node, None] = {}
+    distinct: dict[Node, None] = {}
     for event in events:
         details = event.get("args", {})
         if event.get("cat") == "Node" and "provider" in details:
             name = str(event["name"]).removesuffix(KERNEL)
-            found[Node(name, details["op_name"], details["provider"], _computes_shapes(details))] = None
-    if not found:
-        raise UserError("its profile names no node, so it is unknown where the nodes run; use another version")
-    return list(found)
+            distinct[Node(name, details["op_name"], details["provider"], _computes_shapes(details))] = None
+    if not distinct:
+        raise UserError("its profile names no node, so it is unknown where the nodes run; use another version of it")
+    return list(distinct)
 
 
 def _computes_shapes(details: Mapping[str, Any]) -> bool:

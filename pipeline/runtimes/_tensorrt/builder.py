@@ -94,12 +94,11 @@ class TensorRTBase(Runtime):
     @classmethod
     @abstractmethod
     def unsupported(cls, compute_capability: str, trt: ModuleType | None = None) -> str:
-        """Why the library has no engine for a GPU, and what to choose instead; empty: it has one.
+        """Why the library builds no engine for a GPU, and what to choose instead; empty: it builds one.
 
         Args:
             compute_capability: of the GPU, such as ``8.7``.
-            trt: the library, which may know; None, where it is not installed: judge by what its newest release
-                supports.
+            trt: the library; None: it is not installed, and what its newest release supports decides.
         """
 
     @property
