@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline import artifact, models
@@ -11,7 +12,7 @@ from pipeline.errors import command
 from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
 from pipeline.settings import loss_mixture, params
-from pipeline.training import processes
+from pipeline.training import processes, stage0, teachers
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import train
 from pipeline.training.seeding import seed_everything
@@ -35,29 +36,25 @@ def main() -> None:
     settings = params.load(args.params, kinds=("models",))
     loss = loss_mixture.read(args.loss)
     prepared = Prepared(args.dataset)
-    labels, recipe = prepared.labels, settings.distill
-    model = settings.student(args.student).model
-    teacher, teacher_artifact = network_artifact.load(args.teacher)
+    labels, recipe, size = prepared.labels, settings.distill, settings.input_size
+    model, teaching = settings.student(args.student).model, recipe.teaching.model_dump()
+    teacher, hashes = teachers.open_all(args.teacher, labels=labels, **teaching)
     processes.start_asked_for()
     seed_everything(settings.distill_seed)
     student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
-    images, size = len(prepared.splits["train"]), settings.input_size
+    images = len(prepared.splits["train"])
     training = TrainingSettings.of(recipe, images=images, input_size=size, seed=settings.distill_seed)
     task = DistillationTask.on(prepared, student, teacher, loss["options"], steps=training.forward_passes)
-    inputs = {"model": {"name": model.name, **model.options}, "initial_weights": student.initial_weights}
-    trained = train(
-        task,
-        training,
-        prepared=prepared,
-        inputs={**inputs, "loss": loss, "teacher": teacher_artifact.hash},
-        title=args.student,
-        curves=args.curves,
-        checkpoints=args.checkpoints,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        workers=recipe.workers,
-        store=recipe.store,
-        log_every=recipe.log_every,
-    )
+    initial = {"model": {"name": model.name, **model.options}, "initial_weights": student.initial_weights}
+    inputs = {**initial, **hashes, "teaching": teaching}
+    run = partial(
+        train, prepared=prepared, checkpoint_seconds=settings.checkpoint_seconds, workers=recipe.workers,
+        store=recipe.store, log_every=recipe.log_every,
+    )  # fmt: skip
+    places = {"curves": args.curves, "checkpoints": args.checkpoints}
+    before = stage0.learn(run, task, training, steps=recipe.stage0, inputs=inputs, title=args.student, **places)
+    inputs |= {"loss": loss, "stage0": recipe.stage0}
+    trained = run(task, training, inputs=inputs, title=args.student, **places)
     processes.leave()
     if not processes.is_main():
         return
@@ -65,14 +62,16 @@ def main() -> None:
         **trained.facts,
         "student": args.student,
         "loss": {"name": loss["name"], "options": loss["options"]},
-        "parents": {"dataset": prepared.artifact.hash, "teacher": teacher_artifact.hash},
+        "parents": {"dataset": prepared.artifact.hash, **hashes},
     }
     network_artifact.save(
         args.out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts
     )
-    costs = {**trained.costs.to_meta(), "parameters_of_loss": task.parameters_of_loss}
-    artifact.write_text(args.costs, artifact.dump_json(costs))
-    trained.finish()
+    costs = stage0.costs(before, trained) | {"parameters_of_loss": task.parameters_of_loss}
+    passes = teachers.passes(teacher) if task.loss.uses_teacher else 0
+    artifact.write_text(args.costs, artifact.dump_json(costs | {"teacher_passes": passes}))
+    for finished in (*before, trained):
+        finished.finish()
     print(f"{args.out}: {trained}")
 
 

@@ -15,7 +15,7 @@ from pipeline.quantization.aware import simulate
 from pipeline.quantization.calibration_frames import Frames
 from pipeline.quantization.quantize import Settings
 from pipeline.settings.params import Params
-from pipeline.training import processes
+from pipeline.training import processes, teachers
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
@@ -45,8 +45,8 @@ def fine_tune(
     """
     aware, recipe = params.qat, params.distill
     network, student_artifact = network_artifact.load(student)
-    teacher_network, teacher_artifact = network_artifact.load(teacher)
-    prepared = Prepared(dataset)
+    prepared, teaching = Prepared(dataset), recipe.teaching.model_dump()
+    teacher_network, hashes = teachers.open_all(teacher, labels=prepared.labels, **teaching)
     processes.start_asked_for()
     frames = Frames.for_calibration(
         prepared, params.input_size, count=params.calibrate.images, seed=params.seed,
@@ -63,7 +63,7 @@ def fine_tune(
     settings = replace(distilling, keep_start=True, **aware.model_dump(exclude={"target"}))
     task = DistillationTask.on(prepared, simulated, teacher_network, loss["options"], steps=settings.forward_passes)
     inputs = {
-        "student": student_artifact.hash, "teacher": teacher_artifact.hash, "loss": loss,
+        "student": student_artifact.hash, **hashes, "teaching": teaching, "loss": loss,
         "target": aware.target, "ranges": ranges, "frames": frames.names,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as curves:
@@ -75,9 +75,7 @@ def fine_tune(
     processes.leave()
     if processes.is_main():
         facts = {key: value for key, value in student_artifact.facts.items() if key not in ("best_step", "metrics")}
-        parents = {
-            **student_artifact.meta["parents"], "student": student_artifact.hash, "teacher": teacher_artifact.hash,
-        }  # fmt: skip
+        parents = {**student_artifact.meta["parents"], "student": student_artifact.hash, **hashes}
         training = {**ranges, **aware.model_dump(), **trained.facts, "loss": loss["name"]}
         network_artifact.write(out, network, meta={**facts, AWARE: training, "parents": parents})
         trained.finish()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline import plugins
 from pipeline.errors import Problems, UserError, closest
@@ -18,6 +18,7 @@ from pipeline.settings import plugin_options, yaml_file
 from pipeline.settings.param_types import (
     STRICT,
     Determinism,
+    Folders,
     Loss,
     Name,
     Optimizer,
@@ -26,9 +27,11 @@ from pipeline.settings.param_types import (
     Positive,
     Precision,
     Range,
+    Scales,
     Schedule,
     Section,
     Seed,
+    Seeds,
     Share,
     Size,
     StoreMode,
@@ -37,12 +40,6 @@ from pipeline.settings.param_types import (
 
 #: Reserved names of students -> the path that is in use already.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
-
-
-def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed is named twice; name each once")
-    return seeds
 
 
 class Model(BaseModel):
@@ -108,10 +105,20 @@ class Recipe(Section):
         return epochs
 
 
+class Teaching(Section):
+    """What students see of the teacher: means over views of a crop and over several teachers."""
+
+    flip: bool  # the mean of its logits on a crop and on the mirrored crop
+    scales: Scales  # the mean of its logits on a crop at these sizes, relative to the crop; 1.0 is one of them
+    others: Folders  # network artifacts of more teachers: logits are means, features are those of the first
+
+
 class Distill(Recipe):
     """The training run of every student."""
 
     seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
+    stage0: Annotated[int, Field(ge=0)] = 0  # steps before the task, in which the encoder learns the teacher's features
+    teaching: Teaching = Teaching(flip=False, scales=[1.0], others=[])
 
 
 class Teacher(Section):
@@ -143,7 +150,7 @@ class Compare(Section):
     """What ``make compare`` runs: every loss with every seed, on one student."""
 
     student: str  # a name of students, whose network is trained
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]  # each loss runs once per seed
+    seeds: Seeds  # each loss runs once per seed
     losses: Annotated[dict[Name, Loss], Field(min_length=1)]  # name of the row -> its loss
 
 

@@ -55,7 +55,7 @@ def fit(
     title: str,
     log_every: int = 1,
 ) -> tuple[Best, Costs]:
-    """Train; at the end the task's network holds the weights of the best validation.
+    """Train; at the end the task's network holds the weights of the best validation, or the last without validations.
 
     Losses are read from the device, and checked, every ``log_every`` steps and before every validation. Checkpoints are
     written only then: neither holds weights of a step that was not checked.
@@ -99,8 +99,8 @@ def fit(
             learner.update(parts, step=step, names=names)
             groups.load()
             last = step == settings.steps
-            validates = step % settings.validate_every == 0 or last
-            if step % log_every and not validates:
+            validates = settings.validate_every is not None and (step % settings.validate_every == 0 or last)
+            if step % log_every and not (validates or last):
                 continue
             curve.write()
             readings = learner.read()
@@ -125,7 +125,8 @@ def fit(
                 }
                 checkpoints.write(step, run_state, circumstances=_circumstances(accelerator))
             meter.start()
-    learner.task.network.load_state_dict(best.weights)
+    if settings.validate_every is not None:
+        learner.task.network.load_state_dict(best.weights)
     return best, meter.read()
 
 

@@ -38,7 +38,8 @@ class Trained:
     """The result of a run.
 
     Attributes:
-        facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size.
+        facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size;
+            without validations the metrics are empty.
         costs: costs of the training steps; not among the facts, since they differ from run to run.
         checkpoints: checkpoints of the run; None when it wrote none.
     """
@@ -135,7 +136,7 @@ def train(
             learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
-        measured = measure(
+        measured = {} if settings.validate_every is None else measure(
             network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
             known={"val": best.metrics} if fp32 else {},
         )  # fmt: skip
