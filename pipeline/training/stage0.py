@@ -134,6 +134,7 @@ def learn(
     )
     for parameter in learning:
         parameter.requires_grad_(True)  # the head was frozen
+    task.teacher.to(next(student.parameters()).device)  # all teachers, where the first one is
     return [trained]
 
 
