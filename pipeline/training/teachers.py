@@ -23,7 +23,7 @@ class Teachers(SegNetwork):
 
     A view is the crop at another size, mirrored or not. Its logits are mirrored back and resized to those of the first
     teacher on the crop itself (bilinear). The mean of logits is the geometric mean of the probabilities (Hinton et al.
-    2015, arXiv 1503.02531, section 2, name both means); losses that read logits without a softmax over classes, such as
+    2015, arXiv 1503.02531, section 1, name both means); losses that read logits without a softmax over classes, such as
     ``cwd``, get logits of the usual scale. Embedding, encoder stages and auxiliary logits are those of the first
     teacher on the crop itself: features of several networks have no common channels. So are the declared facts.
 
