@@ -38,7 +38,8 @@ def main() -> None:
     prepared = Prepared(args.dataset)
     labels, recipe, size = prepared.labels, settings.distill, settings.input_size
     model, teaching = settings.student(args.student).model, recipe.teaching.model_dump()
-    teacher, hashes = teachers.open_all(args.teacher, labels=labels, **teaching)
+    teacher, opened = teachers.open_all(args.teacher, labels=labels, **teaching)
+    hashes = {name: stored.hash for name, stored in opened.items()}
     processes.start_asked_for()
     seed_everything(settings.distill_seed)
     student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)

@@ -46,7 +46,8 @@ def fine_tune(
     aware, recipe = params.qat, params.distill
     network, student_artifact = network_artifact.load(student)
     prepared, teaching = Prepared(dataset), recipe.teaching.model_dump()
-    teacher_network, hashes = teachers.open_all(teacher, labels=prepared.labels, **teaching)
+    teacher_network, opened = teachers.open_all(teacher, labels=prepared.labels, **teaching)
+    hashes = {name: stored.hash for name, stored in opened.items()}
     processes.start_asked_for()
     frames = Frames.for_calibration(
         prepared, params.input_size, count=params.calibrate.images, seed=params.seed,

@@ -125,8 +125,9 @@ def fit(
                 }
                 checkpoints.write(step, run_state, circumstances=_circumstances(accelerator))
             meter.start()
-    if settings.validate_every is not None:
-        learner.task.network.load_state_dict(best.weights)
+    if settings.validate_every is None:
+        best = Best.of(settings.steps, best.metrics, learner.network)
+    learner.task.network.load_state_dict(best.weights)
     return best, meter.read()
 
 

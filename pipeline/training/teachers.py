@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork, SegOutput
@@ -90,8 +91,8 @@ def passes(teacher: SegNetwork) -> int:
 
 def open_all(
     teacher: Path, *, labels: LabelSpec, scales: Sequence[float], flip: bool, others: Sequence[str]
-) -> tuple[SegNetwork, dict[str, str]]:
-    """The teachers of a run as one network, and their hashes as ``teacher``, ``teacher_2`` and so on.
+) -> tuple[SegNetwork, dict[str, Artifact]]:
+    """The teachers of a run as one network, and their artifacts as ``teacher``, ``teacher_2`` and so on.
 
     With one teacher and one view it is the network of the artifact itself.
 
@@ -104,7 +105,7 @@ def open_all(
     Raises:
         UserError: a folder is not a network artifact, or its classes are not those of the data set.
     """
-    members, hashes = [], {}
+    members, artifacts = [], {}
     for number, path in enumerate([teacher, *map(Path, others)], start=1):
         network, stored = network_artifact.load(path)
         if number > 1 and stored.labels.names != labels.names:
@@ -113,14 +114,14 @@ def open_all(
                 f"{', '.join(labels.names)}; all teachers need these classes in this order"
             )
         members.append(network)
-        hashes["teacher" if number == 1 else f"teacher_{number}"] = stored.hash
+        artifacts["teacher" if number == 1 else f"teacher_{number}"] = stored
     teachers = Teachers(members, scales=scales, flip=flip)
     count = passes(teachers)
     if count == 1:
-        return members[0], hashes
+        return members[0], artifacts
     pixels = sum(scale**2 for scale in scales) * count / len(scales)
     log.info("the teacher runs %d times per crop, on %.1f times its pixels", count, pixels)
-    return teachers, hashes
+    return teachers, artifacts
 
 
 def _scaled(x: Tensor, scale: float, *, divisor: int) -> Tensor:

@@ -76,11 +76,11 @@ def save(path: Path, network: SegNetwork, bench: Any, labels: LabelSpec | None =
 def test_teachers_of_artifacts(networks: list[SegNetwork], bench: Any, tmp_path: Path) -> None:
     labels = bench.prepared.labels
     one, two = (save(tmp_path / name, network, bench) for name, network in zip("ab", networks, strict=True))
-    alone, hashes = open_all(one, labels=labels, scales=[1.0], flip=False, others=[])
-    assert not isinstance(alone, Teachers) and list(hashes) == ["teacher"] and passes(alone) == 1
-    both, hashes = open_all(one, labels=labels, scales=[1.0], flip=False, others=[str(two)])
+    alone, opened = open_all(one, labels=labels, scales=[1.0], flip=False, others=[])
+    assert not isinstance(alone, Teachers) and list(opened) == ["teacher"] and passes(alone) == 1
+    both, opened = open_all(one, labels=labels, scales=[1.0], flip=False, others=[str(two)])
     assert isinstance(both, Teachers) and passes(both) == 2
-    assert list(hashes) == ["teacher", "teacher_2"] and len(set(hashes.values())) == 2
+    assert [(name, stored.path) for name, stored in opened.items()] == [("teacher", one), ("teacher_2", two)]
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(alone(x).logits, networks[0](x).logits)
