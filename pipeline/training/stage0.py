@@ -16,6 +16,7 @@ from pipeline.losses import DistillationLoss
 from pipeline.models import SegOutput
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained
+from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.teachers import Teachers
 
@@ -111,6 +112,7 @@ def learn(
     if student.encoder is None or factor == 0:
         reason = "its network has no encoder" if student.encoder is None else "distill.lr_factors.encoder is 0"
         raise UserError(f"distill.stage0: got {steps}, but the encoder of student {title} does not learn: {reason}")
+    seed_everything(settings.seed)  # the adapters of a run that resumes are those of its start
     loss = StandardisedFeatures(
         student_stage_channels=student.facts.stage_channels, teacher_stage_channels=teacher.facts.stage_channels
     )
