@@ -34,6 +34,7 @@ from pipeline.settings.param_types import (
     StoreMode,
     ValidationPrecision,
 )
+from pipeline.settings.unlabelled import Unlabelled
 
 #: Reserved names of students -> the path that is in use already.
 TAKEN = {"comparison": "results/comparison.json", "teacher": "artifacts/curves/teacher"}
@@ -112,6 +113,7 @@ class Distill(Recipe):
     """The training run of every student."""
 
     seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
+    unlabelled: Unlabelled = Unlabelled()  # frames without labels
 
 
 class Teacher(Section):
