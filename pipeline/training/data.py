@@ -33,19 +33,17 @@ def augmentation(
 class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample; and whether it is a frame without labels,
-    if there are such frames. Bytes travel to the device, where the task normalises them for each network. A target has
-    train ids, the ignored id where a pixel of the frame has no label, and the id ``augment.padding`` where the crop has
-    no frame.
+    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample; and, if there are frames without labels,
+    whether it is one. Bytes travel to the device, where the task normalises them for each network. A target has train
+    ids, the ignored id where a pixel of the frame has no label, and the id ``augment.padding`` where the crop has no
+    frame.
 
     Args:
         split: frames with labels.
         unlabelled: frames whose label maps have the ignored id everywhere; their indices follow those of ``split``.
     """
 
-    def __init__(
-        self, split: Split, augment: Augmentation, *, seed: int, unlabelled: Split | None = None
-    ) -> None:
+    def __init__(self, split: Split, augment: Augmentation, *, seed: int, unlabelled: Split | None = None) -> None:
         self.split = split
         self.augment = augment
         self.seed = seed

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,8 +81,8 @@ class DistillationTask(SupervisedTask):
         steps: int,
         seed: int,
         labels: FrameLabels = "soft",
-        threshold: float = 0.9,
-        keep: float = 0.5,
+        threshold: float | None = None,
+        keep: float = 0.0,
     ) -> DistillationTask:
         """The task on a prepared data set, with the losses of a student.
 
@@ -93,7 +92,7 @@ class DistillationTask(SupervisedTask):
             steps: forward passes of the training, see ``TrainingSettings.forward_passes``.
             seed: of the training.
             labels: what frames without labels have, see the class.
-            threshold, keep: see :class:`PseudoLabels`.
+            threshold, keep: see :class:`PseudoLabels`; None: no frames without labels will come.
         """
         spec = prepared.labels
         facts = {"num_classes": spec.num_classes, "ignore_index": spec.ignore_index}
@@ -105,7 +104,7 @@ class DistillationTask(SupervisedTask):
             **student.facts.offered("student"),
             **teacher.facts.offered("teacher"),
         )
-        pseudo = PseudoLabels(**facts, threshold=threshold, keep=keep)
+        pseudo = None if threshold is None else PseudoLabels(**facts, threshold=threshold, keep=keep)
         return cls(student, teacher, loss, ignore_index=spec.ignore_index, labels=labels, pseudo=pseudo)
 
     @property
@@ -128,7 +127,7 @@ class DistillationTask(SupervisedTask):
         teacher = self.teach(x, student)
         if unlabelled is not None and self.pseudo is not None:
             chosen = _positions(unlabelled, True, device=x.device)
-            labels = self.pseudo(self._labelling(x, student, teacher, chosen), _rows(inside(student, student.logits), chosen))
+            labels = self._labels(x, student, teacher, chosen)
             if self.labels != "soft":
                 terms["pseudo_ce"] = self._pseudo_cross_entropy(student, labels, chosen)
             if self.labels == "hard":
@@ -162,37 +161,22 @@ class DistillationTask(SupervisedTask):
         return self.loss.uses_teacher or (self.pseudo is not None and not self._labeller)
 
     @torch.no_grad()
-    def confidences(
-        self, crops: Iterable[tuple[Tensor, Tensor]], *, device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> Tensor:  # fmt: skip
-        """Counts of the labeller's probabilities on crops of frames without labels, see :class:`PseudoLabels`.
+    def labelling(self, x: Tensor, valid: Tensor | None) -> SegOutput:
+        """The output of the network that labels frames without labels, for frames (N, 3, H, W), RGB in 0..255."""
+        network = self._labeller[0] if self._labeller else self.teacher
+        normalise = self.normalise if self._labeller else self.normalise_for_teacher
+        output: SegOutput = network.to(x.device)(normalise(x, valid))
+        return replace(output, valid=valid)
 
-        Args:
-            crops: image (3, H, W) and target (H, W) of each.
-        """
+    def _labels(self, x: Tensor, student: SegOutput, teacher: SegOutput, chosen: Tensor) -> Tensor:
+        """Labels (n, h, w) of the chosen images at the size of the student's logits."""
         assert self.pseudo is not None
-        counts = self.pseudo.no_counts
-        for image, target in crops:
-            x = image[None].to(device)
-            valid = self.receive(target[None].to(device))[1]
-            network, normalise = self._labels_come_from()
-            with autocast():
-                output: SegOutput = network.to(device)(normalise(x, valid))
-            counts += self.pseudo.count(output.logits, inside(replace(output, valid=valid), output.logits))
-        return counts
-
-    def _labels_come_from(self) -> tuple[SegNetwork, Normaliser]:
-        return (self._labeller[0], self.normalise) if self._labeller else (self.teacher, self.normalise_for_teacher)
-
-    def _labelling(self, x: Tensor, student: SegOutput, teacher: SegOutput, chosen: Tensor) -> Tensor:
-        """Logits (n, K, h, w) of the labeller for the chosen images, at the size of the student's."""
-        if not self._labeller:
-            return teacher.logits[chosen]
-        network, normalise = self._labels_come_from()
-        with torch.no_grad():
-            output: SegOutput = network(normalise(x[chosen], _rows(student.valid, chosen)))
-        return _resize(output.logits, student.logits.shape[-2:])
+        logits = teacher.logits[chosen]
+        if self._labeller:
+            logits = self.labelling(x[chosen], _rows(student.valid, chosen)).logits
+        valid = _rows(inside(student, student.logits), chosen)
+        labels: Tensor = self.pseudo(_resize(logits, student.logits.shape[-2:]), valid)
+        return labels
 
     def _pseudo_cross_entropy(self, student: SegOutput, labels: Tensor, chosen: Tensor) -> Tensor:
         """Its mean over the parts of a batch is the mean over the batch's frames without labels."""

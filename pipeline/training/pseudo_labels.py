@@ -13,17 +13,17 @@ BINS = 1000
 class PseudoLabels(nn.Module):
     """A pixel gets its most probable class as label if the probability reaches the threshold of that class.
 
-    The threshold of a class is ``threshold``; or, if fewer than the share ``keep`` of the pixels predicted as this class
-    reach that, the probability that ``keep`` of them reach. One threshold for all classes would leave out those of which
-    the network is rarely sure: mostly rare and small ones. The rule and the values 0.9 and 0.5 are those of the code of
-    Li et al. (CVPR 2019, arXiv 1904.10620) and of Yang and Soatto (CVPR 2020, arXiv 2004.05498): the median of a class's
-    probabilities, at most 0.9.
+    The threshold of a class is ``threshold``; or, if fewer than the share ``keep`` of the pixels predicted as this
+    class reach that, the probability that ``keep`` of them reach. One threshold for all classes would leave out those
+    of which the network is rarely sure: mostly rare and small ones. The rule and the values 0.9 and 0.5 are those in
+    the code of Li et al. (CVPR 2019, arXiv 1904.10620) and of Yang and Soatto (CVPR 2020, arXiv 2004.05498): the median
+    of a class's probabilities, at most 0.9.
 
     Args:
         num_classes: K.
         ignore_index: the id of pixels that get no label.
         threshold: probability at which a pixel of any class gets a label.
-        keep: least share of the pixels of each predicted class that get a label, in 0..1; 0: ``threshold`` alone decides.
+        keep: least share of the pixels of each predicted class that get a label, 0..1; 0: ``threshold`` decides alone.
 
     Attributes:
         thresholds: (K,) the threshold of each class; a checkpoint has them. Before :meth:`choose`, ``threshold``.
@@ -75,8 +75,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of each image with hard labels, (N,): its sum over labelled pixels / the number of all its pixels.
 
-    So an image counts less where few of its pixels have labels (as in FixMatch, Sohn et al. 2020, arXiv 2001.07685), and
-    the divisor does not depend on the labels of other images.
+    So an image with few labels counts less (as in FixMatch, Sohn et al. 2020, arXiv 2001.07685), and the divisor does
+    not depend on the labels of other images.
 
     Args:
         logits: (N, K, h, w).

@@ -20,6 +20,7 @@ from pipeline.training import data, processes
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
 from pipeline.training.fit import Batch, Kept, fit
 from pipeline.training.identity import Identity
@@ -30,6 +31,7 @@ from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
+from pipeline.training.unlabelled import ready_for_unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +155,8 @@ def train(
         explained(planned, accelerator.device),
     ):
         learner = Learner(task, settings, accelerator=accelerator, images=images)
+        if isinstance(task, DistillationTask) and unlabelled is not None:
+            ready_for_unlabelled(task, settings, crops=crops, accelerator=accelerator, names=labels.names)
         best, last, costs = fit(
             learner, batches, validate=metrics, name_of=crops.name, curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
