@@ -152,7 +152,7 @@ class Bench:
         store: StoreMode = "none",
         estimated: bool = False,
         log_every: int | None = None,
-        unlabelled: Unlabelled | None = None,
+        frames: Unlabelled | None = None,
         **changes: Any,
     ) -> Trained:
         """Train with `SETTINGS`, changed; the estimate of the memory, if asked for, takes half of the time."""
@@ -161,7 +161,7 @@ class Bench:
             return train(
                 task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
                 checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
-                log_every=log_every, unlabelled=unlabelled,
+                log_every=log_every, unlabelled=frames,
             )  # fmt: skip
 
 

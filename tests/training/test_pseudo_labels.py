@@ -66,7 +66,9 @@ def test_counts_add_up_and_leave_padding_out() -> None:
     expected[0, 500] = expected[1, 999] = expected[1, 400] = expected[2, 999] = 1
     where = counts.nonzero().tolist()
     assert counts.sum() == 4 and counts.shape == expected.shape
-    assert [row[0] for row in where] == [0, 1, 1, 2] and [row[1] for row in where] == pytest.approx([500, 400, 999, 999], abs=1)
+    assert [row[0] for row in where] == [0, 1, 1, 2] and [row[1] for row in where] == pytest.approx(
+        [500, 400, 999, 999], abs=1
+    )
     valid = torch.tensor([[[True, False, True, True]]])
     assert torch.equal(labels.count(predicted, valid).sum(dim=1), torch.tensor([1, 1, 1]))
     whole = labels_of()
