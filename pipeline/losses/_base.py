@@ -35,6 +35,8 @@ class DistillationLoss(nn.Module, ABC):
     uses_teacher: ClassVar[bool] = True
     #: True: the student learns the teacher's probabilities of the classes, so both should weigh classes the same way.
     imitates_probabilities: ClassVar[bool] = False
+    #: True: a term reads ``target``; of frames without labels this loss then gets the teacher's confident pixels.
+    uses_labels: ClassVar[bool] = False
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):
@@ -49,7 +51,8 @@ class DistillationLoss(nn.Module, ABC):
 
         Args:
             student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
-            target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id.
+            target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id. A frame without
+                labels has the teacher's confident predictions, if the loss says ``uses_labels``.
         """
 
 

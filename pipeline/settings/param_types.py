@@ -58,6 +58,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 ValidationPrecision = Literal["fp32", "training"]
 StoreMode = Literal["none", "decoded", "auto"]
 Determinism = Literal["auto", "strict", "off"]
+#: What frames without labels teach: the terms of the loss, labels of confident pixels, or both.
+FrameLabels = Literal["soft", "hard", "both"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width

@@ -25,6 +25,7 @@ from pipeline.settings.param_types import (
     StoreMode,
     ValidationPrecision,
 )
+from pipeline.settings.unlabelled import Unlabelled
 
 
 class Model(BaseModel):
@@ -98,23 +99,13 @@ class Teaching(Section):
     others: Folders  # network artifacts of more teachers: logits are means, features are those of the first
 
 
-class Unlabelled(Section):
-    """Frames without labels that join every batch, see unlabelled.md."""
-
-    sources: list[Annotated[str, Field(min_length=1)]] = []  # folders, images, videos and patterns; none: []
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the images of a batch
-    every: Literal["auto"] | Positive = "auto"  # every N-th frame of a video; auto: one frame per second
-    #: lowest correlation of grey 32x32 thumbnails at which a frame counts as a near-duplicate; null: keep all frames
-    duplicates: Annotated[float, Field(ge=0.9, lt=1)] | None = 0.995
-
-
 class Distill(Recipe):
     """The training run of every student."""
 
     seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
     stage0: Annotated[int, Field(ge=0)] = 0  # steps before the task, in which the encoder learns the teacher's features
     teaching: Teaching = Teaching(flip=False, scales=[1.0], others=[])
-    unlabelled: Unlabelled = Unlabelled()
+    unlabelled: Unlabelled = Unlabelled()  # frames without labels
 
 
 class Teacher(Section):

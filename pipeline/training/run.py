@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.prepared import Prepared
+from pipeline.prepared import UNLABELLED, Prepared, Unlabelled
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.allocator import keep_freed_memory
@@ -78,6 +78,7 @@ def train(
     workers: int = 0,
     store: StoreMode = "none",
     log_every: int | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> Trained:
     """Train a task in place; at the end its network holds the best weights on val.
 
@@ -91,6 +92,7 @@ def train(
         workers: processes that load crops; 0: this process loads them.
         store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
         log_every: steps between two reads of the loss from the device; None: see ``training.readings.EVERY``.
+        unlabelled: frames without labels; ``settings.unlabelled`` of them are in every batch of a distillation.
 
     Raises:
         UserError: the data set has too few classes to learn, the network cannot take the sizes, the batch cannot be
@@ -119,12 +121,14 @@ def train(
     say = log.info if accelerator.is_main_process else log.debug
     train_split = open_split(prepared, "train", mode=store, say=say)
     val = open_split(prepared, "val", mode=store, say=say)
-    crops = data.Crops(train_split, augment, seed=settings.seed)
+    without = None if unlabelled is None else open_split(unlabelled, UNLABELLED, mode=store, say=say)
+    crops = data.Crops(train_split, augment, seed=settings.seed, unlabelled=without)
 
     def batches(first: int) -> Iterable[Batch]:
         draws = data.Draws(
-            length=len(crops), steps=settings.steps, images=images, seed=settings.seed, first=first,
+            length=len(train_split), steps=settings.steps, images=images, seed=settings.seed, first=first,
             accumulate=settings.accumulate, process=accelerator.process_index, processes=accelerator.num_processes,
+            unlabelled=len(without or ()), per_update=settings.unlabelled,
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 
@@ -141,7 +145,8 @@ def train(
             known={"val": kept.metrics} if settings.validates_in_fp32 else {},
         )  # fmt: skip
 
-    identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
+    frames = {} if unlabelled is None else {"unlabelled": unlabelled.facts_hash}
+    identity = Identity(settings, {"dataset": prepared.facts_hash, **frames, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
         kept if kept is not None and main else nullcontext(),
@@ -149,7 +154,7 @@ def train(
     ):
         learner = Learner(task, settings, accelerator=accelerator, images=images)
         best, last, costs = fit(
-            learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
+            learner, batches, validate=metrics, name_of=crops.name, curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
         of_last = None if last is best else metrics_by_split(last)
