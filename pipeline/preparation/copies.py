@@ -123,7 +123,7 @@ class Index:
 
 
 def correlation(thumbnails: Array, thumb: Array) -> npt.NDArray[np.float64]:
-    """Correlation (n,) of thumbnails (n, 1024) uint8 with another one (1024,), none of them flat: the sums are exact."""
+    """Correlation (n,) of thumbnails (n, 1024) uint8 with another one (1024,), none flat; the sums are exact."""
     ours, other = thumbnails.astype(np.int64), thumb.astype(np.int64)
     count, sums, total = thumb.size, ours.sum(1), other.sum()
     covariance = count * (ours @ other) - sums * total
