@@ -23,7 +23,8 @@ from pipeline.labels import LabelSpec
 from pipeline.preparation.copies import copies, thumbnail
 
 Counts = npt.NDArray[np.int64]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 #: Splits that must have pixels of classes; other splits may have no labels.
 LEARNT = ("train", "val")
 #: Split -> consequence if a class has no pixel in it.
