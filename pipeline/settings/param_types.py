@@ -67,6 +67,7 @@ Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidat
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct("seed"))]
 Folders = Annotated[list[str], AfterValidator(_distinct("folder"))]
+Sources = Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_distinct("source"))]
 Scales = Annotated[list[Annotated[float, Field(ge=0.25, le=4)]], AfterValidator(_distinct("scale", needed=1.0))]
 #: A loss, several losses, or losses with options: see :mod:`pipeline.settings.loss_mixture`.
 Loss = Annotated[Any, AfterValidator(_formed)]

@@ -6,19 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.settings.param_types import FrameLabels, Positive, Section
-
-Source = Annotated[str, Field(min_length=1)]
+from pipeline.settings.param_types import FrameLabels, Positive, Section, Sources
 
 
 class Unlabelled(Section):
-    """Frames without labels that join every batch, see training.md."""
+    """Frames without labels that join every batch, see unlabelled.md."""
 
-    sources: list[Source] = []  # folders, images, videos and patterns, such as drives/**/left/*.png; none: []
+    #: folders, images, videos and patterns, such as drives/**/left/*.png; []: no frames
+    sources: Sources = Field(default=[])
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the images of a batch
     every: Literal["auto"] | Positive = "auto"  # every N-th frame of a video; auto: one frame per second
     #: lowest correlation of grey 32x32 thumbnails at which a frame counts as a near-duplicate; null: keep all frames
-    duplicates: Annotated[float, Field(ge=0.9, lt=1)] | None = 0.9992
+    duplicates: Annotated[float, Field(ge=0.9, lt=1)] | None = 0.995
     #: what they teach; soft: the terms of the loss; hard: the teacher's confident predictions, as labels; or both
     labels: FrameLabels = "soft"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9  # probability from which a prediction is confident
