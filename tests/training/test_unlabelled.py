@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -16,18 +17,24 @@ from unittest import mock
 import pytest
 import torch
 import torch.multiprocessing as mp
+from ruamel.yaml import YAML
 from torch import Tensor
 
+from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegOutput
+from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared, Unlabelled
+from pipeline.settings import params
 from pipeline.training import data, processes, rounds, run
 from pipeline.training.settings import without_labels
+from pipeline.training.students import distill
 from pipeline.training.unlabelled import check_parts
 from tests.training.conftest import Bench
 from tests.training.conftest import without_labels as rendered
 
+ROOT = Path(__file__).parents[2]
 Modes = Literal["soft", "hard", "both"]
 IGNORE, PADDING = 255, 254
 #: Crops are larger than frames: some pixels are padding.
@@ -360,3 +367,92 @@ def test_losses_that_see_labelled_images_only_need_one_in_every_part() -> None:
     check_parts(8, parts=4, unlabelled=4)
     with pytest.raises(UserError, match=r"labels: got hard, .* \(4 images in 4 parts, 2 without labels\): raise"):
         check_parts(4, parts=4, unlabelled=2)
+
+
+@pytest.fixture
+def distilled(bench: Bench, frames: Unlabelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the training of a student with a loss and options of ``distill``; returns its meta and costs."""
+    monkeypatch.setattr(run, "estimate", mock.Mock(side_effect=UserError("not estimated in this test")))
+    network_artifact.save(
+        tmp_path / "t", bench.network(seed=1), name="smp", options=bench.OPTIONS, labels=bench.prepared.labels,
+        input_size=(64, 96), facts={},
+    )  # fmt: skip
+
+    def student(loss: str, *, unlabelled: Path | None = frames.artifact.path, **options: Any) -> Any:
+        raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        raw["input_size"] = [64, 96]
+        raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": 1, "unlabelled": options}
+        raw["students"] = {"s": {"model": {"name": "smp", **bench.OPTIONS}, "loss": loss}}
+        with (tmp_path / "params.yaml").open("w") as stream:
+            YAML().dump(raw, stream)
+        distill(
+            params.load(tmp_path / "params.yaml"), name="s", loss={"name": loss, "options": {loss: {}}},
+            dataset=bench.prepared.artifact.path, teacher=tmp_path / "t", curves=tmp_path / "c",
+            costs=tmp_path / "costs.json", checkpoints=tmp_path / "k", out=tmp_path / "s", unlabelled=unlabelled,
+        )  # fmt: skip
+        return artifact.load(tmp_path / "s", kind="network").meta, json.loads((tmp_path / "costs.json").read_text())
+
+    return student
+
+
+def test_the_student_says_what_it_learned_from(
+    distilled: Any, frames: Unlabelled, tmp_path: Path, bench: Bench
+) -> None:
+    meta, costs = distilled("kd", labels="both", share=0.3, rounds=2, keep=0.25)
+    assert meta["unlabelled"] == {
+        "facts_hash": frames.facts_hash, "frames": 7, "share": 0.3, "labels": "both", "threshold": 0.9, "keep": 0.25,
+        "rounds": 2,
+    }  # fmt: skip
+    assert meta["parents"]["unlabelled"] == frames.artifact.hash and not (tmp_path / "k").exists()
+    for folder in ("c", "c/round1"):
+        assert (tmp_path / folder / "plots/metrics/train/pseudo_ce.tsv").is_file()
+    assert costs["training_seconds"] > costs["stage0_seconds"] > 0
+    meta, _ = distilled("kd", unlabelled=None)
+    assert "unlabelled" not in meta and "unlabelled" not in meta["parents"]
+
+
+def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_path: Path, bench: Bench) -> None:
+    meta = {**bench.prepared.labels.to_meta(), "splits": {"unlabelled": []}}
+    with artifact.create(tmp_path / "empty", kind="unlabelled", meta=meta):
+        pass
+    with mock.patch("pipeline.training.students.Unlabelled", wraps=Unlabelled) as opened:
+        assert "unlabelled" not in distilled("kd", unlabelled=tmp_path / "empty", labels="hard")[0]
+    opened.assert_called_once()
+
+
+def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
+    distilled: Any, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn: list[int] = []
+
+    class Noted(data.Draws):
+        def __init__(self, **options: Any) -> None:
+            drawn.append(options["per_update"])
+            super().__init__(**options)
+
+    with mock.patch.object(data, "Draws", Noted):
+        meta, _ = distilled("none")
+    assert drawn == [2, 0], "in stage 0 the frames teach the encoder"
+    assert "unlabelled" not in meta
+    assert "students.s.loss: got none, which learns nothing from frames without labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rounds": 2}, "distill.unlabelled.rounds: got 2; with labels: soft every round is the same"),
+        ({"rounds": 0, "labels": "hard"}, "distill.unlabelled.rounds: got 0; allowed: greater than 0"),
+        ({"share": 1.0}, "distill.unlabelled.share: got 1.0; allowed: less than 1"),
+        ({"threshold": 1.5}, "distill.unlabelled.threshold: got 1.5; allowed: less than 1"),
+        ({"keep": -0.1}, "distill.unlabelled.keep: got -0.1; allowed: greater than or equal to 0"),
+        ({"labels": "none"}, "distill.unlabelled.labels: got 'none'; allowed: 'soft', 'hard' or 'both'"),
+    ],
+)
+def test_contradictory_options(options: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    raw["distill"]["unlabelled"] |= options
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(raw, stream)
+    with pytest.raises(UserError) as caught:
+        params.load(tmp_path / "params.yaml", kinds=())
+    assert problem in str(caught.value)
