@@ -53,19 +53,18 @@ class Split:
         return self.root / self.name / "images" / f"{name}{JPEG if name in self.jpegs else PNG}"
 
     def read(self, index: int) -> tuple[Array, Array]:
-        """Decode one sample. Raises UserError: a file is missing or damaged."""
-        frame = read_frame(self.image_file(index))
+        """Decode one sample, whatever a subclass keeps. Raises UserError: a file is missing or damaged."""
+        frame = Split.frame(self, index)
         if self.ignored is not None:
             return frame, np.full(frame.shape[:2], self.ignored, np.uint8)
-        return frame, self._read_label(index)
+        return frame, Split.label(self, index)
 
     def frame(self, index: int) -> Array:
         return read_frame(self.image_file(index))
 
     def label(self, index: int) -> Array:
-        return self._read_label(index) if self.ignored is None else self[index][1]
-
-    def _read_label(self, index: int) -> Array:
+        if self.ignored is not None:
+            return self[index][1]
         return read_label_map(self.root / self.name / "labels" / f"{self.names[index]}.png")
 
 
