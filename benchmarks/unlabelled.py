@@ -182,7 +182,7 @@ def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: 
             ready_for_unlabelled(task, training, crops=crops, accelerator=accelerator, names=labels.names)
         draws = data.Draws(
             length=len(crops.split), steps=1, images=training.batch_size, seed=0, unlabelled=len(frames),
-            per_update=training.unlabelled,
+            per_update=training.unlabelled_images,
         )  # fmt: skip
         runs[name, way] = learner, next(data.batches(crops, draws, workers=0))
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
