@@ -23,7 +23,7 @@ def test_a_folder_is_read_with_all_folders_inside(tmp_path: Path) -> None:
     (tmp_path / "drives" / "notes.txt").write_text("no image")
     files = find_files([str(tmp_path / "drives")])
     assert list(files.images) == ["drives/a", "drives/b/1", "drives/b/2"]
-    assert files.videos == {"drives/clip": tmp_path / "drives" / "clip.MP4"}
+    assert files.videos == {"drives/clip.MP4": tmp_path / "drives" / "clip.MP4"}
     assert files.images["drives/b/1"] == tmp_path / "drives" / "b" / "1.png"
     assert not files.missing and not files.problems and not files.warnings
 
@@ -34,6 +34,13 @@ def test_patterns_files_and_relative_paths(tmp_path: Path, monkeypatch: pytest.M
     files = find_files(["my drives/**/left/*.png", "my drives/one.png", "./my drives/monday/right"])
     assert list(files.images) == ["my drives/monday/1", "my drives/tuesday/1", "one", "right/1"]
     assert not files.missing and not files.problems
+
+
+def test_a_video_and_a_folder_of_its_frames_have_other_names(tmp_path: Path) -> None:
+    images(tmp_path / "drives", "clip/000000.png")
+    (tmp_path / "drives" / "clip.mp4").write_bytes(b"video")
+    files = find_files([str(tmp_path / "drives")])
+    assert list(files.all) == ["drives/clip/000000", "drives/clip.mp4"]
 
 
 def test_sources_with_one_name_get_numbers(tmp_path: Path) -> None:
