@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.datasets._images import SUFFIXES
@@ -83,6 +83,7 @@ def _matches(source: str, files: Files) -> dict[str, Path]:
     if problems.messages:
         files.problems += problems.messages
         return {}
+    expression = replace(expression, text=source if "*" in source else f"{source}/{pattern}")  # for messages
     matches = find(root, expression, files.problems, suffixes=(*SUFFIXES, *VIDEO_SUFFIXES))
     if not matches.files and matches.other_suffixes:
         files.problems.append(other_suffix(expression, list(matches.other_suffixes.values())))

@@ -1,10 +1,10 @@
 """Frames without labels: from files to an artifact without near-duplicates, checked as labelled images are.
 
 Images are read by the reader of labelled data sets and kept as :mod:`pipeline.preparation.originals` says; videos by
-the reader of ``infer``. A frame is left out if it is smaller than the thumbnail that stands for it, if it shows nothing,
-if it looks the same as a labelled frame (one of val or test must not be trained on, one of train is there already), or
-as an earlier frame of this artifact. The measure is that of :mod:`pipeline.preparation.copies`. The bytes of the
-artifact do not depend on the number of workers.
+the reader of ``infer``. A frame is left out if it is smaller than the thumbnail that stands for it, if it shows
+nothing, if it looks the same as a labelled frame (one of val or test must not be trained on, one of train is there
+already), or as an earlier frame of this artifact. The measure is that of :mod:`pipeline.preparation.copies`. The bytes
+of the artifact do not depend on the number of workers.
 """
 
 from __future__ import annotations

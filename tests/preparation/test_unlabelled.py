@@ -148,7 +148,7 @@ def test_labelled_frames_of_every_split_are_left_out(
     folder = save(tmp_path / "f", own=scene(7))
     for split in ("train", "val"):
         for number in range(len(labelled.splits[split])):
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 60]
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
             cv2.imwrite(str(folder / f"{split}{number}.jpg"), labelled.split(split).frame(number), quality)
     counts, warnings = run(labelled, tmp_path / "out", folder, duplicates=duplicates)
     assert Unlabelled(tmp_path / "out").names == ["f/own"] and counts["left_out"] == {"labelled": 7}
