@@ -93,7 +93,7 @@ def test_what_changes_the_frames_changes_the_fingerprint_and_nothing_else_does(p
         lambda: write_png(drives / "3.png", scene(3)),
         lambda: write_png(drives / "0.png", scene(4)),
         lambda: (drives / "1.png").rename(drives / "9.png"),
-        lambda: (drives / "2.png").unlink(),
+        (drives / "2.png").unlink,
         lambda: project.choose("my drives", every=5),
         lambda: project.choose("my drives", every=5, duplicates=None),
         lambda: project.choose("my drives/*.png", every=5, duplicates=None),
@@ -132,7 +132,7 @@ def test_missing_sources_are_an_error_if_they_are_new(project: Project) -> None:
     project.choose("my drives", "gone")
     assert project.raw_data()[0] != before, "so that the next stage runs"
     status, output = project.prepare()
-    assert status == 1 and output.startswith("error: frames without labels: 1 problem")
+    assert status == 1 and output.lstrip().startswith("error: frames without labels: 1 problem")
     assert "distill.unlabelled.sources: gone: no such file or folder; allowed: a folder" in output
     assert not (project.folder / "unlabelled").exists()
     (project.folder / "raw_unlabelled.json").unlink()
