@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.datasets._images import SUFFIXES
@@ -27,8 +27,9 @@ class Files:
     """The files of all sources.
 
     Attributes:
-        images, videos: name -> file. A name is the last part of the source's path, then the path inside it, without
-            suffix; it is that of a frame, or of a video whose frames have a number after it.
+        images, videos: name -> file. A name is the last part of the source's path, then the path inside it. The name
+            of an image has no suffix; that of a video has one, because images that were cut from it may be in a folder
+            of the same name.
         missing: an error for each source of which no file exists.
         problems: all other errors.
         warnings: files that are left out.
@@ -64,7 +65,7 @@ def find_files(sources: Sequence[str]) -> Files:
                 files.warnings.append(f"{source}: {what} are left out: {some(paths)}")
         videos, left_out = set(listing.videos), {*listing.overlays, *again}
         for name, file in named.items():
-            whole = "/".join(filter(None, (title, name)))
+            whole = "/".join(filter(None, (title, name))) + (file.suffix if file in videos else "")
             if not safe(whole):
                 files.problems.append(f"{file}: not a file name; allowed: printable and not too long; rename it")
             elif file not in left_out:
@@ -82,6 +83,7 @@ def _matches(source: str, files: Files) -> dict[str, Path]:
     if problems.messages:
         files.problems += problems.messages
         return {}
+    expression = replace(expression, text=source if "*" in source else f"{source}/{pattern}")  # for messages
     matches = find(root, expression, files.problems, suffixes=(*SUFFIXES, *VIDEO_SUFFIXES))
     if not matches.files and matches.other_suffixes:
         files.problems.append(other_suffix(expression, list(matches.other_suffixes.values())))
@@ -110,9 +112,9 @@ def _nothing(source: str, files: Files) -> str:
     if pattern == EVERYTHING:
         return f"{KEY}: {source}: no image or video in this folder or below it; {ALLOWED}"
     if pattern is not None:
-        where = "matches no image or video" if root.is_dir() else f"{root}: no such folder"
+        where = "matches no image or video" if _exists(root) else f"{root}: no such folder"
         return f"{KEY}: {source}: {where}; {ALLOWED}"
-    if root.is_file():
+    if _exists(root):
         return f"{KEY}: {source}: '{root.suffix or root.name}' is neither an image nor a video that is read; {ALLOWED}"
     return f"{KEY}: {source}: no such file or folder; {ALLOWED}"
 

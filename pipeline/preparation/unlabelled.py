@@ -1,9 +1,10 @@
 """Frames without labels: from files to an artifact without near-duplicates, checked as labelled images are.
 
 Images are read by the reader of labelled data sets and kept as :mod:`pipeline.preparation.originals` says; videos by
-the reader of ``infer``. A frame is left out if it shows nothing, if it looks the same as a labelled frame (one of val
-or test must not be trained on, one of train is there already), or as an earlier frame of this artifact. The measure is
-that of :mod:`pipeline.preparation.copies`. The bytes of the artifact do not depend on the number of workers.
+the reader of ``infer``. A frame is left out if it is smaller than the thumbnail that stands for it, if it shows
+nothing, if it looks the same as a labelled frame (one of val or test must not be trained on, one of train is there
+already), or as an earlier frame of this artifact. The measure is that of :mod:`pipeline.preparation.copies`. The bytes
+of the artifact do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline import artifact
 from pipeline.datasets._images import read_image
 from pipeline.errors import Problems, UserError
 from pipeline.frames import Array, digest
-from pipeline.preparation.copies import ALIKE, Index, is_flat, thumbnail
+from pipeline.preparation.copies import ALIKE, SIDE, Index, is_flat, thumbnail
 from pipeline.preparation.frame_sources import KEY, Files
 from pipeline.preparation.originals import write_image
 from pipeline.preparation.survey import in_order
@@ -35,8 +36,9 @@ from pipeline.video.sources._timing import USUAL_FPS, slack_of
 
 LIST = "frames.jsonl"
 #: Reasons for which frames are left out, as the list names them.
-BLANK, LABELLED, DUPLICATE = "blank", "labelled", "near-duplicate"
+SMALL, BLANK, LABELLED, DUPLICATE = "small", "blank", "labelled", "near-duplicate"
 MEANINGS = {
+    SMALL: f"are smaller than {SIDE}x{SIDE} pixels",
     BLANK: "show nothing",
     LABELLED: "look the same as a labelled frame",
     DUPLICATE: "look the same as an earlier frame",
@@ -121,7 +123,8 @@ def prepare_unlabelled(
                 except UserError as error:
                     problems.add(f"{candidate.name}: {error}")
                     continue
-                reason, like = seen.why_not(candidate.name, thumb)
+                small = min(frame.shape[:2]) < SIDE
+                reason, like = (SMALL, None) if small else seen.why_not(candidate.name, thumb)
                 if reason:
                     dropped[reason] += 1
                 else:

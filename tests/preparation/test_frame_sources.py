@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_a_folder_is_read_with_all_folders_inside(tmp_path: Path) -> None:
     (tmp_path / "drives" / "notes.txt").write_text("no image")
     files = find_files([str(tmp_path / "drives")])
     assert list(files.images) == ["drives/a", "drives/b/1", "drives/b/2"]
-    assert files.videos == {"drives/clip": tmp_path / "drives" / "clip.MP4"}
+    assert files.videos == {"drives/clip.MP4": tmp_path / "drives" / "clip.MP4"}
     assert files.images["drives/b/1"] == tmp_path / "drives" / "b" / "1.png"
     assert not files.missing and not files.problems and not files.warnings
 
@@ -36,6 +37,13 @@ def test_patterns_files_and_relative_paths(tmp_path: Path, monkeypatch: pytest.M
     assert not files.missing and not files.problems
 
 
+def test_a_video_and_a_folder_of_its_frames_have_other_names(tmp_path: Path) -> None:
+    images(tmp_path / "drives", "clip/000000.png")
+    (tmp_path / "drives" / "clip.mp4").write_bytes(b"video")
+    files = find_files([str(tmp_path / "drives")])
+    assert list(files.all) == ["drives/clip/000000", "drives/clip.mp4"]
+
+
 def test_sources_with_one_name_get_numbers(tmp_path: Path) -> None:
     images(tmp_path, "a/left/1.png", "b/left/1.png")
     files = find_files([str(tmp_path / "a" / "left"), str(tmp_path / "b" / "left")])
@@ -45,7 +53,14 @@ def test_sources_with_one_name_get_numbers(tmp_path: Path) -> None:
 def test_names_never_leave_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images(tmp_path, "a/1.png", "b/c/2.png")
     monkeypatch.chdir(tmp_path / "b")
-    for source in ("..", "../a", "../a/../a", "../*/*.png", ".", "/".join([".."] * 3) + str(tmp_path / "a")):
+    for source in (
+        "..",
+        "../a",
+        "../a/../a",
+        "../*/*.png",
+        ".",
+        os.path.relpath("/", tmp_path / "b") + str(tmp_path / "a"),
+    ):
         files = find_files([source])
         assert files.images and not files.problems, source
         assert not [name for name in files.images if ".." in name.split("/") or name.startswith("/")], source
@@ -82,12 +97,12 @@ def test_overlays_of_infer_are_left_out(tmp_path: Path) -> None:
         ("gone", "gone: no such file or folder; allowed: a folder, an image, a video file, or a pattern in quotes"),
         ("rtsp://camera/1", "no such file or folder; allowed: a folder"),
         ("empty", "empty: no image or video in this folder or below it; allowed"),
-        ("full/*.jpg", "1 file (full/1.png) match 'full/*.jpg' except for their suffix"),
+        ("full/*.jpg", "match 'full/*.jpg' except for their suffix; set distill.unlabelled.sources: full/*.png"),
         ("full/*.png.png", "full/*.png.png: matches no image or video; allowed"),
         ("gone/*.png", "gone/*.png: gone: no such folder; allowed"),
         ("full/notes.txt", "full/notes.txt: '.txt' is neither an image nor a video that is read; allowed"),
         ("*/1.png", "allowed: a path below the root with a * in its last part"),
-        ("phone", "1 file (phone/1.heic) of '**/*': .heic is not read; allowed: .png"),
+        ("phone", "1 file (phone/1.heic) of 'phone/**/*': .heic is not read; allowed: .png"),
         ("twins", "the same sample as twins/1.jpg; remove one, or narrow the pattern"),
         ("odd", "not a file name; allowed: printable and not too long; rename it"),
         ("x" * 5000, "no such file or folder"),
