@@ -35,6 +35,8 @@ class DistillationLoss(nn.Module, ABC):
     uses_teacher: ClassVar[bool] = True
     #: True: the student learns the teacher's probabilities of the classes, so both should weigh classes the same way.
     imitates_probabilities: ClassVar[bool] = False
+    #: True: it compares auxiliary logits, so the teacher's auxiliary head runs too, if it has one.
+    uses_auxiliary: ClassVar[bool] = False
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):
@@ -48,7 +50,8 @@ class DistillationLoss(nn.Module, ABC):
         """Scalar terms, already weighted; their sum is the loss.
 
         Args:
-            student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
+            student, teacher: outputs with equal (h, w) of logits, of embeddings and, where both have them, of
+                auxiliary logits; the teacher's have no gradient.
             target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id.
         """
 

@@ -28,6 +28,7 @@ class Composition(DistillationLoss):
         self.parts = nn.ModuleDict(dict(parts))
         self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
         self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
+        self.uses_auxiliary = any(part.uses_auxiliary for part in parts.values())  # type: ignore[misc]
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
