@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
+from pipeline.losses._padding import inside, mean
+from pipeline.losses._standard import Standardised
 from pipeline.models import SegOutput
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained
@@ -22,16 +24,14 @@ from pipeline.training.teachers import Teachers
 
 #: Deepest encoder stages that are compared: strides 8, 16 and 32 of most encoders.
 DEPTH = 3
-#: Variance that is added to that of a channel, as a share of the mean variance: channels that hardly vary stay small.
-STEADY = 1e-3
 
 
 class StandardisedFeatures(DistillationLoss):
     """Mean squared error between the student's encoder stages, through 1x1 adapters, and the teacher's, standardised.
 
-    Each channel of the teacher has mean 0 and variance 1 over images and positions of the batch, so that the value is
-    the unexplained share of the teacher's variance: 1 for a student that knows only the mean, 0 for a perfect one. It
-    does not depend on the scale of the teacher's features. The student's stages are resized to the teacher's.
+    Each channel of the teacher has mean 0 and variance 1 over all steps so far, so that the value is the unexplained
+    share of the teacher's variance: 1 for a student that knows only the mean, 0 for a perfect one. It does not depend
+    on the scale of the teacher's features. The student's stages are resized to the teacher's. Padding takes no part.
 
     The features-first order is that of GKD (arXiv 2603.02554): features first, then the task; the rest is ours.
 
@@ -48,23 +48,22 @@ class StandardisedFeatures(DistillationLoss):
             nn.Conv2d(ours, theirs, kernel_size=1)
             for ours, theirs in zip(student_stage_channels[-count:], teacher_stage_channels[-count:], strict=True)
         )
+        self.standards = nn.ModuleList(
+            Standardised(theirs, how="channels") for theirs in teacher_stage_channels[-count:]
+        )
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         errors = []
-        for depth, adapter in enumerate(reversed(self.adapters), start=1):
-            wanted = standardised(teacher.stages[-depth])
-            adapted = adapter(student.stages[-depth])  # (N, C_T, h, w)
+        for depth, (adapter, standard) in enumerate(
+            zip(self.adapters, self.standards, strict=True), start=-len(self.adapters)
+        ):
+            valid = inside(teacher, teacher.stages[depth])
+            wanted = standard(teacher.stages[depth], valid)
+            adapted = adapter(student.stages[depth])  # (N, C_T, h, w)
             if adapted.shape[-2:] != wanted.shape[-2:]:
                 adapted = F.interpolate(adapted, size=wanted.shape[-2:], mode="bilinear", align_corners=False)
-            errors.append(F.mse_loss(adapted, wanted))
+            errors.append(mean(F.mse_loss(adapted, wanted, reduction="none"), valid))
         return {"features": torch.stack(errors).mean()}
-
-
-def standardised(features: Tensor) -> Tensor:
-    """Features (N, C, h, w) with mean 0 and variance 1 of every channel over N, h and w."""
-    variance, mean = torch.var_mean(features, dim=(0, 2, 3), keepdim=True, correction=0)
-    tiny = torch.finfo(features.dtype).tiny
-    return (features - mean) * torch.rsqrt((variance + STEADY * variance.mean()).clamp(min=tiny))
 
 
 class FeatureTask(DistillationTask):
