@@ -58,7 +58,7 @@ from pipeline import artifact, models, plugins
 from pipeline.errors import UserError, command
 from pipeline.models import SegNetwork
 from pipeline.prepared import Prepared, Split
-from pipeline.settings import loss_mixture, params
+from pipeline.settings import loss_mixture, params, training_params
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.allocator import keep_freed_memory
@@ -86,7 +86,7 @@ TINY = {
 }  # fmt: skip
 
 
-def section_of(settings: params.Params, loss: str) -> params.Recipe:
+def section_of(settings: params.Params, loss: str) -> training_params.Recipe:
     """The section of params.yaml for one of ``--loss``."""
     section = settings.teacher.train if loss == TEACHER else settings.distill
     if section is False:
@@ -114,7 +114,7 @@ def task_of(
 ) -> SupervisedTask:
     """A new task with random weights."""
 
-    def network(model: params.Model) -> SegNetwork:
+    def network(model: training_params.Model) -> SegNetwork:
         weights = plugins.load("models", model.name).initial_weight_options
         options = {key: value for key, value in model.options.items() if key not in weights}
         return models.build(model.name, options, num_classes=prepared.labels.num_classes)

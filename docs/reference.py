@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator,
 from pydantic.fields import FieldInfo
 
 from pipeline import plugins
-from pipeline.settings import param_types, params, plugin_options
+from pipeline.settings import param_types, params, plugin_options, training_params
 
 PAGE = Path(__file__).with_name("params.md")
 HEAD = """# Reference of params.yaml
@@ -61,7 +61,7 @@ KINDS = {"datasets": "datasets", "losses": "losses", "convert": "runtimes"}
 Row = tuple[Any, Any, str]
 REQUIRED = inspect.Parameter.empty
 #: Sections that stand in several places and are described once.
-SHARED = (params.Recipe, params.Model)
+SHARED = (training_params.Recipe, training_params.Model)
 
 
 def allowed(annotation: Any) -> str:
@@ -223,7 +223,7 @@ def part(title: str, documented: type[Any], rows: Mapping[str, Row]) -> list[str
 
 def page() -> str:
     """The whole page."""
-    hints, recipe = get_type_hints(params.Params, include_extras=True), fields(params.Recipe)
+    hints, recipe = get_type_hints(params.Params, include_extras=True), fields(training_params.Recipe)
     run = {key: row for key, row in fields(params.Params).items() if key in hints and row[2]}
     lines = [HEAD, "## The run", "", *table(run)]
     for key, hint in hints.items():
@@ -232,15 +232,15 @@ def page() -> str:
             own = {
                 name: row
                 for name, row in fields(model).items()
-                if not (issubclass(model, params.Recipe) and name in recipe)
+                if not (issubclass(model, training_params.Recipe) and name in recipe)
             }
             lines += part(f"## {key}.NAME" if several else f"## {key}", model, own)
         elif key in KINDS:
             lines += [f"## {key}", ""]
         for name in plugins.available(KINDS[key]) if key in KINDS else ():
             lines += part(f"### {key}.{name}", plugins.load(KINDS[key], name), options(KINDS[key], name))
-    lines += part("## teacher.train and distill", params.Recipe, recipe)
-    lines += part("## model", params.Model, fields(params.Model))
+    lines += part("## teacher.train and distill", training_params.Recipe, recipe)
+    lines += part("## model", training_params.Model, fields(training_params.Model))
     for name in plugins.available("models"):
         lines += part(f"### model, name: {name}", plugins.load("models", name), options("models", name))
     return "\n".join(lines).rstrip() + "\n"

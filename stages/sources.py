@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifact
 from pipeline.errors import command
 from pipeline.provenance import closure, weight_files
-from pipeline.settings import loss_mixture, params
+from pipeline.settings import loss_mixture, params, training_params
 
 #: Stages that run once; all others run for each student.
 ONCE = ("prepare", "train_teacher", "report", "gate")
 #: Stages that start from the weights that params.yaml names.
 TRAIN = ("train_teacher", "distill")
+TAUGHT = ("distill", "qat")  # stages with a teacher
 
 
 @command
@@ -48,16 +49,17 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, student in settings.students.items():
             losses = loss_mixture.resolve(student.loss, settings.losses)
             plugins = {**shared, "models": [teacher.name, student.model.name], "losses": list(losses)}
-            facts = {"code": closure.of_stage(stage, plugins)} | weights(stage, student.model)
-            facts |= defaults(stage, settings)
+            facts = {"code": closure.of_stage(stage, plugins)} | defaults(stage, settings)
+            facts |= weights(stage, student.model, settings.distill.teaching.others)
             if "losses" in closure.KINDS[stage]:
                 facts["loss"] = loss_mixture.facts(losses)
             yield f"{stage}/{name}", facts
 
 
-def weights(stage: str, model: params.Model) -> dict[str, Any]:
-    """The weight files that a training starts from. They are outside the graph; a changed file runs the stage again."""
-    return {"weights": weight_files.fingerprint(model.options)} if stage in TRAIN else {}
+def weights(stage: str, model: training_params.Model, others: Sequence[str] = ()) -> dict[str, Any]:
+    """Weight files that a training starts from, and more teachers: outside the graph; a change runs the stage again."""
+    facts: dict[str, Any] = {"weights": weight_files.fingerprint(model.options)} if stage in TRAIN else {}
+    return facts | ({"teachers": weight_files.folders(others)} if others and stage in TAUGHT else {})
 
 
 def defaults(stage: str, settings: params.Params) -> dict[str, Any]:

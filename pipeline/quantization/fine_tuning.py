@@ -15,7 +15,7 @@ from pipeline.quantization.aware import simulate
 from pipeline.quantization.calibration_frames import Frames
 from pipeline.quantization.quantize import Settings
 from pipeline.settings.params import Params
-from pipeline.training import processes
+from pipeline.training import processes, teachers
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
@@ -45,8 +45,9 @@ def fine_tune(
     """
     aware, recipe, weights = params.qat, params.distill, params.student(name).export
     network, student_artifact = network_artifact.load(student, weights=weights)
-    teacher_network, teacher_artifact = network_artifact.load(teacher)
-    prepared = Prepared(dataset)
+    prepared, teaching = Prepared(dataset), recipe.teaching.model_dump()
+    teacher_network, opened = teachers.open_all(teacher, labels=prepared.labels, **teaching)
+    hashes = {name: stored.hash for name, stored in opened.items()}
     processes.start_asked_for()
     frames = Frames.for_calibration(
         prepared, params.input_size, count=params.calibrate.images, seed=params.seed,
@@ -65,7 +66,7 @@ def fine_tune(
         prepared, simulated, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed
     )
     inputs = {
-        "student": student_artifact.hash, "weights": weights, "teacher": teacher_artifact.hash, "loss": loss,
+        "student": student_artifact.hash, "weights": weights, **hashes, "teaching": teaching, "loss": loss,
         "target": aware.target, "ranges": ranges, "frames": frames.names,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as curves:
@@ -78,9 +79,7 @@ def fine_tune(
     if processes.is_main():
         replaced = ("best_step", "metrics", "last")
         facts = {key: value for key, value in student_artifact.facts.items() if key not in replaced}
-        parents = {
-            **student_artifact.meta["parents"], "student": student_artifact.hash, "teacher": teacher_artifact.hash,
-        }  # fmt: skip
+        parents = {**student_artifact.meta["parents"], "student": student_artifact.hash, **hashes}
         training = {**ranges, **aware.model_dump(), **trained.facts, "loss": loss["name"]}
         meta = {**facts, "weights": weights, AWARE: training, "parents": parents}
         network_artifact.write(out, network, meta=meta)

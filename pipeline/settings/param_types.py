@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
@@ -31,6 +32,19 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _distinct(what: str, *, needed: Any = None) -> Callable[[list[Any]], list[Any]]:
+    """A check that a list names nothing twice, and contains what is needed."""
+
+    def check(values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"a {what} is named twice; name each once")
+        if needed is not None and needed not in values:
+            raise ValueError(f"the {what} {needed} is missing; add it")
+        return values
+
+    return check
+
+
 def _formed(loss: Any) -> Any:
     if problem := loss_mixture.form_problem(loss):
         raise ValueError(problem)
@@ -49,6 +63,9 @@ Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
 Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidator(_ordered)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct("seed"))]
+Folders = Annotated[list[str], AfterValidator(_distinct("folder"))]
+Scales = Annotated[list[Annotated[float, Field(ge=0.25, le=4)]], AfterValidator(_distinct("scale", needed=1.0))]
 #: A loss, several losses, or losses with options: see :mod:`pipeline.settings.loss_mixture`.
 Loss = Annotated[Any, AfterValidator(_formed)]
 #: Part of paths and commands in dvc.yaml.

@@ -55,7 +55,7 @@ def fit(
     title: str,
     log_every: int = 1,
 ) -> tuple[Kept, Kept, Costs]:
-    """Train; at the end the task's network holds the weights of the best validation.
+    """Train; at the end the task's network holds the weights of the best validation, or the last without validations.
 
     Losses are read from the device, and checked, every ``log_every`` steps and before every validation. Checkpoints are
     written only after such a read. So no weights of a step that was not checked are validated or stored.
@@ -101,8 +101,8 @@ def fit(
             learner.update(parts, step=step, names=names)
             groups.load()
             ends = step == settings.steps
-            validates = step % settings.validate_every == 0 or ends
-            if step % log_every and not validates:
+            validates = settings.validate_every is not None and (step % settings.validate_every == 0 or ends)
+            if step % log_every and not (validates or ends):
                 continue
             curve.write()
             readings = learner.read()
@@ -129,6 +129,8 @@ def fit(
                 checkpoints.write(step, run_state, circumstances=_circumstances(accelerator))
             meter.start()
     last = best if best.step == settings.steps else Kept.of(settings.steps, metrics, learner.network)
+    if settings.validate_every is None:
+        best = last
     learner.task.network.load_state_dict(best.weights)
     return best, last, meter.read()
 

@@ -40,7 +40,8 @@ class Trained:
 
     Attributes:
         facts: for meta.json: ``best_step`` and ``metrics`` of every labelled split but train, at original label size;
-            ``step`` and ``metrics`` of the weights after the last step as ``last``.
+            ``step`` and ``metrics`` of the weights after the last step as ``last``. Without validations the metrics are
+            empty and the best weights are the last ones.
         last: weights after the last step; None where they are the best ones.
         costs: costs of the training steps; not among the facts, since they differ from run to run.
         checkpoints: checkpoints of the run; None when it wrote none.
@@ -135,7 +136,7 @@ def train(
 
     def metrics_by_split(kept: Kept) -> dict[str, dict[str, Any]]:
         network.load_state_dict(kept.weights)
-        return measure(
+        return {} if settings.validate_every is None else measure(
             network, prepared, input_size=input_size, accelerator=accelerator, batch=at_once,
             known={"val": kept.metrics} if settings.validates_in_fp32 else {},
         )  # fmt: skip

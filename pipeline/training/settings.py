@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from pipeline.settings.param_types import Determinism, Optimizer, Precision, Schedule, ValidationPrecision
-from pipeline.settings.params import Recipe
+from pipeline.settings.training_params import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class TrainingSettings:
         channels_last: memory format of images and weights; faster convolutions on GPUs.
         compile: torch.compile for the networks.
         determinism: strict, off or auto, see :func:`pipeline.training.seeding.choose_kernels`.
-        validate_every: steps between two validations.
+        validate_every: steps between two validations; None: no validations, and the last weights are kept.
         validation_precision: of these validations: fp32, or ``training`` for that of ``precision``.
         keep_start: whether the weights before the first step may be the best ones.
     """
@@ -66,7 +66,7 @@ class TrainingSettings:
     sync_batch_norm: bool
     channels_last: bool
     compile: bool
-    validate_every: int
+    validate_every: int | None
     determinism: Determinism = "auto"
     validation_precision: ValidationPrecision = "fp32"
     keep_start: bool = False

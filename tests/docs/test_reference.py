@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from pydantic import Field
 
 from pipeline import plugins
-from pipeline.settings import params
+from pipeline.settings import params, training_params
 from tests.docs import pages
 
 spec = importlib.util.spec_from_file_location("documented_reference", pages.ROOT / "docs/reference.py")
@@ -30,7 +30,7 @@ def test_every_key_is_there_with_a_text() -> None:
     assert [row for row in rows if len(row) != 4 or not row[3].rstrip(" |")] == []
     keys = {row[0].strip("| `") for row in rows}
     assert {"seed", "lr_factors.encoder", "class_balance", "target", "budget.miou_drop", "threads"} <= keys
-    assert {key for key in params.Recipe.model_fields if key != "lr_factors"} <= keys
+    assert {key for key in training_params.Recipe.model_fields if key != "lr_factors"} <= keys
     options = {key for name in plugins.available("losses") for key in reference.options("losses", name)}
     assert "temperature" in options and options <= keys and "num_classes" not in keys
 

@@ -163,7 +163,9 @@ def test_an_invalid_file_is_refused_with_all_its_problems(tmp_path: Path) -> Non
 def test_a_row_needs_one_entry_per_seed_and_class(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rows\[0\]\.best\.miou: has 3 entries, .*; allowed: 1, as in seeds"):
         comparison.load(written(tmp_path, [row("kd", KD)], seeds=[0]))
-    with pytest.raises(UserError, match=r"rows\[0\]\.best\.per_class_iou: has 3 entries, .*; allowed: 2, as in classes"):
+    with pytest.raises(
+        UserError, match=r"rows\[0\]\.best\.per_class_iou: has 3 entries, .*; allowed: 2, as in classes"
+    ):
         comparison.load(written(tmp_path, [row("kd", KD)], classes=["a", "b"]))
 
 

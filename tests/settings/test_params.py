@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from pipeline import models, plugins
 from pipeline.errors import UserError
 from pipeline.models import NetworkFacts
-from pipeline.settings import params, plugin_options
+from pipeline.settings import params, plugin_options, training_params
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "params.yaml"
@@ -96,7 +96,7 @@ def test_a_teacher_may_be_left_untrained(tmp_path: Path) -> None:
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(raw, stream)
     assert params.load(tmp_path / "params.yaml").teacher.train is False
-    assert isinstance(params.load(COMMITTED).teacher.train, params.Recipe)
+    assert isinstance(params.load(COMMITTED).teacher.train, training_params.Recipe)
 
 
 def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
@@ -199,6 +199,12 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("compare", "losses", "x", ["none", "kd"]), "compare.losses.x: got ['none', 'kd']; 'none' is the student"),
         (put("compare", "losses", "a b", "kd"), "compare.losses.a b.[key]: got 'a b'; string should match"),
         (drop("compare"), "compare: missing; it has no default"),
+        (put("distill", "stage0", -1), "distill.stage0: got -1; allowed: greater than or equal to 0"),
+        (put("distill", "teaching", "scales", [0.5]), "distill.teaching.scales: got [0.5]; the scale 1.0 is missing"),
+        (put("distill", "teaching", "scales", [1.0, 9.0]), "distill.teaching.scales.1: got 9.0; allowed: less than or"),
+        (put("distill", "teaching", "others", ["a", "a"]), "distill.teaching.others: got ['a', 'a']; a folder is"),
+        (put("teacher", "train", "stage0", 5), "teacher.train.stage0: unknown key"),
+        (put("teacher", "model", "encoder_weights", "pypi"), "teacher.model.encoder_weights: got 'pypi' with encoder"),
         (put("distill", "seed", -1), "distill.seed: got -1; allowed: greater than or equal to 0"),
         (put("teacher", "train", "seed", 1), "teacher.train.seed: unknown key"),
         (put("teacher", "train", "stepz", 1), "teacher.train.stepz: unknown key; did you mean 'steps'?"),

