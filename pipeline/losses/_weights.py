@@ -153,8 +153,15 @@ def numbers(
     return built, weights
 
 
-def with_schedule(own: TermWeight | None, asked: TermWeight) -> TermWeight:
-    """A weight from params.yaml; without a schedule there, it has that of the loss."""
-    if own is None or (asked.warmup, asked.decay, asked.until) != (0.0, 0.0, 1.0):
-        return asked
-    return replace(asked, warmup=own.warmup, decay=own.decay, until=own.until)
+def merged(own: Mapping[str, TermWeight], asked: Mapping[str, TermWeight]) -> dict[str, TermWeight]:
+    """Weights from params.yaml; one that has no schedule there has that of the loss, if any.
+
+    Args:
+        own: schedules that a loss sets itself.
+        asked: of :func:`numbers`.
+    """
+    without = {term for term, weight in asked.items() if replace(weight, share=None).changes is False}
+    return {
+        term: replace(own[term], base=weight.base, share=weight.share) if term in own and term in without else weight
+        for term, weight in asked.items()
+    }

@@ -14,6 +14,7 @@ from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside, mean, whole
 from pipeline.losses._standard import Standard
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 #: Positions of the last stage for which the weights are published: crops of 512 x 1024 at stride 8.
@@ -79,8 +80,8 @@ class DenseContrast(DistillationLoss):
         patch: Annotated[int, Ge(1)] = 4,
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
         temperature: Annotated[float, Gt(0)] = 0.07,
-        reconstruction_weight: Annotated[float, Ge(0)] = 2e-6,
-        contrast_weight: Annotated[float, Ge(0)] = 0.005,
+        reconstruction_weight: Weight = 2e-6,
+        contrast_weight: Weight = 0.005,
         normalize: Standard = "none",
     ) -> None:
         super().__init__()

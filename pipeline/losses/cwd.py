@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
 from pipeline.losses._adapters import match_channels
@@ -12,6 +12,7 @@ from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
 from pipeline.losses._padding import HIDDEN, filled, inside
 from pipeline.losses._standard import Standard, standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -54,8 +55,8 @@ class ChannelWise(DistillationLoss):
         *,
         student_channels: int,
         teacher_channels: int,
-        logit_weight: Annotated[float, Ge(0)] = 3.0,
-        feature_weight: Annotated[float, Ge(0)] = 0.0,
+        logit_weight: Weight = 3.0,
+        feature_weight: Weight = 0.0,
         temperature: Annotated[float, Gt(0)] = 4.0,
         normalize: Standard = "none",
     ) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._padding import filled, inside, mean
 from pipeline.losses._standard import Standard, standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -53,7 +53,7 @@ class FitNet(DistillationLoss):
         *,
         student_channels: int,
         teacher_channels: int,
-        weight: Annotated[float, Ge(0)] = 10.0,
+        weight: Weight = 10.0,
         normalize: Standard = "teacher",
         adapter: Literal["plain", "norm"] = "plain",
     ) -> None:

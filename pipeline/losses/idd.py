@@ -15,6 +15,7 @@ from pipeline.losses._classes import class_masks, class_means, present_pairs, sh
 from pipeline.losses._numerics import distance
 from pipeline.losses._padding import filled, inside, mean
 from pipeline.losses._standard import standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
@@ -72,8 +73,8 @@ class IDD(DistillationLoss):
         ignore_index: int,
         student_channels: int,
         teacher_channels: int,
-        weight: Annotated[float, Ge(0)] = 0.005,
-        position_weight: Annotated[float, Ge(0)] = 0.0,
+        weight: Weight = 0.005,
+        position_weight: Weight = 0.0,
         centers: Literal["image", "batch"] = "image",
         normalize: Literal["teacher", "mean", "none"] = "teacher",
         min_pixels: Annotated[int, Ge(1)] = 8,

@@ -11,6 +11,7 @@ from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside
 from pipeline.losses._standard import Standard
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 #: Positions of the last stage for which the weight is published: crops of 512 x 512 at stride 8.
@@ -54,7 +55,7 @@ class MaskedGenerative(DistillationLoss):
         student_stage_channels: tuple[int, ...],
         teacher_stage_channels: tuple[int, ...],
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
-        weight: Annotated[float, Ge(0)] = 2e-5,
+        weight: Weight = 2e-5,
         normalize: Standard = "none",
     ) -> None:
         super().__init__()

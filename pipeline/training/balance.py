@@ -4,7 +4,7 @@ A term with ``weight: auto`` is held at a share of the cross-entropy. What is co
 the sum over all positions of its length at one tensor of the student. Strengths of means over pixels do not depend on
 how many pixels there are, and those of parts of a batch add up to that of the batch.
 
-The tensor is the first of embedding, auxiliary logits, logits and encoder stages (deep to shallow) that both the term
+The tensor is the first of embedding, logits, auxiliary logits and encoder stages (deep to shallow) that both the term
 and the cross-entropy (with that of the auxiliary head) reach. Terms on logits reach the embedding through the
 classifier.
 
@@ -65,6 +65,7 @@ class Balance(nn.Module):
 
     Args:
         weights: of the terms, by name.
+        until: part of the training after which no term of the loss counts; 1: never.
     """
 
     measured: Tensor
@@ -73,10 +74,10 @@ class Balance(nn.Module):
     strengths: Tensor
     at_bound: Tensor
 
-    def __init__(self, weights: Mapping[str, TermWeight]) -> None:
+    def __init__(self, weights: Mapping[str, TermWeight], *, until: float = 1.0) -> None:
         super().__init__()
         self.weights = {name: weight for name, weight in weights.items() if weight.changes}
-        self.ends = [weight.until for weight in weights.values()]
+        self.until = until
         self.auto = [name for name, weight in self.weights.items() if weight.share is not None]
         self.step, self.steps = 1, 1
         self._warned: set[str] = set()
@@ -104,9 +105,13 @@ class Balance(nn.Module):
 
     @property
     def over(self) -> bool:
-        """Whether every term has ended."""
-        done = (self.step - 1) / self.steps
-        return bool(self.ends) and all(until < 1 and done >= until for until in self.ends)
+        """Whether all terms have ended, so that the loss need not be computed."""
+        return self.until <= self._done
+
+    @property
+    def _done(self) -> float:
+        """The part of the training before this step, below 1."""
+        return (self.step - 1) / self.steps
 
     def forward(
         self, terms: Mapping[str, Tensor], supervised: Mapping[str, Tensor], student: SegOutput
@@ -126,12 +131,11 @@ class Balance(nn.Module):
             UserError: a term and the cross-entropy have no tensor in common.
         """
         weighted, curves = dict(terms), {}
-        done = (self.step - 1) / self.steps
         strengths = self._measure(terms, supervised, student) if self.measures else None
         for name, weight in self.weights.items():
             if name not in terms:
                 continue
-            factor = self._fitted(name, weight) * weight.factor(done)
+            factor = self._fitted(name, weight) * weight.factor(self._done)
             weighted[name] = factor.to(terms[name].dtype) * terms[name]
             curves[f"weight/{name}"] = weight.base * factor
             if strengths is not None and name in self.auto:
@@ -148,7 +152,7 @@ class Balance(nn.Module):
     def _measure(self, terms: Mapping[str, Tensor], supervised: Mapping[str, Tensor], student: SegOutput) -> Tensor:
         """Strengths (2, n) of the cross-entropy and of the terms, in this part of a batch of this process."""
         reference = torch.stack(list(supervised.values())).sum()
-        places = [student.embedding, student.aux, student.logits, *reversed(student.stages)]
+        places = [student.embedding, student.logits, student.aux, *reversed(student.stages)]
         trained = [place for place in places if place is not None and place.requires_grad]
         of_labels: dict[int, Tensor | None] = {}
         rows = torch.zeros_like(self.strengths)
@@ -178,8 +182,8 @@ class Balance(nn.Module):
         if not self.measures:
             return
         reference, own = mean_over_processes(self.strengths)
-        self.strengths.zero_()
         ratio = (reference / own).log()
+        self.strengths.zero_()
         counts = ratio.isfinite()
         self.measured += counts
         rate = (1 / self.measured.clamp(min=1)).clamp(min=RATE) if self.step > FIRST else 1 / self.measured.clamp(min=1)
