@@ -39,6 +39,7 @@ class InterClassSimilarity(DistillationLoss):
     Shapes: logits (N, K, h, w) of both; returns ``{"aicsd": scalar, "aicsd_kd": scalar}``.
 
     Example:
+        >>> import torch
         >>> z = torch.randn(2, 5, 4, 6)
         >>> out = SegOutput(logits=z, embedding=z)
         >>> terms = InterClassSimilarity()(out, out, torch.zeros(2, 8, 12))

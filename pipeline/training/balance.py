@@ -125,7 +125,8 @@ class Balance(nn.Module):
 
         Returns:
             the terms; ``weight/<term>`` for each term whose weight changes, and, in a step that measures,
-            ``share/<term>``: the strength of the weighted term / that of the cross-entropy, 0 where it has none.
+            ``share/<term>``: the strength of the weighted term / that of the cross-entropy, 0 where that is not a
+            finite number.
 
         Raises:
             UserError: a term and the cross-entropy have no tensor in common.
@@ -140,7 +141,8 @@ class Balance(nn.Module):
             curves[f"weight/{name}"] = weight.base * factor
             if strengths is not None and name in self.auto:
                 reference, own = strengths[:, self.auto.index(name)]
-                curves[f"share/{name}"] = torch.where(reference > 0, factor * own / reference, 0.0)
+                share = factor * own / reference
+                curves[f"share/{name}"] = torch.where(share.isfinite(), share, 0.0)
         return weighted, curves
 
     def _fitted(self, name: str, weight: TermWeight) -> Tensor:
