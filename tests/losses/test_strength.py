@@ -166,6 +166,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("aicsd", {"adaptive": False}),
     ("mgd", {}),
     ("mgd", {"normalize": "teacher"}),
+    ("idd", {"normalize": "channels", "adapter": "norm"}),
     ("af_dcd", {}),
     ("af_dcd", {"normalize": "teacher"}),
 ]
