@@ -31,13 +31,13 @@ from pipeline.models import SegOutput
 log = logging.getLogger(__name__)
 
 #: Steps at the start that are all measured; their geometric mean is the weight.
-FIRST = 10
+FIRST = 5
 #: Share of a later measurement in the moving geometric mean.
-RATE = 0.2
+RATE = 0.3
 #: Least and most steps between two later measurements.
-INTERVALS = (10, 200)
+INTERVALS = (20, 200)
 #: Measurements of a training after the first, if the interval allows it.
-LATER = 30
+LATER = 15
 #: Highest factor of a weight, and of its inverse: over the option's default, and over what the first steps gave.
 OF_DEFAULT, OF_FIRST = 1e6, 100.0
 #: Gradients are computed for terms times this number, so that they are no zeros in float16 (GradScaler's own start).
@@ -49,7 +49,7 @@ def interval(steps: int) -> int:
 
     Example:
         >>> [interval(steps) for steps in (60, 300, 1000, 40000)]
-        [10, 10, 33, 200]
+        [20, 20, 66, 200]
     """
     return min(INTERVALS[1], max(INTERVALS[0], steps // LATER))
 
