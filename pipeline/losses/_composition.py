@@ -28,11 +28,12 @@ class Composition(DistillationLoss):
         self.parts = nn.ModuleDict(dict(parts))
         self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
         self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
+        self._until = max(part.until for part in parts.values())
         self.term_weights = {term: weight for part in parts.values() for term, weight in part.term_weights.items()}
 
     @property
     def until(self) -> float:
-        return max(part.until for part in self.parts.values())
+        return self._until
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

@@ -225,5 +225,6 @@ class Balance(nn.Module):
 def strength(term: Tensor, place: Tensor) -> Tensor | None:
     """Sum over positions of the length of a term's gradient at a tensor (N, C, h, w); None: it does not reach it."""
     scale = term.new_full((), SCALE)
+    gradient: Tensor | None
     (gradient,) = torch.autograd.grad(term, place, scale, retain_graph=True, allow_unused=True)
-    return None if gradient is None else at_least_float32(gradient).norm(dim=1).sum() / SCALE
+    return None if gradient is None else torch.linalg.vector_norm(at_least_float32(gradient), dim=1).sum() / SCALE
