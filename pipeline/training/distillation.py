@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.losses import DistillationLoss
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
+from pipeline.training.balance import Balance
 from pipeline.training.tasks import Normaliser, SupervisedTask
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class DistillationTask(SupervisedTask):
     ) -> None:
         super().__init__(student, ignore_index=ignore_index)
         self.loss = loss
+        self.balance = Balance(loss.term_weights, until=loss.until)
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
         teacher.auxiliary_in_eval(loss.uses_auxiliary)
         self.normalise_for_teacher = Normaliser(teacher)
@@ -83,10 +86,28 @@ class DistillationTask(SupervisedTask):
         target, valid = self.receive(target)
         student = self.predict(x, valid)
         terms = self.supervised(student, target, weight)
+        if self.balance.over:
+            return self.total(terms)
         taught = self.loss(student, self.teach(x, student), target)
         if clash := sorted({"loss", *terms} & set(taught)):
             raise UserError(f"the loss returns a term named {', '.join(clash)}, which the task uses itself; rename it")
-        return self.total({**terms, **taught})
+        taught, curves = self.balance(taught, terms, student)
+        return {**self.total({**terms, **taught}), **curves}
+
+    def predict(self, x: Tensor, valid: Tensor | None) -> SegOutput:
+        # In a compiled network autograd sees no path from the embedding to the logits.
+        compiled = self.network._compiled_call_impl is not None
+        with torch.compiler.set_stance("force_eager") if compiled and self.balance.measures else nullcontext():
+            return super().predict(x, valid)
+
+    def begin(self, step: int, *, steps: int) -> None:
+        self.balance.begin(step, steps=steps)
+
+    def finish(self) -> None:
+        self.balance.finish()
+
+    def check(self) -> None:
+        self.balance.warn()
 
     @property
     def parameters_of_loss(self) -> int:
