@@ -38,6 +38,8 @@ class DistillationLoss(nn.Module, ABC):
     uses_teacher: ClassVar[bool] = True
     #: True: the student learns the teacher's probabilities of the classes, so both should weigh classes the same way.
     imitates_probabilities: ClassVar[bool] = False
+    #: True: it compares auxiliary logits, so the teacher's auxiliary head runs too, if it has one.
+    uses_auxiliary: ClassVar[bool] = False
     #: Weights of the terms by name, where :func:`pipeline.losses.build` built the loss. The task multiplies terms whose
     #: weight changes during training; a loss may set schedules of its own.
     term_weights: Mapping[str, TermWeight] = MappingProxyType({})
@@ -61,7 +63,8 @@ class DistillationLoss(nn.Module, ABC):
         The option ``weight`` multiplies the term with the name of the loss, ``<x>_weight`` the term ``<loss>_<x>``.
 
         Args:
-            student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
+            student, teacher: outputs with equal (h, w) of logits, of embeddings and, where both have them, of
+                auxiliary logits; the teacher's have no gradient.
             target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id.
         """
 

@@ -35,8 +35,8 @@ class DIST(DistillationLoss):
         inter_weight: factor of the row term (between the classes of a pixel); 1 in the official code.
         intra_weight: factor of the column term (between the pixels of a class); 1 in the official code.
         temperature: T; 1 in the official code.
-        aux_weight: factor of the same sum on auxiliary logits, where both networks return them in equal size; 0.4 in
-            the official code.
+        aux_weight: factor of the same sum on auxiliary logits, where both networks have an auxiliary head
+            (``aux_loss: true`` in their models); 0.4 in the official code.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"dist_inter": scalar, "dist_intra": scalar}`` and, with auxiliary
     logits, ``"dist_aux"``.
@@ -50,6 +50,7 @@ class DIST(DistillationLoss):
     """
 
     imitates_probabilities = True
+    uses_auxiliary = True
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class DIST(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         inter, intra = self._relations(student.logits, teacher.logits, inside(student, student.logits))
         terms = {"dist_inter": inter, "dist_intra": intra}
-        if student.aux is not None and teacher.aux is not None and student.aux.shape == teacher.aux.shape:
+        if student.aux is not None and teacher.aux is not None:
             valid = inside(student, student.aux)
             terms["dist_aux"] = self.aux_weight * torch.stack(self._relations(student.aux, teacher.aux, valid)).sum()
         return terms

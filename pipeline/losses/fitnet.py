@@ -43,7 +43,7 @@ class FitNet(DistillationLoss):
         >>> loss = FitNet(student_channels=3, teacher_channels=4)
         >>> s = SegOutput(logits=torch.zeros(1, 2, 4, 4), embedding=torch.zeros(1, 3, 4, 4))
         >>> t = SegOutput(logits=torch.zeros(1, 2, 4, 4), embedding=torch.ones(1, 4, 4, 4))
-        >>> float(loss(s, t, torch.zeros(1, 8, 8))["fitnet"])
+        >>> float(loss(s, t, torch.zeros(1, 8, 8))["fitnet"].detach())
         10.0
     """
 

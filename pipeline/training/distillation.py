@@ -27,9 +27,9 @@ class DistillationTask(SupervisedTask):
 
     Each network gets the frames normalised with its own mean and deviation.
 
-    ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits and embedding are resized to the
-    student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base strides agree and
-    nothing is resized). Its weights are no part of the task's state.
+    ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits, auxiliary logits and embedding
+    are resized to the student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base
+    strides agree and nothing is resized). Its weights are no part of the task's state.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class DistillationTask(SupervisedTask):
         self.loss = loss
         self.balance = Balance(loss.term_weights, until=loss.until)
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
+        teacher.auxiliary_in_eval(loss.uses_auxiliary)
         self.normalise_for_teacher = Normaliser(teacher)
 
     @classmethod
@@ -134,7 +135,7 @@ class DistillationTask(SupervisedTask):
                 logits=_resize(output.logits, size),
                 embedding=_resize(output.embedding, student.embedding.shape[-2:]),
                 stages=output.stages,
-                aux=output.aux,
+                aux=None if output.aux is None or student.aux is None else _resize(output.aux, student.aux.shape[-2:]),
                 valid=student.valid,
             )
 

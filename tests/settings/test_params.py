@@ -367,7 +367,7 @@ def test_unknown_student_names_the_closest() -> None:
 
 def test_offered_facts_are_those_that_networks_declare() -> None:
     facts = NetworkFacts(channels=1, stage_channels=(1,), output_stride=1, divisor=1)
-    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps"}
+    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps", "seed"}
     assert offered == plugin_options.OFFERED["losses"]
     builder = set(inspect.signature(models.build).parameters) - {"name", "options"}
     assert builder == plugin_options.OFFERED["models"]
