@@ -6,6 +6,7 @@
     python benchmarks/losses.py --step              # a whole training step with a ResNet-18 student; takes --size too
     python benchmarks/losses.py --crops             # CIRKD on 8 crops of 512x512, features at stride 8
     python benchmarks/losses.py --compile           # every loss as it is and under torch.compile
+    python benchmarks/losses.py --auto              # what weights that fit themselves add to a training step
     python benchmarks/losses.py ... --json FILE     # the figures, added to those in FILE after each round
     python benchmarks/losses.py --tiny              # a dry run, seconds
 
@@ -33,12 +34,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline import artifact, losses, models
+from pipeline import artifact, losses, models, plugins
 from pipeline.errors import UserError, command
 from pipeline.losses._numerics import unit
 from pipeline.losses._queues import ClassQueues
 from pipeline.losses._similarity import relation_kl
+from pipeline.losses._weights import TermWeight, options_of
 from pipeline.models import SegOutput
+from pipeline.training.balance import Balance
 from pipeline.training.costs import peak_resident, reset_peak
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size
@@ -84,6 +87,7 @@ CROPS = Shape(8, 64, 64, 19)
 CLASSES = 11  # of --size
 SMALL_MAPS: dict[str, dict[str, Any]] = {"af_dcd": {"pool": 1}}  # the last stage of such crops has 4 x 6 pixels
 STEP = (8, 128, 192)  # images, height, width of the crops of a training step, unless --batch and --size name others
+AUTO_STEPS = (300, 40000)  # of trainings, for the mean cost of weights that fit themselves
 Work = Callable[[], None]
 
 
@@ -163,8 +167,13 @@ def pair_work(name: str, shape: Shape, place: Place) -> Work:
     return lambda: PAIRS[name](student.embedding, teacher.embedding).backward()
 
 
-def step_work(name: str, shape: Shape, place: Place) -> Work:
-    """A training step: student and teacher DeepLabV3+ with ResNet-18 and ResNet-34, loss, backward, AdamW."""
+def step_work(name: str, shape: Shape, place: Place, *, auto: bool = False) -> Work:
+    """A training step: student and teacher DeepLabV3+ with ResNet-18 and ResNet-34, losses, backward, AdamW.
+
+    Args:
+        name: of a loss, or of several (``kd+fitnet``).
+        auto: every weight that is not 0 fits itself, and the step is one that measures.
+    """
     torch.manual_seed(0)
     options = {"architecture": "deeplabv3plus", "encoder_weights": None}
     student = models.build("smp", {**options, "encoder": "resnet18"}, num_classes=shape.classes)
@@ -172,7 +181,8 @@ def step_work(name: str, shape: Shape, place: Place) -> Work:
     offered = {"num_classes": shape.classes, "ignore_index": 255, "steps": 1000}
     check_size("--size", (shape.height, shape.width), student)
     facts = {**student.facts.offered("student"), **teacher.facts.offered("teacher")}
-    loss = losses.build(name, SMALL_MAPS.get(name, {}), **offered, **facts)
+    mixture = {each: {**SMALL_MAPS.get(each, {}), **(all_auto(each) if auto else {})} for each in name.split("+")}
+    loss = losses.build_all(mixture, **offered, **facts)
     fill(loss)
     device = place.device
     task = DistillationTask(student, teacher, loss, ignore_index=255).to(device).train()
@@ -186,9 +196,16 @@ def step_work(name: str, shape: Shape, place: Place) -> Work:
         with place.autocast():
             total = task(x, target)["loss"]
         total.backward()
+        task.finish()
         optimiser.step()
 
     return work
+
+
+def all_auto(name: str) -> dict[str, str]:
+    """Options of a loss with which the weight of every term fits itself."""
+    weights = options_of(plugins.keys(plugins.load("losses", name)))
+    return {key: "auto" for key, default in weights.items() if default}
 
 
 KD_STEP = "kd's step"
@@ -258,6 +275,38 @@ def measure_compiled(names: list[str], shape: Shape, *, rounds: int, place: Plac
         *_, medians = seconds(work, rounds=rounds, device=place.device)
         rows.append({"name": name, **medians, "first": first})
     return rows
+
+
+def measure_auto(names: list[str], shape: Shape, *, rounds: int, place: Place) -> list[dict[str, Any]]:
+    """Seconds of a step and of one that measures, and what this adds to the mean step of a training, in percent."""
+    rows = []
+    for name in names:
+        work = {"plain": step_work(name, shape, place), "measuring": step_work(name, shape, place, auto=True)}
+        *_, medians = seconds(work, rounds=rounds, device=place.device)
+        extra = medians["measuring"] / medians["plain"] - 1
+        adds = {f"of_{steps}": round(100 * extra * measured_steps(steps) / steps, 2) for steps in AUTO_STEPS}
+        rows.append({"name": name, **medians, **adds})
+    return rows
+
+
+def measured_steps(steps: int) -> int:
+    """Steps of a training that are measured."""
+    balance = Balance({"term": TermWeight(1.0, share=0.5)})
+    count = 0
+    for step in range(1, steps + 1):
+        balance.begin(step, steps=steps)
+        count += balance.measures
+    return count
+
+
+def show_auto(title: str, rows: list[dict[str, Any]]) -> None:
+    trainings = [f"of {steps} steps, %" for steps in AUTO_STEPS]
+    table = Table("", "step s", "measuring s", "adds %", *trainings, title=title)
+    for row in rows:
+        extra = 100 * (row["measuring"] / row["plain"] - 1)
+        adds = (f"{row[f'of_{steps}']:.2f}" for steps in AUTO_STEPS)
+        table.add_row(row["name"], f"{row['plain']:.4f}", f"{row['measuring']:.4f}", f"{extra:.1f}", *adds)
+    Console().print(table)
 
 
 def show_compiled(title: str, rows: list[dict[str, Any]]) -> None:
@@ -338,6 +387,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--crops", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--auto", action="store_true")
     parser.add_argument("--losses", nargs="+", default=[name for name in losses.available() if name != "none"])
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images")
     parser.add_argument("--stride", type=int, nargs="+", default=[8], help="of the features, with --size")
@@ -413,6 +463,11 @@ def main() -> None:
         size = "x".join(map(str, images))
         key = f"step {size}" if args.size else "step"
         run("step", names, Shape(*images, CLASSES), key=key, title=f"training step, ResNet-18 student, {size}")
+    elif args.auto:
+        images = (args.batch or STEP[0], *(args.size or STEP[1:]))
+        rows = measure_auto([*names, "kd+fitnet"], Shape(*images, CLASSES), rounds=args.rounds, place=place)
+        show_auto(f"steps that measure for the weight auto, {'x'.join(map(str, images))}", rows)
+        record("auto", rows)
     elif args.crops:
         run("loss", ["kd", "cirkd"], CROPS, key="crops", title="8 crops of 512x512, features at stride 8")
     elif args.compile:

@@ -12,15 +12,21 @@ names one. Then a student is trained in several ways for the same number of step
 
 The share of the gap that is closed is (way - few) / (all - few), from means over seeds. Student, recipe and losses are
 those of params.yaml (``--student``). Runs in ``--work`` that are complete are not repeated, and others resume.
+
+With ``--time STEPS`` no student is trained; steps of each way are timed in turns, so that a busy machine hits all
+alike. ``--losses kd cirkd i2ckd`` times these instead of the student's loss. ``few`` and ``all`` have the same steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +35,22 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from pipeline import artifact
+from pipeline import artifact, models
 from pipeline.errors import UserError, command
-from pipeline.prepared import Prepared
+from pipeline.models.weights import network_artifact
+from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import loss_mixture, params
+from pipeline.training import data, processes
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.learner import Learner
+from pipeline.training.seeding import seed_everything
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.unlabelled import ready_for_unlabelled
 
 ROOT = Path(__file__).parents[1]
-WAYS = ("few", "soft", "hard", "both", "all")
+LABELS = ("soft", "hard", "both")
+WAYS = ("few", *LABELS, "all")
+WARM_UP = 5  # steps that are not timed
 
 
 def with_few_labels(prepared: Prepared, out: Path, *, every: int) -> None:
@@ -112,7 +127,7 @@ class Work:
         name, key = f"{way}-{seed}", self.args.student
         out, costs = self.folder / "students" / name, self.folder / "costs" / f"{name}.json"
         if not out.exists():
-            labels = {"labels": way} if way in ("soft", "hard", "both") else {}
+            labels = {"labels": way} if way in LABELS else {}
             file = self.write_params(self.folder / "params" / f"{name}.yaml", seed=seed, unlabelled=labels)
             settings = params.load(file)
             losses = loss_mixture.resolve(settings.student(key).loss, settings.losses)
@@ -132,6 +147,59 @@ class Work:
             **{f"val_{kind}": metrics["val"]["miou"] for kind, metrics in results.items()},
             "worst_class": min(facts["metrics"]["val"]["per_class_iou"]),
         }  # fmt: skip
+
+
+def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: int) -> dict[str, float]:
+    """Median milliseconds of an update (loading excluded) by loss and way, and its ratio to that of ``few``."""
+    settings = params.load(work.params)
+    recipe, labels, frames = settings.distill, work.prepared.labels, Unlabelled(work.frames)
+    few = Prepared(work.few)
+    teacher, _ = network_artifact.load(work.teacher)
+    model = settings.student(work.args.student).model
+    accelerator = processes.accelerator(precision=recipe.precision)
+    runs: dict[tuple[str, str], tuple[Learner, Any]] = {}
+    for name, way in itertools.product(names, ways):
+        mixed = way in LABELS
+        training = TrainingSettings.of(
+            recipe, images=len(few.splits["train"]), input_size=settings.input_size, seed=settings.seed,
+            share=recipe.unlabelled.share if mixed else 0.0,
+        )  # fmt: skip
+        seed_everything(settings.seed)
+        student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+        task = DistillationTask.on(
+            few, student, teacher, loss_mixture.resolve(name.split("+"), settings.losses), steps=steps,
+            seed=settings.seed, **({"labels": way, "threshold": 0.9, "keep": 0.5} if mixed else {}),
+        )  # fmt: skip
+        augment = data.augmentation(
+            crop=training.crop_size, input_size=settings.input_size, scale=training.scale,
+            colour=training.colour_jitter, labels=labels,
+        )  # fmt: skip
+        task.padding = augment.padding if augment.pads else None
+        task.class_weights = data.class_weights(few, balance=training.class_balance)
+        crops = data.Crops(few.split("train"), augment, seed=0, unlabelled=frames.split() if mixed else None)
+        learner = Learner(task, training, accelerator=accelerator, images=training.batch_size)
+        if mixed:
+            ready_for_unlabelled(task, training, crops=crops, accelerator=accelerator, names=labels.names)
+        draws = data.Draws(
+            length=len(crops.split), steps=1, images=training.batch_size, seed=0, unlabelled=len(frames),
+            per_update=training.unlabelled_images,
+        )  # fmt: skip
+        runs[name, way] = learner, next(data.batches(crops, draws, workers=0))
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for step in range(1, steps + WARM_UP + 1):
+        for key, (learner, batch) in runs.items():
+            start = time.perf_counter()
+            learner.update([batch], step=step, names=["x"] * len(batch[0]))
+            learner.read()
+            if step > WARM_UP:
+                times[key].append(1e3 * (time.perf_counter() - start))
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    table = Table("loss", *ways, title=f"milliseconds per step, {steps} steps, in brackets / few")
+    for name in names:
+        ratios = (f"{medians[name, way]:.1f} ({medians[name, way] / medians[name, ways[0]]:.3f})" for way in ways)
+        table.add_row(name, *ratios)
+    Console().print(table)
+    return {f"{name}, {way}": round(value, 2) for (name, way), value in medians.items()}
 
 
 def summary(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, dict[str, float]]:
@@ -175,6 +243,8 @@ def main() -> None:
     parser.add_argument("--keep-every", type=int, default=8, help="every N-th train frame keeps its label")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--time", type=int, metavar="STEPS", help="time that many steps of each way instead")
+    parser.add_argument("--losses", nargs="+", default=["kd"], help="of --time; several at once: kd+cirkd")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.keep_every < 2:
@@ -184,6 +254,12 @@ def main() -> None:
 
     work = Work(args)
     work.prepare()
+    if args.time:
+        ways = ["few", *(way for way in args.ways if way in LABELS)]
+        times = step_times(work, args.losses, ways=ways, steps=args.time)
+        if args.json:
+            artifact.write_text(args.json, artifact.dump_json({"milliseconds_per_step": times}))
+        return
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:
         for way in args.ways:

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator,
 from pydantic.fields import FieldInfo
 
 from pipeline import plugins
+from pipeline.losses._weights import Weight
 from pipeline.settings import param_types, params, plugin_options, training_params
 
 PAGE = Path(__file__).with_name("params.md")
@@ -38,6 +39,7 @@ NAMED = (
     (param_types.Size, f"[height, width], multiples of {param_types.DIVISOR}"),
     (param_types.Range, "[low, high], 0 < low <= high"),
     (param_types.Seed, "whole number, 0 or more"),
+    (Weight, "number, 0 or more; or `auto`, or a section ([losses](losses.md#weights-that-fit-themselves))"),
     (param_types.Loss, "name, list of names, or names with options ([losses](losses.md))"),
     (param_types.Options, "section"),
     (bool, "`true`, `false`"),

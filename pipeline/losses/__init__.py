@@ -9,6 +9,7 @@ from pipeline import option_values, plugins
 from pipeline.errors import UserError
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._composition import Composition
+from pipeline.losses._weights import merged, numbers, options_of
 
 __all__ = ["Composition", "DistillationLoss", "available", "build", "build_all"]
 
@@ -19,7 +20,7 @@ def available() -> list[str]:
 
 
 def build(name: str, options: dict[str, Any], **offered: Any) -> DistillationLoss:
-    """One loss.
+    """One loss, and the weights of its terms (``term_weights``), of which some may change during training.
 
     Args:
         name: of the plugin.
@@ -30,7 +31,10 @@ def build(name: str, options: dict[str, Any], **offered: Any) -> DistillationLos
         UserError: unknown loss; unknown, missing or invalid options.
     """
     option_values.check("losses", name, options)
-    loss: DistillationLoss = plugins.build("losses", name, options, **offered)
+    defaults = options_of(plugins.keys(plugins.load("losses", name)))
+    built, weights = numbers(name, options, defaults)
+    loss: DistillationLoss = plugins.build("losses", name, built, **offered)
+    loss.term_weights = merged(loss.term_weights, weights)
     return loss
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.losses._numerics import at_least_float32
+from pipeline.losses._weights import TermWeight
 from pipeline.models import SegOutput
 
 
@@ -37,6 +40,16 @@ class DistillationLoss(nn.Module, ABC):
     imitates_probabilities: ClassVar[bool] = False
     #: True: a term reads ``target``; of frames without labels this loss then gets the teacher's confident pixels.
     uses_labels: ClassVar[bool] = False
+    #: True: it compares auxiliary logits, so the teacher's auxiliary head runs too, if it has one.
+    uses_auxiliary: ClassVar[bool] = False
+    #: Weights of the terms by name, where :func:`pipeline.losses.build` built the loss. The task multiplies terms whose
+    #: weight changes during training; a loss may set schedules of its own.
+    term_weights: Mapping[str, TermWeight] = MappingProxyType({})
+
+    @property
+    def until(self) -> float:
+        """Part of the training after which no term counts; 1: never."""
+        return max((weight.until for weight in self.term_weights.values() if weight.base), default=1.0)
 
     def __call__(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):
@@ -49,8 +62,11 @@ class DistillationLoss(nn.Module, ABC):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         """Scalar terms, already weighted; their sum is the loss.
 
+        The option ``weight`` multiplies the term with the name of the loss, ``<x>_weight`` the term ``<loss>_<x>``.
+
         Args:
-            student, teacher: outputs whose logits and embeddings have equal (h, w); the teacher's have no gradient.
+            student, teacher: outputs with equal (h, w) of logits, of embeddings and, where both have them, of
+                auxiliary logits; the teacher's have no gradient.
             target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id. A frame without
                 labels has the teacher's confident predictions, if the loss says ``uses_labels``.
         """

@@ -29,6 +29,13 @@ class Composition(DistillationLoss):
         self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
         self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
         self.uses_labels = any(part.uses_labels for part in parts.values())  # type: ignore[misc]
+        self.uses_auxiliary = any(part.uses_auxiliary for part in parts.values())  # type: ignore[misc]
+        self._until = max(part.until for part in parts.values())
+        self.term_weights = {term: weight for part in parts.values() for term, weight in part.term_weights.items()}
+
+    @property
+    def until(self) -> float:
+        return self._until
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

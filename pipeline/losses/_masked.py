@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.losses._adapters import match_channels
+from pipeline.losses._adapters import Adapter, match_channels
 from pipeline.losses._padding import mean
 from pipeline.losses._standard import Standard, standardised
 
@@ -18,17 +18,18 @@ class MaskedGeneration(nn.Module):
         student, teacher: C of the two feature maps.
         mask_ratio: probability that a position is set to 0 in all channels, in [0, 1).
         normalize: of the teacher's map, see :mod:`pipeline.losses._standard`.
+        adapter: see :mod:`pipeline.losses._adapters`.
 
     Shapes: student (N, C_S, h, w), teacher (N, C_T, h', w'); returns the generated map and the teacher's map, resized
     bilinearly where sizes differ, both (N, C_T, h, w). ``valid`` (N, h', w'): what is no padding in the teacher's map,
     for its statistics; None: all.
     """
 
-    def __init__(self, student: int, teacher: int, *, mask_ratio: float, normalize: Standard) -> None:
+    def __init__(self, student: int, teacher: int, *, mask_ratio: float, normalize: Standard, adapter: Adapter) -> None:
         super().__init__()
         self.mask_ratio = mask_ratio
         self.standard = standardised(teacher, normalize)
-        self.adapter = match_channels(student, teacher)
+        self.adapter = match_channels(student, teacher, adapter)
         self.generator = nn.Sequential(
             nn.Conv2d(teacher, teacher, kernel_size=3, padding=1),
             nn.ReLU(),

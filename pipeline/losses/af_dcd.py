@@ -10,10 +10,12 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.losses._adapters import Adapter
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside, mean, whole
 from pipeline.losses._standard import Standard
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 #: Positions of the last stage for which the weights are published: crops of 512 x 1024 at stride 8.
@@ -50,6 +52,8 @@ class DenseContrast(DistillationLoss):
         contrast_weight: factor of the second; 0.005 in the same script (up to 0.04 elsewhere).
         normalize: of the teacher's feature: ``none`` takes it as it is, as the published weights need; ``teacher``
             divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
+        adapter: before the 1x1 convolution: ``plain``, nothing, or ``norm``, batch norm without scale and offset, so
+            that the scale of the student's feature does not matter (ours).
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"af_dcd_reconstruction": scalar,
     "af_dcd_contrast": scalar}``.
@@ -79,9 +83,10 @@ class DenseContrast(DistillationLoss):
         patch: Annotated[int, Ge(1)] = 4,
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
         temperature: Annotated[float, Gt(0)] = 0.07,
-        reconstruction_weight: Annotated[float, Ge(0)] = 2e-6,
-        contrast_weight: Annotated[float, Ge(0)] = 0.005,
+        reconstruction_weight: Weight = 2e-6,
+        contrast_weight: Weight = 0.005,
         normalize: Standard = "none",
+        adapter: Adapter = "plain",
     ) -> None:
         super().__init__()
         if feature == "stage":
@@ -96,7 +101,7 @@ class DenseContrast(DistillationLoss):
         if teacher_channels % groups:
             raise UserError(f"losses.af_dcd.groups: got {groups}; allowed: divisors of the {teacher_channels} channels")
         channels = student_channels, teacher_channels
-        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize, adapter=adapter)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         ours, theirs = self._features(student), self._features(teacher)

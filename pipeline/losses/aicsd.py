@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows, unit
 from pipeline.losses._padding import HIDDEN, filled, inside, mean
+from pipeline.losses._weights import TermWeight, Weight
 from pipeline.models import SegOutput
 
 
@@ -24,58 +23,54 @@ class InterClassSimilarity(DistillationLoss):
     1 during training (Mansourian et al. 2023, arXiv 2308.04243). So use it without ``kd``: ``loss: aicsd``.
 
     Differences: in the paper alpha also scales cross-entropy, which belongs to the task here and keeps weight 1; alpha
-    grows with steps, not epochs. The official code is broken, so this follows the text: softmax over all positions (not
-    over the height alone), log-probabilities as the KL needs them, the whole matrix (KL is not symmetric; the official
-    code mirrors a triangle), any K, no second division by N, and the adaptive weights, which the official code has
-    commented out.
+    grows with steps, not epochs. The task applies it: the two terms have the schedules ``warmup: 1.0`` and ``decay:
+    1.0``. The official code is broken, so this follows the text: softmax over all positions (not over the height
+    alone), log-probabilities as the KL needs them, the whole matrix (KL is not symmetric; the official code mirrors a
+    triangle), any K, no second division by N, and the adaptive weights, which the official code has commented out.
 
     Args:
-        steps: number of training steps, offered by the run.
         weight: factor of the matrix term; 20 (ours, because no number of the broken code is valid here; the term's
             gradient is then half of the cross-entropy's in the default run on streets).
         kd_weight: factor of the KD term; 10 in the official code.
         scope: one matrix per ``image``, or one per ``batch`` of a process, the mean of the images' divergences
             (official).
-        adaptive: false sets the factors alpha and 1 - alpha to 1.
+        adaptive: false: no schedules, the factors alpha and 1 - alpha are 1.
 
     Shapes: logits (N, K, h, w) of both; returns ``{"aicsd": scalar, "aicsd_kd": scalar}``.
 
     Example:
+        >>> import torch
         >>> z = torch.randn(2, 5, 4, 6)
         >>> out = SegOutput(logits=z, embedding=z)
-        >>> loss = InterClassSimilarity(steps=10)
-        >>> {name: round(float(term), 5) for name, term in loss(out, out, torch.zeros(2, 8, 12)).items()}
+        >>> terms = InterClassSimilarity()(out, out, torch.zeros(2, 8, 12))
+        >>> {name: round(float(term), 5) for name, term in terms.items()}
         {'aicsd': 0.0, 'aicsd_kd': 0.0}
-        >>> int(loss.step)
-        1
     """
 
     imitates_probabilities = True
-    step: Tensor
 
     def __init__(
         self,
         *,
-        steps: int,
-        weight: Annotated[float, Ge(0)] = 20.0,
-        kd_weight: Annotated[float, Ge(0)] = 10.0,
+        weight: Weight = 20.0,
+        kd_weight: Weight = 10.0,
         scope: Literal["image", "batch"] = "image",
         adaptive: bool = True,
     ) -> None:
         super().__init__()
-        self.steps = steps
         self.weight = weight
         self.kd_weight = kd_weight
         self.scope = scope
-        self.adaptive = adaptive
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        if adaptive:
+            self.term_weights = {
+                "aicsd": TermWeight(weight, warmup=1.0), "aicsd_kd": TermWeight(kd_weight, decay=1.0)
+            }  # fmt: skip
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         valid = inside(student, student.logits)
         icsd = F.mse_loss(self._similarities(student.logits, valid), self._similarities(teacher.logits, valid))
         kd = mean(kl_rows(student.logits, teacher.logits, dim=1), valid) / student.logits.shape[1]
-        late, early = self._factors(icsd.dtype)
-        return {"aicsd": late * self.weight * icsd, "aicsd_kd": early * self.kd_weight * kd}
+        return {"aicsd": self.weight * icsd, "aicsd_kd": self.kd_weight * kd}
 
     def _similarities(self, logits: Tensor, valid: Tensor | None) -> Tensor:
         """(N, K, h, w) to unit rows (N or 1, K, K)."""
@@ -85,12 +80,3 @@ class InterClassSimilarity(DistillationLoss):
         log_p = log_p - log_p.mean(dim=1, keepdim=True)  # cancels in every KL, and equal maps give an exact zero
         divergence = (p * log_p).sum(dim=2)[:, :, None] - p @ log_p.transpose(1, 2)  # (N, K, K)
         return unit(divergence.mean(dim=0, keepdim=True) if self.scope == "batch" else divergence, dim=2)
-
-    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Factors of the matrix term and of KD at this step; in training mode each call counts as a step."""
-        if not self.adaptive:
-            return self.step.new_ones((), dtype=dtype), self.step.new_ones((), dtype=dtype)
-        alpha = (self.step / self.steps).clamp(max=1).to(dtype)
-        if self.training:
-            self.step += 1
-        return alpha, 1 - alpha

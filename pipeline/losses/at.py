@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import unit
 from pipeline.losses._padding import filled, inside
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 #: Positions of the embedding for which the weight is published: crops of 512 x 1024 at stride 8.
@@ -44,7 +42,7 @@ class AttentionTransfer(DistillationLoss):
         2.0
     """
 
-    def __init__(self, *, weight: Annotated[float, Ge(0)] = 1e4) -> None:
+    def __init__(self, *, weight: Weight = 1e4) -> None:
         super().__init__()
         self.weight = weight
 

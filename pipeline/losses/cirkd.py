@@ -17,6 +17,7 @@ from pipeline.losses._padding import filled, inside, whole
 from pipeline.losses._queues import ClassQueues, random_members
 from pipeline.losses._similarity import LEAST_TEMPERATURE, reference_kl, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling, published_pixels
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,9 @@ class CIRKD(DistillationLoss):
         teacher_channels: int,
         student_output_stride: int = PUBLISHED,
         seed: int = 0,
-        batch_weight: Annotated[float, Ge(0)] = 1.0,
-        pixel_weight: Annotated[float, Ge(0)] = 0.1,
-        region_weight: Annotated[float, Ge(0)] = 0.1,
+        batch_weight: Weight = 1.0,
+        pixel_weight: Weight = 0.1,
+        region_weight: Weight = 0.1,
         temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
         relation_group: Annotated[int, Ge(1)] = 2,
         pool: Annotated[int, Ge(1)] | None = None,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
-from pipeline.losses._adapters import match_channels
+from pipeline.losses._adapters import Adapter, match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
 from pipeline.losses._padding import HIDDEN, filled, inside
 from pipeline.losses._standard import Standard, standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -36,6 +37,8 @@ class ChannelWise(DistillationLoss):
         normalize: of the teacher's embedding: ``none`` takes it as it is, as the published temperature needs;
             ``teacher`` divides it by its deviation over all training steps so far; ``channels`` standardises each
             channel.
+        adapter: before the 1x1 convolution: ``plain``, nothing, or ``norm``, batch norm without scale and offset, so
+            that the scale of the student's embedding does not matter (ours).
 
     Shapes: logits (N, K, h, w), embeddings (N, C_S or C_T, h, w); returns ``{"cwd_logit": scalar}`` and, with a feature
     weight, ``"cwd_feature"``.
@@ -54,24 +57,25 @@ class ChannelWise(DistillationLoss):
         *,
         student_channels: int,
         teacher_channels: int,
-        logit_weight: Annotated[float, Ge(0)] = 3.0,
-        feature_weight: Annotated[float, Ge(0)] = 0.0,
+        logit_weight: Weight = 3.0,
+        feature_weight: Weight = 0.0,
         temperature: Annotated[float, Gt(0)] = 4.0,
         normalize: Standard = "none",
+        adapter: Adapter = "plain",
     ) -> None:
         super().__init__()
         self.logit_weight = logit_weight
         self.feature_weight = feature_weight
         self.temperature = temperature
-        self.adapter = match_channels(student_channels, teacher_channels) if feature_weight > 0 else None
+        self.adapter = match_channels(student_channels, teacher_channels, adapter) if feature_weight > 0 else None
         self.standard = standardised(teacher_channels, normalize if feature_weight > 0 else "none")
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         valid = inside(student, student.logits)
         terms = {"cwd_logit": self.logit_weight * self._divergence(student.logits, teacher.logits, valid)}
         if self.adapter is not None:
-            adapted = self.adapter(student.embedding)  # (N, C_T, h, w)
-            valid = inside(student, adapted)
+            valid = inside(student, student.embedding)
+            adapted = self.adapter(filled(student.embedding, valid))  # (N, C_T, h, w)
             theirs = self.standard(teacher.embedding, valid)
             terms["cwd_feature"] = self.feature_weight * self._divergence(adapted, theirs, valid)
         return terms

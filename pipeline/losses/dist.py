@@ -6,12 +6,13 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import distance
 from pipeline.losses._padding import inside, mean
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 EPS = 1e-8  # added to the product of the norms, as in the official code
@@ -34,27 +35,30 @@ class DIST(DistillationLoss):
         inter_weight: factor of the row term (between the classes of a pixel); 1 in the official code.
         intra_weight: factor of the column term (between the pixels of a class); 1 in the official code.
         temperature: T; 1 in the official code.
-        aux_weight: factor of the same sum on auxiliary logits, where both networks return them in equal size; 0.4 in
-            the official code.
+        aux_weight: factor of the same sum on auxiliary logits, where both networks have an auxiliary head
+            (``aux_loss: true`` in their models); 0.4 in the official code.
 
-    Shapes: logits (N, K, h, w) of both; returns ``{"dist": scalar}`` and, with auxiliary logits, ``"dist_aux"``.
+    Shapes: logits (N, K, h, w) of both; returns ``{"dist_inter": scalar, "dist_intra": scalar}`` and, with auxiliary
+    logits, ``"dist_aux"``.
 
     Example:
         >>> z = torch.randn(2, 5, 4, 6)
         >>> out = SegOutput(logits=z, embedding=z)
-        >>> float(DIST()(out, out, torch.zeros(2, 8, 12))["dist"].abs() < 1e-5)
-        1.0
+        >>> terms = DIST()(out, out, torch.zeros(2, 8, 12))
+        >>> [name for name, term in terms.items() if float(term.abs()) < 1e-5]
+        ['dist_inter', 'dist_intra']
     """
 
     imitates_probabilities = True
+    uses_auxiliary = True
 
     def __init__(
         self,
         *,
-        inter_weight: Annotated[float, Ge(0)] = 1.0,
-        intra_weight: Annotated[float, Ge(0)] = 1.0,
+        inter_weight: Weight = 1.0,
+        intra_weight: Weight = 1.0,
         temperature: Annotated[float, Gt(0)] = 1.0,
-        aux_weight: Annotated[float, Ge(0)] = 0.4,
+        aux_weight: Weight = 0.4,
     ) -> None:
         super().__init__()
         self.inter_weight = inter_weight
@@ -63,13 +67,15 @@ class DIST(DistillationLoss):
         self.aux_weight = aux_weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        terms = {"dist": self._relations(student.logits, teacher.logits, inside(student, student.logits))}
-        if student.aux is not None and teacher.aux is not None and student.aux.shape == teacher.aux.shape:
+        inter, intra = self._relations(student.logits, teacher.logits, inside(student, student.logits))
+        terms = {"dist_inter": inter, "dist_intra": intra}
+        if student.aux is not None and teacher.aux is not None:
             valid = inside(student, student.aux)
-            terms["dist_aux"] = self.aux_weight * self._relations(student.aux, teacher.aux, valid)
+            terms["dist_aux"] = self.aux_weight * torch.stack(self._relations(student.aux, teacher.aux, valid)).sum()
         return terms
 
-    def _relations(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
+    def _relations(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weighted row term and column term."""
         y_s, y_t = (F.softmax(z.transpose(0, 1).flatten(1) / self.temperature, dim=0) for z in (student, teacher))
         rows = _pearson(y_s, y_t, dim=0)  # y: (K, R)
         if valid is None:
@@ -78,7 +84,7 @@ class DIST(DistillationLoss):
             inter = mean(1 - rows.reshape(valid.shape), valid)
             y_s, y_t = (_without(y, valid.flatten()) for y in (y_s, y_t))
         intra = 1 - _pearson(y_s, y_t, dim=1).mean()
-        return self.inter_weight * inter + self.intra_weight * intra
+        return self.inter_weight * inter, self.intra_weight * intra
 
 
 def _without(y: Tensor, valid: Tensor) -> Tensor:

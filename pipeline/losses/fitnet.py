@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch.nn.functional as F
-from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
+from pipeline.losses._adapters import Adapter, convolution
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._padding import filled, inside, mean
 from pipeline.losses._standard import Standard, standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -44,7 +43,7 @@ class FitNet(DistillationLoss):
         >>> loss = FitNet(student_channels=3, teacher_channels=4)
         >>> s = SegOutput(logits=torch.zeros(1, 2, 4, 4), embedding=torch.zeros(1, 3, 4, 4))
         >>> t = SegOutput(logits=torch.zeros(1, 2, 4, 4), embedding=torch.ones(1, 4, 4, 4))
-        >>> float(loss(s, t, torch.zeros(1, 8, 8))["fitnet"])
+        >>> float(loss(s, t, torch.zeros(1, 8, 8))["fitnet"].detach())
         10.0
     """
 
@@ -53,15 +52,13 @@ class FitNet(DistillationLoss):
         *,
         student_channels: int,
         teacher_channels: int,
-        weight: Annotated[float, Ge(0)] = 10.0,
+        weight: Weight = 10.0,
         normalize: Standard = "teacher",
-        adapter: Literal["plain", "norm"] = "plain",
+        adapter: Adapter = "plain",
     ) -> None:
         super().__init__()
         self.weight = weight
-        convolution = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
-        norm = nn.BatchNorm2d(student_channels, affine=False)
-        self.adapter = convolution if adapter == "plain" else nn.Sequential(norm, convolution)
+        self.adapter = convolution(student_channels, teacher_channels, adapter)
         self.standard = standardised(teacher_channels, normalize)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, present_pairs, share_of_pixels
 from pipeline.losses._numerics import distance, unit
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -68,7 +69,7 @@ class I2CKD(DistillationLoss):
         teacher_channels: int,
         student_stage_channels: tuple[int, ...] = (),
         teacher_stage_channels: tuple[int, ...] = (),
-        weight: Annotated[float, Ge(0)] = 1.0,
+        weight: Weight = 1.0,
         margin: Annotated[float, Ge(0)] = 0.5,
         normalize: bool = True,
         layers: list[str] | None = None,

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from pipeline.losses._adapters import match_channels
+from pipeline.losses._adapters import Adapter, match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, present_pairs, share_of_pixels
 from pipeline.losses._numerics import distance
 from pipeline.losses._padding import filled, inside, mean
 from pipeline.losses._standard import standardised
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 READ_OUT_WIDTH = 64  # channels of the position read-out, ours
@@ -47,11 +48,14 @@ class IDD(DistillationLoss):
         position_weight: factor of the position term; 0 leaves it out.
         centers: class means per ``image`` or per ``batch``.
         normalize: ``teacher`` divides the teacher's embedding by the deviation of all values around the means of their
-            channels, over all training steps so far; ``mean`` divides the edges of each network by their mean, so that
-            only proportions count (our variant; it needs no adapter, and scaling the student's features changes
-            nothing); ``none`` takes both as they are, and the term grows with the square of the teacher's scale.
+            channels, over all training steps so far; ``channels`` divides each channel by its own deviation; ``mean``
+            divides the edges of each network by their mean, so that only proportions count (our variant; it needs no
+            adapter, and scaling the student's features changes nothing); ``none`` takes both as they are, and the term
+            grows with the square of the teacher's scale.
         min_pixels: pixels of the embedding from which a class counts fully; one with fewer counts by its share of them,
             since the mean of a few pixels is mostly noise. 1: every class counts the same.
+        adapter: before the 1x1 convolution: ``plain``, nothing, or ``norm``, batch norm without scale and offset, so
+            that the scale of the student's embedding does not matter (ours; ``normalize: mean`` has no adapter).
 
     Shapes: embeddings (N, C_S, h, w) and (N, C_T, h, w), target (N, H, W). Where C_S and C_T differ, a 1x1 convolution
     brings the student's embedding to C_T, so that lengths in both spaces are comparable.
@@ -74,11 +78,12 @@ class IDD(DistillationLoss):
         ignore_index: int,
         student_channels: int,
         teacher_channels: int,
-        weight: Annotated[float, Ge(0)] = 0.005,
-        position_weight: Annotated[float, Ge(0)] = 0.0,
+        weight: Weight = 0.005,
+        position_weight: Weight = 0.0,
         centers: Literal["image", "batch"] = "image",
-        normalize: Literal["teacher", "mean", "none"] = "teacher",
+        normalize: Literal["teacher", "channels", "mean", "none"] = "teacher",
         min_pixels: Annotated[int, Ge(1)] = 8,
+        adapter: Adapter = "plain",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -89,11 +94,11 @@ class IDD(DistillationLoss):
         self.normalize = normalize
         self.min_pixels = min_pixels
         relative = normalize == "mean"
-        self.standard = standardised(teacher_channels, "teacher" if normalize == "teacher" else "none")
+        self.standard = standardised(teacher_channels, "none" if normalize == "mean" else normalize)
         if weight:
-            self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels)
+            self.adapter = nn.Identity() if relative else match_channels(student_channels, teacher_channels, adapter)
         if position_weight:
-            self.position_adapter = match_channels(student_channels, teacher_channels)
+            self.position_adapter = match_channels(student_channels, teacher_channels, adapter)
             self.read_out = nn.Sequential(
                 nn.Conv2d(teacher_channels, READ_OUT_WIDTH, kernel_size=3, padding=1, padding_mode="replicate"),
                 nn.ReLU(),
@@ -105,7 +110,7 @@ class IDD(DistillationLoss):
         terms, theirs = {}, self.standard(teacher.embedding, valid)
         if self.weight:
             masks = class_masks(target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index)
-            terms["idd"] = self.weight * self.graph(self.adapter(student.embedding), theirs, masks)
+            terms["idd"] = self.weight * self.graph(self.adapter(filled(student.embedding, valid)), theirs, masks)
         if self.position_weight:
             ours = self.position_adapter(filled(student.embedding, valid))  # filled: the read-out is 3x3
             terms.update(self.position(ours, filled(theirs, valid), valid))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means
 from pipeline.losses._numerics import unit
 from pipeline.losses._padding import inside, mean
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -44,7 +42,7 @@ class IntraClassFeatureVariation(DistillationLoss):
 
     uses_labels = True
 
-    def __init__(self, *, num_classes: int, ignore_index: int, weight: Annotated[float, Ge(0)] = 20.0) -> None:
+    def __init__(self, *, num_classes: int, ignore_index: int, weight: Weight = 20.0) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.ignore_index = ignore_index

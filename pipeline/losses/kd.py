@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import kl_rows
 from pipeline.losses._padding import inside, mean
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -37,7 +38,7 @@ class PixelKD(DistillationLoss):
 
     imitates_probabilities = True
 
-    def __init__(self, *, temperature: Annotated[float, Gt(0)] = 1.0, weight: Annotated[float, Ge(0)] = 1.0) -> None:
+    def __init__(self, *, temperature: Annotated[float, Gt(0)] = 1.0, weight: Weight = 1.0) -> None:
         super().__init__()
         self.temperature = temperature
         self.weight = weight

@@ -7,10 +7,12 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor
 
+from pipeline.losses._adapters import Adapter
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._masked import MaskedGeneration, squared_error
 from pipeline.losses._padding import filled, inside
 from pipeline.losses._standard import Standard
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 #: Positions of the last stage for which the weight is published: crops of 512 x 512 at stride 8.
@@ -36,6 +38,8 @@ class MaskedGenerative(DistillationLoss):
         weight: factor of the term; 2e-5 in the official code.
         normalize: of the teacher's stage: ``none`` takes it as it is, as the published weight needs; ``teacher``
             divides it by its deviation over all training steps so far; ``channels`` standardises each channel.
+        adapter: before the 1x1 convolution: ``plain``, nothing, or ``norm``, batch norm without scale and offset, so
+            that the scale of the student's stage does not matter (ours).
 
     Shapes: last stages (N, C_S, h, w) and (N, C_T, h', w'); returns ``{"mgd": scalar}``.
 
@@ -54,13 +58,14 @@ class MaskedGenerative(DistillationLoss):
         student_stage_channels: tuple[int, ...],
         teacher_stage_channels: tuple[int, ...],
         mask_ratio: Annotated[float, Ge(0), Lt(1)] = 0.75,
-        weight: Annotated[float, Ge(0)] = 2e-5,
+        weight: Weight = 2e-5,
         normalize: Standard = "none",
+        adapter: Adapter = "plain",
     ) -> None:
         super().__init__()
         self.weight = weight
         channels = student_stage_channels[-1], teacher_stage_channels[-1]
-        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize)
+        self.generation = MaskedGeneration(*channels, mask_ratio=mask_ratio, normalize=normalize, adapter=adapter)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         ours, theirs = student.stages[-1], teacher.stages[-1]

@@ -15,6 +15,7 @@ from pipeline.losses._numerics import kl_rows, unit
 from pipeline.losses._padding import inside, whole
 from pipeline.losses._similarity import LEAST_TEMPERATURE, gram_distance, relation_kl
 from pipeline.losses._stride import PUBLISHED, pooled, pooling
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -24,9 +25,9 @@ class PFS(DistillationLoss):
     Re-implementation after the published idea (Shan 2019, arXiv 1910.14226); details reconstructed, because neither
     code nor formulas were available:
 
-    - ``pfs`` (reconstructed): cosines of all pixels of an image, rows as softmax over ``temperature``; KL of the
-      student's rows from the teacher's, mean over rows. ``metric: l2`` is the mean squared difference of the cosines.
-      The first is the i = j part of CIRKD's mini-batch term, the second is SKD without its pooling.
+    - ``pfs_similarity`` (reconstructed): cosines of all pixels of an image, rows as softmax over ``temperature``; KL of
+      the student's rows from the teacher's, mean over rows. ``metric: l2`` is the mean squared difference of the
+      cosines. The first is the i = j part of CIRKD's mini-batch term, the second is SKD without its pooling.
     - ``pfs_imitation`` (reconstructed): pixel-wise KL on logits, ``sum_i w_i KL_i * T^2 / sum_i w_i`` over labelled
       pixels, where the detached weight w_i is the knowledge gap of pixel i, zero where the student is no worse than the
       teacher.
@@ -54,7 +55,7 @@ class PFS(DistillationLoss):
         >>> out = SegOutput(logits=z, embedding=z)
         >>> terms = PFS(ignore_index=255)(out, out, torch.zeros(2, 8, 8, dtype=torch.int64))
         >>> [name for name, term in terms.items() if float(term) < 1e-6]
-        ['pfs', 'pfs_imitation']
+        ['pfs_similarity', 'pfs_imitation']
     """
 
     imitates_probabilities = True
@@ -65,8 +66,8 @@ class PFS(DistillationLoss):
         *,
         ignore_index: int,
         student_output_stride: int = PUBLISHED,
-        similarity_weight: Annotated[float, Ge(0)] = 1.0,
-        imitation_weight: Annotated[float, Ge(0)] = 1.0,
+        similarity_weight: Weight = 1.0,
+        imitation_weight: Weight = 1.0,
         temperature: Annotated[float, Ge(LEAST_TEMPERATURE)] = 0.1,
         pool: Annotated[int, Ge(1)] | None = None,
         metric: Literal["kl", "l2"] = "kl",
@@ -88,7 +89,7 @@ class PFS(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         terms = {}
         if self.similarity_weight:
-            terms["pfs"] = self.similarity_weight * self.similarity(student, teacher)
+            terms["pfs_similarity"] = self.similarity_weight * self.similarity(student, teacher)
         if self.imitation_weight:
             labels = resize_labels(target, student.logits.shape[-2:])
             terms["pfs_imitation"] = self.imitation_weight * self.imitation(student.logits, teacher.logits, labels)

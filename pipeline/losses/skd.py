@@ -12,6 +12,7 @@ from pipeline.losses._base import DistillationLoss
 from pipeline.losses._numerics import unit
 from pipeline.losses._padding import HIDDEN, filled, inside
 from pipeline.losses._similarity import gram_distance
+from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
 
@@ -48,7 +49,7 @@ class PairWise(DistillationLoss):
     def __init__(
         self,
         *,
-        weight: Annotated[float, Ge(0)] = 10.0,
+        weight: Weight = 10.0,
         mode: Literal["kernel", "grid"] = "kernel",
         kernel: Annotated[int, Ge(1)] = 2,
         grid: Annotated[int, Ge(1)] = 2,

@@ -62,7 +62,7 @@ class SegOutput:
         logits: (N, K, h, w), before upsampling.
         embedding: (N, C, h, w), the tensor that enters the classifier.
         stages: encoder feature maps (N, C_i, h_i, w_i), shallow to deep.
-        aux: (N, K, h', w') auxiliary logits, training only.
+        aux: (N, K, h', w') auxiliary logits, training only; see :meth:`SegNetwork.auxiliary_in_eval`.
         valid: (N, H, W) bool at the crop's size, False where a crop has padding instead of its frame. A task sets it;
             None: the frames fill their crops.
     """
@@ -125,6 +125,8 @@ class SegNetwork(nn.Module, ABC):
     #: started random, and, if it is known, ``normalisation``: ``mean`` and ``std`` of the weights' training.
     initial_weights: Mapping[str, Any] = MappingProxyType({})
 
+    _auxiliary_in_eval = False
+
     facts: NetworkFacts
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -182,6 +184,33 @@ class SegNetwork(nn.Module, ABC):
     def encoder(self) -> nn.Module | None:
         """The pretrained part, whose parameters may have their own learning rate; None: there is no such part."""
         return None
+
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        """The head of the auxiliary logits, which only training uses; None: the network has none."""
+        return None
+
+    def auxiliary_in_eval(self, wanted: bool) -> None:
+        """Whether the auxiliary head also runs in eval mode, as in a teacher whose auxiliary logits a loss compares."""
+        for module in self.modules():  # a network may contain others
+            if isinstance(module, SegNetwork):
+                module._auxiliary_in_eval = wanted
+
+    def auxiliary_logits(self, features: Tensor) -> Tensor | None:
+        """What ``forward`` returns as ``aux``: the head's logits, or None where it does not run or does not exist.
+
+        Shapes: features (N, C_i, h', w') of an encoder stage -> (N, K, h', w').
+        """
+        if self.auxiliary is None or not (self.training or self._auxiliary_in_eval):
+            return None
+        logits: Tensor = self.auxiliary(features)
+        return logits
+
+    @property
+    def deployed_parameters(self) -> int:
+        """Number of parameters without those of the auxiliary head, which no exported network has."""
+        auxiliary = () if self.auxiliary is None else self.auxiliary.parameters()
+        return sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in auxiliary)
 
     @abstractmethod
     def forward(self, x: Tensor) -> SegOutput:

@@ -10,6 +10,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
+from torchvision.models.segmentation.fcn import FCNHead
 
 from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
@@ -20,7 +21,9 @@ from pipeline.models.weights.packaged import open_package
 from pipeline.models.weights.wrappers import unwrap
 from pipeline.provenance.encoder_packages import PYPI, find
 
-CLASSIFIER = "segmentation_head.0"
+AUX = "auxiliary_head"
+#: Layers with one output per class, the auxiliary one second.
+CLASSIFIERS = ("segmentation_head.0", f"{AUX}.4")
 #: Keys of an smp config.json that need not agree: classifier rows are chosen by name, and weights come from the file.
 FREE = ("classes", "encoder_weights", "encoder_name", "activation")
 
@@ -33,6 +36,8 @@ class Smp(SegNetwork):
         classes: their names, offered by the run.
         architecture: key of ``smp.create_model``: unet, deeplabv3, deeplabv3plus, fpn, pspnet, segformer, ...
         encoder: smp encoder name, or ``tu-<timm name>``.
+        aux_loss: train an auxiliary classifier on the last but one encoder stage, too, as the protocol of CIRKD does:
+            layer3 of a ResNet, at stride 16, or 8 with ``encoder_output_stride: 8``. The deployed network has none.
         mean, std: of the RGB values in 0..1 of the weights' training, three numbers each; null: those that the initial
             weights come with (``imagenet``, or a checkpoint that states them), else ImageNet's.
         initial: initial weights: the options of :class:`pipeline.models.weights.initial.InitialWeights`. The encoder's
@@ -52,6 +57,7 @@ class Smp(SegNetwork):
         classes: Sequence[str] = (),
         architecture: str,
         encoder: str,
+        aux_loss: bool = False,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         initial: InitialWeights = RANDOM,
@@ -90,12 +96,19 @@ class Smp(SegNetwork):
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             hint = "; no connection to the hub: give the path of a checkpoint instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
+        if aux_loss:
+            self.net.add_module(AUX, FCNHead(int(self.net.encoder.out_channels[-2]), num_classes))
         around = [name for name, part in self.net.named_children() if name != "encoder" and list(part.parameters())]
         if checkpoint is not None:
             normalisation = checkpoint.normalisation
             checkpoint = unwrap(checkpoint, self.net.state_dict().keys())
             self.initial_weights = load_network(
-                self.net, checkpoint, initial, classifiers=[CLASSIFIER], classes=classes
+                self.net,
+                checkpoint,
+                initial,
+                classifiers=CLASSIFIERS[: 1 + aux_loss],
+                classes=classes,
+                unused=[] if aux_loss else [AUX],
             )
         elif from_hub:
             self.initial_weights = {"source": "imagenet", "random": around}
@@ -116,11 +129,20 @@ class Smp(SegNetwork):
         encoder: nn.Module = self.net.encoder
         return encoder
 
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        head: nn.Module | None = getattr(self.net, AUX, None)
+        return head
+
     def forward(self, x: Tensor) -> SegOutput:
         stages = self.net.encoder(x)
         embedding = self.net.decoder(stages)
-        logits = self.net.segmentation_head[0](embedding)
-        return SegOutput(logits=logits, embedding=embedding, stages=tuple(s for s in stages[1:] if s.shape[1]))
+        return SegOutput(
+            logits=self.net.segmentation_head[0](embedding),
+            embedding=embedding,
+            stages=tuple(stage for stage in stages[1:] if stage.shape[1]),
+            aux=self.auxiliary_logits(stages[-2]),
+        )
 
 
 def _facts(net: Any) -> NetworkFacts:

@@ -131,6 +131,11 @@ class TorchVision(SegNetwork):
         encoder: nn.Module = self.net.backbone
         return encoder
 
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        head: nn.Module | None = getattr(self.net, AUX, None)
+        return head
+
     def _classifier(self) -> Any:
         """The layer with one output per class."""
         head = self.net.classifier
@@ -151,12 +156,11 @@ class TorchVision(SegNetwork):
             embedding = maps["out"]
             for layer in list(head)[:-1]:
                 embedding = layer(embedding)
-        auxiliary = getattr(self.net, AUX, None) if self.training else None
         return SegOutput(
             logits=self._classifier()(embedding),
             embedding=embedding,
             stages=tuple(stages),
-            aux=None if auxiliary is None else auxiliary(maps["aux"]),
+            aux=None if self.auxiliary is None else self.auxiliary_logits(maps["aux"]),
         )
 
 

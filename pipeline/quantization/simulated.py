@@ -157,6 +157,10 @@ class SimulatedNetwork(SegNetwork):
     def encoder(self) -> nn.Module | None:
         return self.network.encoder
 
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        return self.network.auxiliary
+
     def forward(self, x: Tensor) -> SegOutput:
         with _Rounded(self._layers, self._factors, self._paired, self._roundings.additions):
             output: SegOutput = self.network(x)

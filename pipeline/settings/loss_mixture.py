@@ -1,11 +1,12 @@
 """The loss of a student as params.yaml writes it: a name, a list of names, or a mapping of names to options.
 
 ``kd``, ``[kd, fitnet]`` and ``{kd: {}, fitnet: {weight: 5.0}}`` all become a mapping of loss names to options. Options
-come from ``losses.<name>``; those in the mapping override them.
+come from ``losses.<name>``; those in the mapping override them. ``canonical`` stands for a mixture, see ``RECIPES``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from pipeline.provenance import closure
 
 Options = dict[str, Any]
 FOLDER = "pipeline/losses/"
+#: Names of mixtures with their options: wherever a loss is named, they are replaced by it.
+RECIPES: Mapping[str, Mapping[str, Options]] = {
+    "canonical": {
+        "kd": {"weight": "auto"},
+        "fitnet": {"weight": "auto", "normalize": "channels", "adapter": "norm"},
+    }
+}
 FORMS = "a name (kd), a list of names ([kd, fitnet]) or names with their options ({kd: {}, fitnet: {weight: 5.0}})"
 #: The loss without terms, which cannot be combined with others.
 NOTHING = "none"
@@ -28,15 +36,27 @@ def form_problem(loss: Any) -> str:
     if not isinstance(loss, (list, dict)) or not all(isinstance(name, str) for name in loss):
         return f"allowed: {FORMS}"
     bare = [name for name, options in loss.items() if not isinstance(options, dict)] if isinstance(loss, dict) else []
+    changed = [name for name in loss if isinstance(loss, dict) and name in RECIPES and loss[name]]
     problems = {
         f"at least one loss is needed; '{NOTHING}' is the student alone": not loss,
-        "a loss is named twice; name each once, and change its weight by its options": len(set(loss)) < len(loss),
+        "a loss is named twice; name each once, and change its weight by its options": _named_twice(loss),
         f"the options of {', '.join(bare)} must be a section, such as {{}} or {{weight: 5.0}}": bool(bare),
+        f"{', '.join(changed)} has no options; write out what it stands for: {_written(changed)}": bool(changed),
         f"'{NOTHING}' is the student alone and cannot be combined with others; leave it out": (
             NOTHING in loss and len(loss) > 1
         ),
     }
     return next((problem for problem, is_true in problems.items() if is_true), "")
+
+
+def _named_twice(loss: Iterable[str]) -> bool:
+    names = [name for given in loss for name in RECIPES.get(given, [given])]
+    return len(set(names)) < len(names)
+
+
+def _written(recipes: Iterable[str]) -> str:
+    """Recipes as params.yaml would have them."""
+    return json.dumps([RECIPES[name] for name in recipes])[1:-1].replace('"', "")
 
 
 def overrides(loss: Any) -> dict[str, Options]:
@@ -49,9 +69,9 @@ def overrides(loss: Any) -> dict[str, Options]:
         >>> overrides("kd"), overrides(["kd", "fitnet"]), overrides({"kd": {"weight": 2.0}})
         ({'kd': {}}, {'kd': {}, 'fitnet': {}}, {'kd': {'weight': 2.0}})
     """
-    if isinstance(loss, str):
-        return {loss: {}}
-    return {name: dict(loss[name]) if isinstance(loss, dict) else {} for name in loss}
+    chosen = loss if isinstance(loss, dict) else {name: {} for name in ([loss] if isinstance(loss, str) else loss)}
+    written_out = (RECIPES.get(name, {name: options}) for name, options in chosen.items())
+    return {name: dict(options) for mixture in written_out for name, options in mixture.items()}
 
 
 def resolve(loss: Any, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.losses._padding import inside
 from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
 from pipeline.settings.param_types import FrameLabels
+from pipeline.training.balance import Balance
 from pipeline.training.pseudo_labels import PseudoLabels, cross_entropy
 from pipeline.training.tasks import Normaliser, SupervisedTask
 
@@ -31,9 +33,9 @@ class DistillationTask(SupervisedTask):
 
     Each network gets the frames normalised with its own mean and deviation.
 
-    ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits and embedding are resized to the
-    student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base strides agree and
-    nothing is resized). Its weights are no part of the task's state.
+    ``train()`` leaves the teacher in eval mode, and it runs under no_grad. Its logits, auxiliary logits and embedding
+    are resized to the student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base
+    strides agree and nothing is resized). Its weights are no part of the task's state.
 
     Frames without labels have no cross-entropy with labels. What they have depends on ``labels``:
 
@@ -63,7 +65,9 @@ class DistillationTask(SupervisedTask):
     ) -> None:
         super().__init__(student, ignore_index=ignore_index)
         self.loss = loss
+        self.balance = Balance(loss.term_weights, until=loss.until)
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
+        teacher.auxiliary_in_eval(loss.uses_auxiliary)
         self.normalise_for_teacher = Normaliser(teacher)
         self.labels = labels
         self.pseudo = pseudo if labels != "soft" or loss.uses_labels else None
@@ -123,22 +127,51 @@ class DistillationTask(SupervisedTask):
         """
         target, valid = self.receive(target)
         student = self.predict(x, valid)
-        terms = self.supervised(student, target, weight)
+        supervised = self.supervised(student, target, weight)
+        hard = unlabelled is not None and self.pseudo is not None and self.labels != "soft"
+        if self.balance.over and not hard:
+            return self.total(supervised)
         teacher = self.teach(x, student)
+        terms, curves = dict(supervised), {}
         if unlabelled is not None and self.pseudo is not None:
             chosen = _positions(unlabelled, True, device=x.device)
             labels = self._labels(x, student, teacher, chosen)
-            if self.labels != "soft":
-                terms["pseudo_ce"] = self._pseudo_cross_entropy(student, labels, chosen)
-            if self.labels == "hard":
-                return self._total(terms, self._taught_with_labels(student, teacher, target, unlabelled))
             target = target.index_copy(0, chosen, resize_labels(labels, target.shape[-2:]))
-        return self._total(terms, self.loss(student, teacher, target))
+            if hard:
+                terms["pseudo_ce"] = self._pseudo_cross_entropy(student, labels, chosen)
+        if not self.balance.over:
+            taught = self._taught(student, teacher, target, unlabelled)
+            if clash := ", ".join(sorted({"loss", *terms} & set(taught))):
+                raise UserError(f"the loss returns a term named {clash}, which the task uses itself; rename it")
+            taught, curves = self.balance(taught, supervised, student)
+            terms |= taught
+        return {**self.total(terms), **curves}
 
-    def _total(self, terms: dict[str, Tensor], taught: dict[str, Tensor]) -> dict[str, Tensor]:
-        if clash := sorted({"loss", *terms} & set(taught)):
-            raise UserError(f"the loss returns a term named {', '.join(clash)}, which the task uses itself; rename it")
-        return self.total({**terms, **taught})
+    def _taught(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, unlabelled: Sequence[bool] | None
+    ) -> dict[str, Tensor]:
+        """The terms of the loss: on all images; with ``hard`` on those with labels, by whose number a part counts."""
+        if unlabelled is None or self.labels != "hard":
+            return self.loss(student, teacher, target)
+        chosen = _positions(unlabelled, False, device=target.device)
+        taught = self.loss(_images(student, chosen), _images(teacher, chosen), target[chosen])
+        factor = len(chosen) / (len(target) * (1 - self.unlabelled_share))
+        return {name: value * factor for name, value in taught.items()}
+
+    def predict(self, x: Tensor, valid: Tensor | None) -> SegOutput:
+        # In a compiled network autograd sees no path from the embedding to the logits.
+        compiled = self.network._compiled_call_impl is not None
+        with torch.compiler.set_stance("force_eager") if compiled and self.balance.measures else nullcontext():
+            return super().predict(x, valid)
+
+    def begin(self, step: int, *, steps: int) -> None:
+        self.balance.begin(step, steps=steps)
+
+    def finish(self) -> None:
+        self.balance.finish()
+
+    def check(self) -> None:
+        self.balance.warn()
 
     @property
     def parameters_of_loss(self) -> int:
@@ -186,15 +219,6 @@ class DistillationTask(SupervisedTask):
         )  # fmt: skip
         return values.sum() / (len(student.logits) * self.unlabelled_share)
 
-    def _taught_with_labels(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, unlabelled: Sequence[bool]
-    ) -> dict[str, Tensor]:
-        """The terms of the loss on the images with labels; a part counts by their number."""
-        chosen = _positions(unlabelled, False, device=target.device)
-        taught = self.loss(_images(student, chosen), _images(teacher, chosen), target[chosen])
-        factor = len(chosen) / (len(target) * (1 - self.unlabelled_share))
-        return {name: value * factor for name, value in taught.items()}
-
     def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when nothing uses the teacher.
 
@@ -213,7 +237,7 @@ class DistillationTask(SupervisedTask):
                 logits=_resize(output.logits, size),
                 embedding=_resize(output.embedding, student.embedding.shape[-2:]),
                 stages=output.stages,
-                aux=output.aux,
+                aux=None if output.aux is None or student.aux is None else _resize(output.aux, student.aux.shape[-2:]),
                 valid=student.valid,
             )
 

@@ -99,6 +99,7 @@ class Learner:
         ]
         unlabelled = [tuple(flags.tolist()) for part in parts for flags in part[3:]]  # on the host
         weight = self._weight(moved)
+        self.task.begin(step, steps=self.settings.steps)
         means: dict[str, Tensor] = {}
         for number, (images, target) in enumerate(moved, start=1):
             flags = unlabelled[number - 1 : number]
@@ -108,6 +109,7 @@ class Learner:
                 self.accelerator.backward(terms["loss"] / len(moved))
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)
+        self.task.finish()
         gradient = self._clipped()
         self._stepper.step()
         self._stepper.zero_grad(set_to_none=True)
@@ -122,7 +124,9 @@ class Learner:
         Raises:
             UserError: loss or gradient of one of them is not finite, or its loss explodes.
         """
-        return self._readings.read()
+        readings = self._readings.read()
+        self.task.check()
+        return readings
 
     def _clipped(self) -> Tensor:
         """Limit the norm of the gradient if the run does, and return the norm that it had."""

@@ -94,7 +94,7 @@ def train(
         workers: processes that load crops; 0: this process loads them.
         store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
         log_every: steps between two reads of the loss from the device; None: see ``training.readings.EVERY``.
-        unlabelled: frames without labels; ``settings.unlabelled`` of them are in every batch of a distillation.
+        unlabelled: frames without labels; ``settings.unlabelled_images`` of them are in every batch of a distillation.
 
     Raises:
         UserError: the data set has too few classes to learn, the network cannot take the sizes, the batch cannot be
@@ -130,7 +130,7 @@ def train(
         draws = data.Draws(
             length=len(train_split), steps=settings.steps, images=images, seed=settings.seed, first=first,
             accumulate=settings.accumulate, process=accelerator.process_index, processes=accelerator.num_processes,
-            unlabelled=len(without or ()), per_update=settings.unlabelled,
+            unlabelled=len(without or ()), per_update=settings.unlabelled_images,
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 

@@ -23,7 +23,7 @@ class TrainingSettings:
         scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
         class_balance: exponent of the cross-entropy's class weights, see :func:`pipeline.training.data.class_weights`.
         batch_size: images per update, over all processes and accumulated parts.
-        unlabelled: how many of them are frames without labels.
+        unlabelled_images: how many of them are frames without labels.
         accumulate: parts of a batch whose gradients are added before an update.
         steps: updates; the learning rate falls over them.
         seed: seed of the crops and of the random draws of every step.
@@ -72,7 +72,7 @@ class TrainingSettings:
     determinism: Determinism = "auto"
     validation_precision: ValidationPrecision = "fp32"
     keep_start: bool = False
-    unlabelled: int = 0
+    unlabelled_images: int = 0
 
     @classmethod
     def of(
@@ -89,10 +89,10 @@ class TrainingSettings:
             UserError: a batch of one image cannot have frames with and without labels.
         """
         names = {field.name for field in fields(cls)}
-        values = recipe.model_dump(include=names - {"steps", "seed", "unlabelled"})
+        values = recipe.model_dump(include=names - {"steps", "seed"})
         unlabelled = without_labels(recipe.batch_size, share=share) if share else 0
         steps = updates(recipe, images, unlabelled=unlabelled)
-        return cls(**values, steps=steps, input_size=input_size, seed=seed, unlabelled=unlabelled)
+        return cls(**values, steps=steps, input_size=input_size, seed=seed, unlabelled_images=unlabelled)
 
     @property
     def crop_size(self) -> tuple[int, int]:

@@ -101,7 +101,8 @@ def distill(
     processes.leave()
     if processes.is_main():
         facts = {
-            **trained.facts, "student": name, "loss": {"name": loss["name"], "options": loss["options"]},
+            **trained.facts, "student": name,
+            "loss": {"name": loss["name"], "options": loss["options"], "weights": task.balance.values()},
             "parents": {"dataset": prepared.artifact.hash, **hashes},
         }  # fmt: skip
         if frames and teaches:

@@ -115,6 +115,15 @@ class SupervisedTask(nn.Module):
         )
         return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
+    def begin(self, step: int, *, steps: int) -> None:
+        """Before an update: its 1-based number, and how many the training has."""
+
+    def finish(self) -> None:
+        """After all parts of a batch; all processes call it."""
+
+    def check(self) -> None:
+        """When the host has waited for the device: warn of what went wrong there."""
+
     def networks(self) -> list[SegNetwork]:
         """All networks that run forward."""
         return [self.network]

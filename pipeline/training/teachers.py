@@ -61,6 +61,10 @@ class Teachers(SegNetwork):
     def encoder(self) -> nn.Module | None:
         return self.first.encoder
 
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        return self.first.auxiliary
+
     def forward(self, x: Tensor) -> SegOutput:
         plain: SegOutput = self.first(x)
         size = plain.logits.shape[-2:]

@@ -39,9 +39,9 @@ def ready_for_unlabelled(
         UserError: a part of a batch has no labelled image for the losses.
     """
     parts = settings.accumulate * accelerator.num_processes
-    task.unlabelled_share = settings.unlabelled / settings.batch_size
+    task.unlabelled_share = settings.unlabelled_images / settings.batch_size
     if task.labels == "hard" and task.loss.uses_teacher:
-        check_parts(settings.batch_size, parts=parts, unlabelled=settings.unlabelled)
+        check_parts(settings.batch_size, parts=parts, unlabelled=settings.unlabelled_images)
     if task.pseudo is None:
         return
     assert crops.unlabelled is not None

@@ -76,6 +76,7 @@ def test_settings_are_valid(block: str, tmp_path: Path) -> None:
         "dataset": check_params,
         "teacher": check_params,
         "distill": check_params,
+        "losses": check_params,
         "model": check_description,
         "zones": check_zones,
         "events": check_events,

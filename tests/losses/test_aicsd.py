@@ -61,7 +61,6 @@ def test_aicsd_equals_plain_loops(scope: str, bench: Any) -> None:
 
 @pytest.mark.parametrize("scope", ["image", "batch"])
 def test_gradient_of_the_matrix_term_is_the_derivative(scope: str, bench: Any) -> None:
-    """The contract tests the first step, where its factor is zero."""
     loss, teacher = bench.build("aicsd", scope=scope, adaptive=False), bench.teacher(4)
 
     def value(logits: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ def test_golden() -> None:
     apart = torch.tensor([[[[0.0, 2.0]], [[3.0, 0.0]]]], dtype=torch.float64)
     alike = torch.zeros(1, 2, 1, 2, dtype=torch.float64)
     pair = [SegOutput(logits=x, embedding=x) for x in (apart, alike)]
-    loss = losses.build("aicsd", {"adaptive": False, "weight": 1.0}, steps=4)
+    loss = losses.build("aicsd", {"adaptive": False, "weight": 1.0})
     assert float(loss(*pair, torch.zeros(1))["aicsd"]) == pytest.approx(2 / 4, abs=1e-12)
     assert float(loss(pair[0], pair[0], torch.zeros(1))["aicsd"]) == pytest.approx(0, abs=1e-12)
 
@@ -93,17 +92,23 @@ def test_equal_maps_of_many_positions_give_no_noise_in_float32(value: float) -> 
     logits = torch.full((1, 19, 64, 64), value, requires_grad=True)
     teacher = torch.randn(1, 19, 64, 64)
     pair = (SegOutput(logits=x, embedding=x) for x in (logits, teacher))
-    losses.build("aicsd", {"adaptive": False, "weight": 1.0}, steps=4)(*pair, torch.zeros(1))["aicsd"].backward()
+    losses.build("aicsd", {"adaptive": False, "weight": 1.0})(*pair, torch.zeros(1))["aicsd"].backward()
     assert logits.grad is not None and float(logits.grad.abs().max()) == 0
 
 
-def test_weight_moves_from_kd_to_the_matrix_in_training_only(bench: Any) -> None:
-    student, teacher = bench.student(3), bench.teacher(4)
-    full = bench.build("aicsd", adaptive=False)(student, teacher, bench.labels())
-    loss = losses.build("aicsd", {}, steps=4).double()
-    for alpha in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0):
-        for training in (False, True):
-            terms = loss.train(training)(student, teacher, bench.labels())
-            assert float(terms["aicsd"]) == pytest.approx(alpha * float(full["aicsd"]), abs=1e-12)
-            assert float(terms["aicsd_kd"]) == pytest.approx((1 - alpha) * float(full["aicsd_kd"]), abs=1e-12)
-    assert int(loss.state_dict()["step"]) == 6
+def test_weight_moves_from_kd_to_the_matrix_during_training() -> None:
+    """The task applies the schedules; without them both terms count from the first step to the last."""
+    loss = losses.build("aicsd", {"weight": 3.0})
+    assert list(loss.buffers()) == []
+    for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
+        factors = {term: weight.factor(alpha) for term, weight in loss.term_weights.items()}
+        assert factors == pytest.approx({"aicsd": alpha, "aicsd_kd": 1 - alpha}, abs=1e-12)
+    constant = losses.build("aicsd", {"adaptive": False})
+    assert not any(weight.changes for weight in constant.term_weights.values())
+
+
+def test_a_schedule_in_params_replaces_that_of_the_method() -> None:
+    loss = losses.build("aicsd", {"weight": "auto", "kd_weight": {"constant": 5.0, "until": 0.5}})
+    weights = loss.term_weights
+    assert (weights["aicsd"].share, weights["aicsd"].warmup) == (0.5, 1.0)
+    assert (weights["aicsd_kd"].base, weights["aicsd_kd"].decay, weights["aicsd_kd"].until) == (5.0, 0.0, 0.5)

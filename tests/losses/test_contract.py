@@ -89,7 +89,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cirkd", {"official_enqueue": True, "pool": 2}),
     ("cwd", {"feature_weight": 50.0}),
     ("aicsd", {"adaptive": False, "scope": "batch"}),
-    ("af_dcd", {"feature": "embedding"}),
+    ("af_dcd", {"feature": "embedding", "adapter": "norm", "normalize": "channels"}),
+    ("mgd", {"adapter": "norm", "normalize": "channels"}),
+    ("idd", {"position_weight": 1.0, "adapter": "norm", "normalize": "channels"}),
     ("skd", {"mode": "grid"}),
 ]
 

@@ -99,3 +99,14 @@ def test_what_does_not_fit_into_the_memory_is_named(
     assert [row.get("fails") for row in rows] == [None, "out of memory", "out of memory"]
     benchmark.show("title", rows, base="kd")
     assert capsys.readouterr().out.count("out of memory") == 2
+
+
+def test_steps_that_measure_are_compared_with_others(run: Any, benchmark: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "losses.json"
+    assert run("--tiny", "--auto", "--losses", "at", "--json", out) == 0
+    rows = json.loads(out.read_text())["auto"]["rows"]
+    assert [row["name"] for row in rows] == ["kd", "at", "kd+fitnet"]
+    assert all(row["plain"] > 0 and row["measuring"] > 0 for row in rows)
+    extra = 100 * (rows[0]["measuring"] / rows[0]["plain"] - 1)
+    assert rows[0]["of_300"] == pytest.approx(extra * benchmark.measured_steps(300) / 300, abs=0.01)
+    assert benchmark.all_auto("cwd") == {"logit_weight": "auto"}  # the feature term is off

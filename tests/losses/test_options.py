@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from pipeline import losses, option_values, plugins
 from pipeline.errors import UserError
+from pipeline.losses._weights import FORMS, Forms
 from pipeline.settings import plugin_options
 
 KINDS = ("losses", "datasets", "models")  # a runtime also runs where annotated_types is missing
@@ -40,9 +41,13 @@ def parts(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, []
 
 
+def ranges(limits: list[Any]) -> list[Any]:
+    return [limit for limit in limits if isinstance(limit, tuple(WORDS))]
+
+
 def invalid(base: Any, limits: list[Any]) -> Iterator[tuple[Any, str]]:
     """Values that an option must refuse, with what the message says is allowed."""
-    for limit in limits:
+    for limit in ranges(limits):
         bound = getattr(limit, type(limit).__name__.lower())
         direction = -math.inf if isinstance(limit, (Gt, Ge)) else math.inf
         beyond = bound + math.copysign(1, direction) if base is int else math.nextafter(bound, direction)
@@ -52,7 +57,8 @@ def invalid(base: Any, limits: list[Any]) -> Iterator[tuple[Any, str]]:
             yield base(bound), message
     if base is float:
         yield from ((value, "allowed: a finite number") for value in (math.inf, math.nan))
-        yield from ((value, "allowed: a valid number") for value in ("1", True, None, [1.0]))
+        yield "1", f"allowed: {FORMS}" if Forms() in limits else "allowed: a valid number"
+        yield from ((value, "allowed: a valid number") for value in (True, None, [1.0]))
     elif base is int:
         yield from ((value, "allowed: a valid integer") for value in ("1", True, 1.5, [1]))
     elif base is bool:
@@ -106,7 +112,7 @@ def test_every_number_has_a_range_and_every_default_is_valid(kind: str, name: st
 def test_the_limit_itself_is_valid_where_the_range_holds_it(name: str) -> None:
     for key, parameter in options("losses", name).items():
         _, limits = parts(parameter.annotation)
-        for limit in limits:
+        for limit in ranges(limits):
             if isinstance(limit, (Ge, Le)):
                 bound = limit.ge if isinstance(limit, Ge) else limit.le
                 assert option_values.problem(bound, parameter.annotation) == "", key

@@ -26,7 +26,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("fitnet", {"normalize": "channels"}),
     ("fitnet", {"normalize": "none"}),
     ("fitnet", {"adapter": "norm"}),
+    ("cwd", {"feature_weight": 50.0, "adapter": "norm"}),
     ("mgd", {"normalize": "teacher"}),
+    ("mgd", {"adapter": "norm"}),
+    ("idd", {"normalize": "channels"}),
+    ("idd", {"adapter": "norm"}),
     ("idd", {"position_weight": 1.0}),
     ("i2ckd", {"layers": ["stage1", "stage2", "embedding"]}),
     ("aicsd", {"adaptive": False, "scope": "batch"}),
@@ -36,9 +40,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 #: Their value for a crop is exactly that for its frame. The others: `cirkd` and an adapter with batch norm count
 #: padding as zeros there, `mgd` and `af_dcd` draw random positions, and a grid divides the crop.
 INEXACT = {"cirkd", "mgd", "af_dcd"}
-OWN_SIZE = [{"mode": "grid"}, {"adapter": "norm"}]
+OWN_SIZE = ("mode", "adapter")
 EXACT: list[tuple[str, dict[str, Any]]] = [
-    *((name, options) for name, options in VARIANTS if name not in INEXACT and options not in OWN_SIZE),
+    *((name, options) for name, options in VARIANTS if name not in INEXACT and options.keys().isdisjoint(OWN_SIZE)),
     ("cirkd", {"pixel_weight": 0.0, "region_weight": 0.0}),
 ]
 ROWS, COLUMNS = slice(4, 8), slice(0, 4)  # of an 8 x 8 embedding: the frame of the last image

@@ -42,7 +42,7 @@ def test_similarity_equals_plain_loops(options: dict[str, Any], bench: Any) -> N
             else:
                 s, t = (softmax([value / temperature for value in row]) for row in rows)
                 total += kl(t, s)
-    value = bench.build("pfs", similarity_weight=2.0, **options)(student, teacher, bench.labels())["pfs"]
+    value = bench.build("pfs", similarity_weight=2.0, **options)(student, teacher, bench.labels())["pfs_similarity"]
     assert float(value) == pytest.approx(2.0 * total / (2 * pixels), abs=1e-9)
 
 
@@ -80,7 +80,7 @@ def test_identity_is_zero_and_scale_changes_nothing(bench: Any) -> None:
     assert all(abs(float(term)) < 1e-12 for term in loss(student, student, bench.labels()).values())
     stretched = replace(student, embedding=student.embedding * torch.rand(2, 1, bench.H, bench.W).double().add(0.5))
     for other in (stretched, replace(student, embedding=student.embedding.flip(1))):  # a rotation of the channels
-        value, expected = (loss(output, teacher, bench.labels())["pfs"] for output in (other, student))
+        value, expected = (loss(output, teacher, bench.labels())["pfs_similarity"] for output in (other, student))
         assert float(value) == pytest.approx(float(expected), abs=1e-12)
 
 
@@ -112,5 +112,5 @@ def test_gradient_is_that_of_fixed_weights(bench: Any) -> None:
 
 def test_golden(bench: Any) -> None:
     terms = bench.build("pfs")(bench.student(3), bench.teacher(4), bench.labels())
-    golden = {"pfs": 0.596441441297, "pfs_imitation": 0.505453757911}
+    golden = {"pfs_similarity": 0.596441441297, "pfs_imitation": 0.505453757911}
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(golden, abs=1e-9)

@@ -140,7 +140,7 @@ EXCEPT: dict[str, dict[str, tuple[float, float, str]]] = {
     "cwd_feature": {"scale": (8, 15, OWN_SCALE)},
     "cwd_logit": {"classes": (0.35, 0.55, MEAN_OF_CLASSES)},
     "cwd_logit normalized": {"classes": (0.35, 0.55, MEAN_OF_CLASSES)},
-    "dist": {"classes": (0.5, 0.8, MEAN_OF_CLASSES)},
+    **{term: {"classes": (0.5, 0.8, MEAN_OF_CLASSES)} for term in ("dist_inter", "dist_intra")},
     "aicsd": {"classes": (0.5, 0.9, MEAN_OF_CLASSES)},
     "aicsd_kd": {"classes": (0.2, 0.3, MEAN_OF_CLASSES)},
     "skd": {"stride": (1.4, 2.1, "regions of 2 x 2 pixels, as published: they are smaller at a finer stride")},
@@ -166,6 +166,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("aicsd", {"adaptive": False}),
     ("mgd", {}),
     ("mgd", {"normalize": "teacher"}),
+    ("idd", {"normalize": "channels", "adapter": "norm"}),
     ("af_dcd", {}),
     ("af_dcd", {"normalize": "teacher"}),
 ]

@@ -86,7 +86,8 @@ def test_a_checkpoint_gives_the_librarys_output(tmp_path: Path, architecture: st
         for module in network.modules():  # its modules stay in eval mode, as in `theirs`
             module.training = module is network
         aux = network(image).aux
-    assert aux is not None
+        network.eval().auxiliary_in_eval(True)
+        assert aux is not None and torch.equal(network(image).aux, aux)
     aux = F.interpolate(aux, size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(aux, expected, rtol=1e-4, atol=1e-5)
 

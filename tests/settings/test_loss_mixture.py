@@ -39,6 +39,32 @@ def test_options_beside_a_name_override_those_of_the_section(loss: Any, expected
     assert OPTIONS["fitnet"] == {"weight": 10.0}
 
 
+@pytest.mark.parametrize("loss", ["canonical", ["canonical"], {"canonical": {}}])
+def test_canonical_is_logits_and_standardised_features_whose_weights_fit_themselves(loss: Any) -> None:
+    assert loss_mixture.form_problem(loss) == ""
+    assert loss_mixture.resolve(loss, OPTIONS) == {
+        "kd": {"temperature": 2.0, "weight": "auto"},
+        "fitnet": {"weight": "auto", "normalize": "channels", "adapter": "norm"},
+    }
+    assert loss_mixture.title(loss_mixture.resolve(loss, OPTIONS)) == "kd+fitnet"
+    assert set(loss_mixture.resolve(["canonical", "at"], OPTIONS)) == {"kd", "fitnet", "at"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "problem"),
+    [
+        (["canonical", "kd"], "a loss is named twice; name each once, and change its weight by its options"),
+        (
+            {"canonical": {"weight": 2.0}},
+            "canonical has no options; write out what it stands for: {kd: {weight: auto}, "
+            "fitnet: {weight: auto, normalize: channels, adapter: norm}}",
+        ),
+    ],
+)
+def test_canonical_is_neither_doubled_nor_changed(loss: Any, problem: str) -> None:
+    assert loss_mixture.form_problem(loss) == problem
+
+
 def test_the_title_of_a_mixture_names_its_parts() -> None:
     assert loss_mixture.title(loss_mixture.resolve(["kd", "fitnet"], OPTIONS)) == "kd+fitnet"
     assert loss_mixture.title(loss_mixture.resolve("kd", OPTIONS)) == "kd"

@@ -186,7 +186,7 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
             put("students", "kd", "loss", {"kd": {}, "fitnet": {"wieght": 5.0}}),
             "students.kd.loss.fitnet.wieght: unknown key; did you mean 'weight'?",
         ),
-        (put("students", "kd", "loss", {"kd": {"weight": "1"}}), "students.kd.loss.kd.weight: got '1'; allowed: a val"),
+        (put("students", "kd", "loss", {"kd": {"weight": "1"}}), "students.kd.loss.kd.weight: got '1'; allowed: a num"),
         (put("compare", "seeds", []), "compare.seeds: got []; list should have at least 1 item"),
         (put("compare", "seeds", [1, 1]), "compare.seeds: got [1, 1]; a seed is named twice"),
         (put("compare", "seeds", [-1]), "compare.seeds.0: got -1; allowed: greater than or equal to 0"),
@@ -251,7 +251,7 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("datasets", "camvid", "root", 5), "datasets.camvid.root: got 5; allowed: a valid string"),
         (put("datasets", "streets", "size", [1, "2"]), "datasets.streets.size: got [1, '2']; allowed: a valid integer"),
         (put("losses", "none", None), "losses.none: got None; allowed: a section"),
-        (put("losses", "kd", "weight", "1"), "losses.kd.weight: got '1'; allowed: a valid number"),
+        (put("losses", "kd", "weight", "1"), "losses.kd.weight: got '1'; allowed: a number, auto"),
         (put("losses", "kd", "temperature", 0), "losses.kd.temperature: got 0; allowed: greater than 0"),
         (put("datasets", "streets", "val", 0), "datasets.streets.val: got 0; allowed: greater than or equal to 1"),
         (put("datasets", "streets", "size", [128]), "datasets.streets.size: got [128]; allowed: a list of two numbers"),
@@ -367,7 +367,7 @@ def test_unknown_student_names_the_closest() -> None:
 
 def test_offered_facts_are_those_that_networks_declare() -> None:
     facts = NetworkFacts(channels=1, stage_channels=(1,), output_stride=1, divisor=1)
-    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps"}
+    offered = {*facts.offered("student"), *facts.offered("teacher"), "num_classes", "ignore_index", "steps", "seed"}
     assert offered == plugin_options.OFFERED["losses"]
     builder = set(inspect.signature(models.build).parameters) - {"name", "options"}
     assert builder == plugin_options.OFFERED["models"]

@@ -69,3 +69,11 @@ def test_mistakes_leave_the_file_as_it_was(file: Path, tmp_path: Path, monkeypat
     assert file.read_bytes() == before
     with pytest.raises(UserError, match="no such file"):
         presets.apply("wrong", tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in presets.available() if name.startswith("cirkd_")])
+def test_every_network_of_the_cirkd_protocol_has_an_auxiliary_head(name: str, file: Path) -> None:
+    presets.apply(name, file)
+    settings = params.load(file)
+    for model in (settings.teacher.model, *(student.model for student in settings.students.values())):
+        assert model.options["aux_loss"] is True

@@ -153,7 +153,7 @@ def test_an_update_has_the_bits_of_a_plain_loop(
     with monkeypatch.context() as patched:
         patched.setattr(Learner, "update", recorded)
         bench.train(ours, tmp_path, steps=4, validate_every=4, log_every=4, **options)
-    plain.class_weights = ours.class_weights
+    plain.class_weights, plain.padding = ours.class_weights, ours.padding
     settings = bench.SETTINGS
     build = {
         "adamw": lambda: torch.optim.AdamW(plain.parameters(), weight_decay=settings.weight_decay, fused=True),

@@ -147,14 +147,17 @@ def test_the_stage_with_stage_0_views_and_two_teachers(
     monkeypatch.chdir(tmp_path)
     with Path("params.yaml").open("w") as stream:
         YAML().dump(raw, stream)
-    artifact.write_text(Path("loss.json"), json.dumps({"loss": loss_mixture.facts({"kd": {}})}))
+    artifact.write_text(Path("loss.json"), json.dumps({"loss": loss_mixture.facts({"kd": {"weight": "auto"}})}))
     arguments = ["--student", "kd", "--dataset", str(bench.prepared.artifact.path), "--teacher", "t"]
     arguments += ["--loss", "loss.json", "--curves", "c", "--costs", "costs.json", "--checkpoints", "k", "--out", "s"]
     monkeypatch.setattr("sys.argv", ["distill.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "stages/distill.py"), run_name="__main__")
     assert not ended.value.code
-    parents = artifact.load(Path("s"), kind="network").meta["parents"]
+    meta = artifact.load(Path("s"), kind="network").meta
+    assert meta["loss"]["weights"].keys() == {"kd"} and meta["loss"]["weights"]["kd"] > 0
+    assert Path("c/plots/metrics/train/weight/kd.tsv").is_file()
+    parents = meta["parents"]
     assert parents["teacher"] == artifact.load(Path("t"), kind="network").hash
     assert parents["teacher_2"] == artifact.load(Path("t2"), kind="network").hash
     costs = json.loads(Path("costs.json").read_text())

@@ -28,7 +28,7 @@ from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import params
 from pipeline.training import data, processes, rounds, run
-from pipeline.training.settings import without_labels
+from pipeline.training.settings import TrainingSettings, without_labels
 from pipeline.training.students import distill
 from pipeline.training.unlabelled import check_parts
 from tests.training.conftest import Bench
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 Modes = Literal["soft", "hard", "both"]
 IGNORE, PADDING = 255, 254
 #: Crops are larger than frames: some pixels are padding.
-UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "batch_size": 4, "unlabelled": 2}
+UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "batch_size": 4, "unlabelled_images": 2}
 
 
 def drawn(*, accumulate: int = 1, number: int = 1, first: int = 0, **options: Any) -> list[list[tuple[int, int]]]:
@@ -75,6 +75,11 @@ def test_how_many_of_a_batch() -> None:
     assert without_labels(8, share=0.01) == 1 and without_labels(8, share=0.99) == 7, "at least one of each"
     with pytest.raises(UserError, match=r"batch_size: got 1; with frames without labels .* raise it to 2 or more"):
         without_labels(1, share=0.5)
+    recipe = params.load(ROOT / "params.yaml", kinds=()).distill.model_copy(update={"steps": None, "epochs": 2.0})
+    steps = [
+        TrainingSettings.of(recipe, images=40, input_size=(64, 96), seed=0, share=share).steps for share in (0.0, 0.5)
+    ]
+    assert steps == [20, 40], "an epoch is a pass over the images with labels"
 
 
 def test_an_unlabelled_crop_is_ignored_its_padding_stays(prepared: Prepared, frames: Unlabelled) -> None:
@@ -279,7 +284,7 @@ def test_two_processes_give_what_one_gives(bench: Bench, frames: Unlabelled, tmp
 def in_rounds(bench: Bench, frames: Unlabelled, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two rounds of four steps with hard labels and the loss ``i2ckd``."""
     monkeypatch.setattr(run, "estimate", mock.Mock(side_effect=UserError("not estimated in this test")))
-    settings = replace(bench.SETTINGS, unlabelled=2)
+    settings = replace(bench.SETTINGS, unlabelled_images=2)
 
     def learn(task: Any, folder: Path, **options: Any) -> Any:
         start = partial(
@@ -359,8 +364,8 @@ def test_other_frames_and_another_share_are_another_run(
     assert "resuming after step 2" in caplog.text
     begin(rendered(tmp_path / "other", count=7, seed=6))
     assert "resuming" not in caplog.text and "inputs.unlabelled changed" in caplog.text
-    begin(frames, unlabelled=1)
-    assert "resuming" not in caplog.text and "settings.unlabelled was 2, is 1" in caplog.text
+    begin(frames, unlabelled_images=1)
+    assert "resuming" not in caplog.text and "settings.unlabelled_images was 2, is 1" in caplog.text
 
 
 def test_losses_that_see_labelled_images_only_need_one_in_every_part() -> None:

@@ -58,7 +58,7 @@ def save(
         "std": list(network.std),
         "channel_order": "RGB",
         "initial_weights": dict(network.initial_weights),
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": network.deployed_parameters,
     }
     write(path, network, meta=meta, last=last)
 

@@ -1,0 +1,295 @@
+"""Weights that fit themselves: measured shares, their limits, resuming, parts of a batch, schedules."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline import losses
+from pipeline.errors import UserError
+from pipeline.losses._weights import TermWeight
+from pipeline.models import SegOutput
+from pipeline.training import balance
+from pipeline.training.balance import FIRST, Balance, interval, strength
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.learner import Learner
+from pipeline.training.memory import estimate
+from tests.training.conftest import Bench
+
+CANONICAL: dict[str, Any] = {
+    "kd": {"weight": "auto"},
+    "fitnet": {"weight": {"auto": 0.3}, "normalize": "none"},
+}
+
+
+def distillation(bench: Bench, mixture: dict[str, Any]) -> DistillationTask:
+    teacher, student = bench.network(seed=1), bench.network(seed=0)
+    loss = losses.build_all(mixture, **bench.offered(student, teacher))
+    return DistillationTask(student, teacher, loss, ignore_index=255)
+
+
+def batch(images: int = 2) -> tuple[Tensor, Tensor]:
+    """Frames (N, 3, 64, 96) and labels of blocks, a column of them ignored."""
+    generator = torch.Generator().manual_seed(3)
+    frames = torch.randint(0, 256, (images, 3, 64, 96), dtype=torch.uint8, generator=generator)
+    blocks = torch.randint(0, 11, (images, 8, 12), generator=generator)
+    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    labels[:, :, :8] = 255
+    return frames, labels
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    table = (folder / f"plots/metrics/train/{name}.tsv").read_text("utf-8").splitlines()[1:]
+    return [float(row.split("\t")[1]) for row in table]
+
+
+def length(value: Tensor, at: Tensor) -> float:
+    """Sum over positions of the length of a gradient, position by position."""
+    (gradient,) = torch.autograd.grad(value, at, retain_graph=True)
+    columns = gradient.flatten(2).transpose(1, 2).flatten(0, 1).tolist()
+    return sum(math.sqrt(sum(x * x for x in column)) for column in columns)
+
+
+def test_the_weights_are_those_of_a_plain_reimplementation(bench: Bench) -> None:
+    task = distillation(bench, CANONICAL).train()
+    frames, labels = batch()
+    student, teacher, adapter = (copy.deepcopy(m) for m in (task.network, task.teacher, task.loss.parts["fitnet"]))
+    task.begin(1, steps=100)
+    torch.manual_seed(5)
+    first = task(frames, labels)
+    not_measured = [first[name].detach() for name in ("kd", "fitnet", "weight/kd", "weight/fitnet")]
+    assert [float(value) for value in not_measured] == [0, 0, 0, 0]
+    first["loss"].backward()
+    task.finish()
+    task.begin(2, steps=100)
+    second = task(frames, labels)
+
+    def normalised(network: Any) -> Tensor:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
+        return (frames.float() / 255 - mean) / std
+
+    torch.manual_seed(5)  # the same dropout
+    ours = student(normalised(student))
+    with torch.no_grad():
+        theirs = teacher(normalised(teacher))
+    upsampled = F.interpolate(ours.logits, size=(64, 96), mode="bilinear", align_corners=False)
+    ce = F.cross_entropy(upsampled, labels, ignore_index=255)
+    p = theirs.logits.softmax(1)
+    kd = (p * (p.log() - ours.logits.log_softmax(1))).sum(1).mean()
+    gap = F.conv2d(ours.embedding, adapter.adapter.weight) - theirs.embedding
+    expected = {
+        "weight/kd": 0.5 * length(ce, ours.embedding) / length(kd, ours.embedding),
+        "weight/fitnet": 0.3 * length(ce, ours.embedding) / length(gap.square().mean(), ours.embedding),
+    }
+    assert {key: float(second[key]) for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert float(second["loss"].detach()) == pytest.approx(
+        float(sum(second[term].detach() for term in ("ce", "kd", "fitnet"))), rel=1e-6
+    )
+
+
+def test_the_share_is_held_and_written_as_a_curve(bench: Bench, tmp_path: Path) -> None:
+    task = distillation(bench, CANONICAL)
+    bench.train(task, tmp_path, steps=40, validate_every=40)
+    for term, share in (("kd", 0.5), ("fitnet", 0.3)):
+        shares, weights = curve(tmp_path, f"share/{term}"), curve(tmp_path, f"weight/{term}")
+        assert len(weights) == 40 and len(shares) == FIRST + 2
+        assert shares[0] == 0 and all(value == pytest.approx(share, rel=0.5) for value in shares[1:])
+        assert sum(shares[1:]) / len(shares[1:]) == pytest.approx(share, rel=0.2)
+        assert task.balance.values()[term] > 0
+    assert curve(tmp_path, "kd")[0] == 0 and curve(tmp_path, "kd")[1] > 0
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = {**CANONICAL, "at": {"weight": {"constant": 100.0, "warmup": 0.5, "until": 0.9}}}
+    options: dict[str, Any] = {"steps": 24, "validate_every": 24, "accumulate": 2}
+    whole, second, interrupted = (distillation(bench, mixture) for _ in range(3))
+    bench.train(whole, tmp_path / "whole", **options)
+    update = Learner.update
+
+    def stops(self: Learner, *args: Any, step: int, **others: Any) -> Any:
+        if self.task is interrupted and step == 21:  # step 20 was measured
+            raise KeyboardInterrupt
+        return update(self, *args, step=step, **others)
+
+    monkeypatch.setattr(Learner, "update", stops)
+    places: dict[str, Any] = {"checkpoints": tmp_path / "checkpoints", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        bench.train(interrupted, tmp_path / "parted", **options, **places)
+    bench.train(second, tmp_path / "parted", **options, **places)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    for name in ("weight/kd", "weight/at", "share/fitnet", "loss"):
+        assert curve(tmp_path / "whole", name) == curve(tmp_path / "parted", name)
+    assert curve(tmp_path / "whole", "weight/at") == pytest.approx(
+        [100 * min(1, 2 * step / 24) * (step / 24 < 0.9) for step in range(24)]
+    )
+
+
+def test_parts_of_a_batch_give_the_weights_of_the_whole(bench: Bench, tmp_path: Path) -> None:
+    """Also where parts have different numbers of labelled pixels."""
+    fits = {}
+    for accumulate in (1, 2):
+        task = bench.image_by_image(bench.distillation("kd", weight="auto"))
+        assert isinstance(task, DistillationTask)
+        bench.train(
+            task, tmp_path / str(accumulate), steps=3, validate_every=3, accumulate=accumulate, crop=(96, 128),
+            **bench.SGD,
+        )  # fmt: skip
+        fits[accumulate] = curve(tmp_path / str(accumulate), "weight/kd")
+    assert fits[1][1] > 0 and fits[2] == pytest.approx(fits[1], rel=1e-3)
+
+
+class Scene:
+    """A balance of one term on an embedding (1, 1, 1, 2); the strengths of a step are given."""
+
+    def __init__(self, **weight: Any) -> None:
+        self.balance = Balance({"t": TermWeight(2.0, share=0.5, **weight)})
+        self.step = 0
+
+    def update(self, *, ce: float, term: float | None) -> dict[str, Tensor]:
+        self.step += 1
+        self.balance.begin(self.step, steps=1000)
+        x = torch.zeros(1, 1, 1, 2, requires_grad=True)
+        output = SegOutput(logits=x + 0, embedding=x)
+        terms = {} if term is None else {"t": term * x.sum() / 2}
+        weighted, curves = self.balance(terms, {"ce": ce * x.sum() / 2}, output)
+        self.balance.finish()
+        return {**weighted, **curves}
+
+    @property
+    def weight(self) -> float:
+        return self.balance.values()["t"]
+
+
+def test_measurements_are_averaged_geometrically() -> None:
+    scene = Scene()
+    for ce, term in ((4.0, 1.0), (1.0, 1.0), (16.0, 1.0)):
+        scene.update(ce=ce, term=term)
+    assert scene.weight == pytest.approx(2.0 * 0.5 * 4.0)  # base, share, (4 * 1 * 16) ** (1 / 3)
+    for _ in range(FIRST - 3):
+        scene.update(ce=4.0, term=1.0)
+    scene.step = interval(1000) - 1
+    scene.update(ce=64.0, term=1.0)
+    assert scene.weight == pytest.approx(4.0 * 16**balance.RATE)
+    assert interval(1000) == 66
+
+
+@pytest.mark.parametrize(
+    ("ce", "term"), [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (1.0, None), (0.0, 0.0)]
+)
+def test_a_batch_that_says_nothing_changes_nothing(ce: float, term: float | None) -> None:
+    """No labels, no gradient, NaN, or a term that is absent: before the first measurement the term does not count."""
+    scene = Scene()
+    terms = scene.update(ce=ce, term=term)
+    assert scene.weight == 0 and float(terms.get("share/t", torch.zeros(()))) == 0
+    scene.update(ce=3.0, term=1.0)
+    scene.update(ce=ce, term=term)
+    assert scene.weight == pytest.approx(2.0 * 0.5 * 3.0)
+
+
+def test_a_weight_stays_within_its_bounds(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    for _ in range(FIRST):
+        scene.update(ce=1.0, term=1.0)
+    scene.balance.warn()
+    assert not caplog.records
+    for _ in range(40):
+        scene.step = interval(1000) - 1
+        scene.update(ce=1.0, term=1e-9)
+    assert scene.weight == pytest.approx(100.0, rel=1e-4)
+    with caplog.at_level(logging.WARNING):
+        scene.balance.warn()
+        scene.balance.warn()
+    (record,) = caplog.records
+    assert "the weight auto of the term t reached its bound" in record.message
+    early = Scene()
+    early.update(ce=1.0, term=1e-12)
+    assert early.weight == pytest.approx(1e6, rel=1e-3)
+
+
+def test_a_term_that_reaches_nothing_in_common_is_refused() -> None:
+    scene = Balance({"t": TermWeight(1.0, share=0.5)})
+    x, y = (torch.zeros(1, 1, 1, 2, requires_grad=True) for _ in range(2))
+    with pytest.raises(UserError, match=r"the term t has the weight auto, .* give it a number"):
+        scene({"t": x.sum()}, {"ce": y.sum()}, SegOutput(logits=y, embedding=x))
+
+
+def test_the_tensor_is_the_first_that_both_reach() -> None:
+    """Embedding, logits, auxiliary logits, then encoder stages from deep to shallow."""
+    shallow = torch.ones(1, 1, 1, 2, requires_grad=True)
+    deep = 2 * shallow
+    embedding = 3 * deep
+    logits, aux = 5 * embedding, 7 * shallow
+    output = SegOutput(logits=logits, embedding=embedding, stages=(shallow, deep), aux=aux)
+    fitted = Balance({name: TermWeight(1.0, share=1.0) for name in ("on_logits", "on_deep", "on_aux")})
+    terms = {"on_logits": logits.sum(), "on_deep": deep.sum(), "on_aux": 2 * aux.sum()}
+    fitted(terms, {"ce": 10 * logits.sum(), "aux": aux.sum()}, output)
+    measured = {name: fitted.strengths[:, index].tolist() for index, name in enumerate(fitted.auto)}
+    ce_at_deep = 2 * 10 * 5 * 3.0
+    assert measured == {"on_logits": [100, 10], "on_deep": [ce_at_deep, 2], "on_aux": [2, 4]}
+
+
+def test_gradients_below_the_range_of_float16_are_measured() -> None:
+    x = torch.ones(1, 4, 2, 2, dtype=torch.float16, requires_grad=True)
+    term = 1e-8 * x.float().sum()
+    assert float(torch.autograd.grad(term, x, retain_graph=True)[0].abs().max()) == 0
+    measured = strength(term, x)
+    assert measured is not None and float(measured) == pytest.approx(4 * 2e-8, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_weights_are_nearly_the_same(dtype: torch.dtype, bench: Bench) -> None:
+    values = {}
+    for precision in (None, dtype):
+        task = bench.image_by_image(distillation(bench, CANONICAL))
+        assert isinstance(task, DistillationTask)
+        with torch.autocast("cpu", precision or dtype, enabled=precision is not None):
+            task.train()(*batch())
+        task.finish()
+        values[precision] = task.balance.values()
+    assert values[dtype] == pytest.approx(values[None], rel=0.1)
+
+
+def test_a_compiled_network_is_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, it is one function for autograd: its logits do not come from its embedding."""
+    values = []
+    for compiled in (False, True):
+        task = bench.image_by_image(distillation(bench, CANONICAL))
+        assert isinstance(task, DistillationTask)
+        if compiled:
+            task.network.compile(backend="aot_eager")
+        for step in (1, FIRST + 1):  # the second one runs compiled
+            task.begin(step, steps=100)
+            task.train()(*batch())["loss"].backward()
+            task.finish()
+        values.append(task.balance.values())
+    assert values[1] == pytest.approx(values[0], rel=1e-3) and values[1]["kd"] > 0
+
+
+def test_the_teacher_rests_when_every_term_has_ended(bench: Bench) -> None:
+    task = bench.distillation("kd", weight={"auto": 0.5, "until": 0.5}).train()
+    calls = []
+    task.teacher.register_forward_hook(lambda *_: calls.append(task.balance.step))
+    for step in range(1, 5):
+        task.begin(step, steps=4)
+        terms = task(*batch())
+        task.finish()
+    assert calls == [1, 2] and set(terms) == {"loss", "ce"}
+
+
+def test_memory_is_estimated_with_the_measurement(bench: Bench) -> None:
+    planned = [
+        estimate(distillation(bench, mixture), shape=(2, 64, 96), optimizer="sgd").total
+        for mixture in (CANONICAL, {"kd": {}, "fitnet": {"normalize": "none"}})
+    ]
+    assert planned[1] <= planned[0] < 1.5 * planned[1]
