@@ -16,6 +16,7 @@ from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import Array, digest, read_frame, write_png
 from pipeline.preparation import unlabelled
+from pipeline.preparation.copies import Index, thumbnail
 from pipeline.preparation.frame_sources import find_files
 from pipeline.preparation.unlabelled import prepare_unlabelled
 from pipeline.prepared import Prepared, Unlabelled
@@ -138,6 +139,16 @@ def test_near_duplicates_are_left_out(tmp_path: Path, labelled: Prepared) -> Non
     assert "f/e" in Unlabelled(tmp_path / "strict").names and "f/c" in left_out(tmp_path / "strict")
     run(labelled, tmp_path / "all", folder, duplicates=None)
     assert len(Unlabelled(tmp_path / "all")) == 7
+
+
+def test_real_frames_of_val_are_found_in_a_video_of_them(real_data: Path) -> None:
+    """CamVid's val split, and the same frames in H.264."""
+    index = Index(0.995)
+    for file in sorted((real_data / "camvid" / "val").glob("*.png")):
+        index.add(file.stem, thumbnail(read_frame(file)))
+    video = real_data / "video" / "camvid_val_0016E5_480x360_15fps.mp4"
+    matches = [index.like(thumbnail(frame.picture.bgr())) for frame in Selection().frames(open_source(str(video)))]
+    assert len(matches) == 101 and None not in matches
 
 
 @pytest.mark.parametrize("duplicates", [0.995, None])
@@ -263,7 +274,7 @@ def test_damage_of_a_video_is_one_warning_and_part_of_the_artifact(
     data[middle : middle + 4000] = bytes(4000)
     video.write_bytes(bytes(data))
     counts, warnings = run(labelled, tmp_path / "out", video, every=1)
-    assert 0 < counts["read"] <= 60 and warnings == []
+    assert 0 < counts["read"] <= 60 and not [text for text in warnings if "damaged" in text]
     assert [record.getMessage() for record in caplog.records] == [f"{video}: damaged: {counts['damaged']['clip.mp4']}"]
     assert "packets could not be decoded" in counts["damaged"]["clip.mp4"]
 
