@@ -227,4 +227,7 @@ def strength(term: Tensor, place: Tensor) -> Tensor | None:
     scale = term.new_full((), SCALE)
     gradient: Tensor | None
     (gradient,) = torch.autograd.grad(term, place, scale, retain_graph=True, allow_unused=True)
-    return None if gradient is None else torch.linalg.vector_norm(at_least_float32(gradient), dim=1).sum() / SCALE
+    if gradient is None:
+        return None
+    lengths: Tensor = torch.linalg.vector_norm(at_least_float32(gradient), dim=1)
+    return lengths.sum() / SCALE
