@@ -247,7 +247,8 @@ def test_the_figure_is_of_the_chosen_weights(compared: Comparison) -> None:
 
 def test_the_page_shows_the_comparison_of_its_own_data(compared: Comparison) -> None:
     text = rendered(compared)
-    assert "Losses compared" in text and "+2.0 ± 0.6" in text and text.count("<svg") == 2
+    assert "Losses compared" in text and text.count("<svg") == 2
+    assert '<td class="whole">+2.0 ± 0.6</td>' in text, "a number and its error are not divided"
     assert text == rendered(compared)
 
 
