@@ -38,10 +38,10 @@ LIST = "frames.jsonl"
 #: Reasons for which frames are left out, as the list names them.
 SMALL, BLANK, LABELLED, DUPLICATE = "small", "blank", "labelled", "near-duplicate"
 MEANINGS = {
-    SMALL: f"are smaller than {SIDE}x{SIDE} pixels",
-    BLANK: "show nothing",
-    LABELLED: "look the same as a labelled frame",
-    DUPLICATE: "look the same as an earlier frame",
+    SMALL: f"smaller than {SIDE}x{SIDE} pixels",
+    BLANK: "without contrast",
+    LABELLED: "like a labelled frame",
+    DUPLICATE: "like an earlier frame",
 }
 Every = int | Literal["auto"]
 
@@ -141,13 +141,13 @@ def prepare_unlabelled(
             "kept": len(names), "left_out": dict(sorted(dropped.items())),
         }  # fmt: skip
         facts |= jpeg_facts(folder, writing.written)
-    for warning in (*warnings, *([f"left out: {_counted(dropped)}"] if dropped else [])):
+    for warning in (*warnings, *([f"frames that are left out: {_counted(dropped)}"] if dropped else [])):
         warn(warning)
     return facts
 
 
 def _counted(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count} frames {MEANINGS[reason]}" for reason, count in sorted(dropped.items()))
+    return ", ".join(f"{count} {MEANINGS[reason]}" for reason, count in sorted(dropped.items()))
 
 
 def _read(candidate: Candidate) -> tuple[Array, Array, bytes]:

@@ -133,7 +133,7 @@ def test_near_duplicates_are_left_out(tmp_path: Path, labelled: Prepared) -> Non
     assert left_out(tmp_path / "out") == {f"f/{name}": like for name in "cdef"}
     assert Unlabelled(tmp_path / "out").names == ["f/a", "f/b", "f/g"]
     assert counts["left_out"] == {"near-duplicate": 4} and counts["read"] == 7 and counts["kept"] == 3
-    assert warnings == ["left out: 4 frames look the same as an earlier frame"]
+    assert warnings == ["frames that are left out: 4 like an earlier frame"]
     run(labelled, tmp_path / "strict", folder, duplicates=0.9999999)
     assert "f/e" in Unlabelled(tmp_path / "strict").names and "f/c" in left_out(tmp_path / "strict")
     run(labelled, tmp_path / "all", folder, duplicates=None)
@@ -154,7 +154,7 @@ def test_labelled_frames_of_every_split_are_left_out(
     assert Unlabelled(tmp_path / "out").names == ["f/own"] and counts["left_out"] == {"labelled": 7}
     reasons = left_out(tmp_path / "out")
     assert reasons["f/val1"] == ("labelled", f"val/{labelled.splits['val'][1]}")
-    assert warnings == ["left out: 7 frames look the same as a labelled frame"]
+    assert warnings == ["frames that are left out: 7 like a labelled frame"]
 
 
 def test_a_frame_that_shows_nothing_or_is_tiny_is_left_out(tmp_path: Path, labelled: Prepared) -> None:
@@ -168,7 +168,7 @@ def test_a_frame_that_shows_nothing_or_is_tiny_is_left_out(tmp_path: Path, label
 def test_no_frame_left_is_an_error(tmp_path: Path, labelled: Prepared) -> None:
     folder = save(tmp_path / "f", black=np.zeros((64, 96, 3), np.uint8), copy=labelled.split("val").frame(0))
     message = refused(labelled, tmp_path / "out", folder)
-    assert "no frame is left: 1 frames show nothing, 1 frames look the same as a labelled frame" in message
+    assert "no frame is left: 1 without contrast, 1 like a labelled frame; add other sources" in message
     assert "distill.unlabelled.sources" in message
 
 
@@ -265,8 +265,8 @@ def test_a_damaged_video_is_a_warning(tmp_path: Path, labelled: Prepared, film: 
     assert warnings[0].startswith(f"{video}: damaged: ") and all(read_frame(f).any() for f in tmp_path.rglob("0*.png"))
 
 
-def test_a_source_that_changes_into_a_labelled_frame_is_no_leak_by_order(tmp_path: Path, labelled: Prepared) -> None:
-    """A frame that is like a frame of val and like an earlier frame counts as one of val."""
+def test_a_frame_like_one_of_val_counts_as_such(tmp_path: Path, labelled: Prepared) -> None:
+    """Also if an earlier frame, which was left out, is closer."""
     val = labelled.split("val").frame(0)
     folder = save(tmp_path / "f", a=scene(1), b=val, c=cv2.add(val, np.full_like(val, 3)))
     run(labelled, tmp_path / "out", folder)
