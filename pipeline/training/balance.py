@@ -136,7 +136,7 @@ class Balance(nn.Module):
         for name, weight in self.weights.items():
             if name not in terms:
                 continue
-            factor = self._fitted(name, weight) * weight.factor(self._done)
+            factor = self._fitted(name, weight, device=terms[name].device) * weight.factor(self._done)
             weighted[name] = factor.to(terms[name].dtype) * terms[name]
             curves[f"weight/{name}"] = weight.base * factor
             if strengths is not None and name in self.auto:
@@ -145,9 +145,9 @@ class Balance(nn.Module):
                 curves[f"share/{name}"] = torch.where(share.isfinite(), share, 0.0)
         return weighted, curves
 
-    def _fitted(self, name: str, weight: TermWeight) -> Tensor:
+    def _fitted(self, name: str, weight: TermWeight, *, device: torch.device | None = None) -> Tensor:
         if weight.share is None:
-            return torch.ones(())
+            return torch.ones((), device=device)
         index = self.auto.index(name)
         return torch.where(self.measured[index] > 0, weight.share * self.fit[index].exp(), 0.0)
 
@@ -229,5 +229,5 @@ def strength(term: Tensor, place: Tensor) -> Tensor | None:
     (gradient,) = torch.autograd.grad(term, place, scale, retain_graph=True, allow_unused=True)
     if gradient is None:
         return None
-    lengths: Tensor = torch.linalg.vector_norm(at_least_float32(gradient), dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(at_least_float32(gradient), dim=1)  # (N, h, w)
     return lengths.sum() / SCALE

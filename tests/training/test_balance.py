@@ -293,3 +293,13 @@ def test_memory_is_estimated_with_the_measurement(bench: Bench) -> None:
         for mixture in (CANONICAL, {"kd": {}, "fitnet": {"normalize": "none"}})
     ]
     assert planned[1] <= planned[0] < 1.5 * planned[1]
+
+
+def test_values_for_the_curves_are_on_the_device_of_the_terms() -> None:
+    """They are stacked with the terms, which a GPU has."""
+    weights = {"a": TermWeight(2.0, warmup=0.5), "b": TermWeight(2.0, share=0.5)}
+    fitted = Balance(weights).to("meta")
+    x = torch.zeros(1, 1, 1, 2, device="meta", requires_grad=True)
+    weighted, curves = fitted({"a": x.sum(), "b": x.sum()}, {"ce": x.sum()}, SegOutput(logits=x + 0, embedding=x))
+    assert set(curves) == {"weight/a", "weight/b", "share/b"}
+    assert {value.device.type for value in (*weighted.values(), *curves.values())} == {"meta"}
