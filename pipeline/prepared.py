@@ -7,9 +7,11 @@ meta.json.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from pipeline import artifact
 from pipeline.errors import Problems, UserError, closest
@@ -17,6 +19,7 @@ from pipeline.frames import Array, digest, read_frame, read_label_map
 from pipeline.labels import LabelSpec
 
 PNG, JPEG = ".png", ".jpg"  # suffixes of images; label maps are always PNG
+UNLABELLED = "unlabelled"  # the only split of the frames without labels
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,20 @@ class Split:
         root: folder of the data set.
         names: of its samples.
         jpegs: names of the samples whose image is a JPEG; the others are PNG.
+        ignored: id of all pixels, if the frames have no labels; None: each frame has a label file.
     """
 
     root: Path
     name: str
     names: Sequence[str]
     jpegs: frozenset[str] = frozenset()
+    ignored: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
-        return self.frame(index), self.label(index)
+        return self.read(index)
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[index] for index in range(len(self)))
@@ -47,10 +52,19 @@ class Split:
         name = self.names[index]
         return self.root / self.name / "images" / f"{name}{JPEG if name in self.jpegs else PNG}"
 
+    def read(self, index: int) -> tuple[Array, Array]:
+        """Decode one sample, whatever a subclass keeps. Raises UserError: a file is missing or damaged."""
+        frame = Split.frame(self, index)
+        if self.ignored is not None:
+            return frame, np.full(frame.shape[:2], self.ignored, np.uint8)
+        return frame, Split.label(self, index)
+
     def frame(self, index: int) -> Array:
         return read_frame(self.image_file(index))
 
     def label(self, index: int) -> Array:
+        if self.ignored is not None:
+            return self[index][1]
         return read_label_map(self.root / self.name / "labels" / f"{self.names[index]}.png")
 
 
@@ -62,8 +76,10 @@ class Prepared:
             to other pixels than the one that prepared the data set.
     """
 
+    kind: ClassVar[str] = "dataset"  # of the artifact
+
     def __init__(self, path: Path) -> None:
-        self.artifact = artifact.load(path, kind="dataset", verify=False)
+        self.artifact = artifact.load(path, kind=self.kind, verify=False)
         if not isinstance(self.artifact.meta.get("splits"), dict):
             raise UserError(f"{path / artifact.META}: splits is missing or invalid; {artifact.AGAIN}")
         self.splits: dict[str, list[str]] = self.artifact.meta["splits"]
@@ -124,6 +140,26 @@ class Prepared:
                 f"{file}: OpenCV decodes this JPEG to other pixels than on the machine that prepared the data set; "
                 "install the OpenCV of constraints.txt, or prepare the data set here: dvc repro -f prepare"
             )
+
+
+class Unlabelled(Prepared):
+    """The frames without labels that ``prepare_unlabelled`` wrote. There are none if params.yaml names no sources:
+    then ``len()`` is 0.
+
+    A split for :func:`pipeline.training.store.open_split` is ``split("unlabelled")``: all pixels have the ignored id.
+    """
+
+    kind = "unlabelled"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        return self.splits[UNLABELLED]
+
+    def split(self, name: str = UNLABELLED) -> Split:
+        return replace(super().split(name), ignored=self.labels.ignore_index)
 
 
 def jpeg_facts(root: Path, files: Iterable[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--student", required=True, help="key of students in params.yaml")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--unlabelled", type=Path, help="frames without labels; none: every image has labels")
     parser.add_argument("--loss", type=Path, required=True, help="JSON of the stage sources, with the losses")
     parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--costs", type=Path, required=True, help="JSON: seconds and memory of the training")
@@ -29,7 +30,7 @@ def main() -> None:
     settings = params.load(args.params, kinds=("models",))
     trained = distill(
         settings, name=args.student, loss=loss_mixture.read(args.loss), dataset=args.dataset, teacher=args.teacher,
-        curves=args.curves, costs=args.costs, checkpoints=args.checkpoints, out=args.out,
+        unlabelled=args.unlabelled, curves=args.curves, costs=args.costs, checkpoints=args.checkpoints, out=args.out,
     )  # fmt: skip
     if processes.is_main():
         print(f"{args.out}: {trained}")

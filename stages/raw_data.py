@@ -1,4 +1,5 @@
-"""Write a fingerprint of the raw data set to a small file; `prepare` runs again when it changes."""
+"""Write fingerprints of the raw data set and of the frames without labels; `prepare` and `prepare_unlabelled` run again
+when theirs changes."""
 
 from __future__ import annotations
 
@@ -8,9 +9,13 @@ from pathlib import Path
 
 from pipeline import artifact, datasets
 from pipeline.errors import UserError, command
+from pipeline.preparation.frame_sources import find_files
 from pipeline.progress import Bars
 from pipeline.provenance import raw_files
 from pipeline.settings import params
+from pipeline.settings.unlabelled import Unlabelled
+
+UNCHANGED = "Until you correct this, the raw data count as unchanged."
 
 
 @command
@@ -18,21 +23,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file; it stays unchanged if the data are missing")
+    parser.add_argument("--unlabelled", type=Path, help="JSON file for frames without labels; likewise")
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("datasets",))
+    with Bars() as bars:
+        labelled(settings, args.out, bars)
+        if args.unlabelled:
+            unlabelled(settings.distill.unlabelled, args.unlabelled, bars)
+
+
+def labelled(settings: params.Params, out: Path, bars: Bars) -> None:
     try:
         dataset = datasets.build(settings.dataset, settings.datasets.get(settings.dataset, {}))
     except UserError as error:
-        if not args.out.is_file():
+        if not out.is_file():
             raise
-        print(f"warning: {error}\nUntil you correct this, the raw data count as unchanged.", file=sys.stderr)
+        print(f"warning: {error}\n{UNCHANGED}", file=sys.stderr)
         return
-    with Bars() as bars:
-        facts = raw_files.fingerprint(dataset, progress=bars.step)
-    artifact.write_text(args.out, artifact.dump_json(facts))
+    facts = raw_files.fingerprint(dataset, progress=bars.step)
+    artifact.write_text(out, artifact.dump_json(facts))
     missing = f", {facts['missing']} of them missing or unreadable" if facts["missing"] else ""
-    print(f"{args.out}: {settings.dataset}, {facts['files']} files{missing}")
+    print(f"{out}: {settings.dataset}, {facts['files']} files{missing}")
+
+
+def unlabelled(options: Unlabelled, out: Path, bars: Bars) -> None:
+    """Sources, options and files of the frames without labels. A source that is missing is no change, as long as the
+    options are those of the last run: the clone of a project may not have the data."""
+    files = find_files(options.sources)
+    chosen = options.model_dump(include={"sources", "every", "duplicates"})
+    if files.missing and out.is_file() and artifact.read_json(out, advice="delete it").get("options") == chosen:
+        print("warning:", "\n".join(files.missing), f"\n{UNCHANGED}", file=sys.stderr)
+        return
+    names = {file: name for name, file in files.all.items()}
+    content = {"missing": files.missing, "problems": files.problems}
+    facts = raw_files.of_files(names, content=content, remembered=f"unlabelled {chosen['sources']}", progress=bars.step)
+    artifact.write_text(out, artifact.dump_json({**facts, "options": chosen}))
+    print(f"{out}: {facts['files']} files without labels")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipeline.provenance import closure, weight_files
 from pipeline.settings import loss_mixture, params, training_params
 
 #: Stages that run once; all others run for each student.
-ONCE = ("prepare", "train_teacher", "report", "gate")
+ONCE = ("prepare", "prepare_unlabelled", "train_teacher", "report", "gate")
 #: Stages that start from the weights that params.yaml names.
 TRAIN = ("train_teacher", "distill")
 TAUGHT = ("distill", "qat")  # stages with a teacher

@@ -38,6 +38,8 @@ class DistillationLoss(nn.Module, ABC):
     uses_teacher: ClassVar[bool] = True
     #: True: the student learns the teacher's probabilities of the classes, so both should weigh classes the same way.
     imitates_probabilities: ClassVar[bool] = False
+    #: True: a term reads ``target``; of frames without labels this loss then gets the teacher's confident pixels.
+    uses_labels: ClassVar[bool] = False
     #: True: it compares auxiliary logits, so the teacher's auxiliary head runs too, if it has one.
     uses_auxiliary: ClassVar[bool] = False
     #: Weights of the terms by name, where :func:`pipeline.losses.build` built the loss. The task multiplies terms whose
@@ -65,7 +67,8 @@ class DistillationLoss(nn.Module, ABC):
         Args:
             student, teacher: outputs with equal (h, w) of logits, of embeddings and, where both have them, of
                 auxiliary logits; the teacher's have no gradient.
-            target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id.
+            target: (N, H, W) int64 train ids; padding and pixels without a label have the ignored id. A frame without
+                labels has the teacher's confident predictions, if the loss says ``uses_labels``.
         """
 
 

@@ -28,6 +28,7 @@ class Composition(DistillationLoss):
         self.parts = nn.ModuleDict(dict(parts))
         self.uses_teacher = any(part.uses_teacher for part in parts.values())  # type: ignore[misc]
         self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
+        self.uses_labels = any(part.uses_labels for part in parts.values())  # type: ignore[misc]
         self.uses_auxiliary = any(part.uses_auxiliary for part in parts.values())  # type: ignore[misc]
         self._until = max(part.until for part in parts.values())
         self.term_weights = {term: weight for part in parts.values() for term, weight in part.term_weights.items()}

@@ -58,6 +58,8 @@ class I2CKD(DistillationLoss):
         tensor(0.5000)
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         *,

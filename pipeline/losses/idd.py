@@ -69,6 +69,8 @@ class IDD(DistillationLoss):
         tensor(4.)
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         *,

@@ -40,6 +40,8 @@ class IntraClassFeatureVariation(DistillationLoss):
         0.0
     """
 
+    uses_labels = True
+
     def __init__(self, *, num_classes: int, ignore_index: int, weight: Weight = 20.0) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -59,6 +59,7 @@ class PFS(DistillationLoss):
     """
 
     imitates_probabilities = True
+    uses_labels = True
 
     def __init__(
         self,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ from pipeline.labels import LabelSpec
 from pipeline.preparation.copies import copies, thumbnail
 
 Counts = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 #: Splits that must have pixels of classes; other splits may have no labels.
 LEARNT = ("train", "val")
 #: Split -> consequence if a class has no pixel in it.
@@ -137,7 +140,8 @@ def survey(
     warnings = list(dataset.warnings())
     thumbnails: dict[str, list[tuple[str, Array]]] = {split: [] for split in names}
 
-    def read_sample(split: str, name: str) -> Sample:
+    def read_sample(of: tuple[str, str]) -> Sample:
+        split, name = of
         known = recall(split, name)
         if known is not None:
             return known
@@ -150,7 +154,7 @@ def survey(
 
     samples = readable(names)
     totals = Counter(split for split, _ in samples)
-    for (split, name), future in _in_order(read_sample, samples, workers):
+    for (split, name), future in in_order(read_sample, samples, workers):
         progress(split, totals[split])
         try:
             sample = future.result()
@@ -259,15 +263,15 @@ def _name_problems(names: Mapping[str, Sequence[str]]) -> Iterator[str]:
                 yield f"{split}/{name!r}: not a file name; allowed: printable, relative and not too long; rename it"
 
 
-def _in_order(
-    read: Callable[[str, str], Sample], samples: Sequence[tuple[str, str]], workers: int
-) -> Iterator[tuple[tuple[str, str], Future[Sample]]]:
-    """A future for each sample, in order. Only a few run at the same time, to save memory."""
-    pending: deque[tuple[tuple[str, str], Future[Sample]]] = deque()
+def in_order(
+    read: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """A future for each item, in order. Only a few run at the same time, to save memory."""
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for sample in samples:
-                pending.append((sample, pool.submit(read, *sample)))
+            for item in items:
+                pending.append((item, pool.submit(read, item)))
                 if len(pending) > 2 * workers:
                     yield pending.popleft()
             while pending:

@@ -24,7 +24,7 @@ WITHOUT_EFFECT = frozenset(
     for name in (
         *("errors", "progress", "option_values"),
         *("settings/params", "settings/param_types", "settings/plugin_options", "settings/yaml_file"),
-        *("settings/presets", "settings/__init__", "provenance/__init__"),
+        *("settings/unlabelled", "settings/presets", "settings/__init__", "provenance/__init__"),
         *("provenance/closure", "settings/loss_mixture"),  # their results are in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )
@@ -34,6 +34,7 @@ DATA_FILE = re.compile(r"[\w-]+(\.[\w-]+)+")
 #: Kinds of plugin that each stage uses.
 KINDS = {
     "prepare": ("datasets",),
+    "prepare_unlabelled": (),
     "train_teacher": ("models",),
     "distill": ("models", "losses"),
     "qat": ("models", "losses"),

@@ -33,11 +33,13 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def _distinct(what: str, *, needed: Any = None) -> Callable[[list[Any]], list[Any]]:
-    """A check that a list names nothing twice, and contains what is needed."""
+    """A check that a list names nothing twice, no empty text, and contains what is needed."""
 
     def check(values: list[Any]) -> list[Any]:
         if len(set(values)) < len(values):
             raise ValueError(f"a {what} is named twice; name each once")
+        if "" in values:
+            raise ValueError(f"a {what} is empty; leave it out")
         if needed is not None and needed not in values:
             raise ValueError(f"the {what} {needed} is missing; add it")
         return values
@@ -58,6 +60,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 ValidationPrecision = Literal["fp32", "training"]
 StoreMode = Literal["none", "decoded", "auto"]
 Determinism = Literal["auto", "strict", "off"]
+#: What frames without labels teach: the terms of the loss, labels of confident pixels, or both.
+FrameLabels = Literal["soft", "hard", "both"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_from_list), AfterValidator(_divisible)]  # height, width
@@ -65,6 +69,7 @@ Range = Annotated[tuple[float, float], BeforeValidator(_from_list), AfterValidat
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct("seed"))]
 Folders = Annotated[list[str], AfterValidator(_distinct("folder"))]
+Sources = Annotated[list[str], AfterValidator(_distinct("source"))]
 Scales = Annotated[list[Annotated[float, Field(ge=0.25, le=4)]], AfterValidator(_distinct("scale", needed=1.0))]
 #: A loss, several losses, or losses with options: see :mod:`pipeline.settings.loss_mixture`.
 Loss = Annotated[Any, AfterValidator(_formed)]

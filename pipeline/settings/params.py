@@ -158,9 +158,11 @@ class Params(Section):
 
 
 def defaults(section: BaseModel) -> Options:
-    """Keys that params.yaml leaves out of a section, with the values that this version gives them."""
+    """Keys that params.yaml leaves out of a section and of those inside it, with the values that this version gives."""
     values = section.model_dump(mode="json")
-    return {key: value for key, value in values.items() if key not in section.model_fields_set}
+    left_out = {key: value for key, value in values.items() if key not in section.model_fields_set}
+    inside = {key: defaults(value) for key, value in section if key in values and isinstance(value, BaseModel)}
+    return left_out | {key: value for key, value in inside.items() if key not in left_out and value}
 
 
 def load(path: Path, *, kinds: Collection[str] = plugins.KINDS) -> Params:

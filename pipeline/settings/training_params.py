@@ -25,6 +25,7 @@ from pipeline.settings.param_types import (
     StoreMode,
     ValidationPrecision,
 )
+from pipeline.settings.unlabelled import Unlabelled
 
 
 class Model(BaseModel):
@@ -104,6 +105,7 @@ class Distill(Recipe):
     seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
     stage0: Annotated[int, Field(ge=0)] = 0  # steps before the task, in which the encoder learns the teacher's features
     teaching: Teaching = Teaching(flip=False, scales=[1.0], others=[])
+    unlabelled: Unlabelled = Unlabelled()  # frames without labels
 
 
 class Teacher(Section):

@@ -33,22 +33,40 @@ def augmentation(
 class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample. Bytes travel to the device, where the
-    task normalises them for each network. A target has train ids, the ignored id where a pixel of the frame has no
-    label, and the id ``augment.padding`` where the crop has no frame.
+    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample; and, if there are frames without labels,
+    whether it is one. Bytes travel to the device, where the task normalises them for each network. A target has train
+    ids, the ignored id where a pixel of the frame has no label, and the id ``augment.padding`` where the crop has no
+    frame.
+
+    Args:
+        split: frames with labels.
+        unlabelled: frames whose label maps have the ignored id everywhere; their indices follow those of ``split``.
     """
 
-    def __init__(self, split: Split, augment: Augmentation, *, seed: int) -> None:
+    def __init__(self, split: Split, augment: Augmentation, *, seed: int, unlabelled: Split | None = None) -> None:
         self.split = split
         self.augment = augment
         self.seed = seed
+        self.unlabelled = unlabelled
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.split) + (0 if self.unlabelled is None else len(self.unlabelled))
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        image, target = self.augment(*self.split[item[0]], np.random.default_rng([self.seed, *item]))
-        return torch.from_numpy(image), torch.from_numpy(target), item[0]
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, bool]:
+        split, index = self._place(item[0])
+        image, target = self.augment(*split[index], np.random.default_rng([self.seed, *item]))
+        crop = torch.from_numpy(image), torch.from_numpy(target), item[0]
+        return crop if self.unlabelled is None else (*crop, split is self.unlabelled)
+
+    def name(self, index: int) -> str:
+        """Name of a sample, for messages."""
+        split, at = self._place(index)
+        return split.names[at]
+
+    def _place(self, index: int) -> tuple[Split, int]:
+        if self.unlabelled is None or index < len(self.split):
+            return self.split, index
+        return self.unlabelled, index - len(self.split)
 
 
 class Draws(Sampler[list[tuple[int, int]]]):
@@ -57,6 +75,10 @@ class Draws(Sampler[list[tuple[int, int]]]):
     All processes together walk through endless shuffles of ``length`` items; ``turn`` counts how often an item was
     drawn before. The item at a position depends only on the seed and the position, so a run can start at any step.
 
+    Frames without labels are drawn from shuffles of their own. They are spread evenly over the images of an update
+    (:func:`lacks_labels`), so that its parts have equally many, as far as possible; which frames an update has does not
+    depend on its parts.
+
     Args:
         length: items to draw from.
         steps: updates; drawing ends after them.
@@ -64,15 +86,20 @@ class Draws(Sampler[list[tuple[int, int]]]):
         accumulate: lists per update.
         process, processes: index of this process, and their number.
         first: 0-based update to start at.
+        unlabelled: number of frames without labels to draw from; they have the indices from ``length`` on.
+        per_update: how many images of an update are without labels.
     """
 
     def __init__(
         self, *, length: int, steps: int, images: int, seed: int,
         accumulate: int = 1, process: int = 0, processes: int = 1, first: int = 0,
+        unlabelled: int = 0, per_update: int = 0,
     ) -> None:  # fmt: skip
-        self.length, self.steps, self.images, self.seed = length, steps, images, seed
+        self.length, self.steps, self.images = length, steps, images
         self.accumulate, self.process, self.processes, self.first = accumulate, process, processes, first
-        self._turn, self._order = -1, [0]
+        self.per_update = per_update
+        self._labelled = _Shuffles(length, seed=seed)
+        self._unlabelled = _Shuffles(unlabelled, seed=seed, stream=1)
 
     def __len__(self) -> int:
         return (self.steps - self.first) * self.accumulate
@@ -83,11 +110,39 @@ class Draws(Sampler[list[tuple[int, int]]]):
             yield [self._draw(number) for number in range(start, start + self.images)]
 
     def _draw(self, number: int) -> tuple[int, int]:
-        turn, position = divmod(number, self.length)
+        batch = self.images * self.processes * self.accumulate
+        update, position = divmod(number, batch)
+        before = position * self.per_update // batch  # frames without labels at earlier positions of the update
+        if lacks_labels(position, batch=batch, unlabelled=self.per_update):
+            index, turn = self._unlabelled.draw(update * self.per_update + before)
+            return self.length + index, turn
+        return self._labelled.draw(update * (batch - self.per_update) + position - before)
+
+
+class _Shuffles:
+    """Endless shuffles of the numbers 0 .. length - 1, each computed from the seed, its turn and the stream."""
+
+    def __init__(self, length: int, *, seed: int, stream: int = 0) -> None:
+        self._length, self._seed, self._stream = length, seed, [stream] if stream else []
+        self._turn, self._order = -1, [0]
+
+    def draw(self, number: int) -> tuple[int, int]:
+        """The element at a position, and how often it was drawn before."""
+        turn, position = divmod(number, self._length)
         if turn != self._turn:
-            shuffle = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, turn])))
-            self._turn, self._order = turn, shuffle.permutation(self.length).tolist()
+            shuffle = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, turn, *self._stream])))
+            self._turn, self._order = turn, shuffle.permutation(self._length).tolist()
         return self._order[position], turn
+
+
+def lacks_labels(position: int, *, batch: int, unlabelled: int) -> bool:
+    """Whether the image at a position of a batch is one of its ``unlabelled`` frames without labels.
+
+    Example:
+        >>> [lacks_labels(position, batch=8, unlabelled=3) for position in range(8)]
+        [False, False, True, False, False, True, False, True]
+    """
+    return (position + 1) * unlabelled // batch > position * unlabelled // batch
 
 
 def batches(crops: Crops, draws: Draws, *, workers: int) -> Iterator[list[Tensor]]:

@@ -82,7 +82,8 @@ class Learner:
         """One update, which leaves its loss on the device for :meth:`read`: on CUDA the host does not wait for it.
 
         Args:
-            parts: (images (n, 3, H, W), targets (n, H, W), ...) of this process, whose gradients are accumulated.
+            parts: (images (n, 3, H, W), targets (n, H, W), indices (n,)) of this process, whose gradients are
+                accumulated; and a fourth tensor (n,) bool, which images are frames without labels, if there are some.
             step: 1-based.
             names: names of the samples in ``parts``, for messages.
         """
@@ -96,13 +97,15 @@ class Learner:
             )
             for part in parts
         ]
+        unlabelled = [tuple(flags.tolist()) for part in parts for flags in part[3:]]  # on the host
         weight = self._weight(moved)
         self.task.begin(step, steps=self.settings.steps)
         means: dict[str, Tensor] = {}
         for number, (images, target) in enumerate(moved, start=1):
+            flags = unlabelled[number - 1 : number]
             with nullcontext() if number == len(moved) else self.accelerator.no_sync(self._model):
                 with self.accelerator.autocast():
-                    terms = self._model(images, target, weight)
+                    terms = self._model(images, target, weight, *flags)
                 self.accelerator.backward(terms["loss"] / len(moved))
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)

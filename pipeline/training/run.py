@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.prepared import Prepared
+from pipeline.prepared import UNLABELLED, Prepared, Unlabelled
 from pipeline.settings.param_types import StoreMode
 from pipeline.training import data, processes
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.costs import MIB, Costs
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
 from pipeline.training.fit import Batch, Kept, fit
 from pipeline.training.identity import Identity
@@ -30,6 +31,7 @@ from pipeline.training.seeding import choose_kernels, seed_everything
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.store import open_split
 from pipeline.training.tasks import SupervisedTask
+from pipeline.training.unlabelled import ready_for_unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def train(
     workers: int = 0,
     store: StoreMode = "none",
     log_every: int | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> Trained:
     """Train a task in place; at the end its network holds the best weights on val.
 
@@ -91,6 +94,7 @@ def train(
         workers: processes that load crops; 0: this process loads them.
         store: whether frames are decoded once, see :func:`pipeline.training.store.open_split`.
         log_every: steps between two reads of the loss from the device; None: see ``training.readings.EVERY``.
+        unlabelled: frames without labels; ``settings.unlabelled_images`` of them are in every batch of a distillation.
 
     Raises:
         UserError: the data set has too few classes to learn, the network cannot take the sizes, the batch cannot be
@@ -119,12 +123,14 @@ def train(
     say = log.info if accelerator.is_main_process else log.debug
     train_split = open_split(prepared, "train", mode=store, say=say)
     val = open_split(prepared, "val", mode=store, say=say)
-    crops = data.Crops(train_split, augment, seed=settings.seed)
+    without = None if unlabelled is None else open_split(unlabelled, UNLABELLED, mode=store, say=say)
+    crops = data.Crops(train_split, augment, seed=settings.seed, unlabelled=without)
 
     def batches(first: int) -> Iterable[Batch]:
         draws = data.Draws(
-            length=len(crops), steps=settings.steps, images=images, seed=settings.seed, first=first,
+            length=len(train_split), steps=settings.steps, images=images, seed=settings.seed, first=first,
             accumulate=settings.accumulate, process=accelerator.process_index, processes=accelerator.num_processes,
+            unlabelled=len(without or ()), per_update=settings.unlabelled_images,
         )  # fmt: skip
         return data.batches(crops, draws, workers=workers)
 
@@ -141,15 +147,18 @@ def train(
             known={"val": kept.metrics} if settings.validates_in_fp32 else {},
         )  # fmt: skip
 
-    identity = Identity(settings, {"dataset": prepared.facts_hash, **inputs})
+    frames = {} if unlabelled is None else {"unlabelled": unlabelled.facts_hash}
+    identity = Identity(settings, {"dataset": prepared.facts_hash, **frames, **inputs})
     kept = None if checkpoints is None else Checkpoints(checkpoints, identity, every_seconds=checkpoint_seconds)
     with (
         kept if kept is not None and main else nullcontext(),
         explained(planned, accelerator.device),
     ):
         learner = Learner(task, settings, accelerator=accelerator, images=images)
+        if isinstance(task, DistillationTask) and unlabelled is not None:
+            ready_for_unlabelled(task, settings, crops=crops, accelerator=accelerator, names=labels.names)
         best, last, costs = fit(
-            learner, batches, validate=metrics, name_of=lambda index: train_split.names[index], curves=curves,
+            learner, batches, validate=metrics, name_of=crops.name, curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),
         )  # fmt: skip
         of_last = None if last is best else metrics_by_split(last)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from pipeline.errors import UserError
 from pipeline.settings.param_types import Determinism, Optimizer, Precision, Schedule, ValidationPrecision
 from pipeline.settings.training_params import Recipe
 
@@ -22,6 +23,7 @@ class TrainingSettings:
         scale, colour_jitter: see :class:`pipeline.training.augment.Augmentation`.
         class_balance: exponent of the cross-entropy's class weights, see :func:`pipeline.training.data.class_weights`.
         batch_size: images per update, over all processes and accumulated parts.
+        unlabelled_images: how many of them are frames without labels.
         accumulate: parts of a batch whose gradients are added before an update.
         steps: updates; the learning rate falls over them.
         seed: seed of the crops and of the random draws of every step.
@@ -70,18 +72,27 @@ class TrainingSettings:
     determinism: Determinism = "auto"
     validation_precision: ValidationPrecision = "fp32"
     keep_start: bool = False
+    unlabelled_images: int = 0
 
     @classmethod
-    def of(cls, recipe: Recipe, *, images: int, input_size: tuple[int, int], seed: int) -> TrainingSettings:
+    def of(
+        cls, recipe: Recipe, *, images: int, input_size: tuple[int, int], seed: int, share: float = 0.0
+    ) -> TrainingSettings:
         """The values of a recipe in params.yaml.
 
         Args:
-            images: number of train images, which converts epochs to steps.
+            images: number of train images with labels, which converts epochs to steps.
             input_size: (height, width) of the deployed network.
+            share: of the images of a batch that are frames without labels; 0: there are none.
+
+        Raises:
+            UserError: a batch of one image cannot have frames with and without labels.
         """
         names = {field.name for field in fields(cls)}
         values = recipe.model_dump(include=names - {"steps", "seed"})
-        return cls(**values, steps=updates(recipe, images), input_size=input_size, seed=seed)
+        unlabelled = without_labels(recipe.batch_size, share=share) if share else 0
+        steps = updates(recipe, images, unlabelled=unlabelled)
+        return cls(**values, steps=steps, input_size=input_size, seed=seed, unlabelled_images=unlabelled)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -99,9 +110,31 @@ class TrainingSettings:
         return self.steps * self.accumulate
 
 
-def updates(recipe: Recipe, images: int) -> int:
-    """Steps of a recipe on a number of train images; a part of an epoch's last batch counts as one."""
+def updates(recipe: Recipe, images: int, *, unlabelled: int = 0) -> int:
+    """Steps of a recipe on a number of train images with labels; a part of an epoch's last batch counts as one.
+
+    Args:
+        unlabelled: how many images of a batch are frames without labels; an epoch does not count them.
+    """
     if recipe.steps is not None:
         return recipe.steps
     assert recipe.epochs is not None
-    return math.ceil(recipe.epochs * images / recipe.batch_size)
+    return math.ceil(recipe.epochs * images / (recipe.batch_size - unlabelled))
+
+
+def without_labels(batch_size: int, *, share: float) -> int:
+    """How many images of a batch are frames without labels: the share, rounded; at least one has labels, one has none.
+
+    Raises:
+        UserError: the batch has one image.
+
+    Example:
+        >>> [without_labels(batch, share=0.3) for batch in (2, 4, 16)]
+        [1, 1, 5]
+    """
+    if batch_size == 1:
+        raise UserError(
+            "batch_size: got 1; with frames without labels (distill.unlabelled) a batch has at least one image of each "
+            "kind: raise it to 2 or more, or remove the sources of distill.unlabelled"
+        )
+    return min(max(round(share * batch_size), 1), batch_size - 1)

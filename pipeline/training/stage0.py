@@ -139,12 +139,14 @@ def learn(
     return [trained]
 
 
-def costs(before: Sequence[Trained], trained: Trained) -> dict[str, float | str]:
+def costs(before: Sequence[Trained], earlier: Sequence[Trained], trained: Trained) -> dict[str, float | str]:
     """Costs of a run for its JSON; ``stage0_seconds`` is a part of its ``training_seconds``.
 
     Args:
         before: what :func:`learn` returned.
+        earlier: rounds before the last one, see ``training.rounds``.
+        trained: the last round.
     """
     seconds = sum(sum(stage.costs.seconds) for stage in before)
-    total = sum(trained.costs.seconds) + seconds
+    total = seconds + sum(sum(each.costs.seconds) for each in (*earlier, trained))
     return trained.costs.to_meta() | {"training_seconds": round(total, 3), "stage0_seconds": round(seconds, 3)}

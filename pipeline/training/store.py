@@ -96,7 +96,7 @@ class Stored(Split):
 
     def _add(self, index: int, place: Place) -> tuple[Array, Array]:
         """Decode a sample and write it into the file. Several processes may do so at once: they write equal bytes."""
-        frame, label = Split.frame(self, index), Split.label(self, index)
+        frame, label = self.read(index)
         if frame.shape[:2] != (place.height, place.width) or label.shape != (place.height, place.width):
             raise UserError(
                 f"{self.image_file(index)}: {place.height}x{place.width} in its header, decoded {frame.shape[:2]}, "
@@ -149,7 +149,7 @@ def open_split(
     digest = prepared.artifact.hash
     base = prepared.artifact.path.resolve().parent / FOLDER if folder is None else folder
     file = base / digest[:16] / f"{name}.raw"
-    stored = functools.partial(Stored, root=split.root, name=name, names=split.names, jpegs=split.jpegs, file=file)
+    stored = functools.partial(Stored, **vars(split), file=file)
     try:
         if (places := _ready(file, digest)) is not None:
             return stored(places=places)

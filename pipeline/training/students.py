@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 from pipeline import artifact, models
 from pipeline.models.weights import network_artifact
-from pipeline.prepared import Prepared
+from pipeline.prepared import Prepared, Unlabelled
+from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
-from pipeline.training import processes, stage0, teachers
+from pipeline.training import processes, rounds, stage0, teachers
 from pipeline.training.distillation import DistillationTask, warn_of_other_targets
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
 
 
 def distill(
@@ -29,8 +33,13 @@ def distill(
     costs: Path,
     checkpoints: Path,
     out: Path,
+    unlabelled: Path | None = None,
 ) -> Trained:
     """Train a student, with stage 0 before if ``distill.stage0`` is set, and write its network artifact.
+
+    Frames without labels join every batch, if there are some: in stage 0, and in the task if they teach something. With
+    the loss ``none`` and ``distill.unlabelled.labels: soft`` they would not, and the batches of the task have labelled
+    images only, so that such a student can be compared with the others.
 
     Args:
         name: of the student, a key of ``params.students``.
@@ -40,6 +49,7 @@ def distill(
         costs: JSON with seconds and memory of the training.
         checkpoints: folder for checkpoints, from which an interrupted run resumes.
         out: network artifact of the student.
+        unlabelled: artifact with frames without labels, see ``prepared.Unlabelled``; None, or one without frames: none.
 
     Raises:
         UserError: see ``teachers.open_all``, ``stage0.learn`` and ``training.run.train``.
@@ -52,13 +62,26 @@ def distill(
     processes.start_asked_for()
     seed_everything(params.distill_seed)
     student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
-    settings = TrainingSettings.of(
-        recipe, images=len(prepared.splits["train"]), input_size=size, seed=params.distill_seed
+    frames = None if unlabelled is None else Unlabelled(unlabelled)
+    frames, joining = frames or None, recipe.unlabelled
+    teaches = frames is not None and (loss["name"] != loss_mixture.NOTHING or joining.labels != "soft")
+    mixed, settings = (
+        TrainingSettings.of(
+            recipe, images=len(prepared.splits["train"]), input_size=size, seed=params.distill_seed, share=share
+        )
+        for share in (joining.share if frames else 0.0, joining.share if teaches else 0.0)
     )
+    labelling = joining.model_dump(include={"labels", "threshold", "keep"}) if teaches else {}
     task = DistillationTask.on(
-        prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed
-    )
+        prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed,
+        **labelling,
+    )  # fmt: skip
     if processes.is_main():
+        if frames and not teaches:
+            log.warning(
+                "students.%s.loss: got none, which learns nothing from frames without labels with "
+                "distill.unlabelled.labels: soft; its batches have labelled images only", name,
+            )  # fmt: skip
         warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
     run = partial(
         train, prepared=prepared, checkpoint_seconds=params.checkpoint_seconds, workers=recipe.workers,
@@ -69,8 +92,12 @@ def distill(
         "teaching": teaching, **hashes,
     }  # fmt: skip
     places: dict[str, Any] = {"curves": curves, "checkpoints": checkpoints, "title": name}
-    before = stage0.learn(run, task, settings, steps=recipe.stage0, inputs=inputs, **places)
-    trained = run(task, settings, inputs={**inputs, "loss": loss, "stage0": recipe.stage0}, **places)
+    before = stage0.learn(partial(run, unlabelled=frames), task, mixed, steps=recipe.stage0, inputs=inputs, **places)
+    *earlier, trained = rounds.learn(
+        partial(run, settings=settings, unlabelled=frames if teaches else None), task,
+        rounds=joining.rounds if teaches else 1,
+        inputs={**inputs, "loss": loss, "stage0": recipe.stage0, "labelling": labelling}, **places,
+    )  # fmt: skip
     processes.leave()
     if processes.is_main():
         facts = {
@@ -78,13 +105,19 @@ def distill(
             "loss": {"name": loss["name"], "options": loss["options"], "weights": task.balance.values()},
             "parents": {"dataset": prepared.artifact.hash, **hashes},
         }  # fmt: skip
+        if frames and teaches:
+            facts["unlabelled"] = {
+                "facts_hash": frames.facts_hash, "frames": len(frames), "share": joining.share, **labelling,
+                "rounds": joining.rounds,
+            }  # fmt: skip
+            facts["parents"]["unlabelled"] = frames.artifact.hash
         network_artifact.save(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
         )  # fmt: skip
         passes = teachers.passes(teacher_network) if task.loss.uses_teacher else 0
         further = {"parameters_of_loss": task.parameters_of_loss, "teacher_passes": passes}
-        artifact.write_text(costs, artifact.dump_json(stage0.costs(before, trained) | further))
-        for finished in (*before, trained):
+        artifact.write_text(costs, artifact.dump_json(stage0.costs(before, earlier, trained) | further))
+        for finished in (*before, *earlier, trained):
             finished.finish()
     return trained

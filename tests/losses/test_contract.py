@@ -48,6 +48,19 @@ def test_no_distillation_has_no_terms(bench: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_loss_says_whether_it_reads_labels(bench: Any, name: str) -> None:
+    def values(target: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        loss = bench.build(name).train()
+        terms: dict[str, Tensor] = loss(bench.student(), bench.teacher(), target)
+        return terms
+
+    labelled, void = values(bench.labels()), values(torch.full_like(bench.labels(), bench.IGNORE))
+    differs = any(not torch.equal(labelled[term], void[term]) for term in labelled)
+    assert differs == bench.build(name).uses_labels
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_unknown_option_names_the_closest(name: str) -> None:
     with pytest.raises(UserError, match="wieght: unknown option"):
         losses.build(name, {"wieght": 1.0})

@@ -16,8 +16,11 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
+from pipeline import artifact
 from pipeline.export.onnx_file import AWARE
+from pipeline.frames import write_png
 from pipeline.video.engines import chosen
+from tests.preparation.conftest import scene
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -230,6 +233,40 @@ def test_another_seed_retrains_students_under_the_same_teacher(project: Path) ->
     status, output, ran = dvc(folder, "repro", "distill@kd")
     assert status == 0 and ran == {"raw_data", "sources", "distill@kd"}, output
     assert (folder / "artifacts/students/kd/meta.json").read_bytes() != before
+
+
+def test_frames_without_labels_train_students_and_no_teacher(project: Path) -> None:
+    """Also in a clone that has the results and not the frames."""
+    folder = project.with_name("unlabelled")
+    shutil.copytree(project, folder, symlinks=True)
+    drives = folder / "my drives"
+    for number in range(6):
+        write_png(drives / f"{number}.png", scene(number))
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["distill"]["unlabelled"]["sources"] = ["my drives"]
+    yaml.dump(params, folder / "params.yaml")
+    looks, changed = {"raw_data", "sources"}, {"prepare_unlabelled", "distill@kd"}
+    kept = []
+    for number, look, expected in ((0, 0, looks | changed), (1, 1, looks), (2, 12, looks | changed)):
+        write_png(drives / f"{number}.png", scene(look))
+        status, output, ran = dvc(folder, "repro", "distill@kd")
+        assert status == 0 and ran == expected, output
+        unlabelled = artifact.load(folder / "artifacts/unlabelled", kind="unlabelled")
+        student = artifact.load(folder / "artifacts/students/kd", kind="network")
+        assert student.meta["parents"]["unlabelled"] == unlabelled.hash
+        kept.append((unlabelled.hash, student.hash))
+    assert kept[0] == kept[1] and not set(kept[0]) & set(kept[2])
+
+    twin = project.with_name("without frames")
+    for name in ("dvc.lock", "dvc.yaml", "params.yaml", "pipeline", "stages", ".git", ".dvc"):
+        copy = shutil.copytree if (folder / name).is_dir() else shutil.copy2
+        twin.mkdir(exist_ok=True)
+        copy(folder / name, twin / name)
+    status, output, _ = dvc(twin, "checkout")
+    assert status == 0, output
+    status, output, ran = dvc(twin, "repro", "distill@kd")
+    assert status == 0 and ran == looks and "my drives: no such file or folder" in output, output
 
 
 def test_losses_are_compared_without_touching_the_workspace(project: Path) -> None:

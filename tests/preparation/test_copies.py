@@ -13,7 +13,7 @@ from pipeline import datasets
 from pipeline.datasets import Dataset
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
-from pipeline.preparation.copies import copies, thumbnail
+from pipeline.preparation.copies import ALIKE, Index, Match, copies, correlation, is_flat, normalised, thumbnail
 from pipeline.preparation.survey import survey
 
 STREETS = {"train": 12, "val": 6, "sequence": 10, "size": [128, 192], "seed": 4}
@@ -117,3 +117,46 @@ def test_many_copies_are_counted(frames: dict[str, list[Array]]) -> None:
     result = survey(Pictures(train=[(frame, 1) for frame in twelve], val=brighter), progress=lambda *_: None)
     assert len(result.warnings) == 12 and result.warnings[10].startswith("val/val9: looks the same as train/train9;")
     assert result.warnings[11].startswith("2 more images look the same as an image of another split")
+
+
+@pytest.mark.parametrize("alike", [ALIKE, 0.995, 0.95, 0.9])
+def test_the_index_answers_as_a_comparison_of_all_pairs(frames: dict[str, list[Array]], alike: float) -> None:
+    """Frames of a drive, each also brighter, with noise, and as the mean with another: correlations from 0.5 to 1."""
+    rng = np.random.default_rng(0)
+    drawn = [frame for listed in frames.values() for frame in listed]
+    drawn += [cv2.addWeighted(frame, 1 - 0.02 * n, drawn[0], 0.02 * n, 0) for n, frame in enumerate(drawn)]
+    drawn += [np.clip(frame + rng.normal(0, 9, frame.shape), 0, 255).astype(np.uint8) for frame in drawn]
+    thumbnails = [thumbnail(drawn[n]) for n in rng.permutation(len(drawn))]
+    thumbnails[5] = np.full_like(thumbnails[5], 100)
+    index, answers = Index(alike), 0
+    for number, thumb in enumerate(thumbnails):
+        earlier = normalised(thumbnails[:number]) @ normalised([thumb])[0] if number else np.zeros(0)
+        match, alike_ones = index.like(thumb), {str(n) for n in np.flatnonzero(earlier >= alike)}
+        assert (match is None) == (not alike_ones), number
+        if match is not None:
+            answers += 1
+            assert match.name in alike_ones and match.correlation == pytest.approx(earlier[int(match.name)], abs=1e-5)
+        index.add(str(number), thumb)
+    assert 0 < answers < len(thumbnails)
+
+
+def test_correlation_is_pearsons() -> None:
+    thumbnails = np.random.default_rng(0).integers(0, 256, (6, 1024), dtype=np.uint8)
+    expected = np.corrcoef(thumbnails.astype(np.float64))[0, 1:]
+    assert correlation(thumbnails[1:], thumbnails[0]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_image_without_contrast_is_like_no_image() -> None:
+    flat = np.full(1024, 9, np.uint8)
+    index = Index()
+    index.add("flat", flat)
+    assert is_flat(flat) and index.like(flat) is None
+
+
+def test_an_image_is_found_again_among_many() -> None:
+    """More images than the index first has room for."""
+    thumbnails = np.random.default_rng(0).integers(0, 256, (700, 1024), dtype=np.uint8)
+    index = Index()
+    for number, thumb in enumerate(thumbnails):
+        index.add(str(number), thumb)
+    assert [index.like(thumb) for thumb in thumbnails] == [Match(str(number), 1.0) for number in range(700)]

@@ -103,7 +103,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 def test_the_stage_writes_a_list_per_stage_and_student(stage: Stage) -> None:
     written = stage.run(lambda raw: raw["students"]["kd"].update(loss={"kd": {"weight": 3.0}}))
     assert {name for name in written if "/" not in name} == {
-        "prepare.json", "train_teacher.json", "report.json", "gate.json",
+        "prepare.json", "prepare_unlabelled.json", "train_teacher.json", "report.json", "gate.json",
     }  # fmt: skip
     assert {name for name in written if name.startswith("distill/")} == {"distill/both.json", "distill/kd.json"}
     kd, both = (json.loads(written[f"distill/{name}.json"])["loss"] for name in ("kd", "both"))

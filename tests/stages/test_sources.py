@@ -30,8 +30,9 @@ def test_values_that_params_yaml_leaves_out_are_part_of_the_stages_that_use_them
     assert not [name for name, facts in sources(tmp_path, raw).items() if "defaults" in facts]
     for section, key in (("distill", "ema"), ("distill", "class_balance"), ("export", "confidence")):
         del raw[section][key]
+    del raw["distill"]["unlabelled"]["keep"]
     written = sources(tmp_path, raw)
-    left_out = {"ema": None, "class_balance": 0.0}
+    left_out = {"ema": None, "class_balance": 0.0, "unlabelled": {"keep": 0.5}}
     assert {name: facts["defaults"] for name, facts in written.items() if "defaults" in facts} == {
         **{f"{stage}/{student}": left_out for stage in ("distill", "qat") for student in ("alone", "kd")},
         **{f"export/{student}": {"confidence": False} for student in ("alone", "kd")},

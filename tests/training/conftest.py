@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,14 +14,15 @@ from unittest import mock
 import pytest
 from torch.nn import BatchNorm2d, Dropout2d, Module
 
-from pipeline import datasets, losses, models
+from pipeline import artifact, datasets, losses, models
 from pipeline.errors import UserError
 from pipeline.models import SegNetwork
 from pipeline.preparation.prepare import prepare
-from pipeline.prepared import Prepared
-from pipeline.settings.param_types import StoreMode
+from pipeline.prepared import UNLABELLED, Prepared, Unlabelled
+from pipeline.settings.param_types import FrameLabels, StoreMode
 from pipeline.training import run
 from pipeline.training.distillation import DistillationTask
+from pipeline.training.pseudo_labels import PseudoLabels
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
@@ -66,6 +68,23 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(out)
 
 
+def without_labels(folder: Path, *, count: int, seed: int) -> Unlabelled:
+    """An artifact with rendered frames, without their labels."""
+    options = {"train": count, "val": 2, "sequence": 0, "size": [64, 96], "seed": seed}
+    streets = datasets.build("streets", options)
+    prepare(streets, folder / "labelled", name="streets", options=options, progress=lambda split, total: None)
+    rendered = Prepared(folder / "labelled")
+    meta = {**rendered.labels.to_meta(), "splits": {UNLABELLED: rendered.splits["train"]}}
+    with artifact.create(folder / "frames", kind="unlabelled", meta=meta) as partial_folder:
+        shutil.copytree(rendered.artifact.path / "train/images", partial_folder / UNLABELLED / "images")
+    return Unlabelled(folder / "frames")
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Unlabelled:
+    return without_labels(tmp_path_factory.mktemp("unlabelled"), count=7, seed=5)
+
+
 class Bench:
     """Networks, tasks and runs that take about a second."""
 
@@ -102,6 +121,15 @@ class Bench:
         teacher, student = self.network(seed=1), self.network(seed=0)
         return DistillationTask(student, teacher, self.loss(loss, student, teacher, **options), ignore_index=255)
 
+    def labelling(self, loss: str, labels: FrameLabels, *, keep: float = 0.5, **options: Any) -> DistillationTask:
+        """A distillation that learns from frames without labels, too."""
+        teacher, student = self.network(seed=1), self.network(seed=0)
+        pseudo = PseudoLabels(num_classes=11, ignore_index=255, threshold=0.9, keep=keep)
+        return DistillationTask(
+            student, teacher, self.loss(loss, student, teacher, **options), ignore_index=255, labels=labels,
+            pseudo=pseudo,
+        )  # fmt: skip
+
     def image_by_image(self, task: SupervisedTask) -> SupervisedTask:
         """The same without dropout, and its batch norm with the statistics it has: what an image gives then hangs on no
         other image and no process."""
@@ -124,6 +152,7 @@ class Bench:
         store: StoreMode = "none",
         estimated: bool = False,
         log_every: int | None = None,
+        frames: Unlabelled | None = None,
         **changes: Any,
     ) -> Trained:
         """Train with `SETTINGS`, changed; the estimate of the memory, if asked for, takes half of the time."""
@@ -132,7 +161,7 @@ class Bench:
             return train(
                 task, replace(SETTINGS, **changes), prepared=self.prepared, inputs=inputs, title="test", curves=curves,
                 checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
-                log_every=log_every,
+                log_every=log_every, unlabelled=frames,
             )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ OTHERS: dict[str, Any] = {
     "lr_factors": {"encoder": 1.0, "head": 1.0, "loss": 0.5}, "momentum": 0.8, "weight_decay": 0.0,
     "decay_norms": False, "clip_norm": 1.0, "schedule": "cosine", "power": 1.0, "warmup": 0, "ema": 0.9,
     "sync_batch_norm": True, "channels_last": True, "compile": True, "validate_every": 1, "determinism": "off",
-    "keep_start": True, "validation_precision": "training",
+    "keep_start": True, "validation_precision": "training", "unlabelled_images": 1,
 }  # fmt: skip
 
 
@@ -157,11 +157,12 @@ def test_every_setting_is_part_of_the_identity(field: str) -> None:
 
 
 def test_every_value_of_a_recipe_is_a_setting_or_changes_no_result() -> None:
-    """Epochs become steps; seed, stage 0 and teaching are given separately; the others change the speed alone."""
+    """Epochs become steps; seed, stage 0, teaching and frames without labels are given separately; the others change
+    the speed alone."""
     names = {field.name for field in fields(TrainingSettings)}
-    apart = {"epochs", "stage0", "teaching", "workers", "store", "log_every"}
+    apart = {"epochs", "stage0", "teaching", "unlabelled", "workers", "store", "log_every"}
     assert training_params.Distill.model_fields.keys() - names == apart
-    assert names - training_params.Distill.model_fields.keys() == {"input_size", "keep_start"}
+    assert names - training_params.Distill.model_fields.keys() == {"input_size", "keep_start", "unlabelled_images"}
     original = params.load(ROOT / "params.yaml", kinds=()).distill
     recipe = original.model_copy(update={"steps": None, "epochs": 1.5, "class_balance": 0.25})
     settings = TrainingSettings.of(recipe, images=3 * recipe.batch_size, input_size=(64, 96), seed=7)

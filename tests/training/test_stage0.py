@@ -80,7 +80,7 @@ def test_the_encoder_learns_and_the_head_stays(bench: Any, start: Callable[..., 
     assert len(values) == 12 and sum(values[-3:]) < 0.9 * sum(values[:3])
     assert not list(tmp_path.rglob("miou.tsv")) and not list(tmp_path.rglob("ce.tsv"))
     assert trained.facts["metrics"] == {} and len(trained.costs.seconds) == 12
-    costs = stage0.costs([trained], trained)
+    costs = stage0.costs([trained], [], trained)
     assert costs["stage0_seconds"] == pytest.approx(sum(trained.costs.seconds), abs=1e-3)
     assert costs["training_seconds"] == pytest.approx(2 * costs["stage0_seconds"], abs=2e-3)
 

@@ -103,16 +103,22 @@ def list_folder(folder: Path) -> Listing:
         entries = list(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    return _sorted(str(folder), entries, folder.resolve().name)
+    return by_kind(str(folder), entries, folder.resolve().name)
 
 
 def list_pattern(pattern: str) -> Listing:
     """The paths that a pattern matches; ``**`` matches any folders."""
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-    return _sorted(pattern, {Path(name) for name in names})
+    return by_kind(pattern, {Path(name) for name in names})
 
 
-def _sorted(given: str, entries: Iterable[Path], name: str = "") -> Listing:
+def by_kind(given: str, entries: Iterable[Path], name: str = "") -> Listing:
+    """Paths by kind.
+
+    Args:
+        given: the folder or the pattern.
+        name: of the folder of the results; ``<name>-overlay`` is an overlay too.
+    """
     listing = Listing(given)
     paths = sorted((path for path in entries if not path.name.startswith(".")), key=natural_order)
     stems = {(path.parent, path.stem) for path in paths}

@@ -1,0 +1,272 @@
+"""Frames without labels: from files to an artifact without near-duplicates, checked as labelled images are.
+
+Images are read by the reader of labelled data sets and kept as :mod:`pipeline.preparation.originals` says; videos by
+the reader of ``infer``. A frame is left out if it is smaller than the thumbnail that stands for it, if it shows
+nothing, if it looks the same as a labelled frame (one of val or test must not be trained on, one of train is there
+already), or as an earlier frame of this artifact. The measure is that of :mod:`pipeline.preparation.copies`. The bytes
+of the artifact do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import artifact
+from pipeline.datasets._images import read_image
+from pipeline.errors import Problems, UserError
+from pipeline.frames import Array, digest
+from pipeline.preparation.copies import ALIKE, SIDE, Index, is_flat, thumbnail
+from pipeline.preparation.frame_sources import KEY, Files
+from pipeline.preparation.originals import write_image
+from pipeline.preparation.survey import in_order
+from pipeline.prepared import UNLABELLED, Prepared, jpeg_facts
+from pipeline.video.drawing.picture import SQUARE, Picture
+from pipeline.video.selection import Selection
+from pipeline.video.sources import Frame, open_source
+from pipeline.video.sources._timing import USUAL_FPS, slack_of
+
+LIST = "frames.jsonl"
+#: Reasons for which frames are left out, as the list names them.
+SMALL, BLANK, LABELLED, DUPLICATE = "small", "blank", "labelled", "near-duplicate"
+MEANINGS = {
+    SMALL: f"smaller than {SIDE}x{SIDE} pixels",
+    BLANK: "without contrast",
+    LABELLED: "like a labelled frame",
+    DUPLICATE: "like an earlier frame",
+}
+Every = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A frame that may be used.
+
+    Attributes:
+        name: of the sample.
+        source: name of its file; the frames of a video share it.
+        read: decodes it, (H, W, 3) BGR uint8.
+        file: the image file; None: a frame of a video.
+        number, seconds: 0-based number of the frame in its video, and its time.
+    """
+
+    name: str
+    source: str
+    read: Callable[[], Array]
+    file: Path | None = None
+    number: int | None = None
+    seconds: float | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        place = {} if self.number is None else {"frame": self.number, "seconds": round(self.seconds or 0.0, 3)}
+        return {"name": self.name, "source": self.source, **place}
+
+
+def prepare_unlabelled(
+    files: Files,
+    out: Path,
+    *,
+    prepared: Prepared,
+    every: Every,
+    duplicates: float | None,
+    progress: Callable[[str, int], object] = lambda *step: None,
+    warn: Callable[[str], object] = lambda warning: None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Write the frames as an artifact. It has the split ``unlabelled``, without label files, and ``frames.jsonl``: a
+    line for each frame, with its source, its number and time in a video, the sha256 of its size and pixels (see
+    :func:`pipeline.frames.digest`), and why it was left out, if so.
+
+    Args:
+        files: see :func:`pipeline.preparation.frame_sources.find_files`; none: the artifact has no frames.
+        prepared: the labelled data set.
+        every: every N-th frame of a video; ``auto``: the first frame of each second.
+        duplicates: correlation of two thumbnails from which on the later frame is left out; None: near-duplicates stay,
+            and labelled frames are those with a correlation of ``copies.ALIKE``.
+        progress: called with (title, number of steps) at each step.
+        warn: called with each warning, if there are no errors.
+        workers: number of threads that read, and of those that write.
+
+    Returns:
+        the facts of meta.json; ``unlabelled`` counts files, frames that were read and kept, and those left out, by
+        reason.
+
+    Raises:
+        UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors.
+    """
+    problems = Problems("frames without labels")
+    facts: dict[str, Any] = {
+        **prepared.labels.to_meta(), "dataset": prepared.name, "parents": {"dataset": prepared.artifact.hash},
+        "options": {"every": every, "duplicates": duplicates},
+    }  # fmt: skip
+    for problem in (*files.missing, *files.problems):
+        problems.add(problem)
+    problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
+    warnings = list(files.warnings)
+    names: list[str] = []
+    dropped: Counter[str] = Counter()
+    with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
+        seen = Seen(prepared if files.all else None, duplicates=duplicates, progress=progress, workers=workers)
+        with (folder / LIST).open("w", encoding="utf-8") as listed, _Writing(folder, workers) as writing:
+            for candidate, reading in in_order(_read, _candidates(files, every, problems, warnings, progress), workers):
+                try:
+                    frame, thumb, pixels = reading.result()
+                except UserError as error:
+                    problems.add(f"{candidate.name}: {error}")
+                    continue
+                small = min(frame.shape[:2]) < SIDE
+                reason, like = (SMALL, None) if small else seen.why_not(candidate.name, thumb)
+                if reason:
+                    dropped[reason] += 1
+                else:
+                    names.append(candidate.name)
+                    writing.add(candidate, frame)
+                line = {**candidate.facts, "sha256": pixels.hex(), "left_out": reason or None, "like": like}
+                listed.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+        if files.all and not names and not problems.messages:
+            problems.add(f"{KEY}: no frame is left: {_counted(dropped)}; add other sources")
+        problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
+        facts["splits"] = {UNLABELLED: names}
+        facts[UNLABELLED] = {
+            "images": len(files.images), "videos": len(files.videos), "read": len(names) + dropped.total(),
+            "kept": len(names), "left_out": dict(sorted(dropped.items())),
+        }  # fmt: skip
+        facts |= jpeg_facts(folder, writing.written)
+    for warning in (*warnings, *([f"frames that are left out: {_counted(dropped)}"] if dropped else [])):
+        warn(warning)
+    return facts
+
+
+def _counted(dropped: Counter[str]) -> str:
+    return ", ".join(f"{count} {MEANINGS[reason]}" for reason, count in sorted(dropped.items()))
+
+
+def _read(candidate: Candidate) -> tuple[Array, Array, bytes]:
+    """A frame, its thumbnail and its digest."""
+    frame = candidate.read()
+    return frame, thumbnail(frame), digest(frame)
+
+
+class Seen:
+    """Which frames look the same as a labelled frame or as an earlier one.
+
+    Args:
+        prepared: the labelled data set; None: no frames are asked about.
+        duplicates: lowest correlation of near-duplicates; None: only labelled frames are looked for.
+    """
+
+    def __init__(
+        self, prepared: Prepared | None, *, duplicates: float | None, progress: Callable[[str, int], object],
+        workers: int,
+    ) -> None:  # fmt: skip
+        self._index = Index(ALIKE if duplicates is None else duplicates)
+        self._grows = duplicates is not None
+        self._labelled: set[str] = set()
+        if prepared is None:
+            return
+        samples = [(split, number) for split in prepared.splits for number in range(len(prepared.splits[split]))]
+        splits = {name: prepared.split(name) for name in prepared.splits}
+
+        def thumbnail_of(sample: tuple[str, int]) -> Array:
+            return thumbnail(splits[sample[0]].frame(sample[1]))
+
+        for (split, number), reading in in_order(thumbnail_of, samples, workers):
+            progress("labelled frames", len(samples))
+            name = f"{split}/{splits[split].names[number]}"
+            self._labelled.add(name)
+            self._index.add(name, reading.result())
+
+    def why_not(self, name: str, thumb: Array) -> tuple[str, str | None]:
+        """Why a frame is left out, and the frame that it is like; empty if it is used: then it is added."""
+        if is_flat(thumb):
+            return BLANK, None
+        match = self._index.like(thumb)
+        if match is not None:
+            return (LABELLED if match.name in self._labelled else DUPLICATE), match.name
+        if self._grows:
+            self._index.add(f"{UNLABELLED}/{name}", thumb)
+        return "", None
+
+
+class _Writing:
+    """Threads that write the image files; only a few frames wait at the same time, to save memory.
+
+    Attributes:
+        written: names of all files, from the folder.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.written: list[str] = []
+        self._folder, self._workers = folder, workers
+        self._pending: deque[Future[Path]] = deque()
+
+    def __enter__(self) -> _Writing:
+        self._pool = ThreadPoolExecutor(self._workers)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            while self._pending and kind is None:
+                self._finish()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, candidate: Candidate, frame: Array) -> None:
+        images = self._folder / UNLABELLED / "images"
+        self._pending.append(self._pool.submit(write_image, images, candidate.name, frame, source=candidate.file))
+        if len(self._pending) > 2 * self._workers:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.written.append(self._pending.popleft().result().relative_to(self._folder).as_posix())
+
+
+def _candidates(
+    files: Files, every: Every, problems: Problems, warnings: list[str], progress: Callable[[str, int], object]
+) -> Iterator[Candidate]:
+    """All images, then the chosen frames of the videos. A video that cannot be opened is an error, damage a warning."""
+    for name, file in files.images.items():
+        progress("images", len(files.images))
+        yield Candidate(name, name, partial(read_image, file), file=file)
+    for name, file in files.videos.items():
+        progress("videos", len(files.videos))
+        try:
+            for frame in _of_video(file, every, warnings):
+                number = frame.name.rpartition("-")[2]
+                read = partial(_square, frame.picture)
+                yield Candidate(f"{name}/{number}", name, read, number=int(number), seconds=frame.timestamp)
+        except UserError as error:
+            problems.add(str(error))
+
+
+def _of_video(file: Path, every: Every, warnings: list[str]) -> Iterator[Frame]:
+    with closing(open_source(str(file))) as source:
+        chosen = Selection(every=1 if every == "auto" else every).frames(source)
+        yield from _each_second(chosen, source.fps or USUAL_FPS) if every == "auto" else chosen
+        if source.damage:
+            warnings.append(f"{file}: damaged: {source.damage}")
+
+
+def _each_second(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
+    """The first frame of each second. A frame that begins less than half a frame before a second belongs to it, because
+    timestamps are rounded."""
+    slack, due = slack_of(1 / fps), -math.inf
+    for number, frame in enumerate(frames):
+        time = number / fps if frame.timestamp is None else frame.timestamp
+        if time >= due - slack:
+            yield frame
+            due = math.floor(time + slack) + 1
+
+
+def _square(picture: Picture) -> Array:
+    """A picture (H, W, 3) BGR with square pixels, as the network sees those of labelled images."""
+    return picture.bgr() if picture.aspect == SQUARE else picture.within(picture.size)

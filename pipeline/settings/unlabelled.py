@@ -1,0 +1,33 @@
+"""The section ``distill.unlabelled`` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.settings.param_types import FrameLabels, Positive, Section, Sources
+
+
+class Unlabelled(Section):
+    """Frames without labels that join every batch, see unlabelled.md."""
+
+    #: folders, images, videos and patterns, such as drives/**/left/*.png; []: no frames
+    sources: Sources = Field(default=[])
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the images of a batch
+    every: Literal["auto"] | Positive = "auto"  # every N-th frame of a video; auto: one frame per second
+    #: lowest correlation of grey 32x32 thumbnails at which a frame counts as a near-duplicate; null: keep all frames
+    duplicates: Annotated[float, Field(ge=0.9, lt=1)] | None = 0.995
+    #: what they teach; soft: the terms of the loss; hard: the teacher's confident predictions, as labels; or both
+    labels: FrameLabels = "soft"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9  # probability from which a prediction is confident
+    #: least share of the pixels predicted as a class that count as confident; lowers the threshold of uncertain classes
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rounds: Positive = 1  # trainings; from the second one on, the student of the one before labels the frames
+
+    @field_validator("rounds")
+    @classmethod
+    def _labels_change(cls, rounds: int, others: ValidationInfo) -> int:
+        if rounds > 1 and others.data.get("labels") == "soft":
+            raise ValueError("with labels: soft every round is the same; use 1, or set labels to hard or both")
+        return rounds
