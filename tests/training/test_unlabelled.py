@@ -227,6 +227,32 @@ def test_the_student_alone_learns_from_hard_labels(bench: Bench, batch: Any) -> 
         task(x, target, unlabelled=flags)
 
 
+@pytest.mark.parametrize("labels", ["soft", "hard", "both"])
+def test_labels_stay_when_the_terms_of_the_loss_have_ended(bench: Bench, batch: Any, labels: Modes) -> None:
+    x, target, flags = batch
+    task = bench.labelling("kd", labels)
+    task.padding, task.unlabelled_share, task.balance.until = PADDING, 0.5, 0.0
+    runs = mock.Mock(wraps=task.teacher.forward)
+    with mock.patch.object(task.teacher, "forward", runs):
+        terms = task(x, target, unlabelled=flags)
+    assert set(terms) == {"loss", "ce"} | ({"pseudo_ce"} if labels != "soft" else set())
+    assert runs.called == (labels != "soft")
+
+
+def test_auto_weights_are_measured_against_the_labels_alone(bench: Bench, batch: Any) -> None:
+    """The reference of a weight is the cross-entropy with labels, not that with the teacher's predictions."""
+    x, target, flags = batch
+    fits = []
+    for labels in ("soft", "both"):
+        task = bench.image_by_image(bench.labelling("kd", labels, weight="auto"))  # type: ignore[arg-type]
+        task.padding, task.unlabelled_share = PADDING, 0.5  # type: ignore[attr-defined]
+        task.begin(1, steps=9)
+        assert float(task(x, target, unlabelled=flags)["kd"].detach()) == 0.0, "not measured yet"
+        task.finish()
+        fits.append(float(task.balance.fit))  # type: ignore[attr-defined,arg-type]
+    assert fits[0] == pytest.approx(fits[1], rel=1e-5) and fits[0] != 0
+
+
 def started(bench: Bench, task: Any, folder: Path, frames: Unlabelled, **options: Any) -> Any:
     values = {**UNEVEN, "steps": 3, "validate_every": 3, **options}
     return bench.train(task, folder, frames=frames, **values)
