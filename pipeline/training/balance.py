@@ -204,17 +204,28 @@ class Balance(nn.Module):
         self.at_bound |= fit != self.fit
 
     def warn(self) -> None:
-        """Print a warning for each term whose weight is at a bound, once; waits for the device."""
+        """Print a warning, once, for each term whose weight is at a bound or that was not measured in the first steps.
+
+        It waits for the device.
+        """
         if not self.auto:
             return
-        for name, bound in zip(self.auto, self.at_bound.tolist(), strict=True):
-            if bound and name not in self._warned:
-                self._warned.add(name)
+        for name, bound, measured in zip(self.auto, self.at_bound.tolist(), self.measured.tolist(), strict=True):
+            if name in self._warned or not (bound or (not measured and self.step > FIRST)):
+                continue
+            self._warned.add(name)
+            if bound:
                 log.warning(
                     "the weight auto of the term %s reached its bound (%g times the default, or %g times that of the "
                     "first steps): its gradient is far from that of the cross-entropy; give it a number, or leave the "
                     "term out",
                     name, OF_DEFAULT, OF_FIRST,
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "the term %s has the weight auto, but in the first %d steps it or the cross-entropy had no "
+                    "gradient, or the term was absent: it does not count until it is measured",
+                    name, FIRST,
                 )  # fmt: skip
 
     def values(self) -> dict[str, float]:

@@ -95,6 +95,14 @@ def test_the_head_of_a_teacher_runs_only_for_a_loss_that_compares_it(bench: Any)
     assert both.uses_auxiliary and not losses.build("at", {}, **bench.offered(student, teacher)).uses_auxiliary
 
 
+def test_a_task_between_does_not_change_what_the_teacher_returns(bench: Any) -> None:
+    """Stage 0 shares the teacher with the task that follows it, and compares no auxiliary logits."""
+    student, teacher = network(bench, 0, aux_loss=True), network(bench, 1, aux_loss=True)
+    task, other = (distilling(bench, student, teacher, loss) for loss in ("dist", "kd"))
+    other(*batch())
+    assert "dist_aux" in task(*batch())
+
+
 def test_of_several_teachers_it_is_the_first_ones(bench: Any) -> None:
     student = network(bench, 0, aux_loss=True)
     first, second = network(bench, 1, aux_loss=True), network(bench, 2, aux_loss=True)

@@ -217,6 +217,16 @@ def test_a_weight_stays_within_its_bounds(caplog: pytest.LogCaptureFixture) -> N
     assert early.weight == pytest.approx(1e6, rel=1e-3)
 
 
+def test_a_term_that_is_never_measured_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, FIRST + 2):
+            scene.update(ce=1.0, term=None)
+            scene.balance.warn()
+            assert len(caplog.records) == (step > FIRST)
+    assert "the term t has the weight auto, but in the first 5 steps" in caplog.records[0].message
+
+
 def test_a_term_that_reaches_nothing_in_common_is_refused() -> None:
     scene = Balance({"t": TermWeight(1.0, share=0.5)})
     x, y = (torch.zeros(1, 1, 1, 2, requires_grad=True) for _ in range(2))
