@@ -90,8 +90,9 @@ def prepare_unlabelled(
         files: see :func:`pipeline.preparation.frame_sources.find_files`; none: the artifact has no frames.
         prepared: the labelled data set.
         every: every N-th frame of a video; ``auto``: the first frame of each second.
-        duplicates: correlation of two thumbnails from which on the later frame is left out; None: near-duplicates stay,
-            and labelled frames are those with a correlation of ``copies.ALIKE``.
+        duplicates: correlation of two thumbnails from which on the later frame is left out, at most ``copies.ALIKE``,
+            or copies of labelled frames would stay; None: near-duplicates stay, and ``copies.ALIKE`` is the correlation
+            with labelled frames.
         progress: called with (title, number of steps) at each step.
         warn: called with each warning, if there are no errors.
         workers: number of threads that read, and of those that write.

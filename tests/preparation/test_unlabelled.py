@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.frames import Array, digest, read_frame, write_png
 from pipeline.preparation import unlabelled
-from pipeline.preparation.copies import Index, thumbnail
+from pipeline.preparation.copies import ALIKE, Index, thumbnail
 from pipeline.preparation.frame_sources import find_files
 from pipeline.preparation.unlabelled import prepare_unlabelled
 from pipeline.prepared import Prepared, Unlabelled
+from pipeline.settings import unlabelled as settings
 from pipeline.video.selection import Selection
 from pipeline.video.sources import open_source
 from tests.preparation.conftest import scene
@@ -124,7 +126,7 @@ def test_without_sources_no_labelled_frame_is_read(
 
 def test_near_duplicates_are_left_out(tmp_path: Path, labelled: Prepared) -> None:
     first, other = scene(1), scene(2)
-    near = cv2.addWeighted(first, 0.97, other, 0.03, 0)
+    near = cv2.addWeighted(first, 0.94, other, 0.06, 0)
     folder = save(
         tmp_path / "f", a=first, b=other, c=first, d=cv2.add(first, np.full_like(first, 9)), e=near,
         f=cv2.resize(first, None, fx=2, fy=2), g=cv2.flip(first, 1),
@@ -135,7 +137,7 @@ def test_near_duplicates_are_left_out(tmp_path: Path, labelled: Prepared) -> Non
     assert Unlabelled(tmp_path / "out").names == ["f/a", "f/b", "f/g"]
     assert counts["left_out"] == {"near-duplicate": 4} and counts["read"] == 7 and counts["kept"] == 3
     assert warnings == ["frames that are left out: 4 like an earlier frame"]
-    run(labelled, tmp_path / "strict", folder, duplicates=0.9999999)
+    run(labelled, tmp_path / "strict", folder, duplicates=0.999)
     assert "f/e" in Unlabelled(tmp_path / "strict").names and "f/c" in left_out(tmp_path / "strict")
     run(labelled, tmp_path / "all", folder, duplicates=None)
     assert len(Unlabelled(tmp_path / "all")) == 7
@@ -302,3 +304,12 @@ def test_memory_does_not_grow_with_the_pixels(tmp_path: Path, labelled: Prepared
 
     peak(4)
     assert peak(120) - peak(20) < 100 * 10_000, "bytes per frame; its pixels take 230,400"
+
+
+def test_the_allowed_correlations_leave_out_copies_of_labelled_frames() -> None:
+    """A higher value would leave out only equal frames, and keep frames of val that were encoded again."""
+    section = settings.Unlabelled.model_validate
+    assert section({"duplicates": 0.999}).duplicates == 0.999 < ALIKE
+    for value in (ALIKE, 1.0, 0.89):
+        with pytest.raises(ValidationError):
+            section({"duplicates": value})
