@@ -31,17 +31,17 @@ from pipeline.preparation.survey import in_order
 from pipeline.prepared import UNLABELLED, Prepared, jpeg_facts
 from pipeline.video.drawing.picture import SQUARE, Picture
 from pipeline.video.selection import Selection
-from pipeline.video.sources import Frame, open_source
+from pipeline.video.sources import Frame, Source, open_source
 from pipeline.video.sources._timing import USUAL_FPS, slack_of
 
 LIST = "frames.jsonl"
 #: Reasons for which frames are left out, as the list names them.
 SMALL, BLANK, LABELLED, DUPLICATE = "small", "blank", "labelled", "near-duplicate"
 MEANINGS = {
-    SMALL: f"are smaller than {SIDE}x{SIDE} pixels",
-    BLANK: "show nothing",
-    LABELLED: "look the same as a labelled frame",
-    DUPLICATE: "look the same as an earlier frame",
+    SMALL: f"smaller than {SIDE}x{SIDE} pixels",
+    BLANK: "without contrast",
+    LABELLED: "like a labelled frame",
+    DUPLICATE: "like an earlier frame",
 }
 Every = int | Literal["auto"]
 
@@ -90,15 +90,16 @@ def prepare_unlabelled(
         files: see :func:`pipeline.preparation.frame_sources.find_files`; none: the artifact has no frames.
         prepared: the labelled data set.
         every: every N-th frame of a video; ``auto``: the first frame of each second.
-        duplicates: correlation of two thumbnails from which on the later frame is left out; None: near-duplicates stay,
-            and labelled frames are those with a correlation of ``copies.ALIKE``.
+        duplicates: correlation of two thumbnails from which on the later frame is left out, at most ``copies.ALIKE``,
+            or copies of labelled frames would stay; None: near-duplicates stay, and ``copies.ALIKE`` is the correlation
+            with labelled frames.
         progress: called with (title, number of steps) at each step.
         warn: called with each warning, if there are no errors.
         workers: number of threads that read, and of those that write.
 
     Returns:
         the facts of meta.json; ``unlabelled`` counts files, frames that were read and kept, and those left out, by
-        reason.
+        reason; ``damaged`` of it says what is damaged in which videos.
 
     Raises:
         UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors.
@@ -111,13 +112,13 @@ def prepare_unlabelled(
     for problem in (*files.missing, *files.problems):
         problems.add(problem)
     problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
-    warnings = list(files.warnings)
+    damaged: dict[str, str] = {}
     names: list[str] = []
     dropped: Counter[str] = Counter()
     with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
         seen = Seen(prepared if files.all else None, duplicates=duplicates, progress=progress, workers=workers)
         with (folder / LIST).open("w", encoding="utf-8") as listed, _Writing(folder, workers) as writing:
-            for candidate, reading in in_order(_read, _candidates(files, every, problems, warnings, progress), workers):
+            for candidate, reading in in_order(_read, _candidates(files, every, problems, damaged, progress), workers):
                 try:
                     frame, thumb, pixels = reading.result()
                 except UserError as error:
@@ -138,16 +139,16 @@ def prepare_unlabelled(
         facts["splits"] = {UNLABELLED: names}
         facts[UNLABELLED] = {
             "images": len(files.images), "videos": len(files.videos), "read": len(names) + dropped.total(),
-            "kept": len(names), "left_out": dict(sorted(dropped.items())),
+            "kept": len(names), "left_out": dict(sorted(dropped.items())), "damaged": damaged,
         }  # fmt: skip
         facts |= jpeg_facts(folder, writing.written)
-    for warning in (*warnings, *([f"left out: {_counted(dropped)}"] if dropped else [])):
+    for warning in (*files.warnings, *([f"frames that are left out: {_counted(dropped)}"] if dropped else [])):
         warn(warning)
     return facts
 
 
 def _counted(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count} frames {MEANINGS[reason]}" for reason, count in sorted(dropped.items()))
+    return ", ".join(f"{count} {MEANINGS[reason]}" for reason, count in sorted(dropped.items()))
 
 
 def _read(candidate: Candidate) -> tuple[Array, Array, bytes]:
@@ -231,29 +232,31 @@ class _Writing:
 
 
 def _candidates(
-    files: Files, every: Every, problems: Problems, warnings: list[str], progress: Callable[[str, int], object]
+    files: Files, every: Every, problems: Problems, damaged: dict[str, str], progress: Callable[[str, int], object]
 ) -> Iterator[Candidate]:
-    """All images, then the chosen frames of the videos. A video that cannot be opened is an error, damage a warning."""
+    """All images, then the chosen frames of the videos. A video that cannot be opened is an error; what is damaged in
+    others is added to ``damaged``, by name, and the reader logs it."""
     for name, file in files.images.items():
         progress("images", len(files.images))
         yield Candidate(name, name, partial(read_image, file), file=file)
     for name, file in files.videos.items():
         progress("videos", len(files.videos))
         try:
-            for frame in _of_video(file, every, warnings):
-                number = frame.name.rpartition("-")[2]
-                read = partial(_square, frame.picture)
-                yield Candidate(f"{name}/{number}", name, read, number=int(number), seconds=frame.timestamp)
+            with closing(open_source(str(file))) as source:
+                for frame in _chosen(source, every):
+                    number = frame.name.rpartition("-")[2]
+                    read = partial(_square, frame.picture)
+                    yield Candidate(f"{name}/{number}", name, read, number=int(number), seconds=frame.timestamp)
+                if source.damage:
+                    damaged[name] = source.damage
         except UserError as error:
             problems.add(str(error))
 
 
-def _of_video(file: Path, every: Every, warnings: list[str]) -> Iterator[Frame]:
-    with closing(open_source(str(file))) as source:
-        chosen = Selection(every=1 if every == "auto" else every).frames(source)
-        yield from _each_second(chosen, source.fps or USUAL_FPS) if every == "auto" else chosen
-        if source.damage:
-            warnings.append(f"{file}: damaged: {source.damage}")
+def _chosen(source: Source, every: Every) -> Iterator[Frame]:
+    if every != "auto":
+        return Selection(every=every).frames(source)
+    return _each_second(Selection().frames(source), source.fps or USUAL_FPS)
 
 
 def _each_second(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -42,15 +43,37 @@ def markdown(columns: Sequence[Column[T]], rows: Iterable[T]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def rich_table(columns: Sequence[Column[T]], rows: Iterable[T], *, title: str, caption: str) -> Table:
+def rich_table(
+    columns: Sequence[Column[T]], rows: Iterable[T], *, title: str | None = None, caption: str | None = None
+) -> Table:
     """A table for the terminal; the first column names the rows."""
-    table = Table(title=title, caption=Text(caption), title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = None if caption is None else Text(caption)
     for column in columns:
         table.add_column(column.title, justify="left" if column.left else "right")
     first, *others = columns
     for row in rows:
         table.add_row(Text(first.cell(row), style="bold"), *(_styled(column, row) for column in others))
     return table
+
+
+def rich_tables(columns: Sequence[Column[T]], rows: Sequence[T], *, title: str, caption: str, width: int) -> Group:
+    """The table for a terminal of ``width`` characters: as many tables, one below the other, as its columns need.
+
+    Each of them begins with the first column. A cell is wrapped only where it is too wide for a table of two columns.
+    """
+    first, *others = columns
+    parts: list[list[Column[T]]] = [[first]]
+    for column in others:
+        if len(parts[-1]) > 1 and sum(_width(each, rows) for each in (*parts[-1], column)) + 1 > width:
+            parts.append([first])
+        parts[-1].append(column)
+    return Group(Text(title, style="italic"), *(rich_table(part, rows) for part in parts), Text(caption, style="dim"))
+
+
+def _width(column: Column[T], rows: Iterable[T]) -> int:
+    """Characters of a column in a table of rich: its widest text, a blank on either side, and a border."""
+    return max(map(len, (column.title, *map(column.cell, rows)))) + 3
 
 
 def _styled(column: Column[T], row: T) -> Text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.console import Group
 
 from pipeline.reporting import columns
 from pipeline.reporting.columns import Column, plain
@@ -91,6 +91,8 @@ def _with_error(text: str, error: float | None) -> str:
     return text if error is None or text == NOT_MEASURED else f"{text} ± {fixed(error)}"
 
 
+PER_MINUTE = Column("gain per minute", _gain_per_minute)
+
 #: mIoU in percent, gains in points over the student alone; time of one training step, and against the student alone.
 COLUMNS: tuple[Column[Line], ...] = (
     Column("name", lambda line: line.row.name, left=True),
@@ -106,15 +108,19 @@ COLUMNS: tuple[Column[Line], ...] = (
     Column("ms per step", _milliseconds),
     Column("cost", _cost),
     Column("minutes", _minutes),
-    Column("gain per minute", _gain_per_minute),
+    PER_MINUTE,
     Column("peak MiB", lambda line: fixed(line.row.peak_memory_mib, 0)),
 )
 
 
 def shown(comparison: Comparison) -> list[Column[Line]]:
-    """The columns without those in which no row has a value, such as INT8 where nothing was quantised."""
+    """The columns without those in which no row has a value, such as INT8 where nothing was quantised.
+
+    Where all rows train for the same minutes, the gain per minute says the same as the gain, and is left out.
+    """
     rows = lines(comparison)
-    return [column for column in COLUMNS if any(column.cell(line) not in (NOT_MEASURED, NOTHING) for line in rows)]
+    chosen = [column for column in COLUMNS if column is not PER_MINUTE or comparison.minutes is None]
+    return [column for column in chosen if any(column.cell(line) not in (NOT_MEASURED, NOTHING) for line in rows)]
 
 
 def length(comparison: Comparison) -> str:
@@ -127,11 +133,14 @@ def length(comparison: Comparison) -> str:
 def caption(comparison: Comparison) -> str:
     """The common facts of the rows, and the meaning of the columns."""
     count = len(comparison.seeds)
+    of_weights = ["worst class (lowest IoU)", "INT8"]
+    if comparison.minutes is None:
+        of_weights.insert(0, "gain per minute")
     return (
         f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {length(comparison)}; teacher "
         f"{fixed(comparison.teacher.miou)} mIoU; mIoU on {comparison.split} of the best weights on val and of the last "
         f"ones: mean ± standard deviation over seeds; gain over {BASELINE} of the same seed: mean ± standard error; "
-        f"gain per minute, worst class (lowest IoU) and INT8: of the {comparison.weights} weights; cost: time of a "
+        f"{', '.join(of_weights[:-1])} and {of_weights[-1]}: of the {comparison.weights} weights; cost: time of a "
         f"step against {BASELINE}; trained on {comparison.device}"
     )
 
@@ -143,7 +152,7 @@ def markdown(comparison: Comparison) -> str:
     return f"{columns.markdown(shown(comparison), lines(comparison))}\n{plain(caption(comparison))}\n"
 
 
-def rich_table(comparison: Comparison) -> Table:
-    """The same table for the terminal."""
-    rows = lines(comparison)
-    return columns.rich_table(shown(comparison), rows, title="Losses compared", caption=caption(comparison))
+def rich_tables(comparison: Comparison, *, width: int) -> Group:
+    """The same table for a terminal of ``width`` characters."""
+    texts = {"title": "Losses compared", "caption": caption(comparison)}
+    return columns.rich_tables(shown(comparison), lines(comparison), width=width, **texts)

@@ -34,7 +34,8 @@ def problems(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
     sections = list(_plugin_sections(raw))
     for where, kind, name in _chosen(raw):
         if name not in plugins.available(kind):
-            yield f"{where}: got '{name}'; pipeline/{kind} has no such file; {closest(name, plugins.available(kind))}"
+            known = [*plugins.available(kind), *(loss_mixture.RECIPES if kind == "losses" else ())]
+            yield f"{where}: got '{name}'; pipeline/{kind} has no such file; {closest(name, known)}"
         elif kind != "models" and not any(section[1:3] == (kind, name) for section in sections):
             sections.append((f"{'convert' if kind == 'runtimes' else kind}.{name}", kind, name, {}))
     for where, name, options in _overrides(raw):

@@ -17,7 +17,7 @@ class Unlabelled(Section):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the images of a batch
     every: Literal["auto"] | Positive = "auto"  # every N-th frame of a video; auto: one frame per second
     #: lowest correlation of grey 32x32 thumbnails at which a frame counts as a near-duplicate; null: keep all frames
-    duplicates: Annotated[float, Field(ge=0.9, lt=1)] | None = 0.995
+    duplicates: Annotated[float, Field(ge=0.9, le=0.999)] | None = 0.995
     #: what they teach; soft: the terms of the loss; hard: the teacher's confident predictions, as labels; or both
     labels: FrameLabels = "soft"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9  # probability from which a prediction is confident

@@ -136,7 +136,7 @@ class Balance(nn.Module):
         for name, weight in self.weights.items():
             if name not in terms:
                 continue
-            factor = self._fitted(name, weight) * weight.factor(self._done)
+            factor = self._fitted(name, weight, device=terms[name].device) * weight.factor(self._done)
             weighted[name] = factor.to(terms[name].dtype) * terms[name]
             curves[f"weight/{name}"] = weight.base * factor
             if strengths is not None and name in self.auto:
@@ -145,9 +145,9 @@ class Balance(nn.Module):
                 curves[f"share/{name}"] = torch.where(share.isfinite(), share, 0.0)
         return weighted, curves
 
-    def _fitted(self, name: str, weight: TermWeight) -> Tensor:
+    def _fitted(self, name: str, weight: TermWeight, *, device: torch.device | None = None) -> Tensor:
         if weight.share is None:
-            return torch.ones(())
+            return torch.ones((), device=device)
         index = self.auto.index(name)
         return torch.where(self.measured[index] > 0, weight.share * self.fit[index].exp(), 0.0)
 
@@ -204,17 +204,28 @@ class Balance(nn.Module):
         self.at_bound |= fit != self.fit
 
     def warn(self) -> None:
-        """Print a warning for each term whose weight is at a bound, once; waits for the device."""
+        """Print a warning, once, for each term whose weight is at a bound or that was not measured in the first steps.
+
+        It waits for the device.
+        """
         if not self.auto:
             return
-        for name, bound in zip(self.auto, self.at_bound.tolist(), strict=True):
-            if bound and name not in self._warned:
-                self._warned.add(name)
+        for name, bound, measured in zip(self.auto, self.at_bound.tolist(), self.measured.tolist(), strict=True):
+            if name in self._warned or not (bound or (not measured and self.step > FIRST)):
+                continue
+            self._warned.add(name)
+            if bound:
                 log.warning(
                     "the weight auto of the term %s reached its bound (%g times the default, or %g times that of the "
                     "first steps): its gradient is far from that of the cross-entropy; give it a number, or leave the "
                     "term out",
                     name, OF_DEFAULT, OF_FIRST,
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "the term %s has the weight auto, but in the first %d steps it or the cross-entropy had no "
+                    "gradient, or the term was absent: it does not count until it is measured",
+                    name, FIRST,
                 )  # fmt: skip
 
     def values(self) -> dict[str, float]:
@@ -229,5 +240,5 @@ def strength(term: Tensor, place: Tensor) -> Tensor | None:
     (gradient,) = torch.autograd.grad(term, place, scale, retain_graph=True, allow_unused=True)
     if gradient is None:
         return None
-    lengths: Tensor = torch.linalg.vector_norm(at_least_float32(gradient), dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(at_least_float32(gradient), dim=1)  # (N, h, w)
     return lengths.sum() / SCALE

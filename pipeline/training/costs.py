@@ -77,7 +77,9 @@ class Meter:
         if self._cuda:
             peak, name = torch.cuda.max_memory_allocated(self._device), torch.cuda.get_device_name(self._device)
         else:
-            peak, name = peak_resident() - self._before, f"{self._device.type}, {torch.get_num_threads()} threads"
+            threads = torch.get_num_threads()
+            peak = peak_resident() - self._before
+            name = f"{self._device.type}, {threads} thread{'s' if threads != 1 else ''}"
         return Costs(seconds=tuple(self.seconds), peak_memory_mib=peak / MIB, device=name)
 
 

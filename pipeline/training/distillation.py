@@ -67,7 +67,6 @@ class DistillationTask(SupervisedTask):
         self.loss = loss
         self.balance = Balance(loss.term_weights, until=loss.until)
         self._teacher = [teacher.eval().requires_grad_(False)]  # in a list: not a submodule, so not optimised or saved
-        teacher.auxiliary_in_eval(loss.uses_auxiliary)
         self.normalise_for_teacher = Normaliser(teacher)
         self.labels = labels
         self.pseudo = pseudo if labels != "soft" or loss.uses_labels else None
@@ -231,6 +230,7 @@ class DistillationTask(SupervisedTask):
         with torch.no_grad():
             if next(self.teacher.parameters()).device != x.device:
                 self.teacher.to(x.device)
+            self.teacher.auxiliary_in_eval(self.loss.uses_auxiliary)  # tasks that follow each other share the teacher
             output: SegOutput = self.teacher(self.normalise_for_teacher(x, student.valid))
             size = student.logits.shape[-2:]
             return SegOutput(

@@ -25,7 +25,8 @@ EVERY = {"cuda": 20}
 
 @dataclass(frozen=True)
 class Reading:
-    """A step: its 1-based number, and the terms of its loss, means over parts and processes; ``loss`` is their sum."""
+    """A step: its 1-based number, and the terms of its loss, means over parts and processes; ``loss`` is their sum
+    (names with a slash are values for the curves)."""
 
     step: int
     terms: dict[str, float]

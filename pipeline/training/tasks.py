@@ -1,4 +1,7 @@
-"""The task of learning from labels: a module that owns its network and returns ``{"loss": ..., "<term>": ...}``."""
+"""The task of learning from labels: a module that owns its network and returns ``{"loss": ..., "<term>": ...}``.
+
+``loss`` is the sum of the terms. A name with a slash (``weight/kd``) is a value for the curves, not a term.
+"""
 
 from __future__ import annotations
 

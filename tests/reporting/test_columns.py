@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from pipeline.labels import LabelSpec
 from pipeline.reporting import columns, comparison_table, page, table
@@ -20,7 +19,7 @@ RESULT = Result(student="kd", label="kd", loss="kd", images=1234, dataset_sha256
 COMPARED = Comparison(rows=(Row(name="mix", loss="kd+at", best=Figures(mean=71.0)),), dataset_sha256="ab", seeds=(0,))
 
 
-def printed(shown: Table) -> str:
+def printed(shown: RenderableType) -> str:
     stream = io.StringIO()
     Console(file=stream, width=250).print(shown)
     return stream.getvalue()
@@ -56,7 +55,7 @@ def test_a_new_column_of_compared_losses_is_one_entry_of_the_list(monkeypatch: p
     monkeypatch.setattr(comparison_table, "COLUMNS", (*comparison_table.COLUMNS, added))
     first, _, row, *_ = comparison_table.markdown(COMPARED).splitlines()
     assert first.endswith("| letters |") and row.endswith("| 5 of them |")
-    assert "5 of them" in printed(comparison_table.rich_table(COMPARED))
+    assert "5 of them" in printed(comparison_table.rich_tables(COMPARED, width=200))
     html = rendered()
     assert '<th scope="col" class="text">letters</th>' in html and '<td class="text">5 of them</td>' in html
 

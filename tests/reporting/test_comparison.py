@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pipeline.artifact import dump_json
 from pipeline.errors import UserError
@@ -179,7 +181,6 @@ def test_the_table_has_the_numbers(compared: Comparison) -> None:
     mix = "| mix | kd+fitnet | 43.0 ± 2.0 | +2.0 ± 0.6 | 42.0 ± 2.0 | +2.0 ± 0.6 | c 33.0"
     assert lines[3] == f"{mix} | 300 | 3.00{x} | 1.7 | +1.20 | 150 |"
     assert "student kd, 3 seeds, 300 steps of 4; teacher 53.2 mIoU; mIoU on val" in lines[-1]
-    assert comparison_table.rich_table(compared).row_count == 2
 
 
 def test_equal_minutes_show_the_steps_of_each_loss(tmp_path: Path) -> None:
@@ -189,8 +190,20 @@ def test_equal_minutes_show_the_steps_of_each_loss(tmp_path: Path) -> None:
     place = first.split(" | ").index("steps")
     assert (none.split(" | ")[place], kd.split(" | ")[place]) == ("300", "120")
     assert "3 seeds, 0.6 minutes in steps of 4; " in caption and "mIoU on test" in caption
-    assert "INT8: of the last weights" in caption
+    assert "; worst class (lowest IoU) and INT8: of the last weights" in caption and "gain per minute" not in first
     assert "The same student, teacher and minutes of training" in rendered(comparison.load(file))
+
+
+@pytest.mark.parametrize(("width", "tables"), [(60, 3), (100, 2), (170, 1)])
+def test_a_terminal_shows_every_cell_in_as_many_tables_as_it_needs(
+    width: int, tables: int, compared: Comparison
+) -> None:
+    stream = io.StringIO()
+    Console(width=width, file=stream).print(comparison_table.rich_tables(compared, width=width))
+    text = stream.getvalue()
+    assert text.count("\u2502 mix ") == tables and "\u2026" not in text
+    for column in comparison_table.shown(compared):
+        assert all(f" {cell} " in text for cell in (column.title, *map(column.cell, comparison_table.lines(compared))))
 
 
 def test_int8_has_its_columns_where_it_was_measured(compared: Comparison) -> None:
@@ -234,7 +247,8 @@ def test_the_figure_is_of_the_chosen_weights(compared: Comparison) -> None:
 
 def test_the_page_shows_the_comparison_of_its_own_data(compared: Comparison) -> None:
     text = rendered(compared)
-    assert "Losses compared" in text and "+2.0 ± 0.6" in text and text.count("<svg") == 2
+    assert "Losses compared" in text and text.count("<svg") == 2
+    assert '<td class="whole">+2.0 ± 0.6</td>' in text, "a number and its error are not divided"
     assert text == rendered(compared)
 
 

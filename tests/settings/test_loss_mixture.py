@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
-from pipeline.settings import loss_mixture
+from pipeline.settings import loss_mixture, plugin_options
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {"kd": {"temperature": 2.0, "weight": 1.0}, "fitnet": {"weight": 10.0}}
@@ -63,6 +63,11 @@ def test_canonical_is_logits_and_standardised_features_whose_weights_fit_themsel
 )
 def test_canonical_is_neither_doubled_nor_changed(loss: Any, problem: str) -> None:
     assert loss_mixture.form_problem(loss) == problem
+
+
+def test_a_wrong_name_may_mean_canonical() -> None:
+    (message,) = plugin_options.problems({"students": {"a": {"loss": "canonicl"}}}, ["losses"])
+    assert message.startswith("students.a.loss: got 'canonicl'") and "did you mean 'canonical'" in message
 
 
 def test_the_title_of_a_mixture_names_its_parts() -> None:

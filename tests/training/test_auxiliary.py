@@ -63,7 +63,7 @@ def test_dist_compares_the_auxiliary_logits_of_both(bench: Any, of_student: dict
     frames, target = batch()
     seed_everything(0)
     terms = task(frames, target)
-    assert set(terms) == {"loss", "ce", "aux", "dist", "dist_aux"} and not teacher.training
+    assert set(terms) == {"loss", "ce", "aux", "dist_inter", "dist_intra", "dist_aux"} and not teacher.training
     seed_everything(0)
     ours = task.predict(frames, None).aux
     with torch.no_grad():
@@ -72,14 +72,14 @@ def test_dist_compares_the_auxiliary_logits_of_both(bench: Any, of_student: dict
     theirs = F.interpolate(theirs, size=ours.shape[-2:], mode="bilinear", align_corners=False)
     plain = losses.build("dist", {})
     output = models.SegOutput(logits=ours, embedding=ours)
-    expected = plain(output, models.SegOutput(logits=theirs, embedding=theirs), target)["dist"]
+    expected = sum(plain(output, models.SegOutput(logits=theirs, embedding=theirs), target).values())
     torch.testing.assert_close(terms["dist_aux"], 0.4 * expected)
 
 
 def test_without_both_heads_dist_has_no_auxiliary_term(bench: Any) -> None:
     for ours, theirs in ((True, False), (False, True)):
         task = distilling(bench, network(bench, 0, aux_loss=ours), network(bench, 1, aux_loss=theirs), "dist")
-        assert "dist" in (terms := task(*batch())) and "dist_aux" not in terms
+        assert "dist_inter" in (terms := task(*batch())) and "dist_aux" not in terms
 
 
 def test_the_head_of_a_teacher_runs_only_for_a_loss_that_compares_it(bench: Any) -> None:
@@ -93,6 +93,14 @@ def test_the_head_of_a_teacher_runs_only_for_a_loss_that_compares_it(bench: Any)
         assert len(calls) == count
     both = losses.build_all({"dist": {}, "at": {}}, **bench.offered(student, teacher))
     assert both.uses_auxiliary and not losses.build("at", {}, **bench.offered(student, teacher)).uses_auxiliary
+
+
+def test_a_task_between_does_not_change_what_the_teacher_returns(bench: Any) -> None:
+    """Stage 0 shares the teacher with the task that follows it, and compares no auxiliary logits."""
+    student, teacher = network(bench, 0, aux_loss=True), network(bench, 1, aux_loss=True)
+    task, other = (distilling(bench, student, teacher, loss) for loss in ("dist", "kd"))
+    other(*batch())
+    assert "dist_aux" in task(*batch())
 
 
 def test_of_several_teachers_it_is_the_first_ones(bench: Any) -> None:

@@ -217,6 +217,16 @@ def test_a_weight_stays_within_its_bounds(caplog: pytest.LogCaptureFixture) -> N
     assert early.weight == pytest.approx(1e6, rel=1e-3)
 
 
+def test_a_term_that_is_never_measured_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, FIRST + 2):
+            scene.update(ce=1.0, term=None)
+            scene.balance.warn()
+            assert len(caplog.records) == (step > FIRST)
+    assert "the term t has the weight auto, but in the first 5 steps" in caplog.records[0].message
+
+
 def test_a_term_that_reaches_nothing_in_common_is_refused() -> None:
     scene = Balance({"t": TermWeight(1.0, share=0.5)})
     x, y = (torch.zeros(1, 1, 1, 2, requires_grad=True) for _ in range(2))
@@ -293,3 +303,13 @@ def test_memory_is_estimated_with_the_measurement(bench: Bench) -> None:
         for mixture in (CANONICAL, {"kd": {}, "fitnet": {"normalize": "none"}})
     ]
     assert planned[1] <= planned[0] < 1.5 * planned[1]
+
+
+def test_values_for_the_curves_are_on_the_device_of_the_terms() -> None:
+    """They are stacked with the terms, which a GPU has."""
+    weights = {"a": TermWeight(2.0, warmup=0.5), "b": TermWeight(2.0, share=0.5)}
+    fitted = Balance(weights).to("meta")
+    x = torch.zeros(1, 1, 1, 2, device="meta", requires_grad=True)
+    weighted, curves = fitted({"a": x.sum(), "b": x.sum()}, {"ce": x.sum()}, SegOutput(logits=x + 0, embedding=x))
+    assert set(curves) == {"weight/a", "weight/b", "share/b"}
+    assert {value.device.type for value in (*weighted.values(), *curves.values())} == {"meta"}

@@ -103,7 +103,7 @@ def test_teacher_of_another_stride_is_resized_once(bench: Any) -> None:
         task = DistillationTask(student, teacher, bench.loss(loss, student, teacher), ignore_index=255)
         terms = task(frames(), torch.zeros(2, 64, 96, dtype=torch.int64))
         assert bool(torch.isfinite(terms["loss"]))
-        parts = {name: float(value.detach()) for name, value in terms.items()}
+        parts = {name: float(value.detach()) for name, value in terms.items() if "/" not in name}
         assert parts.pop("loss") == pytest.approx(sum(parts.values()), rel=1e-5)
 
 
