@@ -13,8 +13,8 @@ names one. Then a student is trained in several ways for the same number of step
 The share of the gap that is closed is (way - few) / (all - few), from means over seeds. Student, recipe and losses are
 those of params.yaml (``--student``). Runs in ``--work`` that are complete are not repeated, and others resume.
 
-With ``--time STEPS`` no student is trained; steps of each way are timed in turns, so that a busy machine hits all
-alike. ``--losses kd cirkd i2ckd`` times these instead of the student's loss. ``few`` and ``all`` have the same steps.
+With ``--time STEPS`` no student is trained; steps of each way are timed in turns. On a CPU the time is that of this
+process on the CPU: other programs do not count, and one thread is used. ``--losses kd cirkd i2ckd`` times these instead of the student's loss. ``few`` and ``all`` have the same steps.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
@@ -151,6 +152,7 @@ class Work:
 
 def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: int) -> dict[str, float]:
     """Median milliseconds of an update (loading excluded) by loss and way, and its ratio to that of ``few``."""
+    torch.set_num_threads(1)
     settings = params.load(work.params)
     recipe, labels, frames = settings.distill, work.prepared.labels, Unlabelled(work.frames)
     few = Prepared(work.few)
@@ -185,14 +187,15 @@ def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: 
             per_update=training.unlabelled_images,
         )  # fmt: skip
         runs[name, way] = learner, next(data.batches(crops, draws, workers=0))
+    clock = time.process_time if accelerator.device.type == "cpu" else time.perf_counter
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for step in range(1, steps + WARM_UP + 1):
         for key, (learner, batch) in runs.items():
-            start = time.perf_counter()
+            start = clock()
             learner.update([batch], step=step, names=["x"] * len(batch[0]))
             learner.read()
             if step > WARM_UP:
-                times[key].append(1e3 * (time.perf_counter() - start))
+                times[key].append(1e3 * (clock() - start))
     medians = {key: statistics.median(values) for key, values in times.items()}
     table = Table("loss", *ways, title=f"milliseconds per step, {steps} steps, in brackets / few")
     for name in names:
