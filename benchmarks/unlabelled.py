@@ -14,7 +14,8 @@ The share of the gap that is closed is (way - few) / (all - few), from means ove
 those of params.yaml (``--student``). Runs in ``--work`` that are complete are not repeated, and others resume.
 
 With ``--time STEPS`` no student is trained; steps of each way are timed in turns. On a CPU the time is that of this
-process on the CPU: other programs do not count, and one thread is used. ``--losses kd cirkd i2ckd`` times these instead of the student's loss. ``few`` and ``all`` have the same steps.
+process on the CPU: other programs do not count, and one thread is used. ``--losses kd cirkd i2ckd`` times these instead
+of the student's loss. ``few`` and ``all`` have the same steps.
 """
 
 from __future__ import annotations

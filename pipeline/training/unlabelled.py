@@ -19,7 +19,7 @@ from pipeline.training.settings import TrainingSettings
 log = logging.getLogger(__name__)
 
 #: Most frames that thresholds are computed from, each by one crop.
-FRAMES = 128
+FRAMES = 64
 
 
 def ready_for_unlabelled(
@@ -27,7 +27,7 @@ def ready_for_unlabelled(
 ) -> None:
     """Prepare a task for batches with frames without labels: their share, and the thresholds of their labels, if any.
 
-    The thresholds follow from the probabilities on one crop of each of up to 128 random frames (:class:`PseudoLabels`).
+    The thresholds follow from the probabilities on one crop of each of up to 64 random frames (:class:`PseudoLabels`).
     All processes get the same ones. A run that resumes takes those of its checkpoint.
 
     Args:
