@@ -48,9 +48,13 @@ def sources(settings: params.Params) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         for name, student in settings.students.items():
             losses = loss_mixture.resolve(student.loss, settings.losses)
-            plugins = {**shared, "models": [teacher.name, student.model.name], "losses": list(losses)}
+            features = settings.distill.stage0.model if stage == "distill" else None
+            networks = [teacher.name, student.model.name, *([] if features is None else [features.name])]
+            plugins = {**shared, "models": networks, "losses": list(losses)}
             facts = {"code": closure.of_stage(stage, plugins)} | defaults(stage, settings)
             facts |= weights(stage, student.model, settings.distill.teaching.others)
+            if features is not None:
+                facts["features"] = weight_files.fingerprint(features.options)
             if "losses" in closure.KINDS[stage]:
                 facts["loss"] = loss_mixture.facts(losses)
             yield f"{stage}/{name}", facts

@@ -53,12 +53,10 @@ def problems(raw: Mapping[Any, Any], kinds: Collection[str]) -> Iterator[str]:
 
 def _chosen(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
     """(where, plugin kind, plugin name) of every choice."""
-    students = _section(raw, "students")
     choices = [
         ("dataset", "datasets", raw.get("dataset")),
         ("convert.runtime", "runtimes", _section(raw, "convert").get("runtime")),
-        ("teacher.model.name", "models", _section(raw, "teacher", "model").get("name")),
-        *((f"students.{key}.model.name", "models", _section(students, key, "model").get("name")) for key in students),
+        *((f"{where}.name", "models", model.get("name")) for where, model in _models(raw).items()),
         *((where, "losses", name) for where, loss in _losses(raw) for name in loss_mixture.overrides(loss)),
     ]
     return ((where, kind, name) for where, kind, name in choices if isinstance(name, str))
@@ -88,12 +86,16 @@ def _plugin_sections(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str, str, An
     for name, options in _section(raw, "convert").items():
         if isinstance(name, str) and name != "runtime":
             yield f"convert.{name}", "runtimes", name, options
-    models = {"teacher.model": _section(raw, "teacher", "model")}
-    students = _section(raw, "students")
-    models.update({f"students.{key}.model": _section(students, key, "model") for key in students})
-    for where, model in models.items():
+    for where, model in _models(raw).items():
         if model.get("name") in plugins.available("models"):
             yield where, "models", model["name"], {key: value for key, value in model.items() if key != "name"}
+
+
+def _models(raw: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
+    """The sections of networks, by their place."""
+    places = [("teacher", "model"), ("distill", "stage0", "model")]
+    places += [("students", key, "model") for key in _section(raw, "students")]
+    return {".".join(map(str, place)): _section(raw, *place) for place in places}
 
 
 def _section(raw: Mapping[Any, Any], *keys: Any) -> Mapping[Any, Any]:

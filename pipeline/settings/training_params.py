@@ -99,11 +99,19 @@ class Teaching(Section):
     others: Folders  # network artifacts of more teachers: logits are means, features are those of the first
 
 
+class Stage0(Section):
+    """Updates before the task, in which the student's encoder learns features."""
+
+    steps: Annotated[int, Field(ge=0)] = 0  # updates; 0: there is no stage 0
+    #: network with initial weights whose encoder stages are learned, see model; null: the first teacher
+    model: Model | None = None
+
+
 class Distill(Recipe):
     """The training run of every student."""
 
     seed: Seed | None = None  # null: the seed of the run; another value repeats the students under the same teacher
-    stage0: Annotated[int, Field(ge=0)] = 0  # steps before the task, in which the encoder learns the teacher's features
+    stage0: Stage0 = Stage0()
     teaching: Teaching = Teaching(flip=False, scales=[1.0], others=[])
     unlabelled: Unlabelled = Unlabelled()  # frames without labels
 

@@ -1,4 +1,4 @@
-"""Stage 0: before the task begins, the student's encoder learns the features of the teacher's encoder."""
+"""Stage 0: before the task begins, the student's encoder learns the features of another network's encoder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import models
 from pipeline.errors import UserError
+from pipeline.labels import LabelSpec
 from pipeline.losses import DistillationLoss
 from pipeline.losses._padding import inside, mean
 from pipeline.losses._standard import Standardised
-from pipeline.models import SegOutput
+from pipeline.models import SegNetwork, SegOutput
+from pipeline.settings.training_params import Model, Stage0
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained
 from pipeline.training.seeding import seed_everything
@@ -78,22 +81,24 @@ def learn(
     task: DistillationTask,
     settings: TrainingSettings,
     *,
-    steps: int,
+    recipe: Stage0,
+    labels: LabelSpec,
     inputs: Mapping[str, Any],
     title: str,
     curves: Path,
     checkpoints: Path,
 ) -> list[Trained]:
-    """Train the student's encoder on the teacher's features, in place; its head does not change, but for batch norm.
+    """Train the student's encoder on features, in place; the rest of the student does not change, but for batch norm.
 
     An interrupted stage 0 resumes. Its last checkpoint stays until ``Trained.finish``, so that an interruption of the
     task does not repeat it.
 
     Args:
         train: :func:`pipeline.training.run.train` with the data set and the options of a run.
-        task: its student learns; of several teachers the first one is used.
+        task: its student learns.
         settings: of the task; stage 0 has the same but for its steps, without an average and without validations.
-        steps: updates of stage 0; 0: nothing is done.
+        recipe: with 0 steps nothing is done. Features are those of ``recipe.model``, or of the (first) teacher.
+        labels: of the data set.
         inputs: hashes and options of the run's inputs.
         title: of the student.
         curves, checkpoints: folders of the run; those of stage 0 are in their folders ``stage0``.
@@ -102,15 +107,19 @@ def learn(
         the run of stage 0; empty without it.
 
     Raises:
-        UserError: the student has no encoder that learns; see ``train``.
+        UserError: the student has no encoder that learns, or ``recipe.model`` has random weights or cannot be built;
+            see ``train``.
     """
+    steps = recipe.steps
     if steps == 0:
         return []
     student, factor = task.network, settings.lr_factors["encoder"]
-    teacher = task.teacher.first if isinstance(task.teacher, Teachers) else task.teacher
     if student.encoder is None or factor == 0:
         reason = "its network has no encoder" if student.encoder is None else "distill.lr_factors.encoder is 0"
-        raise UserError(f"distill.stage0: got {steps}, but the encoder of student {title} does not learn: {reason}")
+        raise UserError(
+            f"distill.stage0.steps: got {steps}, but the encoder of student {title} does not learn: {reason}"
+        )
+    teacher, initial_weights = _teacher(task, recipe.model, labels)
     seed_everything(settings.seed)  # the adapters of a run that resumes are those of its start
     loss = StandardisedFeatures(
         student_stage_channels=student.facts.stage_channels, teacher_stage_channels=teacher.facts.stage_channels
@@ -128,7 +137,7 @@ def learn(
     trained = train(
         feature_task,
         features,
-        inputs={**inputs, "stage": "features"},
+        inputs={**inputs, "stage": "features", "features": {**recipe.model_dump(), "initial_weights": initial_weights}},
         title=f"{title}, stage 0",
         curves=curves / "stage0",
         checkpoints=checkpoints / "stage0",
@@ -137,6 +146,19 @@ def learn(
         parameter.requires_grad_(True)  # the head was frozen
     task.teacher.to(next(student.parameters()).device)  # all teachers, where the first one is
     return [trained]
+
+
+def _teacher(task: DistillationTask, model: Model | None, labels: LabelSpec) -> tuple[SegNetwork, Mapping[str, Any]]:
+    """The network whose features are learned, and its initial weights if it is no teacher of the run."""
+    if model is None:
+        return (task.teacher.first if isinstance(task.teacher, Teachers) else task.teacher), {}
+    network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+    if not network.initial_weights:
+        raise UserError(
+            "distill.stage0.model: its weights are random, and their features teach nothing; set encoder_weights or "
+            "weights there, or model: null for the features of the teacher"
+        )
+    return network, network.initial_weights
 
 
 def costs(before: Sequence[Trained], earlier: Sequence[Trained], trained: Trained) -> dict[str, float | str]:

@@ -35,7 +35,7 @@ def distill(
     out: Path,
     unlabelled: Path | None = None,
 ) -> Trained:
-    """Train a student, with stage 0 before if ``distill.stage0`` is set, and write its network artifact.
+    """Train a student, with stage 0 before if ``distill.stage0.steps`` is set, and write its network artifact.
 
     Frames without labels join every batch, if there are some: in stage 0, and in the task if they teach something. With
     the loss ``none`` and ``distill.unlabelled.labels: soft`` they would not, and the batches of the task have labelled
@@ -92,11 +92,13 @@ def distill(
         "teaching": teaching, **hashes,
     }  # fmt: skip
     places: dict[str, Any] = {"curves": curves, "checkpoints": checkpoints, "title": name}
-    before = stage0.learn(partial(run, unlabelled=frames), task, mixed, steps=recipe.stage0, inputs=inputs, **places)
+    before = stage0.learn(
+        partial(run, unlabelled=frames), task, mixed, recipe=recipe.stage0, labels=labels, inputs=inputs, **places
+    )
     *earlier, trained = rounds.learn(
         partial(run, settings=settings, unlabelled=frames if teaches else None), task,
         rounds=joining.rounds if teaches else 1,
-        inputs={**inputs, "loss": loss, "stage0": recipe.stage0, "labelling": labelling}, **places,
+        inputs={**inputs, "loss": loss, "stage0": recipe.stage0.model_dump(), "labelling": labelling}, **places,
     )  # fmt: skip
     processes.leave()
     if processes.is_main():
@@ -105,6 +107,8 @@ def distill(
             "loss": {"name": loss["name"], "options": loss["options"], "weights": task.balance.values()},
             "parents": {"dataset": prepared.artifact.hash, **hashes},
         }  # fmt: skip
+        if before:
+            facts["stage0"] = recipe.stage0.model_dump()
         if frames and teaches:
             facts["unlabelled"] = {
                 "facts_hash": frames.facts_hash, "frames": len(frames), "share": joining.share, **labelling,

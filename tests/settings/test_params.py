@@ -199,7 +199,15 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("compare", "losses", "x", ["none", "kd"]), "compare.losses.x: got ['none', 'kd']; 'none' is the student"),
         (put("compare", "losses", "a b", "kd"), "compare.losses.a b.[key]: got 'a b'; string should match"),
         (drop("compare"), "compare: missing; it has no default"),
-        (put("distill", "stage0", -1), "distill.stage0: got -1; allowed: greater than or equal to 0"),
+        (put("distill", "stage0", {"steps": -1}), "distill.stage0.steps: got -1; allowed: greater than or equal to 0"),
+        (
+            put("distill", "stage0", {"model": {"name": "smpp"}}),
+            "distill.stage0.model.name: got 'smpp'; pipeline/models",
+        ),
+        (
+            put("distill", "stage0", {"model": {"name": "smp", "architecture": "fpn", "encoder": "a", "depht": 1}}),
+            "distill.stage0.model.depht: unknown key",
+        ),
         (put("distill", "teaching", "scales", [0.5]), "distill.teaching.scales: got [0.5]; the scale 1.0 is missing"),
         (put("distill", "teaching", "scales", [1.0, 9.0]), "distill.teaching.scales.1: got 9.0; allowed: less than or"),
         (put("distill", "teaching", "others", ["a", "a"]), "distill.teaching.others: got ['a', 'a']; a folder is"),

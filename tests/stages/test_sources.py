@@ -47,6 +47,8 @@ def test_more_teachers_are_part_of_the_stages_that_learn_from_them(tmp_path: Pat
     other.mkdir()
     (other / "weights.safetensors").write_bytes(b"one")
     raw["distill"]["teaching"]["others"] = [str(other)]
+    network = {"name": "smp", "architecture": "fpn", "encoder": "tu-resnet10t", "weights": str(other)}
+    raw["distill"]["stage0"]["model"] = network
     before = sources(tmp_path, raw)
     assert {name for name, facts in before.items() if "teachers" in facts} == {
         f"{stage}/{student}" for stage in ("distill", "qat") for student in ("alone", "kd")
@@ -55,3 +57,5 @@ def test_more_teachers_are_part_of_the_stages_that_learn_from_them(tmp_path: Pat
     after = sources(tmp_path, raw)
     assert after["distill/kd"]["teachers"] != before["distill/kd"]["teachers"]
     assert list(after["distill/kd"]["teachers"]) == [str(other)]
+    assert {name for name, facts in before.items() if "features" in facts} == {"distill/alone", "distill/kd"}
+    assert after["distill/kd"]["features"] != before["distill/kd"]["features"]

@@ -22,7 +22,9 @@ from pipeline.errors import UserError
 from pipeline.models import SegOutput
 from pipeline.models.weights import network_artifact
 from pipeline.settings import loss_mixture
+from pipeline.settings.training_params import Model, Stage0
 from pipeline.training import run, stage0
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.stage0 import StandardisedFeatures
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,9 @@ def start(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 def learn(start: Callable[..., Any], task: Any, settings: Any, folder: Path, **options: Any) -> Any:
     places = {"curves": folder / "curves", "checkpoints": folder / "kept"}
-    return stage0.learn(start, task, settings, **{"steps": 6, "inputs": {}, "title": "kd", **places, **options})
+    recipe = Stage0(**{"steps": 6, **options})
+    labels = start.keywords["prepared"].labels if isinstance(start, partial) else None
+    return stage0.learn(start, task, settings, recipe=recipe, labels=labels, inputs={}, title="kd", **places)
 
 
 def test_the_encoder_learns_and_the_head_stays(bench: Any, start: Callable[..., Any], tmp_path: Path) -> None:
@@ -89,9 +93,37 @@ def test_without_steps_nothing_happens_and_a_frozen_encoder_is_refused(bench: An
     task, never = bench.distillation("kd"), mock.Mock()
     assert learn(never, task, bench.SETTINGS, tmp_path, steps=0) == [] and not list(tmp_path.iterdir())
     frozen = replace(bench.SETTINGS, lr_factors={"encoder": 0.0, "head": 1.0, "loss": 1.0})
-    with pytest.raises(UserError, match=r"distill.stage0: got 6, .*student kd does not learn: .*lr_factors.encoder is"):
+    with pytest.raises(
+        UserError, match=r"distill.stage0.steps: got 6, .*student kd does not learn: .*lr_factors.encoder is"
+    ):
         learn(never, task, frozen, tmp_path)
     never.assert_not_called()
+
+
+def test_features_of_another_network_than_the_teacher(bench: Any, start: Callable[..., Any], tmp_path: Path) -> None:
+    """They are what a run learns whose teacher is that network; the teacher of the task stays."""
+    network_artifact.save(
+        tmp_path / "other", bench.network(seed=5), name="smp", options=bench.OPTIONS, labels=bench.prepared.labels,
+        input_size=(64, 96), facts={},
+    )  # fmt: skip
+    model = Model.model_validate({"name": "smp", **bench.OPTIONS, "weights": str(tmp_path / "other")})
+    task, twin = bench.distillation("kd"), bench.distillation("kd")
+    teacher = copy.deepcopy(task.teacher.state_dict())
+    learn(start, task, bench.SETTINGS, tmp_path / "a", steps=3, model=model)
+    like = DistillationTask(twin.network, bench.network(seed=5), twin.loss, ignore_index=twin.ignore_index)
+    learn(start, like, bench.SETTINGS, tmp_path / "b", steps=3)
+    for name, value in task.network.state_dict().items():
+        assert torch.equal(value, twin.network.state_dict()[name]), name
+    assert all(torch.equal(value, task.teacher.state_dict()[name]) for name, value in teacher.items())
+
+
+def test_a_network_with_random_weights_teaches_no_features(
+    bench: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = Model.model_validate({"name": "smp", **bench.OPTIONS})
+    with pytest.raises(UserError, match=r"distill.stage0.model: its weights are random.*encoder_weights"):
+        learn(start, bench.distillation("kd"), bench.SETTINGS, tmp_path, model=model)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("steps", [3, 8])
@@ -141,7 +173,7 @@ def test_the_stage_with_stage_0_views_and_two_teachers(
         )  # fmt: skip
     raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     raw["input_size"] = [64, 96]
-    raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": 3}
+    raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": {"steps": 3}}
     raw["distill"]["teaching"] = {"flip": True, "scales": [1.0], "others": ["t2"]}
     raw["students"] = {"kd": {"model": {"name": "smp", **bench.OPTIONS}, "loss": "kd"}}
     monkeypatch.chdir(tmp_path)
@@ -161,6 +193,7 @@ def test_the_stage_with_stage_0_views_and_two_teachers(
     assert parents["teacher"] == artifact.load(Path("t"), kind="network").hash
     assert parents["teacher_2"] == artifact.load(Path("t2"), kind="network").hash
     costs = json.loads(Path("costs.json").read_text())
+    assert meta["stage0"] == {"steps": 3, "model": None}
     assert costs["teacher_passes"] == 4 and 0 < costs["stage0_seconds"] < costs["training_seconds"]
     assert Path("c/stage0/plots/metrics/train/features.tsv").is_file()
     assert Path("c/plots/metrics/train/kd.tsv").is_file() and not Path("k").exists()

@@ -412,7 +412,7 @@ def distilled(bench: Bench, frames: Unlabelled, tmp_path: Path, monkeypatch: pyt
     def student(loss: str, *, unlabelled: Path | None = frames.artifact.path, **options: Any) -> Any:
         raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         raw["input_size"] = [64, 96]
-        raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": 1, "unlabelled": options}
+        raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": {"steps": 1}, "unlabelled": options}
         raw["students"] = {"s": {"model": {"name": "smp", **bench.OPTIONS}, "loss": loss}}
         with (tmp_path / "params.yaml").open("w") as stream:
             YAML().dump(raw, stream)
