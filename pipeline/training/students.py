@@ -93,10 +93,13 @@ def distill(
     }  # fmt: skip
     places: dict[str, Any] = {"curves": curves, "checkpoints": checkpoints, "title": name}
     before = stage0.learn(partial(run, unlabelled=frames), task, mixed, steps=recipe.stage0, inputs=inputs, **places)
+    beginning: dict[str, Any] = {"steps": recipe.stage0}  # all that decides the weights with which the task begins
+    if frames and before:
+        beginning |= {"frames": frames.facts_hash, "unlabelled_images": mixed.unlabelled_images}
     *earlier, trained = rounds.learn(
         partial(run, settings=settings, unlabelled=frames if teaches else None), task,
         rounds=joining.rounds if teaches else 1,
-        inputs={**inputs, "loss": loss, "stage0": recipe.stage0, "labelling": labelling}, **places,
+        inputs={**inputs, "loss": loss, "stage0": beginning, "labelling": labelling}, **places,
     )  # fmt: skip
     processes.leave()
     if processes.is_main():
@@ -110,6 +113,7 @@ def distill(
                 "facts_hash": frames.facts_hash, "frames": len(frames), "share": joining.share, **labelling,
                 "rounds": joining.rounds,
             }  # fmt: skip
+        if frames and (teaches or before):
             facts["parents"]["unlabelled"] = frames.artifact.hash
         network_artifact.save(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,

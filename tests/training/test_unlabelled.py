@@ -452,7 +452,7 @@ def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_pa
 
 
 def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
-    distilled: Any, bench: Bench, caplog: pytest.LogCaptureFixture
+    distilled: Any, frames: Unlabelled, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn: list[int] = []
 
@@ -464,8 +464,25 @@ def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
     with mock.patch.object(data, "Draws", Noted):
         meta, _ = distilled("none")
     assert drawn == [2, 0], "in stage 0 the frames teach the encoder"
-    assert "unlabelled" not in meta
+    assert "unlabelled" not in meta and meta["parents"]["unlabelled"] == frames.artifact.hash
     assert "students.s.loss: got none, which learns nothing from frames without labels" in caplog.text
+
+
+def test_other_frames_in_stage_0_are_another_run_of_the_student_alone(
+    distilled: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its task has no such frames, but begins with the weights of stage 0."""
+    caplog.set_level(logging.INFO)
+    with mock.patch.object(run.Trained, "finish"):
+        distilled("none")
+        distilled("none")
+        assert "resuming after step 2" in caplog.text
+        caplog.clear()
+        distilled("none", unlabelled=rendered(tmp_path / "other", count=7, seed=6).artifact.path)
+        assert "resuming" not in caplog.text and "inputs.stage0.frames changed" in caplog.text
+        caplog.clear()
+        distilled("none", share=0.25)
+        assert "resuming" not in caplog.text
 
 
 @pytest.mark.parametrize(
