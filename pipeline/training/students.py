@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def distill(
         )
         for share in (joining.share if frames else 0.0, joining.share if teaches else 0.0)
     )
+    settings = replace(settings, steps=mixed.steps)  # with epochs too, all losses have the same number of steps
     labelling = joining.model_dump(include={"labels", "threshold", "keep"}) if teaches else {}
     task = DistillationTask.on(
         prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed,

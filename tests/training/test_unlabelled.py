@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -409,10 +410,12 @@ def distilled(bench: Bench, frames: Unlabelled, tmp_path: Path, monkeypatch: pyt
         input_size=(64, 96), facts={},
     )  # fmt: skip
 
-    def student(loss: str, *, unlabelled: Path | None = frames.artifact.path, **options: Any) -> Any:
+    def student(
+        loss: str, *, unlabelled: Path | None = frames.artifact.path, length: Mapping[str, Any] = {}, **options: Any
+    ) -> Any:
         raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         raw["input_size"] = [64, 96]
-        raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": 1, "unlabelled": options}
+        raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": 1, "unlabelled": options, **length}
         raw["students"] = {"s": {"model": {"name": "smp", **bench.OPTIONS}, "loss": loss}}
         with (tmp_path / "params.yaml").open("w") as stream:
             YAML().dump(raw, stream)
@@ -466,6 +469,12 @@ def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
     assert drawn == [2, 0], "in stage 0 the frames teach the encoder"
     assert "unlabelled" not in meta and meta["parents"]["unlabelled"] == frames.artifact.hash
     assert "students.s.loss: got none, which learns nothing from frames without labels" in caplog.text
+
+
+def test_with_epochs_the_student_alone_has_the_steps_of_the_others(distilled: Any) -> None:
+    """Half of a batch of 4 has labels: 0.4 passes over 10 labelled images are 2 steps. Alone it would be 1."""
+    length = {"steps": None, "epochs": 0.4}
+    assert [distilled(loss, length=length)[0]["last"]["step"] for loss in ("kd", "none")] == [2, 2]
 
 
 def test_other_frames_in_stage_0_are_another_run_of_the_student_alone(
