@@ -40,7 +40,7 @@ from ruamel.yaml import YAML
 from pipeline import artifact, models
 from pipeline.errors import UserError, command
 from pipeline.models.weights import network_artifact
-from pipeline.prepared import Prepared, Unlabelled
+from pipeline.prepared import Prepared, Unlabelled, jpeg_facts
 from pipeline.settings import loss_mixture, params
 from pipeline.training import data, processes
 from pipeline.training.distillation import DistillationTask
@@ -65,10 +65,16 @@ def with_few_labels(prepared: Prepared, out: Path, *, every: int) -> None:
     for name in names:
         counts += np.bincount(train.label(train.names.index(name)).ravel(), minlength=256)
     meta["class_pixels"]["train"] = counts[: prepared.labels.num_classes].tolist()
+    kept = {f"train/{kind}/{name}" for kind in ("images", "labels") for name in names}  # a name may have folders
+    files = [
+        file for file in prepared.artifact.meta["files"]
+        if not file.startswith("train/") or file.rpartition(".")[0] in kept
+    ]  # fmt: skip
+    meta.pop("jpeg", None)  # its file may have gone
+    meta |= jpeg_facts(prepared.artifact.path, files)
     with artifact.create(out, kind="dataset", meta=meta) as folder:
-        for file in prepared.artifact.meta["files"]:
-            if not file.startswith("train/") or Path(file).stem in names:
-                artifact.copy_file(prepared.artifact.path / file, folder / file)
+        for file in files:
+            artifact.copy_file(prepared.artifact.path / file, folder / file)
 
 
 def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
@@ -77,7 +83,7 @@ def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
     for index in range(len(train)):
         if index % every:
             file = train.image_file(index)
-            artifact.copy_file(file, out / file.name)
+            artifact.copy_file(file, out / f"{train.names[index]}{file.suffix}")
 
 
 def run(stage: str, **options: Any) -> None:
@@ -94,6 +100,11 @@ class Work:
         self.prepared = Prepared(args.dataset)
         self.args = args
         self.raw: dict[str, Any] = YAML(typ="safe").load(args.params.read_text(encoding="utf-8"))
+        if self.raw["distill"]["steps"] is None:
+            raise UserError(
+                f"{args.params}: distill.steps: got null; the ways are compared with the same number of steps: set it, "
+                "and distill.epochs: null"
+            )
         self.params: Path = self.folder / "params.yaml"
         self.few, self.frames = self.folder / "few", self.folder / "unlabelled"
         self.teacher = args.teacher or self.folder / "teacher"
@@ -101,7 +112,7 @@ class Work:
     def write_params(self, file: Path, **distill: Any) -> Path:
         changed = copy.deepcopy(self.raw)
         for key, value in distill.items():
-            section = changed["distill"].get(key)
+            section = changed["distill"].get(key) or {}
             changed["distill"][key] = {**section, **value} if isinstance(value, dict) else value
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w", encoding="utf-8") as stream:
@@ -147,7 +158,7 @@ class Work:
         return {
             "way": way, "seed": seed, "seconds_per_step": seconds, "best_step": facts["best_step"],
             **{f"val_{kind}": metrics["val"]["miou"] for kind, metrics in results.items()},
-            "worst_class": min(facts["metrics"]["val"]["per_class_iou"]),
+            "worst_class": min(iou for iou in facts["metrics"]["val"]["per_class_iou"] if iou is not None),
         }  # fmt: skip
 
 
