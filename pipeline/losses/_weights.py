@@ -154,14 +154,15 @@ def numbers(
 
 
 def merged(own: Mapping[str, TermWeight], asked: Mapping[str, TermWeight]) -> dict[str, TermWeight]:
-    """Weights from params.yaml; one that has no schedule there has that of the loss, if any.
+    """Weights from params.yaml; one that has no schedule there has that of the loss, if any. Terms that no option
+    multiplies keep theirs.
 
     Args:
         own: schedules that a loss sets itself.
         asked: of :func:`numbers`.
     """
     without = {term for term, weight in asked.items() if replace(weight, share=None).changes is False}
-    return {
+    return dict(own) | {
         term: replace(own[term], base=weight.base, share=weight.share) if term in own and term in without else weight
         for term, weight in asked.items()
     }
