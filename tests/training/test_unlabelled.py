@@ -29,6 +29,7 @@ from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import params
 from pipeline.training import data, processes, rounds, run
+from pipeline.training.memory import estimate
 from pipeline.training.settings import TrainingSettings, without_labels
 from pipeline.training.students import distill
 from pipeline.training.unlabelled import check_parts
@@ -226,6 +227,17 @@ def test_the_student_alone_learns_from_hard_labels(bench: Bench, batch: Any) -> 
     assert not task.teacher_runs, "from the second round on its student labels"
     with mock.patch.object(task.teacher, "forward", mock.Mock(side_effect=AssertionError)):
         task(x, target, unlabelled=flags)
+
+
+def test_networks_that_label_count_in_the_estimate_of_the_memory(bench: Bench) -> None:
+    network = bench.network()
+    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    task = bench.labelling("none", "hard")
+    parts = estimate(task, shape=(2, 64, 96), optimizer="sgd").parts
+    assert parts["teacher"] == weights and "labelling network" not in parts
+    task.label_with(task.network)
+    parts = estimate(task, shape=(2, 64, 96), optimizer="sgd").parts
+    assert parts["labelling network"] == weights and "teacher" not in parts
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard", "both"])
