@@ -121,7 +121,7 @@ def distill(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
         )  # fmt: skip
-        passes = teachers.passes(teacher_network) if task.loss.uses_teacher else 0
+        passes = teachers.passes(teacher_network) if task.teacher_runs else 0
         further = {"parameters_of_loss": task.parameters_of_loss, "teacher_passes": passes}
         artifact.write_text(costs, artifact.dump_json(stage0.costs(before, earlier, trained) | further))
         for finished in (*before, *earlier, trained):

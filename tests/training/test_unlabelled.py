@@ -455,6 +455,8 @@ def test_the_student_says_what_it_learned_from(
     assert costs["training_seconds"] > costs["stage0_seconds"] > 0
     meta, _ = distilled("kd", unlabelled=None)
     assert "unlabelled" not in meta and "unlabelled" not in meta["parents"]
+    passes = [distilled("none", labels=labels)[1]["teacher_passes"] for labels in ("soft", "hard")]
+    assert passes == [0, 1], "the teacher runs for the labels alone, too"
 
 
 def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_path: Path, bench: Bench) -> None:
