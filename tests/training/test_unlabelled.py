@@ -287,6 +287,21 @@ def test_parts_of_a_batch_give_what_the_batch_gives(
     assert moved > 0.01
 
 
+@pytest.mark.parametrize("labels", ["hard", "both"])
+def test_parts_without_such_frames_give_what_the_batch_gives(
+    bench: Bench, frames: Unlabelled, tmp_path: Path, labels: Modes
+) -> None:
+    """One frame of 8 in 4 parts, in a later round: the student that labels gets empty batches."""
+    tasks = [bench.image_by_image(bench.labelling("kd", labels)) for _ in range(2)]
+    for accumulate, task in zip((1, 4), tasks, strict=True):
+        task.label_with(bench.network(seed=2))  # type: ignore[attr-defined]
+        started(
+            bench, task, tmp_path / str(accumulate), frames, accumulate=accumulate, batch_size=8, unlabelled_images=1
+        )
+    for name, value in tasks[0].state_dict().items():
+        torch.testing.assert_close(tasks[1].state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def in_process(rank: int, folder: str, dataset: str, unlabelled: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
