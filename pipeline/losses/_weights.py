@@ -110,7 +110,9 @@ def problem(form: str | Mapping[str, Any]) -> str:
         if not is_number or not (value >= low if included else value > low) or value > high:
             lowest = f"{low:g} or more" if included else f"above {low:g}"
             return f"{key}: got {value!r}; allowed: {lowest}" + ("" if high == math.inf else f", at most {high:g}")
-    return ""
+    until = form.get("until", 1.0)
+    late = [key for key in ("warmup", "decay") if form.get(key, 0.0) > until]  # the weight would never be whole
+    return f"{late[0]}: got {form[late[0]]!r}; allowed: at most until, which is {until:g}" if late else ""
 
 
 def term_of(loss: str, option: str) -> str:

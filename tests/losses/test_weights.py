@@ -65,6 +65,8 @@ def test_every_weight_may_be_auto(name: str, key: str, bench: Any) -> None:
         ({"constant": -1.0}, "constant: got -1.0; allowed: 0 or more"),
         ({"auto": 0.5, "warmup": 1.5}, "warmup: got 1.5; allowed: 0 or more, at most 1"),
         ({"auto": 0.5, "until": 0}, "until: got 0; allowed: above 0, at most 1"),
+        ({"auto": 0.5, "decay": 0.5, "until": 0.4}, "decay: got 0.5; allowed: at most until, which is 0.4"),
+        ({"auto": 0.5, "warmup": 0.5, "until": 0.4}, "warmup: got 0.5; allowed: at most until, which is 0.4"),
         ({"auto": 0.5, "decay": "1"}, "decay: got '1'; allowed: 0 or more, at most 1"),
         ({"auto": 0.5, "warm_up": 1}, "warm_up: unknown key; allowed: auto, constant, warmup, decay, until"),
     ],
