@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,11 @@ def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: 
             recipe, images=len(few.splits["train"]), input_size=settings.input_size, seed=settings.seed,
             share=recipe.unlabelled.share if mixed else 0.0,
         )  # fmt: skip
+        training = replace(training, steps=steps + WARM_UP)  # the learning rate has no value after the last step
         seed_everything(settings.seed)
         student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
         task = DistillationTask.on(
-            few, student, teacher, loss_mixture.resolve(name.split("+"), settings.losses), steps=steps,
+            few, student, teacher, loss_mixture.resolve(name.split("+"), settings.losses), steps=training.steps,
             seed=settings.seed, **({"labels": way, "threshold": 0.9, "keep": 0.5} if mixed else {}),
         )  # fmt: skip
         augment = data.augmentation(
