@@ -82,7 +82,7 @@ def distill(
         if frames and not teaches:
             log.warning(
                 "students.%s.loss: got none, which learns nothing from frames without labels with "
-                "distill.unlabelled.labels: soft; its batches have labelled images only", name,
+                "distill.unlabelled.labels: soft; the batches of its task have labelled images only", name,
             )  # fmt: skip
         warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
     run = partial(
