@@ -32,7 +32,7 @@ from pipeline.training import data, processes, rounds, run
 from pipeline.training.memory import estimate
 from pipeline.training.settings import TrainingSettings, without_labels
 from pipeline.training.students import distill
-from pipeline.training.unlabelled import check_parts
+from pipeline.training.unlabelled import check_parts, ready_for_unlabelled
 from tests.training.conftest import Bench
 from tests.training.conftest import without_labels as rendered
 
@@ -426,6 +426,14 @@ def test_losses_that_see_labelled_images_only_need_one_in_every_part() -> None:
     check_parts(8, parts=4, unlabelled=4)
     with pytest.raises(UserError, match=r"labels: got hard, .* \(4 images in 4 parts, 2 without labels\): raise"):
         check_parts(4, parts=4, unlabelled=2)
+
+
+def test_frames_that_would_be_padding_are_refused(bench: Bench) -> None:
+    """With 255 classes padding has the ignored id."""
+    task = bench.labelling("kd", "soft")
+    task.padding = task.ignore_index
+    with pytest.raises(UserError, match="no id is left for the padding of crops"):
+        ready_for_unlabelled(task, bench.SETTINGS, crops=mock.Mock(), accelerator=mock.Mock(), names=[])
 
 
 @pytest.fixture
