@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from ruamel.yaml import YAML
 from pipeline import artifact, models
 from pipeline.errors import UserError, command
 from pipeline.models.weights import network_artifact
-from pipeline.prepared import Prepared, Unlabelled
+from pipeline.prepared import Prepared, Unlabelled, jpeg_facts
 from pipeline.settings import loss_mixture, params
 from pipeline.training import data, processes
 from pipeline.training.distillation import DistillationTask
@@ -65,10 +66,16 @@ def with_few_labels(prepared: Prepared, out: Path, *, every: int) -> None:
     for name in names:
         counts += np.bincount(train.label(train.names.index(name)).ravel(), minlength=256)
     meta["class_pixels"]["train"] = counts[: prepared.labels.num_classes].tolist()
+    kept = {f"train/{kind}/{name}" for kind in ("images", "labels") for name in names}  # a name may have folders
+    files = [
+        file for file in prepared.artifact.meta["files"]
+        if not file.startswith("train/") or file.rpartition(".")[0] in kept
+    ]  # fmt: skip
+    meta.pop("jpeg", None)  # its file may have gone
+    meta |= jpeg_facts(prepared.artifact.path, files)
     with artifact.create(out, kind="dataset", meta=meta) as folder:
-        for file in prepared.artifact.meta["files"]:
-            if not file.startswith("train/") or Path(file).stem in names:
-                artifact.copy_file(prepared.artifact.path / file, folder / file)
+        for file in files:
+            artifact.copy_file(prepared.artifact.path / file, folder / file)
 
 
 def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
@@ -77,7 +84,7 @@ def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
     for index in range(len(train)):
         if index % every:
             file = train.image_file(index)
-            artifact.copy_file(file, out / file.name)
+            artifact.copy_file(file, out / f"{train.names[index]}{file.suffix}")
 
 
 def run(stage: str, **options: Any) -> None:
@@ -94,6 +101,11 @@ class Work:
         self.prepared = Prepared(args.dataset)
         self.args = args
         self.raw: dict[str, Any] = YAML(typ="safe").load(args.params.read_text(encoding="utf-8"))
+        if self.raw["distill"]["steps"] is None:
+            raise UserError(
+                f"{args.params}: distill.steps: got null; the ways are compared with the same number of steps: set it, "
+                "and distill.epochs: null"
+            )
         self.params: Path = self.folder / "params.yaml"
         self.few, self.frames = self.folder / "few", self.folder / "unlabelled"
         self.teacher = args.teacher or self.folder / "teacher"
@@ -101,7 +113,7 @@ class Work:
     def write_params(self, file: Path, **distill: Any) -> Path:
         changed = copy.deepcopy(self.raw)
         for key, value in distill.items():
-            section = changed["distill"].get(key)
+            section = changed["distill"].get(key) or {}
             changed["distill"][key] = {**section, **value} if isinstance(value, dict) else value
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w", encoding="utf-8") as stream:
@@ -147,7 +159,7 @@ class Work:
         return {
             "way": way, "seed": seed, "seconds_per_step": seconds, "best_step": facts["best_step"],
             **{f"val_{kind}": metrics["val"]["miou"] for kind, metrics in results.items()},
-            "worst_class": min(facts["metrics"]["val"]["per_class_iou"]),
+            "worst_class": min(iou for iou in facts["metrics"]["val"]["per_class_iou"] if iou is not None),
         }  # fmt: skip
 
 
@@ -167,10 +179,11 @@ def step_times(work: Work, names: Sequence[str], *, ways: Sequence[str], steps: 
             recipe, images=len(few.splits["train"]), input_size=settings.input_size, seed=settings.seed,
             share=recipe.unlabelled.share if mixed else 0.0,
         )  # fmt: skip
+        training = replace(training, steps=steps + WARM_UP)  # the learning rate has no value after the last step
         seed_everything(settings.seed)
         student = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
         task = DistillationTask.on(
-            few, student, teacher, loss_mixture.resolve(name.split("+"), settings.losses), steps=steps,
+            few, student, teacher, loss_mixture.resolve(name.split("+"), settings.losses), steps=training.steps,
             seed=settings.seed, **({"labels": way, "threshold": 0.9, "keep": 0.5} if mixed else {}),
         )  # fmt: skip
         augment = data.augmentation(

@@ -110,7 +110,9 @@ def problem(form: str | Mapping[str, Any]) -> str:
         if not is_number or not (value >= low if included else value > low) or value > high:
             lowest = f"{low:g} or more" if included else f"above {low:g}"
             return f"{key}: got {value!r}; allowed: {lowest}" + ("" if high == math.inf else f", at most {high:g}")
-    return ""
+    until = form.get("until", 1.0)
+    late = [key for key in ("warmup", "decay") if form.get(key, 0.0) > until]  # the weight would never be whole
+    return f"{late[0]}: got {form[late[0]]!r}; allowed: at most until, which is {until:g}" if late else ""
 
 
 def term_of(loss: str, option: str) -> str:
@@ -154,14 +156,15 @@ def numbers(
 
 
 def merged(own: Mapping[str, TermWeight], asked: Mapping[str, TermWeight]) -> dict[str, TermWeight]:
-    """Weights from params.yaml; one that has no schedule there has that of the loss, if any.
+    """Weights from params.yaml; one that has no schedule there has that of the loss, if any. Terms that no option
+    multiplies keep theirs.
 
     Args:
         own: schedules that a loss sets itself.
         asked: of :func:`numbers`.
     """
     without = {term for term, weight in asked.items() if replace(weight, share=None).changes is False}
-    return {
+    return dict(own) | {
         term: replace(own[term], base=weight.base, share=weight.share) if term in own and term in without else weight
         for term, weight in asked.items()
     }

@@ -224,7 +224,8 @@ class Balance(nn.Module):
             else:
                 log.warning(
                     "the term %s has the weight auto, but in the first %d steps it or the cross-entropy had no "
-                    "gradient, or the term was absent: it does not count until it is measured",
+                    "gradient, or one that is not finite, or the term was absent: it does not count until it is "
+                    "measured",
                     name, FIRST,
                 )  # fmt: skip
 

@@ -125,7 +125,8 @@ class Learner:
             UserError: loss or gradient of one of them is not finite, or its loss explodes.
         """
         readings = self._readings.read()
-        self.task.check()
+        if self.accelerator.is_main_process:
+            self.task.check()
         return readings
 
     def _clipped(self) -> Tensor:

@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 #: Copies of every trainable parameter that an optimiser keeps: momentum; first and second moment.
 STATES = {"sgd": 1, "adamw": 2}
 #: Parts that are allocated before the first step.
-HELD = ("network", "teacher", "loss", "best weights", "EMA copy")
+HELD = ("network", "teacher", "labelling network", "loss", "best weights", "EMA copy")
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: On a CPU the process grows by more than its tensors: code pages, oneDNN's work space, gaps that malloc leaves. Fitted
 #: to eight runs (docs/results/training_speed.md).
@@ -56,10 +56,11 @@ class Estimate:
     """Peak of memory in bytes: ``parts`` at that moment, the largest first, and their sum.
 
     Attributes:
-        parts: ``network``, ``teacher``, ``loss`` (its adapters and queues), ``best weights``, ``EMA copy``, ``optimiser
-            state``; then what lives in the step: ``batch``, ``network activations``, ``teacher activations``, ``loss
-            activations``, ``cross-entropy``, ``backward``, ``gradients``; on a CPU ``kernels, allocator``, on CUDA
-            ``allocator rounding`` and ``cuBLAS work space``.
+        parts: ``network``, ``teacher``, ``labelling network`` (an earlier student that labels frames without labels),
+            ``loss`` (its adapters and queues), ``best weights``, ``EMA copy``, ``optimiser state``; then what lives in
+            the step: ``batch``, ``network activations``, ``teacher activations``, ``loss activations``,
+            ``cross-entropy``, ``backward``, ``gradients``; on a CPU ``kernels, allocator``, on CUDA ``allocator
+            rounding`` and ``cuBLAS work space``.
         shape: (N, H, W) of the batch.
         precision: fp32, fp16 or bf16.
         strict: the run is on CUDA with deterministic algorithms, whose upsampling takes more.
@@ -133,7 +134,8 @@ def estimate(
     }
     if isinstance(task, DistillationTask):
         held["loss"] = _bytes(task.loss)
-        held["teacher"] = _bytes(task.teacher) if task.loss.uses_teacher else 0
+        held["teacher"] = _bytes(task.teacher) if task.teacher_runs else 0
+        held["labelling network"] = sum(_bytes(network) for network in task.networks()[2:])
     if not trained:
         raise UserError("the memory of this training cannot be estimated: no parameter got a gradient")
     # temporaries of the update: one of each tensor where all are updated at once (CUDA), else of the largest

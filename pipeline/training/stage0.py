@@ -18,7 +18,7 @@ from pipeline.losses import DistillationLoss
 from pipeline.losses._padding import inside, mean
 from pipeline.losses._standard import Standardised
 from pipeline.models import SegNetwork, SegOutput
-from pipeline.settings.training_params import Model, Stage0
+from pipeline.settings.training_params import Stage0
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained
 from pipeline.training.seeding import seed_everything
@@ -76,13 +76,37 @@ class FeatureTask(DistillationTask):
         return {}
 
 
+def source(task: DistillationTask, recipe: Stage0, *, labels: LabelSpec) -> tuple[SegNetwork, dict[str, Any]]:
+    """The network whose features are learned, and facts that identify stage 0.
+
+    It is that of ``recipe.model``, else the first teacher of the task.
+
+    Args:
+        labels: of the data set.
+
+    Raises:
+        UserError: the network of ``recipe.model`` cannot be built, or has random weights.
+    """
+    facts: dict[str, Any] = recipe.model_dump()
+    if recipe.steps == 0 or recipe.model is None:
+        return (task.teacher.first if isinstance(task.teacher, Teachers) else task.teacher), facts
+    model = recipe.model
+    network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
+    if not network.initial_weights:
+        raise UserError(
+            "distill.stage0.model: its weights are random, and their features teach nothing; set encoder_weights or "
+            "weights there, or model: null for the features of the teacher"
+        )
+    return network, {**facts, "initial_weights": dict(network.initial_weights)}
+
+
 def learn(
     train: Callable[..., Trained],
     task: DistillationTask,
     settings: TrainingSettings,
     *,
-    recipe: Stage0,
-    labels: LabelSpec,
+    teacher: SegNetwork,
+    steps: int,
     inputs: Mapping[str, Any],
     title: str,
     curves: Path,
@@ -97,8 +121,8 @@ def learn(
         train: :func:`pipeline.training.run.train` with the data set and the options of a run.
         task: its student learns.
         settings: of the task; stage 0 has the same but for its steps, without an average and without validations.
-        recipe: with 0 steps nothing is done. Features are those of ``recipe.model``, or of the (first) teacher.
-        labels: of the data set.
+        teacher: network whose features are learned, see :func:`source`.
+        steps: updates of stage 0; 0: nothing is done.
         inputs: hashes and options of the run's inputs.
         title: of the student.
         curves, checkpoints: folders of the run; those of stage 0 are in their folders ``stage0``.
@@ -107,10 +131,8 @@ def learn(
         the run of stage 0; empty without it.
 
     Raises:
-        UserError: the student has no encoder that learns, or ``recipe.model`` has random weights or cannot be built;
-            see ``train``.
+        UserError: the student has no encoder that learns; see ``train``.
     """
-    steps = recipe.steps
     if steps == 0:
         return []
     student, factor = task.network, settings.lr_factors["encoder"]
@@ -119,7 +141,6 @@ def learn(
         raise UserError(
             f"distill.stage0.steps: got {steps}, but the encoder of student {title} does not learn: {reason}"
         )
-    teacher, initial_weights = _teacher(task, recipe.model, labels)
     seed_everything(settings.seed)  # the adapters of a run that resumes are those of its start
     loss = StandardisedFeatures(
         student_stage_channels=student.facts.stage_channels, teacher_stage_channels=teacher.facts.stage_channels
@@ -137,7 +158,7 @@ def learn(
     trained = train(
         feature_task,
         features,
-        inputs={**inputs, "stage": "features", "features": {**recipe.model_dump(), "initial_weights": initial_weights}},
+        inputs={**inputs, "stage": "features"},
         title=f"{title}, stage 0",
         curves=curves / "stage0",
         checkpoints=checkpoints / "stage0",
@@ -146,19 +167,6 @@ def learn(
         parameter.requires_grad_(True)  # the head was frozen
     task.teacher.to(next(student.parameters()).device)  # all teachers, where the first one is
     return [trained]
-
-
-def _teacher(task: DistillationTask, model: Model | None, labels: LabelSpec) -> tuple[SegNetwork, Mapping[str, Any]]:
-    """The network whose features are learned, and its initial weights if it is no teacher of the run."""
-    if model is None:
-        return (task.teacher.first if isinstance(task.teacher, Teachers) else task.teacher), {}
-    network = models.build(model.name, model.options, num_classes=labels.num_classes, classes=labels.names)
-    if not network.initial_weights:
-        raise UserError(
-            "distill.stage0.model: its weights are random, and their features teach nothing; set encoder_weights or "
-            "weights there, or model: null for the features of the teacher"
-        )
-    return network, network.initial_weights
 
 
 def costs(before: Sequence[Trained], earlier: Sequence[Trained], trained: Trained) -> dict[str, float | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def distill(
         )
         for share in (joining.share if frames else 0.0, joining.share if teaches else 0.0)
     )
+    settings = replace(settings, steps=mixed.steps)  # with epochs too, all losses have the same number of steps
     labelling = joining.model_dump(include={"labels", "threshold", "keep"}) if teaches else {}
     task = DistillationTask.on(
         prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed,
@@ -80,7 +82,7 @@ def distill(
         if frames and not teaches:
             log.warning(
                 "students.%s.loss: got none, which learns nothing from frames without labels with "
-                "distill.unlabelled.labels: soft; its batches have labelled images only", name,
+                "distill.unlabelled.labels: soft; the batches of its task have labelled images only", name,
             )  # fmt: skip
         warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
     run = partial(
@@ -92,13 +94,17 @@ def distill(
         "teaching": teaching, **hashes,
     }  # fmt: skip
     places: dict[str, Any] = {"curves": curves, "checkpoints": checkpoints, "title": name}
+    features, beginning = stage0.source(task, recipe.stage0, labels=labels)
     before = stage0.learn(
-        partial(run, unlabelled=frames), task, mixed, recipe=recipe.stage0, labels=labels, inputs=inputs, **places
-    )
+        partial(run, unlabelled=frames), task, mixed, teacher=features, steps=recipe.stage0.steps,
+        inputs={**inputs, "features": beginning}, **places,
+    )  # fmt: skip
+    if frames and before:  # all that decides the weights with which the task begins
+        beginning |= {"frames": frames.facts_hash, "unlabelled_images": mixed.unlabelled_images}
     *earlier, trained = rounds.learn(
         partial(run, settings=settings, unlabelled=frames if teaches else None), task,
         rounds=joining.rounds if teaches else 1,
-        inputs={**inputs, "loss": loss, "stage0": recipe.stage0.model_dump(), "labelling": labelling}, **places,
+        inputs={**inputs, "loss": loss, "stage0": beginning, "labelling": labelling}, **places,
     )  # fmt: skip
     processes.leave()
     if processes.is_main():
@@ -108,18 +114,19 @@ def distill(
             "parents": {"dataset": prepared.artifact.hash, **hashes},
         }  # fmt: skip
         if before:
-            facts["stage0"] = recipe.stage0.model_dump()
+            facts["stage0"] = beginning
         if frames and teaches:
             facts["unlabelled"] = {
                 "facts_hash": frames.facts_hash, "frames": len(frames), "share": joining.share, **labelling,
                 "rounds": joining.rounds,
             }  # fmt: skip
+        if frames and (teaches or before):
             facts["parents"]["unlabelled"] = frames.artifact.hash
         network_artifact.save(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
         )  # fmt: skip
-        passes = teachers.passes(teacher_network) if task.loss.uses_teacher else 0
+        passes = teachers.passes(teacher_network) if task.teacher_runs else 0
         further = {"parameters_of_loss": task.parameters_of_loss, "teacher_passes": passes}
         artifact.write_text(costs, artifact.dump_json(stage0.costs(before, earlier, trained) | further))
         for finished in (*before, *earlier, trained):

@@ -125,7 +125,7 @@ class SupervisedTask(nn.Module):
         """After all parts of a batch; all processes call it."""
 
     def check(self) -> None:
-        """When the host has waited for the device: warn of what went wrong there."""
+        """When the host has waited for the device: warn of what went wrong there. The first process calls it."""
 
     def networks(self) -> list[SegNetwork]:
         """All networks that run forward."""

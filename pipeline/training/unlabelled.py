@@ -36,8 +36,14 @@ def ready_for_unlabelled(
         names: of the classes, for the log.
 
     Raises:
-        UserError: a part of a batch has no labelled image for the losses.
+        UserError: a part of a batch has no labelled image for the losses, or padding has no id of its own.
     """
+    if task.padding == task.ignore_index:
+        raise UserError(
+            "distill.unlabelled: with 255 classes no id is left for the padding of crops, so all pixels of frames "
+            "without labels would be padding: raise distill.scale or lower distill.crop until no frame is smaller than "
+            "its crop, or remove the sources"
+        )
     parts = settings.accumulate * accelerator.num_processes
     task.unlabelled_share = settings.unlabelled_images / settings.batch_size
     if task.labels == "hard" and task.loss.uses_teacher:

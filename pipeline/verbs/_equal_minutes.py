@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.reporting.comparison import BASELINE
 from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
-from pipeline.training.settings import updates
+from pipeline.training.settings import updates, without_labels
 from pipeline.verbs import _experiments
 
 #: Steps of a training that is timed. The first ten do not count (training.costs). On a GPU the loss is read every 20
@@ -32,7 +32,9 @@ def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, C
     chosen, recipe = settings.compare, settings.distill
     if chosen.budget == "steps":
         return None, {name: {} for name in chosen.losses}
-    steps = updates(recipe, images)
+    frames = recipe.unlabelled
+    unlabelled = without_labels(recipe.batch_size, share=frames.share) if frames.sources else 0
+    steps = updates(recipe, images, unlabelled=unlabelled)
     minutes, by_loss = equal_minutes(settings, seconds_per_step(settings), steps=steps)
     validations = max(1, steps // recipe.validate_every)
     return minutes, {

@@ -9,7 +9,7 @@ import torch
 
 from pipeline import losses, option_values, plugins
 from pipeline.errors import UserError
-from pipeline.losses._weights import FORMS, TermWeight, Weight, options_of, term_of
+from pipeline.losses._weights import FORMS, TermWeight, Weight, merged, options_of, term_of
 from pipeline.settings import plugin_options
 
 #: Every option that is a weight, with its loss.
@@ -65,6 +65,8 @@ def test_every_weight_may_be_auto(name: str, key: str, bench: Any) -> None:
         ({"constant": -1.0}, "constant: got -1.0; allowed: 0 or more"),
         ({"auto": 0.5, "warmup": 1.5}, "warmup: got 1.5; allowed: 0 or more, at most 1"),
         ({"auto": 0.5, "until": 0}, "until: got 0; allowed: above 0, at most 1"),
+        ({"auto": 0.5, "decay": 0.5, "until": 0.4}, "decay: got 0.5; allowed: at most until, which is 0.4"),
+        ({"auto": 0.5, "warmup": 0.5, "until": 0.4}, "warmup: got 0.5; allowed: at most until, which is 0.4"),
         ({"auto": 0.5, "decay": "1"}, "decay: got '1'; allowed: 0 or more, at most 1"),
         ({"auto": 0.5, "warm_up": 1}, "warm_up: unknown key; allowed: auto, constant, warmup, decay, until"),
     ],
@@ -94,6 +96,15 @@ def test_valid_forms(form: Any) -> None:
 )
 def test_schedules(weight: TermWeight, expected: list[float]) -> None:
     assert [weight.factor(done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx(expected)
+
+
+def test_schedules_of_a_loss_hold_where_params_yaml_sets_none() -> None:
+    """Also for a term that no option multiplies."""
+    own = {"a": TermWeight(1.0, warmup=0.5), "b": TermWeight(1.0, decay=0.5), "fixed": TermWeight(1.0, until=0.5)}
+    asked = {"a": TermWeight(3.0, share=0.2), "b": TermWeight(2.0, until=0.9)}
+    assert merged(own, asked) == {
+        "a": TermWeight(3.0, share=0.2, warmup=0.5), "b": TermWeight(2.0, until=0.9), "fixed": own["fixed"],
+    }  # fmt: skip
 
 
 def test_a_loss_ends_when_its_last_term_ends(bench: Any) -> None:

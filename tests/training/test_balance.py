@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -225,6 +226,14 @@ def test_a_term_that_is_never_measured_is_a_warning(caplog: pytest.LogCaptureFix
             scene.balance.warn()
             assert len(caplog.records) == (step > FIRST)
     assert "the term t has the weight auto, but in the first 5 steps" in caplog.records[0].message
+
+
+def test_of_several_processes_the_first_one_warns() -> None:
+    for first in (True, False):
+        learner = mock.Mock()
+        learner.accelerator.is_main_process = first
+        Learner.read(learner)
+        assert learner.task.check.called == first and learner._readings.read.called
 
 
 def test_a_term_that_reaches_nothing_in_common_is_refused() -> None:

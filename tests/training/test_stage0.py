@@ -24,7 +24,6 @@ from pipeline.models.weights import network_artifact
 from pipeline.settings import loss_mixture
 from pipeline.settings.training_params import Model, Stage0
 from pipeline.training import run, stage0
-from pipeline.training.distillation import DistillationTask
 from pipeline.training.stage0 import StandardisedFeatures
 
 ROOT = Path(__file__).parents[2]
@@ -66,9 +65,8 @@ def start(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 def learn(start: Callable[..., Any], task: Any, settings: Any, folder: Path, **options: Any) -> Any:
     places = {"curves": folder / "curves", "checkpoints": folder / "kept"}
-    recipe = Stage0(**{"steps": 6, **options})
-    labels = start.keywords["prepared"].labels if isinstance(start, partial) else None
-    return stage0.learn(start, task, settings, recipe=recipe, labels=labels, inputs={}, title="kd", **places)
+    steps, teacher = options.get("steps", 6), options.get("teacher", task.teacher)
+    return stage0.learn(start, task, settings, teacher=teacher, steps=steps, inputs={}, title="kd", **places)
 
 
 def test_the_encoder_learns_and_the_head_stays(bench: Any, start: Callable[..., Any], tmp_path: Path) -> None:
@@ -108,22 +106,20 @@ def test_features_of_another_network_than_the_teacher(bench: Any, start: Callabl
     )  # fmt: skip
     model = Model.model_validate({"name": "smp", **bench.OPTIONS, "weights": str(tmp_path / "other")})
     task, twin = bench.distillation("kd"), bench.distillation("kd")
-    teacher = copy.deepcopy(task.teacher.state_dict())
-    learn(start, task, bench.SETTINGS, tmp_path / "a", steps=3, model=model)
-    like = DistillationTask(twin.network, bench.network(seed=5), twin.loss, ignore_index=twin.ignore_index)
-    learn(start, like, bench.SETTINGS, tmp_path / "b", steps=3)
+    before = copy.deepcopy(task.teacher.state_dict())
+    other, facts = stage0.source(task, Stage0(steps=3, model=model), labels=bench.prepared.labels)
+    assert facts["model"]["weights"] == str(tmp_path / "other") and facts["initial_weights"]["sha256"]
+    learn(start, task, bench.SETTINGS, tmp_path / "a", steps=3, teacher=other)
+    learn(start, twin, bench.SETTINGS, tmp_path / "b", steps=3, teacher=bench.network(seed=5))
     for name, value in task.network.state_dict().items():
         assert torch.equal(value, twin.network.state_dict()[name]), name
-    assert all(torch.equal(value, task.teacher.state_dict()[name]) for name, value in teacher.items())
+    assert all(torch.equal(value, task.teacher.state_dict()[name]) for name, value in before.items())
 
 
-def test_a_network_with_random_weights_teaches_no_features(
-    bench: Any, start: Callable[..., Any], tmp_path: Path
-) -> None:
-    model = Model.model_validate({"name": "smp", **bench.OPTIONS})
+def test_a_network_with_random_weights_teaches_no_features(bench: Any) -> None:
+    recipe = Stage0(steps=3, model=Model.model_validate({"name": "smp", **bench.OPTIONS}))
     with pytest.raises(UserError, match=r"distill.stage0.model: its weights are random.*encoder_weights"):
-        learn(start, bench.distillation("kd"), bench.SETTINGS, tmp_path, model=model)
-    assert not list(tmp_path.iterdir())
+        stage0.source(bench.distillation("kd"), recipe, labels=bench.prepared.labels)
 
 
 @pytest.mark.parametrize("steps", [3, 8])

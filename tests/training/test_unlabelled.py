@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -28,9 +29,10 @@ from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import params
 from pipeline.training import data, processes, rounds, run
+from pipeline.training.memory import estimate
 from pipeline.training.settings import TrainingSettings, without_labels
 from pipeline.training.students import distill
-from pipeline.training.unlabelled import check_parts
+from pipeline.training.unlabelled import check_parts, ready_for_unlabelled
 from tests.training.conftest import Bench
 from tests.training.conftest import without_labels as rendered
 
@@ -227,6 +229,17 @@ def test_the_student_alone_learns_from_hard_labels(bench: Bench, batch: Any) -> 
         task(x, target, unlabelled=flags)
 
 
+def test_networks_that_label_count_in_the_estimate_of_the_memory(bench: Bench) -> None:
+    network = bench.network()
+    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    task = bench.labelling("none", "hard")
+    parts = estimate(task, shape=(2, 64, 96), optimizer="sgd").parts
+    assert parts["teacher"] == weights and "labelling network" not in parts
+    task.label_with(task.network)
+    parts = estimate(task, shape=(2, 64, 96), optimizer="sgd").parts
+    assert parts["labelling network"] == weights and "teacher" not in parts
+
+
 @pytest.mark.parametrize("labels", ["soft", "hard", "both"])
 def test_labels_stay_when_the_terms_of_the_loss_have_ended(bench: Bench, batch: Any, labels: Modes) -> None:
     x, target, flags = batch
@@ -272,6 +285,21 @@ def test_parts_of_a_batch_give_what_the_batch_gives(
         float((start[name].float() - value.float()).abs().max()) for name, value in tasks[0].state_dict().items()
     )
     assert moved > 0.01
+
+
+@pytest.mark.parametrize("labels", ["hard", "both"])
+def test_parts_without_such_frames_give_what_the_batch_gives(
+    bench: Bench, frames: Unlabelled, tmp_path: Path, labels: Modes
+) -> None:
+    """One frame of 8 in 4 parts, in a later round: the student that labels gets empty batches."""
+    tasks = [bench.image_by_image(bench.labelling("kd", labels)) for _ in range(2)]
+    for accumulate, task in zip((1, 4), tasks, strict=True):
+        task.label_with(bench.network(seed=2))  # type: ignore[attr-defined]
+        started(
+            bench, task, tmp_path / str(accumulate), frames, accumulate=accumulate, batch_size=8, unlabelled_images=1
+        )
+    for name, value in tasks[0].state_dict().items():
+        torch.testing.assert_close(tasks[1].state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def in_process(rank: int, folder: str, dataset: str, unlabelled: str, port: int) -> None:
@@ -400,6 +428,14 @@ def test_losses_that_see_labelled_images_only_need_one_in_every_part() -> None:
         check_parts(4, parts=4, unlabelled=2)
 
 
+def test_frames_that_would_be_padding_are_refused(bench: Bench) -> None:
+    """With 255 classes padding has the ignored id."""
+    task = bench.labelling("kd", "soft")
+    task.padding = task.ignore_index
+    with pytest.raises(UserError, match="no id is left for the padding of crops"):
+        ready_for_unlabelled(task, bench.SETTINGS, crops=mock.Mock(), accelerator=mock.Mock(), names=[])
+
+
 @pytest.fixture
 def distilled(bench: Bench, frames: Unlabelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the training of a student with a loss and options of ``distill``; returns its meta and costs."""
@@ -409,10 +445,13 @@ def distilled(bench: Bench, frames: Unlabelled, tmp_path: Path, monkeypatch: pyt
         input_size=(64, 96), facts={},
     )  # fmt: skip
 
-    def student(loss: str, *, unlabelled: Path | None = frames.artifact.path, **options: Any) -> Any:
+    def student(
+        loss: str, *, unlabelled: Path | None = frames.artifact.path, length: Mapping[str, Any] = {}, **options: Any
+    ) -> Any:
         raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         raw["input_size"] = [64, 96]
         raw["distill"] |= {"steps": 2, "validate_every": 2, "warmup": 1, "stage0": {"steps": 1}, "unlabelled": options}
+        raw["distill"] |= length
         raw["students"] = {"s": {"model": {"name": "smp", **bench.OPTIONS}, "loss": loss}}
         with (tmp_path / "params.yaml").open("w") as stream:
             YAML().dump(raw, stream)
@@ -440,6 +479,8 @@ def test_the_student_says_what_it_learned_from(
     assert costs["training_seconds"] > costs["stage0_seconds"] > 0
     meta, _ = distilled("kd", unlabelled=None)
     assert "unlabelled" not in meta and "unlabelled" not in meta["parents"]
+    passes = [distilled("none", labels=labels)[1]["teacher_passes"] for labels in ("soft", "hard")]
+    assert passes == [0, 1], "the teacher runs for the labels alone, too"
 
 
 def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_path: Path, bench: Bench) -> None:
@@ -452,7 +493,7 @@ def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_pa
 
 
 def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
-    distilled: Any, bench: Bench, caplog: pytest.LogCaptureFixture
+    distilled: Any, frames: Unlabelled, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn: list[int] = []
 
@@ -464,8 +505,31 @@ def test_the_student_alone_with_soft_labels_keeps_whole_batches_and_a_warning(
     with mock.patch.object(data, "Draws", Noted):
         meta, _ = distilled("none")
     assert drawn == [2, 0], "in stage 0 the frames teach the encoder"
-    assert "unlabelled" not in meta
+    assert "unlabelled" not in meta and meta["parents"]["unlabelled"] == frames.artifact.hash
     assert "students.s.loss: got none, which learns nothing from frames without labels" in caplog.text
+
+
+def test_with_epochs_the_student_alone_has_the_steps_of_the_others(distilled: Any) -> None:
+    """Half of a batch of 4 has labels: 0.4 passes over 10 labelled images are 2 steps. Alone it would be 1."""
+    length = {"steps": None, "epochs": 0.4}
+    assert [distilled(loss, length=length)[0]["last"]["step"] for loss in ("kd", "none")] == [2, 2]
+
+
+def test_other_frames_in_stage_0_are_another_run_of_the_student_alone(
+    distilled: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its task has no such frames, but begins with the weights of stage 0."""
+    caplog.set_level(logging.INFO)
+    with mock.patch.object(run.Trained, "finish"):
+        distilled("none")
+        distilled("none")
+        assert "resuming after step 2" in caplog.text
+        caplog.clear()
+        distilled("none", unlabelled=rendered(tmp_path / "other", count=7, seed=6).artifact.path)
+        assert "resuming" not in caplog.text and "inputs.stage0.frames changed" in caplog.text
+        caplog.clear()
+        distilled("none", share=0.25)
+        assert "resuming" not in caplog.text
 
 
 @pytest.mark.parametrize(

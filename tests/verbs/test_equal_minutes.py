@@ -137,6 +137,7 @@ def test_every_loss_is_timed_and_gets_the_steps_of_the_same_minutes(
     [
         ({"minutes": 1.0}, {}, (600, 240)),
         ({}, {"steps": None, "epochs": 2.0}, (200, 80)),  # 2 x 400 images, 4 per step
+        ({}, {"steps": None, "epochs": 2.0, "unlabelled": {"sources": ["drives"]}}, (400, 160)),  # 2 of 4 have labels
         ({"minutes": 0.0001}, {}, (1, 1)),
     ],
 )
