@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.reporting.comparison import BASELINE
 from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
-from pipeline.training.settings import updates
+from pipeline.training.settings import updates, without_labels
 from pipeline.verbs import _experiments
 
 #: Steps of a training that is timed. The first ten do not count (training.costs). On a GPU the loss is read every 20
@@ -19,20 +19,23 @@ Changes = dict[str, Any]
 
 
 def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, Changes]]:
-    """Minutes of training per run (None: all have the steps of ``distill``), and the changed params of each loss.
+    """Minutes of training per run (None: all have the same steps), and the changed params of each loss.
 
     With fewer or more steps than in ``distill``, warm-up and validations keep their share of the training.
 
     Args:
-        images: number of train images, which converts epochs to steps.
+        images: number of train images with labels, which converts epochs to steps. With frames without labels an epoch
+            may have other steps for ``none``, which then takes the steps of the others.
 
     Raises:
         UserError: a training that is timed fails.
     """
     chosen, recipe = settings.compare, settings.distill
+    frames = without_labels(recipe.batch_size, share=recipe.unlabelled.share) if recipe.unlabelled.sources else 0
+    steps = updates(recipe, images, unlabelled=frames)
     if chosen.budget == "steps":
-        return None, {name: {} for name in chosen.losses}
-    steps = updates(recipe, images)
+        stated: Changes = {} if recipe.epochs is None else {"distill.steps": steps, "distill.epochs": None}
+        return None, dict.fromkeys(chosen.losses, stated)
     minutes, by_loss = equal_minutes(settings, seconds_per_step(settings), steps=steps)
     validations = max(1, steps // recipe.validate_every)
     return minutes, {
@@ -47,7 +50,10 @@ def seconds_per_step(settings: Params) -> dict[str, float]:
     student, seed = chosen.student, chosen.seeds[0]
     seconds: dict[str, float] = {}
     for name, loss in chosen.losses.items():
-        changed = {f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1)}
+        changed = {
+            f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1),
+            **_without_other_trainings(settings),
+        }  # fmt: skip
         commit, timed = _experiments.run(f"compare-{name}-time", target=f"distill@{student}", params=changed)
         costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
         seconds[name] = costs["seconds_per_step"]
@@ -66,8 +72,9 @@ def equal_minutes(settings: Params, seconds: Mapping[str, float], *, steps: int)
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     first = next((name for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), next(iter(mixtures)))
-    minutes = chosen.minutes or steps * seconds[first] / 60
-    return minutes, {name: max(1, round(60 * minutes / each)) for name, each in seconds.items()}
+    rounds = settings.distill.unlabelled.rounds if settings.distill.unlabelled.sources else 1  # each has all steps
+    minutes = chosen.minutes or rounds * steps * seconds[first] / 60
+    return minutes, {name: max(1, round(60 * minutes / (rounds * each))) for name, each in seconds.items()}
 
 
 def _length(settings: Params, steps: int, *, validations: int, warmup: int | None = None) -> Changes:
@@ -79,3 +86,13 @@ def _length(settings: Params, steps: int, *, validations: int, warmup: int | Non
         "distill.validate_every": -(-steps // validations),
         "distill.warmup": recipe.warmup if warmup is None else warmup,
     }
+
+
+def _without_other_trainings(settings: Params) -> Changes:
+    """Params that leave out stage 0 and all rounds but one, which say nothing about the time of a step."""
+    changes: Changes = {}
+    if settings.distill.stage0.steps:
+        changes["distill.stage0.steps"] = 0
+    if settings.distill.unlabelled.rounds > 1:
+        changes["distill.unlabelled.rounds"] = 1
+    return changes

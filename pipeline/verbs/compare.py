@@ -116,7 +116,7 @@ def contents(
     rows = [
         summarise(
             name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base,
-            weights=chosen.weights, steps=changes[name].get("distill.steps"),
+            weights=chosen.weights, steps=None if minutes is None else changes[name]["distill.steps"],
         )
         for name, mixture in mixtures.items()
         if runs[name]
@@ -127,7 +127,7 @@ def contents(
         "model": settings.student(chosen.student).model.model_dump(),
         "split": chosen.split,
         "weights": chosen.weights,
-        "steps": settings.distill.steps if minutes is None else None,
+        "steps": next(iter(changes.values())).get("distill.steps", settings.distill.steps) if minutes is None else None,
         "minutes": None if minutes is None else round(minutes, 4),
         "batch_size": settings.distill.batch_size,
         "input_size": list(settings.input_size),
