@@ -14,6 +14,8 @@ from pipeline.verbs import _experiments
 #: Steps of a training that is timed. The first ten do not count (training.costs). On a GPU the loss is read every 20
 #: steps, and the median is then one of the later reads.
 TIMED = 60
+#: Highest ratio of the time of a step in a run and in the timing, or its inverse, without a warning.
+STRAYED = 1.5
 #: Params by dotted key.
 Changes = dict[str, Any]
 
@@ -72,9 +74,30 @@ def equal_minutes(settings: Params, seconds: Mapping[str, float], *, steps: int)
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     first = next((name for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), next(iter(mixtures)))
-    rounds = settings.distill.unlabelled.rounds if settings.distill.unlabelled.sources else 1  # each has all steps
+    rounds = _rounds(settings)
     minutes = chosen.minutes or rounds * steps * seconds[first] / 60
     return minutes, {name: max(1, round(60 * minutes / (rounds * each))) for name, each in seconds.items()}
+
+
+def strayed(settings: Params, seconds: float, *, minutes: float, steps: int) -> str:
+    """A warning if a step of a run took another time than in the timing, which may be of another machine; else empty.
+
+    Args:
+        seconds: of a step of the run.
+        minutes, steps: of the run, see :func:`equal_minutes`.
+    """
+    timed = 60 * minutes / (_rounds(settings) * steps)
+    if timed / STRAYED <= seconds <= timed * STRAYED:
+        return ""
+    return (
+        f"a step took {1000 * seconds:.1f} ms, and {1000 * timed:.1f} ms when its loss was timed: that was on another "
+        "machine, or beside other work; put another seed first in compare.seeds to time all losses again"
+    )
+
+
+def _rounds(settings: Params) -> int:
+    """Trainings of a run that has frames without labels; each has all steps."""
+    return settings.distill.unlabelled.rounds if settings.distill.unlabelled.sources else 1
 
 
 def _length(settings: Params, steps: int, *, validations: int, warmup: int | None = None) -> Changes:

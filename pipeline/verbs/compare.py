@@ -30,7 +30,7 @@ from pipeline.reporting.comparison import BASELINE, Measured, Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
-from pipeline.verbs._equal_minutes import Changes, lengths
+from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 
 #: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
 RENDERED = ("streets",)
@@ -168,6 +168,10 @@ def compare(settings: Params, *, out: Path) -> None:
         int8 = "" if run.int8 is None else f", INT8 {run.int8.miou:.2f}"
         reached = f"mIoU {run.best.miou:.2f} (best), {run.last.miou:.2f} (last){int8}"
         print(f"{index}/{len(plan)}  {name}, seed {seed}: {reached} ({how}; {left})", flush=True)
+        if minutes is not None:
+            steps = changes[name]["distill.steps"]
+            if warning := strayed(settings, run.seconds_per_step, minutes=minutes, steps=steps):
+                print(f"{name}, seed {seed}: {warning}", flush=True)
 
 
 def require_split(settings: Params) -> None:

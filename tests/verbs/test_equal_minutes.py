@@ -168,6 +168,28 @@ def test_epochs_are_the_same_steps_for_every_loss(
     assert comparison.load(tmp_path / "c.json").rows[0].steps == steps
 
 
+def test_steps_that_take_another_time_than_in_the_timing_are_a_warning(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As where the timing comes from the run cache of another machine."""
+    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    assert "when its loss was timed" not in capsys.readouterr().out
+    read = experiments.read
+
+    def faster(commit: str, path: str) -> dict[str, Any]:
+        value = read(commit, path)
+        if "costs" in path and json.loads(commit)[1]["distill.steps"] != _equal_minutes.TIMED:
+            value["seconds_per_step"] /= 10
+        return value
+
+    monkeypatch.setattr(_experiments, "read", faster)
+    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    printed = capsys.readouterr().out
+    assert "kd, seed 1: a step took 25.0 ms, and 250.0 ms when its loss was timed" in printed
+    assert printed.count("put another seed first in compare.seeds") == 4
+
+
 def test_stage_0_is_not_timed_and_rounds_share_the_minutes(
     experiments: Experiments, settings: Callable[..., Params], tmp_path: Path
 ) -> None:
