@@ -14,10 +14,13 @@ def resize_labels(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(target.dtype)
 
 
-def class_masks(target: Tensor, features: Tensor, *, num_classes: int, ignore_index: int) -> Tensor:
+def class_masks(
+    target: Tensor, features: Tensor, *, num_classes: int, ignore_index: int, valid: Tensor | None = None
+) -> Tensor:
     """One-hot masks (N, K, h*w) of a target (N, H, W) at the size and in the dtype of features (N, C, h, w).
 
-    An ignored or unknown id belongs to no class.
+    An ignored or unknown id belongs to no class, nor does a position that is not ``valid`` (N, h, w): the label of a
+    cell that shows some padding may be one of the frame.
 
     Example:
         >>> class_masks(torch.tensor([[[0, 1, 255, 1]]]), torch.zeros(1, 3, 1, 4), num_classes=2, ignore_index=255)
@@ -26,7 +29,8 @@ def class_masks(target: Tensor, features: Tensor, *, num_classes: int, ignore_in
     """
     flat = resize_labels(target, features.shape[-2:]).flatten(1)[:, None]
     classes = torch.arange(num_classes, device=flat.device)[:, None]
-    return ((flat == classes) & (flat != ignore_index)).to(features.dtype)
+    masks = (flat == classes) & (flat != ignore_index)
+    return (masks if valid is None else masks & valid.flatten(1)[:, None]).to(features.dtype)
 
 
 def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tuple[Tensor, Tensor]:

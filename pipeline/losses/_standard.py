@@ -55,13 +55,18 @@ class Standardised(nn.Module):
 
     def _moments(self, features: Tensor, valid: Tensor | None) -> Tensor:
         """(2, C): means of each channel and of its square; in training mode each call counts as a pass."""
-        share = 1.0 if valid is None else valid.to(features.dtype).mean().clamp(min=1 / valid.numel())
         seen = filled(features, valid)
-        here = torch.stack([seen.mean(dim=(0, 2, 3)), seen.square().mean(dim=(0, 2, 3))]) / share
+        means = torch.stack([seen.mean(dim=(0, 2, 3)), seen.square().mean(dim=(0, 2, 3))])  # padding counts as 0
+        if valid is not None:
+            share = valid.to(means.dtype).mean().expand(1, means.shape[1])
+            means = torch.cat([means, share])  # of a process; processes may have more or less padding
+        if self.training:
+            means = mean_over_processes(means)
+        here = means if valid is None else means[:2] / means[2].clamp(min=1 / valid.numel())
         if not self.training:
             return torch.where(self.passes > 0, self.moments.to(here.dtype), here)
         self.passes += 1
-        self.moments += (mean_over_processes(here).to(self.moments.dtype) - self.moments) / self.passes
+        self.moments += (here.to(self.moments.dtype) - self.moments) / self.passes
         moments: Tensor = self.moments.to(here.dtype, copy=True)
         return moments
 

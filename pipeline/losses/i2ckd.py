@@ -13,6 +13,7 @@ from pipeline.losses._adapters import match_channels
 from pipeline.losses._base import DistillationLoss
 from pipeline.losses._classes import class_masks, class_means, present_pairs, share_of_pixels
 from pipeline.losses._numerics import distance, unit
+from pipeline.losses._padding import inside
 from pipeline.losses._weights import Weight
 from pipeline.models import SegOutput
 
@@ -100,14 +101,15 @@ class I2CKD(DistillationLoss):
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
         values = []
         for layer, adapter in self.adapters.items():
-            s, counts = self.prototypes_of(adapter(features(student, layer)), target)
-            t, counts_t = self.prototypes_of(features(teacher, layer), target)
+            ours, theirs = features(student, layer), features(teacher, layer)
+            s, counts = self.prototypes_of(adapter(ours), target, inside(student, ours))
+            t, counts_t = self.prototypes_of(theirs, target, inside(teacher, theirs))
             values.append(self.triplets(s, t, torch.minimum(counts, counts_t)))  # a coarser grid may miss a class
         return {"i2ckd": self.weight * torch.stack(values).mean()}
 
-    def prototypes_of(self, layer: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(N or 1, K, C) prototypes and (N or 1, K) pixel counts of a feature map."""
-        masks = class_masks(target, layer, num_classes=self.num_classes, ignore_index=self.ignore_index)
+    def prototypes_of(self, layer: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N or 1, K, C) prototypes and (N or 1, K) pixel counts of a feature map (N, C, h, w), without padding."""
+        masks = class_masks(target, layer, num_classes=self.num_classes, ignore_index=self.ignore_index, valid=valid)
         means, counts = class_means(layer, masks, over=self.prototypes)
         return (unit(means, dim=-1) if self.normalize else means), counts
 

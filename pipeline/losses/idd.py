@@ -109,7 +109,9 @@ class IDD(DistillationLoss):
         valid = inside(student, student.embedding)
         terms, theirs = {}, self.standard(teacher.embedding, valid)
         if self.weight:
-            masks = class_masks(target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index)
+            masks = class_masks(
+                target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index, valid=valid
+            )
             terms["idd"] = self.weight * self.graph(self.adapter(filled(student.embedding, valid)), theirs, masks)
         if self.position_weight:
             ours = self.position_adapter(filled(student.embedding, valid))  # filled: the read-out is 3x3

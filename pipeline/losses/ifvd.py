@@ -49,11 +49,11 @@ class IntraClassFeatureVariation(DistillationLoss):
         self.weight = weight
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        valid = inside(student, student.embedding)
         masks = class_masks(
-            target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index
+            target, student.embedding, num_classes=self.num_classes, ignore_index=self.ignore_index, valid=valid
         )  # (N, K, A)
         gap = _variation(student.embedding, masks) - _variation(teacher.embedding, masks)  # (N, A)
-        valid = inside(student, student.embedding)
         return {"ifvd": self.weight * mean(gap.square(), None if valid is None else valid.flatten(1))}
 
 

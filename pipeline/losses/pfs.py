@@ -91,7 +91,8 @@ class PFS(DistillationLoss):
         if self.similarity_weight:
             terms["pfs_similarity"] = self.similarity_weight * self.similarity(student, teacher)
         if self.imitation_weight:
-            labels = resize_labels(target, student.logits.shape[-2:])
+            labels, valid = resize_labels(target, student.logits.shape[-2:]), inside(student, student.logits)
+            labels = labels if valid is None else labels.masked_fill(~valid, self.ignore_index)
             terms["pfs_imitation"] = self.imitation_weight * self.imitation(student.logits, teacher.logits, labels)
         return terms
 

@@ -92,7 +92,7 @@ class Smp(SegNetwork):
                     **(options or {}),
                 )
                 if from_hub:
-                    normalisation = stated(smp.encoders.get_preprocessing_params(encoder))
+                    normalisation = _normalisation(self.net.encoder, encoder)
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             hint = "; no connection to the hub: give the path of a checkpoint instead" if from_hub else ""
             raise UserError(f"model: smp {architecture} with encoder {encoder}: {error}{hint}") from error
@@ -143,6 +143,15 @@ class Smp(SegNetwork):
             stages=tuple(stage for stage in stages[1:] if stage.shape[1]),
             aux=self.auxiliary_logits(stages[-2]),
         )
+
+
+def _normalisation(encoder: nn.Module, name: str) -> dict[str, list[float]]:
+    """``mean`` and ``std`` of an encoder's imagenet weights: timm's configuration of them, or a file of smp on the hub.
+
+    smp names no configuration for timm encoders that it builds under its own names, such as timm-mobilenetv3_large_100.
+    """
+    of_timm = getattr(getattr(encoder, "model", None), "pretrained_cfg", None)
+    return stated(of_timm or smp.encoders.get_preprocessing_params(name))
 
 
 def _facts(net: Any) -> NetworkFacts:

@@ -14,27 +14,30 @@ from pipeline.verbs import _experiments
 #: Steps of a training that is timed. The first ten do not count (training.costs). On a GPU the loss is read every 20
 #: steps, and the median is then one of the later reads.
 TIMED = 60
+#: Highest ratio of the time of a step in a run and in the timing, or its inverse, without a warning.
+STRAYED = 1.5
 #: Params by dotted key.
 Changes = dict[str, Any]
 
 
 def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, Changes]]:
-    """Minutes of training per run (None: all have the steps of ``distill``), and the changed params of each loss.
+    """Minutes of training per run (None: all have the same steps), and the changed params of each loss.
 
     With fewer or more steps than in ``distill``, warm-up and validations keep their share of the training.
 
     Args:
-        images: number of train images, which converts epochs to steps.
+        images: number of train images with labels, which converts epochs to steps. With frames without labels an epoch
+            may have other steps for ``none``, which then takes the steps of the others.
 
     Raises:
         UserError: a training that is timed fails.
     """
     chosen, recipe = settings.compare, settings.distill
+    frames = without_labels(recipe.batch_size, share=recipe.unlabelled.share) if recipe.unlabelled.sources else 0
+    steps = updates(recipe, images, unlabelled=frames)
     if chosen.budget == "steps":
-        return None, {name: {} for name in chosen.losses}
-    frames = recipe.unlabelled
-    unlabelled = without_labels(recipe.batch_size, share=frames.share) if frames.sources else 0
-    steps = updates(recipe, images, unlabelled=unlabelled)
+        stated: Changes = {} if recipe.epochs is None else {"distill.steps": steps, "distill.epochs": None}
+        return None, dict.fromkeys(chosen.losses, stated)
     minutes, by_loss = equal_minutes(settings, seconds_per_step(settings), steps=steps)
     validations = max(1, steps // recipe.validate_every)
     return minutes, {
@@ -49,7 +52,10 @@ def seconds_per_step(settings: Params) -> dict[str, float]:
     student, seed = chosen.student, chosen.seeds[0]
     seconds: dict[str, float] = {}
     for name, loss in chosen.losses.items():
-        changed = {f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1)}
+        changed = {
+            f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1),
+            **_without_other_trainings(settings),
+        }  # fmt: skip
         commit, timed = _experiments.run(f"compare-{name}-time", target=f"distill@{student}", params=changed)
         costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
         seconds[name] = costs["seconds_per_step"]
@@ -68,8 +74,30 @@ def equal_minutes(settings: Params, seconds: Mapping[str, float], *, steps: int)
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     first = next((name for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), next(iter(mixtures)))
-    minutes = chosen.minutes or steps * seconds[first] / 60
-    return minutes, {name: max(1, round(60 * minutes / each)) for name, each in seconds.items()}
+    rounds = _rounds(settings)
+    minutes = chosen.minutes or rounds * steps * seconds[first] / 60
+    return minutes, {name: max(1, round(60 * minutes / (rounds * each))) for name, each in seconds.items()}
+
+
+def strayed(settings: Params, seconds: float, *, minutes: float, steps: int) -> str:
+    """A warning if a step of a run took another time than in the timing, which may be of another machine; else empty.
+
+    Args:
+        seconds: of a step of the run.
+        minutes, steps: of the run, see :func:`equal_minutes`.
+    """
+    timed = 60 * minutes / (_rounds(settings) * steps)
+    if timed / STRAYED <= seconds <= timed * STRAYED:
+        return ""
+    return (
+        f"a step took {1000 * seconds:.1f} ms, and {1000 * timed:.1f} ms when its loss was timed: that was on another "
+        "machine, or beside other work; put another seed first in compare.seeds to time all losses again"
+    )
+
+
+def _rounds(settings: Params) -> int:
+    """Trainings of a run that has frames without labels; each has all steps."""
+    return settings.distill.unlabelled.rounds if settings.distill.unlabelled.sources else 1
 
 
 def _length(settings: Params, steps: int, *, validations: int, warmup: int | None = None) -> Changes:
@@ -81,3 +109,13 @@ def _length(settings: Params, steps: int, *, validations: int, warmup: int | Non
         "distill.validate_every": -(-steps // validations),
         "distill.warmup": recipe.warmup if warmup is None else warmup,
     }
+
+
+def _without_other_trainings(settings: Params) -> Changes:
+    """Params that leave out stage 0 and all rounds but one, which say nothing about the time of a step."""
+    changes: Changes = {}
+    if settings.distill.stage0.steps:
+        changes["distill.stage0.steps"] = 0
+    if settings.distill.unlabelled.rounds > 1:
+        changes["distill.unlabelled.rounds"] = 1
+    return changes

@@ -30,7 +30,7 @@ from pipeline.reporting.comparison import BASELINE, Measured, Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
-from pipeline.verbs._equal_minutes import Changes, lengths
+from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 
 #: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
 RENDERED = ("streets",)
@@ -116,7 +116,7 @@ def contents(
     rows = [
         summarise(
             name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base,
-            weights=chosen.weights, steps=changes[name].get("distill.steps"),
+            weights=chosen.weights, steps=None if minutes is None else changes[name]["distill.steps"],
         )
         for name, mixture in mixtures.items()
         if runs[name]
@@ -127,7 +127,7 @@ def contents(
         "model": settings.student(chosen.student).model.model_dump(),
         "split": chosen.split,
         "weights": chosen.weights,
-        "steps": settings.distill.steps if minutes is None else None,
+        "steps": next(iter(changes.values())).get("distill.steps", settings.distill.steps) if minutes is None else None,
         "minutes": None if minutes is None else round(minutes, 4),
         "batch_size": settings.distill.batch_size,
         "input_size": list(settings.input_size),
@@ -168,6 +168,10 @@ def compare(settings: Params, *, out: Path) -> None:
         int8 = "" if run.int8 is None else f", INT8 {run.int8.miou:.2f}"
         reached = f"mIoU {run.best.miou:.2f} (best), {run.last.miou:.2f} (last){int8}"
         print(f"{index}/{len(plan)}  {name}, seed {seed}: {reached} ({how}; {left})", flush=True)
+        if minutes is not None:
+            steps = changes[name]["distill.steps"]
+            if warning := strayed(settings, run.seconds_per_step, minutes=minutes, steps=steps):
+                print(f"{name}, seed {seed}: {warning}", flush=True)
 
 
 def require_split(settings: Params) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import losses
+from pipeline.losses import _standard
 from pipeline.losses._standard import Standardised
 
 
@@ -85,6 +86,31 @@ class TestStandardised:
         features = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
         features[:, 0] *= 1e-4
         assert float(Standardised(8, how=how)(features)[:, 0].std()) < 0.01
+
+
+def test_processes_with_more_and_less_padding_have_the_statistics_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(2, 4, 4, dtype=torch.bool)
+    valid[1, :, 1:] = False
+    sent: list[Tensor] = []
+
+    def send(own: Tensor) -> Tensor:
+        sent.append(own)
+        return own
+
+    def statistics_of(images: slice) -> Tensor:
+        standard = Standardised(3).train()
+        standard(features[images], valid[images])
+        return standard.moments
+
+    expected = statistics_of(slice(0, 2))
+    monkeypatch.setattr(_standard, "mean_over_processes", send)
+    alone = [statistics_of(slice(i, i + 1)) for i in range(2)]
+    assert not torch.allclose(torch.stack(alone).mean(dim=0), expected), "the second process has fewer pixels"
+    monkeypatch.setattr(_standard, "mean_over_processes", lambda own: torch.stack(sent).mean(dim=0))
+    torch.testing.assert_close(statistics_of(slice(0, 1)), expected)
 
 
 def test_the_statistics_are_saved_with_the_loss(bench: Any) -> None:

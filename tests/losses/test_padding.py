@@ -117,6 +117,24 @@ def test_the_value_is_that_of_the_frame_alone(name: str, options: dict[str, Any]
         torch.testing.assert_close(term, expected[key], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "options"), [(n, options) for n, options in EXACT if "layers" not in options])
+def test_a_cell_that_shows_some_padding_takes_no_part(name: str, options: dict[str, Any], bench: Any) -> None:
+    """Also where its label, which is that of one pixel, is of the frame: a frame seldom ends with a whole cell."""
+    loss, labels = bench.build(name, **options), bench.labels(size=(16, 16))
+    student, teacher = bench.student(size=(8, 8)), bench.teacher(size=(8, 8))
+
+    def terms(rows: int, columns: int) -> dict[str, Tensor]:
+        valid = torch.ones(2, 16, 16, dtype=torch.bool)
+        valid[-1, rows:], valid[-1, :, columns:] = False, False
+        outputs = (replace(output, valid=valid) for output in (student, teacher))
+        own: dict[str, Tensor] = copy.deepcopy(loss)(*outputs, labels.where(valid, torch.tensor(bench.IGNORE)))
+        return own
+
+    expected = terms(6, 8)
+    for key, term in terms(7, 9).items():
+        torch.testing.assert_close(term, expected[key], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_an_image_of_padding_alone_stays_finite(name: str, options: dict[str, Any], bench: Any) -> None:
     student, teacher, labels = padded(bench)

@@ -129,6 +129,23 @@ def test_an_artifact_of_segpress_knows_its_classes(tmp_path: Path, foreign: nn.M
         build(tmp_path / "teacher")
 
 
+def test_an_artifact_with_best_and_last_weights_gives_the_best_ones(tmp_path: Path, foreign: nn.Module) -> None:
+    """As every training writes it."""
+    labels = LabelSpec(names=OURS, palette=((0, 0, 0),) * 3)
+    donor = build(write(tmp_path, foreign), weights_classes=THEIRS)
+    last = {name: torch.zeros_like(tensor) for name, tensor in donor.state_dict().items()}
+    facts = {"best_step": 1, "metrics": {}, "last": {"step": 2, "metrics": {}}}
+    network_artifact.save(
+        tmp_path / "teacher", donor, name="smp", options=OPTIONS, labels=labels, input_size=(64, 96), facts=facts,
+        last=last,
+    )  # fmt: skip
+    network = build(tmp_path / "teacher")
+    file = tmp_path / "teacher" / network_artifact.WEIGHTS
+    assert network.initial_weights["sha256"] == artifact.sha256(file)
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in donor.state_dict().items())
+    assert not any(tensor.any() for tensor in build(tmp_path / "teacher/last.safetensors").state_dict().values())
+
+
 def write(folder: Path, network: nn.Module, **changes: Tensor | None) -> Path:
     """A checkpoint of the network; tensors under the given names (``__`` for a dot) are replaced, or left out."""
     state = {**network.state_dict(), **{name.replace("__", "."): tensor for name, tensor in changes.items()}}

@@ -151,6 +151,58 @@ def test_minutes_may_be_stated_and_epochs_become_steps(
     assert epochs == ({None} if recipe else {"as it is"})
 
 
+FRAMES = {"sources": ["frames"], "share": 0.5}
+
+
+@pytest.mark.parametrize(("unlabelled", "steps"), [({}, 200), (FRAMES, 400)])
+def test_epochs_are_the_same_steps_for_every_loss(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, unlabelled: dict[str, Any], steps: int
+) -> None:
+    """With frames without labels, `none` has batches of labelled images only, so its own epochs have half the steps."""
+    recipe = {"steps": None, "epochs": 2.0, "unlabelled": unlabelled}
+    compare.compare(settings(recipe=recipe), out=tmp_path / "c.json")
+    lengths = {(changed["distill.steps"], changed["distill.epochs"]) for _, _, changed in experiments.asked}
+    assert lengths == {(steps, None)}
+    written = comparison.load(tmp_path / "c.json")
+    assert written.steps == steps and [row.steps for row in written.rows] == [None, None]
+    compare.compare(settings(budget="minutes", recipe=recipe), out=tmp_path / "c.json")
+    assert comparison.load(tmp_path / "c.json").rows[0].steps == steps
+
+
+def test_steps_that_take_another_time_than_in_the_timing_are_a_warning(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As where the timing comes from the run cache of another machine."""
+    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    assert "when its loss was timed" not in capsys.readouterr().out
+    read = experiments.read
+
+    def faster(commit: str, path: str) -> dict[str, Any]:
+        value = read(commit, path)
+        if "costs" in path and json.loads(commit)[1]["distill.steps"] != _equal_minutes.TIMED:
+            value["seconds_per_step"] /= 10
+        return value
+
+    monkeypatch.setattr(_experiments, "read", faster)
+    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    printed = capsys.readouterr().out
+    assert "kd, seed 1: a step took 25.0 ms, and 250.0 ms when its loss was timed" in printed
+    assert printed.count("put another seed first in compare.seeds") == 4
+
+
+def test_stage_0_is_not_timed_and_rounds_share_the_minutes(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path
+) -> None:
+    recipe = {"stage0": {"steps": 50}, "unlabelled": {**FRAMES, "labels": "hard", "rounds": 2}}
+    compare.compare(settings(budget="minutes", minutes=1.0, recipe=recipe), out=tmp_path / "c.json")
+    timed, runs = experiments.asked[:2], experiments.asked[2:4]
+    for _, _, changed in timed:
+        assert (changed["distill.stage0.steps"], changed["distill.unlabelled.rounds"]) == (0, 1)
+    assert [changed["distill.steps"] for _, _, changed in runs] == [300, 120], "half a minute in each of two rounds"
+    assert not any(key.startswith(("distill.stage0", "distill.unlabelled")) for _, _, x in runs for key in x)
+
+
 def test_without_the_student_alone_the_first_loss_sets_the_minutes(
     experiments: Experiments, settings: Callable[..., Params], tmp_path: Path
 ) -> None:

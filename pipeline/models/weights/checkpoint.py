@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Depth of the search in containers that contain others, such as ``{"checkpoint": {"model": {...}}}``.
 DEPTH = 4
+#: File in a network artifact with its weights, see ``network_artifact``; of a training the best ones, not the last.
+WEIGHTS = "weights.safetensors"
 #: Keys of class names in files and configurations, in id order or by id.
 CLASS_KEYS = ("id2label", "classes", "CLASSES", "class_names", "categories")
 #: Sections of a torch file that may have these keys, as paths: OpenMMLab's and Lightning's.
@@ -110,11 +112,7 @@ def _start(path: Path) -> bytes:
 
 def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
     if (path / artifact.META).is_file():
-        network = artifact.load(path, kind="network")
-        files = [name for name in network.meta["files"] if name.endswith(".safetensors")]
-        if len(files) != 1:
-            raise UserError(f"{where}: {path} holds {len(files)} safetensors files; a network has one")
-        return read(network.file(files[0]), where=where, key=key)
+        return read(artifact.load(path, kind="network").file(WEIGHTS), where=where, key=key)
     config = path / "config.json"
     file = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
     if not config.is_file() or file is None:
