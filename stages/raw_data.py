@@ -55,9 +55,10 @@ def unlabelled(options: Unlabelled, out: Path, bars: Bars) -> None:
     if files.missing and out.is_file() and artifact.read_json(out, advice="delete it").get("options") == chosen:
         print("warning:", "\n".join(files.missing), f"\n{UNCHANGED}", file=sys.stderr)
         return
-    names = {file: name for name, file in files.all.items()}
     content = {"missing": files.missing, "problems": files.problems}
-    facts = raw_files.of_files(names, content=content, remembered=f"unlabelled {chosen['sources']}", progress=bars.step)
+    facts = raw_files.of_files(
+        files.names, content=content, remembered=f"unlabelled {chosen['sources']}", progress=bars.step
+    )
     artifact.write_text(out, artifact.dump_json({**facts, "options": chosen}))
     print(f"{out}: {facts['files']} files without labels")
 

@@ -42,8 +42,9 @@ class Files:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def all(self) -> dict[str, Path]:
-        return self.images | self.videos
+    def names(self) -> dict[Path, str]:
+        """File -> name, of all files. An image and a video may share a name: ``clip.mp4.jpg`` beside ``clip.mp4``."""
+        return {file: name for found in (self.images, self.videos) for name, file in found.items()}
 
 
 def find_files(sources: Sequence[str]) -> Files:
@@ -123,7 +124,7 @@ def _title(source: str, used: set[str]) -> str:
     """First part of the names of a source's files: the last part of its path; a number after it makes it unique."""
     root, pattern = _parts(source)
     stem = nfc(root.name if pattern is not None else root.stem)
-    title = base = stem if stem not in ("", "..") else "frames"
+    title = base = stem.lstrip(".") or "frames"  # no hidden names, and not ".."
     number = 1
     while title in used:
         number += 1

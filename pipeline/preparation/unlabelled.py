@@ -116,7 +116,7 @@ def prepare_unlabelled(
     names: list[str] = []
     dropped: Counter[str] = Counter()
     with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
-        seen = Seen(prepared if files.all else None, duplicates=duplicates, progress=progress, workers=workers)
+        seen = Seen(prepared if files.names else None, duplicates=duplicates, progress=progress, workers=workers)
         with (folder / LIST).open("w", encoding="utf-8") as listed, _Writing(folder, workers) as writing:
             for candidate, reading in in_order(_read, _candidates(files, every, problems, damaged, progress), workers):
                 try:
@@ -133,7 +133,7 @@ def prepare_unlabelled(
                     writing.add(candidate, frame)
                 line = {**candidate.facts, "sha256": pixels.hex(), "left_out": reason or None, "like": like}
                 listed.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-        if files.all and not names and not problems.messages:
+        if files.names and not names and not problems.messages:
             problems.add(f"{KEY}: no frame is left: {_counted(dropped)}; add other sources")
         problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
         facts["splits"] = {UNLABELLED: names}
