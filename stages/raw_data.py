@@ -48,12 +48,20 @@ def labelled(settings: params.Params, out: Path, bars: Bars) -> None:
 
 
 def unlabelled(options: Unlabelled, out: Path, bars: Bars) -> None:
-    """Sources, options and files of the frames without labels. A source that is missing is no change, as long as the
-    options are those of the last run: the clone of a project may not have the data."""
+    """Write sources, options and files of the frames without labels.
+
+    If a source is missing, because the clone of a project may not have the data, the fingerprint stays. Other options
+    than those of the last run are added to it as ``wanted``: the next stage runs and reports the missing source, and
+    with the old options the file has its old bytes again.
+    """
     files = find_files(options.sources)
     chosen = options.model_dump(include={"sources", "every", "duplicates"})
-    if files.missing and out.is_file() and artifact.read_json(out, advice="delete it").get("options") == chosen:
-        print("warning:", "\n".join(files.missing), f"\n{UNCHANGED}", file=sys.stderr)
+    if files.missing and out.is_file():
+        facts = artifact.read_json(out, advice="delete it")
+        facts.pop("wanted", None)
+        unchanged = facts.get("options") == chosen
+        artifact.write_text(out, artifact.dump_json(facts | ({} if unchanged else {"wanted": chosen})))
+        print("warning:", "\n".join([*files.missing, *([UNCHANGED] if unchanged else [])]), file=sys.stderr)
         return
     content = {"missing": files.missing, "problems": files.problems}
     facts = raw_files.of_files(
