@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from pipeline import artifact
 from pipeline.datasets._images import read_image
+from pipeline.datasets._patterns import some
 from pipeline.errors import Problems, UserError
 from pipeline.frames import Array, digest
 from pipeline.preparation.copies import ALIKE, SIDE, Index, is_flat, thumbnail
@@ -67,7 +69,8 @@ class Candidate:
 
     @property
     def facts(self) -> dict[str, Any]:
-        place = {} if self.number is None else {"frame": self.number, "seconds": round(self.seconds or 0.0, 3)}
+        seconds = None if self.seconds is None else round(self.seconds, 3)
+        place = {} if self.number is None else {"frame": self.number, "seconds": seconds}
         return {"name": self.name, "source": self.source, **place}
 
 
@@ -109,11 +112,11 @@ def prepare_unlabelled(
         **prepared.labels.to_meta(), "dataset": prepared.name, "parents": {"dataset": prepared.artifact.hash},
         "options": {"every": every, "duplicates": duplicates},
     }  # fmt: skip
-    for problem in (*files.missing, *files.problems):
+    for problem in (*files.missing, *files.problems, *_own_results(files, out)):
         problems.add(problem)
     problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
     damaged: dict[str, str] = {}
-    names: list[str] = []
+    names: dict[str, None] = {}  # in order
     dropped: Counter[str] = Counter()
     with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
         seen = Seen(prepared if files.names else None, duplicates=duplicates, progress=progress, workers=workers)
@@ -128,15 +131,17 @@ def prepare_unlabelled(
                 reason, like = (SMALL, None) if small else seen.why_not(candidate.name, thumb)
                 if reason:
                     dropped[reason] += 1
+                elif candidate.name in names:
+                    problems.add(f"{candidate.name}: the name of two frames; rename {candidate.source}")
                 else:
-                    names.append(candidate.name)
+                    names[candidate.name] = None
                     writing.add(candidate, frame)
                 line = {**candidate.facts, "sha256": pixels.hex(), "left_out": reason or None, "like": like}
                 listed.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
         if files.names and not names and not problems.messages:
             problems.add(f"{KEY}: no frame is left: {_counted(dropped)}; add other sources")
         problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
-        facts["splits"] = {UNLABELLED: names}
+        facts["splits"] = {UNLABELLED: list(names)}
         facts[UNLABELLED] = {
             "images": len(files.images), "videos": len(files.videos), "read": len(names) + dropped.total(),
             "kept": len(names), "left_out": dict(sorted(dropped.items())), "damaged": damaged,
@@ -145,6 +150,14 @@ def prepare_unlabelled(
     for warning in (*files.warnings, *([f"frames that are left out: {_counted(dropped)}"] if dropped else [])):
         warn(warning)
     return facts
+
+
+def _own_results(files: Files, out: Path) -> Iterator[str]:
+    """The error about sources that contain what an earlier run wrote."""
+    own = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118 - resolve() is slow for many files
+    written = [file for file in files.names if os.path.abspath(file).startswith(own)]  # noqa: PTH100
+    if written:
+        yield f"{KEY}: {some(written)} of {out}, which this stage writes; name the folders of your frames only"
 
 
 def _counted(dropped: Counter[str]) -> str:

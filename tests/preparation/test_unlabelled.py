@@ -212,6 +212,24 @@ def test_missing_sources_and_other_errors_come_before_any_reading(tmp_path: Path
     )
 
 
+def test_two_frames_of_one_name_are_an_error(tmp_path: Path, labelled: Prepared, film: Film) -> None:
+    """Frame 0 of a video, and an image in a folder that has the name of the video."""
+    video = film("clip.mp4", [scene(80)], [0.0])
+    folder = save(tmp_path / "cut" / "clip.mp4", **{"000000": scene(81)})
+    message = refused(labelled, tmp_path / "out", video, folder)
+    assert "1 problem\n  clip.mp4/000000: the name of two frames; rename clip.mp4" in message
+
+
+def test_results_of_an_earlier_run_are_no_source(tmp_path: Path, labelled: Prepared) -> None:
+    """They would be the originals, and the user's frames their near-duplicates; each run would give other names."""
+    frames, out = save(tmp_path / "all" / "f", a=scene(1)), tmp_path / "all" / "unlabelled"
+    run(labelled, out, frames)
+    before = bytes_of(out)
+    with pytest.raises(UserError, match=r"1 file \(.*f/a\.png\) of .*unlabelled, which this stage writes; name the"):
+        run(labelled, out, tmp_path / "all")
+    assert bytes_of(out) == before
+
+
 def test_an_exif_orientation_is_applied(tmp_path: Path, labelled: Prepared) -> None:
     (tmp_path / "f").mkdir()
     exif = Image.Exif()
