@@ -109,6 +109,18 @@ def test_the_bytes_depend_on_content_only(tmp_path: Path, labelled: Prepared, fi
     assert Unlabelled(tmp_path / "other").facts_hash != before
 
 
+def test_frames_that_this_machine_decodes_otherwise_are_refused(tmp_path: Path, labelled: Prepared) -> None:
+    """The message names the stage that prepares them."""
+    (tmp_path / "f").mkdir()
+    cv2.imwrite(str(tmp_path / "f" / "a.jpg"), scene(1))
+    run(labelled, tmp_path / "out", tmp_path / "f")
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    meta["jpeg"]["pixels"] = "0" * 64
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"a\.jpg: OpenCV decodes this JPEG .* dvc repro -f prepare_unlabelled$"):
+        Unlabelled(tmp_path / "out")
+
+
 def test_no_sources_give_an_empty_artifact(tmp_path: Path, labelled: Prepared) -> None:
     counts, warnings = run(labelled, tmp_path / "out")
     assert counts == {"images": 0, "videos": 0, "read": 0, "kept": 0, "left_out": {}, "damaged": {}} and warnings == []
