@@ -98,8 +98,8 @@ class Index:
         self._cells[cell].append(number)
 
     def like(self, thumb: Array) -> Match | None:
-        """An image that looks the same as a thumbnail (1024,) uint8, None if there is none. Of several it is the most
-        alike one, among the 256 with the nearest coefficients."""
+        """An image that looks the same as a thumbnail (1024,) uint8; None: there is none. Of several images it is the
+        most alike one, unless hundreds are near."""
         if is_flat(thumb):
             return None
         coarse, cell = self._place(thumb)

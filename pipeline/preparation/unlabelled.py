@@ -241,7 +241,12 @@ class _Writing:
             self._finish()
 
     def _finish(self) -> None:
-        self.written.append(self._pending.popleft().result().relative_to(self._folder).as_posix())
+        try:
+            file = self._pending.popleft().result()
+        except OSError as error:
+            error.filename = error.filename or os.fspath(self._folder)  # a full disk
+            raise
+        self.written.append(file.relative_to(self._folder).as_posix())
 
 
 def _candidates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -240,6 +241,19 @@ def test_results_of_an_earlier_run_are_no_source(tmp_path: Path, labelled: Prepa
     with pytest.raises(UserError, match=r"1 file \(.*f/a\.png\) of .*unlabelled, which this stage writes; name the"):
         run(labelled, out, tmp_path / "all")
     assert bytes_of(out) == before
+
+
+def test_a_full_disk_leaves_nothing_and_is_named(
+    tmp_path: Path, labelled: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unlabelled, "write_image", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        run(labelled, tmp_path / "out", save(tmp_path / "f", a=scene(1)))
+    assert str(error.value.filename).startswith(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
 
 
 def test_an_exif_orientation_is_applied(tmp_path: Path, labelled: Prepared) -> None:
