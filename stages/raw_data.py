@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file; it stays unchanged if the data are missing")
-    parser.add_argument("--unlabelled", type=Path, help="JSON file for frames without labels; likewise")
+    parser.add_argument("--unlabelled", type=Path, help="the same for frames without labels")
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("datasets",))

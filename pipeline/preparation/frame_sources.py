@@ -28,9 +28,9 @@ class Files:
 
     Attributes:
         images, videos: name -> file. A name is the last part of the source's path, then the path inside it. The name
-            of an image has no suffix; that of a video has one, because images that were cut from it may be in a folder
-            of the same name.
-        missing: an error for each source of which no file exists.
+            of an image has no suffix. The name of a video has its suffix, because a folder beside the video may have
+            the same name and its frames as images.
+        missing: an error for each source without files.
         problems: all other errors.
         warnings: files that are left out.
     """
@@ -75,7 +75,7 @@ def find_files(sources: Sequence[str]) -> Files:
 
 
 def _matches(source: str, files: Files) -> dict[str, Path]:
-    """Name, without the source's own, of each of its files; a single file has the name ``""``."""
+    """The files of a source by their names inside it; the name of a single file is ``""``."""
     root, pattern = _parts(source)
     if pattern is None:
         return {"": root} if is_video(root) or root.suffix.lower() in SUFFIXES else {}
@@ -121,7 +121,7 @@ def _nothing(source: str, files: Files) -> str:
 
 
 def _title(source: str, used: set[str]) -> str:
-    """First part of the names of a source's files: the last part of its path; a number after it makes it unique."""
+    """First part of the names of a source's files: the last part of its path, with a number if it is ``used``."""
     root, pattern = _parts(source)
     stem = nfc(root.name if pattern is not None else root.stem)
     title = base = stem.lstrip(".") or "frames"  # no hidden names, and not ".."
