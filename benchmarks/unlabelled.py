@@ -1,4 +1,4 @@
-"""What frames without labels are worth: few labels, the same with the other frames without labels, and all labels.
+"""How much frames without labels help: few labels, few labels and the other frames without labels, all labels.
 
     python benchmarks/unlabelled.py artifacts/dataset --work .unlabelled                # 3 seeds; hours on 2 cores
     python benchmarks/unlabelled.py artifacts/dataset --work .unlabelled --seeds 0 --json FILE
@@ -65,9 +65,10 @@ def with_few_labels(prepared: Prepared, out: Path, *, every: int) -> None:
     for name in names:
         counts += np.bincount(train.label(train.names.index(name)).ravel(), minlength=256)
     meta["class_pixels"]["train"] = counts[: prepared.labels.num_classes].tolist()
+    kept = {f"train/{kind}/{name}" for kind in ("images", "labels") for name in names}
     with artifact.create(out, kind="dataset", meta=meta) as folder:
         for file in prepared.artifact.meta["files"]:
-            if not file.startswith("train/") or Path(file).stem in names:
+            if not file.startswith("train/") or file.rpartition(".")[0] in kept:
                 artifact.copy_file(prepared.artifact.path / file, folder / file)
 
 
@@ -77,7 +78,7 @@ def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
     for index in range(len(train)):
         if index % every:
             file = train.image_file(index)
-            artifact.copy_file(file, out / file.name)
+            artifact.copy_file(file, out / file.relative_to(train.root / "train" / "images"))
 
 
 def run(stage: str, **options: Any) -> None:

@@ -149,8 +149,8 @@ class DistillationTask(SupervisedTask):
     def _taught(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, unlabelled: Sequence[bool] | None
     ) -> dict[str, Tensor]:
-        """The terms of the loss on all images; with ``hard`` on images with labels only, whose number is then the weight
-        of a part of a batch."""
+        """The terms of the loss on all images; with ``hard`` on images with labels only, whose number is then the
+        weight of a part of a batch."""
         if unlabelled is None or self.labels != "hard":
             return self.loss(student, teacher, target)
         chosen = _positions(unlabelled, False, device=target.device)

@@ -75,8 +75,8 @@ class SupervisedTask(nn.Module):
         return self.total(self.supervised(self.predict(x, valid), target, weight))
 
     def receive(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Targets for the losses from the ids of the loader: int64, with the ignored id at padding. And which pixels are
-        no padding, (N, H, W) bool; None: all.
+        """Targets for the losses from the ids of the loader: int64, with the ignored id at padding. And which pixels
+        are no padding, (N, H, W) bool; None: all.
         """
         if self.padding is None:
             return target.long(), None
