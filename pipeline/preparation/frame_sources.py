@@ -59,8 +59,9 @@ def find_files(sources: Sequence[str]) -> Files:
             files.missing.append(_nothing(source, files))
         title = _title(source, titles)
         listing = by_kind(source, named.values())
-        again = [file for file in named.values() if os.path.realpath(file) in used]
-        used.update(map(os.path.realpath, named.values()))
+        real = {file: os.path.realpath(file) for file in named.values()}
+        again = [file for file, path in real.items() if path in used]
+        used.update(real.values())
         for what, paths in (("overlays of an earlier run", listing.overlays), ("files of other sources", again)):
             if paths:
                 files.warnings.append(f"{source}: {what} are left out: {some(paths)}")
