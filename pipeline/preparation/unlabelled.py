@@ -30,6 +30,7 @@ from pipeline.preparation.copies import ALIKE, SIDE, Index, is_flat, thumbnail
 from pipeline.preparation.frame_sources import KEY, Files
 from pipeline.preparation.originals import write_image
 from pipeline.preparation.survey import in_order
+from pipeline.preparation.unfinished import Unfinished
 from pipeline.prepared import UNLABELLED, Prepared, jpeg_facts
 from pipeline.video.drawing.picture import SQUARE, Picture
 from pipeline.video.selection import Selection
@@ -105,7 +106,8 @@ def prepare_unlabelled(
         left out, by reason; and ``damaged``: what is damaged in each damaged video.
 
     Raises:
-        UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors.
+        UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors. Or
+            another process prepares the same frames.
     """
     problems = Problems("frames without labels")
     facts: dict[str, Any] = {
@@ -118,7 +120,8 @@ def prepare_unlabelled(
     damaged: dict[str, str] = {}
     names: dict[str, None] = {}  # in order
     dropped: Counter[str] = Counter()
-    with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
+    work = Unfinished(out, identity={}, samples=(), resumable=False)
+    with work, artifact.create(out, kind=UNLABELLED, meta=facts, scratch=work.files) as folder:
         seen = Seen(prepared if files.names else None, duplicates=duplicates, progress=progress, workers=workers)
         with (folder / LIST).open("w", encoding="utf-8") as listed, _Writing(folder, workers) as writing:
             for candidate, reading in in_order(_read, _candidates(files, every, problems, damaged, progress), workers):
@@ -242,12 +245,7 @@ class _Writing:
             self._finish()
 
     def _finish(self) -> None:
-        try:
-            file = self._pending.popleft().result()
-        except OSError as error:
-            error.filename = error.filename or os.fspath(self._folder)  # a full disk
-            raise
-        self.written.append(file.relative_to(self._folder).as_posix())
+        self.written.append(self._pending.popleft().result().relative_to(self._folder).as_posix())
 
 
 def _candidates(

@@ -42,7 +42,7 @@ def run(labelled: Prepared, out: Path, *sources: Path | str, **options: Any) -> 
 def refused(labelled: Prepared, out: Path, *sources: Path | str, **options: Any) -> str:
     with pytest.raises(UserError) as error:
         run(labelled, out, *sources, **options)
-    assert not out.exists() and not [path for path in out.parent.iterdir() if "partial" in path.name]
+    assert not out.exists() and not [path for path in out.parent.iterdir() if path.name.startswith(".")]
     return str(error.value)
 
 
@@ -254,6 +254,14 @@ def test_a_full_disk_leaves_nothing_and_is_named(
         run(labelled, tmp_path / "out", save(tmp_path / "f", a=scene(1)))
     assert str(error.value.filename).startswith(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
+
+
+def test_files_of_a_killed_run_are_removed(tmp_path: Path, labelled: Prepared) -> None:
+    left = tmp_path / ".out.unfinished" / "files" / "unlabelled" / "images" / "x.png"
+    write_png(left, scene(2))
+    run(labelled, tmp_path / "out", save(tmp_path / "f", a=scene(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "out"]
+    assert not [name for name in bytes_of(tmp_path / "out") if "x.png" in name]
 
 
 def test_an_exif_orientation_is_applied(tmp_path: Path, labelled: Prepared) -> None:
