@@ -24,7 +24,8 @@ WITHOUT_EFFECT = frozenset(
     for name in (
         *("errors", "progress", "option_values"),
         *("settings/params", "settings/param_types", "settings/plugin_options", "settings/yaml_file"),
-        *("settings/unlabelled", "settings/presets", "settings/__init__", "provenance/__init__"),
+        *("settings/training_params", "settings/unlabelled", "settings/presets", "settings/__init__"),
+        "provenance/__init__",
         *("provenance/closure", "settings/loss_mixture"),  # their results are in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )

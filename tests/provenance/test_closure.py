@@ -106,6 +106,7 @@ def changed(root: Path, path: str) -> set[str]:
         ("pipeline/video/selection.py", {"prepare_unlabelled"}),
         ("pipeline/video/segmenter.py", set()),
         ("pipeline/settings/unlabelled.py", set()),
+        ("pipeline/settings/training_params.py", set()),
         ("pipeline/preparation/prepare.py", {"prepare"}),
         ("pipeline/datasets/camvid.py", {"prepare"}),
         ("pipeline/datasets/streets.py", set()),
