@@ -1,4 +1,4 @@
-"""What frames without labels are worth: few labels, the same with the other frames without labels, and all labels.
+"""How much frames without labels help: few labels, few labels and the other frames without labels, all labels.
 
     python benchmarks/unlabelled.py artifacts/dataset --work .unlabelled                # 3 seeds; hours on 2 cores
     python benchmarks/unlabelled.py artifacts/dataset --work .unlabelled --seeds 0 --json FILE
@@ -84,7 +84,7 @@ def other_frames(prepared: Prepared, out: Path, *, every: int) -> None:
     for index in range(len(train)):
         if index % every:
             file = train.image_file(index)
-            artifact.copy_file(file, out / f"{train.names[index]}{file.suffix}")
+            artifact.copy_file(file, out / file.relative_to(train.root / "train" / "images"))
 
 
 def run(stage: str, **options: Any) -> None:

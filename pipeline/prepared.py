@@ -77,6 +77,7 @@ class Prepared:
     """
 
     kind: ClassVar[str] = "dataset"  # of the artifact
+    stage: ClassVar[str] = "prepare"  # that writes it
 
     def __init__(self, path: Path) -> None:
         self.artifact = artifact.load(path, kind=self.kind, verify=False)
@@ -138,7 +139,7 @@ class Prepared:
         if digest(read_frame(file)).hex() != expected["pixels"]:
             raise UserError(
                 f"{file}: OpenCV decodes this JPEG to other pixels than on the machine that prepared the data set; "
-                "install the OpenCV of constraints.txt, or prepare the data set here: dvc repro -f prepare"
+                f"install the OpenCV of constraints.txt, or prepare the data set here: dvc repro -f {self.stage}"
             )
 
 
@@ -150,6 +151,7 @@ class Unlabelled(Prepared):
     """
 
     kind = "unlabelled"
+    stage = "prepare_unlabelled"
 
     def __len__(self) -> int:
         return len(self.names)

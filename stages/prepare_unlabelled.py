@@ -19,7 +19,7 @@ from pipeline.settings import params
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--dataset", type=Path, required=True, help="its frames are left out")
+    parser.add_argument("--dataset", type=Path, required=True, help="labelled data set; its frames are left out")
     parser.add_argument("--out", type=Path, required=True, help="folder for the frames")
     args = parser.parse_args()
 

@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, required=True, help="JSON file; it stays unchanged if the data are missing")
-    parser.add_argument("--unlabelled", type=Path, help="JSON file for frames without labels; likewise")
+    parser.add_argument("--unlabelled", type=Path, help="the same for frames without labels")
     args = parser.parse_args()
 
     settings = params.load(args.params, kinds=("datasets",))
@@ -48,16 +48,25 @@ def labelled(settings: params.Params, out: Path, bars: Bars) -> None:
 
 
 def unlabelled(options: Unlabelled, out: Path, bars: Bars) -> None:
-    """Sources, options and files of the frames without labels. A source that is missing is no change, as long as the
-    options are those of the last run: the clone of a project may not have the data."""
+    """Write sources, options and files of the frames without labels.
+
+    If a source is missing, because the clone of a project may not have the data, the fingerprint stays. Other options
+    than those of the last run are added to it as ``wanted``: the next stage runs and reports the missing source, and
+    with the old options the file has its old bytes again.
+    """
     files = find_files(options.sources)
     chosen = options.model_dump(include={"sources", "every", "duplicates"})
-    if files.missing and out.is_file() and artifact.read_json(out, advice="delete it").get("options") == chosen:
-        print("warning:", "\n".join(files.missing), f"\n{UNCHANGED}", file=sys.stderr)
+    if files.missing and out.is_file():
+        facts = artifact.read_json(out, advice="delete it")
+        facts.pop("wanted", None)
+        unchanged = facts.get("options") == chosen
+        artifact.write_text(out, artifact.dump_json(facts | ({} if unchanged else {"wanted": chosen})))
+        print("warning:", "\n".join([*files.missing, *([UNCHANGED] if unchanged else [])]), file=sys.stderr)
         return
-    names = {file: name for name, file in files.all.items()}
     content = {"missing": files.missing, "problems": files.problems}
-    facts = raw_files.of_files(names, content=content, remembered=f"unlabelled {chosen['sources']}", progress=bars.step)
+    facts = raw_files.of_files(
+        files.names, content=content, remembered=f"unlabelled {chosen['sources']}", progress=bars.step
+    )
     artifact.write_text(out, artifact.dump_json({**facts, "options": chosen}))
     print(f"{out}: {facts['files']} files without labels")
 

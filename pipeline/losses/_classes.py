@@ -52,7 +52,7 @@ def class_means(features: Tensor, masks: Tensor, *, over: str = "image") -> tupl
 
 
 def share_of_pixels(counts: Tensor, *, min_pixels: int) -> Tensor:
-    """How much a class mean counts: 0 without a pixel, 1 from ``min_pixels`` on, its share of them between.
+    """How much a class mean counts: 1 with ``min_pixels`` pixels or more, with fewer pixels in proportion to them.
 
     Example:
         >>> share_of_pixels(torch.tensor([0.0, 1.0, 4.0, 9.0]), min_pixels=4)

@@ -1,9 +1,9 @@
-"""Which positions of feature maps show a frame, and terms without the others.
+"""Which positions of feature maps show a frame, and means over these positions only.
 
-A frame that is smaller than its crop leaves a border of padding, about which neither network has an opinion worth
-learning. Pixels of the frame without a label are no padding: the teacher has an opinion on them. Every term is a mean
-over the images of a batch, where an image counts once, whatever part of its crop is padding: so a term has the value
-that it has for the frames alone, and processes may divide a batch as they like.
+If a frame is smaller than its crop, the rest of the crop is padding. No network can teach anything there. Pixels of the
+frame without a label are no padding, because the teacher predicts classes there. Every term is a mean over the images
+of a batch, and each image counts once, with any amount of padding. So a term has the same value as for the frames
+alone, and the division of a batch among processes does not matter.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ def mean(values: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def filled(features: Tensor, valid: Tensor | None, value: float = 0.0) -> Tensor:
-    """Features (N, C, ...) with a value in place of those at positions that are not valid (N, ...)."""
+    """Features (N, C, ...) that have ``value`` at the positions that are not valid (N, ...)."""
     return features if valid is None else features.masked_fill(~valid[:, None], value)

@@ -46,8 +46,8 @@ class I2CKD(DistillationLoss):
         prototypes: one per class of the ``batch``, or per class of each ``image``.
         negatives: ``teacher`` (T_c'), ``student`` (S_c') or ``both``.
         mining: ``all`` negatives, or only the nearest one (``hard``).
-        min_pixels: pixels of the feature map from which a class counts fully; one with fewer counts by its share of
-            them, since the mean of a few pixels is mostly noise. 1: every class counts the same.
+        min_pixels: a class with this many pixels in the feature map or more counts fully. With fewer it counts in
+            proportion to them, because the mean of a few pixels is mostly noise. 1: every class counts the same.
 
     Shapes: features (N, C_S, h, w) and (N, C_T, h', w') of each layer, sizes may differ; target (N, H, W).
 

@@ -52,8 +52,8 @@ class IDD(DistillationLoss):
             divides the edges of each network by their mean, so that only proportions count (our variant; it needs no
             adapter, and scaling the student's features changes nothing); ``none`` takes both as they are, and the term
             grows with the square of the teacher's scale.
-        min_pixels: pixels of the embedding from which a class counts fully; one with fewer counts by its share of them,
-            since the mean of a few pixels is mostly noise. 1: every class counts the same.
+        min_pixels: a class with this many pixels in the embedding or more counts fully. With fewer it counts in
+            proportion to them, because the mean of a few pixels is mostly noise. 1: every class counts the same.
         adapter: before the 1x1 convolution: ``plain``, nothing, or ``norm``, batch norm without scale and offset, so
             that the scale of the student's embedding does not matter (ours; ``normalize: mean`` has no adapter).
 

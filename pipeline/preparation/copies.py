@@ -22,14 +22,14 @@ from pipeline.frames import Array
 SIDE = 32
 ALIKE = 0.9992
 FLAT = 1.0  # minimum standard deviation of a thumbnail, in grey levels; below it the thumbnail counts as flat
-#: Side of the block of DCT coefficients that decides which thumbnails are compared pixel by pixel.
+#: Side of the block of DCT coefficients. They decide which thumbnails are compared pixel by pixel.
 COARSE = 8
-#: Coefficients (row, column) whose values name the cell of a thumbnail: the largest ones of photographs.
+#: Coefficients (row, column) that give the cell of a thumbnail: the largest ones of photographs.
 CELL = ((0, 1), (1, 0), (1, 1), (0, 2))
-#: From a cell to itself and to the cells beside it, (81, 4).
+#: Steps from a cell to itself and to the cells beside it, (81, 4).
 STEPS = np.array(list(itertools.product((-1, 0, 1), repeat=len(CELL))))
 AT_ONCE = 256  # thumbnails that are compared pixel by pixel at once
-MARGIN = 1e-4  # coefficients are float32: cells and distances are so much larger, so that rounding misses no copy
+MARGIN = 1e-4  # added to the largest distance of copies: coefficients are float32, and rounding must hide no copy
 
 
 class Match(NamedTuple):
@@ -46,7 +46,7 @@ def thumbnail(frame: Array) -> Array:
 
 
 def is_flat(thumb: Array) -> bool:
-    """Whether a thumbnail (1024,) shows nothing; it is like no image."""
+    """Whether a thumbnail (1024,) has no contrast; such a thumbnail is like no image."""
     return bool(thumb.std() < FLAT)
 
 
@@ -61,14 +61,14 @@ def normalised(thumbnails: Sequence[Array]) -> npt.NDArray[np.float32]:
 
 
 class Index:
-    """Images that were added, to be asked whether another one is like one of them.
+    """Finds the images, of those that were added, that look the same as another image.
 
-    A normalised thumbnail is a point on a sphere: a correlation of ``alike`` or more is a distance of at most
-    ``sqrt(2 - 2 * alike)``. An orthonormal transform (DCT) keeps distances, so copies are that close in some of its
-    coefficients too. Four coefficients name a cell of that size; only thumbnails in the same or the next cells are
-    compared, first by 64 coefficients, then by their pixels. The answer is that of comparing all pairs, and takes
-    0.4 ms among 10,000 images and 4 ms among 100,000 (one core; pairs of CamVid frames, blended). The pixels are
-    compared in whole numbers: all CPUs give the same answer.
+    A normalised thumbnail is a point on a sphere: if the correlation of two is ``alike`` or more, their distance is at
+    most ``sqrt(2 - 2 * alike)``. An orthonormal transform (DCT) does not change distances, so the distance of any part
+    of their coefficients is not larger. Four coefficients are the cell of a thumbnail, and the sides of a cell have
+    this length. Only thumbnails in the same cell and in the cells beside it are compared: first 64 coefficients, then
+    all pixels. So no copy is missed. A search takes 0.4 ms among 10,000 images and 4 ms among 100,000 (one core; pairs
+    of CamVid frames, blended). Pixels are compared in whole numbers: all CPUs find the same copies.
 
     Memory: 1.3 KiB per image.
 
@@ -98,7 +98,8 @@ class Index:
         self._cells[cell].append(number)
 
     def like(self, thumb: Array) -> Match | None:
-        """The image that is most like a thumbnail (1024,) uint8; None: no image looks the same."""
+        """An image that looks the same as a thumbnail (1024,) uint8; None: there is none. Of several images it is the
+        most alike one, unless hundreds are near."""
         if is_flat(thumb):
             return None
         coarse, cell = self._place(thumb)
@@ -124,7 +125,7 @@ class Index:
 
 
 def correlation(thumbnails: Array, thumb: Array) -> npt.NDArray[np.float64]:
-    """Correlation (n,) of thumbnails (n, 1024) uint8 with another one (1024,), none flat; the sums are exact."""
+    """Correlation (n,) of thumbnails (n, 1024) uint8 with another one (1024,); none is flat. Sums are exact."""
     ours, other = thumbnails.astype(np.int64), thumb.astype(np.int64)
     count, sums, total = thumb.size, ours.sum(1), other.sum()
     covariance = count * (ours @ other) - sums * total

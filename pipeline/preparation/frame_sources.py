@@ -28,9 +28,9 @@ class Files:
 
     Attributes:
         images, videos: name -> file. A name is the last part of the source's path, then the path inside it. The name
-            of an image has no suffix; that of a video has one, because images that were cut from it may be in a folder
-            of the same name.
-        missing: an error for each source of which no file exists.
+            of an image has no suffix. The name of a video has its suffix, because a folder beside the video may have
+            the same name and its frames as images.
+        missing: an error for each source without files.
         problems: all other errors.
         warnings: files that are left out.
     """
@@ -42,8 +42,9 @@ class Files:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def all(self) -> dict[str, Path]:
-        return self.images | self.videos
+    def names(self) -> dict[Path, str]:
+        """File -> name, of all files. An image and a video may share a name: ``clip.mp4.jpg`` beside ``clip.mp4``."""
+        return {file: name for found in (self.images, self.videos) for name, file in found.items()}
 
 
 def find_files(sources: Sequence[str]) -> Files:
@@ -58,8 +59,9 @@ def find_files(sources: Sequence[str]) -> Files:
             files.missing.append(_nothing(source, files))
         title = _title(source, titles)
         listing = by_kind(source, named.values())
-        again = [file for file in named.values() if os.path.realpath(file) in used]
-        used.update(map(os.path.realpath, named.values()))
+        real = {file: os.path.realpath(file) for file in named.values()}
+        again = [file for file, path in real.items() if path in used]
+        used.update(real.values())
         for what, paths in (("overlays of an earlier run", listing.overlays), ("files of other sources", again)):
             if paths:
                 files.warnings.append(f"{source}: {what} are left out: {some(paths)}")
@@ -74,7 +76,7 @@ def find_files(sources: Sequence[str]) -> Files:
 
 
 def _matches(source: str, files: Files) -> dict[str, Path]:
-    """Name, without the source's own, of each of its files; a single file has the name ``""``."""
+    """The files of a source by their names inside it; the name of a single file is ``""``."""
     root, pattern = _parts(source)
     if pattern is None:
         return {"": root} if is_video(root) or root.suffix.lower() in SUFFIXES else {}
@@ -120,10 +122,10 @@ def _nothing(source: str, files: Files) -> str:
 
 
 def _title(source: str, used: set[str]) -> str:
-    """First part of the names of a source's files: the last part of its path; a number after it makes it unique."""
+    """First part of the names of a source's files: the last part of its path, with a number if it is ``used``."""
     root, pattern = _parts(source)
     stem = nfc(root.name if pattern is not None else root.stem)
-    title = base = stem if stem not in ("", "..") else "frames"
+    title = base = stem.lstrip(".") or "frames"  # no hidden names, and not ".."
     number = 1
     while title in used:
         number += 1

@@ -48,7 +48,7 @@ class Unfinished:
         out: the prepared data set.
         identity: facts that must be equal to resume, as plain values: data, options, code, libraries.
         samples: (split, name) of every sample.
-        resumable: whether the folder stays after an interruption.
+        resumable: whether the folder stays after an interruption. If not, what a killed run left is removed.
 
     Attributes:
         files: folder for the files of the data set.
@@ -145,6 +145,8 @@ class Unfinished:
             os.close(handle)  # the process that had the lock has removed the folder
 
     def _same_identity(self) -> bool:
+        if not self._resumable:
+            return False
         try:
             same = (self.folder / "identity.json").read_bytes() == self._identity.encode()
         except FileNotFoundError:

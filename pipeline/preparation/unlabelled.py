@@ -1,16 +1,17 @@
-"""Frames without labels: from files to an artifact without near-duplicates, checked as labelled images are.
+"""Frames without labels: from files to an artifact without near-duplicates.
 
-Images are read by the reader of labelled data sets and kept as :mod:`pipeline.preparation.originals` says; videos by
-the reader of ``infer``. A frame is left out if it is smaller than the thumbnail that stands for it, if it shows
-nothing, if it looks the same as a labelled frame (one of val or test must not be trained on, one of train is there
-already), or as an earlier frame of this artifact. The measure is that of :mod:`pipeline.preparation.copies`. The bytes
-of the artifact do not depend on the number of workers.
+Images are read and checked as those of labelled data sets, and kept as :mod:`pipeline.preparation.originals` says. The
+reader of ``infer`` reads videos. A frame is left out if it is smaller than its thumbnail, if it has no contrast, if it
+looks the same as a labelled frame (students must not learn from frames of val and test, and have those of train with
+labels), or if it looks the same as an earlier frame of this artifact. :mod:`pipeline.preparation.copies` measures this.
+The bytes of the artifact do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +23,14 @@ from typing import Any, Literal
 
 from pipeline import artifact
 from pipeline.datasets._images import read_image
+from pipeline.datasets._patterns import some
 from pipeline.errors import Problems, UserError
 from pipeline.frames import Array, digest
 from pipeline.preparation.copies import ALIKE, SIDE, Index, is_flat, thumbnail
 from pipeline.preparation.frame_sources import KEY, Files
 from pipeline.preparation.originals import write_image
 from pipeline.preparation.survey import in_order
+from pipeline.preparation.unfinished import Unfinished
 from pipeline.prepared import UNLABELLED, Prepared, jpeg_facts
 from pipeline.video.drawing.picture import SQUARE, Picture
 from pipeline.video.selection import Selection
@@ -52,10 +55,10 @@ class Candidate:
 
     Attributes:
         name: of the sample.
-        source: name of its file; the frames of a video share it.
-        read: decodes it, (H, W, 3) BGR uint8.
-        file: the image file; None: a frame of a video.
-        number, seconds: 0-based number of the frame in its video, and its time.
+        source: name of its file; all frames of a video have the same one.
+        read: decodes the frame, (H, W, 3) BGR uint8.
+        file: the image file; None: it is a frame of a video.
+        number, seconds: 0-based number of the frame in its video, and its time, if the reader knows it.
     """
 
     name: str
@@ -67,7 +70,8 @@ class Candidate:
 
     @property
     def facts(self) -> dict[str, Any]:
-        place = {} if self.number is None else {"frame": self.number, "seconds": round(self.seconds or 0.0, 3)}
+        seconds = None if self.seconds is None else round(self.seconds, 3)
+        place = {} if self.number is None else {"frame": self.number, "seconds": seconds}
         return {"name": self.name, "source": self.source, **place}
 
 
@@ -82,41 +86,43 @@ def prepare_unlabelled(
     warn: Callable[[str], object] = lambda warning: None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write the frames as an artifact. It has the split ``unlabelled``, without label files, and ``frames.jsonl``: a
-    line for each frame, with its source, its number and time in a video, the sha256 of its size and pixels (see
-    :func:`pipeline.frames.digest`), and why it was left out, if so.
+    """Write the frames as an artifact. It has the split ``unlabelled``, without label files, and ``frames.jsonl`` with
+    one line per frame: its source, its number and time in a video, the sha256 of its size and pixels (see
+    :func:`pipeline.frames.digest`), and the reason if it was left out.
 
     Args:
-        files: see :func:`pipeline.preparation.frame_sources.find_files`; none: the artifact has no frames.
+        files: see :func:`pipeline.preparation.frame_sources.find_files`; without files the artifact has no frames.
         prepared: the labelled data set.
         every: every N-th frame of a video; ``auto``: the first frame of each second.
-        duplicates: correlation of two thumbnails from which on the later frame is left out, at most ``copies.ALIKE``,
-            or copies of labelled frames would stay; None: near-duplicates stay, and ``copies.ALIKE`` is the correlation
-            with labelled frames.
+        duplicates: a frame is left out if the correlation of its thumbnail with an earlier one is this or more; at most
+            ``copies.ALIKE``, because copies of labelled frames must not stay. None: near-duplicates stay, and the limit
+            for labelled frames is ``copies.ALIKE``.
         progress: called with (title, number of steps) at each step.
         warn: called with each warning, if there are no errors.
-        workers: number of threads that read, and of those that write.
+        workers: number of threads that read; as many threads write.
 
     Returns:
-        the facts of meta.json; ``unlabelled`` counts files, frames that were read and kept, and those left out, by
-        reason; ``damaged`` of it says what is damaged in which videos.
+        the facts of meta.json. ``unlabelled`` has the numbers of files, of frames that were read and kept, and of those
+        left out, by reason; and ``damaged``: what is damaged in each damaged video.
 
     Raises:
-        UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors.
+        UserError: a source is missing, a file cannot be read, or no frame is left. The message lists all errors. Or
+            another process prepares the same frames.
     """
     problems = Problems("frames without labels")
     facts: dict[str, Any] = {
         **prepared.labels.to_meta(), "dataset": prepared.name, "parents": {"dataset": prepared.artifact.hash},
         "options": {"every": every, "duplicates": duplicates},
     }  # fmt: skip
-    for problem in (*files.missing, *files.problems):
+    for problem in (*files.missing, *files.problems, *_own_results(files, out)):
         problems.add(problem)
     problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
     damaged: dict[str, str] = {}
-    names: list[str] = []
+    names: dict[str, None] = {}  # in order
     dropped: Counter[str] = Counter()
-    with artifact.create(out, kind=UNLABELLED, meta=facts) as folder:
-        seen = Seen(prepared if files.all else None, duplicates=duplicates, progress=progress, workers=workers)
+    work = Unfinished(out, identity={}, samples=(), resumable=False)
+    with work, artifact.create(out, kind=UNLABELLED, meta=facts, scratch=work.files) as folder:
+        seen = Seen(prepared if files.names else None, duplicates=duplicates, progress=progress, workers=workers)
         with (folder / LIST).open("w", encoding="utf-8") as listed, _Writing(folder, workers) as writing:
             for candidate, reading in in_order(_read, _candidates(files, every, problems, damaged, progress), workers):
                 try:
@@ -128,15 +134,17 @@ def prepare_unlabelled(
                 reason, like = (SMALL, None) if small else seen.why_not(candidate.name, thumb)
                 if reason:
                     dropped[reason] += 1
+                elif candidate.name in names:
+                    problems.add(f"{candidate.name}: the name of two frames; rename {candidate.source}")
                 else:
-                    names.append(candidate.name)
+                    names[candidate.name] = None
                     writing.add(candidate, frame)
                 line = {**candidate.facts, "sha256": pixels.hex(), "left_out": reason or None, "like": like}
                 listed.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-        if files.all and not names and not problems.messages:
+        if files.names and not names and not problems.messages:
             problems.add(f"{KEY}: no frame is left: {_counted(dropped)}; add other sources")
         problems.raise_if_any(advice="Nothing was written. Correct these errors, then run dvc repro again.")
-        facts["splits"] = {UNLABELLED: names}
+        facts["splits"] = {UNLABELLED: list(names)}
         facts[UNLABELLED] = {
             "images": len(files.images), "videos": len(files.videos), "read": len(names) + dropped.total(),
             "kept": len(names), "left_out": dict(sorted(dropped.items())), "damaged": damaged,
@@ -145,6 +153,14 @@ def prepare_unlabelled(
     for warning in (*files.warnings, *([f"frames that are left out: {_counted(dropped)}"] if dropped else [])):
         warn(warning)
     return facts
+
+
+def _own_results(files: Files, out: Path) -> Iterator[str]:
+    """The error about sources that contain what an earlier run wrote."""
+    own = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118 - resolve() is slow for many files
+    written = [file for file in files.names if os.path.abspath(file).startswith(own)]  # noqa: PTH100
+    if written:
+        yield f"{KEY}: {some(written)} of {out}, which this stage writes; name the folders of your frames only"
 
 
 def _counted(dropped: Counter[str]) -> str:
@@ -158,11 +174,11 @@ def _read(candidate: Candidate) -> tuple[Array, Array, bytes]:
 
 
 class Seen:
-    """Which frames look the same as a labelled frame or as an earlier one.
+    """Finds the frames that look the same as a labelled frame or as an earlier one.
 
     Args:
-        prepared: the labelled data set; None: no frames are asked about.
-        duplicates: lowest correlation of near-duplicates; None: only labelled frames are looked for.
+        prepared: the labelled data set; None: there are no frames to compare.
+        duplicates: lowest correlation of near-duplicates; None: frames are compared with labelled frames only.
     """
 
     def __init__(
@@ -187,7 +203,8 @@ class Seen:
             self._index.add(name, reading.result())
 
     def why_not(self, name: str, thumb: Array) -> tuple[str, str | None]:
-        """Why a frame is left out, and the frame that it is like; empty if it is used: then it is added."""
+        """Why a frame is left out, and the frame that it is like. The reason is empty if the frame is used; then later
+        frames are compared with it."""
         if is_flat(thumb):
             return BLANK, None
         match = self._index.like(thumb)
@@ -202,7 +219,7 @@ class _Writing:
     """Threads that write the image files; only a few frames wait at the same time, to save memory.
 
     Attributes:
-        written: names of all files, from the folder.
+        written: paths of all files, relative to the folder.
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
@@ -234,8 +251,8 @@ class _Writing:
 def _candidates(
     files: Files, every: Every, problems: Problems, damaged: dict[str, str], progress: Callable[[str, int], object]
 ) -> Iterator[Candidate]:
-    """All images, then the chosen frames of the videos. A video that cannot be opened is an error; what is damaged in
-    others is added to ``damaged``, by name, and the reader logs it."""
+    """All images, then the chosen frames of the videos. A video that cannot be read is added to ``problems``. Damage of
+    other videos is added to ``damaged``, by name; the reader warns of it."""
     for name, file in files.images.items():
         progress("images", len(files.images))
         yield Candidate(name, name, partial(read_image, file), file=file)
@@ -260,8 +277,7 @@ def _chosen(source: Source, every: Every) -> Iterator[Frame]:
 
 
 def _each_second(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
-    """The first frame of each second. A frame that begins less than half a frame before a second belongs to it, because
-    timestamps are rounded."""
+    """The first frame of each second. It may begin half a frame before the second, because timestamps are rounded."""
     slack, due = slack_of(1 / fps), -math.inf
     for number, frame in enumerate(frames):
         time = number / fps if frame.timestamp is None else frame.timestamp
@@ -271,5 +287,5 @@ def _each_second(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
 
 
 def _square(picture: Picture) -> Array:
-    """A picture (H, W, 3) BGR with square pixels, as the network sees those of labelled images."""
+    """A picture as (H, W, 3) BGR with square pixels, as labelled images have."""
     return picture.bgr() if picture.aspect == SQUARE else picture.within(picture.size)

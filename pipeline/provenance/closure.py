@@ -23,8 +23,9 @@ WITHOUT_EFFECT = frozenset(
     f"{PACKAGE}/{name}.py"
     for name in (
         *("errors", "progress", "option_values"),
-        *("settings/params", "settings/training_params", "settings/param_types", "settings/plugin_options"),
-        *("settings/unlabelled", "settings/yaml_file", "settings/presets", "settings/__init__", "provenance/__init__"),
+        *("settings/params", "settings/param_types", "settings/plugin_options", "settings/yaml_file"),
+        *("settings/training_params", "settings/unlabelled", "settings/presets", "settings/__init__"),
+        "provenance/__init__",
         *("provenance/closure", "settings/loss_mixture"),  # their results are in the files of the stage `sources`
         *("training/memory", "training/free_memory", "training/ledger", "training/curves", "training/costs"),
     )

@@ -96,7 +96,7 @@ class Comparison(JsonObject):
     split: str = "val"
     teacher: Teacher = Teacher()
     student: str = ""
-    weights: Which = "best"  # of which gain per minute and INT8 are
+    weights: Which = "best"  # for gain per minute and INT8
     steps: Count | None = None
     minutes: NotNegative | None = None  # of training per run, where every loss has the same; None: the same steps
     batch_size: Count | None = None
@@ -141,7 +141,7 @@ def summarise(
         seeds: all seeds of the comparison; ``miou`` holds None for those without a run.
         loss, options: of the training.
         base: runs of the student alone, by seed; a gain compares runs of the same seed. Empty: no gain.
-        weights: of which the gain per minute is.
+        weights: from which the gain per minute is computed.
         steps: of each run, where losses differ in them.
     """
     alone = {} if loss == BASELINE else base

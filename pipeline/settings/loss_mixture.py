@@ -17,7 +17,7 @@ from pipeline.provenance import closure
 
 Options = dict[str, Any]
 FOLDER = "pipeline/losses/"
-#: Names of mixtures with their options: wherever a loss is named, they are replaced by it.
+#: Names of mixtures, with their losses and options. A name may stand wherever params.yaml names a loss.
 RECIPES: Mapping[str, Mapping[str, Options]] = {
     "canonical": {
         "kd": {"weight": "auto"},

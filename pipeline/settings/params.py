@@ -51,9 +51,9 @@ class Compare(Section):
     split: str = "val"  # split on which the networks are measured
     #: weights that gain per minute and INT8 are computed from; mIoU and gains are reported for both
     weights: Literal["best", "last"] = "best"
-    #: what all losses have the same of; minutes: each loss is timed first, and its steps follow from that
+    #: all losses train for the same steps or minutes; minutes: each loss is timed first, its steps follow from that
     budget: Literal["steps", "minutes"] = "steps"
-    #: of training per run, validations excluded, if budget is minutes; null: what none takes for the steps of distill
+    #: of training per run without validations, if budget is minutes; null: the time of none for the steps of distill
     minutes: Annotated[float, Field(gt=0)] | None = None
     int8: bool | None = None  # quantise and check every run as well; null: unless the data are rendered (streets)
     losses: Annotated[dict[Name, Loss], Field(min_length=1)]  # name of the row -> its loss

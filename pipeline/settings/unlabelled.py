@@ -14,16 +14,16 @@ class Unlabelled(Section):
 
     #: folders, images, videos and patterns, such as drives/**/left/*.png; []: no frames
     sources: Sources = Field(default=[])
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the images of a batch
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of these frames in a batch
     every: Literal["auto"] | Positive = "auto"  # every N-th frame of a video; auto: one frame per second
     #: lowest correlation of grey 32x32 thumbnails at which a frame counts as a near-duplicate; null: keep all frames
     duplicates: Annotated[float, Field(ge=0.9, le=0.999)] | None = 0.995
-    #: what they teach; soft: the terms of the loss; hard: the teacher's confident predictions, as labels; or both
+    #: what they teach: the terms of the loss (soft), the teacher's confident predictions as labels (hard), or both
     labels: FrameLabels = "soft"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9  # probability from which a prediction is confident
-    #: least share of the pixels predicted as a class that count as confident; lowers the threshold of uncertain classes
+    #: at least this share of the pixels predicted as a class is confident: uncertain classes get a lower threshold
     keep: Annotated[float, Field(ge=0, le=1)] = 0.5
-    rounds: Positive = 1  # trainings; from the second one on, the student of the one before labels the frames
+    rounds: Positive = 1  # number of trainings; from the second on, the student of the one before labels the frames
 
     @field_validator("rounds")
     @classmethod

@@ -37,7 +37,7 @@ class DistillationTask(SupervisedTask):
     are resized to the student's (h, w) once when strides differ (bilinear, align_corners False; in the CIRKD code base
     strides agree and nothing is resized). Its weights are no part of the task's state.
 
-    Frames without labels have no cross-entropy with labels. What they have depends on ``labels``:
+    Frames without labels have no cross-entropy with labels. ``labels`` says what they have instead:
 
     - ``soft``: the terms of the loss. Where a loss uses labels, it gets the confident predictions of the labeller.
     - ``hard``: cross-entropy with these predictions, as ``pseudo_ce``: the mean over the frames without labels of
@@ -94,7 +94,7 @@ class DistillationTask(SupervisedTask):
             options: options of each loss by the loss's name.
             steps: forward passes of the training, see ``TrainingSettings.forward_passes``.
             seed: of the training.
-            labels: what frames without labels have, see the class.
+            labels: what frames without labels teach, see the class.
             threshold, keep: see :class:`PseudoLabels`; None: no frames without labels will come.
         """
         spec = prepared.labels
@@ -149,7 +149,8 @@ class DistillationTask(SupervisedTask):
     def _taught(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, unlabelled: Sequence[bool] | None
     ) -> dict[str, Tensor]:
-        """The terms of the loss: on all images; with ``hard`` on those with labels, by whose number a part counts."""
+        """The terms of the loss on all images; with ``hard`` on images with labels only, whose number is then the
+        weight of a part of a batch."""
         if unlabelled is None or self.labels != "hard":
             return self.loss(student, teacher, target)
         chosen = _positions(unlabelled, False, device=target.device)
@@ -243,7 +244,7 @@ class DistillationTask(SupervisedTask):
 
 
 def warn_of_other_targets(loss: DistillationLoss, *, class_balance: float, teacher: Mapping[str, Any]) -> None:
-    """Warn where labels and teacher give the student targets that it cannot both reach.
+    """Warn if the labels and the teacher give the student different targets.
 
     Cross-entropy with class weights raises the probabilities of rare classes. A teacher from elsewhere was usually
     trained without weights, and gives the same pixels other probabilities.

@@ -13,11 +13,11 @@ BINS = 1000
 class PseudoLabels(nn.Module):
     """A pixel gets its most probable class as label if the probability reaches the threshold of that class.
 
-    The threshold of a class is ``threshold``; or, if fewer than the share ``keep`` of the pixels predicted as this
-    class reach that, the probability that ``keep`` of them reach. One threshold for all classes would leave out those
-    of which the network is rarely sure: mostly rare and small ones. The rule and the values 0.9 and 0.5 are those in
-    the code of Li et al. (CVPR 2019, arXiv 1904.10620) and of Yang and Soatto (CVPR 2020, arXiv 2004.05498): the median
-    of a class's probabilities, at most 0.9.
+    The threshold of a class is ``threshold``. If less than the share ``keep`` of the pixels predicted as this class
+    reach it, the threshold is the probability that this share reaches. One threshold for all classes would leave out
+    classes of which the network is rarely sure: mostly rare and small ones. The rule and the values 0.9 and 0.5 are
+    those in the code of Li et al. (CVPR 2019, arXiv 1904.10620) and of Yang and Soatto (CVPR 2020, arXiv 2004.05498):
+    the median of a class's probabilities, at most 0.9.
 
     Args:
         num_classes: K.

@@ -25,11 +25,11 @@ def learn(
 ) -> list[Trained]:
     """Train a task, in each round from the same start; at the end its network holds the best weights of the last round.
 
-    In the first round the teacher labels the frames without labels, in every later one the best weights on val of the
-    round before. A round starts from the first weights, not from those of the round before: these have fitted the
-    labels that are to be replaced, and the learning rate starts at its highest again. Noisy Student (Xie et al. 2020,
-    arXiv 1911.04252) and ST++ (Yang et al. 2022, arXiv 2106.05095) train each student from the start, too. The terms
-    of the loss have the teacher in every round.
+    In the first round the teacher labels the frames without labels. In every later round, the best weights on val of
+    the round before label them. Every round starts from the same first weights: the weights of the round before have
+    learned the labels that are replaced now, and the learning rate begins at its highest value again. Noisy Student
+    (Xie et al. 2020, arXiv 1911.04252) and ST++ (Yang et al. 2022, arXiv 2106.05095) also train each student from the
+    start. The terms of the loss use the teacher in every round.
 
     An interrupted round resumes. Checkpoints of finished rounds stay until ``Trained.finish``, so that an interruption
     does not repeat them.

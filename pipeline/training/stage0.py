@@ -36,7 +36,7 @@ class StandardisedFeatures(DistillationLoss):
     share of the teacher's variance: 1 for a student that knows only the mean, 0 for a perfect one. It does not depend
     on the scale of the teacher's features. The student's stages are resized to the teacher's. Padding takes no part.
 
-    The features-first order is that of GKD (arXiv 2603.02554): features first, then the task; the rest is ours.
+    The order (features first, then the task) is that of GKD (arXiv 2603.02554); the rest is ours.
 
     Args:
         student_stage_channels, teacher_stage_channels: C_i of the encoder stages, shallow to deep.

@@ -38,9 +38,9 @@ def distill(
 ) -> Trained:
     """Train a student, with stage 0 before if ``distill.stage0.steps`` is set, and write its network artifact.
 
-    Frames without labels join every batch, if there are some: in stage 0, and in the task if they teach something. With
-    the loss ``none`` and ``distill.unlabelled.labels: soft`` they would not, and the batches of the task have labelled
-    images only, so that such a student can be compared with the others.
+    If there are frames without labels, they join every batch of stage 0 and of the task. With the loss ``none`` and
+    ``distill.unlabelled.labels: soft`` they would teach nothing in the task. Then its batches have labelled images
+    only, so that the other students can be compared with this one.
 
     Args:
         name: of the student, a key of ``params.students``.

@@ -75,8 +75,8 @@ class SupervisedTask(nn.Module):
         return self.total(self.supervised(self.predict(x, valid), target, weight))
 
     def receive(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Ids of the loader for the losses: int64, where padding is ignored; and what is no padding, (N, H, W) bool,
-        None without padding.
+        """Targets for the losses from the ids of the loader: int64, with the ignored id at padding. And which pixels
+        are no padding, (N, H, W) bool; None: all.
         """
         if self.padding is None:
             return target.long(), None
@@ -119,7 +119,7 @@ class SupervisedTask(nn.Module):
         return summed / weight.clamp(min=torch.finfo(torch.float32).tiny).to(summed.dtype)
 
     def begin(self, step: int, *, steps: int) -> None:
-        """Before an update: its 1-based number, and how many the training has."""
+        """Called before each update, with its 1-based number and the number of all updates."""
 
     def finish(self) -> None:
         """After all parts of a batch; all processes call it."""

@@ -52,7 +52,7 @@ class Teachers(SegNetwork):
 
     @property
     def first(self) -> SegNetwork:
-        """The first teacher, whose features and facts these are."""
+        """The first teacher; features and facts are its own."""
         first = self.members[0]
         assert isinstance(first, SegNetwork)
         return first

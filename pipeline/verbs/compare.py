@@ -4,10 +4,10 @@ The budget is the same number of steps, or with `compare.budget: minutes` the sa
 some steps, and the time of a step says how many steps it has. Best and last weights are reported; on data that are not
 rendered, every run is quantised and checked too.
 
-The teacher is first updated in the workspace. Each run is a DVC experiment in a temporary folder; a finished run with
-the same data, code and params comes from DVC's run cache in seconds, a measured time of a step as well. After an
-interruption run the command again. Each run adds to results/comparison.json, for the report. The command needs a git
-checkout in which git tracks every file of pipeline/ and stages/.
+The teacher and the frames without labels are first updated in the workspace. Each run is a DVC experiment in a
+temporary folder; a finished run with the same data, code and params comes from DVC's run cache in seconds, a measured
+time of a step as well. After an interruption run the command again. Each run adds to results/comparison.json, for the
+report. The command needs a git checkout in which git tracks every file of pipeline/ and stages/.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 #: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
 RENDERED = ("streets",)
 TEACHER, DATASET = Path("artifacts/teacher"), Path("artifacts/dataset")
+#: Stages that run once in the workspace: a temporary folder does not have the files of relative paths in params.yaml.
+SHARED = ("prepare_unlabelled", "train_teacher")
 
 
 def with_int8(settings: Params) -> bool:
@@ -210,7 +212,8 @@ def main(arguments: list[str]) -> int:
     count = len(chosen.losses) * len(chosen.seeds)
     print(f"{count} runs: student {chosen.student}, {len(chosen.losses)} losses, seeds {chosen.seeds}", flush=True)
     try:
-        _experiments.reproduce("train_teacher")
+        for stage in SHARED:
+            _experiments.reproduce(stage)
         require_split(settings)
         compare(settings, out=args.out)
     except KeyboardInterrupt:

@@ -41,7 +41,21 @@ def test_a_video_and_a_folder_of_its_frames_have_other_names(tmp_path: Path) -> 
     images(tmp_path / "drives", "clip/000000.png")
     (tmp_path / "drives" / "clip.mp4").write_bytes(b"video")
     files = find_files([str(tmp_path / "drives")])
-    assert list(files.all) == ["drives/clip/000000", "drives/clip.mp4"]
+    assert list(files.names.values()) == ["drives/clip/000000", "drives/clip.mp4"]
+
+
+def test_a_video_and_its_preview_are_both_found(tmp_path: Path) -> None:
+    """They have one name, and a change of either is noticed."""
+    images(tmp_path / "drives", "clip.mp4.png")
+    (tmp_path / "drives" / "clip.mp4").write_bytes(b"video")
+    files = find_files([str(tmp_path / "drives")])
+    assert list(files.images) == list(files.videos) == ["drives/clip.mp4"]
+    assert set(files.names) == {tmp_path / "drives" / "clip.mp4", tmp_path / "drives" / "clip.mp4.png"}
+
+
+def test_a_hidden_folder_may_be_a_source(tmp_path: Path) -> None:
+    files = find_files([str(images(tmp_path / ".frames", "1.png"))])
+    assert list(files.images) == ["frames/1"] and not files.problems
 
 
 def test_sources_with_one_name_get_numbers(tmp_path: Path) -> None:

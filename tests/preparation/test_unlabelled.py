@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def run(labelled: Prepared, out: Path, *sources: Path | str, **options: Any) -> 
 def refused(labelled: Prepared, out: Path, *sources: Path | str, **options: Any) -> str:
     with pytest.raises(UserError) as error:
         run(labelled, out, *sources, **options)
-    assert not out.exists() and not [path for path in out.parent.iterdir() if "partial" in path.name]
+    assert not out.exists() and not [path for path in out.parent.iterdir() if path.name.startswith(".")]
     return str(error.value)
 
 
@@ -107,6 +108,18 @@ def test_the_bytes_depend_on_content_only(tmp_path: Path, labelled: Prepared, fi
     save(folder, f30=scene(99))
     run(labelled, tmp_path / "other", folder)
     assert Unlabelled(tmp_path / "other").facts_hash != before
+
+
+def test_frames_that_this_machine_decodes_otherwise_are_refused(tmp_path: Path, labelled: Prepared) -> None:
+    """The message names the stage that prepares them."""
+    (tmp_path / "f").mkdir()
+    cv2.imwrite(str(tmp_path / "f" / "a.jpg"), scene(1))
+    run(labelled, tmp_path / "out", tmp_path / "f")
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    meta["jpeg"]["pixels"] = "0" * 64
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"a\.jpg: OpenCV decodes this JPEG .* dvc repro -f prepare_unlabelled$"):
+        Unlabelled(tmp_path / "out")
 
 
 def test_no_sources_give_an_empty_artifact(tmp_path: Path, labelled: Prepared) -> None:
@@ -210,6 +223,45 @@ def test_missing_sources_and_other_errors_come_before_any_reading(tmp_path: Path
     assert (
         "2 problems" in message and "gone: no such file or folder" in message and "except for their suffix" in message
     )
+
+
+def test_two_frames_of_one_name_are_an_error(tmp_path: Path, labelled: Prepared, film: Film) -> None:
+    """Frame 0 of a video, and an image in a folder that has the name of the video."""
+    video = film("clip.mp4", [scene(80)], [0.0])
+    folder = save(tmp_path / "cut" / "clip.mp4", **{"000000": scene(81)})
+    message = refused(labelled, tmp_path / "out", video, folder)
+    assert "1 problem\n  clip.mp4/000000: the name of two frames; rename clip.mp4" in message
+
+
+def test_results_of_an_earlier_run_are_no_source(tmp_path: Path, labelled: Prepared) -> None:
+    """They would be the originals, and the user's frames their near-duplicates; each run would give other names."""
+    frames, out = save(tmp_path / "all" / "f", a=scene(1)), tmp_path / "all" / "unlabelled"
+    run(labelled, out, frames)
+    before = bytes_of(out)
+    with pytest.raises(UserError, match=r"1 file \(.*f/a\.png\) of .*unlabelled, which this stage writes; name the"):
+        run(labelled, out, tmp_path / "all")
+    assert bytes_of(out) == before
+
+
+def test_a_full_disk_leaves_nothing_and_is_named(
+    tmp_path: Path, labelled: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unlabelled, "write_image", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        run(labelled, tmp_path / "out", save(tmp_path / "f", a=scene(1)))
+    assert str(error.value.filename).startswith(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f"]
+
+
+def test_files_of_a_killed_run_are_removed(tmp_path: Path, labelled: Prepared) -> None:
+    left = tmp_path / ".out.unfinished" / "files" / "unlabelled" / "images" / "x.png"
+    write_png(left, scene(2))
+    run(labelled, tmp_path / "out", save(tmp_path / "f", a=scene(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "out"]
+    assert not [name for name in bytes_of(tmp_path / "out") if "x.png" in name]
 
 
 def test_an_exif_orientation_is_applied(tmp_path: Path, labelled: Prepared) -> None:

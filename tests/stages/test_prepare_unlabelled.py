@@ -126,6 +126,20 @@ def test_missing_sources_count_as_unchanged(project: Project) -> None:
     assert now == before and "no image or video in this folder or below it" in output, "a disk that is not mounted"
 
 
+def test_options_that_are_changed_and_changed_back_without_the_data_change_nothing(project: Project) -> None:
+    project.choose("my drives")
+    before, _ = project.raw_data()
+    (project.folder / "my drives").rename(project.folder / "away")
+    project.choose("my drives", every=5)
+    now, output = project.raw_data()
+    assert now != before and "my drives: no such file or folder" in output and "unchanged" not in output
+    assert project.raw_data()[0] == now
+    status, output = project.prepare()
+    assert status == 1 and "my drives: no such file or folder" in output
+    project.choose("my drives")
+    assert project.raw_data()[0] == before
+
+
 def test_missing_sources_are_an_error_if_they_are_new(project: Project) -> None:
     project.choose("my drives")
     before, _ = project.raw_data()

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline import verbs
 from pipeline.errors import UserError
-from pipeline.verbs import _experiments
+from pipeline.verbs import _experiments, compare
 
 ROOT = Path(__file__).parents[2]
 VALUES = [
@@ -129,3 +129,18 @@ def test_a_stage_that_cannot_be_reproduced_is_named(repository: Path, capfd: pyt
     with pytest.raises(UserError, match="train_teacher: failed with status"):
         _experiments.reproduce("train_teacher")
     assert "not inside of a DVC repository" in capfd.readouterr().err
+
+
+def test_frames_without_labels_and_the_teacher_are_made_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder does not have the files of relative paths in params.yaml."""
+    made: list[str] = []
+
+    def reproduce(target: str) -> None:
+        made.append(target)
+        if target == "train_teacher":
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(_experiments, "untracked", lambda *folders: [])
+    monkeypatch.setattr(_experiments, "reproduce", reproduce)
+    assert compare.main([]) == 130 and made == ["prepare_unlabelled", "train_teacher"]
