@@ -148,7 +148,7 @@ class Smp(SegNetwork):
 def _normalisation(encoder: nn.Module, name: str) -> dict[str, list[float]]:
     """``mean`` and ``std`` of an encoder's imagenet weights: timm's configuration of them, or a file of smp on the hub.
 
-    smp names no configuration for timm encoders that it builds under its own names, such as timm-mobilenetv3_large_100.
+    smp finds none of timm encoders that are named by a repository, such as tu-hf-hub:timm/resnet18.a1_in1k.
     """
     of_timm = getattr(getattr(encoder, "model", None), "pretrained_cfg", None)
     return stated(of_timm or smp.encoders.get_preprocessing_params(name))

@@ -57,11 +57,15 @@ def test_the_pretrained_configuration_gives_mean_and_std(
     assert network.initial_weights["normalisation"] == expected and network.initial_weights["source"] == "imagenet"
 
 
-def test_smps_own_names_of_timm_encoders_have_that_of_timm() -> None:
-    encoder = "timm-mobilenetv3_small_minimal_100"  # for smp the same as tu-tf_mobilenetv3_small_minimal_100
-    network = models.build("smp", {**LITE, "encoder": encoder, "encoder_weights": "imagenet"}, num_classes=2)
-    own = timm.models.get_pretrained_cfg("tf_mobilenetv3_small_minimal_100")
-    assert own is not None and (network.mean, network.std) == (own.mean, own.std)
+def test_the_configuration_is_that_of_the_encoder_not_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """smp does not find that of tu-hf-hub:timm/resnet18.a1_in1k."""
+
+    def unknown(name: str) -> Any:
+        raise ValueError(f"{name} does not have pretrained weights and preprocessing parameters")
+
+    monkeypatch.setattr(smp.encoders, "get_preprocessing_params", unknown)
+    network = models.build("smp", {**LITE, "encoder_weights": "imagenet"}, num_classes=2)
+    assert (network.mean, network.std) == (HALF, HALF)
 
 
 def test_encoders_of_smp_have_theirs_in_a_file_beside_the_weights(
