@@ -121,6 +121,19 @@ class Bench:
         teacher, student = self.network(seed=1), self.network(seed=0)
         return DistillationTask(student, teacher, self.loss(loss, student, teacher, **options), ignore_index=255)
 
+    @staticmethod
+    def interrupted(task: SupervisedTask, *, after: int) -> Any:
+        """While it is active, Ctrl-C comes in the forward pass after so many of the task's class."""
+        forward, calls = type(task).forward, []
+
+        def pass_or_interrupt(self: Any, *args: Any, **options: Any) -> Any:
+            calls.append(self)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return forward(self, *args, **options)
+
+        return mock.patch.object(type(task), "forward", pass_or_interrupt)
+
     def labelling(self, loss: str, labels: FrameLabels, *, keep: float = 0.5, **options: Any) -> DistillationTask:
         """A distillation that learns from frames without labels, too."""
         teacher, student = self.network(seed=1), self.network(seed=0)

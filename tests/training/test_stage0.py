@@ -135,15 +135,7 @@ def test_an_interruption_in_stage_0_or_in_the_task_changes_no_bit(
 
     whole, cut, resumed = (bench.distillation("kd") for _ in range(3))
     expected = whole_run(whole, tmp_path / "whole")
-    forward, calls = type(cut).forward, []
-
-    def interrupted(self: Any, *args: Any, **options: Any) -> Any:
-        calls.append(self)
-        if len(calls) > steps:
-            raise KeyboardInterrupt
-        return forward(self, *args, **options)
-
-    with mock.patch.object(type(cut), "forward", interrupted), pytest.raises(KeyboardInterrupt):
+    with bench.interrupted(cut, after=steps), pytest.raises(KeyboardInterrupt):
         whole_run(cut, tmp_path / "cut")
     caplog.set_level(logging.INFO)
     results = whole_run(resumed, tmp_path / "cut")
