@@ -32,8 +32,8 @@ OLDER_CPU = {
 LONGEST, LONGEST_SLOW = 300, 1800
 #: Files that take longest. They come first: the last of them would leave the other processes of pytest-xdist idle.
 LONG = (
-    "pipeline_run/test_graph.py", "quantization/test_simulated.py", "training/test_processes.py",
-    "quantization/test_recovery.py",
+    "pipeline_run/test_graph.py", "pipeline_run/test_graph_changes.py", "quantization/test_simulated.py",
+    "training/test_processes.py", "quantization/test_recovery.py",
     "training/test_training.py", "export/test_export.py", "training/test_memory.py", "quantization/test_calibration.py",
     "training/test_checkpoints.py", "docs/test_commands.py", "docs/test_site.py", "training/test_precision.py",
 )  # fmt: skip
