@@ -39,6 +39,11 @@ class Split:
     jpegs: frozenset[str] = frozenset()
     ignored: int | None = None
 
+    @property
+    def stage(self) -> str:
+        """The stage that wrote it."""
+        return "prepare" if self.ignored is None else "prepare_unlabelled"
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline.datasets._walk import walk
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 
@@ -43,13 +44,8 @@ class Dataset(ABC):
         The default is every file below ``root`` that is not hidden, or no file if there is no ``root``. A plugin that
         reads fewer files overrides this method.
         """
-        visited: set[str] = set()
-        for folder, folders, files in os.walk(getattr(self, "root", os.devnull), followlinks=True):
-            real = os.path.realpath(folder)
-            folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
-            names = [] if real in visited else sorted(name for name in files if not name.startswith("."))
-            yield from (Path(folder, name) for name in names)
-            visited.add(real)
+        for folder, names in walk(getattr(self, "root", Path(os.devnull))):
+            yield from map(folder.joinpath, names)
 
     def image_file(self, split: str, name: str) -> Path | None:
         """The image file of a sample that ``read`` can read; None: the frame is not in a file.

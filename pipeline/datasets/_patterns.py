@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from pipeline.datasets._images import SUFFIXES, is_lossy
+from pipeline.datasets._walk import walk
 from pipeline.errors import Problems
 
 #: Suffixes of images and masks that are not read: such files are reported, other files are skipped.
@@ -94,21 +94,17 @@ def _part(part: str) -> str:
 def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection[str] = SUFFIXES) -> Matches:
     """Files that match a pattern. Names are in composed Unicode.
 
-    Hidden files and folders are skipped. Links to folders are followed; each folder is read once.
+    Folders are read as :func:`pipeline.datasets._walk.walk` does.
 
     Args:
         wrong: gets an error for each file with the name of another file, and one for files with unread suffixes.
         suffixes: suffixes of the files to find, in lower case.
     """
     matches = Matches()
-    visited: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
-        for file in [] if real in visited else sorted(files):
-            path = Path(folder) / file
+    for folder, files in walk(root):
+        for path in map(folder.joinpath, files):
             relative = nfc(path.relative_to(root).as_posix())
-            if file.startswith(".") or (match := pattern.stems.fullmatch(relative)) is None:
+            if (match := pattern.stems.fullmatch(relative)) is None:
                 continue
             name = "/".join(part.strip("/") for part in match.groups() if part.strip("/"))
             if path.suffix.lower() not in suffixes:
@@ -120,7 +116,6 @@ def find(root: Path, pattern: Pattern, wrong: list[str], *, suffixes: Collection
                 if name in matches.files:
                     wrong.append(f"{path}: the same sample as {matches.files[name]}; remove one, or narrow the pattern")
                 matches.files.setdefault(name, path)
-        visited.add(real)
     matches.files = dict(sorted(matches.files.items()))
     if matches.unread:
         wrong.append(_unread(pattern, matches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +17,12 @@ from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
-from pipeline.models.weights.normalisation import stated
+from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD, differ, stated
 from pipeline.models.weights.packaged import open_package
 from pipeline.models.weights.wrappers import unwrap
 from pipeline.provenance.encoder_packages import PYPI, find
+
+log = logging.getLogger(__name__)
 
 AUX = "auxiliary_head"
 #: Layers with one output per class, the auxiliary one second.
@@ -64,18 +67,7 @@ class Smp(SegNetwork):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        architectures = smp.MODEL_ARCHITECTURES_MAPPING
-        if architecture not in architectures:
-            raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
-        if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
-            raise UserError(f"model.encoder: no '{encoder}'; {closest(encoder, smp.encoders.get_encoder_names())}")
-        if not encoder.startswith("tu-"):  # timm encoders have further options
-            allowed = set(inspect.signature(architectures[architecture]).parameters) - {"kwargs"}
-            for key in options or {}:
-                if key not in allowed:
-                    raise UserError(
-                        f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}"
-                    )
+        _check_names(architecture=architecture, encoder=encoder, options=options or {})
         from_hub = initial.encoder_weights == "imagenet"
         normalisation: Mapping[str, Sequence[float]] = {}
         checkpoint = initial.open_network()
@@ -118,6 +110,8 @@ class Smp(SegNetwork):
             else initial.open_encoder()
         ):
             normalisation = encoder_checkpoint.normalisation
+            if not normalisation and mean is None and std is None:
+                _warn_of_other_normalisation(self.net.encoder, source=encoder_checkpoint.source)
             facts = load_encoder(self.net.encoder, encoder_checkpoint, initial)
             self.initial_weights = {**facts, "random": [*facts["random"], *around]}
         self.choose_normalisation(mean, std, weights=normalisation)
@@ -154,6 +148,18 @@ def _normalisation(encoder: nn.Module, name: str) -> dict[str, list[float]]:
     return stated(of_timm or smp.encoders.get_preprocessing_params(name))
 
 
+def _warn_of_other_normalisation(encoder: nn.Module, *, source: str) -> None:
+    """Warn if timm's own weights of this encoder had another normalisation than ImageNet's, which a file gets that
+    states none."""
+    of_timm = stated(getattr(getattr(encoder, "model", None), "pretrained_cfg", None))
+    if of_timm and differ(of_timm, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}):
+        log.warning(
+            "model.encoder_weights: %s states no mean and deviation, so frames are normalised with ImageNet's; timm's "
+            "weights of this encoder were trained with %s; set these if the file has those weights, else ImageNet's",
+            source, ", ".join(f"model.{key}: {values}" for key, values in of_timm.items()),
+        )  # fmt: skip
+
+
 def _facts(net: Any) -> NetworkFacts:
     classifier, upsampling = net.segmentation_head[0], net.segmentation_head[1]
     encoder = net.encoder
@@ -163,6 +169,21 @@ def _facts(net: Any) -> NetworkFacts:
         output_stride=int(getattr(upsampling, "scale_factor", 1)),
         divisor=int(encoder.output_stride) if getattr(net, "requires_divisible_input_shape", True) else 1,
     )
+
+
+def _check_names(*, architecture: str, encoder: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for an architecture, encoder or option that smp does not have."""
+    architectures, encoders = smp.MODEL_ARCHITECTURES_MAPPING, smp.encoders.get_encoder_names()
+    if architecture not in architectures:
+        raise UserError(f"model.architecture: no '{architecture}' in smp; {closest(architecture, architectures)}")
+    if encoder.startswith("tu-"):  # timm encoders have further options
+        return
+    if encoder not in encoders:
+        raise UserError(f"model.encoder: no '{encoder}'; {closest(encoder, encoders)}")
+    allowed = set(inspect.signature(architectures[architecture]).parameters) - {"kwargs"}
+    for key in options:
+        if key not in allowed:
+            raise UserError(f"model.options.{key}: {architecture} takes no such option; {closest(key, allowed)}")
 
 
 def _check_config(config: Mapping[str, Any], *, architecture: str, encoder: str, options: Mapping[str, Any]) -> None:

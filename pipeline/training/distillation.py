@@ -130,7 +130,8 @@ class DistillationTask(SupervisedTask):
         hard = unlabelled is not None and self.pseudo is not None and self.labels != "soft"
         if self.balance.over and not hard:
             return self.total(supervised)
-        teacher = self.teach(x, student)
+        labelled_by_student = self.balance.over and bool(self._labeller)
+        teacher = student.detach() if labelled_by_student else self.teach(x, student)
         terms, curves = dict(supervised), {}
         if unlabelled is not None and self.pseudo is not None:
             chosen = _positions(unlabelled, True, device=x.device)
@@ -260,6 +261,18 @@ def warn_of_other_targets(loss: DistillationLoss, *, class_balance: float, teach
             "distill.class_balance: 0, or fine-tune the teacher with the same class_balance",
             class_balance,
         )
+
+
+def warn_of_missing_auxiliary(task: DistillationTask) -> None:
+    """Warn if the loss compares auxiliary logits and only one of the networks has them: the term is then absent."""
+    heads = {"student": task.network.auxiliary, "teacher": task.teacher.auxiliary}
+    missing = [name for name, head in heads.items() if head is None]
+    if task.loss.uses_auxiliary and len(missing) == 1:
+        log.warning(
+            "the loss compares auxiliary logits, but the %s has no auxiliary head, so this term is absent; set "
+            "aux_loss: true in the model of the %s, or in neither model",
+            missing[0], missing[0],
+        )  # fmt: skip
 
 
 def _positions(flags: Sequence[bool], value: bool, *, device: torch.device) -> Tensor:

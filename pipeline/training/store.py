@@ -100,7 +100,7 @@ class Stored(Split):
         if frame.shape[:2] != (place.height, place.width) or label.shape != (place.height, place.width):
             raise UserError(
                 f"{self.image_file(index)}: {place.height}x{place.width} in its header, decoded {frame.shape[:2]}, "
-                f"its label {label.shape}; {artifact.AGAIN} prepare"
+                f"its label {label.shape}; {artifact.AGAIN} {self.stage}"
             )
         with contextlib.suppress(OSError):  # full disk, or another user's file: it is decoded again the next time
             handle = self._mapped.stream.fileno()
@@ -209,7 +209,7 @@ def _boot() -> str:
 
 def _layout(split: Split) -> tuple[dict[str, Place], int]:
     """The place of each sample, from the headers of the images, and the size of the file in bytes."""
-    sizes = [_size(split.image_file(index)) for index in range(len(split))]
+    sizes = [_size(split.image_file(index), stage=split.stage) for index in range(len(split))]
     end = sum(CHANNELS * height * width for height, width in sizes)
     places: dict[str, Place] = {}
     offset = 0
@@ -219,15 +219,15 @@ def _layout(split: Split) -> tuple[dict[str, Place], int]:
     return places, end + len(sizes)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(path: Path, *, stage: str) -> tuple[int, int]:
     """(height, width) from an image's header."""
     try:
         with Image.open(path) as image:
             return image.height, image.width
     except UnidentifiedImageError:
-        raise UserError(f"{path}: no image file; {artifact.AGAIN} prepare") from None
+        raise UserError(f"{path}: no image file; {artifact.AGAIN} {stage}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {artifact.AGAIN} prepare") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {artifact.AGAIN} {stage}") from error
 
 
 def _too_large(size: int, file: Path) -> str:

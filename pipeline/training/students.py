@@ -15,7 +15,7 @@ from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
 from pipeline.training import processes, rounds, stage0, teachers
-from pipeline.training.distillation import DistillationTask, warn_of_other_targets
+from pipeline.training.distillation import DistillationTask, warn_of_missing_auxiliary, warn_of_other_targets
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
@@ -85,6 +85,7 @@ def distill(
                 "distill.unlabelled.labels: soft; the batches of its task have labelled images only", name,
             )  # fmt: skip
         warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
+        warn_of_missing_auxiliary(task)
     run = partial(
         train, prepared=prepared, checkpoint_seconds=params.checkpoint_seconds, workers=recipe.workers,
         store=recipe.store, log_every=recipe.log_every,

@@ -42,6 +42,7 @@ class Teachers(SegNetwork):
         assert 1.0 in scales, "params.yaml is checked"
         self.members = nn.ModuleList(members)
         self.scales, self.flip = tuple(scales), flip
+        self._equal: set[float] = set()  # scales of views that have the size of the crop
         self.facts = members[0].facts
         self.mean, self.std = members[0].mean, members[0].std
         for index, member in enumerate(members):
@@ -73,12 +74,23 @@ class Teachers(SegNetwork):
             normalised = x if index == 0 else x * self.get_buffer(f"factor{index}") + self.get_buffer(f"offset{index}")
             for scale in self.scales:
                 scaled = _scaled(normalised, scale, divisor=self._divisor(member))
+                if scale != 1.0 and scaled is normalised:
+                    self._warn_of_equal_view(scale, member)
                 for mirrored in (False, True) if self.flip else (False,):
                     if (index, scale, mirrored) == (0, 1.0, False):
                         continue  # the first teacher on the crop itself
                     logits = member(scaled.flip(-1) if mirrored else scaled).logits.float()
                     summed = summed + _resized(logits.flip(-1) if mirrored else logits, size)
         return SegOutput(logits=summed / passes(self), embedding=plain.embedding, stages=plain.stages, aux=plain.aux)
+
+    def _warn_of_equal_view(self, scale: float, member: nn.Module) -> None:
+        if scale not in self._equal:
+            self._equal.add(scale)
+            log.warning(
+                "distill.teaching.scales: at %g a crop has the same size as at 1.0, because sides are rounded to "
+                "multiples of %d: this view counts twice and costs time; choose a value further from 1.0",
+                scale, self._divisor(member),
+            )  # fmt: skip
 
     @staticmethod
     def _divisor(member: nn.Module) -> int:

@@ -93,6 +93,25 @@ def test_a_configuration_of_timm_beside_an_encoder_counts(tmp_path: Path) -> Non
     assert (network.mean, network.std) == (HALF, HALF)
 
 
+def test_a_file_that_states_none_is_warned_of_where_timm_has_other_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The values in use are ImageNet's; the file may have timm's weights, or others."""
+    for encoder, warned in (("tu-tf_efficientnet_lite0", True), ("tu-resnet10t", False)):
+        state = models.build("smp", {**LITE, "encoder": encoder}, num_classes=2).net.encoder.state_dict()  # type: ignore[union-attr,operator]
+        save_file(state, tmp_path / "model.safetensors")
+        options = {**LITE, "encoder": encoder, "encoder_weights": str(tmp_path / "model.safetensors")}
+        caplog.clear()
+        network = models.build("smp", options, num_classes=2)
+        assert (network.mean, network.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        text = "model.safetensors states no mean and deviation, so frames are normalised with ImageNet's"
+        assert (text in caplog.text) == warned
+        assert ("model.mean: [0.5, 0.5, 0.5], model.std: [0.5, 0.5, 0.5]" in caplog.text) == warned
+        caplog.clear()
+        models.build("smp", {**options, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, num_classes=2)
+        assert not caplog.text, "the user has chosen"
+
+
 def test_options_win_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     options = {**LITE, "encoder_weights": "imagenet", "mean": list(IMAGENET_MEAN)}
     with caplog.at_level(logging.WARNING):

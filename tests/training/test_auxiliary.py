@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pipeline import losses, models
 from pipeline.models import SegNetwork
 from pipeline.quantization.simulated import Roundings, SimulatedNetwork
-from pipeline.training.distillation import DistillationTask
+from pipeline.training.distillation import DistillationTask, warn_of_missing_auxiliary
 from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
 from pipeline.training.teachers import Teachers
@@ -76,10 +76,17 @@ def test_dist_compares_the_auxiliary_logits_of_both(bench: Any, of_student: dict
     torch.testing.assert_close(terms["dist_aux"], 0.4 * expected)
 
 
-def test_without_both_heads_dist_has_no_auxiliary_term(bench: Any) -> None:
-    for ours, theirs in ((True, False), (False, True)):
+def test_without_both_heads_dist_has_no_auxiliary_term(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With one head this is a warning."""
+    for ours, theirs in ((True, False), (False, True), (False, False)):
         task = distilling(bench, network(bench, 0, aux_loss=ours), network(bench, 1, aux_loss=theirs), "dist")
         assert "dist_inter" in (terms := task(*batch())) and "dist_aux" not in terms
+        caplog.clear()
+        warn_of_missing_auxiliary(task)
+        warn_of_missing_auxiliary(distilling(bench, task.network, task.teacher, "kd"))  # compares none
+        assert len(caplog.records) == (ours or theirs)
+        if caplog.records:
+            assert f"but the {'teacher' if ours else 'student'} has no auxiliary head" in caplog.text
 
 
 def test_the_head_of_a_teacher_runs_only_for_a_loss_that_compares_it(bench: Any) -> None:

@@ -58,6 +58,20 @@ def test_logits_are_the_mean_over_teachers_sizes_and_mirrored_crops(networks: li
     assert teachers.facts == networks[0].facts and teachers.mean == networks[0].mean
 
 
+def test_a_view_of_the_crops_own_size_is_one_warning(
+    networks: list[SegNetwork], caplog: pytest.LogCaptureFixture
+) -> None:
+    """64x96 times 1.1 is 70x106, in multiples of 32 again 64x96."""
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for scales in ([1.0, 1.1], [1.0, 1.5]):
+            teachers = Teachers(networks[:1], scales=scales).eval()
+            for _ in range(2):
+                teachers(x)
+    (record,) = caplog.records
+    assert "distill.teaching.scales: at 1.1 a crop has the same size as at 1.0" in record.getMessage()
+
+
 def test_a_mirrored_crop_has_mirrored_logits(networks: list[SegNetwork]) -> None:
     x, teachers = torch.randn(1, 3, 64, 96), Teachers(networks[:1], flip=True).eval()
     with torch.no_grad():

@@ -178,6 +178,11 @@ def test_labels_stay_when_the_terms_of_the_loss_have_ended(bench: Bench, batch: 
         terms = task(x, target, unlabelled=flags)
     assert set(terms) == {"loss", "ce"} | ({"pseudo_ce"} if labels != "soft" else set())
     assert runs.called == (labels != "soft")
+    runs.reset_mock()
+    task.label_with(task.network)
+    with mock.patch.object(task.teacher, "forward", runs):
+        task(x, target, unlabelled=flags)
+    assert not runs.called, "from the second round on its student labels"
 
 
 def test_auto_weights_are_measured_against_the_labels_alone(bench: Bench, batch: Any) -> None:
