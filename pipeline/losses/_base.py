@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -42,6 +42,9 @@ class DistillationLoss(nn.Module, ABC):
     uses_labels: ClassVar[bool] = False
     #: True: it compares auxiliary logits, so the teacher's auxiliary head runs too, if it has one.
     uses_auxiliary: ClassVar[bool] = False
+    #: Fields of the teacher's :class:`SegOutput` that the terms read. With logits and embedding only, a crop may
+    #: get its part of the teacher's output on the whole frame (``distill.teaching.cached``).
+    reads: Sequence[str] = ("logits", "embedding", "stages", "aux")
     #: Weights of the terms by name, where :func:`pipeline.losses.build` built the loss. The task multiplies terms whose
     #: weight changes during training; a loss may set schedules of its own.
     term_weights: Mapping[str, TermWeight] = MappingProxyType({})

@@ -30,6 +30,7 @@ class Composition(DistillationLoss):
         self.imitates_probabilities = any(part.imitates_probabilities for part in parts.values())  # type: ignore[misc]
         self.uses_labels = any(part.uses_labels for part in parts.values())  # type: ignore[misc]
         self.uses_auxiliary = any(part.uses_auxiliary for part in parts.values())  # type: ignore[misc]
+        self.reads = sorted({field for part in parts.values() if part.uses_teacher for field in part.reads})
         self._until = max(part.until for part in parts.values())
         self.term_weights = {term: weight for part in parts.values() for term, weight in part.term_weights.items()}
 

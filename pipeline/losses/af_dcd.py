@@ -92,6 +92,7 @@ class DenseContrast(DistillationLoss):
         if feature == "stage":
             student_channels, teacher_channels = student_stage_channels[-1], teacher_stage_channels[-1]
         self.feature = feature
+        self.reads = ("stages",) if feature == "stage" else ("embedding",)
         self.pool = pool
         self.groups = groups
         self.patch = patch

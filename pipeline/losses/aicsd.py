@@ -47,6 +47,7 @@ class InterClassSimilarity(DistillationLoss):
         {'aicsd': 0.0, 'aicsd_kd': 0.0}
     """
 
+    reads = ("logits",)
     imitates_probabilities = True
 
     def __init__(

@@ -42,6 +42,8 @@ class AttentionTransfer(DistillationLoss):
         2.0
     """
 
+    reads = ("embedding",)
+
     def __init__(self, *, weight: Weight = 1e4) -> None:
         super().__init__()
         self.weight = weight

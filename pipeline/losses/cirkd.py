@@ -88,6 +88,7 @@ class CIRKD(DistillationLoss):
         ['cirkd_batch', 'cirkd_pixel', 'cirkd_region']
     """
 
+    reads = ("embedding",)
     uses_labels = True
     updates: Tensor
 

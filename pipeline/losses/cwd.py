@@ -66,6 +66,7 @@ class ChannelWise(DistillationLoss):
         super().__init__()
         self.logit_weight = logit_weight
         self.feature_weight = feature_weight
+        self.reads = ("logits", "embedding") if feature_weight > 0 else ("logits",)
         self.temperature = temperature
         self.adapter = match_channels(student_channels, teacher_channels, adapter) if feature_weight > 0 else None
         self.standard = standardised(teacher_channels, normalize if feature_weight > 0 else "none")

@@ -49,6 +49,7 @@ class DIST(DistillationLoss):
         ['dist_inter', 'dist_intra']
     """
 
+    reads = ("logits", "aux")
     imitates_probabilities = True
     uses_auxiliary = True
 

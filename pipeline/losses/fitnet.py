@@ -47,6 +47,8 @@ class FitNet(DistillationLoss):
         10.0
     """
 
+    reads = ("embedding",)
+
     def __init__(
         self,
         *,

@@ -96,6 +96,7 @@ class I2CKD(DistillationLoss):
         unknown = [layer for layer in chosen if layer not in widths]
         if unknown or not chosen:
             raise UserError(f"losses.i2ckd.layers: got {chosen}; allowed: one or more of {', '.join(widths)}")
+        self.reads = ("embedding",) if chosen == ["embedding"] else ("embedding", "stages")
         self.adapters = nn.ModuleDict({layer: match_channels(*widths[layer]) for layer in chosen})
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor) -> dict[str, Tensor]:

@@ -69,6 +69,7 @@ class IDD(DistillationLoss):
         tensor(4.)
     """
 
+    reads = ("embedding",)
     uses_labels = True
 
     def __init__(

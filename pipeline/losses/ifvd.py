@@ -40,6 +40,7 @@ class IntraClassFeatureVariation(DistillationLoss):
         0.0
     """
 
+    reads = ("embedding",)
     uses_labels = True
 
     def __init__(self, *, num_classes: int, ignore_index: int, weight: Weight = 20.0) -> None:

@@ -36,6 +36,7 @@ class PixelKD(DistillationLoss):
         1.0
     """
 
+    reads = ("logits",)
     imitates_probabilities = True
 
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 1.0, weight: Weight = 1.0) -> None:

@@ -58,6 +58,7 @@ class PFS(DistillationLoss):
         ['pfs_similarity', 'pfs_imitation']
     """
 
+    reads = ("logits", "embedding")
     imitates_probabilities = True
     uses_labels = True
 

@@ -46,6 +46,8 @@ class PairWise(DistillationLoss):
         0.5
     """
 
+    reads = ("embedding",)
+
     def __init__(
         self,
         *,

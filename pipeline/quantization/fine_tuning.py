@@ -45,7 +45,7 @@ def fine_tune(
     """
     aware, recipe, weights = params.qat, params.distill, params.student(name).export
     network, student_artifact = network_artifact.load(student, weights=weights)
-    prepared, teaching = Prepared(dataset), recipe.teaching.model_dump()
+    prepared, teaching = Prepared(dataset), recipe.teaching.model_dump(exclude={"cached"})
     teacher_network, opened = teachers.open_all(teacher, labels=prepared.labels, **teaching)
     hashes = {name: stored.hash for name, stored in opened.items()}
     processes.start_asked_for()

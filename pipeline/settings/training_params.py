@@ -97,6 +97,7 @@ class Teaching(Section):
     flip: bool  # the mean of its logits on a crop and on the mirrored crop
     scales: Scales  # the mean of its logits on a crop at these sizes, relative to the crop; 1.0 is one of them
     others: Folders  # network artifacts of more teachers: logits are means, features are those of the first
+    cached: bool = False  # the output on whole frames is computed once; crops take their part of it
 
 
 class Stage0(Section):

@@ -16,10 +16,36 @@ import numpy.typing as npt
 from pipeline.frames import Array, resize_frame, resize_label_map
 
 FLIP = 0.5  # probability
+Floats = npt.NDArray[np.float32]
 #: Half widths of the ranges around 1 (hue: around 0, in turns), as SSD's photometric distortion has them.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.125, 0.5, 0.5, 0.05
 #: NTSC: RGB to luma and two chroma axes (Y, I, Q). Rows I and Q sum to 0, so a grey has no chroma.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which part of a frame a crop shows, and where: source pixels and their place in the crop along each axis.
+
+    Attributes:
+        frame, crop: (height, width) of both.
+        mirrored: whether the part is mirrored in its place.
+    """
+
+    frame: tuple[int, int]
+    crop: tuple[int, int]
+    rows: slice
+    columns: slice
+    to_rows: slice
+    to_columns: slice
+    mirrored: bool
+
+    def to_frame(self) -> Floats:
+        """The affine map (2, 3) from places in the crop to places in the frame, as ``F.affine_grid`` takes it: x and y
+        from -1 to 1 between the outer edges of the first and the last pixel (align_corners False)."""
+        y = _line(self.rows, self.to_rows, frame=self.frame[0], crop=self.crop[0])
+        x = _line(self.columns, self.to_columns, frame=self.frame[1], crop=self.crop[1], mirrored=self.mirrored)
+        return np.array([[x[0], 0.0, x[1]], [0.0, *y]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -57,15 +83,25 @@ class Augmentation:
 
         Neither is written to: both may be memory-mapped read-only.
         """
-        size = label.shape
-        fit = max(self.input_size[0] / size[0], self.input_size[1] / size[1])
+        return self.cut(frame, label, self.window(label.shape, generator), generator)
+
+    def window(self, size: tuple[int, ...], generator: np.random.Generator) -> Window:
+        """A random window of a frame of (height, width) ``size``."""
+        height, width = size
+        fit = max(self.input_size[0] / height, self.input_size[1] / width)
         factor = fit * generator.uniform(*self.scale)
-        rows, to_rows = _axis(size[0], self.crop[0], factor, generator)
-        columns, to_columns = _axis(size[1], self.crop[1], factor, generator)
-        visible = (to_rows.stop - to_rows.start, to_columns.stop - to_columns.start)
-        image = resize_frame(frame[rows, columns], visible)
-        target = resize_label_map(label[rows, columns], visible)
-        if generator.random() < FLIP:
+        rows, to_rows = _axis(height, self.crop[0], factor, generator)
+        columns, to_columns = _axis(width, self.crop[1], factor, generator)
+        mirrored = generator.random() < FLIP
+        return Window((height, width), self.crop, rows, columns, to_rows, to_columns, mirrored)
+
+    def cut(self, frame: Array, label: Array, window: Window, generator: np.random.Generator) -> tuple[Array, Array]:
+        """The crop that a window shows, with random colours."""
+        rows, columns = window.to_rows, window.to_columns
+        visible = (rows.stop - rows.start, columns.stop - columns.start)
+        image = resize_frame(frame[window.rows, window.columns], visible)
+        target = resize_label_map(label[window.rows, window.columns], visible)
+        if window.mirrored:
             image, target = np.asarray(cv2.flip(image, 1), np.uint8), np.asarray(cv2.flip(target, 1), np.uint8)
         if generator.random() < self.colour:
             image = recolour(
@@ -79,9 +115,18 @@ class Augmentation:
         ids = np.full(self.crop, self.padding, np.uint8)
         if visible != self.crop:
             pixels[:] = 0
-        pixels[:, to_rows, to_columns] = np.stack(cv2.split(image)[::-1])
-        ids[to_rows, to_columns] = target
+        pixels[:, rows, columns] = np.stack(cv2.split(image)[::-1])
+        ids[rows, columns] = target
         return pixels, ids
+
+
+def _line(source: slice, place: slice, *, frame: int, crop: int, mirrored: bool = False) -> tuple[float, float]:
+    """Slope and offset of one axis of :meth:`Window.to_frame`."""
+    share = (source.stop - source.start) / (place.stop - place.start) / frame  # of the frame, per pixel of the crop
+    middle = (crop / 2 - place.start) * share
+    if mirrored:
+        return -share * crop, 2 * (source.stop / frame - middle) - 1
+    return share * crop, 2 * (source.start / frame + middle) - 1
 
 
 def _axis(length: int, crop: int, factor: float, generator: np.random.Generator) -> tuple[slice, slice]:

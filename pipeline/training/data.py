@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UserError
+from pipeline.frames import Array
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared, Split
 from pipeline.training.augment import Augmentation
+from pipeline.training.frame_outputs import FrameOutputs
 
 
 def augmentation(
@@ -33,14 +35,17 @@ def augmentation(
 class Crops(Dataset[Any]):
     """Augmented crops; an item is addressed by (index, draw) and seeds its own augmentation.
 
-    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample; and, if there are frames without labels,
-    whether it is one. Bytes travel to the device, where the task normalises them for each network. A target has train
-    ids, the ignored id where a pixel of the frame has no label, and the id ``augment.padding`` where the crop has no
-    frame.
+    Items: image (3, H, W) uint8 RGB, target (H, W) uint8, index of the sample; if there are frames without labels,
+    whether it is one; with ``outputs`` the teacher's output for the crop, in float16. Bytes travel to the device, where
+    the task normalises them for each network. A target has train ids, the ignored id where a pixel of the frame has no
+    label, and the id ``augment.padding`` where the crop has no frame.
 
     Args:
         split: frames with labels.
         unlabelled: frames whose label maps have the ignored id everywhere; their indices follow those of ``split``.
+
+    Attributes:
+        outputs: the teacher's output for every frame, or None; a run sets it.
     """
 
     def __init__(self, split: Split, augment: Augmentation, *, seed: int, unlabelled: Split | None = None) -> None:
@@ -48,15 +53,28 @@ class Crops(Dataset[Any]):
         self.augment = augment
         self.seed = seed
         self.unlabelled = unlabelled
+        self.outputs: FrameOutputs | None = None
 
     def __len__(self) -> int:
         return len(self.split) + (0 if self.unlabelled is None else len(self.unlabelled))
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, bool]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Any, ...]:
         split, index = self._place(item[0])
-        image, target = self.augment(*split[index], np.random.default_rng([self.seed, *item]))
-        crop = torch.from_numpy(image), torch.from_numpy(target), item[0]
-        return crop if self.unlabelled is None else (*crop, split is self.unlabelled)
+        generator = np.random.default_rng([self.seed, *item])
+        frame, label = split[index]
+        window = self.augment.window(label.shape, generator)
+        image, target = self.augment.cut(frame, label, window, generator)
+        crop: tuple[Any, ...] = torch.from_numpy(image), torch.from_numpy(target), item[0]
+        if self.unlabelled is not None:
+            crop += (split is self.unlabelled,)
+        if self.outputs is not None:
+            crop += self.outputs.crop(item[0], torch.from_numpy(window.to_frame()))
+        return crop
+
+    def frame(self, index: int) -> Array:
+        """The whole frame (H, W, 3) BGR of a sample."""
+        split, at = self._place(index)
+        return split.frame(at)
 
     def name(self, index: int) -> str:
         """Name of a sample, for messages."""

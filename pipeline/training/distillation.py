@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,8 +23,6 @@ from pipeline.settings.param_types import FrameLabels
 from pipeline.training.balance import Balance
 from pipeline.training.pseudo_labels import PseudoLabels, cross_entropy
 from pipeline.training.tasks import Normaliser, SupervisedTask
-
-log = logging.getLogger(__name__)
 
 
 class DistillationTask(SupervisedTask):
@@ -51,6 +48,8 @@ class DistillationTask(SupervisedTask):
 
     Attributes:
         unlabelled_share: share of a batch's images that have no labels; a run sets it.
+        cached: whether the teacher's output on whole frames is computed before the training, where ``known`` allows.
+        cached_seconds: time that this took.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class DistillationTask(SupervisedTask):
         self.pseudo = pseudo if labels != "soft" or loss.uses_labels else None
         self._labeller: list[SegNetwork] = []
         self.unlabelled_share = 0.0
+        self.cached, self.cached_seconds = False, 0.0
 
     @classmethod
     def on(
@@ -115,14 +115,17 @@ class DistillationTask(SupervisedTask):
         return self._teacher[0]
 
     def forward(
-        self, x: Tensor, target: Tensor, weight: Tensor | None = None, unlabelled: Sequence[bool] | None = None
-    ) -> dict[str, Tensor]:
+        self, x: Tensor, target: Tensor, weight: Tensor | None = None, unlabelled: Sequence[bool] | None = None,
+        outputs: Sequence[Tensor] = (),
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Terms of the loss and their sum.
 
         Args:
             weight: see :class:`SupervisedTask`.
             unlabelled: which images are frames without labels, (N,); None: none of them. Their pixels have the ignored
                 id. Void pixels of other images have it too, and stay ignored.
+            outputs: the teacher's output for these crops, (N, C, h, w) for each field in :attr:`known`; empty: the
+                teacher runs.
         """
         target, valid = self.receive(target)
         student = self.predict(x, valid)
@@ -131,7 +134,7 @@ class DistillationTask(SupervisedTask):
         if self.balance.over and not hard:
             return self.total(supervised)
         labelled_by_student = self.balance.over and bool(self._labeller)
-        teacher = student.detach() if labelled_by_student else self.teach(x, student)
+        teacher = student.detach() if labelled_by_student else self.teach(x, student, outputs)
         terms, curves = dict(supervised), {}
         if unlabelled is not None and self.pseudo is not None:
             chosen = _positions(unlabelled, True, device=x.device)
@@ -220,15 +223,33 @@ class DistillationTask(SupervisedTask):
         )  # fmt: skip
         return values.sum() / (len(student.logits) * self.unlabelled_share)
 
-    def teach(self, x: Tensor, student: SegOutput) -> SegOutput:
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Fields of the teacher's output that are enough for the loss, and can be computed once per frame; empty: the
+        teacher must run on every crop."""
+        reads = set(self.loss.reads) if self.loss.uses_teacher else set()
+        if self.pseudo is not None:
+            reads.add("logits")
+        if self.network.auxiliary is None or self.teacher.auxiliary is None:
+            reads.discard("aux")
+        return tuple(sorted(reads)) if reads <= {"embedding", "logits"} else ()
+
+    def teach(self, x: Tensor, student: SegOutput, outputs: Sequence[Tensor] = ()) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when nothing uses the teacher.
 
         Args:
             x: (N, 3, H, W), RGB in 0..255.
             student: the student's output for it.
+            outputs: see :meth:`forward`. A field that is not among them is nan.
         """
         if not self.teacher_runs:
             return student.detach()
+        if outputs:
+            nothing = student.logits.new_full((), torch.nan, dtype=torch.float32)
+            fields = {name: nothing.expand_as(getattr(student, name)) for name in ("logits", "embedding")}
+            for name, part in zip(self.known, outputs, strict=True):
+                fields[name] = _resize(part.float(), getattr(student, name).shape[-2:])
+            return SegOutput(logits=fields["logits"], embedding=fields["embedding"], valid=student.valid)
         with torch.no_grad():
             if next(self.teacher.parameters()).device != x.device:
                 self.teacher.to(x.device)
@@ -242,37 +263,6 @@ class DistillationTask(SupervisedTask):
                 aux=None if output.aux is None or student.aux is None else _resize(output.aux, student.aux.shape[-2:]),
                 valid=student.valid,
             )
-
-
-def warn_of_other_targets(loss: DistillationLoss, *, class_balance: float, teacher: Mapping[str, Any]) -> None:
-    """Warn if the labels and the teacher give the student different targets.
-
-    Cross-entropy with class weights raises the probabilities of rare classes. A teacher from elsewhere was usually
-    trained without weights, and gives the same pixels other probabilities.
-
-    Args:
-        class_balance: of the student's training.
-        teacher: meta of the teacher's artifact; ``trained`` is false for a network from elsewhere.
-    """
-    if loss.imitates_probabilities and class_balance and not teacher.get("trained", True):
-        log.warning(
-            "distill.class_balance: got %g, but the teacher was not trained here (teacher.train: false), usually "
-            "without class weights: for rare classes the loss asks for lower probabilities than the labels do; set "
-            "distill.class_balance: 0, or fine-tune the teacher with the same class_balance",
-            class_balance,
-        )
-
-
-def warn_of_missing_auxiliary(task: DistillationTask) -> None:
-    """Warn if the loss compares auxiliary logits and only one of the networks has them: the term is then absent."""
-    heads = {"student": task.network.auxiliary, "teacher": task.teacher.auxiliary}
-    missing = [name for name, head in heads.items() if head is None]
-    if task.loss.uses_auxiliary and len(missing) == 1:
-        log.warning(
-            "the loss compares auxiliary logits, but the %s has no auxiliary head, so this term is absent; set "
-            "aux_loss: true in the model of the %s, or in neither model",
-            missing[0], missing[0],
-        )  # fmt: skip
 
 
 def _positions(flags: Sequence[bool], value: bool, *, device: torch.device) -> Tensor:

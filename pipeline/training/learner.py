@@ -83,7 +83,7 @@ class Learner:
 
         Args:
             parts: (images (n, 3, H, W), targets (n, H, W), indices (n,)) of this process, whose gradients are
-                accumulated; and a fourth tensor (n,) bool, which images are frames without labels, if there are some.
+                accumulated; further tensors as :class:`pipeline.training.data.Crops` has them.
             step: 1-based.
             names: names of the samples in ``parts``, for messages.
         """
@@ -97,15 +97,14 @@ class Learner:
             )
             for part in parts
         ]
-        unlabelled = [tuple(flags.tolist()) for part in parts for flags in part[3:]]  # on the host
+        further = [self._further(part[3:]) for part in parts]
         weight = self._weight(moved)
         self.task.begin(step, steps=self.settings.steps)
         means: dict[str, Tensor] = {}
         for number, (images, target) in enumerate(moved, start=1):
-            flags = unlabelled[number - 1 : number]
             with nullcontext() if number == len(moved) else self.accelerator.no_sync(self._model):
                 with self.accelerator.autocast():
-                    terms = self._model(images, target, weight, *flags)
+                    terms = self._model(images, target, weight, **further[number - 1])
                 self.accelerator.backward(terms["loss"] / len(moved))
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / len(moved)
@@ -117,6 +116,14 @@ class Learner:
         if self._average is not None:
             self._average.update_parameters(self.task.network)
         self._readings.add(step, samples=names, terms=means, gradient=gradient)
+
+    def _further(self, tensors: Sequence[Tensor]) -> dict[str, Any]:
+        """Arguments of the task: which images are frames without labels (on the host), and the teacher's output."""
+        flags = [tuple(tensor.tolist()) for tensor in tensors if tensor.dtype == torch.bool]
+        outputs = [
+            tensor.to(self.accelerator.device, non_blocking=True) for tensor in tensors if tensor.dtype != torch.bool
+        ]
+        return {**({"unlabelled": flags[0]} if flags else {}), **({"outputs": outputs} if outputs else {})}
 
     def read(self) -> list[Reading]:
         """What the updates since the last call reported, in order; waits for the device. All processes must call it.

@@ -23,6 +23,7 @@ from pipeline.training.costs import MIB, Costs
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.evaluation import check_size, frames_at_once, measure, metrics_of
 from pipeline.training.fit import Batch, Kept, fit
+from pipeline.training.frame_outputs import frame_outputs
 from pipeline.training.identity import Identity
 from pipeline.training.learner import Learner
 from pipeline.training.memory import Estimate, advise, estimate, explained
@@ -157,6 +158,8 @@ def train(
         learner = Learner(task, settings, accelerator=accelerator, images=images)
         if isinstance(task, DistillationTask) and unlabelled is not None:
             ready_for_unlabelled(task, settings, crops=crops, accelerator=accelerator, names=labels.names)
+        if isinstance(task, DistillationTask):
+            crops.outputs = frame_outputs(task, crops, input_size=input_size, accelerator=accelerator)
         best, last, costs = fit(
             learner, batches, validate=metrics, name_of=crops.name, curves=curves,
             checkpoints=kept, title=title, log_every=log_every or EVERY.get(accelerator.device.type, 1),

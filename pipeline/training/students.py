@@ -15,7 +15,8 @@ from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
 from pipeline.training import processes, rounds, stage0, teachers
-from pipeline.training.distillation import DistillationTask, warn_of_missing_auxiliary, warn_of_other_targets
+from pipeline.training.conflicts import warn_of_missing_auxiliary, warn_of_other_targets
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.run import Trained, train
 from pipeline.training.seeding import seed_everything
 from pipeline.training.settings import TrainingSettings
@@ -58,7 +59,8 @@ def distill(
     prepared = Prepared(dataset)
     labels, recipe, size = prepared.labels, params.distill, params.input_size
     model, teaching = params.student(name).model, recipe.teaching.model_dump()
-    teacher_network, opened = teachers.open_all(teacher, labels=labels, **teaching)
+    views = {key: value for key, value in teaching.items() if key != "cached"}
+    teacher_network, opened = teachers.open_all(teacher, labels=labels, **views)
     hashes = {key: stored.hash for key, stored in opened.items()}
     processes.start_asked_for()
     seed_everything(params.distill_seed)
@@ -78,6 +80,7 @@ def distill(
         prepared, student, teacher_network, loss["options"], steps=settings.forward_passes, seed=settings.seed,
         **labelling,
     )  # fmt: skip
+    task.cached = recipe.teaching.cached
     if processes.is_main():
         if frames and not teaches:
             log.warning(
@@ -85,7 +88,7 @@ def distill(
                 "distill.unlabelled.labels: soft; the batches of its task have labelled images only", name,
             )  # fmt: skip
         warn_of_other_targets(task.loss, class_balance=recipe.class_balance, teacher=opened["teacher"].meta)
-        warn_of_missing_auxiliary(task)
+        warn_of_missing_auxiliary(task.loss, student=student, teacher=teacher_network)
     run = partial(
         train, prepared=prepared, checkpoint_seconds=params.checkpoint_seconds, workers=recipe.workers,
         store=recipe.store, log_every=recipe.log_every,
@@ -127,8 +130,11 @@ def distill(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
         )  # fmt: skip
-        passes = teachers.passes(teacher_network) if task.teacher_runs else 0
-        further = {"parameters_of_loss": task.parameters_of_loss, "teacher_passes": passes}
+        known = task.cached and task.known
+        further = {
+            "parameters_of_loss": task.parameters_of_loss, "cached_seconds": round(task.cached_seconds, 3),
+            "teacher_passes": teachers.passes(teacher_network) if task.teacher_runs and not known else 0,
+        }  # fmt: skip
         artifact.write_text(costs, artifact.dump_json(stage0.costs(before, earlier, trained) | further))
         for finished in (*before, *earlier, trained):
             finished.finish()

@@ -38,7 +38,8 @@ def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, C
     if chosen.budget == "steps":
         stated: Changes = {} if recipe.epochs is None else {"distill.steps": steps, "distill.epochs": None}
         return None, dict.fromkeys(chosen.losses, stated)
-    minutes, by_loss = equal_minutes(settings, seconds_per_step(settings), steps=steps)
+    seconds, before = seconds_per_step(settings)
+    minutes, by_loss = equal_minutes(settings, seconds, before=before, steps=steps)
     validations = max(1, steps // recipe.validate_every)
     return minutes, {
         name: _length(settings, count, validations=validations, warmup=round(recipe.warmup * count / steps))
@@ -46,11 +47,13 @@ def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, C
     }
 
 
-def seconds_per_step(settings: Params) -> dict[str, float]:
-    """The time of a training step on this machine by loss, each from a short training, one after another."""
+def seconds_per_step(settings: Params) -> tuple[dict[str, float], dict[str, float]]:
+    """The time of a training step on this machine by loss, each from a short training, one after another; and the time
+    before the first step in which the teacher sees whole frames (``distill.teaching.cached``)."""
     chosen = settings.compare
     student, seed = chosen.student, chosen.seeds[0]
     seconds: dict[str, float] = {}
+    before: dict[str, float] = {}
     for name, loss in chosen.losses.items():
         changed = {
             f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1),
@@ -58,17 +61,20 @@ def seconds_per_step(settings: Params) -> dict[str, float]:
         }  # fmt: skip
         commit, timed = _experiments.run(f"compare-{name}-time", target=f"distill@{student}", params=changed)
         costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
-        seconds[name] = costs["seconds_per_step"]
+        seconds[name], before[name] = costs["seconds_per_step"], costs["cached_seconds"]
         how = f"over {TIMED} steps" if timed else "from the run cache"
         print(f"{name}: {1000 * seconds[name]:.1f} ms per step ({how})", flush=True)
-    return seconds
+    return seconds, before
 
 
-def equal_minutes(settings: Params, seconds: Mapping[str, float], *, steps: int) -> tuple[float, dict[str, int]]:
+def equal_minutes(
+    settings: Params, seconds: Mapping[str, float], *, before: Mapping[str, float], steps: int
+) -> tuple[float, dict[str, int]]:
     """Minutes of training per run, and the steps of each loss in this time.
 
     Args:
         seconds: of a step, by loss.
+        before: the first step, by loss.
         steps: of ``distill``. Without ``compare.minutes``, ``none`` (else the first loss) trains for so many.
     """
     chosen = settings.compare
@@ -76,7 +82,9 @@ def equal_minutes(settings: Params, seconds: Mapping[str, float], *, steps: int)
     first = next((name for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), next(iter(mixtures)))
     rounds = _rounds(settings)
     minutes = chosen.minutes or rounds * steps * seconds[first] / 60
-    return minutes, {name: max(1, round(60 * minutes / (rounds * each))) for name, each in seconds.items()}
+    return minutes, {
+        name: max(1, round((60 * minutes - before[name]) / (rounds * each))) for name, each in seconds.items()
+    }
 
 
 def strayed(settings: Params, seconds: float, *, minutes: float, steps: int) -> str:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from pipeline import losses, models
 from pipeline.models import SegNetwork
 from pipeline.quantization.simulated import Roundings, SimulatedNetwork
-from pipeline.training.distillation import DistillationTask, warn_of_missing_auxiliary
+from pipeline.training.conflicts import warn_of_missing_auxiliary
+from pipeline.training.distillation import DistillationTask
 from pipeline.training.seeding import seed_everything
 from pipeline.training.tasks import SupervisedTask
 from pipeline.training.teachers import Teachers
@@ -82,8 +83,10 @@ def test_without_both_heads_dist_has_no_auxiliary_term(bench: Any, caplog: pytes
         task = distilling(bench, network(bench, 0, aux_loss=ours), network(bench, 1, aux_loss=theirs), "dist")
         assert "dist_inter" in (terms := task(*batch())) and "dist_aux" not in terms
         caplog.clear()
-        warn_of_missing_auxiliary(task)
-        warn_of_missing_auxiliary(distilling(bench, task.network, task.teacher, "kd"))  # compares none
+        warn_of_missing_auxiliary(task.loss, student=task.network, teacher=task.teacher)
+        warn_of_missing_auxiliary(
+            bench.loss("kd", task.network, task.teacher), student=task.network, teacher=task.teacher
+        )
         assert len(caplog.records) == (ours or theirs)
         if caplog.records:
             assert f"but the {'teacher' if ours else 'student'} has no auxiliary head" in caplog.text

@@ -23,7 +23,7 @@ from pipeline.models import SegNetwork
 from pipeline.models.weights import network_artifact
 from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.prepared import Prepared
-from pipeline.training.distillation import warn_of_other_targets
+from pipeline.training.conflicts import warn_of_other_targets
 from pipeline.training.evaluation import check_complete, measure
 from pipeline.training.processes import accelerator
 

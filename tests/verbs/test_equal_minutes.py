@@ -30,6 +30,7 @@ class Experiments:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.finished: set[str] = set()
+        self.cached = 0.0  # seconds before the first step of kd
 
     def run(self, name: str, *, target: str, params: dict[str, Any]) -> tuple[str, bool]:
         self.asked.append((name, target, params))
@@ -60,6 +61,7 @@ class Experiments:
             "artifacts/teacher/meta.json": {"metrics": {"val": {"miou": 60.0}, "test": {"miou": 55.0}}},
             "artifacts/costs/kd.json": {
                 "seconds_per_step": seconds,
+                "cached_seconds": self.cached if loss == "kd" else 0.0,
                 "training_seconds": seconds * steps,
                 "peak_memory_mib": 100.0,
                 "device": "cpu, 2 threads",
@@ -130,6 +132,15 @@ def test_every_loss_is_timed_and_gets_the_steps_of_the_same_minutes(
     assert "kd: 250.0 ms per step (over 60 steps)" in printed
     assert "0.50 minutes of training per run; steps: alone 300, kd 120" in printed
     assert "4/4  kd, seed 1: mIoU 53.00 (best), 52.00 (last) (" in printed
+
+
+def test_the_time_before_the_first_step_counts(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path
+) -> None:
+    """30 s of training; the teacher sees whole frames for 5 s, so 25 s are left for steps of 0.25 s."""
+    experiments.cached = 5.0
+    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    assert [row.steps for row in comparison.load(tmp_path / "c.json").rows] == [300, 100]
 
 
 @pytest.mark.parametrize(

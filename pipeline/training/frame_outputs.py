@@ -1,0 +1,125 @@
+"""The teacher's output on every whole frame, computed once before the training; each crop takes its part of it.
+
+The teacher sees a frame without changed colours, at the size at which it covers ``input_size``, with all that surrounds
+the crop. A crop's part is interpolated (bilinear), mirrored and enlarged as the crop is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.frames import Array, resize_frame
+from pipeline.training.free_memory import free_memory
+
+if TYPE_CHECKING:
+    from pipeline.training.data import Crops
+    from pipeline.training.distillation import DistillationTask
+
+log = logging.getLogger(__name__)
+
+#: The outputs may take this share of the free memory of this machine, divided by the processes of the training.
+MEMORY_SHARE = 0.5
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class FrameOutputs:
+    """Outputs of a network for whole frames.
+
+    Attributes:
+        maps: for each frame, its tensors (C, h, w) in float16.
+        sizes: (height, width) of each of these tensors for a crop.
+    """
+
+    maps: Sequence[Sequence[Tensor]]
+    sizes: Sequence[tuple[int, int]]
+
+    def crop(self, index: int, to_frame: Tensor) -> tuple[Tensor, ...]:
+        """The part of a frame's tensors that a crop shows, (C, h, w) in float16; around the frame its edge repeats.
+
+        Args:
+            to_frame: see :meth:`pipeline.training.augment.Window.to_frame`.
+        """
+        return tuple(
+            _part(whole, to_frame, size=size) for whole, size in zip(self.maps[index], self.sizes, strict=True)
+        )
+
+
+def frame_outputs(
+    task: DistillationTask, crops: Crops, *, input_size: tuple[int, int], accelerator: Accelerator
+) -> FrameOutputs | None:
+    """The teacher's output on every frame that the task can use, or None, if it uses none or needs the teacher anyway.
+
+    Args:
+        task: with ``cached``; its ``known`` says which tensors.
+        crops: of the training, with all its frames.
+        input_size: (height, width) that a frame covers.
+
+    Raises:
+        UserError: the outputs do not fit into memory.
+    """
+    if not task.cached or not task.teacher_runs:
+        return None
+    say = log.info if accelerator.is_main_process else log.debug
+    if not task.known:
+        say("the loss reads features of the teacher besides its embedding, so the teacher runs on every crop")
+        return None
+    started = time.perf_counter()
+    black = torch.zeros(1, 3, *crops.augment.crop)
+    sizes = [(tensor.shape[2], tensor.shape[3]) for tensor in _seen(task, black, accelerator)]
+    maps: list[list[Tensor]] = []
+    for index in range(len(crops)):
+        frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
+        limit = torch.finfo(torch.float16).max
+        maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
+        if index == 0:
+            _require_memory(maps[0], count=len(crops), processes=accelerator.num_processes)
+    size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
+    task.cached_seconds += time.perf_counter() - started
+    say(
+        "the teacher's output (%s) on %d frames: %.0f MiB, %.0f s", " and ".join(task.known), len(maps), size / MIB,
+        time.perf_counter() - started,
+    )  # fmt: skip
+    return FrameOutputs(maps, sizes)
+
+
+@torch.no_grad()
+def _seen(task: DistillationTask, frames: Tensor, accelerator: Accelerator) -> list[Tensor]:
+    """The tensors of the teacher's output that the task uses, for frames (N, 3, H, W)."""
+    frames = frames.to(accelerator.device)
+    with accelerator.autocast():
+        output = task.teacher.to(accelerator.device)(task.normalise_for_teacher(frames, None))
+    return [getattr(output, name).float() for name in task.known]
+
+
+def _as_tensor(frame: Array, input_size: tuple[int, int], *, divisor: int) -> Tensor:
+    """A frame (H, W, 3) BGR as (1, 3, h, w) RGB that covers ``input_size``; h and w are multiples of the divisor."""
+    height, width = frame.shape[:2]
+    fit = max(input_size[0] / height, input_size[1] / width)
+    size = tuple(max(divisor, round(side * fit / divisor) * divisor) for side in (height, width))
+    return torch.from_numpy(resize_frame(frame, size)[..., ::-1].copy()).permute(2, 0, 1)[None]
+
+
+def _part(whole: Tensor, to_frame: Tensor, *, size: tuple[int, int]) -> Tensor:
+    grid = F.affine_grid(to_frame[None], [1, 1, *size], align_corners=False)
+    return F.grid_sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0].half()
+
+
+def _require_memory(first: Sequence[Tensor], *, count: int, processes: int) -> None:
+    needed, free = count * sum(tensor.nbytes for tensor in first), free_memory(torch.device("cpu"))
+    if free is not None and needed > MEMORY_SHARE * free / processes:
+        raise UserError(
+            f"distill.teaching.cached: the teacher's output on {count} frames takes {needed / MIB:.0f} MiB, half of "
+            f"the free memory per process is {MEMORY_SHARE * free / processes / MIB:.0f}; choose losses that "
+            "read logits only (kd, dist, cwd, aicsd), or set cached: false"
+        )
