@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,10 @@ class FrameOutputs:
     maps: Sequence[Sequence[Tensor]]
     sizes: Sequence[tuple[int, int]]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrameOutputs:
+        """The object itself, which nobody changes: it may take gigabytes."""
+        return self
+
     def crop(self, index: int, to_frame: Tensor) -> tuple[Tensor, ...]:
         """The part of a frame's tensors that a crop shows, (C, h, w) in float16; around the frame its edge repeats.
 
@@ -60,6 +64,8 @@ def frame_outputs(
 ) -> FrameOutputs | None:
     """The teacher's output on every frame that the task can use, or None, if it uses none or needs the teacher anyway.
 
+    The task keeps it for later rounds, which have the same frames.
+
     Args:
         task: with ``cached``; its ``known`` says which tensors.
         crops: of the training, with all its frames.
@@ -70,6 +76,8 @@ def frame_outputs(
     """
     if not task.cached or not task.teacher_runs:
         return None
+    if task.outputs is not None:
+        return task.outputs
     say = log.info if accelerator.is_main_process else log.debug
     if not task.known:
         say("the loss reads features of the teacher besides its embedding, so the teacher runs on every crop")
@@ -85,12 +93,12 @@ def frame_outputs(
         if index == 0:
             _require_memory(maps[0], count=len(crops), processes=accelerator.num_processes)
     size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
-    task.cached_seconds += time.perf_counter() - started
+    task.outputs, task.cached_seconds = FrameOutputs(maps, sizes), time.perf_counter() - started
     say(
         "the teacher's output (%s) on %d frames: %.0f MiB, %.0f s", " and ".join(task.known), len(maps), size / MIB,
-        time.perf_counter() - started,
+        task.cached_seconds,
     )  # fmt: skip
-    return FrameOutputs(maps, sizes)
+    return task.outputs
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch.nn.functional as F
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.training import augment as augmenting
-from pipeline.training import data, frame_outputs, processes
+from pipeline.training import data, frame_outputs, processes, rounds
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.frame_outputs import FrameOutputs
 from pipeline.training.learner import Learner
+from pipeline.training.run import Trained
 
 
 def cropping(prepared: Prepared, **changes: Any) -> Augmentation:
@@ -100,6 +102,21 @@ def test_frames_without_labels_are_seen_once_too(bench: Any, frames: Unlabelled,
     with mock.patch.object(task.teacher, "forward", runs):
         bench.train(task, tmp_path, frames=frames, unlabelled_images=2)
     assert runs.call_count == len(frames) + 1 + images
+
+
+def test_later_rounds_use_what_was_seen_before_the_first(bench: Any, frames: Unlabelled, tmp_path: Path) -> None:
+    """Nothing copies it: the estimate of the memory copies a task."""
+    task = known(bench, "kd", frames=frames)
+    runs, seen = mock.Mock(wraps=task.teacher.forward), []
+
+    def train(task: DistillationTask, *, title: str, curves: Path, **options: Any) -> Trained:
+        trained = bench.train(task, curves, frames=frames, unlabelled_images=2, **options)
+        seen.append((runs.call_count, task.cached_seconds))
+        return trained
+
+    with mock.patch.object(task.teacher, "forward", runs):
+        rounds.learn(train, task, rounds=2, inputs={}, title="x", curves=tmp_path, checkpoints=tmp_path / "k")
+    assert seen[0] == seen[1] and copy.deepcopy(task.outputs) is task.outputs is not None
 
 
 def test_a_run_that_resumes_gives_the_same_weights(bench: Any, tmp_path: Path) -> None:
