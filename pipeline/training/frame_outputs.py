@@ -101,12 +101,26 @@ def frame_outputs(
     return task.outputs
 
 
+def shapes(task: DistillationTask, crops: tuple[int, int, int], *, classes: int) -> list[tuple[int, ...]]:
+    """Shapes of what crops (N, H, W) get instead of a teacher that runs, from declared facts; empty: the teacher runs.
+
+    Args:
+        classes: channels of the logits.
+    """
+    if not (task.cached and task.teacher_runs):
+        return []
+    facts, (images, height, width) = task.teacher.facts, crops
+    channels = {"logits": classes, "embedding": facts.channels}
+    return [(images, channels[x], height // facts.output_stride, width // facts.output_stride) for x in task.known]
+
+
 @torch.no_grad()
 def _seen(task: DistillationTask, frames: Tensor, accelerator: Accelerator) -> list[Tensor]:
     """The tensors of the teacher's output that the task uses, for frames (N, 3, H, W)."""
     frames = frames.to(accelerator.device)
     with accelerator.autocast():
-        output = task.teacher.to(accelerator.device)(task.normalise_for_teacher(frames, None))
+        # forward: never compiled, which takes longer than to see each frame once, and frames may have many shapes
+        output = task.teacher.to(accelerator.device).forward(task.normalise_for_teacher(frames, None))
     return [getattr(output, name).float() for name in task.known]
 
 

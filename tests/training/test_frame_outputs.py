@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.training import augment as augmenting
-from pipeline.training import data, frame_outputs, processes, rounds
+from pipeline.training import data, frame_outputs, memory, processes, rounds
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.frame_outputs import FrameOutputs
@@ -102,6 +102,23 @@ def test_frames_without_labels_are_seen_once_too(bench: Any, frames: Unlabelled,
     with mock.patch.object(task.teacher, "forward", runs):
         bench.train(task, tmp_path, frames=frames, unlabelled_images=2)
     assert runs.call_count == len(frames) + 1 + images
+
+
+def test_the_memory_is_estimated_without_a_teacher_that_does_not_run(bench: Any) -> None:
+    """Crops of 64x96 bring 11 logits and 32 channels in float16 for each 4x4 pixels."""
+    parts = []
+    for cached in (False, True):
+        task = known(bench, "pfs")
+        task.cached = cached
+        parts.append(memory.estimate(task, shape=(2, 64, 96), optimizer="adamw").parts)
+    assert "teacher activations" in parts[0] and "teacher activations" not in parts[1]
+    assert parts[1]["batch"] - parts[0]["batch"] == 2 * (11 + 32) * 16 * 24 * 2
+
+
+def test_the_teacher_is_not_compiled_for_one_pass(bench: Any, tmp_path: Path) -> None:
+    task = known(bench, "kd")
+    with mock.patch.object(task.teacher, "_compiled_call_impl", mock.Mock(side_effect=AssertionError)):
+        bench.train(task, tmp_path)
 
 
 def test_later_rounds_use_what_was_seen_before_the_first(bench: Any, frames: Unlabelled, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_the_time_before_the_first_step_counts(
     experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     losses: dict[str, str], options: dict[str, Any], unlabelled: dict[str, Any], steps: list[int],
 ) -> None:  # fmt: skip
-    """The teacher sees whole frames for 20 s, before the first round. That is no reason to warn of the time of a step."""
+    """The teacher sees whole frames for 20 s, before the first round; that is no reason to warn of slow steps."""
     experiments.cached = 20.0
     chosen = settings(budget="minutes", recipe={"unlabelled": unlabelled}, **options)
     chosen = chosen.model_copy(update={"compare": chosen.compare.model_copy(update={"losses": losses})})
