@@ -80,7 +80,8 @@ def frame_outputs(
         return task.outputs
     say = log.info if accelerator.is_main_process else log.debug
     if not task.known:
-        say("the loss reads features of the teacher besides its embedding, so the teacher runs on every crop")
+        unknown = ", ".join(sorted(set(task.loss.reads) - {"logits", "embedding"}))
+        say("a loss reads the teacher's %s, which are not kept, so the teacher runs on every crop", unknown)
         return None
     started = time.perf_counter()
     black = torch.zeros(1, 3, *crops.augment.crop)
@@ -91,7 +92,7 @@ def frame_outputs(
         limit = torch.finfo(torch.float16).max
         maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
         if index == 0:
-            _require_memory(maps[0], count=len(crops), processes=accelerator.num_processes)
+            _require_memory(maps[0], task.known, count=len(crops), processes=accelerator.num_processes)
     size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
     task.outputs, task.cached_seconds = FrameOutputs(maps, sizes), time.perf_counter() - started
     say(
@@ -137,11 +138,13 @@ def _part(whole: Tensor, to_frame: Tensor, *, size: tuple[int, int]) -> Tensor:
     return F.grid_sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0].half()
 
 
-def _require_memory(first: Sequence[Tensor], *, count: int, processes: int) -> None:
+def _require_memory(first: Sequence[Tensor], known: Sequence[str], *, count: int, processes: int) -> None:
     needed, free = count * sum(tensor.nbytes for tensor in first), free_memory(torch.device("cpu"))
     if free is not None and needed > MEMORY_SHARE * free / processes:
+        way = "free memory, start fewer processes or give fewer frames"
+        if "embedding" in known:
+            way = "choose losses that read logits only (kd, dist, cwd, aicsd)"
         raise UserError(
-            f"distill.teaching.cached: the teacher's output on {count} frames takes {needed / MIB:.0f} MiB, half of "
-            f"the free memory per process is {MEMORY_SHARE * free / processes / MIB:.0f}; choose losses that "
-            "read logits only (kd, dist, cwd, aicsd), or set cached: false"
+            f"distill.teaching.cached: the teacher's output on {count} frames takes {needed / MIB:.1f} MiB, half of "
+            f"the free memory per process is {MEMORY_SHARE * free / processes / MIB:.1f}; {way}, or set cached: false"
         )

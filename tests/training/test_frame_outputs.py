@@ -161,20 +161,22 @@ def test_other_losses_train_as_before(
             bench.train(task, tmp_path / str(cached))
         weights.append(task.network.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    reason = "reads features of the teacher besides its embedding, so the teacher runs on every crop"
+    reason = "a loss reads the teacher's stages, which are not kept, so the teacher runs on every crop"
     assert (reason in caplog.text) == (loss != "none")
 
 
+@pytest.mark.parametrize(("loss", "advice"), [("kd", "free memory"), ("fitnet", "choose losses that read logits")])
 def test_too_little_memory_is_one_error_before_all_frames_are_seen(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, advice: str
 ) -> None:
-    task = known(bench, "kd")
+    task = known(bench, loss)
     monkeypatch.setattr(frame_outputs, "free_memory", lambda device: 2**15)
     runs = mock.Mock(wraps=task.teacher.forward)
     with (
         mock.patch.object(task.teacher, "forward", runs),
         pytest.raises(
-            UserError, match=r"distill\.teaching\.cached: the teacher's output on 10 frames takes 0 MiB, half"
+            UserError,
+            match=rf"distill\.teaching\.cached: the teacher's output on 10 frames takes \d\.\d MiB, half .*; {advice}",
         ),
     ):
         bench.train(task, tmp_path)
