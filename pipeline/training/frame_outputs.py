@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from pipeline import progress as bars
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_frame
 from pipeline.training.free_memory import free_memory
@@ -87,12 +88,15 @@ def frame_outputs(
     black = torch.zeros(1, 3, *crops.augment.crop)
     sizes = [(tensor.shape[2], tensor.shape[3]) for tensor in _seen(task, black, accelerator)]
     maps: list[list[Tensor]] = []
-    for index in range(len(crops)):
-        frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
-        limit = torch.finfo(torch.float16).max
-        maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
-        if index == 0:
-            _require_memory(maps[0], task.known, count=len(crops), processes=accelerator.num_processes)
+    limit = torch.finfo(torch.float16).max
+    with bars.make(disable=not accelerator.is_main_process) as progress:
+        bar = progress.add_task("the teacher's output on whole frames", total=len(crops))
+        for index in range(len(crops)):
+            frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
+            maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
+            if index == 0:
+                _require_memory(maps[0], task.known, count=len(crops), processes=accelerator.num_processes)
+            progress.advance(bar)
     size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
     task.outputs, task.cached_seconds = FrameOutputs(maps, sizes), time.perf_counter() - started
     say(

@@ -82,7 +82,7 @@ def test_an_unchanged_crop_gets_what_the_teacher_says_of_it(bench: Any, monkeypa
 @pytest.mark.parametrize("loss", ["kd", "fitnet", "pfs"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_teacher_does_not_run_while_the_student_trains(
-    bench: Any, tmp_path: Path, loss: str, accumulate: int
+    bench: Any, tmp_path: Path, loss: str, accumulate: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = known(bench, loss)
     frames, runs = len(bench.prepared.splits["train"]), mock.Mock(wraps=task.teacher.forward)
@@ -90,6 +90,7 @@ def test_the_teacher_does_not_run_while_the_student_trains(
     with mock.patch.object(task.teacher, "forward", runs):
         trained = bench.train(task, tmp_path, scale=(0.5, 1.5), accumulate=accumulate)
     assert runs.call_count == 1 + frames, "one crop, for the sizes"
+    assert f"{frames}/{frames}" in capsys.readouterr().out, "a bar: it may take hours"
     assert any(not torch.equal(before[name], value) for name, value in task.network.state_dict().items())
     assert trained.facts["metrics"]["val"]["miou"] >= 0
 
