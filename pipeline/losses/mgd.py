@@ -52,6 +52,8 @@ class MaskedGenerative(DistillationLoss):
         torch.Size([])
     """
 
+    reads = ("stages",)
+
     def __init__(
         self,
         *,

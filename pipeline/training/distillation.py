@@ -21,6 +21,7 @@ from pipeline.models import SegNetwork, SegOutput
 from pipeline.prepared import Prepared
 from pipeline.settings.param_types import FrameLabels
 from pipeline.training.balance import Balance
+from pipeline.training.frame_outputs import FrameOutputs
 from pipeline.training.pseudo_labels import PseudoLabels, cross_entropy
 from pipeline.training.tasks import Normaliser, SupervisedTask
 
@@ -49,7 +50,7 @@ class DistillationTask(SupervisedTask):
     Attributes:
         unlabelled_share: share of a batch's images that have no labels; a run sets it.
         cached: whether the teacher's output on whole frames is computed before the training, where ``known`` allows.
-        cached_seconds: time that this took.
+        outputs, cached_seconds: this output, for all rounds of a training, and the time that it took.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class DistillationTask(SupervisedTask):
         self._labeller: list[SegNetwork] = []
         self.unlabelled_share = 0.0
         self.cached, self.cached_seconds = False, 0.0
+        self.outputs: FrameOutputs | None = None
 
     @classmethod
     def on(

@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from pipeline import progress as bars
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_frame
 from pipeline.training.free_memory import free_memory
@@ -44,6 +45,10 @@ class FrameOutputs:
     maps: Sequence[Sequence[Tensor]]
     sizes: Sequence[tuple[int, int]]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrameOutputs:
+        """The object itself, which nobody changes: it may take gigabytes."""
+        return self
+
     def crop(self, index: int, to_frame: Tensor) -> tuple[Tensor, ...]:
         """The part of a frame's tensors that a crop shows, (C, h, w) in float16; around the frame its edge repeats.
 
@@ -60,6 +65,8 @@ def frame_outputs(
 ) -> FrameOutputs | None:
     """The teacher's output on every frame that the task can use, or None, if it uses none or needs the teacher anyway.
 
+    The task keeps it for later rounds, which have the same frames.
+
     Args:
         task: with ``cached``; its ``known`` says which tensors.
         crops: of the training, with all its frames.
@@ -70,27 +77,46 @@ def frame_outputs(
     """
     if not task.cached or not task.teacher_runs:
         return None
+    if task.outputs is not None:
+        return task.outputs
     say = log.info if accelerator.is_main_process else log.debug
     if not task.known:
-        say("the loss reads features of the teacher besides its embedding, so the teacher runs on every crop")
+        unknown = ", ".join(sorted(set(task.loss.reads) - {"logits", "embedding"}))
+        say("a loss reads the teacher's %s, which are not kept, so the teacher runs on every crop", unknown)
         return None
     started = time.perf_counter()
     black = torch.zeros(1, 3, *crops.augment.crop)
     sizes = [(tensor.shape[2], tensor.shape[3]) for tensor in _seen(task, black, accelerator)]
     maps: list[list[Tensor]] = []
-    for index in range(len(crops)):
-        frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
-        limit = torch.finfo(torch.float16).max
-        maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
-        if index == 0:
-            _require_memory(maps[0], count=len(crops), processes=accelerator.num_processes)
+    limit = torch.finfo(torch.float16).max
+    with bars.make(disable=not accelerator.is_main_process) as progress:
+        bar = progress.add_task("the teacher's output on whole frames", total=len(crops))
+        for index in range(len(crops)):
+            frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
+            maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
+            if index == 0:
+                _require_memory(maps[0], task.known, count=len(crops), processes=accelerator.num_processes)
+            progress.advance(bar)
     size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
-    task.cached_seconds += time.perf_counter() - started
+    task.outputs, task.cached_seconds = FrameOutputs(maps, sizes), time.perf_counter() - started
     say(
         "the teacher's output (%s) on %d frames: %.0f MiB, %.0f s", " and ".join(task.known), len(maps), size / MIB,
-        time.perf_counter() - started,
+        task.cached_seconds,
     )  # fmt: skip
-    return FrameOutputs(maps, sizes)
+    return task.outputs
+
+
+def shapes(task: DistillationTask, crops: tuple[int, int, int], *, classes: int) -> list[tuple[int, ...]]:
+    """Shapes of what crops (N, H, W) get instead of a teacher that runs, from declared facts; empty: the teacher runs.
+
+    Args:
+        classes: channels of the logits.
+    """
+    if not (task.cached and task.teacher_runs):
+        return []
+    facts, (images, height, width) = task.teacher.facts, crops
+    channels = {"logits": classes, "embedding": facts.channels}
+    return [(images, channels[x], height // facts.output_stride, width // facts.output_stride) for x in task.known]
 
 
 @torch.no_grad()
@@ -98,7 +124,8 @@ def _seen(task: DistillationTask, frames: Tensor, accelerator: Accelerator) -> l
     """The tensors of the teacher's output that the task uses, for frames (N, 3, H, W)."""
     frames = frames.to(accelerator.device)
     with accelerator.autocast():
-        output = task.teacher.to(accelerator.device)(task.normalise_for_teacher(frames, None))
+        # forward: never compiled, which takes longer than to see each frame once, and frames may have many shapes
+        output = task.teacher.to(accelerator.device).forward(task.normalise_for_teacher(frames, None))
     return [getattr(output, name).float() for name in task.known]
 
 
@@ -115,11 +142,13 @@ def _part(whole: Tensor, to_frame: Tensor, *, size: tuple[int, int]) -> Tensor:
     return F.grid_sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0].half()
 
 
-def _require_memory(first: Sequence[Tensor], *, count: int, processes: int) -> None:
+def _require_memory(first: Sequence[Tensor], known: Sequence[str], *, count: int, processes: int) -> None:
     needed, free = count * sum(tensor.nbytes for tensor in first), free_memory(torch.device("cpu"))
     if free is not None and needed > MEMORY_SHARE * free / processes:
+        way = "free memory, start fewer processes or give fewer frames"
+        if "embedding" in known:
+            way = "choose losses that read logits only (kd, dist, cwd, aicsd)"
         raise UserError(
-            f"distill.teaching.cached: the teacher's output on {count} frames takes {needed / MIB:.0f} MiB, half of "
-            f"the free memory per process is {MEMORY_SHARE * free / processes / MIB:.0f}; choose losses that "
-            "read logits only (kd, dist, cwd, aicsd), or set cached: false"
+            f"distill.teaching.cached: the teacher's output on {count} frames takes {needed / MIB:.1f} MiB, half of "
+            f"the free memory per process is {MEMORY_SHARE * free / processes / MIB:.1f}; {way}, or set cached: false"
         )

@@ -30,6 +30,7 @@ from pipeline.losses._distributed import alone
 from pipeline.losses._queues import ClassQueues
 from pipeline.settings.param_types import Optimizer
 from pipeline.training.distillation import DistillationTask
+from pipeline.training.frame_outputs import shapes
 from pipeline.training.free_memory import free_memory
 from pipeline.training.ledger import Ledger
 from pipeline.training.on_cuda import CudaRules, cublas_workspace, padding
@@ -218,17 +219,20 @@ def _trace(
     shadow = _shadow(task, ledger.fake)
     shadow.train()
     images, height, width = shape
+    classes = next(m for m in reversed(list(task.network.modules())) if isinstance(m, nn.Conv2d)).out_channels
+    kept = shapes(task, shape, classes=classes) if isinstance(task, DistillationTask) else []
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=bool(dtype))
     with alone(), first_block_only(device), torch.random.fork_rng(devices=[]), ledger, autocast, rules:
         for _ in range(min(accumulate, 2)):  # from the second batch on the gradients are allocated all the time
             with ledger.part("batch"):
                 batch = ledger.make(torch.empty, (images, 3, height, width), dtype=torch.uint8)
-                target = _target(shadow, shape)
+                target = _target(shape, classes=classes)
+                outputs = [ledger.make(torch.empty, each, dtype=torch.float16) for each in kept]
             with _attributed(shadow, ledger), ledger.part("cross-entropy"):
-                loss = shadow(batch, target)["loss"]
+                loss = shadow(batch, target, **({"outputs": outputs} if outputs else {}))["loss"]
             with ledger.part("backward"):
                 loss.backward()
-            del loss, batch, target
+            del loss, batch, target, outputs
     step = dict(ledger.peak)
     if cuda:  # one for the thread of the forward pass, one for that of the backward pass
         threads = {part == "backward" for part in ledger.products}
@@ -236,9 +240,8 @@ def _trace(
     return step, [p.nbytes for p in shadow.parameters() if p.grad is not None]
 
 
-def _target(task: SupervisedTask, shape: tuple[int, int, int]) -> Tensor:
+def _target(shape: tuple[int, int, int], *, classes: int) -> Tensor:
     """Labels (N, H, W) uint8 with every class in every image: the most work for queues and class means."""
-    classes = next(m for m in reversed(list(task.network.modules())) if isinstance(m, nn.Conv2d)).out_channels
     images, height, width = shape
     columns = torch.arange(width) * classes // width
     return columns.to(torch.uint8).expand(images, height, width).clone()

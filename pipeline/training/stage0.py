@@ -169,14 +169,18 @@ def learn(
     return [trained]
 
 
-def costs(before: Sequence[Trained], earlier: Sequence[Trained], trained: Trained) -> dict[str, float | str]:
-    """Costs of a run for its JSON; ``stage0_seconds`` is a part of its ``training_seconds``.
+def costs(
+    before: Sequence[Trained], earlier: Sequence[Trained], trained: Trained, *, cached: float = 0.0
+) -> dict[str, float | str]:
+    """Costs of a run for its JSON; ``stage0_seconds`` and ``cached_seconds`` are parts of its ``training_seconds``.
 
     Args:
         before: what :func:`learn` returned.
         earlier: rounds before the last one, see ``training.rounds``.
         trained: the last round.
+        cached: seconds in which the teacher saw whole frames.
     """
     seconds = sum(sum(stage.costs.seconds) for stage in before)
-    total = seconds + sum(sum(each.costs.seconds) for each in (*earlier, trained))
-    return trained.costs.to_meta() | {"training_seconds": round(total, 3), "stage0_seconds": round(seconds, 3)}
+    total = seconds + cached + sum(sum(each.costs.seconds) for each in (*earlier, trained))
+    parts = {"stage0_seconds": round(seconds, 3), "cached_seconds": round(cached, 3)}
+    return trained.costs.to_meta() | {"training_seconds": round(total, 3), **parts}

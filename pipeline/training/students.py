@@ -132,10 +132,11 @@ def distill(
         )  # fmt: skip
         known = task.cached and task.known
         further = {
-            "parameters_of_loss": task.parameters_of_loss, "cached_seconds": round(task.cached_seconds, 3),
+            "parameters_of_loss": task.parameters_of_loss,
             "teacher_passes": teachers.passes(teacher_network) if task.teacher_runs and not known else 0,
         }  # fmt: skip
-        artifact.write_text(costs, artifact.dump_json(stage0.costs(before, earlier, trained) | further))
+        spent = stage0.costs(before, earlier, trained, cached=task.cached_seconds)
+        artifact.write_text(costs, artifact.dump_json(spent | further))
         for finished in (*before, *earlier, trained):
             finished.finish()
     return trained

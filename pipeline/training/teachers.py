@@ -136,7 +136,7 @@ def open_all(
     if count == 1:
         return members[0], artifacts
     pixels = sum(scale**2 for scale in scales) * count / len(scales)
-    log.info("the teacher runs %d times per crop, on %.1f times its pixels", count, pixels)
+    log.info("the teacher runs %d times per image, on %.1f times its pixels", count, pixels)
     return teachers, artifacts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.reporting.comparison import BASELINE
 from pipeline.settings import loss_mixture
 from pipeline.settings.params import Params
@@ -20,8 +21,9 @@ STRAYED = 1.5
 Changes = dict[str, Any]
 
 
-def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, Changes]]:
-    """Minutes of training per run (None: all have the same steps), and the changed params of each loss.
+def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, Changes], dict[str, float]]:
+    """Minutes of training per run (None: all have the same steps), the changed params of each loss, and the seconds of
+    its steps, where they were timed.
 
     With fewer or more steps than in ``distill``, warm-up and validations keep their share of the training.
 
@@ -30,21 +32,22 @@ def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, C
             may have other steps for ``none``, which then takes the steps of the others.
 
     Raises:
-        UserError: a training that is timed fails.
+        UserError: a training that is timed fails, or the minutes end before the first step of a loss.
     """
     chosen, recipe = settings.compare, settings.distill
     frames = without_labels(recipe.batch_size, share=recipe.unlabelled.share) if recipe.unlabelled.sources else 0
     steps = updates(recipe, images, unlabelled=frames)
     if chosen.budget == "steps":
         stated: Changes = {} if recipe.epochs is None else {"distill.steps": steps, "distill.epochs": None}
-        return None, dict.fromkeys(chosen.losses, stated)
+        return None, dict.fromkeys(chosen.losses, stated), {}
     seconds, before = seconds_per_step(settings)
     minutes, by_loss = equal_minutes(settings, seconds, before=before, steps=steps)
     validations = max(1, steps // recipe.validate_every)
-    return minutes, {
+    changes = {
         name: _length(settings, count, validations=validations, warmup=round(recipe.warmup * count / steps))
         for name, count in by_loss.items()
     }
+    return minutes, changes, seconds
 
 
 def seconds_per_step(settings: Params) -> tuple[dict[str, float], dict[str, float]]:
@@ -74,27 +77,34 @@ def equal_minutes(
 
     Args:
         seconds: of a step, by loss.
-        before: the first step, by loss.
+        before: seconds before the first step of the first round, by loss.
         steps: of ``distill``. Without ``compare.minutes``, ``none`` (else the first loss) trains for so many.
+
+    Raises:
+        UserError: the minutes of a loss end before its first step.
     """
     chosen = settings.compare
     mixtures = {name: loss_mixture.resolve(loss, settings.losses) for name, loss in chosen.losses.items()}
     first = next((name for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), next(iter(mixtures)))
     rounds = _rounds(settings)
-    minutes = chosen.minutes or rounds * steps * seconds[first] / 60
-    return minutes, {
-        name: max(1, round((60 * minutes - before[name]) / (rounds * each))) for name, each in seconds.items()
-    }
+    minutes = chosen.minutes or (before[first] + rounds * steps * seconds[first]) / 60
+    left = {name: 60 * minutes - before[name] for name in seconds}
+    if late := [f"{name} {before[name] / 60:.2f}" for name in seconds if left[name] <= 0]:
+        raise UserError(
+            f"compare.minutes: the teacher sees whole frames before the first step (distill.teaching.cached), and for "
+            f"some losses this takes all of the {minutes:.2f} minutes: {', '.join(late)} minutes; raise "
+            "compare.minutes, or set distill.teaching.cached: false"
+        )
+    return minutes, {name: max(1, round(left[name] / (rounds * each))) for name, each in seconds.items()}
 
 
-def strayed(settings: Params, seconds: float, *, minutes: float, steps: int) -> str:
+def strayed(seconds: float, *, timed: float) -> str:
     """A warning if a step of a run took another time than in the timing, which may be of another machine; else empty.
 
     Args:
         seconds: of a step of the run.
-        minutes, steps: of the run, see :func:`equal_minutes`.
+        timed: seconds of a step in the timing.
     """
-    timed = 60 * minutes / (_rounds(settings) * steps)
     if timed / STRAYED <= seconds <= timed * STRAYED:
         return ""
     return (

@@ -147,7 +147,7 @@ def remaining(durations: Sequence[float], left: int) -> str:
 def compare(settings: Params, *, out: Path) -> None:
     """All runs, losses in the inner loop, so that rows of an unfinished comparison have the same seeds."""
     chosen = settings.compare
-    minutes, changes = lengths(settings, images=len(Prepared(DATASET).splits["train"]))
+    minutes, changes, timed = lengths(settings, images=len(Prepared(DATASET).splits["train"]))
     if minutes is not None:
         counts = ", ".join(f"{name} {changed['distill.steps']}" for name, changed in changes.items())
         print(f"{minutes:.2f} minutes of training per run; steps: {counts}", flush=True)
@@ -170,10 +170,8 @@ def compare(settings: Params, *, out: Path) -> None:
         int8 = "" if run.int8 is None else f", INT8 {run.int8.miou:.2f}"
         reached = f"mIoU {run.best.miou:.2f} (best), {run.last.miou:.2f} (last){int8}"
         print(f"{index}/{len(plan)}  {name}, seed {seed}: {reached} ({how}; {left})", flush=True)
-        if minutes is not None:
-            steps = changes[name]["distill.steps"]
-            if warning := strayed(settings, run.seconds_per_step, minutes=minutes, steps=steps):
-                print(f"{name}, seed {seed}: {warning}", flush=True)
+        if timed and (warning := strayed(run.seconds_per_step, timed=timed[name])):
+            print(f"{name}, seed {seed}: {warning}", flush=True)
 
 
 def require_split(settings: Params) -> None:

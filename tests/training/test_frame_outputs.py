@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch.nn.functional as F
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.training import augment as augmenting
-from pipeline.training import data, frame_outputs, processes
+from pipeline.training import data, frame_outputs, memory, processes, rounds
 from pipeline.training.augment import Augmentation
 from pipeline.training.distillation import DistillationTask
 from pipeline.training.frame_outputs import FrameOutputs
 from pipeline.training.learner import Learner
+from pipeline.training.run import Trained
 
 
 def cropping(prepared: Prepared, **changes: Any) -> Augmentation:
@@ -80,7 +82,7 @@ def test_an_unchanged_crop_gets_what_the_teacher_says_of_it(bench: Any, monkeypa
 @pytest.mark.parametrize("loss", ["kd", "fitnet", "pfs"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_teacher_does_not_run_while_the_student_trains(
-    bench: Any, tmp_path: Path, loss: str, accumulate: int
+    bench: Any, tmp_path: Path, loss: str, accumulate: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = known(bench, loss)
     frames, runs = len(bench.prepared.splits["train"]), mock.Mock(wraps=task.teacher.forward)
@@ -88,6 +90,7 @@ def test_the_teacher_does_not_run_while_the_student_trains(
     with mock.patch.object(task.teacher, "forward", runs):
         trained = bench.train(task, tmp_path, scale=(0.5, 1.5), accumulate=accumulate)
     assert runs.call_count == 1 + frames, "one crop, for the sizes"
+    assert f"{frames}/{frames}" in capsys.readouterr().out, "a bar: it may take hours"
     assert any(not torch.equal(before[name], value) for name, value in task.network.state_dict().items())
     assert trained.facts["metrics"]["val"]["miou"] >= 0
 
@@ -100,6 +103,38 @@ def test_frames_without_labels_are_seen_once_too(bench: Any, frames: Unlabelled,
     with mock.patch.object(task.teacher, "forward", runs):
         bench.train(task, tmp_path, frames=frames, unlabelled_images=2)
     assert runs.call_count == len(frames) + 1 + images
+
+
+def test_the_memory_is_estimated_without_a_teacher_that_does_not_run(bench: Any) -> None:
+    """Crops of 64x96 bring 11 logits and 32 channels in float16 for each 4x4 pixels."""
+    parts = []
+    for cached in (False, True):
+        task = known(bench, "pfs")
+        task.cached = cached
+        parts.append(memory.estimate(task, shape=(2, 64, 96), optimizer="adamw").parts)
+    assert "teacher activations" in parts[0] and "teacher activations" not in parts[1]
+    assert parts[1]["batch"] - parts[0]["batch"] == 2 * (11 + 32) * 16 * 24 * 2
+
+
+def test_the_teacher_is_not_compiled_for_one_pass(bench: Any, tmp_path: Path) -> None:
+    task = known(bench, "kd")
+    with mock.patch.object(task.teacher, "_compiled_call_impl", mock.Mock(side_effect=AssertionError)):
+        bench.train(task, tmp_path)
+
+
+def test_later_rounds_use_what_was_seen_before_the_first(bench: Any, frames: Unlabelled, tmp_path: Path) -> None:
+    """Nothing copies it: the estimate of the memory copies a task."""
+    task = known(bench, "kd", frames=frames)
+    runs, seen = mock.Mock(wraps=task.teacher.forward), []
+
+    def train(task: DistillationTask, *, title: str, curves: Path, **options: Any) -> Trained:
+        trained = bench.train(task, curves, frames=frames, unlabelled_images=2, **options)
+        seen.append((runs.call_count, task.cached_seconds))
+        return trained
+
+    with mock.patch.object(task.teacher, "forward", runs):
+        rounds.learn(train, task, rounds=2, inputs={}, title="x", curves=tmp_path, checkpoints=tmp_path / "k")
+    assert seen[0] == seen[1] and copy.deepcopy(task.outputs) is task.outputs is not None
 
 
 def test_a_run_that_resumes_gives_the_same_weights(bench: Any, tmp_path: Path) -> None:
@@ -127,20 +162,22 @@ def test_other_losses_train_as_before(
             bench.train(task, tmp_path / str(cached))
         weights.append(task.network.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    reason = "reads features of the teacher besides its embedding, so the teacher runs on every crop"
+    reason = "a loss reads the teacher's stages, which are not kept, so the teacher runs on every crop"
     assert (reason in caplog.text) == (loss != "none")
 
 
+@pytest.mark.parametrize(("loss", "advice"), [("kd", "free memory"), ("fitnet", "choose losses that read logits")])
 def test_too_little_memory_is_one_error_before_all_frames_are_seen(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, advice: str
 ) -> None:
-    task = known(bench, "kd")
+    task = known(bench, loss)
     monkeypatch.setattr(frame_outputs, "free_memory", lambda device: 2**15)
     runs = mock.Mock(wraps=task.teacher.forward)
     with (
         mock.patch.object(task.teacher, "forward", runs),
         pytest.raises(
-            UserError, match=r"distill\.teaching\.cached: the teacher's output on 10 frames takes 0 MiB, half"
+            UserError,
+            match=rf"distill\.teaching\.cached: the teacher's output on 10 frames takes \d\.\d MiB, half .*; {advice}",
         ),
     ):
         bench.train(task, tmp_path)

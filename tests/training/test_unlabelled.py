@@ -55,7 +55,7 @@ def test_targets_of_losses_pixel_by_pixel(bench: Bench, batch: Any) -> None:
     logits = torch.zeros(4, 11, 24, 32)
     logits[:, 3, :, :16], logits[:, 7, :, 16:] = 9.0, 9.0  # probability above 0.99
     logits[:, :, 5] = 0.0  # and one row is uncertain
-    with mock.patch.object(task, "teach", lambda x, student: replace(student.detach(), logits=logits)):
+    with mock.patch.object(task, "teach", lambda x, student, outputs: replace(student.detach(), logits=logits)):
         task(x, target, unlabelled=flags)
     expected = target.long().masked_fill(target == PADDING, IGNORE)
     cells = torch.full((24, 32), 3)

@@ -18,6 +18,8 @@ from pipeline.models.weights import network_artifact
 from pipeline.prepared import Unlabelled
 from pipeline.settings import params
 from pipeline.training import data, run
+from pipeline.training.distillation import DistillationTask
+from pipeline.training.frame_outputs import FrameOutputs, frame_outputs
 from pipeline.training.students import distill
 from pipeline.training.unlabelled import check_parts, ready_for_unlabelled
 from tests.training.conftest import Bench
@@ -89,6 +91,21 @@ def test_the_student_says_what_it_learned_from(
     assert "unlabelled" not in meta and "unlabelled" not in meta["parents"]
     passes = [distilled("none", labels=labels)[1]["teacher_passes"] for labels in ("soft", "hard")]
     assert passes == [0, 1], "the teacher runs for the labels alone, too"
+
+
+def test_the_time_in_which_the_teacher_sees_whole_frames_is_training(
+    distilled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(task: DistillationTask, *args: Any, **options: Any) -> FrameOutputs | None:
+        outputs = frame_outputs(task, *args, **options)
+        task.cached_seconds += 0 if outputs is None else 1000.0
+        return outputs
+
+    monkeypatch.setattr(run, "frame_outputs", long)
+    teaching = {"flip": True, "scales": [1.0], "others": [], "cached": True}
+    _, costs = distilled("kd", unlabelled=None, length={"teaching": teaching})
+    assert costs["training_seconds"] > costs["cached_seconds"] > 1000 > costs["stage0_seconds"]
+    assert costs["teacher_passes"] == 0
 
 
 def test_no_frames_are_as_no_artifact(distilled: Any, frames: Unlabelled, tmp_path: Path, bench: Bench) -> None:

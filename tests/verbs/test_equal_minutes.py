@@ -62,7 +62,7 @@ class Experiments:
             "artifacts/costs/kd.json": {
                 "seconds_per_step": seconds,
                 "cached_seconds": self.cached if loss == "kd" else 0.0,
-                "training_seconds": seconds * steps,
+                "training_seconds": seconds * steps + (self.cached if loss == "kd" else 0.0),
                 "peak_memory_mib": 100.0,
                 "device": "cpu, 2 threads",
             },
@@ -134,13 +134,35 @@ def test_every_loss_is_timed_and_gets_the_steps_of_the_same_minutes(
     assert "4/4  kd, seed 1: mIoU 53.00 (best), 52.00 (last) (" in printed
 
 
+@pytest.mark.parametrize(
+    ("losses", "options", "unlabelled", "steps"),
+    [
+        (LOSSES, {}, {}, [300, 40]),  # 30 s of training, 20 of them before the first step; steps of 0.25 s
+        (LOSSES, {"minutes": 1.0}, {"sources": ["frames"], "labels": "hard", "rounds": 2}, [300, 80]),
+        ({"kd": "kd"}, {}, {}, [300]),
+    ],
+)
 def test_the_time_before_the_first_step_counts(
+    experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    losses: dict[str, str], options: dict[str, Any], unlabelled: dict[str, Any], steps: list[int],
+) -> None:  # fmt: skip
+    """The teacher sees whole frames for 20 s, before the first round; that is no reason to warn of slow steps."""
+    experiments.cached = 20.0
+    chosen = settings(budget="minutes", recipe={"unlabelled": unlabelled}, **options)
+    chosen = chosen.model_copy(update={"compare": chosen.compare.model_copy(update={"losses": losses})})
+    compare.compare(chosen, out=tmp_path / "c.json")
+    assert [row.steps for row in comparison.load(tmp_path / "c.json").rows] == steps
+    assert "when its loss was timed" not in capsys.readouterr().out
+
+
+def test_minutes_that_end_before_the_first_step_are_refused(
     experiments: Experiments, settings: Callable[..., Params], tmp_path: Path
 ) -> None:
-    """30 s of training; the teacher sees whole frames for 5 s, so 25 s are left for steps of 0.25 s."""
-    experiments.cached = 5.0
-    compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
-    assert [row.steps for row in comparison.load(tmp_path / "c.json").rows] == [300, 100]
+    experiments.cached = 31.0
+    message = r"compare\.minutes: .* 0\.50 minutes: kd 0\.52 .* raise compare\.minutes"
+    with pytest.raises(UserError, match=message):
+        compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
+    assert len(experiments.asked) == 2, "only the timing"
 
 
 @pytest.mark.parametrize(
