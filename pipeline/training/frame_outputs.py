@@ -7,6 +7,7 @@ the crop. A crop's part is interpolated (bilinear), mirrored and enlarged as the
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,8 +139,22 @@ def _as_tensor(frame: Array, input_size: tuple[int, int], *, divisor: int) -> Te
 
 
 def _part(whole: Tensor, to_frame: Tensor, *, size: tuple[int, int]) -> Tensor:
-    grid = F.affine_grid(to_frame[None], [1, 1, *size], align_corners=False)
+    """What a crop shows of a tensor (C, h, w). Only the pixels around the crop are converted to float32."""
+    (slope_x, _, offset_x), (_, slope_y, offset_y) = to_frame.tolist()
+    whole, slope_y, offset_y = _narrowed(whole, slope_y, offset_y, dim=1)
+    whole, slope_x, offset_x = _narrowed(whole, slope_x, offset_x, dim=2)
+    part_of = torch.tensor([[[slope_x, 0.0, offset_x], [0.0, slope_y, offset_y]]])
+    grid = F.affine_grid(part_of, [1, 1, *size], align_corners=False)
     return F.grid_sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0].half()
+
+
+def _narrowed(x: Tensor, slope: float, offset: float, *, dim: int) -> tuple[Tensor, float, float]:
+    """The pixels of one dimension that a crop reads, and the map of :meth:`Window.to_frame` from the crop to them."""
+    count = x.shape[dim]
+    low, high = (((offset + side * abs(slope) + 1) * count - 1) / 2 for side in (-1, 1))  # in pixels
+    start, last = (min(max(at, 0), count - 1) for at in (math.floor(low), math.ceil(high)))
+    kept = last - start + 1
+    return x.narrow(dim, start, kept), slope * count / kept, (offset * count + count - 2 * start) / kept - 1
 
 
 def _require_memory(first: Sequence[Tensor], known: Sequence[str], *, count: int, processes: int) -> None:

@@ -121,7 +121,7 @@ def train(
     )  # fmt: skip
     task.padding = augment.padding if augment.pads else None
     planned = _announced(task, settings, accelerator, images=images)
-    say = log.info if accelerator.is_main_process else log.debug
+    say = log.info if main else log.debug
     train_split = open_split(prepared, "train", mode=store, say=say)
     val = open_split(prepared, "val", mode=store, say=say)
     without = None if unlabelled is None else open_split(unlabelled, UNLABELLED, mode=store, say=say)

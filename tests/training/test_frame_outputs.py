@@ -223,3 +223,24 @@ def test_interpolation_is_that_of_torch() -> None:
     (part,) = FrameOutputs([[whole[0].half()]], [(16, 24)]).crop(0, torch.from_numpy(window.to_frame()))
     expected = F.interpolate(whole.half().float(), size=(16, 24), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(part.float(), expected, rtol=1e-3, atol=2e-3)
+
+
+def test_only_what_a_crop_reads_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values as from the whole tensor, from the pixels around the crop."""
+    read, generator = [], np.random.default_rng(0)
+    sample = F.grid_sample
+
+    def counting(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        read.append(tuple(x.shape[2:]))
+        return sample(x, *args, **options)
+
+    monkeypatch.setattr(F, "grid_sample", counting)
+    whole, size = torch.randn(3, 40, 60).half(), (16, 24)
+    augment = Augmentation(crop=(64, 96), input_size=(64, 96), scale=(0.7, 4.0), padding=255, colour=0.0)
+    for _ in range(40):
+        to_frame = torch.from_numpy(augment.window((160, 240), generator).to_frame())
+        (part,) = FrameOutputs([[whole]], [size]).crop(0, to_frame)
+        grid = F.affine_grid(to_frame[None], [1, 1, *size], align_corners=False)
+        expected = sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0]
+        torch.testing.assert_close(part.float(), expected, rtol=2e-3, atol=2e-3)
+    assert min(h * w for h, w in read) < 40 * 60 / 8 and max(h * w for h, w in read) == 40 * 60
