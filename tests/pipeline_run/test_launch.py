@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline_run.test_graph import TINY_MODEL
+from tests.pipeline_run.conftest import TINY_MODEL
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline_run.test_graph import clone, dvc, tiny
+from tests.pipeline_run.conftest import clone, dvc, tiny
 
 pytestmark = pytest.mark.slow
 

@@ -70,12 +70,12 @@ def test_every_stage_depends_on_its_list() -> None:
 
 
 def test_modules_without_effect_are_imported_by_few(graph: grimp.ImportGraph) -> None:
-    """Only the training loop (progress and costs) and the store (memory or disk) import them."""
+    """Only the training loop (progress and costs), the store (memory or disk) and outputs that are kept (memory) do."""
     assert all((ROOT / path).is_file() for path in closure.WITHOUT_EFFECT)
     reporting = {"pipeline.training.costs", "pipeline.training.curves", "pipeline.training.memory"}
     reporting |= {"pipeline.training.free_memory", "pipeline.training.ledger"}
     users = {user for module in reporting for user in graph.find_modules_that_directly_import(module)} - reporting
-    assert users == {"pipeline.training.run", "pipeline.training.fit", "pipeline.training.store"}
+    assert users == {f"pipeline.training.{name}" for name in ("run", "fit", "store", "frame_outputs")}
 
 
 def copy_of(folder: Path) -> Path:
