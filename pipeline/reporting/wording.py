@@ -68,11 +68,11 @@ def latency(result: Result, variant: str) -> str:
 
 
 def best_and_last(result: Result) -> str:
-    """``45.3 / 45.1``, ``45.3 / 45.1 (last exported)``: float mIoU of the best and the last weights of a training."""
+    """``45.3/45.1``, ``45.3/45.1 (last exported)``: float mIoU of the best and the last weights of a training."""
     weights = result.weights
     if weights.last.miou is None:
         return NOT_MEASURED
-    both = f"{fixed(weights.best.miou)} / {fixed(weights.last.miou)}"
+    both = f"{fixed(weights.best.miou)}/{fixed(weights.last.miou)}"
     return marked(both, "last exported" if weights.exported == "last" else "")
 
 

@@ -150,7 +150,7 @@ def test_markdown_has_the_measured_numbers(project: Project) -> None:
     }
 
 
-@pytest.mark.parametrize(("exported", "cell"), [("best", "65.3 / 64.8"), ("last", "65.3 / 64.8 (last exported)")])
+@pytest.mark.parametrize(("exported", "cell"), [("best", "65.3/64.8"), ("last", "65.3/64.8 (last exported)")])
 def test_both_weights_of_a_training_are_shown(project: Project, exported: str, cell: str) -> None:
     reached = {"best": {"step": 200, "miou": 65.3}, "last": {"step": 300, "miou": 64.8}}
     project.add("kd", weights={"exported": exported, **reached})
