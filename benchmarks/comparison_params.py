@@ -1,7 +1,8 @@
-"""The params files of the comparisons in docs/results: losses on streets at equal minutes, and on CamVid.
+"""The params files of comparisons: losses on streets at equal minutes and on CamVid, and frames without labels.
 
     python benchmarks/comparison_params.py streets streets.yaml --minutes 5
     python benchmarks/comparison_params.py camvid camvid.yaml --root FOLDER
+    python benchmarks/comparison_params.py unlabelled unlabelled.yaml      # for benchmarks/unlabelled.py --params
 
 Move the file over params.yaml in a clone of its own, then run ``segpress compare --markdown table.md`` there, on a
 machine that does nothing else. Every weight is ``auto``. The teacher is DeepLabV3+ with EfficientNet-Lite2 and ImageNet
@@ -38,9 +39,21 @@ LOSSES: dict[str, Any] = {
 }
 
 
-def streets(values: dict[str, Any], *, minutes: float, cached: bool) -> None:
+def pretrained_teacher(values: dict[str, Any]) -> None:
     values["teacher"]["model"] = network(2, channels=128)
     values["teacher"]["train"].update(steps=1000, lr=0.001, channels_last=True)
+
+
+def unlabelled(values: dict[str, Any]) -> None:
+    """A student that trains three times as long as by default, by ``kd``."""
+    pretrained_teacher(values)
+    values["distill"].update(steps=900, validate_every=300, warmup=60)
+    values["distill"]["teaching"]["cached"] = True
+    values["students"]["kd"]["loss"] = KD
+
+
+def streets(values: dict[str, Any], *, minutes: float, cached: bool) -> None:
+    pretrained_teacher(values)
     values["distill"]["teaching"]["cached"] = cached
     values["compare"].update(student="kd", seeds=[0, 1, 2], budget="minutes", minutes=minutes, losses=LOSSES)
 
@@ -77,13 +90,13 @@ def main() -> None:
     of_camvid = kinds.add_parser("camvid")
     of_camvid.add_argument("--root", type=Path, required=True, help="folder with train/, trainannot/, ...")
     of_camvid.add_argument("--steps", type=int, default=1500)
-    for each in (of_streets, of_camvid):
+    for each in (of_streets, of_camvid, kinds.add_parser("unlabelled")):
         each.add_argument("out", type=Path)
     args = vars(parser.parse_args())
     file, kind, out = args.pop("params"), args.pop("kind"), args.pop("out")
     yaml = YAML()
     values = yaml.load(file.read_text(encoding="utf-8"))
-    {"streets": streets, "camvid": camvid}[kind](values, **args)
+    {"streets": streets, "camvid": camvid, "unlabelled": unlabelled}[kind](values, **args)
     yaml.representer.ignore_aliases = lambda data: True  # DVC cannot change values of files that have them
     with out.open("w", encoding="utf-8") as stream:
         yaml.dump(values, stream)
