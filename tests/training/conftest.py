@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
+import torch
+import torch.multiprocessing as mp
 from torch.nn import BatchNorm2d, Dropout2d, Module
 
 from pipeline import artifact, datasets, losses, models
@@ -176,6 +181,28 @@ class Bench:
                 checkpoints=checkpoints, checkpoint_seconds=checkpoint_seconds, store=store,
                 log_every=log_every, unlabelled=frames,
             )  # fmt: skip
+
+
+def in_two_processes(work: Callable[..., None], *arguments: str) -> None:
+    """Run ``work(rank, *arguments, port)`` in two processes; each calls :func:`join_the_other` first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = mp.spawn(work, args=(*arguments, port), nprocs=2, join=False)
+    until = time.monotonic() + 240
+    try:
+        while not group.join(timeout=5):
+            assert time.monotonic() < until, "the processes wait for each other"
+    finally:
+        for process in group.processes:
+            process.kill()
+
+
+def join_the_other(rank: int, port: int) -> None:
+    """Make this process one of two that train together, with one thread."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
 
 
 def _stay(module: Module, mode: bool = True) -> Module:

@@ -18,11 +18,6 @@ from pipeline.training import balance
 from pipeline.training.balance import FIRST, Balance, interval, strength
 from pipeline.training.learner import Learner
 
-CANONICAL: dict[str, Any] = {
-    "kd": {"weight": "auto"},
-    "fitnet": {"weight": {"auto": 0.3}, "normalize": "none"},
-}
-
 
 class Scene:
     """A balance of one term on an embedding (1, 1, 1, 2); the strengths of a step are given."""

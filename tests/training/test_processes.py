@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
@@ -19,7 +16,7 @@ from pipeline.training import processes
 from pipeline.training.evaluation import measure
 from pipeline.training.learner import Learner
 from pipeline.training.tasks import SupervisedTask
-from tests.training.conftest import Bench
+from tests.training.conftest import Bench, in_two_processes, join_the_other
 
 #: Crops are larger than frames, so labelled pixels are spread unevenly over the halves of a batch.
 UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "steps": 3, "validate_every": 3}
@@ -34,9 +31,7 @@ def distilled(bench: Bench, *, cached: bool = False, **options: Any) -> Supervis
 
 
 def train_in_process(rank: int, folder: str, dataset: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+    join_the_other(rank, port)
     out, bench = Path(folder), Bench(Prepared(Path(dataset)))
     shared = distilled(bench)
     trained = bench.train(shared, out / f"curves-{rank}", log_every=2, **UNEVEN)
@@ -101,17 +96,7 @@ def _interrupt_after(task: SupervisedTask, steps: int) -> None:
 @pytest.fixture(scope="module")
 def both(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = mp.spawn(train_in_process, args=(str(folder), str(prepared.artifact.path), port), nprocs=2, join=False)
-    until = time.monotonic() + 240
-    try:
-        while not started.join(timeout=5):
-            assert time.monotonic() < until, "the processes wait for each other"
-    finally:
-        for process in started.processes:
-            process.kill()
+    in_two_processes(train_in_process, str(folder), str(prepared.artifact.path))
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

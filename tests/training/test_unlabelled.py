@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
@@ -18,11 +17,8 @@ from pipeline.training import data
 from pipeline.training.memory import estimate
 from tests.training.conftest import Bench
 
-ROOT = Path(__file__).parents[2]
 Modes = Literal["soft", "hard", "both"]
 IGNORE, PADDING = 255, 254
-#: Crops are larger than frames: some pixels are padding.
-UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "batch_size": 4, "unlabelled_images": 2}
 
 
 class Spy(DistillationLoss):

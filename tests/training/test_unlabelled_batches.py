@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import time
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +10,13 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import params
 from pipeline.training import data, processes, run
 from pipeline.training.settings import TrainingSettings, without_labels
-from tests.training.conftest import Bench
+from tests.training.conftest import Bench, in_two_processes, join_the_other
 from tests.training.conftest import without_labels as rendered
 
 ROOT = Path(__file__).parents[2]
@@ -121,9 +117,7 @@ def test_parts_without_such_frames_give_what_the_batch_gives(
 
 
 def in_process(rank: int, folder: str, dataset: str, unlabelled: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+    join_the_other(rank, port)
     bench = Bench(Prepared(Path(dataset)))
     task = bench.image_by_image(bench.labelling("kd", "both"))
     started(bench, task, Path(folder) / f"curves-{rank}", Unlabelled(Path(unlabelled)))
@@ -132,18 +126,7 @@ def in_process(rank: int, folder: str, dataset: str, unlabelled: str, port: int)
 
 
 def test_two_processes_give_what_one_gives(bench: Bench, frames: Unlabelled, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (str(tmp_path), str(bench.prepared.artifact.path), str(frames.artifact.path), port)
-    group = mp.spawn(in_process, args=arguments, nprocs=2, join=False)
-    until = time.monotonic() + 240
-    try:
-        while not group.join(timeout=5):
-            assert time.monotonic() < until, "the processes wait for each other"
-    finally:
-        for process in group.processes:
-            process.kill()
+    in_two_processes(in_process, str(tmp_path), str(bench.prepared.artifact.path), str(frames.artifact.path))
     alone = bench.image_by_image(bench.labelling("kd", "both"))
     started(bench, alone, tmp_path / "alone", frames)
     for rank in (0, 1):

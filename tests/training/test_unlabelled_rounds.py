@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,11 +18,7 @@ from pipeline.prepared import Unlabelled
 from pipeline.training import rounds, run
 from tests.training.conftest import Bench
 
-ROOT = Path(__file__).parents[2]
-Modes = Literal["soft", "hard", "both"]
 IGNORE, PADDING = 255, 254
-#: Crops are larger than frames: some pixels are padding.
-UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "batch_size": 4, "unlabelled_images": 2}
 
 
 @pytest.fixture

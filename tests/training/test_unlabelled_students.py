@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -26,10 +26,7 @@ from tests.training.conftest import Bench
 from tests.training.conftest import without_labels as rendered
 
 ROOT = Path(__file__).parents[2]
-Modes = Literal["soft", "hard", "both"]
 IGNORE, PADDING = 255, 254
-#: Crops are larger than frames: some pixels are padding.
-UNEVEN: dict[str, Any] = {**Bench.SGD, "crop": (96, 128), "class_balance": 0.5, "batch_size": 4, "unlabelled_images": 2}
 
 
 def test_losses_that_see_labelled_images_only_need_one_in_every_part() -> None:
