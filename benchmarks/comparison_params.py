@@ -39,21 +39,23 @@ LOSSES: dict[str, Any] = {
 }
 
 
-def pretrained_teacher(values: dict[str, Any]) -> None:
+def pretrained_teacher(values: dict[str, Any], *, steps: int) -> None:
     values["teacher"]["model"] = network(2, channels=128)
-    values["teacher"]["train"].update(steps=1000, lr=0.001, channels_last=True)
+    values["teacher"]["train"].update(
+        steps=steps, lr=0.001, warmup=steps // 50, validate_every=steps // 4, channels_last=True
+    )
 
 
 def unlabelled(values: dict[str, Any]) -> None:
     """A student that trains three times as long as by default, by ``kd``."""
-    pretrained_teacher(values)
+    pretrained_teacher(values, steps=1000)
     values["distill"].update(steps=900, validate_every=300, warmup=60)
     values["distill"]["teaching"]["cached"] = True
     values["students"]["kd"]["loss"] = KD
 
 
-def streets(values: dict[str, Any], *, minutes: float, cached: bool) -> None:
-    pretrained_teacher(values)
+def streets(values: dict[str, Any], *, minutes: float, cached: bool, teacher_steps: int) -> None:
+    pretrained_teacher(values, steps=teacher_steps)
     values["distill"]["teaching"]["cached"] = cached
     values["compare"].update(student="kd", seeds=[0, 1, 2], budget="minutes", minutes=minutes, losses=LOSSES)
 
@@ -87,6 +89,7 @@ def main() -> None:
     of_streets = kinds.add_parser("streets")
     of_streets.add_argument("--minutes", type=float, default=5.0, help="of training per run")
     of_streets.add_argument("--no-cache", dest="cached", action="store_false", help="the teacher runs on every crop")
+    of_streets.add_argument("--teacher-steps", type=int, default=4000)
     of_camvid = kinds.add_parser("camvid")
     of_camvid.add_argument("--root", type=Path, required=True, help="folder with train/, trainannot/, ...")
     of_camvid.add_argument("--steps", type=int, default=1500)

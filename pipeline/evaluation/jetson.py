@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import shutil
 import subprocess
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def _line_of(running: subprocess.Popen[bytes]) -> str:
     assert running.stdout is not None
     got, deadline = b"", time.monotonic() + PATIENCE
     while b"\n" not in got:
-        ready, _, _ = select.select([running.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        ready = wait([running.stdout.fileno()], max(0.0, deadline - time.monotonic()))
         more = os.read(running.stdout.fileno(), 4096) if ready else b""
         if not more:  # the time is over, or the program ended
             return ""

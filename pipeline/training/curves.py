@@ -46,6 +46,8 @@ class Curves:
         if self._live is not None and self._folder is not None:
             self.write()
             self._live.end()
+            if (repo := self._live._dvc_repo) is not None:  # Live opens it and never closes it: 8 open files per run
+                repo.close()
             summary = self._folder / SUMMARY  # sorted by key: the order of events differs between runs
             artifact.write_text(summary, artifact.dump_json(json.loads(summary.read_text("utf-8"))))
 

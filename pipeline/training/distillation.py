@@ -236,6 +236,11 @@ class DistillationTask(SupervisedTask):
             reads.discard("aux")
         return tuple(sorted(reads)) if reads <= {"embedding", "logits"} else ()
 
+    @property
+    def reads_cache(self) -> bool:
+        """Whether crops bring the teacher's output, so that the teacher does not run on them."""
+        return self.cached and self.teacher_runs and bool(self.known)
+
     def teach(self, x: Tensor, student: SegOutput, outputs: Sequence[Tensor] = ()) -> SegOutput:
         """The teacher's output at the student's resolution; the student's own when nothing uses the teacher.
 

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from pipeline import progress as bars
 from pipeline.errors import UserError
 from pipeline.frames import Array, resize_frame
+from pipeline.training.costs import MIB
 from pipeline.training.free_memory import free_memory
 
 if TYPE_CHECKING:
@@ -31,20 +31,52 @@ log = logging.getLogger(__name__)
 
 #: The outputs may take this share of the free memory of this machine, divided by the processes of the training.
 MEMORY_SHARE = 0.5
-MIB = 2**20
 
 
-@dataclass(frozen=True)
 class FrameOutputs:
-    """Outputs of a network for whole frames.
+    """Outputs of a network for whole frames, in float16.
 
-    Attributes:
-        maps: for each frame, its tensors (C, h, w) in float16.
-        sizes: (height, width) of each of these tensors for a crop.
+    All values are in one tensor, because a tensor takes an open file in each process that loads crops, unless that
+    process is a fork.
+
+    Args:
+        sizes: (height, width) of each tensor of an output for a crop.
     """
 
-    maps: Sequence[Sequence[Tensor]]
-    sizes: Sequence[tuple[int, int]]
+    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
+        self.sizes = sizes
+        self._values = torch.empty(0, dtype=torch.float16)
+        self._used = 0
+        self._places: list[list[tuple[int, torch.Size]]] = []  # for each frame, where its tensors begin, and shapes
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def nbytes(self) -> int:
+        return self._used * self._values.itemsize
+
+    def reserve(self, numbers: int) -> None:
+        """Make room for so many values in all."""
+        self._values.resize_(max(numbers, self._used))
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """The output for the next frame.
+
+        Args:
+            tensors: (C, h, w) each. Values beyond the limits of float16 become these limits.
+        """
+        limit = torch.finfo(torch.float16).max
+        needed = self._used + sum(tensor.numel() for tensor in tensors)
+        if needed > len(self._values):
+            self.reserve(needed + needed // 8)
+        places = []
+        for tensor in tensors:
+            end = self._used + tensor.numel()
+            self._values[self._used : end] = tensor.clamp(-limit, limit).flatten()
+            places.append((self._used, tensor.shape))
+            self._used = end
+        self._places.append(places)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrameOutputs:
         """The object itself, which nobody changes: it may take gigabytes."""
@@ -57,7 +89,8 @@ class FrameOutputs:
             to_frame: see :meth:`pipeline.training.augment.Window.to_frame`.
         """
         return tuple(
-            _part(whole, to_frame, size=size) for whole, size in zip(self.maps[index], self.sizes, strict=True)
+            _part(self._values[start : start + shape.numel()].view(shape), to_frame, size=size)
+            for (start, shape), size in zip(self._places[index], self.sizes, strict=True)
         )
 
 
@@ -76,35 +109,34 @@ def frame_outputs(
     Raises:
         UserError: the outputs do not fit into memory.
     """
-    if not task.cached or not task.teacher_runs:
+    say = log.info if accelerator.is_main_process else log.debug
+    if not task.reads_cache:
+        if task.cached and task.teacher_runs:
+            unknown = ", ".join(sorted(set(task.loss.reads) - {"logits", "embedding"}))
+            say("a loss reads the teacher's %s, which are not kept, so the teacher runs on every crop", unknown)
         return None
     if task.outputs is not None:
         return task.outputs
-    say = log.info if accelerator.is_main_process else log.debug
-    if not task.known:
-        unknown = ", ".join(sorted(set(task.loss.reads) - {"logits", "embedding"}))
-        say("a loss reads the teacher's %s, which are not kept, so the teacher runs on every crop", unknown)
-        return None
     started = time.perf_counter()
     black = torch.zeros(1, 3, *crops.augment.crop)
-    sizes = [(tensor.shape[2], tensor.shape[3]) for tensor in _seen(task, black, accelerator)]
-    maps: list[list[Tensor]] = []
-    limit = torch.finfo(torch.float16).max
+    outputs = FrameOutputs([(tensor.shape[2], tensor.shape[3]) for tensor in _seen(task, black, accelerator)])
     with bars.make(disable=not accelerator.is_main_process) as progress:
         bar = progress.add_task("the teacher's output on whole frames", total=len(crops))
         for index in range(len(crops)):
             frame = _as_tensor(crops.frame(index), input_size, divisor=task.teacher.facts.divisor)
-            maps.append([x[0].clamp(-limit, limit).half().cpu() for x in _seen(task, frame, accelerator)])
+            tensors = [tensor[0] for tensor in _seen(task, frame, accelerator)]
             if index == 0:
-                _require_memory(maps[0], task.known, count=len(crops), processes=accelerator.num_processes)
+                numbers = len(crops) * sum(tensor.numel() for tensor in tensors)
+                _require_memory(2 * numbers, task.known, count=len(crops), processes=accelerator.num_processes)
+                outputs.reserve(numbers)
+            outputs.add(tensors)
             progress.advance(bar)
-    size = sum(tensor.nbytes for frame_maps in maps for tensor in frame_maps)
-    task.outputs, task.cached_seconds = FrameOutputs(maps, sizes), time.perf_counter() - started
+    task.outputs, task.cached_seconds = outputs, time.perf_counter() - started
     say(
-        "the teacher's output (%s) on %d frames: %.0f MiB, %.0f s", " and ".join(task.known), len(maps), size / MIB,
-        task.cached_seconds,
+        "the teacher's output (%s) on %d frames: %.0f MiB, %.0f s", " and ".join(task.known), len(outputs),
+        outputs.nbytes / MIB, task.cached_seconds,
     )  # fmt: skip
-    return task.outputs
+    return outputs
 
 
 def shapes(task: DistillationTask, crops: tuple[int, int, int], *, classes: int) -> list[tuple[int, ...]]:
@@ -113,7 +145,7 @@ def shapes(task: DistillationTask, crops: tuple[int, int, int], *, classes: int)
     Args:
         classes: channels of the logits.
     """
-    if not (task.cached and task.teacher_runs):
+    if not task.reads_cache:
         return []
     facts, (images, height, width) = task.teacher.facts, crops
     channels = {"logits": classes, "embedding": facts.channels}
@@ -157,8 +189,8 @@ def _narrowed(x: Tensor, slope: float, offset: float, *, dim: int) -> tuple[Tens
     return x.narrow(dim, start, kept), slope * count / kept, (offset * count + count - 2 * start) / kept - 1
 
 
-def _require_memory(first: Sequence[Tensor], known: Sequence[str], *, count: int, processes: int) -> None:
-    needed, free = count * sum(tensor.nbytes for tensor in first), free_memory(torch.device("cpu"))
+def _require_memory(needed: int, known: Sequence[str], *, count: int, processes: int) -> None:
+    free = free_memory(torch.device("cpu"))
     if free is not None and needed > MEMORY_SHARE * free / processes:
         way = "free memory, start fewer processes or give fewer frames"
         if "embedding" in known:

@@ -59,7 +59,7 @@ def distill(
     prepared = Prepared(dataset)
     labels, recipe, size = prepared.labels, params.distill, params.input_size
     model, teaching = params.student(name).model, recipe.teaching.model_dump()
-    views = {key: value for key, value in teaching.items() if key != "cached"}
+    views = recipe.teaching.model_dump(exclude={"cached"})
     teacher_network, opened = teachers.open_all(teacher, labels=labels, **views)
     hashes = {key: stored.hash for key, stored in opened.items()}
     processes.start_asked_for()
@@ -130,10 +130,9 @@ def distill(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
         )  # fmt: skip
-        known = task.cached and task.known
         further = {
             "parameters_of_loss": task.parameters_of_loss,
-            "teacher_passes": teachers.passes(teacher_network) if task.teacher_runs and not known else 0,
+            "teacher_passes": teachers.passes(teacher_network) if task.teacher_runs and not task.reads_cache else 0,
         }  # fmt: skip
         spent = stage0.costs(before, earlier, trained, cached=task.cached_seconds)
         artifact.write_text(costs, artifact.dump_json(spent | further))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import pickle
 from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +33,13 @@ def cropping(prepared: Prepared, **changes: Any) -> Augmentation:
     return data.augmentation(**{**options, **changes}, labels=prepared.labels)
 
 
+def kept(whole: torch.Tensor, size: tuple[int, int]) -> FrameOutputs:
+    """The output for one frame, which has one tensor."""
+    outputs = FrameOutputs([size])
+    outputs.add([whole])
+    return outputs
+
+
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.6, 0.8), (1.3, 1.7)])
 @pytest.mark.parametrize("crop", [(64, 96), (32, 64), (96, 128)])
 def test_a_part_shows_what_its_crop_shows(
@@ -45,7 +55,7 @@ def test_a_part_shows_what_its_crop_shows(
         window = augment.window(label.shape, generator)
         image, target = augment.cut(frame, label, window, generator)
         whole = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1)
-        outputs = FrameOutputs([[whole.half()]], [crop])
+        outputs = kept(whole, crop)
         (part,) = outputs.crop(0, torch.from_numpy(window.to_frame()))
         inside = torch.from_numpy(target != augment.padding)
         differences.append((part.float() - torch.from_numpy(image).float()).abs()[:, inside].mean())
@@ -220,9 +230,30 @@ def test_interpolation_is_that_of_torch() -> None:
     """Against F.interpolate where a window covers the whole frame."""
     whole = torch.randn(1, 5, 8, 12)
     window = augmenting.Window((64, 96), (64, 96), slice(0, 64), slice(0, 96), slice(0, 64), slice(0, 96), False)
-    (part,) = FrameOutputs([[whole[0].half()]], [(16, 24)]).crop(0, torch.from_numpy(window.to_frame()))
+    (part,) = kept(whole[0], (16, 24)).crop(0, torch.from_numpy(window.to_frame()))
     expected = F.interpolate(whole.half().float(), size=(16, 24), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(part.float(), expected, rtol=1e-3, atol=2e-3)
+
+
+def test_frames_of_all_sizes_take_one_open_file_in_a_process_that_loads_crops() -> None:
+    """400 frames with two tensors each would take 800, and a program may open 1024."""
+    random, wholes = torch.Generator().manual_seed(0), []
+    outputs = FrameOutputs([(4, 4), (2, 2)])
+    for index in range(20):  # the sides grow: the room for them must grow
+        wholes.append([torch.randn(3, side + index, 9, generator=random) * 1e5 for side in (4, 2)])
+        outputs.add(wholes[-1])
+    assert len(outputs) == 20 and outputs.nbytes == 2 * sum(whole.numel() for pair in wholes for whole in pair)
+    before = len(os.listdir("/proc/self/fd"))
+    sent = ForkingPickler.dumps(outputs)
+    assert len(os.listdir("/proc/self/fd")) - before <= 2
+    received, whole_frame = pickle.loads(sent), torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    for index, pair in enumerate(wholes):
+        for part, whole in zip(received.crop(index, whole_frame), pair, strict=True):
+            largest = torch.finfo(torch.float16).max
+            grid = F.affine_grid(whole_frame[None], [1, 1, *part.shape[1:]], align_corners=False)
+            limited = whole.clamp(-largest, largest).half().float()[None]
+            expected = F.grid_sample(limited, grid, padding_mode="border", align_corners=False)[0]
+            torch.testing.assert_close(part.float(), expected, rtol=2e-3, atol=1.0)
 
 
 def test_only_what_a_crop_reads_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +270,7 @@ def test_only_what_a_crop_reads_is_converted(monkeypatch: pytest.MonkeyPatch) ->
     augment = Augmentation(crop=(64, 96), input_size=(64, 96), scale=(0.7, 4.0), padding=255, colour=0.0)
     for _ in range(40):
         to_frame = torch.from_numpy(augment.window((160, 240), generator).to_frame())
-        (part,) = FrameOutputs([[whole]], [size]).crop(0, to_frame)
+        (part,) = kept(whole, size).crop(0, to_frame)
         grid = F.affine_grid(to_frame[None], [1, 1, *size], align_corners=False)
         expected = sample(whole[None].float(), grid, padding_mode="border", align_corners=False)[0]
         torch.testing.assert_close(part.float(), expected, rtol=2e-3, atol=2e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,3 +245,13 @@ def test_rows_of_curves_wait_until_they_are_written(tmp_path: Path) -> None:
         assert "2\t1.0" in curves.state()["plots/metrics/train/loss.tsv"]
         curves.log(3, {"train/loss": 0.5})
     assert table.read_text().splitlines()[-1] == "3\t0.5"
+
+
+def test_curves_leave_no_file_open(tmp_path: Path) -> None:
+    """DVCLive opens the repository, and a run may train many networks."""
+    opened = []
+    for run in range(3):
+        with Curves(tmp_path / str(run)) as curves:
+            curves.log(1, {"train/loss": 2.0})
+        opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[1] == opened[2]

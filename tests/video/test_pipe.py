@@ -49,6 +49,26 @@ def send(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         thread.join(2)
 
 
+def test_a_program_with_many_open_files_reads_a_pipe(
+    make_video: Callable[..., Path], send: Callable[..., Path]
+) -> None:
+    """select() takes no descriptor above 1023."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1200:
+        pytest.skip(f"a program may open {limits[1]} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1200), limits[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        source = open_source(str(send(make_video("drive.ts", count=30).read_bytes())))
+        assert len(list(source.frames())) == 30
+        source.close()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize("name", ["drive.ts", "drive.mkv", "drive.avi"])
 def test_a_pipe_gives_what_the_file_gives(
     make_video: Callable[..., Path], send: Callable[..., Path], name: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import stat
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class _Feed:
         self._again = 0
         self._stopped = threading.Event()
         self._reading = threading.Lock()
-        # on Windows select() does not work with pipes
+        # on Windows wait() does not work with the descriptor of a pipe
         self._can_wait = sys.platform != "win32"
 
     def begin_anew(self) -> None:
@@ -99,7 +99,7 @@ class _Feed:
         """Wait until there are bytes to read, or the end. False after :meth:`stop`."""
         until = time.monotonic() + self._patience
         while self._can_wait and not self._stopped.is_set():
-            if select.select([self._descriptor], [], [], _LOOK_S)[0]:
+            if wait([self._descriptor], _LOOK_S):
                 return True
             if time.monotonic() > until:
                 raise UserError(
