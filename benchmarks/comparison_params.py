@@ -46,12 +46,12 @@ def pretrained_teacher(values: dict[str, Any], *, steps: int) -> None:
     )
 
 
-def unlabelled(values: dict[str, Any]) -> None:
-    """A student that trains three times as long as by default, by ``kd``."""
+def unlabelled(values: dict[str, Any], *, loss: str, steps: int) -> None:
+    """A student that trains three times as long as by default."""
     pretrained_teacher(values, steps=1000)
-    values["distill"].update(steps=900, validate_every=300, warmup=60)
+    values["distill"].update(steps=steps, validate_every=-(-steps // 3), warmup=steps // 15)
     values["distill"]["teaching"]["cached"] = True
-    values["students"]["kd"]["loss"] = KD
+    values["students"]["kd"]["loss"] = LOSSES[loss]
 
 
 def streets(values: dict[str, Any], *, minutes: float, cached: bool, teacher_steps: int) -> None:
@@ -93,7 +93,10 @@ def main() -> None:
     of_camvid = kinds.add_parser("camvid")
     of_camvid.add_argument("--root", type=Path, required=True, help="folder with train/, trainannot/, ...")
     of_camvid.add_argument("--steps", type=int, default=1500)
-    for each in (of_streets, of_camvid, kinds.add_parser("unlabelled")):
+    of_unlabelled = kinds.add_parser("unlabelled")
+    of_unlabelled.add_argument("--loss", choices=LOSSES, default="kd")
+    of_unlabelled.add_argument("--steps", type=int, default=900)
+    for each in (of_streets, of_camvid, of_unlabelled):
         each.add_argument("out", type=Path)
     args = vars(parser.parse_args())
     file, kind, out = args.pop("params"), args.pop("kind"), args.pop("out")
