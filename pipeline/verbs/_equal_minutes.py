@@ -16,7 +16,7 @@ from pipeline.verbs import _experiments
 #: steps, and the median is then one of the later reads.
 TIMED = 60
 #: Highest ratio of the time of a step in a run and in the timing, or its inverse, without a warning.
-STRAYED = 1.5
+STRAYED = 1.15
 #: Params by dotted key.
 Changes = dict[str, Any]
 

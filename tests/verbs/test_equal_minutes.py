@@ -206,7 +206,7 @@ def test_steps_that_take_another_time_than_in_the_timing_are_a_warning(
     experiments: Experiments, settings: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """As where the timing comes from the run cache of another machine."""
+    """By a fifth, as where other work ran while a loss was timed: its runs would be longer than the others."""
     compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
     assert "when its loss was timed" not in capsys.readouterr().out
     read = experiments.read
@@ -214,13 +214,13 @@ def test_steps_that_take_another_time_than_in_the_timing_are_a_warning(
     def faster(commit: str, path: str) -> dict[str, Any]:
         value = read(commit, path)
         if "costs" in path and json.loads(commit)[1]["distill.steps"] != _equal_minutes.TIMED:
-            value["seconds_per_step"] /= 10
+            value["seconds_per_step"] /= 1.25
         return value
 
     monkeypatch.setattr(_experiments, "read", faster)
     compare.compare(settings(budget="minutes"), out=tmp_path / "c.json")
     printed = capsys.readouterr().out
-    assert "kd, seed 1: a step took 25.0 ms, and 250.0 ms when its loss was timed" in printed
+    assert "kd, seed 1: a step took 200.0 ms, and 250.0 ms when its loss was timed" in printed
     assert printed.count("put another seed first in compare.seeds") == 4
 
 
