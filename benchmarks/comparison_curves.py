@@ -40,11 +40,9 @@ def curves(commit: str, student: str) -> Curves:
 
 
 def commits(names: list[str]) -> dict[str, list[str]]:
-    """The commits of the runs of each loss, from the names that ``segpress compare`` gives to them."""
-    refs = subprocess.run(
-        ["git", "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps"],  # noqa: S607
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    """The commits of the runs of each loss at this commit, from the names that ``segpress compare`` gives to them."""
+    head = git("rev-parse", "HEAD").strip()
+    refs = git("for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", f"refs/exps/{head[:2]}/{head[2:]}")
     found: dict[str, list[str]] = {name: [] for name in names}
     for line in refs.splitlines():
         commit, _, title = line.partition(" ")
@@ -52,6 +50,10 @@ def commits(names: list[str]) -> dict[str, list[str]]:
         if name in found and seed.isdigit():
             found[name].append(commit)
     return found
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout  # noqa: S607
 
 
 def row(name: str, runs: list[Curves]) -> list[Any]:

@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from pipeline import artifact
 from pipeline.errors import UserError
 from pipeline.training import tensor_tree
-from pipeline.training.costs import MIB
 from pipeline.training.identity import Identity
 
 log = logging.getLogger(__name__)
 
 RUN, LOCK, TENSORS, SKELETON = "run.json", "lock", "state.safetensors", "state.json"
+MIB = 2**20
 
 
 class Checkpoints:

@@ -78,7 +78,7 @@ class Meter:
             peak, name = torch.cuda.max_memory_allocated(self._device), torch.cuda.get_device_name(self._device)
         else:
             threads = torch.get_num_threads()
-            peak = peak_resident() - self._before
+            peak = max(0, peak_resident() - self._before)  # Linux counts in batches: the peak may be the lower one
             name = f"{self._device.type}, {threads} thread{'s' if threads != 1 else ''}"
         return Costs(seconds=tuple(self.seconds), peak_memory_mib=peak / MIB, device=name)
 

@@ -127,7 +127,8 @@ def frame_outputs(
             tensors = [tensor[0] for tensor in _seen(task, frame, accelerator)]
             if index == 0:
                 numbers = len(crops) * sum(tensor.numel() for tensor in tensors)
-                _require_memory(2 * numbers, task.known, count=len(crops), processes=accelerator.num_processes)
+                size = numbers * torch.float16.itemsize
+                _require_memory(size, task.known, count=len(crops), processes=accelerator.num_processes)
                 outputs.reserve(numbers)
             outputs.add(tensors)
             progress.advance(bar)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.training import fit
+from pipeline.training import costs, fit
 from pipeline.training.costs import Meter
 from pipeline.training.curves import Curves
 from pipeline.training.guards import Watch
@@ -255,3 +255,9 @@ def test_curves_leave_no_file_open(tmp_path: Path) -> None:
             curves.log(1, {"train/loss": 2.0})
         opened.append(len(os.listdir("/proc/self/fd")))
     assert opened[1] == opened[2]
+
+
+def test_memory_that_shrinks_is_no_negative_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    residents = iter([100, 90])
+    monkeypatch.setattr(costs, "peak_resident", lambda: next(residents))
+    assert Meter(torch.device("cpu")).read().peak_memory_mib == 0
