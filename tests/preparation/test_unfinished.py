@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,17 @@ def test_damaged_files_and_records_are_prepared_again(
     options: dict[str, Any], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "work" / "dataset"
-    with pytest.raises(KeyboardInterrupt):
-        run(options, out, stop=interrupted(COUNT))
     unfinished = tmp_path / "work" / ".dataset.unfinished"
+
+    def stop(samples: int) -> None:  # when the last sample, which a thread may still write, has its record
+        until = time.monotonic() + 20
+        while samples == COUNT and time.monotonic() < until:
+            if (unfinished / "records").stat().st_size == COUNT * RECORD.itemsize:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(options, out, stop=stop)
     cut = unfinished / "files" / "train" / "images" / "train__01.jpg"
     cut.write_bytes(cut.read_bytes()[:-1])
     (unfinished / "files" / "train" / "labels" / "train__02.png").unlink()
