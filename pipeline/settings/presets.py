@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,13 @@ def apply(name: str, path: Path) -> list[str]:
     if changes:
         artifact.write_text(path, text.getvalue())
     return changes
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of params.yaml with those of a preset or a study; networks and students are replaced as a whole."""
+    target = copy.deepcopy(dict(values))
+    _merge(target, changes)
+    return target
 
 
 def _yaml() -> YAML:

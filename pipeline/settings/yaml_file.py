@@ -66,6 +66,18 @@ def read(path: Path, *, sections: Iterable[str], absent: str = "run from the pro
     return raw
 
 
+def value(text: str) -> Any:
+    """A value as YAML reads it: ``3``, ``[256, 320]``, ``null``, text.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"{text!r}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _unquoted(node: Any, where: tuple[str, ...]) -> Iterator[str]:
     """Keys that are not text, and values that JSON does not have: YAML reads 2024-01-01 as a date and `on` as true."""
     if isinstance(node, dict):

@@ -44,7 +44,7 @@ def lengths(settings: Params, *, images: int) -> tuple[float | None, dict[str, C
     minutes, by_loss = equal_minutes(settings, seconds, before=before, steps=steps)
     validations = max(1, steps // recipe.validate_every)
     changes = {
-        name: _length(settings, count, validations=validations, warmup=round(recipe.warmup * count / steps))
+        name: length_of(settings, count, validations=validations, warmup=round(recipe.warmup * count / steps))
         for name, count in by_loss.items()
     }
     return minutes, changes, seconds
@@ -59,7 +59,7 @@ def seconds_per_step(settings: Params) -> tuple[dict[str, float], dict[str, floa
     before: dict[str, float] = {}
     for name, loss in chosen.losses.items():
         changed = {
-            f"students.{student}.loss": loss, "distill.seed": seed, **_length(settings, TIMED, validations=1),
+            f"students.{student}.loss": loss, "distill.seed": seed, **length_of(settings, TIMED, validations=1),
             **_without_other_trainings(settings),
         }  # fmt: skip
         commit, timed = _experiments.run(f"compare-{name}-time", target=f"distill@{student}", params=changed)
@@ -118,7 +118,7 @@ def _rounds(settings: Params) -> int:
     return settings.distill.unlabelled.rounds if settings.distill.unlabelled.sources else 1
 
 
-def _length(settings: Params, steps: int, *, validations: int, warmup: int | None = None) -> Changes:
+def length_of(settings: Params, steps: int, *, validations: int, warmup: int | None = None) -> Changes:
     """Params of a training with another number of steps."""
     recipe = settings.distill
     return {

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.verbs._repository import ROOT, folder_of
 RECORD = "steps.json"
 #: Seconds that an interrupted stage has to remove its temporary files.
 GRACE_S = 60.0
+#: Exit status of a stage that was stopped at its time (EX_TEMPFAIL of sysexits.h).
+TIME_OVER = 75
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,42 @@ def perform(steps: Sequence[Step], folder: Path, *, of: str, say: Callable[[str]
     return 0
 
 
-def run_stage(name: str, *arguments: str | Path) -> int:
-    """Run ``stages/<name>.py`` as a process of its own; returns its exit status."""
+def run_stage(name: str, *arguments: str | Path, folder: Path | None = None, until: float | None = None) -> int:
+    """Run ``stages/<name>.py`` as a process of its own.
+
+    Args:
+        folder: in which it runs; None: this process's own.
+        until: time (``time.monotonic``) at which it is stopped.
+
+    Returns:
+        its exit status, or ``TIME_OVER``.
+    """
     command = [sys.executable, str(folder_of("stages") / f"{name}.py"), *map(str, arguments)]
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search}) as process:  # noqa: S603 - no shell
+    environment = {**os.environ, "PYTHONPATH": search}
+    with subprocess.Popen(command, env=environment, cwd=folder) as process:  # noqa: S603 - no shell
         try:
-            return process.wait()
-        except KeyboardInterrupt:
+            return process.wait(None if until is None else max(0.0, until - time.monotonic()))
+        except (KeyboardInterrupt, subprocess.TimeoutExpired) as reason:
             process.send_signal(signal.SIGTERM)  # Ctrl-C in a terminal has reached it already; `kill` has not
             try:
                 process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-            raise
+            if isinstance(reason, KeyboardInterrupt):
+                raise
+            return TIME_OVER
+
+
+def section(values: Mapping[Any, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The values of params.yaml at dotted keys, as the ``params`` of a stage in dvc.yaml lists them."""
+    chosen: dict[str, Any] = {}
+    for key in keys:
+        value: Any = values
+        for part in key.split("."):
+            value = value.get(part, {})
+        chosen[key] = value
+    return chosen
 
 
 def digest(value: Any) -> str:

@@ -35,6 +35,8 @@ from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 #: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
 RENDERED = ("streets",)
 TEACHER, DATASET = Path("artifacts/teacher"), Path("artifacts/dataset")
+#: Params with which `check` measures hardly any latency.
+HARDLY_TIMED: Changes = {"check.warmup": 0, "check.runs": 10, "check.seconds": 0.0}
 #: Stages that run once in the workspace: a temporary folder does not have the files of relative paths in params.yaml.
 SHARED = ("prepare_unlabelled", "train_teacher")
 
@@ -66,6 +68,24 @@ def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tupl
     teacher = _experiments.read(commit, f"{TEACHER}/meta.json")
     costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
     results = _experiments.read(commit, f"results/{student}.json") if int8 else None
+    return *facts_of(network, teacher=teacher, costs=costs, results=results, split=split), trained
+
+
+def facts_of(
+    network: Mapping[str, Any],
+    *,
+    teacher: Mapping[str, Any],
+    costs: Mapping[str, Any],
+    results: Mapping[str, Any] | None,
+    split: str,
+) -> tuple[Run, dict[str, Any]]:
+    """A run, and the facts that all runs of a comparison share, from the JSON files of its stages.
+
+    Args:
+        network, teacher: meta.json of both networks.
+        costs: of the training.
+        results: of ``check``; None: INT8 was not checked.
+    """
     run = Run(
         best=_measured(network["metrics"][split]),
         last=_measured(network["last"]["metrics"][split]),
@@ -79,7 +99,7 @@ def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tupl
         "teacher": {"miou": teacher["metrics"][split]["miou"], "sha256": network["parents"]["teacher"]},
         "device": costs["device"],
     }
-    return run, common, trained
+    return run, common
 
 
 def _measured(metrics: Mapping[str, Any]) -> Measured:
@@ -89,7 +109,7 @@ def _measured(metrics: Mapping[str, Any]) -> Measured:
 def _checked(settings: Params) -> Changes:
     """Params with which `check` measures the weights and the split of the comparison, and hardly any latency."""
     chosen = settings.compare
-    changes: Changes = {"check.warmup": 0, "check.runs": 10, "check.seconds": 0.0}
+    changes: Changes = dict(HARDLY_TIMED)
     if settings.check.split != chosen.split:
         changes["check.split"] = chosen.split
     if settings.student(chosen.student).export != chosen.weights:

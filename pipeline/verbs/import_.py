@@ -29,7 +29,7 @@ from pipeline.provenance import closure
 from pipeline.settings import params, yaml_file
 from pipeline.verbs import new_parser
 from pipeline.verbs._repository import ROOT, folder_of
-from pipeline.verbs._steps import Step, perform, run_stage
+from pipeline.verbs._steps import Step, perform, run_stage, section
 
 #: Step, named after its output -> stage of the pipeline that produces it.
 STAGES = {
@@ -106,7 +106,7 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
         depends = {
             **inputs,
             "code": closure.of_stage(stage_name, {"runtimes": [runtime]}),
-            "params": _section(values, stage_name),
+            "params": _params(values, stage_name),
         }
         return Step(kind, outputs, depends, partial(run_stage, stage_name, "--params", file, *given, *more))
 
@@ -140,16 +140,10 @@ def plan(own: Description, name: str, *, dataset: Path, out: Path, file: Path, r
     return [Step("dataset", [data], merging, partial(_merge, own, prepared, data)), *steps]
 
 
-def _section(values: Mapping[Any, Any], stage: str) -> dict[str, Any]:
+def _params(values: Mapping[Any, Any], stage: str) -> dict[str, Any]:
     """The values of params.yaml that a stage depends on, as dvc.yaml lists them."""
     graph = yaml_file.read(ROOT / "dvc.yaml", sections=["stages"])["stages"][stage]
-    chosen: dict[str, Any] = {}
-    for key in graph.get("do", graph)["params"]:
-        value: Any = values
-        for part in key.split("."):
-            value = value.get(part, {})
-        chosen[key] = value
-    return chosen
+    return section(values, graph.get("do", graph)["params"])
 
 
 def _merge(own: Description, prepared: Prepared, out: Path) -> int:

@@ -1,0 +1,291 @@
+"""The folder of a study: shared data and teacher, one folder per run, and the results made of them.
+
+shared/                       data set and teacher
+times/<comparison>/<row>/     short trainings that are timed
+runs/<comparison>/<row>-<seed>/
+shown/<name>/                 engines that are checked with all latencies
+results/, report/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import artifact
+from pipeline.artifact import dump_json, write_text
+from pipeline.errors import UserError
+from pipeline.reporting.comparison import Run, summarise
+from pipeline.settings import loss_mixture, params
+from pipeline.settings.params import Params
+from pipeline.settings.study import TEACHER, Study, changed
+from pipeline.verbs._equal_minutes import TIMED, Changes, length_of
+from pipeline.verbs._graph import link, steps
+from pipeline.verbs._steps import perform, run_stage
+from pipeline.verbs.compare import HARDLY_TIMED, facts_of
+
+#: Stages that all runs share, and what the runs use of them.
+SHARED = ("device", "raw_data", "sources", "prepare", "prepare_unlabelled", "train_teacher")
+COMMON = ("artifacts/dataset", "artifacts/unlabelled", "artifacts/teacher", "artifacts/device.json")
+#: Stages after the training, and after INT8.
+DEPLOYED = ("export", "calibrate", "quantize", "convert", "check")
+MEASURED = ("convert", "check")
+#: Folder in each run's folder with the record of finished steps.
+RECORD = ".steps"
+
+
+class StageError(Exception):
+    """A stage ended with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Work:
+    """The folder of a study.
+
+    Args:
+        values: those of params.yaml with the study's changes.
+        until: time (``time.monotonic``) at which the running stage is stopped.
+    """
+
+    def __init__(self, study: Study, values: Mapping[str, Any], folder: Path, *, until: float | None) -> None:
+        self.study, self.values, self.folder, self.until = study, values, folder.resolve(), until
+        self.shared = self.folder / "shared"
+        self.settings = self._params(self.shared, {})
+
+    def prepare(self) -> None:
+        """Prepare the data set and train the teacher."""
+        with self._alone():
+            self._perform(self.shared, SHARED, "shared")
+        measured = sorted(split for split, reached in self._teacher()["metrics"].items() if reached["miou"] is not None)
+        if (split := self.settings.check.split) not in measured:
+            raise UserError(f"check.split: got '{split}', on which no network is measured; choose one of {measured}")
+
+    def lengths(self, name: str) -> dict[str, Changes]:
+        """The changed params that give each row of a comparison its minutes; rows are timed one after another."""
+        comparison = self.study.comparisons[name]
+        if comparison.minutes is None:
+            return {key: {} for key in comparison.rows}
+        with self._alone():
+            return {
+                key: self._length(name, key, 60 * comparison.minutes) if row.training is None else {}
+                for key, row in comparison.rows.items()
+            }
+
+    def run(self, name: str, key: str, seed: int, *, length: Changes) -> bool:
+        """One run of a comparison, from its training to INT8; False if another process is at it."""
+        comparison = self.study.comparisons[name]
+        training = comparison.rows[key].training
+        folder, student = self._run(name, key, seed), comparison.student
+        with _locked(folder) as free:
+            if not free:
+                return False
+            self._params(folder, {**self._changes(name, key, seed), **length, **HARDLY_TIMED})
+            link(folder, COMMON, source=self.shared)
+            if training:
+                trained = (f"artifacts/students/{student}", f"artifacts/costs/{student}.json")
+                link(folder, trained, source=self._run(*_row(training), seed))
+            stages = ("sources", *(() if training else ("distill",)), "qat", *DEPLOYED)
+            with self._beside_others():
+                self._perform(folder, stages, f"{name}/{key}/{seed}", student=student)
+        return True
+
+    def write(self, name: str) -> None:
+        """Write results/comparison-NAME.json from all finished runs."""
+        comparison = self.study.comparisons[name]
+        runs: dict[str, dict[int, Run]] = {key: {} for key in comparison.rows}
+        common: dict[str, Any] = {}
+        counts: dict[str, int] = {}
+        for key, seed in ((key, seed) for seed in comparison.seeds for key in comparison.rows):
+            folder, student = self._run(name, key, seed), comparison.student
+            results = folder / f"results/{student}.json"
+            if not results.is_file():
+                continue
+            network = artifact.load(folder / f"artifacts/students/{student}", kind="network").meta
+            runs[key][seed], common = facts_of(
+                network, teacher=self._teacher(), results=_read(results), split=self.settings.check.split,
+                costs=_read(folder / f"artifacts/costs/{student}.json"),
+            )  # fmt: skip
+            counts[key] = network["last"]["step"]
+        if not common:
+            return
+        equal = comparison.minutes is not None
+        base = next(iter(comparison.rows))
+        mixtures = {key: loss_mixture.resolve(row.loss, self.settings.losses) for key, row in comparison.rows.items()}
+        rows = [
+            summarise(
+                key, runs[key], seeds=comparison.seeds, loss=loss_mixture.title(mixtures[key]),
+                options={**mixtures[key], **row.params}, base={} if key == base else runs[base],
+                steps=counts[key] if equal else None,
+            )
+            for key, row in comparison.rows.items()
+            if runs[key]
+        ]  # fmt: skip
+        content = {
+            **common,
+            "title": comparison.title,
+            "student": comparison.student,
+            "model": self.settings.student(comparison.student).model.model_dump(),
+            "split": self.settings.check.split,
+            "weights": "best",
+            "baseline": base,
+            "steps": None if equal else next(iter(counts.values())),
+            "minutes": comparison.minutes,
+            "batch_size": self.settings.distill.batch_size,
+            "input_size": list(self.settings.input_size),
+            "seeds": comparison.seeds,
+            "rows": [row.model_dump() for row in rows],
+        }
+        write_text(self.folder / "results" / f"comparison-{name}.json", dump_json(content))
+
+    def reached(self, name: str, key: str, seed: int) -> str:
+        """mIoU of a finished run, in words."""
+        student = self.study.comparisons[name].student
+        variants = _read(self._run(name, key, seed) / f"results/{student}.json")["variants"]
+        return ", ".join(f"{kind} {variants[kind]['miou']:.2f}" for kind in ("torch", "int8"))
+
+    def show(self, name: str, *, threads: int) -> bool:
+        """Check a network with all latencies; False if its training is not finished."""
+        place = self.study.shown[name]
+        first = threads == self.study.threads[0]
+        stages: tuple[str, ...]
+        folder = self.folder / "shown" / (name if first else f"{name}-{threads}-threads")
+        if place == TEACHER:
+            source, student, changes, stages = self.shared, {"model": self.values["teacher"]["model"]}, {}, DEPLOYED
+            linked = {f"artifacts/{kind}/{name}": "artifacts/teacher" for kind in ("students", "final")}
+        else:
+            comparison, row, seed = self.study.run(place)
+            key = self.study.comparisons[comparison].student
+            source, stages = self._run(comparison, row, seed), MEASURED
+            changes = self._changes(comparison, row, seed)
+            student = changed(self.values, changes)["students"][key]
+            linked = {f"artifacts/{kind}/{name}": f"artifacts/{kind}/{key}" for kind in ("students", "onnx", "int8")}
+            if not (source / f"results/{key}.json").is_file():
+                return False
+        others = {key: value for key, value in changes.items() if not key.startswith("students.")}
+        students = {name: {"loss": "none", **student}}
+        self._params(folder, {**others, "students": students, "convert.onnxruntime.threads": threads})
+        link(folder, COMMON, source=self.shared)
+        link(folder, linked, source=source, renamed=linked)
+        with self._alone():
+            self._perform(folder, ("sources", *stages), folder.name, student=name)
+        results = self.folder / "results" / ("." if first else f"{threads}-threads")
+        results.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / f"results/{name}.json", results / f"{name}.json")
+        if first:
+            kept = f"artifacts/predictions/{name}"
+            link(self.folder, [f"predictions/{name}"], source=folder, renamed={f"predictions/{name}": kept})
+        return True
+
+    def report(self) -> None:
+        """Write the page of all networks that are checked, and of all comparisons."""
+        names = [name for name in self.study.shown if (self.folder / f"results/{name}.json").is_file()]
+        if not names:
+            return
+        status = run_stage(
+            "report", "--results", self.folder / "results", "--dataset", self.shared / "artifacts/dataset",
+            "--predictions", self.folder / "predictions", "--students", *names, "--out", self.folder / "report",
+        )  # fmt: skip
+        if status:
+            raise StageError(status)
+
+    def _length(self, name: str, key: str, seconds: float) -> Changes:
+        comparison = self.study.comparisons[name]
+        folder, student = self.folder / "times" / name / key, comparison.student
+        changes = self._changes(name, key, comparison.seeds[0])
+        recipe = self._params(folder, changes).distill
+        short = length_of(self._params(folder, changes), TIMED, validations=1) | {"distill.stage0.steps": 0}
+        self._params(folder, changes | short)
+        link(folder, COMMON, source=self.shared)
+        self._perform(folder, ("sources", "distill"), f"time of {name}/{key}", student=student)
+        costs = _read(folder / f"artifacts/costs/{student}.json")
+        before, each = costs["cached_seconds"], costs["seconds_per_step"]
+        count = round((seconds - before) / each)
+        if count < 1:
+            raise UserError(
+                f"comparisons.{name}.minutes: {seconds / 60:g} minutes end before the first step of {key}: the teacher "
+                f"sees whole frames for {before:.0f} s, and a step takes {each:.2f} s; raise them"
+            )
+        usual = recipe.steps or count
+        validations = max(1, usual // recipe.validate_every)
+        warmup = round(recipe.warmup * count / usual)
+        return length_of(self._params(folder, changes), count, validations=validations, warmup=warmup)
+
+    def _changes(self, name: str, key: str, seed: int) -> Changes:
+        comparison = self.study.comparisons[name]
+        row = comparison.rows[key]
+        if row.training:
+            return {**self._changes(*_row(row.training), seed), **comparison.params, **row.params}
+        learned = {f"students.{comparison.student}.loss": row.loss, "distill.seed": seed}
+        return {**learned, **comparison.params, **row.params}
+
+    def _run(self, name: str, key: str, seed: int) -> Path:
+        return self.folder / "runs" / name / f"{key}-{seed}"
+
+    def _teacher(self) -> Mapping[str, Any]:
+        return artifact.load(self.shared / "artifacts/teacher", kind="network").meta
+
+    def _params(self, folder: Path, changes: Mapping[str, Any]) -> Params:
+        """Write and check the params.yaml of a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
+            YAML().dump(changed(self.values, changes), stream)
+        return params.load(folder / "params.yaml")
+
+    def _perform(self, folder: Path, names: Sequence[str], title: str, *, student: str = "") -> None:
+        def say(line: str) -> None:
+            if ": unchanged" not in line:
+                print(f"{title} {line}", flush=True)
+
+        plan = steps(folder, names, student=student, until=self.until)
+        if status := perform(plan, folder / RECORD, of=title, say=say):
+            raise StageError(status)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process of this study runs: times are measured."""
+        with self._processor(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _beside_others(self) -> Iterator[None]:
+        with self._processor(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _processor(self, kind: int) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".processor").open("w") as stream:
+            fcntl.flock(stream, kind)
+            yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a run's folder; yields False where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _row(place: str) -> tuple[str, str]:
+    """<comparison>/<row>."""
+    comparison, _, row = place.partition("/")
+    return comparison, row
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return artifact.read_json(file, advice="remove the folder that it is in, and run the study again")
