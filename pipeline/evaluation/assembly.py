@@ -17,6 +17,8 @@ from pipeline.prepared import Prepared
 TORCH = "torch"
 #: Value of ``loss`` for a network that was not trained here.
 IMPORTED = "imported"
+#: Value of ``loss`` for a teacher that is measured like a student.
+TEACHER = "teacher"
 
 
 def assemble(
@@ -153,13 +155,14 @@ def describe_model(network: Artifact) -> str:
 
 
 def describe_student(network: Artifact, *, name: str, exported: str, split: str) -> dict[str, Any]:
-    """``about`` of a student that was trained here.
+    """``about`` of a student, or of a teacher, that was trained here.
 
     Args:
         exported: ``best`` or ``last``: which of its weights were exported.
         split: of which the mIoU of both weights is reported.
     """
-    loss, parameters = network.meta["loss"]["name"], network.meta["parameters"]
+    loss = network.meta["loss"]["name"] if "teacher" in network.meta["parents"] else TEACHER
+    parameters = network.meta["parameters"]
     weights = {"exported": exported, **_reached(network.meta, split)}
     return {
         "student": name, "loss": loss, "model": describe_model(network), "parameters": parameters, "weights": weights,

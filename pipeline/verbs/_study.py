@@ -63,7 +63,7 @@ class Work:
 
     def prepare(self) -> None:
         """Prepare the data set and train the teacher."""
-        with self._alone():
+        with self._processor(alone=True):
             self._perform(self.shared, SHARED, "shared")
         measured = sorted(split for split, reached in self._teacher()["metrics"].items() if reached["miou"] is not None)
         if (split := self.settings.check.split) not in measured:
@@ -74,7 +74,7 @@ class Work:
         comparison = self.study.comparisons[name]
         if comparison.minutes is None:
             return {key: {} for key in comparison.rows}
-        with self._alone():
+        with self._processor(alone=True):
             return {
                 key: self._length(name, key, 60 * comparison.minutes) if row.training is None else {}
                 for key, row in comparison.rows.items()
@@ -92,9 +92,9 @@ class Work:
             link(folder, COMMON, source=self.shared)
             if training:
                 trained = (f"artifacts/students/{student}", f"artifacts/costs/{student}.json")
-                link(folder, trained, source=self._run(*_row(training), seed))
+                link(folder, trained, source=self._trained(training, seed, of=f"{name}/{key}"))
             stages = ("sources", *(() if training else ("distill",)), "qat", *DEPLOYED)
-            with self._beside_others():
+            with self._processor(alone=False):
                 self._perform(folder, stages, f"{name}/{key}/{seed}", student=student)
         return True
 
@@ -175,7 +175,7 @@ class Work:
         self._params(folder, {**others, "students": students, "convert.onnxruntime.threads": threads})
         link(folder, COMMON, source=self.shared)
         link(folder, linked, source=source, renamed=linked)
-        with self._alone():
+        with self._processor(alone=True):
             self._perform(folder, ("sources", *stages), folder.name, student=name)
         results = self.folder / "results" / ("." if first else f"{threads}-threads")
         results.mkdir(parents=True, exist_ok=True)
@@ -219,6 +219,17 @@ class Work:
         warmup = round(recipe.warmup * count / usual)
         return length_of(self._params(folder, changes), count, validations=validations, warmup=warmup)
 
+    def _trained(self, place: str, seed: int, *, of: str) -> Path:
+        """The folder of a run that is finished; waits while another process is at it."""
+        source = self._run(*_row(place), seed)
+        with _locked(source, wait=True):
+            if not list(source.glob("results/*.json")):
+                raise UserError(
+                    f"{of} uses the students of {place}, and the one with seed {seed} is not trained; run the study "
+                    f"with {place} first"
+                )
+        return source
+
     def _changes(self, name: str, key: str, seed: int) -> Changes:
         comparison = self.study.comparisons[name]
         row = comparison.rows[key]
@@ -250,31 +261,21 @@ class Work:
             raise StageError(status)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process of this study runs: times are measured."""
-        with self._processor(fcntl.LOCK_EX):
-            yield
-
-    @contextmanager
-    def _beside_others(self) -> Iterator[None]:
-        with self._processor(fcntl.LOCK_SH):
-            yield
-
-    @contextmanager
-    def _processor(self, kind: int) -> Iterator[None]:
+    def _processor(self, *, alone: bool) -> Iterator[None]:
+        """Hold the machine; ``alone`` waits until no other process of this study runs, because times are measured."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".processor").open("w") as stream:
-            fcntl.flock(stream, kind)
+            fcntl.flock(stream, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a run's folder; yields False where another process has it."""
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a run's folder; without ``wait`` yields False where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             yield False
         else:

@@ -1,0 +1,287 @@
+"""Studies: the file, stages of dvc.yaml in a folder of their own, the order of the runs, and a whole small study."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import UserError
+from pipeline.settings import study as study_file
+from pipeline.settings.study import changed
+from pipeline.verbs import _graph, _study, study
+from pipeline.verbs._steps import TIME_OVER, run_stage
+
+ROOT = Path(__file__).parents[2]
+STUDY: dict[str, Any] = {
+    "params": {},
+    "comparisons": {
+        "losses": {"title": "Losses", "student": "kd", "seeds": [0, 1], "rows": {"none": {}, "kd": {"loss": "kd"}}},
+        "int8": {"title": "INT8", "student": "kd", "seeds": [0], "rows": {"minmax": {"training": "losses/kd"}}},
+    },
+    "shown": {"small": "losses/kd/0", "large": "teacher"},
+}
+
+
+def write(folder: Path, content: Any) -> Path:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def with_value(value: Any, *keys: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.dumps(STUDY))
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            with_value("losses/none/2", "shown", "small"),
+            r"shown.small: got 'losses/none/2'; allowed: teacher, or a run",
+        ),
+        (
+            with_value({"training": "losses/kdd"}, "comparisons", "int8", "rows", "minmax"),
+            "got 'losses/kdd'.*losses/kd",
+        ),
+        (
+            with_value({"training": "int8/minmax"}, "comparisons", "int8", "rows", "minmax"),
+            "must name a row that trains",
+        ),
+        (with_value([0, 7], "comparisons", "int8", "seeds"), r"losses/kd has no training with the seeds \[7\]"),
+        (with_value("alone", "comparisons", "int8", "student"), "losses/kd trains another student, kd"),
+        (
+            with_value({"training": "losses/kd", "loss": "kd"}, "comparisons", "int8", "rows", "minmax"),
+            "this row trains nothing",
+        ),
+        (with_value({}, "comparisons", "int8", "rows"), "comparisons.int8.rows"),
+        (with_value(0, "comparisons", "losses", "minutes"), "comparisons.losses.minutes: got 0"),
+        (with_value({}, "comparison"), "comparison: unknown key.*comparisons"),
+    ],
+)
+def test_an_invalid_study_is_one_message(content: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        study_file.load(write(tmp_path, content))
+
+
+def test_studies_of_the_repository_are_valid() -> None:
+    files = sorted(ROOT.glob("studies/*/*.yaml"))
+    assert files
+    for file in files:
+        study_file.load(file)
+
+
+def test_dotted_keys_change_a_copy() -> None:
+    values = {"distill": {"steps": 3, "stage0": {"steps": 0}}, "seed": 0}
+    got = changed(values, {"distill.stage0.steps": 5, "seed": 1, "check": {}, "check.split": 2})
+    assert got == {"distill": {"steps": 3, "stage0": {"steps": 5}}, "seed": 1, "check": {"split": 2}}
+    assert values["distill"]["stage0"]["steps"] == 0
+    with pytest.raises(UserError, match=r"distil\.steps.*section 'distil'.*distill"):
+        changed(values, {"distil.steps": 1})
+    with pytest.raises(UserError, match="no section 'seed'"):
+        changed(values, {"seed.of": 1})
+
+
+def test_a_run_has_the_stages_of_the_graph(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    names = [name for name in graph if name not in ("report", "gate")]
+    plan = _graph.steps(tmp_path, names, student="kd")
+    assert [step.name for step in plan] == names
+    for step in plan:
+        body = graph[step.name].get("do", graph[step.name])
+        outputs = [next(iter(each)) if isinstance(each, dict) else each for each in body.get("outs", ())]
+        outputs += [next(iter(each)) for kind in ("metrics", "plots") for each in body.get(kind, ())]
+        assert [str(path.relative_to(tmp_path)) for path in step.outputs] == [
+            o.replace("${key}", "kd") for o in outputs
+        ]
+        wanted = {dependency.replace("${key}", "kd") for dependency in body.get("deps", ())}
+        assert set(step.inputs) == wanted | {"params"}
+        assert step.always == bool(body.get("always_changed"))
+        assert not any("$" in str(argument) for argument in step.run.args)  # type: ignore[attr-defined]
+    distill = next(step for step in plan if step.name == "distill")
+    model = yaml.safe_load((ROOT / "params.yaml").read_text())["students"]["kd"]["model"]
+    assert distill.inputs["params"]["students.kd.model"] == model
+
+
+def test_the_code_of_a_stage_is_an_input() -> None:
+    """Through the stage sources, as in DVC: so a study runs again what new code changes."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name in (*_study.SHARED, "distill", "qat", *_study.DEPLOYED):
+        if name not in ("device", "raw_data", "sources"):
+            body = graph[name].get("do", graph[name])
+            assert any(dependency.startswith("artifacts/sources/") for dependency in body["deps"]), name
+
+
+def test_a_stage_is_stopped_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/slow.py").write_text("import time, pathlib\npathlib.Path('here').touch()\ntime.sleep(60)\n")
+    monkeypatch.setattr("pipeline.verbs._steps.folder_of", lambda name: tmp_path / name)
+    started = time.monotonic()
+    assert run_stage("slow", folder=tmp_path, until=started + 2) == TIME_OVER
+    assert 1.5 < time.monotonic() - started < 30
+    assert (tmp_path / "here").exists()
+
+
+class Recorded:
+    """In place of the work folder: records what is asked of it; another process has some runs."""
+
+    def __init__(self, taken: set[tuple[str, str, int]]) -> None:
+        self.taken, self.calls = taken, list[Any]()
+
+    def prepare(self) -> None:
+        self.calls.append("prepare")
+
+    def lengths(self, name: str) -> dict[str, dict[str, Any]]:
+        return {"none": {"distill.steps": 3}, "kd": {}, "minmax": {}}
+
+    def run(self, name: str, key: str, seed: int, *, length: dict[str, Any]) -> bool:
+        self.calls.append((name, key, seed, length))
+        return (name, key, seed) not in self.taken
+
+    def write(self, name: str) -> None:
+        self.calls.append(("write", name))
+
+    def reached(self, name: str, key: str, seed: int) -> str:
+        return "torch 1.00"
+
+    def show(self, name: str, *, threads: int) -> bool:
+        self.calls.append((name, threads))
+        return True
+
+    def report(self) -> None:
+        self.calls.append("report")
+
+
+def test_the_first_seed_of_all_comparisons_runs_first(tmp_path: Path) -> None:
+    work = Recorded(taken={("losses", "kd", 0)})
+    spec = study_file.load(write(tmp_path, with_value([2, 1], "threads")))
+    study.run(work, spec, list(spec.comparisons))  # type: ignore[arg-type]
+    assert work.calls == [
+        "prepare",
+        *[("losses", "none", 0, {"distill.steps": 3}), ("write", "losses")],
+        ("losses", "kd", 0, {}),  # the other process writes its results
+        *[("int8", "minmax", 0, {}), ("write", "int8")],
+        *[("losses", "none", 1, {"distill.steps": 3}), ("write", "losses")],
+        *[("losses", "kd", 1, {}), ("write", "losses")],
+        *[("small", 2), ("small", 1), ("large", 2), ("large", 1)],
+        "report",
+    ]
+
+
+def test_two_processes_do_not_take_the_same_run(tmp_path: Path) -> None:
+    with _study._locked(tmp_path / "run") as first, _study._locked(tmp_path / "run") as second:
+        assert first and not second
+    with _study._locked(tmp_path / "run") as again:
+        assert again
+
+
+def test_a_measurement_waits_until_no_run_is_left(tmp_path: Path) -> None:
+    work = object.__new__(_study.Work)
+    work.folder = tmp_path
+    order: list[str] = []
+    with work._processor(alone=False):
+        with work._processor(alone=False):  # runs do not wait for each other
+            pass
+
+        def measure() -> None:
+            with work._processor(alone=True):
+                order.append("measured")
+
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join(0.3)
+        order.append("run ends")
+    thread.join(10)
+    assert order == ["run ends", "measured"]
+
+
+def test_a_run_that_uses_another_one_waits_for_it(tmp_path: Path) -> None:
+    work = object.__new__(_study.Work)
+    work.folder = tmp_path
+    source = tmp_path / "runs/losses/kd-0"
+    with pytest.raises(UserError, match="int8/minmax uses the students of losses/kd, and the one with seed 0 is not"):
+        work._trained("losses/kd", 0, of="int8/minmax")
+    found: list[Path] = []
+    with _study._locked(source):  # another process is at it
+        thread = threading.Thread(target=lambda: found.append(work._trained("losses/kd", 0, of="int8/minmax")))
+        thread.start()
+        thread.join(0.3)
+        assert not found
+        (source / "results").mkdir()
+        (source / "results/kd.json").touch()
+    thread.join(10)
+    assert found == [source]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--set", "seed"], r"--set: got 'seed'; write KEY=VALUE"),
+        (["--set", "seed=[1"], "not valid YAML"),
+        (["--only", "loses"], r"--only: the study has no loses; it has losses, int8"),
+    ],
+)
+def test_invalid_arguments_are_refused_before_the_first_run(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        study.main([str(write(tmp_path, STUDY)), "--work", str(tmp_path / "work"), *arguments])
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_a_study_from_data_to_report(tmp_path: Path) -> None:
+    content = with_value(
+        {
+            "datasets": {"streets": {"train": 24, "val": 8, "sequence": 4}},
+            "teacher": {"train": {"steps": 10, "validate_every": 10}},
+            "distill": {"steps": 8, "validate_every": 4, "warmup": 2},
+            "calibrate": {"images": 8}, "quantize": {"trial_images": 0}, "check": {"runs": 10, "seconds": 0.1},
+        },
+        "params",
+    )  # fmt: skip
+    file, work = write(tmp_path, content), tmp_path / "work"
+
+    def go(*more: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pipeline.verbs", "study", str(file), "--work", str(work), *more]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
+        return done.returncode, done.stdout + done.stderr
+
+    status, output = go("--minutes", "0.02")
+    assert status == TIME_OVER and "run the same command again" in output, output
+    status, output = go()
+    assert status == 0, output
+    losses = json.loads((work / "results/comparison-losses.json").read_text())
+    none, kd = losses["rows"]
+    assert none["name"] == "none" and none["best"]["gain"] is None
+    gains = [after - before for before, after in zip(none["best"]["miou"], kd["best"]["miou"], strict=True)]
+    assert len(gains) == 2 and kd["best"]["gain"] == pytest.approx(sum(gains) / 2, abs=1e-3)
+    int8 = json.loads((work / "results/comparison-int8.json").read_text())["rows"][0]
+    assert int8["options"]["none"] == {} and int8["best"]["miou"] == kd["best"]["miou"][:1]  # the same network
+    assert int8["int8"]["miou"] != [None]
+    shown = {name: json.loads((work / f"results/{name}.json").read_text()) for name in ("small", "large")}
+    assert shown["small"]["variants"]["torch"]["miou"] == pytest.approx(kd["best"]["miou"][0], abs=0.01)
+    assert shown["large"]["loss"] == "teacher"
+    teacher = json.loads((work / "shared/artifacts/teacher/meta.json").read_text())
+    assert shown["large"]["variants"]["torch"]["miou"] == pytest.approx(teacher["metrics"]["val"]["miou"], abs=0.01)
+    page = (work / "report/index.html").read_text()
+    assert "small" in page and "large" in page
+
+    network = work / "runs/losses/kd-1/artifacts/students/kd/weights.safetensors"
+    before = network.stat().st_mtime_ns
+    status, output = go()
+    assert status == 0 and "distill ->" not in output and network.stat().st_mtime_ns == before, output
+    network.parent.joinpath("meta.json").unlink()
+    status, output = go("--only", "losses")
+    assert status == 0 and output.count("distill ->") == 1 and "losses/kd/1" in output, output
