@@ -55,6 +55,12 @@ def check_description(values: dict[str, Any], folder: Path) -> None:
     description.load(folder / "own.yaml")
 
 
+def check_study(values: dict[str, Any], folder: Path) -> None:
+    with (folder / "study.yaml").open("w") as stream:
+        YAML().dump(values, stream)
+    study.load(folder / "study.yaml")
+
+
 def check_zones(values: dict[str, Any], folder: Path) -> None:
     (folder / "zones.json").write_text(json.dumps(values))
     assert read_zones(folder / "zones.json")
@@ -80,6 +86,7 @@ def test_settings_are_valid(block: str, tmp_path: Path) -> None:
         "model": check_description,
         "zones": check_zones,
         "events": check_events,
+        "comparisons": check_study,
     }
     (check,) = {check for key, check in checks.items() if key in values}
     check(values, tmp_path)
