@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.datasets import streets
 from pipeline.imported import description
-from pipeline.settings import params, presets
+from pipeline.settings import params, presets, study
 from pipeline.video.rule_file import read_rules
 from pipeline.video.zone_file import read_zones
 from tests.docs import pages
