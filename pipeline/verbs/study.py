@@ -19,6 +19,7 @@ from pipeline.settings import study as study_file
 from pipeline.settings.params import Params
 from pipeline.settings.study import Study, changed
 from pipeline.verbs import new_parser
+from pipeline.verbs._equal_minutes import Changes
 from pipeline.verbs._repository import folder_of
 from pipeline.verbs._steps import TIME_OVER
 from pipeline.verbs._study import StageError, Work
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
 def run(work: Work, study: Study, chosen: list[str]) -> None:
     """All runs that no other process has, then the networks that are shown, then the report."""
     work.prepare()
-    lengths = {name: work.lengths(name) for name in chosen}
+    lengths: dict[str, dict[str, Changes]] = {}
     plan = [
         (index, name, key, seed)
         for name in chosen
@@ -70,6 +71,7 @@ def run(work: Work, study: Study, chosen: list[str]) -> None:
         for key in study.comparisons[name].rows
     ]
     for _, name, key, seed in sorted(plan, key=lambda entry: entry[0]):  # the first seed of all comparisons first
+        lengths[name] = lengths.get(name) or work.lengths(name)
         started = time.monotonic()
         if work.run(name, key, seed, length=lengths[name][key]):
             work.write(name)
