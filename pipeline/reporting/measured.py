@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipeline.reporting.json_file import Count, Flag, JsonObject, NotNegative, Number, Percent, require_lengths
 
 SIZES = ("small", "medium", "large")
+#: The student name of a check of the teacher itself; params.yaml can give it to no student.
+TEACHER = "teacher"
 VARIANTS = ("torch", "fp32", "fp16", "int8")
 Verdict = Literal["pass", "fail", "not measured"]
 Interval = tuple[Number, Number]
@@ -62,6 +64,7 @@ class Teacher(JsonObject):
     per_class_iou: tuple[Percent | None, ...] = ()
     parameters: Count | None = None
     model: str = ""
+    sha256: str = ""
 
 
 class Reached(JsonObject):
@@ -131,6 +134,7 @@ class Drop(JsonObject):
     worst_class_drop: Number | None = None
     confidence: Annotated[Number, Field(ge=0, le=1)] | None = None
     classes: tuple[Number | None, ...] = ()
+    miou_interval: Interval | None = None  # of versus_float
     class_intervals: tuple[Interval | None, ...] = ()
     class_frames: tuple[Count | None, ...] = ()
 
@@ -203,6 +207,10 @@ class Result(JsonObject):
         }
         require_lengths(lists, len(self.classes), key="classes")
         return self
+
+    @property
+    def is_teacher(self) -> bool:
+        return self.student == TEACHER
 
     def variant(self, name: str) -> Variant:
         """The variant, or one in which nothing is measured."""

@@ -5,6 +5,7 @@ Greedy and deterministic: the caller places the most important labels first. All
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,10 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, y upwards
 #: Directions from the marker in order of preference: (x, y) in -1, 0, 1.
 _SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _GAP = 3.0
+#: Extra pixels between marker and label, in order of preference.
+_DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0)
+#: From this extra distance on, a line joins the two.
+_FAR = 22.0
 
 
 class Placer:
@@ -27,6 +32,7 @@ class Placer:
         assert isinstance(canvas, FigureCanvasAgg)
         self._renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
         self._taken: list[Box] = []
+        self.labels: list[Box] = []  # of the texts placed so far
         figure = axes.get_figure()
         assert figure is not None
         self._frame: Box = (2.0, axes.bbox.y0, figure.bbox.x1 - 2.0, figure.bbox.y1 - 2.0)
@@ -49,14 +55,17 @@ class Placer:
         right = self._axes.bbox.x1
         height = self._pixel(0, y)[1]
         label = self._text((right, height + 3), text, ha="right", va="bottom", **style)
-        self._taken.append(self._box(label))
+        self._keep(self._box(label))
         self._taken.append((self._axes.bbox.x0, height - 1, right, height + 1))
 
     def label(self, x: float, y: float, radius: float, text: str, **style: Any) -> None:
-        """A label beside the marker at data position (x, y): the first free side, else the least covered."""
+        """A label beside the marker at data position (x, y): the first free side, else the least covered.
+
+        A thin line joins a label that is far from its marker.
+        """
         px, py = self._pixel(x, y)
-        choices: list[tuple[float, int, float, float, str, str]] = []
-        for order, (extra, (sx, sy)) in enumerate(product((0.0, 10.0, 22.0), _SIDES)):
+        choices: list[tuple[float, int, float, float, str, str, float]] = []
+        for order, (extra, (sx, sy)) in enumerate(product(_DISTANCES, _SIDES)):
             reach = (radius + _GAP + extra) * (0.75 if sx and sy else 1.0)
             tx, ty = px + sx * reach, py + sy * reach
             ha = {1: "left", 0: "center", -1: "right"}[sx]
@@ -64,9 +73,19 @@ class Placer:
             trial = self._text((tx, ty), text, ha=ha, va=va, **style)
             box = self._box(trial)
             trial.remove()
-            choices.append((self._covered(box), order, tx, ty, ha, va))
-        _, _, tx, ty, ha, va = min(choices)
-        self._taken.append(self._box(self._text((tx, ty), text, ha=ha, va=va, **style)))
+            choices.append((self._covered(box), order, tx, ty, ha, va, extra))
+        _, _, tx, ty, ha, va, extra = min(choices)
+        self._keep(self._box(self._text((tx, ty), text, ha=ha, va=va, **style)))
+        if extra >= _FAR:
+            share = (radius + 1) / math.hypot(tx - px, ty - py)
+            start = (px + (tx - px) * share, py + (ty - py) * share)
+            inverse = self._axes.transData.inverted()
+            (x0, y0), (x1, y1) = inverse.transform(start), inverse.transform((tx, ty))
+            self._axes.plot([x0, x1], [y0, y1], color=style["color"], linewidth=0.8, alpha=0.7, zorder=2.5)
+
+    def _keep(self, box: Box) -> None:
+        self._taken.append(box)
+        self.labels.append(box)
 
     def _covered(self, box: Box) -> float:
         inside = _overlap(box, self._frame)

@@ -26,7 +26,7 @@ from pipeline.artifact import dump_json, write_text
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.reporting import comparison, comparison_table
-from pipeline.reporting.comparison import BASELINE, Measured, Run, summarise
+from pipeline.reporting.comparison import BASELINE, Curve, Measured, Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
@@ -66,11 +66,13 @@ def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tupl
     teacher = _experiments.read(commit, f"{TEACHER}/meta.json")
     costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
     results = _experiments.read(commit, f"results/{student}.json") if int8 else None
+    curve = _experiments.read_text(commit, f"artifacts/curves/{student}/plots/metrics/val/miou.tsv")
     run = Run(
         best=_measured(network["metrics"][split]),
         last=_measured(network["last"]["metrics"][split]),
         int8=_measured(results["variants"]["int8"]) if results else None,
         int8_drop=results["drop"]["classes"] if results else (),
+        curve=_curve(curve),
         **{key: costs[key] for key in ("seconds_per_step", "training_seconds", "peak_memory_mib")},
     )
     common = {
@@ -84,6 +86,12 @@ def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tupl
 
 def _measured(metrics: Mapping[str, Any]) -> Measured:
     return Measured(miou=metrics["miou"], per_class_iou=metrics["per_class_iou"])
+
+
+def _curve(table: str) -> Curve:
+    """mIoU by step, from the table that DVCLive wrote: a line of titles, then one line per validation."""
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    return Curve(steps=tuple(int(step) for step, _ in rows), miou=tuple(float(miou) for _, miou in rows))
 
 
 def _checked(settings: Params) -> Changes:
