@@ -20,7 +20,9 @@ _GAP = 3.0
 #: Extra pixels between marker and label, in order of preference.
 _DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0)
 #: From this extra distance on, a line joins the two.
-_FAR = 22.0
+_FAR = 10.0
+#: Cost of a place that is nearer to another marker than to its own, in covered square pixels.
+_FOREIGN = 120.0
 
 
 class Placer:
@@ -33,6 +35,7 @@ class Placer:
         self._renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
         self._taken: list[Box] = []
         self.labels: list[Box] = []  # of the texts placed so far
+        self._markers: list[tuple[float, float, float]] = []  # x, y, radius
         figure = axes.get_figure()
         assert figure is not None
         self._frame: Box = (2.0, axes.bbox.y0, figure.bbox.x1 - 2.0, figure.bbox.y1 - 2.0)
@@ -40,6 +43,7 @@ class Placer:
     def avoid_marker(self, x: float, y: float, radius: float) -> None:
         """Keep labels off a marker at data position (x, y) with ``radius`` in pixels."""
         px, py = self._pixel(x, y)
+        self._markers.append((px, py, radius))
         self._taken.append((px - radius, py - radius, px + radius, py + radius))
 
     def avoid_segment(self, start: tuple[float, float], end: tuple[float, float], step: float = 6.0) -> None:
@@ -73,7 +77,10 @@ class Placer:
             trial = self._text((tx, ty), text, ha=ha, va=va, **style)
             box = self._box(trial)
             trial.remove()
-            choices.append((self._covered(box), order, tx, ty, ha, va, extra))
+            cost = self._covered(box) + _FOREIGN * self._foreign(box, px, py, radius)
+            if extra >= _FAR:
+                cost += _FOREIGN * self._crossed((px, py), (tx, ty))
+            choices.append((cost, order, tx, ty, ha, va, extra))
         _, _, tx, ty, ha, va, extra = min(choices)
         self._keep(self._box(self._text((tx, ty), text, ha=ha, va=va, **style)))
         if extra >= _FAR:
@@ -86,6 +93,17 @@ class Placer:
     def _keep(self, box: Box) -> None:
         self._taken.append(box)
         self.labels.append(box)
+
+    def _foreign(self, box: Box, x: float, y: float, radius: float) -> bool:
+        """Whether a box is nearer to another marker than to the one at pixel (x, y)."""
+        own = _distance(box, x, y) - radius
+        others = (_distance(box, mx, my) - r for mx, my, r in self._markers if (mx, my) != (x, y))
+        return any(other < own for other in others)
+
+    def _crossed(self, start: tuple[float, float], end: tuple[float, float]) -> int:
+        """How many labels a straight line between two pixels crosses."""
+        points = [tuple(a + (b - a) * step / 20 for a, b in zip(start, end, strict=True)) for step in range(21)]
+        return sum(any(_distance(box, x, y) == 0 for x, y in points) for box in self.labels)
 
     def _covered(self, box: Box) -> float:
         inside = _overlap(box, self._frame)
@@ -102,6 +120,11 @@ class Placer:
     def _pixel(self, x: float, y: float) -> tuple[float, float]:
         px, py = self._axes.transData.transform((x, y))
         return float(px), float(py)
+
+
+def _distance(box: Box, x: float, y: float) -> float:
+    """From a point to the nearest point of a box, in pixels."""
+    return math.hypot(max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3]))
 
 
 def _overlap(one: Box, other: Box) -> float:
