@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, y upwards
 _SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _GAP = 3.0
 #: Extra pixels between marker and label, in order of preference.
-_DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0)
+_DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0, 112.0, 136.0)
 #: From this extra distance on, a line joins the two.
 _FAR = 10.0
 #: Cost of a place that is nearer to another marker than to its own, in covered square pixels.
@@ -106,9 +106,12 @@ class Placer:
         return sum(any(_distance(box, x, y) == 0 for x, y in points) for box in self.labels)
 
     def _covered(self, box: Box) -> float:
+        """Square pixels that a box covers; other texts and what lies outside the figure count twentyfold."""
         inside = _overlap(box, self._frame)
         outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
-        return round(sum(_overlap(box, other) for other in self._taken) + 20 * outside, 3)
+        covered = sum(_overlap(box, other) for other in self._taken)
+        texts = sum(_overlap(box, other) for other in self.labels)
+        return round(covered + 20 * (texts + outside), 3)
 
     def _text(self, at: tuple[float, float], text: str, **style: Any) -> Any:
         return self._axes.text(*at, text, transform=None, clip_on=False, zorder=5, **style)

@@ -73,7 +73,7 @@ def plane(
             _front(axes, points)
         for label, line in series.items():
             _line(axes, line, palette[label], placer, faint=len(results) > NAMED)
-        _labels(results, series, palette, placer)
+        _labels(results, series, palette, placer, size=10.5 if narrow else 11.5)
         title, less = TITLES[cost]
         axes.set_xlabel(title if narrow else f"{title}  (further left is {less})", labelpad=6)
         axes.text(0, 1 + 10 / (height - 70), "mIoU, %", transform=axes.transAxes, color=THEME["muted"], va="bottom")
@@ -146,6 +146,8 @@ def _labels(
     series: Mapping[str, Sequence[_Point]],
     palette: Mapping[str, str],
     placer: placing.Placer,
+    *,
+    size: float,
 ) -> None:
     """Name the last point of every line first (the most important), then the other variants of few students."""
     many = len(results) > NAMED
@@ -154,7 +156,7 @@ def _labels(
             variant = "INT8" if point.variant == "int8" else point.variant
             name = result.label if many and point.variant == "int8" else f"{result.label} {variant}"
             text = marked(name, "unstable" if point.variant in result.unstable else "")
-            style = {"color": palette[result.label], "weight": "bold", "size": 11.5}
+            style = {"color": palette[result.label], "weight": "bold", "size": size}
             placer.label(point.x, point.y, _radius(point), text, **style)
     for result in results if not many else ():
         for point in series[result.label][:-1]:

@@ -226,7 +226,7 @@ def main(arguments: list[str]) -> int:
         print("interrupted: finished runs are kept; continue with: make compare", file=sys.stderr)
         return 130
     loaded = comparison.load(args.out)
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = Console(width=None if sys.stdout.isatty() else 210)
     console.print(comparison_table.rich_tables(loaded, width=console.width))
     if args.markdown:
         write_text(args.markdown, comparison_table.markdown(loaded))
