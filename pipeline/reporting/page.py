@@ -30,6 +30,7 @@ from pipeline.reporting import (
     sensitivity_figure,
     spreads,
     table,
+    tiles,
     wording,
 )
 from pipeline.reporting.class_losses import Row
@@ -38,10 +39,10 @@ from pipeline.reporting.comparison import Comparison
 from pipeline.reporting.differing import Differing
 from pipeline.reporting.interval_figure import Change
 from pipeline.reporting.intervals import CONFIDENCE
-from pipeline.reporting.measured import SIZES, Drop, Result
+from pipeline.reporting.measured import SIZES, Result
 from pipeline.reporting.samples import Strip
 from pipeline.reporting.svg import THEME
-from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, megabytes, milliseconds, signed
+from pipeline.reporting.wording import NOT_MEASURED, fixed, megabytes, milliseconds, signed
 
 T = TypeVar("T")
 
@@ -58,16 +59,6 @@ TEMPLATES = (
 )
 
 LATENCY_SCOPE = "uint8 frame in host memory \N{RIGHTWARDS ARROW} label map in host memory, resize not included"
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key number of the page: title, value, a note with its sources, and warnings (``marks``)."""
-
-    title: str
-    value: str
-    note: str
-    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ def render(
     return _environment().get_template(TEMPLATES[0]).render(
         best=best,
         best_summary=wording.summary(best) if best else "",
-        tiles=_tiles(best, wording.baseline(results)) if best else [],
+        tiles=tiles.of(best, wording.baseline(results)) if best else [],
         students=students,
         sampled=sorted(students, key=lambda student: student.result is not best),
         latency_plane=_plane(results, "latency", bars),
@@ -258,46 +249,6 @@ def _int8_changes(result: Result, *, name: str) -> Markup | None:
     return interval_figure.dots(
         changes, name=name, title=f"Change of IoU of each class from float to INT8, {result.label}"
     )
-
-
-def _tiles(best: Result, base: Result | None) -> list[Tile]:
-    drop, fp32, int8 = best.drop, best.fp32, best.int8
-    tiles = [
-        Tile("INT8 mIoU", fixed(int8.miou), f"float {fixed(best.reference.miou)}, teacher {fixed(best.teacher.miou)}"),
-        Tile("INT8 against float", _change(drop.versus_float), f"mIoU points{_bounds(drop)}"),
-        Tile(
-            "Speed-up",
-            factor(best.speedup),
-            f"{_from_to(milliseconds(fp32.latency.p50), milliseconds(int8.latency.p50), 'ms')}, median",
-            wording.speed_marks(best),
-        ),
-        Tile(
-            "Size reduction",
-            factor(best.shrink),
-            _from_to(megabytes(fp32.size_bytes), megabytes(int8.size_bytes), "MB"),
-        ),
-        Tile("Worst class", _change(drop.worst_class_drop), f"IoU points, {wording.worst_with_confidence(best)}"),
-    ]
-    if base is not None and base is not best and base.int8.miou is not None and int8.miou is not None:
-        gain = signed(int8.miou - base.int8.miou)
-        tiles.append(Tile("Distillation", gain, f"mIoU points over {base.label}, both INT8"))
-    return tiles
-
-
-def _change(drop: float | None) -> str:
-    return NOT_MEASURED if drop is None else signed(-drop)
-
-
-def _bounds(drop: Drop) -> str:
-    """``, −0.1 to 0.0 with 95% confidence``; empty where no interval was computed."""
-    if drop.miou_interval is None:
-        return ""
-    low, high = drop.miou_interval
-    return f", {wording.signed_interval((-high, -low))} with {wording.confidence(drop.confidence)} confidence"
-
-
-def _from_to(before: str, after: str, unit: str) -> str:
-    return NOT_MEASURED if NOT_MEASURED in (before, after) else f"{before} \N{RIGHTWARDS ARROW} {after} {unit}"
 
 
 def _distinct(values: Sequence[T]) -> list[T]:

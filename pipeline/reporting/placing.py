@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, y upwards
 _SIDES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _GAP = 3.0
 #: Extra pixels between marker and label, in order of preference.
-_DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0, 112.0, 136.0)
+_DISTANCES = (0.0, 10.0, 16.0, 22.0, 30.0, 40.0, 52.0, 64.0, 78.0, 94.0, 112.0, 136.0)
 #: From this extra distance on, a line joins the two.
 _FAR = 10.0
 #: Cost of a place that is nearer to another marker than to its own, in covered square pixels.
