@@ -23,7 +23,7 @@ def of_miou(row: Row, comparison: Comparison) -> Difference | None:
     if base is None or base == row:
         return None
     pairs = zip(row.of(comparison.weights).miou, base.of(comparison.weights).miou, strict=False)
-    return intervals.difference([after - before for after, before in pairs if None not in (after, before)])  # type: ignore[operator]
+    return intervals.difference([after - before for after, before in pairs if after is not None and before is not None])
 
 
 def of_classes(row: Row, comparison: Comparison) -> list[ClassGain]:
