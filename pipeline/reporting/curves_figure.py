@@ -81,7 +81,7 @@ def spread_out(heights: Sequence[float], apart: float) -> list[float]:
 
     Example:
         >>> spread_out([10.0, 0.0, 11.0], 4.0)
-        [9.0, 0.0, 13.0]
+        [8.5, 0.0, 12.5]
     """
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     groups: list[tuple[float, list[int]]] = []  # middle, members from the lowest
