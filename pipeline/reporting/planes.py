@@ -70,7 +70,7 @@ def plane(
         placer = placing.Placer(axes)
         _teachers(axes, results, placer)
         if has_front(results, cost):
-            _front(axes, points)
+            _front(axes, points, placer)
         for label, line in series.items():
             _line(axes, line, palette[label], placer, faint=len(results) > NAMED)
         _labels(results, series, palette, placer, size=10.5 if narrow else 11.5)
@@ -134,11 +134,14 @@ def _teachers(axes: Axes, results: Sequence[Result], placer: placing.Placer) -> 
         placer.corner(miou, f"teacher {fixed(miou)}", color=THEME["teacher"], size=11)
 
 
-def _front(axes: Axes, points: Sequence[_Point]) -> None:
+def _front(axes: Axes, points: Sequence[_Point], placer: placing.Placer) -> None:
     """The front as stairs: the best mIoU for at most this cost."""
     front = pareto.front([(point.x, point.y) for point in points])
     xs, ys = zip(*front, (axes.get_xlim()[1], front[-1][1]), strict=True)
     axes.plot(xs, ys, color=THEME["ink"], linewidth=1.2, alpha=0.45, drawstyle="steps-post", zorder=1.5, gid="front")
+    for (x0, y0), (x1, y1) in itertools.pairwise(zip(xs, ys, strict=True)):
+        placer.avoid_segment((x0, y0), (x1, y0))
+        placer.avoid_segment((x1, y0), (x1, y1))
 
 
 def _labels(
