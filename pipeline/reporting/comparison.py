@@ -1,4 +1,4 @@
-"""Losses compared on one student: runs -> rows of means, spreads and gains; and results/comparison.json read again.
+"""Losses compared on one student: runs -> rows of means, spreads and gains; and results/comparison*.json read again.
 
 mIoU and IoU are percent, gains points of mIoU over the student alone (``none``), paired by seed and by weights.
 """
@@ -19,6 +19,9 @@ from pipeline.reporting.json_file import Count, JsonObject, NotNegative, Number,
 from pipeline.reporting.measured import Teacher
 
 FILE = "comparison.json"
+#: More comparisons, each a section of the report of its own.
+MORE = "comparison-*.json"
+TITLE = "Losses compared"
 BASELINE = "none"
 #: The best weights of a training on val, or those after its last step.
 Which = Literal["best", "last"]
@@ -32,11 +35,23 @@ class Measured:
     per_class_iou: Sequence[float | None]
 
 
+class Curve(JsonObject):
+    """mIoU of the float network on val at each validation of a training."""
+
+    steps: tuple[Count, ...]
+    miou: tuple[Percent, ...]
+
+    @model_validator(mode="after")
+    def _one_value_per_step(self) -> Curve:
+        require_lengths({"miou": self.miou}, len(self.steps), key="steps")
+        return self
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run: its best and its last weights in float, its cost, and INT8 where it was checked.
 
-    ``int8_drop``: points of IoU that INT8 loses against float, per class.
+    ``int8_drop``: points of IoU that INT8 loses against float, per class. ``curve``: None where none was written.
     """
 
     best: Measured
@@ -46,6 +61,7 @@ class Run:
     peak_memory_mib: float
     int8: Measured | None = None
     int8_drop: Sequence[float | None] = ()
+    curve: Curve | None = None
 
 
 class Figures(JsonObject):
@@ -57,10 +73,16 @@ class Figures(JsonObject):
     gain: Number | None = None
     gain_error: NotNegative | None = None
     per_class_iou: tuple[Percent | None, ...] = ()
+    ious: tuple[
+        tuple[Percent | None, ...] | None, ...
+    ] = ()  # of each seed, per class; empty in files of earlier versions
 
 
 class Row(JsonObject):
-    """One loss: the best and the last weights, INT8 where it was checked, and the costs over all seeds."""
+    """One loss or one change of params: best and last weights, INT8 where it was checked, costs over all seeds.
+
+    ``options``: of each loss, by its name; and changed params, by their dotted keys.
+    """
 
     name: str = ""
     loss: str = ""
@@ -74,6 +96,7 @@ class Row(JsonObject):
     peak_memory_mib: NotNegative | None = None
     training_seconds: NotNegative | None = None
     gain_per_minute: Number | None = None
+    curves: tuple[Curve | None, ...] = ()  # of each seed; empty in files of earlier versions
 
     @model_validator(mode="before")
     @classmethod
@@ -86,16 +109,23 @@ class Row(JsonObject):
     def of(self, weights: Which) -> Figures:
         return self.best if weights == "best" else self.last
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The changed params: options that are not those of a loss."""
+        return {key: value for key, value in self.options.items() if key not in self.loss.split("+")}
+
 
 class Comparison(JsonObject):
     """All rows, and their common facts."""
 
+    title: str = TITLE
     rows: tuple[Row, ...] = ()
     classes: tuple[str, ...] = ()
     dataset_sha256: str = ""
     split: str = "val"
     teacher: Teacher = Teacher()
     student: str = ""
+    model: dict[str, Any] = Field(default_factory=dict)  # of the student, as in params.yaml
     weights: Which = "best"  # for gain per minute and INT8
     steps: Count | None = None
     minutes: NotNegative | None = None  # of training per run, where every loss has the same; None: the same steps
@@ -112,14 +142,28 @@ class Comparison(JsonObject):
         }
         ious = {f"{place}.per_class_iou": each.per_class_iou for place, each in figures.items()}
         ious |= {f"rows[{index}].int8_drop": row.int8_drop for index, row in enumerate(self.rows)}
-        require_lengths({f"{place}.miou": each.miou for place, each in figures.items()}, len(self.seeds), key="seeds")
+        seeds: dict[str, Sequence[Any]] = {f"{place}.miou": each.miou for place, each in figures.items()}
+        seeds |= {f"{place}.ious": each.ious for place, each in figures.items()}
+        seeds |= {f"rows[{index}].curves": row.curves for index, row in enumerate(self.rows)}
+        for place, each in figures.items():
+            ious |= {f"{place}.ious[{index}]": values or () for index, values in enumerate(each.ious)}
+        require_lengths(seeds, len(self.seeds), key="seeds")
         require_lengths(ious, len(self.classes), key="classes")
         return self
 
     @property
     def baseline(self) -> Row | None:
-        """The row of the student that was trained without a teacher."""
-        return next((row for row in self.rows if row.loss == BASELINE), None)
+        """The row that the others gain over: the student without a teacher, else the row without a changed param."""
+        alone = [row for row in self.rows if row.loss == BASELINE]
+        if not alone and not self.of_changes:
+            return None
+        unchanged = [row for row in alone or self.rows if not row.changes]
+        return next(iter(unchanged or alone), None)
+
+    @property
+    def of_changes(self) -> bool:
+        """Whether rows differ in params beside the loss."""
+        return any(row.changes for row in self.rows)
 
 
 def summarise(
@@ -140,15 +184,17 @@ def summarise(
         runs: by seed, at least one.
         seeds: all seeds of the comparison; ``miou`` holds None for those without a run.
         loss, options: of the training.
-        base: runs of the student alone, by seed; a gain compares runs of the same seed. Empty: no gain.
+        base: runs that gains are measured against, by seed; a gain compares runs of the same seed. Empty, or ``runs``
+            itself: no gain.
         weights: from which the gain per minute is computed.
         steps: of each run, where losses differ in them.
     """
-    alone = {} if loss == BASELINE else base
-    best = _figures(runs, alone, lambda run: run.best, seeds=seeds)
-    last = _figures(runs, alone, lambda run: run.last, seeds=seeds)
+    base = {} if base is runs else base
+    best = _figures(runs, base, lambda run: run.best, seeds=seeds)
+    last = _figures(runs, base, lambda run: run.last, seeds=seeds)
     gain = (best if weights == "best" else last).gain
     seconds = statistics.fmean(run.training_seconds for run in runs.values())
+    curves = tuple(runs[seed].curve if seed in runs else None for seed in seeds)
     return Row(
         name=name,
         loss=loss,
@@ -156,12 +202,13 @@ def summarise(
         steps=steps,
         best=best,
         last=last,
-        int8=_figures(runs, alone, lambda run: run.int8, seeds=seeds),
+        int8=_figures(runs, base, lambda run: run.int8, seeds=seeds),
         int8_drop=_means([run.int8_drop for run in runs.values() if run.int8_drop]),
         seconds_per_step=_rounded(statistics.median(run.seconds_per_step for run in runs.values()), 6),
         peak_memory_mib=_rounded(max(run.peak_memory_mib for run in runs.values())),
         training_seconds=_rounded(seconds, 3),
         gain_per_minute=_rounded(gain / (seconds / 60)) if gain is not None and seconds > 0 else None,
+        curves=curves if any(curves) else (),
     )
 
 
@@ -182,6 +229,7 @@ def _figures(
         gain=_rounded(statistics.fmean(gains)) if gains else None,
         gain_error=_rounded(statistics.stdev(gains) / math.sqrt(len(gains))) if len(gains) > 1 else None,
         per_class_iou=_means([each.per_class_iou for each in measured.values()]),
+        ious=tuple(tuple(measured[seed].per_class_iou) if seed in measured else None for seed in seeds),
     )
 
 
@@ -199,12 +247,22 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
 
 
+def files(folder: Path) -> list[Path]:
+    """The files of comparisons in a folder: comparison.json first, then the others by name."""
+    return [file for file in (folder / FILE, *sorted(folder.glob(MORE))) if file.is_file()]
+
+
 def load(file: Path) -> Comparison:
     """The comparison in a file; without a file, one without rows.
+
+    Without a title, ``comparison-teachers.json`` has the title "Losses compared: teachers".
 
     Raises:
         UserError: the file is invalid.
     """
-    return (
-        json_file.read(Comparison, file, advice="compare again with: make compare") if file.is_file() else Comparison()
-    )
+    if not file.is_file():
+        return Comparison()
+    loaded = json_file.read(Comparison, file, advice="compare again with: make compare")
+    if file.name == FILE or "title" in loaded.model_fields_set:
+        return loaded
+    return loaded.model_copy(update={"title": f"{TITLE}: {file.stem.removeprefix('comparison-')}"})

@@ -5,22 +5,24 @@ A new column is one line of :data:`COLUMNS`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
 
-from pipeline.reporting import columns
+from pipeline.reporting import columns, gains
 from pipeline.reporting.columns import Column, plain
 from pipeline.reporting.comparison import BASELINE, Comparison, Figures, Row
-from pipeline.reporting.wording import NOT_MEASURED, TIMES, fixed, signed
+from pipeline.reporting.intervals import CONFIDENCE
+from pipeline.reporting.wording import NOT_MEASURED, TIMES, fixed, signed, signed_interval
 
 NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the comparison beside the row of the student alone, if there is one, and the comparison."""
+    """A row of the comparison beside the baseline, if there is one, and the comparison."""
 
     row: Row
     alone: Row | None
@@ -28,7 +30,7 @@ class Line:
 
     @property
     def is_alone(self) -> bool:
-        return self.row.loss == BASELINE
+        return self.row == self.alone
 
 
 def lines(comparison: Comparison) -> list[Line]:
@@ -41,6 +43,20 @@ def _mean(figures: Figures) -> str:
 
 def _gain(line: Line, figures: Figures) -> str:
     return NOTHING if line.is_alone else _with_error(signed(figures.gain), figures.gain_error)
+
+
+def _interval(line: Line) -> str:
+    """``−0.2 to +0.8 (within spread)``: the gain of the chosen weights."""
+    gain = gains.of_miou(line.row, line.comparison)
+    if gain is None:
+        return NOTHING
+    return gain.verdict if gain.interval is None else f"{signed_interval(gain.interval)} ({gain.verdict})"
+
+
+def changes(row: Row) -> str:
+    """``distill.ema 0.999, distill.lr 0.001``; a dash for a row without changes."""
+    texts = [f"{key} {json.dumps(value).strip(chr(34))}" for key, value in row.changes.items()]
+    return ", ".join(texts) or NOTHING
 
 
 def _gain_per_minute(line: Line) -> str:
@@ -77,7 +93,7 @@ def _milliseconds(line: Line) -> str:
 
 
 def _cost(line: Line) -> str:
-    """Time of a step / time of a step of the student alone."""
+    """Time of a step / time of a step of the baseline."""
     seconds, alone = line.row.seconds_per_step, line.alone.seconds_per_step if line.alone else None
     return NOTHING if seconds is None or not alone else f"{seconds / alone:.2f}{TIMES}"
 
@@ -93,23 +109,29 @@ def _with_error(text: str, error: float | None) -> str:
 
 PER_MINUTE = Column("gain per minute", _gain_per_minute)
 
-#: mIoU in percent, gains in points over the student alone; time of one training step, and against the student alone.
-COLUMNS: tuple[Column[Line], ...] = (
-    Column("name", lambda line: line.row.name, left=True),
-    Column("loss", lambda line: line.row.loss, left=True),
-    Column("best mIoU", lambda line: _mean(line.row.best)),
-    Column("best gain", lambda line: _gain(line, line.row.best)),
-    Column("last mIoU", lambda line: _mean(line.row.last)),
-    Column("last gain", lambda line: _gain(line, line.row.last)),
-    Column("INT8 mIoU", lambda line: _mean(line.row.int8)),
-    Column("worst class drop", _worst_drop, left=True),
-    Column("worst class", _worst, left=True),
+#: What training costs, on the page a table of its own. Time of one training step, and against the baseline.
+COSTS: tuple[Column[Line], ...] = (
     Column("steps", _steps),
     Column("ms per step", _milliseconds),
     Column("cost", _cost),
     Column("minutes", _minutes),
     PER_MINUTE,
     Column("peak MiB", lambda line: fixed(line.row.peak_memory_mib, 0)),
+)
+#: mIoU in percent, gains in points over the baseline.
+COLUMNS: tuple[Column[Line], ...] = (
+    Column("name", lambda line: line.row.name, left=True),
+    Column("loss", lambda line: line.row.loss, left=True),
+    Column("changed", lambda line: changes(line.row), left=True),
+    Column("best mIoU", lambda line: _mean(line.row.best)),
+    Column("best gain", lambda line: _gain(line, line.row.best)),
+    Column("last mIoU", lambda line: _mean(line.row.last)),
+    Column("last gain", lambda line: _gain(line, line.row.last)),
+    Column(f"{CONFIDENCE}% interval of the gain", _interval, left=True),
+    Column("INT8 mIoU", lambda line: _mean(line.row.int8)),
+    Column("worst class drop", _worst_drop, left=True),
+    Column("worst class", _worst, left=True),
+    *COSTS,
 )
 
 
@@ -133,15 +155,17 @@ def length(comparison: Comparison) -> str:
 def caption(comparison: Comparison) -> str:
     """The common facts of the rows, and the meaning of the columns."""
     count = len(comparison.seeds)
-    of_weights = ["worst class (lowest IoU)", "INT8"]
+    of_weights = ["interval", "worst class (lowest IoU)", "INT8"]
     if comparison.minutes is None:
-        of_weights.insert(0, "gain per minute")
+        of_weights.insert(1, "gain per minute")
+    base = comparison.baseline.name if comparison.baseline else BASELINE
     return (
         f"student {comparison.student}, {count} seed{'s' if count != 1 else ''}, {length(comparison)}; teacher "
         f"{fixed(comparison.teacher.miou)} mIoU; mIoU on {comparison.split} of the best weights on val and of the last "
-        f"ones: mean ± standard deviation over seeds; gain over {BASELINE} of the same seed: mean ± standard error; "
+        f"ones: mean ± standard deviation over seeds; gain over {base} of the same seed: mean ± standard error; "
+        f"interval: Student's t over the paired seeds, within spread if it contains 0; "
         f"{', '.join(of_weights[:-1])} and {of_weights[-1]}: of the {comparison.weights} weights; cost: time of a "
-        f"step against {BASELINE}; trained on {comparison.device}"
+        f"step against {base}; trained on {comparison.device}"
     )
 
 
@@ -154,5 +178,5 @@ def markdown(comparison: Comparison) -> str:
 
 def rich_tables(comparison: Comparison, *, width: int) -> Group:
     """The same table for a terminal of ``width`` characters."""
-    texts = {"title": "Losses compared", "caption": caption(comparison)}
+    texts = {"title": comparison.title, "caption": caption(comparison)}
     return columns.rich_tables(shown(comparison), lines(comparison), width=width, **texts)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pipeline.evaluation.assembly import TEACHER
 from pipeline.reporting.json_file import Count, Flag, JsonObject, NotNegative, Number, Percent, require_lengths
 
 SIZES = ("small", "medium", "large")
@@ -62,6 +63,7 @@ class Teacher(JsonObject):
     per_class_iou: tuple[Percent | None, ...] = ()
     parameters: Count | None = None
     model: str = ""
+    sha256: str = ""
 
 
 class Reached(JsonObject):
@@ -131,6 +133,7 @@ class Drop(JsonObject):
     worst_class_drop: Number | None = None
     confidence: Annotated[Number, Field(ge=0, le=1)] | None = None
     classes: tuple[Number | None, ...] = ()
+    miou_interval: Interval | None = None  # of versus_float
     class_intervals: tuple[Interval | None, ...] = ()
     class_frames: tuple[Count | None, ...] = ()
 
@@ -203,6 +206,11 @@ class Result(JsonObject):
         }
         require_lengths(lists, len(self.classes), key="classes")
         return self
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether this is a check of the teacher itself."""
+        return self.loss == TEACHER
 
     def variant(self, name: str) -> Variant:
         """The variant, or one in which nothing is measured."""

@@ -1,18 +1,18 @@
 """The report: one self-contained HTML page with the gains and losses of INT8.
 
-The page holds no date, host or path, so that equal results give equal bytes. The layout is in ``report.html.j2``; this
-module collects the values.
+The page holds no date, host or path, so that equal results give equal bytes. The layout is in ``report.html.j2`` and
+its parts; this module collects the values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.errors import UserError
@@ -20,35 +20,45 @@ from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
 from pipeline.reporting import (
     class_losses,
-    comparison_figure,
-    comparison_table,
+    compared,
+    differing,
     figures,
+    interval_figure,
+    planes,
     rare,
     samples,
     sensitivity_figure,
+    spreads,
     table,
+    tiles,
     wording,
 )
 from pipeline.reporting.class_losses import Row
+from pipeline.reporting.compared import Figure
 from pipeline.reporting.comparison import Comparison
+from pipeline.reporting.differing import Differing
+from pipeline.reporting.interval_figure import Change
+from pipeline.reporting.intervals import CONFIDENCE
 from pipeline.reporting.measured import SIZES, Result
 from pipeline.reporting.samples import Strip
 from pipeline.reporting.svg import THEME
-from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, megabytes, milliseconds, signed
+from pipeline.reporting.wording import NOT_MEASURED, fixed, megabytes, milliseconds, signed
 
 T = TypeVar("T")
 
+#: The layout and its parts, by name, so that DVC knows that the report depends on them.
+TEMPLATES = (
+    "report.html.j2",
+    "report.css.j2",
+    "report_macros.html.j2",
+    "report_students.html.j2",
+    "report_accuracy.html.j2",
+    "report_classes.html.j2",
+    "report_compared.html.j2",
+    "report_frames.html.j2",
+)
+
 LATENCY_SCOPE = "uint8 frame in host memory \N{RIGHTWARDS ARROW} label map in host memory, resize not included"
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key number of the page: title, value, a note with its sources, and warnings (``marks``)."""
-
-    title: str
-    value: str
-    note: str
-    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -60,19 +70,28 @@ class Student:
     summary: str
     notes: Sequence[str]
     classes: Sequence[Row]
+    changes: Markup | None
     bars: Markup | None
     layers: Markup | None
     strips: Sequence[Strip]
 
 
-def build(results: Sequence[Result], *, dataset: Path, predictions: Path, compared: Comparison | None = None) -> str:
+def build(
+    results: Sequence[Result],
+    *,
+    dataset: Path,
+    predictions: Path,
+    comparisons: Sequence[Comparison] = (),
+    frames: bool = True,
+) -> str:
     """The page for ``results``, with sample frames and rare classes from disk.
 
     Args:
         results: from :func:`pipeline.reporting.results.load`.
         dataset: prepared data set.
         predictions: folder with one ``predictions`` artifact per student; a missing one is shown as not measured.
-        compared: losses compared on one student; shown only if they were compared on the data of these results.
+        comparisons: shown only if they are of the data of these results.
+        frames: False for a page without pictures of the data, which may be published where the data may not.
 
     Raises:
         UserError: the data set or a predictions artifact is damaged, or does not belong to the results.
@@ -86,8 +105,16 @@ def build(results: Sequence[Result], *, dataset: Path, predictions: Path, compar
             )
     split = next((result.split for result in results if result.split), "")
     shares = rare.shares(prepared.split(split), prepared.labels) if split else {}
-    strips = {result.label: samples.strips(prepared, predictions / result.student) for result in results}
-    return render(results, labels=prepared.labels, shares=shares, strips=strips, compared=compared)
+    kept = {result.label: samples.kept(prepared, predictions / result.student) for result in results if frames}
+    return render(
+        results,
+        labels=prepared.labels,
+        shares=shares,
+        strips={label: samples.strips(each, prepared.labels) for label, each in kept.items()},
+        differ=differing.most(kept, prepared.labels),
+        comparisons=comparisons,
+        frames=frames,
+    )
 
 
 def render(
@@ -96,7 +123,9 @@ def render(
     labels: LabelSpec,
     shares: Mapping[str, float],
     strips: Mapping[str, Sequence[Strip]],
-    compared: Comparison | None = None,
+    differ: Differing | None = None,
+    comparisons: Sequence[Comparison] = (),
+    frames: bool = True,
 ) -> str:
     """The page from values alone.
 
@@ -105,39 +134,89 @@ def render(
         labels: class names and colours for the legend.
         shares: share of each class in the labelled pixels, 0..1.
         strips: sample strips by student label.
-        compared: losses compared on one student.
+        differ: frames on which students differ; None: no such section.
+        comparisons: of losses or params.
+        frames: False: the page says that it shows no pictures of the data.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.globals.update(fixed=fixed, signed=signed, ms=milliseconds, mb=megabytes, count=wording.count)
-    environment.globals.update(interval=wording.interval, confidence=wording.confidence)
-    environment.filters["hex"] = lambda colour: "#{:02x}{:02x}{:02x}".format(*colour)
-    template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     best = wording.best(results)
     students = _students(results, strips)
-    return template.render(
+    bars = {result.label: spread for result in results if (spread := spreads.of(result, comparisons))}
+    return _environment().get_template(TEMPLATES[0]).render(
         best=best,
         best_summary=wording.summary(best) if best else "",
-        tiles=_tiles(best, wording.baseline(results)) if best else [],
+        tiles=tiles.of(best, wording.baseline(results, best)) if best else [],
         students=students,
         sampled=sorted(students, key=lambda student: student.result is not best),
-        plane=figures.accuracy_against_latency(results),
-        plane_narrow=figures.accuracy_against_latency(results, width=380, height=360),
+        latency_plane=_plane(results, "latency", bars),
+        size_plane=_plane(results, "size", bars),
+        has_front=planes.has_front(results, "latency"),
+        all_named=len(results) <= planes.NAMED,
+        has_bars=bool(bars),
         columns=table.COLUMNS,
         verdict_column=table.VERDICT,
         results=results,
         rare=rare.rare(shares),
         sizes=SIZES,
-        compared=_compared(compared, results),
+        sections=compared.sections(comparisons, results),
+        with_frames=frames,
+        differ=differ,
         labels=labels,
         devices=_distinct([result.device for result in results if result.device]),
         teachers=_distinct([result.teacher for result in results if result.teacher.model]),
-        sources=_distinct(
-            [(r.dataset, r.split, r.images, r.input_size, r.absent_classes) for r in results if r.dataset or r.split]
-        ),
+        sources=_distinct([_source(result) for result in results if result.dataset or result.split]),
+        measured_on=_measured_on(results),
         latency_scope=LATENCY_SCOPE,
         not_measured=NOT_MEASURED,
+        t_confidence=CONFIDENCE,
+        version=metadata.version("segpress"),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    folder = resources.files(__package__)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        loader=DictLoader({name: folder.joinpath(name).read_text("utf-8") for name in TEMPLATES}),
+    )
+    environment.globals.update(fixed=fixed, signed=signed, ms=milliseconds, mb=megabytes, count=wording.count)
+    environment.globals.update(interval=wording.interval, confidence=wording.confidence)
+    environment.globals.update(not_measured=NOT_MEASURED)
+    environment.filters["hex"] = lambda colour: "#{:02x}{:02x}{:02x}".format(*colour)
+    return environment
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data that results were measured on."""
+
+    dataset: str
+    sha256: str
+    split: str
+    images: int | None
+    input_size: tuple[int, ...]
+    absent: tuple[str, ...]
+
+
+def _source(result: Result) -> Source:
+    return Source(
+        result.dataset, result.dataset_sha256, result.split, result.images, result.input_size, result.absent_classes
+    )
+
+
+def _measured_on(results: Sequence[Result]) -> str:
+    """``split val``: the splits of all results, for the captions of tables and figures."""
+    splits = _distinct([result.split for result in results if result.split])
+    return f"split{'s' if len(splits) > 1 else ''} {' and '.join(splits)}" if splits else f"split {NOT_MEASURED}"
+
+
+def _plane(results: Sequence[Result], cost: planes.Cost, bars: Mapping[str, Mapping[str, float]]) -> Figure:
+    return Figure(
+        planes.plane(results, cost, spreads=bars),
+        planes.plane(results, cost, spreads=bars, width=380, height=400),
     )
 
 
@@ -151,6 +230,7 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
             summary=wording.summary(result),
             notes=wording.notes(result),
             classes=class_losses.rows(result),
+            changes=_int8_changes(result, name=f"changes-{index}"),
             bars=figures.class_bars(result, name=f"bars-{index}", colour=palette[result.label]),
             layers=sensitivity_figure.bars(result, name=f"layers-{index}"),
             strips=strips.get(result.label, ()),
@@ -159,52 +239,16 @@ def _students(results: Sequence[Result], strips: Mapping[str, Sequence[Strip]]) 
     ]
 
 
-def _compared(comparison: Comparison | None, results: Sequence[Result]) -> dict[str, Any] | None:
-    """The compared losses, for the page; it shows only one sentence if they are from other data (``imported``)."""
-    if comparison is None or not comparison.rows:
-        return None
-    return {
-        "imported": comparison.dataset_sha256 not in {result.dataset_sha256 for result in results},
-        "student": comparison.student,
-        "caption": comparison_table.caption(comparison),
-        "wide": comparison_figure.dots(comparison),
-        "narrow": comparison_figure.dots(comparison, width=380),
-        "equal": "number of steps" if comparison.minutes is None else "minutes of training",
-        "columns": comparison_table.shown(comparison),
-        "lines": comparison_table.lines(comparison),
-    }
-
-
-def _tiles(best: Result, base: Result | None) -> list[Tile]:
-    drop, fp32, int8 = best.drop, best.fp32, best.int8
-    tiles = [
-        Tile("INT8 mIoU", fixed(int8.miou), f"float {fixed(best.reference.miou)}, teacher {fixed(best.teacher.miou)}"),
-        Tile("INT8 against float", _change(drop.versus_float), "mIoU points"),
-        Tile(
-            "Speed-up",
-            factor(best.speedup),
-            f"{_from_to(milliseconds(fp32.latency.p50), milliseconds(int8.latency.p50), 'ms')}, median",
-            wording.speed_marks(best),
-        ),
-        Tile(
-            "Size reduction",
-            factor(best.shrink),
-            _from_to(megabytes(fp32.size_bytes), megabytes(int8.size_bytes), "MB"),
-        ),
-        Tile("Worst class", _change(drop.worst_class_drop), f"IoU points, {wording.worst_with_confidence(best)}"),
+def _int8_changes(result: Result, *, name: str) -> Markup | None:
+    """What INT8 changes in each class, with intervals; None without intervals."""
+    changes = [
+        Change(row.name, -row.lost, (-row.interval[1], -row.interval[0]))
+        for row in class_losses.rows(result)
+        if row.interval is not None
     ]
-    if base is not None and base is not best and base.int8.miou is not None and int8.miou is not None:
-        gain = signed(int8.miou - base.int8.miou)
-        tiles.append(Tile("Distillation", gain, f"mIoU points over {base.label}, both INT8"))
-    return tiles
-
-
-def _change(drop: float | None) -> str:
-    return NOT_MEASURED if drop is None else signed(-drop)
-
-
-def _from_to(before: str, after: str, unit: str) -> str:
-    return NOT_MEASURED if NOT_MEASURED in (before, after) else f"{before} \N{RIGHTWARDS ARROW} {after} {unit}"
+    return interval_figure.dots(
+        changes, name=name, title=f"Change of IoU of each class from float to INT8, {result.label}"
+    )
 
 
 def _distinct(values: Sequence[T]) -> list[T]:

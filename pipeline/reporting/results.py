@@ -29,7 +29,7 @@ def load(folder: Path, *, expected: Sequence[str] = ()) -> list[Result]:
         raise UserError(f"{folder}: no such folder; measure the students first with: dvc repro check")
     results: list[Result] = []
     files: dict[tuple[str, str], Path] = {}
-    for file in sorted(set(folder.glob("*.json")) - {folder / comparison.FILE}):
+    for file in sorted(set(folder.glob("*.json")) - set(comparison.files(folder))):
         result = read(file)
         key = (result.student, result.device.get("id", ""))
         if key in files:

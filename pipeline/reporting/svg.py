@@ -33,7 +33,14 @@ THEME = {
     "series-3": "#010a0a",
     "series-4": "#010a0b",
     "series-5": "#010a0c",
+    "series-6": "#010a0d",
+    "series-7": "#010a0e",
+    "series-8": "#010a0f",
+    "series-9": "#010a10",
+    "series-10": "#010a11",
+    "good": "#010a12",
 }
+SERIES = sum(name.startswith("series-") for name in THEME)
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,8 +66,8 @@ _RC: dict[Any, Any] = {
 
 
 def series_colour(index: int) -> str:
-    """Placeholder for the colour of the ``index``-th distilled student; colours repeat after five."""
-    return THEME[f"series-{index % 5 + 1}"]
+    """Placeholder for the colour of the ``index``-th distilled student; colours repeat after ten."""
+    return THEME[f"series-{index % SERIES + 1}"]
 
 
 @contextmanager
@@ -95,3 +102,13 @@ def finish(figure: Figure, *, name: str, title: str) -> Markup:
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
     text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
     return Markup("\n".join(line.strip() for line in text.splitlines() if line.strip()))  # noqa: S704 - matplotlib escapes every text, title is escaped above
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most ``length`` characters; a longer one ends with an ellipsis.
+
+    Example:
+        >>> shortened("pedestrian", 6)
+        'pedes…'
+    """
+    return text if len(text) <= length else f"{text[: length - 1]}\N{HORIZONTAL ELLIPSIS}"

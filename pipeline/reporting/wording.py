@@ -111,6 +111,10 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{fixed(bounds[0])} to {fixed(bounds[1])}"
 
 
+def signed_interval(bounds: tuple[float, float]) -> str:
+    return f"{signed(bounds[0])} to {signed(bounds[1])}"
+
+
 def confidence(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:g}%"
 
@@ -198,12 +202,19 @@ def _to_teacher(drop: float | None) -> str:
 
 
 def best(results: Sequence[Result]) -> Result | None:
-    """The student to show first: the highest INT8 mIoU among those that keep every budget, else among all measured."""
-    measured = [result for result in results if result.int8.miou is not None]
+    """The student to show first: the highest INT8 mIoU among those that keep every budget, else among all measured.
+
+    It is never the teacher.
+    """
+    measured = [result for result in results if result.int8.miou is not None and not result.is_teacher]
     passing = [result for result in measured if result.verdict == "pass"]
     return max(passing or measured, key=lambda result: result.int8.miou or 0.0, default=None)
 
 
-def baseline(results: Sequence[Result]) -> Result | None:
-    """The student trained without a teacher."""
-    return next((result for result in results if result.loss == "none"), None)
+def baseline(results: Sequence[Result], student: Result) -> Result | None:
+    """The same network trained without a teacher."""
+    return next((result for result in results if result.loss == "none" and _network(result) == _network(student)), None)
+
+
+def _network(result: Result) -> tuple[str, int | None]:
+    return result.model, result.parameters

@@ -195,6 +195,7 @@ def _name_problems(raw: Mapping[Any, Any]) -> Iterator[str]:
     students = raw.get("students")
     if not isinstance(students, dict) or not students:
         return
-    for name, file in TAKEN.items():
+    taken = TAKEN | {name: f"results/{name}.json" for name in students if str(name).startswith("comparison-")}
+    for name, file in taken.items():
         if name in students:
             yield f"students.{name}: {file} is already the path of something else; choose another name"

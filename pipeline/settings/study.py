@@ -51,6 +51,13 @@ class Study(Section):
         list[Positive], Field(min_length=1, default_factory=lambda: [2])
     ]  # of onnxruntime, for networks that are shown
 
+    def loss(self, row: Row) -> Any:
+        """The loss that a row's students learn with."""
+        if row.training is None:
+            return row.loss
+        comparison, _, key = row.training.partition("/")
+        return self.comparisons[comparison].rows[key].loss
+
     def run(self, place: str) -> tuple[str, str, int]:
         """Comparison, row and seed of an entry of ``shown`` that is not the teacher."""
         comparison, row, seed = place.split("/")

@@ -99,10 +99,16 @@ def run(name: str, *, target: str, params: Mapping[str, Any]) -> tuple[str, bool
 
 def read(commit: str, path: str) -> dict[str, Any]:
     """A JSON object that an experiment wrote, from git or from DVC's cache."""
+    value: dict[str, Any] = json.loads(read_text(commit, path))
+    return value
+
+
+def read_text(commit: str, path: str) -> str:
+    """A text file that an experiment wrote, from git or from DVC's cache."""
     from dvc.api import DVCFileSystem  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    value: dict[str, Any] = json.loads(DVCFileSystem(rev=commit).read_text(path, encoding="utf-8"))
-    return value
+    text: str = DVCFileSystem(rev=commit).read_text(path, encoding="utf-8")
+    return text
 
 
 def _ref(name: str) -> str:

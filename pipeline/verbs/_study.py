@@ -28,7 +28,7 @@ from pipeline.settings.study import TEACHER, Study, changed
 from pipeline.verbs._equal_minutes import TIMED, Changes, length_of
 from pipeline.verbs._graph import link, steps
 from pipeline.verbs._steps import perform, run_stage
-from pipeline.verbs.compare import HARDLY_TIMED, facts_of
+from pipeline.verbs.compare import CURVE, HARDLY_TIMED, facts_of
 
 #: Stages that all runs share, and what the runs use of them.
 SHARED = ("device", "raw_data", "sources", "prepare", "prepare_unlabelled", "train_teacher")
@@ -63,7 +63,7 @@ class Work:
 
     def prepare(self) -> None:
         """Prepare the data set and train the teacher."""
-        with self._processor(alone=True):
+        with _locked(self.shared, wait=True):
             self._perform(self.shared, SHARED, "shared")
         measured = sorted(split for split, reached in self._teacher()["metrics"].items() if reached["miou"] is not None)
         if (split := self.settings.check.split) not in measured:
@@ -74,11 +74,13 @@ class Work:
         comparison = self.study.comparisons[name]
         if comparison.minutes is None:
             return {key: {} for key in comparison.rows}
-        with self._processor(alone=True):
-            return {
-                key: self._length(name, key, 60 * comparison.minutes) if row.training is None else {}
-                for key, row in comparison.rows.items()
-            }
+        times = self.folder / "times" / name
+        timed = [key for key, row in comparison.rows.items() if row.training is None]
+        with _locked(times, wait=True):
+            missing = not all(list((times / key).glob("artifacts/costs/*.json")) for key in timed)
+            with self._processor(alone=missing):
+                found = {key: self._length(name, key, 60 * comparison.minutes) for key in timed}
+        return {key: found.get(key, {}) for key in comparison.rows}
 
     def run(self, name: str, key: str, seed: int, *, length: Changes) -> bool:
         """One run of a comparison, from its training to INT8; False if another process is at it."""
@@ -91,7 +93,9 @@ class Work:
             self._params(folder, {**self._changes(name, key, seed), **length, **HARDLY_TIMED})
             link(folder, COMMON, source=self.shared)
             if training:
-                trained = (f"artifacts/students/{student}", f"artifacts/costs/{student}.json")
+                trained = [
+                    f"artifacts/{place.format(student)}" for place in ("students/{}", "costs/{}.json", "curves/{}")
+                ]
                 link(folder, trained, source=self._trained(training, seed, of=f"{name}/{key}"))
             stages = ("sources", *(() if training else ("distill",)), "qat", *DEPLOYED)
             with self._processor(alone=False):
@@ -113,22 +117,24 @@ class Work:
             runs[key][seed], common = facts_of(
                 network, teacher=self._teacher(), results=_read(results), split=self.settings.check.split,
                 costs=_read(folder / f"artifacts/costs/{student}.json"),
+                curve=(folder / f"artifacts/curves/{student}" / CURVE).read_text(encoding="utf-8"),
             )  # fmt: skip
             counts[key] = network["last"]["step"]
         if not common:
             return
         equal = comparison.minutes is not None
         base = next(iter(comparison.rows))
-        mixtures = {key: loss_mixture.resolve(row.loss, self.settings.losses) for key, row in comparison.rows.items()}
-        rows = [
-            summarise(
-                key, runs[key], seeds=comparison.seeds, loss=loss_mixture.title(mixtures[key]),
-                options={**mixtures[key], **row.params}, base={} if key == base else runs[base],
-                steps=counts[key] if equal else None,
-            )
-            for key, row in comparison.rows.items()
-            if runs[key]
-        ]  # fmt: skip
+        rows = []
+        for key, row in comparison.rows.items():
+            if runs[key]:
+                mixture = loss_mixture.resolve(self.study.loss(row), self.settings.losses)
+                rows.append(
+                    summarise(
+                        key, runs[key], seeds=comparison.seeds, loss=loss_mixture.title(mixture),
+                        options={**mixture, **row.params}, base=runs[base],
+                        steps=counts[key] if equal else None,
+                    )
+                )  # fmt: skip
         content = {
             **common,
             "title": comparison.title,
@@ -136,7 +142,6 @@ class Work:
             "model": self.settings.student(comparison.student).model.model_dump(),
             "split": self.settings.check.split,
             "weights": "best",
-            "baseline": base,
             "steps": None if equal else next(iter(counts.values())),
             "minutes": comparison.minutes,
             "batch_size": self.settings.distill.batch_size,

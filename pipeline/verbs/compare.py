@@ -26,7 +26,7 @@ from pipeline.artifact import dump_json, write_text
 from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.reporting import comparison, comparison_table
-from pipeline.reporting.comparison import BASELINE, Measured, Run, summarise
+from pipeline.reporting.comparison import BASELINE, Curve, Measured, Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
@@ -35,6 +35,8 @@ from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 #: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
 RENDERED = ("streets",)
 TEACHER, DATASET = Path("artifacts/teacher"), Path("artifacts/dataset")
+#: Table of mIoU on val at each validation, in the folder of a training's curves.
+CURVE = "plots/metrics/val/miou.tsv"
 #: Params with which `check` measures hardly any latency.
 HARDLY_TIMED: Changes = {"check.warmup": 0, "check.runs": 10, "check.seconds": 0.0}
 #: Stages that run once in the workspace: a temporary folder does not have the files of relative paths in params.yaml.
@@ -68,7 +70,8 @@ def measure(name: str, seed: int, *, settings: Params, changes: Changes) -> tupl
     teacher = _experiments.read(commit, f"{TEACHER}/meta.json")
     costs = _experiments.read(commit, f"artifacts/costs/{student}.json")
     results = _experiments.read(commit, f"results/{student}.json") if int8 else None
-    return *facts_of(network, teacher=teacher, costs=costs, results=results, split=split), trained
+    curve = _experiments.read_text(commit, f"artifacts/curves/{student}/{CURVE}")
+    return *facts_of(network, teacher=teacher, costs=costs, results=results, curve=curve, split=split), trained
 
 
 def facts_of(
@@ -77,6 +80,7 @@ def facts_of(
     teacher: Mapping[str, Any],
     costs: Mapping[str, Any],
     results: Mapping[str, Any] | None,
+    curve: str,
     split: str,
 ) -> tuple[Run, dict[str, Any]]:
     """A run, and the facts that all runs of a comparison share, from the JSON files of its stages.
@@ -85,12 +89,14 @@ def facts_of(
         network, teacher: meta.json of both networks.
         costs: of the training.
         results: of ``check``; None: INT8 was not checked.
+        curve: content of the table ``CURVE``.
     """
     run = Run(
         best=_measured(network["metrics"][split]),
         last=_measured(network["last"]["metrics"][split]),
         int8=_measured(results["variants"]["int8"]) if results else None,
         int8_drop=results["drop"]["classes"] if results else (),
+        curve=_curve(curve),
         **{key: costs[key] for key in ("seconds_per_step", "training_seconds", "peak_memory_mib")},
     )
     common = {
@@ -104,6 +110,12 @@ def facts_of(
 
 def _measured(metrics: Mapping[str, Any]) -> Measured:
     return Measured(miou=metrics["miou"], per_class_iou=metrics["per_class_iou"])
+
+
+def _curve(table: str) -> Curve:
+    """mIoU by step, from the table that DVCLive wrote: a line of titles, then one line per validation."""
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    return Curve(steps=tuple(int(step) for step, _ in rows), miou=tuple(float(miou) for _, miou in rows))
 
 
 def _checked(settings: Params) -> Changes:
@@ -137,7 +149,8 @@ def contents(
     base = next((runs[name] for name, mixture in mixtures.items() if list(mixture) == [BASELINE]), {})
     rows = [
         summarise(
-            name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture, base=base,
+            name, runs[name], seeds=chosen.seeds, loss=loss_mixture.title(mixture), options=mixture,
+            base=base,
             weights=chosen.weights, steps=None if minutes is None else changes[name]["distill.steps"],
         )
         for name, mixture in mixtures.items()
@@ -238,7 +251,7 @@ def main(arguments: list[str]) -> int:
         print("interrupted: finished runs are kept; continue with: make compare", file=sys.stderr)
         return 130
     loaded = comparison.load(args.out)
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = Console(width=None if sys.stdout.isatty() else 210)
     console.print(comparison_table.rich_tables(loaded, width=console.width))
     if args.markdown:
         write_text(args.markdown, comparison_table.markdown(loaded))

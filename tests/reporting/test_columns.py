@@ -26,7 +26,7 @@ def printed(shown: RenderableType) -> str:
 
 
 def rendered() -> str:
-    return page.render([RESULT], labels=LABELS, shares={}, strips={}, compared=COMPARED)
+    return page.render([RESULT], labels=LABELS, shares={}, strips={}, comparisons=[COMPARED])
 
 
 def test_alignment_and_escaping() -> None:

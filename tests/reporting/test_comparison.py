@@ -17,7 +17,7 @@ from pipeline.reporting import comparison, comparison_figure, comparison_table, 
 from pipeline.reporting.comparison import Comparison, Figures, Measured, Row, Run, summarise
 from pipeline.reporting.measured import Result
 from pipeline.reporting.results import load
-from pipeline.reporting.wording import TIMES
+from pipeline.reporting.wording import MINUS, TIMES
 
 SEEDS = [0, 1, 2]
 CLASSES = ["a", "b", "c"]
@@ -44,7 +44,9 @@ KD = {0: run(41.0, step=0.2, memory=150), 1: run(45.0, step=0.4, seconds=180), 2
 
 
 def row(name: str, runs: dict[int, Run], *, loss: str = "", base: dict[int, Run] = ALONE, **more: Any) -> Row:
-    return summarise(name, runs, seeds=SEEDS, loss=loss or name, options={name: {}}, base=base, **more)
+    loss = loss or name
+    options: dict[str, Any] = {each: {} for each in loss.split("+")}
+    return summarise(name, runs, seeds=SEEDS, loss=loss, options=options, base=base, **more)
 
 
 def test_means_spreads_and_paired_gains() -> None:
@@ -113,7 +115,8 @@ def compared(tmp_path: Path) -> Comparison:
 
 def test_the_file_contains_the_summarised_rows(compared: Comparison) -> None:
     assert compared.rows == (row("none", ALONE), row("mix", KD, loss="kd+fitnet"))
-    common = Comparison(**COMMON, rows=compared.rows, seeds=SEEDS, classes=CLASSES, teacher={"miou": 53.2})
+    teacher = {"miou": 53.2, "sha256": "cd" * 32}
+    common = Comparison(**COMMON, rows=compared.rows, seeds=SEEDS, classes=CLASSES, teacher=teacher)
     assert compared == common
     assert compared.baseline == compared.rows[0]
 
@@ -174,11 +177,14 @@ def test_a_row_needs_one_entry_per_seed_and_class(tmp_path: Path) -> None:
 def test_the_table_has_the_numbers(compared: Comparison) -> None:
     lines = comparison_table.markdown(compared).splitlines()
     none, x = comparison_table.NOTHING, TIMES
-    titles = "name | loss | best mIoU | best gain | last mIoU | last gain | worst class | ms per step | cost | minutes"
+    titles = "name | loss | best mIoU | best gain | last mIoU | last gain | INTERVAL | worst class | ms"
+    titles = titles.replace("INTERVAL", "95% interval of the gain") + " per step | cost | minutes"
     assert lines[0] == f"| {titles} | gain per minute | peak MiB |"
-    alone = f"| none | none | 41.0 ± 1.0 | {none} | 40.0 ± 1.0 | {none} | c 31.0"
+    alone = f"| none | none | 41.0 ± 1.0 | {none} | 40.0 ± 1.0 | {none} | {none} | c 31.0"
     assert lines[2] == f"{alone} | 100 | 1.00{x} | 1.0 | {none} | 100 |"
-    mix = "| mix | kd+fitnet | 43.0 ± 2.0 | +2.0 ± 0.6 | 42.0 ± 2.0 | +2.0 ± 0.6 | c 33.0"
+    # differences 1, 3, 2: 2 ± 4.3027 * 1 / sqrt(3)
+    gain = f"+2.0 ± 0.6 | {MINUS}0.5 to +4.5 (within spread)"
+    mix = f"| mix | kd+fitnet | 43.0 ± 2.0 | +2.0 ± 0.6 | 42.0 ± 2.0 | {gain} | c 33.0"
     assert lines[3] == f"{mix} | 300 | 3.00{x} | 1.7 | +1.20 | 150 |"
     assert "student kd, 3 seeds, 300 steps of 4; teacher 53.2 mIoU; mIoU on val" in lines[-1]
 
@@ -190,11 +196,14 @@ def test_equal_minutes_show_the_steps_of_each_loss(tmp_path: Path) -> None:
     place = first.split(" | ").index("steps")
     assert (none.split(" | ")[place], kd.split(" | ")[place]) == ("300", "120")
     assert "3 seeds, 0.6 minutes in steps of 4; " in caption and "mIoU on test" in caption
-    assert "; worst class (lowest IoU) and INT8: of the last weights" in caption and "gain per minute" not in first
+    assert (
+        "; interval, worst class (lowest IoU) and INT8: of the last weights" in caption
+        and "gain per minute" not in first
+    )
     assert "The same student, teacher and minutes of training" in rendered(comparison.load(file))
 
 
-@pytest.mark.parametrize(("width", "tables"), [(60, 3), (100, 2), (170, 1)])
+@pytest.mark.parametrize(("width", "tables"), [(60, 4), (100, 3), (210, 1)])
 def test_a_terminal_shows_every_cell_in_as_many_tables_as_it_needs(
     width: int, tables: int, compared: Comparison
 ) -> None:
@@ -237,7 +246,7 @@ LABELS = LabelSpec(names=("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 
 
 def rendered(compared: Comparison | None, sha: str = "ab" * 32) -> str:
     result = Result(student="kd", label="kd", loss="kd", dataset_sha256=sha)
-    return page.render([result], labels=LABELS, shares={}, strips={}, compared=compared)
+    return page.render([result], labels=LABELS, shares={}, strips={}, comparisons=[compared] if compared else [])
 
 
 def test_the_figure_is_of_the_chosen_weights(compared: Comparison) -> None:
@@ -247,7 +256,7 @@ def test_the_figure_is_of_the_chosen_weights(compared: Comparison) -> None:
 
 def test_the_page_shows_the_comparison_of_its_own_data(compared: Comparison) -> None:
     text = rendered(compared)
-    assert "Losses compared" in text and text.count("<svg") == 2
+    assert "Losses compared" in text and text.count("<svg") == 3, "losses in two widths, classes"
     assert '<td class="whole">+2.0 ± 0.6</td>' in text, "a number and its error are not divided"
     assert text == rendered(compared)
 

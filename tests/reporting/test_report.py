@@ -203,6 +203,7 @@ def test_intervals_and_undecided_classes_are_shown(project: Project) -> None:
         "12", "75.0", "58.3", "3", "66.7", "66.7", "none",
     ]  # fmt: skip
     assert "interval (95%)" in section
+    assert 'aria-label="Change of IoU of each class from float to INT8, kd"' in section
 
 
 def test_the_fastest_variant_is_shown_with_the_reasons(project: Project) -> None:
@@ -509,7 +510,8 @@ def test_samples_show_what_int8_broke(project: Project) -> None:
     project.add("kd")
     project.predict("kd")
     text = project.page()
-    assert text.count("data:image/png;base64,") == 3 * 5
+    assert text.count("data:image/jpeg;base64,") == 4, "frames"
+    assert text.count("data:image/png;base64,") == 4 * 4, "labels and errors"
     assert "INT8 is wrong on 3.1% of the labelled pixels, only INT8 on 3.1%" in text  # one row of 32
 
 
@@ -550,6 +552,10 @@ def test_stage_writes_page_and_table_and_the_verb_shows_them(
     assert stage(monkeypatch, "--results", project.results, *places) == 0
     assert sorted(path.name for path in out.iterdir()) == ["index.html", "table.md"]
     assert (out / "table.md").read_text(encoding="utf-8") == table.markdown(project.load())
+    project.predict("kd")
+    assert stage(monkeypatch, "--results", project.results, *places, "--no-frames") == 0
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "<img" not in text and "This page shows no frames" in text
     places = ["--params", str(ROOT / "params.yaml"), "--results", str(project.results), "--report", str(out)]
     assert verbs.run("show", places) == 0
     shown = capsys.readouterr().out

@@ -172,6 +172,7 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("students", "../x", {"model": MODEL, "loss": "kd"}), "students.../x.[key]: got '../x'; string should"),
         (put("students", "teacher", STUDENT), "students.teacher: artifacts/curves/teacher is already"),
         (put("students", "comparison", STUDENT), "students.comparison: results/comparison.json is already"),
+        (put("students", "comparison-a", STUDENT), "students.comparison-a: results/comparison-a.json is already"),
         (put("students", "kd", "loss", 5), "students.kd.loss: got 5; allowed: a name (kd), a list of names ([kd"),
         (put("students", "kd", "loss", None), "students.kd.loss: got None; allowed: a name (kd), a list"),
         (put("students", "kd", "loss", ["kd", 5]), "students.kd.loss: got ['kd', 5]; allowed: a name (kd), a list"),

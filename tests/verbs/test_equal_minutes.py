@@ -69,12 +69,18 @@ class Experiments:
             "results/kd.json": {"variants": {"int8": int8}, "drop": {"classes": [0.5, 2.5]}},
         }[path]
 
+    def read_text(self, commit: str, path: str) -> str:
+        assert path == "artifacts/curves/kd/plots/metrics/val/miou.tsv"
+        seed = json.loads(commit)[1]["distill.seed"]
+        return f"step\tmiou\n100\t{40.0 + seed}\n300\t50.5\n"
+
 
 @pytest.fixture
 def experiments(monkeypatch: pytest.MonkeyPatch) -> Experiments:
     answers = Experiments()
     monkeypatch.setattr(_experiments, "run", answers.run)
     monkeypatch.setattr(_experiments, "read", answers.read)
+    monkeypatch.setattr(_experiments, "read_text", answers.read_text)
     monkeypatch.setattr(compare, "Prepared", lambda path: SimpleNamespace(splits={"train": ["frame"] * 400}))
     return answers
 
@@ -111,6 +117,9 @@ def test_equal_steps_change_nothing_but_loss_and_seed(
     assert (written.steps, written.minutes, written.rows[0].steps) == (300, None, None)
     assert (written.rows[1].best.miou, written.rows[1].last.miou) == ((52.0, 53.0), (51.0, 52.0))
     assert (written.rows[1].best.gain, written.rows[1].last.gain) == (2.0, 2.0)
+    curves = [(100, 300), (40.0, 50.5)], [(100, 300), (41.0, 50.5)]
+    assert [[curve.steps, curve.miou] for curve in written.rows[1].curves if curve] == list(map(list, curves))
+    assert written.rows[1].best.ious == ((62.0, 42.0), (63.0, 43.0))
 
 
 def test_every_loss_is_timed_and_gets_the_steps_of_the_same_minutes(
