@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
 from pipeline.reporting import (
+    card,
     class_losses,
     comparison_figure,
     comparison_table,
@@ -131,6 +132,7 @@ def render(
         sizes=SIZES,
         compared=_compared(compared, results),
         labels=labels,
+        cards=[card.block(result) for result in results],
         devices=_distinct([result.device for result in results if result.device]),
         teachers=_distinct([result.teacher for result in results if result.teacher.model]),
         sources=_distinct(

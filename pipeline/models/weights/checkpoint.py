@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline import artifact
+from pipeline import artifact, licence
 from pipeline.errors import Problems, UserError, closest
 from pipeline.models.weights.conversion import AVERAGES, CONTAINERS, FOLDER_FILES, conversion
 from pipeline.models.weights.normalisation import stated
@@ -50,6 +50,7 @@ class Checkpoint:
         names: name here -> name in the file, of renamed tensors.
         config: config.json of a folder that ``save_pretrained`` wrote; else empty.
         package: ``package`` and ``version`` of the installed package that the file is in; else empty.
+        licence: its facts, see ``pipeline.licence``; empty: the file does not state it.
     """
 
     source: str
@@ -60,6 +61,13 @@ class Checkpoint:
     normalisation: Mapping[str, Sequence[float]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     package: Mapping[str, str] = field(default_factory=dict)
+    licence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """``source``, ``sha256`` and, if they are known, the package and the licence, for ``initial_weights``."""
+        stated = {"licence": dict(self.licence)} if self.licence else {}
+        return {"source": self.source, "sha256": self.sha256, **self.package, **stated}
 
 
 def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
@@ -91,7 +99,25 @@ def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
         tensors=tensors,
         classes=class_names(facts),
         normalisation=stated(facts),
+        licence=licence_of(facts),
     )
+
+
+def licence_of(facts: Any) -> dict[str, Any]:
+    """Facts of the licence that a header or the top of a torch file states: ``license``, or ``licences`` as our own
+    networks have them; empty: none.
+
+    Example:
+        >>> licence_of({"license": "MIT"})["commercial"], licence_of({})
+        (True, {})
+    """
+    if not isinstance(facts, dict):
+        return {}
+    sources = facts.get("licences")
+    if isinstance(sources, list) and sources and all(isinstance(each, dict) for each in sources):
+        return licence.combined([licence.source("", "", each) for each in sources])
+    name = facts.get("license")
+    return licence.named(name) if isinstance(name, str) and name.strip() else {}
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -127,8 +153,9 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
         normalisation = normalisation or stated(artifact.read_json(preprocessor, advice="restore or remove it"))
     classes, normalisation = checkpoint.classes or class_names(facts), normalisation or stated(facts)
     return replace(
-        checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation
-    )
+        checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation,
+        licence=checkpoint.licence or licence_of(facts),
+    )  # fmt: skip
 
 
 def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
@@ -140,7 +167,7 @@ def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
         raise UserError(
             f"{where}: {path} is not a readable safetensors file ({error}){_not_weights(path)}{_cut(path, str(error))}"
         ) from error
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {key: text for key, text in header.items() if key == "license"}
     for key, text in header.items():
         if key in (*CLASS_KEYS, "segpress"):
             try:
