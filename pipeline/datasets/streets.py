@@ -54,7 +54,7 @@ class Streets(Dataset):
         name="Apache-2.0",
         url="https://www.apache.org/licenses/LICENSE-2.0",
         commercial=True,
-        note="segpress renders these scenes itself; they have its own licence",
+        note="segpress renders these scenes itself, so they have its licence",
     )
 
     def __init__(

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined
 
@@ -23,6 +23,8 @@ from pipeline.reporting import limits, wording
 from pipeline.reporting.columns import Column, markdown, plain
 from pipeline.reporting.measured import Result, Source, Variant
 from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, megabytes, milliseconds, signed
+
+T = TypeVar("T")
 
 NOT_STATED, NOT_RECORDED = "not stated", "not recorded"
 COMMERCIAL = {True: "yes", False: "no", None: "unknown"}
@@ -107,13 +109,16 @@ def block(result: Result) -> Block:
     )
 
 
-def unmeasured(about: Mapping[str, Any], network: Artifact, prepared: Prepared, *, split: str) -> Result:
+def unmeasured(
+    about: Mapping[str, Any], network: Artifact, prepared: Prepared, *, split: str, aware: Mapping[str, Any]
+) -> Result:
     """What is known of a network without results: the accuracy of its float weights, as its training measured it.
 
     Args:
         about: from ``assembly.describe_student`` or ``assembly.describe_imported``.
         network: see :meth:`Details.of`.
         split: whose accuracy is shown.
+        aware: ``quantization_aware`` of the exported network; empty: it was not fine-tuned with 8 bits simulated.
     """
     exported = about.get("weights", {}).get("exported")
     facts = network.facts.get("last", {}) if exported == "last" else network.facts
@@ -130,6 +135,7 @@ def unmeasured(about: Mapping[str, Any], network: Artifact, prepared: Prepared, 
             "classes": list(names),
             "absent_classes": [name for name, iou in zip(names, ious, strict=False) if iou is None],
             "input_size": network.facts.get("input_size", ()),
+            "quantization": {"quantization_aware": dict(aware)},
             "variants": {"torch": reached} if reached["miou"] is not None else {},
         }
     )
@@ -151,11 +157,11 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
         r=result,
         d=details,
         front=Raw(_front_matter(result)),
-        sources=Raw(markdown(SOURCES, result.licences)),
+        sources=_table(SOURCES, result.licences),
         commercial=COMMERCIAL[result.commercial],
-        classes=Raw(markdown(CLASSES, _class_rows(result))),
-        variants=Raw(markdown(VARIANTS, list(result.variants.items()))),
-        budgets=Raw(markdown(BUDGETS, [(each.budget, each.limit) for each in result.budgets])),
+        classes=_table(CLASSES if result.int8.per_class_iou else CLASSES[:2], _class_rows(result)),
+        variants=_table(VARIANTS, list(result.variants.items())),
+        budgets=_table(BUDGETS, [(each.budget, each.limit) for each in result.budgets]),
         limits=limits.sentences(result),
         notes=wording.notes(result),
         teacher_used=result.teacher.miou is not None and result.loss != "none",
@@ -176,6 +182,10 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
 
 def _escaped(value: Any) -> Any:
     return plain(value) if isinstance(value, str) and not isinstance(value, Raw) else value
+
+
+def _table(columns: Sequence[Column[T]], rows: Sequence[T]) -> Raw:
+    return Raw(markdown(columns, rows).rstrip("\n"))
 
 
 def _front_matter(result: Result) -> str:

@@ -135,7 +135,8 @@ def _card(
             measured = {key: variant.sha256 for key, variant in result.variants.items() if key != TORCH}
             if measured and measured == engines and result.dataset_sha256 == prepared.artifact.hash:
                 return card.render(result, details, in_bundle=True)
-    return card.render(card.unmeasured(about, network, prepared, split=split), details, in_bundle=True)
+    aware = onnx.meta.get("quantization_aware", {})
+    return card.render(card.unmeasured(about, network, prepared, split=split, aware=aware), details, in_bundle=True)
 
 
 def _current(engines: Path, *, sources: Collection[Artifact]) -> dict[str, str]:
