@@ -26,6 +26,8 @@ FREE = {"name": "Apache-2.0", "url": "https://example.org/a", "commercial": True
 FORBIDS = {"name": "CC BY-NC 4.0", "url": "https://example.org/nc", "commercial": False, "note": "not for sale"}
 #: Numbers in the sentences of the card that are not measured: names of formats, and the scale of pixels.
 CONSTANTS = [
+    "sha256",
+    "int8",
     "uint8",
     "INT8",
     "fp16",
