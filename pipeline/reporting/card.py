@@ -159,6 +159,9 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
         front=Raw(_front_matter(result)),
         sources=_table(SOURCES, result.licences),
         commercial=COMMERCIAL[result.commercial],
+        device=wording.marked(
+            result.device.get("name", "a device without a name"), result.device.get("instructions", "")
+        ),
         classes=_table(CLASSES if result.int8.per_class_iou else CLASSES[:2], _class_rows(result)),
         variants=_table(VARIANTS, list(result.variants.items())),
         budgets=_table(BUDGETS, [(each.budget, each.limit) for each in result.budgets]),

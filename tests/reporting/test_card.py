@@ -202,6 +202,12 @@ def test_the_values_stand_where_they_belong(tmp_path: Path, details: Details) ->
     ]  # fmt: skip
 
 
+def test_values_that_are_missing_are_not_measured(tmp_path: Path, details: Details) -> None:
+    (tmp_path / "kd.json").write_text(json.dumps({"student": "kd", "device": {"id": "x"}}))
+    text = card.render(results.read(tmp_path / "kd.json"), details)
+    assert "Measured on a device without a name" in text and "Float mIoU: not measured" in text and "None" not in text
+
+
 def test_a_student_without_a_teacher(tmp_path: Path, details: Details) -> None:
     assert "- Teacher: none" in card.render(result(tmp_path, loss="none"), details)
 
