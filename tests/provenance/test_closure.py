@@ -53,7 +53,8 @@ def test_the_code_of_a_stage_is_what_it_imports(name: str, graph: grimp.ImportGr
     chosen = [f"pipeline/{kind}/{plugin}.py" for kind in closure.KINDS[name] for plugin in CHOSEN[kind]]
     code = closure.of_stage(name, CHOSEN)
     scripts = [f"stages/{name}.py", *chosen]
-    templates = {"pipeline/reporting/report.html.j2"} if name == "report" else set()
+    card = "pipeline/reporting/card.md.j2"
+    templates = {"report": {"pipeline/reporting/report.html.j2", card}, "check": {card}}.get(name, set())
     assert set(code) == imported(scripts, graph) | set(scripts) | templates
     assert all(len(digest) == 64 for digest in code.values()) and list(code) == sorted(code)
 
