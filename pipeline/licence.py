@@ -116,3 +116,20 @@ def combined(sources: Sequence[Source]) -> dict[str, Any]:
     return asdict(
         Licence(name=", ".join(names), commercial=commercial(sources), note="licences of a network's sources")
     )
+
+
+def of_checkpoint(facts: Any) -> dict[str, Any]:
+    """Facts of the licence that a header or the top of a torch file states: ``license``, or ``licences`` as our own
+    networks have them; empty: none.
+
+    Example:
+        >>> of_checkpoint({"license": "MIT"})["commercial"], of_checkpoint({})
+        (True, {})
+    """
+    if not isinstance(facts, dict):
+        return {}
+    sources = facts.get("licences")
+    if isinstance(sources, list) and sources and all(isinstance(each, dict) for each in sources):
+        return combined([source("", "", each) for each in sources])
+    name = facts.get("license")
+    return named(name) if isinstance(name, str) and name.strip() else {}

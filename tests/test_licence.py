@@ -9,7 +9,6 @@ import pytest
 
 from pipeline import licence
 from pipeline.evaluation.assembly import describe_imported, describe_student
-from pipeline.models.weights.checkpoint import licence_of
 
 FREE = {"name": "Apache-2.0", "url": "u", "commercial": True, "note": ""}
 FORBIDS = {"name": "CC BY-NC 4.0", "url": "", "commercial": False, "note": "n"}
@@ -77,10 +76,15 @@ def test_an_imported_network_has_unknown_weights_and_the_data_of_its_calibration
 
 
 def test_what_a_checkpoint_states() -> None:
-    assert licence_of({"license": "MIT"}) == {"name": "MIT", "url": "", "commercial": True, "note": ""}
-    assert licence_of({"license": "cc-by-nc-4.0"})["commercial"] is False
-    assert licence_of({"license": "OpenRAIL"})["commercial"] is None
-    assert licence_of({"license": 3}) == licence_of(None) == licence_of({"licences": ["MIT"]}) == {}
+    assert licence.of_checkpoint({"license": "MIT"}) == {"name": "MIT", "url": "", "commercial": True, "note": ""}
+    assert licence.of_checkpoint({"license": "cc-by-nc-4.0"})["commercial"] is False
+    assert licence.of_checkpoint({"license": "OpenRAIL"})["commercial"] is None
+    assert (
+        licence.of_checkpoint({"license": 3})
+        == licence.of_checkpoint(None)
+        == licence.of_checkpoint({"licences": ["MIT"]})
+        == {}
+    )
     ours = [licence.data({"dataset": "d", "licence": FORBIDS}), licence.data({"dataset": "e"})]
-    stated = licence_of({"licences": ours})
+    stated = licence.of_checkpoint({"licences": ours})
     assert (stated["name"], stated["commercial"]) == ("CC BY-NC 4.0, not stated", False)

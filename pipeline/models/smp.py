@@ -13,10 +13,10 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
+from pipeline import licence
 from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
-from pipeline.models.weights.checkpoint import licence_of
 from pipeline.models.weights.initial import RANDOM, WEIGHT_OPTIONS, InitialWeights, load_encoder, load_network
 from pipeline.models.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD, differ, stated
 from pipeline.models.weights.packaged import open_package
@@ -104,7 +104,7 @@ class Smp(SegNetwork):
                 unused=[] if aux_loss else [AUX],
             )
         elif from_hub:
-            terms = licence_of(_timm_configuration(self.net.encoder))
+            terms = licence.of_checkpoint(_timm_configuration(self.net.encoder))
             self.initial_weights = {"source": "imagenet", **({"licence": terms} if terms else {}), "random": around}
         elif encoder_checkpoint := (
             open_package(find(encoder), self.net.encoder.state_dict())

@@ -20,20 +20,23 @@ from pipeline import licence
 from pipeline.artifact import Artifact
 from pipeline.prepared import Prepared
 from pipeline.reporting import limits, wording
+from pipeline.reporting.card_tables import (
+    BUDGETS,
+    CLASSES,
+    COMMERCIAL,
+    NOT_RECORDED,
+    NOT_STATED,
+    SOURCES,
+    VARIANTS,
+    class_rows,
+)
 from pipeline.reporting.columns import Column, markdown, plain
-from pipeline.reporting.measured import Result, Source, Variant
-from pipeline.reporting.wording import NOT_MEASURED, factor, fixed, megabytes, milliseconds, signed
+from pipeline.reporting.measured import Result, Source
+from pipeline.reporting.wording import NOT_MEASURED, factor, fixed
 
 T = TypeVar("T")
 
-NOT_STATED, NOT_RECORDED = "not stated", "not recorded"
-COMMERCIAL = {True: "yes", False: "no", None: "unknown"}
 LATENCY_SCOPE = "from a uint8 frame to a label map, both in host memory; resizing and decoding are not included"
-#: Unit of each budget.
-UNITS = {
-    "miou_drop": "points", "class_drop": "points", "latency_p99_ms": "ms", "size_mb": "MB",
-    "min_speedup": "times float32",
-}  # fmt: skip
 
 
 class Raw(str):
@@ -162,7 +165,7 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
         device=wording.marked(
             result.device.get("name", "a device without a name"), result.device.get("instructions", "")
         ),
-        classes=_table(CLASSES if result.int8.per_class_iou else CLASSES[:2], _class_rows(result)),
+        classes=_table(CLASSES if result.int8.per_class_iou else CLASSES[:2], class_rows(result)),
         variants=_table(VARIANTS, list(result.variants.items())),
         budgets=_table(BUDGETS, [(each.budget, each.limit) for each in result.budgets]),
         limits=limits.sentences(result),
@@ -176,7 +179,6 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
         known=lambda value: NOT_RECORDED if value is None else f"{value:,}",
         code=lambda text: Raw(f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else plain(text or NOT_RECORDED)),
         fixed=fixed,
-        signed=signed,
         factor=factor,
         interval=wording.interval,
         not_measured=NOT_MEASURED,
@@ -245,61 +247,3 @@ def _aligned(*lines: tuple[str, str]) -> str:
     """Commands with a comment each, one below the other."""
     width = max(len(command) for command, _ in lines)
     return "".join(f"{command.ljust(width)}   # {comment}\n" for command, comment in lines)
-
-
-@dataclass(frozen=True)
-class _Class:
-    name: str
-    float_iou: float | None
-    int8_iou: float | None
-    lost: float | None
-    bounds: tuple[float, float] | None
-    frames: int | None
-
-
-def _class_rows(result: Result) -> list[_Class]:
-    nothing = (None,) * len(result.classes)
-    drop = result.drop
-    columns = (
-        values or nothing
-        for values in (
-            result.reference.per_class_iou, result.int8.per_class_iou, drop.classes, drop.class_intervals,
-            drop.class_frames,
-        )
-    )  # fmt: skip
-    return [_Class(*row) for row in zip(result.classes, *columns, strict=True)]
-
-
-def _percent(value: float | None) -> str:
-    return fixed(value, 2)
-
-
-SOURCES: tuple[Column[Source], ...] = (
-    Column("source", lambda source: source.role, left=True),
-    Column("name", lambda source: source.of, left=True),
-    Column("licence", lambda source: source.name or NOT_STATED, left=True),
-    Column("commercial use", lambda source: COMMERCIAL[source.commercial], left=True),
-    Column("terms", lambda source: "; ".join(part for part in (source.note, source.url) if part), left=True),
-)
-CLASSES: tuple[Column[_Class], ...] = (
-    Column("class", lambda row: row.name, left=True),
-    Column("float IoU", lambda row: _percent(row.float_iou)),
-    Column("INT8 IoU", lambda row: _percent(row.int8_iou)),
-    Column("points lost", lambda row: _percent(row.lost)),
-    Column("interval", lambda row: NOT_MEASURED if row.bounds is None else " to ".join(map(_percent, row.bounds))),
-    Column("frames", lambda row: wording.count(row.frames)),
-)
-VARIANTS: tuple[Column[tuple[str, Variant]], ...] = (
-    Column("variant", lambda pair: pair[0], left=True),
-    Column("runtime", lambda pair: pair[1].runtime or NOT_RECORDED, left=True),
-    Column("mIoU", lambda pair: _percent(pair[1].miou)),
-    Column("p50 ms", lambda pair: milliseconds(pair[1].latency.p50)),
-    Column("p90 ms", lambda pair: milliseconds(pair[1].latency.p90)),
-    Column("p99 ms", lambda pair: milliseconds(pair[1].latency.p99)),
-    Column("MB", lambda pair: megabytes(pair[1].size_bytes)),
-    Column("sha256", lambda pair: pair[1].sha256[:12] or NOT_RECORDED, left=True),
-)
-BUDGETS: tuple[Column[tuple[str, float | None]], ...] = (
-    Column("budget", lambda pair: pair[0], left=True),
-    Column("limit", lambda pair: "none" if pair[1] is None else f"{pair[1]:g} {UNITS.get(pair[0], '')}".strip()),
-)

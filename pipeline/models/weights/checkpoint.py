@@ -63,12 +63,6 @@ class Checkpoint:
     package: Mapping[str, str] = field(default_factory=dict)
     licence: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def origin(self) -> dict[str, Any]:
-        """``source``, ``sha256`` and, if they are known, the package and the licence, for ``initial_weights``."""
-        stated = {"licence": dict(self.licence)} if self.licence else {}
-        return {"source": self.source, "sha256": self.sha256, **self.package, **stated}
-
 
 def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
     """Read a checkpoint. The first bytes of a file give its format; if they do not, its suffix does.
@@ -94,30 +88,9 @@ def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
         tensors, facts = _read_torch(path, where, key)
     _check_plain(tensors, f"{where}: {path}")
     return Checkpoint(
-        source=path.name,
-        sha256=artifact.sha256(path),
-        tensors=tensors,
-        classes=class_names(facts),
-        normalisation=stated(facts),
-        licence=licence_of(facts),
-    )
-
-
-def licence_of(facts: Any) -> dict[str, Any]:
-    """Facts of the licence that a header or the top of a torch file states: ``license``, or ``licences`` as our own
-    networks have them; empty: none.
-
-    Example:
-        >>> licence_of({"license": "MIT"})["commercial"], licence_of({})
-        (True, {})
-    """
-    if not isinstance(facts, dict):
-        return {}
-    sources = facts.get("licences")
-    if isinstance(sources, list) and sources and all(isinstance(each, dict) for each in sources):
-        return licence.combined([licence.source("", "", each) for each in sources])
-    name = facts.get("license")
-    return licence.named(name) if isinstance(name, str) and name.strip() else {}
+        source=path.name, sha256=artifact.sha256(path), tensors=tensors, classes=class_names(facts),
+        normalisation=stated(facts), licence=licence.of_checkpoint(facts),
+    )  # fmt: skip
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -154,7 +127,7 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
     classes, normalisation = checkpoint.classes or class_names(facts), normalisation or stated(facts)
     return replace(
         checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation,
-        licence=checkpoint.licence or licence_of(facts),
+        licence=checkpoint.licence or licence.of_checkpoint(facts),
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, initial: InitialWei
     renamed = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
     allow = Allowed(initial, unexpected=AFTER_ENCODERS)
     random = assign(encoder, renamed, where="model.encoder_weights", allow=allow)
-    return {**checkpoint.origin, "random": random}
+    return {**_origin(checkpoint), "random": random}
 
 
 def load_network(
@@ -163,7 +163,13 @@ def load_network(
         log.info("%s: uses %d of its %d classes; not: %s", source, len(mapped), count, ", ".join(unmapped) or "none")
     allow = Allowed(initial, unexpected=unused)
     random += assign(network, replace(checkpoint, tensors=tensors), where=where, allow=allow)
-    return {**checkpoint.origin, "classes": mapped, "random": random}
+    return {**_origin(checkpoint), "classes": mapped, "random": random}
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """``source``, ``sha256`` and, if they are known, the package and the licence."""
+    stated = {"licence": dict(checkpoint.licence)} if checkpoint.licence else {}
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256, **checkpoint.package, **stated}
 
 
 def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor:
