@@ -14,6 +14,8 @@ from pipeline.evaluation.measure import Timing
 from pipeline.export.checking import check_student, write_predictions
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.reporting import card
+from pipeline.reporting import results as results_of
 from pipeline.reporting.class_table import class_table
 from pipeline.settings import params
 
@@ -36,7 +38,10 @@ def main() -> None:
         "--predictions", type=Path, required=True, help="folder for the sample predictions of the report"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="results JSON; the per-class table gets its name with .csv"
+        "--out",
+        type=Path,
+        required=True,
+        help="results JSON; the per-class table gets its name with .csv, the model card with .md",
     )
     args = parser.parse_args()
 
@@ -59,6 +64,9 @@ def main() -> None:
     write_predictions(args.predictions, predictions, results, labels=prepared.labels)
     artifact.write_text(args.out.with_suffix(".csv"), class_table(results))
     artifact.write_text(args.out, artifact.dump_json(results))
+    facts = artifact.load(args.student or args.engines / "fp32", kind="network" if args.student else "engine")
+    measured = results_of.read(args.out)
+    artifact.write_text(args.out.with_suffix(".md"), card.render(measured, card.Details.of(facts, prepared)))
     fastest.write(args.engines, results)
     int8 = results["variants"]["int8"]
     for line in fastest.lines(results["fastest"]):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline import models
+from pipeline import licence, models
 from pipeline.errors import command
 from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared
@@ -61,9 +61,13 @@ def main() -> None:
     processes.leave()
     if not processes.is_main():
         return
+    sources = licence.weights(network.initial_weights)
+    if trained is not None:  # else the data set only measures it
+        sources = [licence.data(prepared.artifact.meta), *sources]
     network_artifact.save(
         args.out, network, name=model.name, options=model.options, labels=labels, input_size=settings.input_size,
-        facts={**facts, "parents": {"dataset": prepared.artifact.hash}}, last=trained.last if trained else None,
+        facts={**facts, "licences": sources, "parents": {"dataset": prepared.artifact.hash}},
+        last=trained.last if trained else None,
     )  # fmt: skip
     if trained is not None:
         trained.finish()

@@ -21,10 +21,11 @@ from pipeline.prepared import Prepared
 
 #: Files and packages of `pipeline` that run on a device; a test compares them with their imports.
 CODE = (
-    "__init__.py", "errors.py", "labels.py", "artifact.py", "plugins.py", "frames.py", "prepared.py", "runtimes",
-    "evaluation", "bundle/__init__.py", "bundle/on_device.py",
+    "__init__.py", "errors.py", "labels.py", "artifact.py", "plugins.py", "frames.py", "licence.py", "prepared.py",
+    "runtimes", "evaluation", "bundle/__init__.py", "bundle/on_device.py",
     "verbs/__init__.py", "verbs/__main__.py", "verbs/check_bundle.py", "verbs/doctor.py",
 )  # fmt: skip
+CARD = "MODEL_CARD.md"
 RUN = """\
 #!/bin/sh
 # Builds the engines on this machine, checks them and writes results.json. Needs Python 3.10 or newer with numpy,
@@ -36,8 +37,9 @@ exec "${PYTHON:-python3}" -m pipeline.verbs check-bundle "$@"
 
 
 def write(
-    out: Path, *, onnx: Artifact, int8: Artifact, prepared: Prepared, split: str, images: int, facts: Mapping[str, Any]
-) -> None:
+    out: Path, *, onnx: Artifact, int8: Artifact, prepared: Prepared, split: str, images: int, facts: Mapping[str, Any],
+    card: str | None = None,
+) -> None:  # fmt: skip
     """Write the bundle as a tar.gz, under a temporary name first; equal contents give equal bytes.
 
     Args:
@@ -46,6 +48,7 @@ def write(
         images: number of frames.
         facts: for bundle.json: ``student``, ``runtime``, ``runtime_options``, ``check``, ``budgets``, and, if this
             machine has measured it, the record ``fastest``.
+        card: the model card in Markdown; None: the bundle has none.
 
     Raises:
         UserError: the artifacts belong to different networks, the data set has other classes, or ``out`` cannot be
@@ -64,6 +67,7 @@ def write(
         shutil.copytree(int8.path, folder / INT8)
         names = [frames.names[index] for index in chosen]
         meta = {**prepared.labels.to_meta(), "dataset": prepared.name, "splits": {split: names}}
+        meta["licence"] = prepared.artifact.meta.get("licence")
         with artifact.create(folder / DATASET, kind="dataset", meta=meta) as data:
             for index, name in zip(chosen, names, strict=True):
                 write_png(data / split / "images" / f"{name}.png", frames.frame(index))
@@ -78,6 +82,8 @@ def write(
         content = {**facts, "split": split, "dataset_sha256": prepared.artifact.hash}
         artifact.write_text(folder / FACTS, artifact.dump_json(content))
         artifact.write_text(folder / "run.sh", RUN)
+        if card is not None:
+            artifact.write_text(folder / CARD, card)
         _pack(folder, out)
 
 

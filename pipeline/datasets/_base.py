@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.datasets._walk import walk
 from pipeline.frames import Array
 from pipeline.labels import LabelSpec
+from pipeline.licence import Licence
 
 
 class Dataset(ABC):
@@ -21,6 +22,8 @@ class Dataset(ABC):
     """
 
     labels: LabelSpec
+    #: Licence of images and labels; None: not stated. `prepare` writes it into meta.json.
+    licence: Licence | None = None
 
     @abstractmethod
     def splits(self) -> dict[str, Sequence[str]]:

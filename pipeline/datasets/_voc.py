@@ -6,6 +6,14 @@ from pathlib import Path
 
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._palettes import Colour
+from pipeline.licence import Licence
+
+#: Terms of the images of all years. Source: "Database rights" on the page.
+FLICKR = Licence(
+    name="PASCAL VOC terms",
+    url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    note="the images are from Flickr, and their use must respect the terms of Flickr; each has its owner's licence",
+)
 
 
 def colour_map(count: int) -> tuple[Colour, ...]:

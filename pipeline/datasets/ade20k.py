@@ -12,6 +12,7 @@ from __future__ import annotations
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, by_stem, root_folder, unpaired
 from pipeline.labels import IGNORE_INDEX, LabelSpec
+from pipeline.licence import Licence
 
 CLASSES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet",
@@ -67,6 +68,12 @@ class ADE20K(PairDataset):
     coding = Coding(
         ids={0: IGNORE_INDEX} | {index + 1: index for index in range(len(CLASSES))},
         allowed=f"allowed: 0 (ignored) and 1..{len(CLASSES)}",
+    )
+    licence = Licence(
+        name="ADE20K terms",
+        url="https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/",
+        commercial=False,
+        note="images for non-commercial research and education; annotations and software BSD-3-Clause",
     )
 
     def __init__(self, *, root: str | None = None) -> None:

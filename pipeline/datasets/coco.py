@@ -17,6 +17,7 @@ from pipeline.datasets._annotated import DAMAGES, Annotated, AnnotatedDataset, O
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._exports import inside, loaded
 from pipeline.datasets._images import read_mask
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._runs import expanded, runs
 from pipeline.datasets._shapes import Mask, Size, points, polygon, union
@@ -44,6 +45,7 @@ class Coco(AnnotatedDataset):
         order: which object is on top: the smaller one (``area``), or the later one in the file (``file``);
             ``refuse``: overlaps of different classes are errors.
         lists, splits, shares, sequence, seed: as in folder.py; only for a single annotation file.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set, or the options contradict each other.
@@ -66,8 +68,10 @@ class Coco(AnnotatedDataset):
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__("coco", root_folder("coco", root, holds="annotations and images"), order=order)
+        self.licence = stated.read()
         annotations = OFFICIAL if annotations is None else annotations
         images = (OFFICIAL_IMAGES if annotations == OFFICIAL else ".") if images is None else images
         files = {"": annotations} if isinstance(annotations, str) else annotations

@@ -17,6 +17,7 @@ from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._cvat_xml import Attributes, drawn, parsed
 from pipeline.datasets._exports import inside
 from pipeline.datasets._images import read_mask
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._lists import lines, safe
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import root_folder
@@ -45,6 +46,7 @@ class Cvat(AnnotatedDataset):
             one (``area``); ``refuse``: overlaps of different classes are errors. No effect on an export of masks.
         line_width: width of polylines and points in pixels; null: they are errors, because they have no area.
         lists, splits, shares, sequence, seed: as in folder.py; used if the export has no subsets train and validation.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set or contains no export, or the options contradict each other.
@@ -66,8 +68,10 @@ class Cvat(AnnotatedDataset):
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__("cvat", root_folder("cvat", root, holds="annotations.xml, or labelmap.txt"), order=order)
+        self.licence = stated.read()
         self.line_width = line_width
         xml = self.root / "annotations.xml"
         if not xml.is_file() and not (self.root / "labelmap.txt").is_file():

@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.datasets._division import Division
 from pipeline.datasets._images import read_mask
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._mask_values import coding_of, hint, labels_of, with_original
 from pipeline.datasets._pairs import Pair, PairDataset, existing, root_folder, unpaired
 from pipeline.datasets._patterns import Pattern, compiled, find, nfc, other_names, other_suffix, some
@@ -51,6 +52,7 @@ class Folder(PairDataset):
         sequence: regular expression that finds the sequence in the name of a sample (its first group, if it has one);
             null: the folder, which is everything before the last ``/``. With ``.+`` each frame is a separate sequence.
         seed: another seed draws other sequences.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set, or options contradict each other; the message lists all errors.
@@ -75,8 +77,10 @@ class Folder(PairDataset):
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__()
+        self.licence = stated.read()
         self.root = root_folder("folder", root, holds="images and masks")
         problems = Problems("datasets.folder")
         patterns = [compiled(pattern, problems, key=key) for key, pattern in (("images", images), ("masks", masks))]

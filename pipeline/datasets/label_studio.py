@@ -20,6 +20,7 @@ from pipeline.datasets._annotated import DAMAGES, Annotated, AnnotatedDataset, O
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._exports import inside, loaded
 from pipeline.datasets._label_studio_shapes import common_tail, drawn, image_path, kind_of, labels_of, opened
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size
@@ -46,6 +47,7 @@ class LabelStudio(AnnotatedDataset):
         order: which shape is on top: the later one in the file (``file``), or the smaller one (``area``); ``refuse``:
             overlaps of different classes are errors.
         lists, splits, shares, sequence, seed: as in folder.py.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set, or the options contradict each other.
@@ -69,10 +71,12 @@ class LabelStudio(AnnotatedDataset):
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__(
             "label_studio", root_folder("label_studio", root, holds="images and the JSON export"), order=order
         )
+        self.licence = stated.read()
         all_images = compiled("**/*", Problems("label_studio"), key="images")
         self.export = annotations
         self.files: dict[str, list[Path]] = {}

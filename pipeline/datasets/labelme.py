@@ -21,6 +21,7 @@ from pipeline.datasets._annotated import DAMAGES, Annotated, AnnotatedDataset, O
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._exports import inside, loaded
 from pipeline.datasets._images import read_image
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._pairs import root_folder
 from pipeline.datasets._patterns import compiled, find
 from pipeline.datasets._shapes import Mask, Size, Width, box, ellipse, placed, points, polygon, stroke, union
@@ -48,6 +49,7 @@ class Labelme(AnnotatedDataset):
             overlaps of different classes are errors.
         line_width: width of lines and points in pixels; null: they are errors, because they have no area.
         lists, splits, shares, sequence, seed: as in folder.py.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set, or the options contradict each other.
@@ -70,8 +72,10 @@ class Labelme(AnnotatedDataset):
         shares: dict[str, float] | None = None,
         sequence: str | None = None,
         seed: int = 0,
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__("labelme", root_folder("labelme", root, holds="images and JSON files"), order=order)
+        self.licence = stated.read()
         problems = Problems("datasets.labelme")
         pattern = compiled(annotations, problems, key="annotations")
         problems.raise_if_any()

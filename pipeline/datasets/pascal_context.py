@@ -18,7 +18,7 @@ from typing import Literal
 from pipeline.datasets._lists import names
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, by_stem, matched
-from pipeline.datasets._voc import colour_map, development_kit
+from pipeline.datasets._voc import FLICKR, colour_map, development_kit
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE_INDEX, LabelSpec
 
@@ -63,6 +63,7 @@ class PascalContext(PairDataset):
 
     title = "PASCAL Context"
     labels = LabelSpec(names=CLASSES, palette=COLOURS[1 : len(CLASSES) + 1])
+    licence = FLICKR
 
     def __init__(self, *, root: str | None = None, numbering: Literal["voc", "alphabetical"] | None = None) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.datasets._annotated import Annotated, AnnotatedDataset
 from pipeline.datasets._classes import Classes, Palette, Rest, named_classes
 from pipeline.datasets._images import read_mask
+from pipeline.datasets._licence import UNSTATED, Stated
 from pipeline.datasets._lists import lines
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import by_stem, root_folder, unpaired
@@ -34,6 +35,7 @@ class Roboflow(AnnotatedDataset):
         palette: one RGB colour per class; null: VOC's colours.
         ignore: names in _classes.csv whose pixels are ignored.
         rest: pixels of other names: ``error`` (refuse them), or ``ignore``.
+        stated: the option ``licence``, see ``_licence.py``.
 
     Raises:
         UserError: ``root`` is not set, there is no class, or the options contradict each other.
@@ -47,8 +49,10 @@ class Roboflow(AnnotatedDataset):
         palette: Palette | None = None,
         ignore: list[str] | None = None,
         rest: Rest = "error",
+        stated: Stated = UNSTATED,
     ) -> None:
         super().__init__("roboflow", root_folder("roboflow", root, holds="train/ and valid/"))
+        self.licence = stated.read()
         names: dict[int, str] = {}
         folders = sorted(path for path in self.root.iterdir() if path.is_dir() and path.name.lower() in FOLDERS)
         for folder in folders:

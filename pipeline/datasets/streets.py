@@ -1,4 +1,4 @@
-"""``streets``: procedurally rendered driving scenes with exact labels. They need no download and no licence.
+"""``streets``: procedurally rendered driving scenes with exact labels. They need no download.
 
 Use them to try segpress from end to end, and to test it. The scenes have perspective, weather, night, occlusion and a
 long-tailed class histogram. But they are drawings: results on them do not predict results on real streets.
@@ -22,6 +22,7 @@ from pipeline.datasets._streets.render import render
 from pipeline.datasets._streets.world import World
 from pipeline.errors import Problems, UserError
 from pipeline.frames import Array
+from pipeline.licence import Licence
 
 FPS = 15
 _SPLITS = ("train", "val", "sequence")
@@ -49,6 +50,12 @@ class Streets(Dataset):
     """
 
     labels = LABELS
+    licence = Licence(
+        name="Apache-2.0",
+        url="https://www.apache.org/licenses/LICENSE-2.0",
+        commercial=True,
+        note="segpress renders these scenes itself, so they have its licence",
+    )
 
     def __init__(
         self,

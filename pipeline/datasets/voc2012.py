@@ -13,7 +13,7 @@ from __future__ import annotations
 from pipeline.datasets._lists import names
 from pipeline.datasets._masks import Coding
 from pipeline.datasets._pairs import Pair, PairDataset, by_stem, matched
-from pipeline.datasets._voc import colour_map, development_kit
+from pipeline.datasets._voc import FLICKR, colour_map, development_kit
 from pipeline.labels import IGNORE_INDEX, LabelSpec
 
 CLASSES = (
@@ -46,6 +46,7 @@ class VOC2012(PairDataset):
         colours={COLOURS[index]: index for index in (*range(len(CLASSES)), IGNORE_INDEX)},
         allowed="allowed: 0..20 and 255 (border), or their colours in VOC's map",
     )
+    licence = FLICKR
 
     def __init__(self, *, root: str | None = None, augmented: bool = False) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import artifact, runtimes
+from pipeline import artifact, licence, runtimes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.evaluation import budgets as limits
@@ -44,7 +44,8 @@ def assemble(
         variants: by name, each with size, hash and latency; ``torch`` is the float reference, else
             ``fp32``.
         scores: of each variant.
-        about: ``student``, ``loss``, ``model``, ``parameters``; of a student also ``weights``.
+        about: ``student``, ``loss``, ``model``, ``parameters``, ``licences``, ``commercial``; of a student also
+            ``weights``.
         dataset_sha256: hash of the data set that the frames come from.
         device: this machine, from ``device.describe``.
         engine: artifact of the INT8 engine.
@@ -99,6 +100,7 @@ def assemble(
         "conditions": list(conditions),
         "unstable": unstable,
         "fastest": fastest.find(variants, broken=broken, undecided=undecided, unstable=unstable),
+        "budgets": [{"budget": name, "limit": limit} for name, limit in sorted(budgets.items())],
         "passed": not broken["int8"],
         "violations": broken["int8"],
         "undecided": undecided["int8"],
@@ -164,8 +166,10 @@ def describe_student(network: Artifact, *, name: str, exported: str, split: str)
     loss = network.meta["loss"]["name"] if "teacher" in network.meta["parents"] else TEACHER
     parameters = network.meta["parameters"]
     weights = {"exported": exported, **_reached(network.meta, split)}
+    sources = licence.recorded(network.meta)
     return {
         "student": name, "loss": loss, "model": describe_model(network), "parameters": parameters, "weights": weights,
+        "licences": sources, "commercial": licence.commercial(sources),
     }  # fmt: skip
 
 
@@ -180,7 +184,16 @@ def _reached(meta: Mapping[str, Any], split: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def describe_imported(network: Artifact, *, name: str) -> dict[str, Any]:
-    """``about`` of a network that was not trained here, from an artifact with its facts."""
+def describe_imported(network: Artifact, *, name: str, prepared: Prepared) -> dict[str, Any]:
+    """``about`` of a network that was not trained here, from an artifact with its facts.
+
+    Args:
+        prepared: the data set; its train frames chose the INT8 ranges, so its licence counts.
+    """
     model, parameters = describe_model(network), network.meta["parameters"]
-    return {"student": name, "loss": IMPORTED, "model": model, "parameters": parameters}
+    file = str(network.meta["model"]["options"].get("file", "an ONNX file"))
+    sources = [licence.source("weights", file, None), licence.data(prepared.artifact.meta, role="calibration data")]
+    return {
+        "student": name, "loss": IMPORTED, "model": model, "parameters": parameters,
+        "licences": sources, "commercial": licence.commercial(sources),
+    }  # fmt: skip

@@ -65,7 +65,7 @@ def check_student(
         )
     variants, engine = open_engines({precision: engines / precision for precision in ("fp32", "fp16", "int8")})
     require_same_classes(prepared, engine)
-    about = assembly.describe_imported(engine, name=engines.name)
+    about = assembly.describe_imported(engine, name=engines.name, prepared=prepared)
     if student is not None:
         weights = engine.meta.get("weights", "best")  # earlier versions exported the best ones
         reference, about = _by_torch(student, variants["int8"].engine, weights=weights, split=split)

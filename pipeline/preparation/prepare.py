@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from pipeline.preparation.survey import Sample, SplitCounts, readable, survey
 from pipeline.preparation.unfinished import Unfinished
 from pipeline.prepared import jpeg_facts
 
+#: Options of plugins that are not among ``options`` of meta.json: paths, and ``licence``, which is beside them.
+NOT_RECORDED = ("root", "download", "licence")
+
 
 def prepare(
     dataset: Dataset,
@@ -42,7 +46,7 @@ def prepare(
 
     Args:
         name: key of the plugin.
-        options: options of the plugin; recorded in meta.json, except paths.
+        options: options of the plugin; recorded in meta.json, except paths and the licence, which has its own key.
         progress: called with (split, number of samples in it) for each sample.
         warn: called with each warning, if there are no errors.
         workers: number of threads that read and write; it does not change any byte.
@@ -50,9 +54,9 @@ def prepare(
             and raw files are the same; None: nothing is kept after an interruption.
 
     Returns:
-        the facts of meta.json: splits, classes, and for each split the pixels of each class (``class_pixels``) and the
-        images with the class (``class_images``), both in train-id order, and the share of each class of the labelled
-        pixels, by name (``class_share``); ``jpeg`` if some images are JPEG files, see
+        the facts of meta.json: splits, classes, the licence (null: not stated), and for each split the pixels of each
+        class (``class_pixels``) and the images with the class (``class_images``), both in train-id order, and the share
+        of each class of the labelled pixels, by name (``class_share``); ``jpeg`` if some images are JPEG files, see
         :func:`pipeline.prepared.jpeg_facts`.
 
     Raises:
@@ -63,7 +67,8 @@ def prepare(
     facts: dict[str, Any] = {
         **dataset.labels.to_meta(),
         "dataset": name,
-        "options": {key: value for key, value in options.items() if key not in ("root", "download")},
+        "options": {key: value for key, value in options.items() if key not in NOT_RECORDED},
+        "licence": None if dataset.licence is None else asdict(dataset.licence),
     }
     samples = readable(dataset.splits())
     identity = {

@@ -99,6 +99,27 @@ class Violation(Note):
     got: Number | None = None
 
 
+class Source(JsonObject):
+    """A data set or weights from which a network was made, and their licence; ``name`` is empty if it was not stated.
+
+    ``commercial`` is None if it is not known whether commercial use is allowed.
+    """
+
+    role: str = ""
+    of: str = ""
+    name: str = ""
+    url: str = ""
+    commercial: Flag | None = None
+    note: str = ""
+
+
+class Budget(JsonObject):
+    """A budget and its limit; None: switched off."""
+
+    budget: str
+    limit: Number | None = None
+
+
 class Reason(JsonObject):
     """Why a variant is not the fastest that keeps every budget."""
 
@@ -190,6 +211,10 @@ class Result(JsonObject):
     unstable: tuple[str, ...] = ()  # variants whose latency varied too much
     quantization: Quantization = Quantization()
     fastest: Fastest = Fastest()
+    licences: tuple[Source, ...] = ()
+    commercial: Flag | None = None  # None: not known
+    int8_exact_agreement: Percent | None = None
+    budgets: tuple[Budget, ...] = ()
     passed: Flag | None = None
     violations: tuple[Violation, ...] = ()
     undecided: tuple[Note, ...] = ()

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.prepared import Prepared
 from pipeline.reporting import (
+    card,
     class_losses,
     compared,
     differing,
@@ -161,6 +162,7 @@ def render(
         with_frames=frames,
         differ=differ,
         labels=labels,
+        cards=[card.block(result) for result in results],
         devices=_distinct([result.device for result in results if result.device]),
         teachers=_distinct([result.teacher for result in results if result.teacher.model]),
         sources=_distinct([_source(result) for result in results if result.dataset or result.split]),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, models
+from pipeline import artifact, licence, models
+from pipeline.artifact import Artifact
+from pipeline.models import SegNetwork
 from pipeline.models.weights import network_artifact
 from pipeline.prepared import Prepared, Unlabelled
 from pipeline.settings import loss_mixture
@@ -115,6 +117,7 @@ def distill(
         facts = {
             **trained.facts, "student": name,
             "loss": {"name": loss["name"], "options": loss["options"], "weights": task.balance.values()},
+            "training": {"seed": settings.seed, "batch_size": settings.batch_size},
             "parents": {"dataset": prepared.artifact.hash, **hashes},
         }  # fmt: skip
         if before:
@@ -126,6 +129,12 @@ def distill(
             }  # fmt: skip
         if frames and (teaches or before):
             facts["parents"]["unlabelled"] = frames.artifact.hash
+        taught = loss["name"] != loss_mixture.NOTHING or teaches or (before and recipe.stage0.model is None)
+        facts["licences"] = _sources(
+            prepared, student, teachers=opened.values() if taught else (),
+            features=beginning.get("initial_weights", {}) if before else {},
+            frames=frames is not None and bool(teaches or before),
+        )  # fmt: skip
         network_artifact.save(
             out, student, name=model.name, options=model.options, labels=labels, input_size=size, facts=facts,
             last=trained.last,
@@ -139,3 +148,20 @@ def distill(
         for finished in (*before, *earlier, trained):
             finished.finish()
     return trained
+
+
+def _sources(
+    prepared: Prepared, student: SegNetwork, *, teachers: Iterable[Artifact], features: Mapping[str, Any], frames: bool
+) -> list[licence.Source]:
+    """``licences`` of a student, see :mod:`pipeline.licence`.
+
+    Args:
+        teachers: from which it learned.
+        features: initial weights of the network whose features stage 0 learns; empty: the teacher's features, or none.
+        frames: whether frames without labels were used; nobody states their licence.
+    """
+    sources = [licence.data(prepared.artifact.meta), *licence.weights(student.initial_weights)]
+    sources += licence.weights(features, role="weights of stage 0")
+    if frames:
+        sources.append(licence.source("frames without labels", "distill.unlabelled.sources", None))
+    return licence.distinct([*sources, *(each for teacher in teachers for each in licence.of_teacher(teacher.meta))])

@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import artifact, runtimes
 from pipeline.artifact import Artifact
 from pipeline.bundle import archive, remote
 from pipeline.evaluation import fastest
-from pipeline.evaluation.assembly import describe_imported, describe_student
+from pipeline.evaluation.assembly import TORCH, describe_imported, describe_student
 from pipeline.prepared import Prepared
 from pipeline.progress import Bars
+from pipeline.reporting import card
+from pipeline.reporting.results import read as read_results
 from pipeline.settings import params
 from pipeline.verbs import new_parser
 
@@ -61,21 +63,26 @@ def main(arguments: list[str]) -> int:
     int8 = artifact.load(args.artifacts / "int8" / args.name, kind="int8")
     check = settings.check.model_dump()
     split = check.pop("split")
+    prepared = Prepared(args.dataset or args.artifacts / "dataset")
+    facts = {
+        "student": _about(onnx, args.artifacts / "students" / args.name, split=split, prepared=prepared),
+        "runtime": settings.convert.runtime,
+        "runtime_options": settings.runtime_options,
+        "check": check,
+        "budgets": settings.budgets.model_dump(),
+        **_measured_here(args.artifacts / "engines" / args.name, sources=(onnx, int8)),
+    }
     archive.write(
         out,
         onnx=onnx,
         int8=int8,
-        prepared=Prepared(args.dataset or args.artifacts / "dataset"),
+        prepared=prepared,
         split=split,
         images=args.images,
-        facts={
-            "student": _about(onnx, args.artifacts / "students" / args.name, split=split),
-            "runtime": settings.convert.runtime,
-            "runtime_options": settings.runtime_options,
-            "check": check,
-            "budgets": settings.budgets.model_dump(),
-            **_measured_here(args.artifacts / "engines" / args.name, sources=(onnx, int8)),
-        },
+        facts=facts,
+        card=_card(
+            args.name, args.artifacts, onnx=onnx, int8=int8, prepared=prepared, about=facts["student"], split=split
+        ),
     )
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     if not args.ssh:
@@ -95,10 +102,10 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def _about(onnx: Artifact, student: Path, *, split: str) -> dict[str, Any]:
+def _about(onnx: Artifact, student: Path, *, split: str, prepared: Prepared) -> dict[str, Any]:
     """Facts about the network for the results: a student that was trained here, or an imported network."""
     if "file" in onnx.meta["parents"]:
-        return describe_imported(onnx, name=student.name)
+        return describe_imported(onnx, name=student.name, prepared=prepared)
     network, exported = artifact.load(student, kind="network"), onnx.meta.get("weights", "best")
     return describe_student(network, name=student.name, exported=exported, split=split)
 
@@ -110,3 +117,31 @@ def _measured_here(engines: Path, *, sources: Collection[Artifact]) -> dict[str,
     places = [engines / name for name in fastest.identities(engines)]
     current = all(artifact.load(place, kind="engine", verify=False).meta["parents"] in parents for place in places)
     return {"fastest": record} if record and places and current else {}
+
+
+def _card(
+    name: str, artifacts: Path, *, onnx: Artifact, int8: Artifact, prepared: Prepared, about: dict[str, Any], split: str
+) -> str:
+    """The model card: with the results of `check`, if they are about engines of these files, else with the float facts.
+
+    Results are ``results/NAME.json`` in the folder of the artifacts (segpress import) or beside it (the graph).
+    """
+    network = onnx if "file" in onnx.meta["parents"] else artifact.load(artifacts / "students" / name, kind="network")
+    details = card.Details.of(network, prepared)
+    for folder in (artifacts, artifacts.parent):
+        if (file := folder / "results" / f"{name}.json").is_file():
+            result = read_results(file)
+            engines = _current(artifacts / "engines" / name, sources=(onnx, int8))
+            measured = {key: variant.sha256 for key, variant in result.variants.items() if key != TORCH}
+            if measured and measured == engines and result.dataset_sha256 == prepared.artifact.hash:
+                return card.render(result, details, in_bundle=True)
+    aware = onnx.meta.get("quantization_aware", {})
+    return card.render(card.unmeasured(about, network, prepared, split=split, aware=aware), details, in_bundle=True)
+
+
+def _current(engines: Path, *, sources: Collection[Artifact]) -> dict[str, str]:
+    """sha256 of the engine file of each variant that was built from these files."""
+    parents = [{source.kind: source.hash} for source in sources]
+    loaded = {name: artifact.load(engines / name, kind="engine", verify=False) for name in fastest.identities(engines)}
+    built = {name: engine for name, engine in loaded.items() if engine.meta["parents"] in parents}
+    return {name: artifact.sha256(runtimes.file_of(engine)) for name, engine in built.items()}

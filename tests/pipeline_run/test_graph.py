@@ -55,6 +55,14 @@ def test_results_hold_what_they_promise(project: Path) -> None:
         built = project / f"artifacts/engines/{student}"
         assert chosen(built) == built / results["fastest"]["variant"], "the record is beside the engines"
         assert results["int8_exact_agreement"] > 95, "measured 99.3 percent of the labels"
+        assert [(each["role"], each["of"]) for each in results["licences"]] == [("data", "streets")]
+        assert results["commercial"] is True
+        card = (project / f"results/{student}.md").read_text()
+        assert "Commercial use: **yes**" in card and f"INT8 mIoU: {miou['int8']:.2f}" in card
+        assert "sequence 4, train 24, val 8" in card and "batch size 4, seed 0" in card
+        assert f"- Teacher: {'none' if loss == 'none' else 'smp fpn'}" in card
+    ignored = subprocess.run(["git", "check-ignore", "results/kd.md"], cwd=project, check=False, capture_output=True)
+    assert ignored.returncode == 1, "git keeps the card, like the results"
     page = (project / "report/index.html").read_text()
     assert "alone" in page and "kd" in page and "<svg" in page
 
@@ -139,9 +147,8 @@ def test_two_clones_agree_on_everything_but_latency(project: Path, tmp_path: Pat
     def hashes(folder: Path) -> dict[str, str]:
         lock = YAML(typ="safe").load(folder / "dvc.lock")
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
-        return {
-            out["path"]: out["md5"] for out in outs if not out["path"].endswith(".json") and out["path"] != "report"
-        }
+        timed = (".json", ".md")  # results and cards
+        return {out["path"]: out["md5"] for out in outs if not out["path"].endswith(timed) and out["path"] != "report"}
 
     assert hashes(project) == hashes(twin)
 

@@ -53,8 +53,8 @@ def test_the_code_of_a_stage_is_what_it_imports(name: str, graph: grimp.ImportGr
     chosen = [f"pipeline/{kind}/{plugin}.py" for kind in closure.KINDS[name] for plugin in CHOSEN[kind]]
     code = closure.of_stage(name, CHOSEN)
     scripts = [f"stages/{name}.py", *chosen]
-    files = (ROOT / "pipeline/reporting").glob("*.j2") if name == "report" else ()
-    templates = {f"pipeline/reporting/{file.name}" for file in files}
+    files = {f"pipeline/reporting/{file.name}" for file in (ROOT / "pipeline/reporting").glob("*.j2")}
+    templates = {"report": files, "check": {"pipeline/reporting/card.md.j2"}}.get(name, set())
     assert set(code) == imported(scripts, graph) | set(scripts) | templates
     assert all(len(digest) == 64 for digest in code.values()) and list(code) == sorted(code)
 

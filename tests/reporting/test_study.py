@@ -389,7 +389,8 @@ def test_the_page_names_version_data_and_split(predicted: Predicted) -> None:
 def test_a_student_is_compared_with_the_same_network_alone() -> None:
     small, large = {"model": "smp fpn tiny", "parameters": 3}, {"model": "smp fpn tiny", "parameters": 7}
     other, alone, student = (
-        result(**facts) for facts in ({**large, "loss": "none"}, {**small, "loss": "none"}, {**small, "loss": "kd"})
+        result_of("x", 60.0, 5.0, **facts)
+        for facts in ({**large, "loss": "none"}, {**small, "loss": "none"}, {**small, "loss": "kd"})
     )
     assert wording.baseline([other, alone, student], student) is alone
     assert wording.baseline([other, student], student) is None

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import artifact
+from pipeline import artifact, licence
 from pipeline.errors import UserError
 from pipeline.models.weights import network_artifact
 from pipeline.prepared import Unlabelled
@@ -86,8 +86,32 @@ def test_the_student_says_what_it_learned_from(
     assert costs["training_seconds"] > costs["stage0_seconds"] > 0
     meta, _ = distilled("kd", unlabelled=None)
     assert "unlabelled" not in meta and "unlabelled" not in meta["parents"]
+    assert meta["training"] == {"seed": 0, "batch_size": 4}
     passes = [distilled("none", labels=labels)[1]["teacher_passes"] for labels in ("soft", "hard")]
     assert passes == [0, 1], "the teacher runs for the labels alone, too"
+
+
+def test_the_student_lists_the_licences_of_its_sources(distilled: Any, tmp_path: Path, bench: Bench) -> None:
+    def roles(loss: str, **options: Any) -> tuple[list[str], bool | None]:
+        sources = distilled(loss, **options)[0]["licences"]
+        assert (sources[0]["of"], sources[0]["name"]) == ("streets", "Apache-2.0")
+        return [each["role"] for each in sources], licence.commercial(sources)
+
+    alone = {"unlabelled": None, "length": {"stage0": {"steps": 0}}}
+    assert roles("none", **alone) == (["data"], True), "nothing is learned from the teacher"
+    assert roles("kd", **alone) == (["data", "teacher's data"], None), "an earlier version wrote the teacher"
+    assert roles("none", unlabelled=None) == (["data", "teacher's data"], None), "stage 0 learns its features"
+    assert roles("kd") == (["data", "frames without labels", "teacher's data"], None)
+    forbids = {"name": "CC BY-NC 4.0", "url": "", "commercial": False, "note": ""}
+    for sources, expected in (
+        ([licence.data(bench.prepared.artifact.meta)], (["data"], True)),
+        ([licence.data({"dataset": "camvid", "licence": forbids})], (["data", "teacher's data"], False)),
+    ):
+        network_artifact.save(
+            tmp_path / "t", bench.network(seed=1), name="smp", options=bench.OPTIONS, labels=bench.prepared.labels,
+            input_size=(64, 96), facts={"licences": sources},
+        )  # fmt: skip
+        assert roles("kd", **alone) == expected
 
 
 def test_the_time_in_which_the_teacher_sees_whole_frames_is_training(

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline import artifact
+from pipeline import artifact, licence
 from pipeline.errors import Problems, UserError, closest
 from pipeline.models.weights.conversion import AVERAGES, CONTAINERS, FOLDER_FILES, conversion
 from pipeline.models.weights.normalisation import stated
@@ -50,6 +50,7 @@ class Checkpoint:
         names: name here -> name in the file, of renamed tensors.
         config: config.json of a folder that ``save_pretrained`` wrote; else empty.
         package: ``package`` and ``version`` of the installed package that the file is in; else empty.
+        licence: its facts, see ``pipeline.licence``; empty: the file does not state it.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Checkpoint:
     normalisation: Mapping[str, Sequence[float]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     package: Mapping[str, str] = field(default_factory=dict)
+    licence: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
@@ -86,12 +88,9 @@ def read(path: Path, *, where: str, key: str | None = None) -> Checkpoint:
         tensors, facts = _read_torch(path, where, key)
     _check_plain(tensors, f"{where}: {path}")
     return Checkpoint(
-        source=path.name,
-        sha256=artifact.sha256(path),
-        tensors=tensors,
-        classes=class_names(facts),
-        normalisation=stated(facts),
-    )
+        source=path.name, sha256=artifact.sha256(path), tensors=tensors, classes=class_names(facts),
+        normalisation=stated(facts), licence=licence.of_checkpoint(facts),
+    )  # fmt: skip
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -127,8 +126,9 @@ def _read_folder(path: Path, *, where: str, key: str | None) -> Checkpoint:
         normalisation = normalisation or stated(artifact.read_json(preprocessor, advice="restore or remove it"))
     classes, normalisation = checkpoint.classes or class_names(facts), normalisation or stated(facts)
     return replace(
-        checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation
-    )
+        checkpoint, source=f"{path.name}/{file.name}", classes=classes, config=facts, normalisation=normalisation,
+        licence=checkpoint.licence or licence.of_checkpoint(facts),
+    )  # fmt: skip
 
 
 def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
@@ -140,7 +140,7 @@ def _read_safetensors(path: Path, where: str) -> tuple[dict[str, Tensor], Any]:
         raise UserError(
             f"{where}: {path} is not a readable safetensors file ({error}){_not_weights(path)}{_cut(path, str(error))}"
         ) from error
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {key: text for key, text in header.items() if key == "license"}
     for key, text in header.items():
         if key in (*CLASS_KEYS, "segpress"):
             try:

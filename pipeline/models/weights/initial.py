@@ -95,7 +95,7 @@ def load_encoder(encoder: nn.Module, checkpoint: Checkpoint, initial: InitialWei
     renamed = unwrap(checkpoint, encoder.state_dict().keys(), extra=AROUND_ENCODERS)
     allow = Allowed(initial, unexpected=AFTER_ENCODERS)
     random = assign(encoder, renamed, where="model.encoder_weights", allow=allow)
-    return {"source": checkpoint.source, "sha256": checkpoint.sha256, **checkpoint.package, "random": random}
+    return {**_origin(checkpoint), "random": random}
 
 
 def load_network(
@@ -117,8 +117,8 @@ def load_network(
         unused: prefixes of further tensors that only the checkpoint may have.
 
     Returns:
-        ``initial_weights`` for meta.json: ``source``, ``sha256``, ``classes`` (data set class -> checkpoint class),
-        ``random`` (names of parts that start random; empty: none).
+        ``initial_weights`` for meta.json: ``source``, ``sha256``, ``licence`` if it is stated, ``classes`` (data set
+        class -> checkpoint class), ``random`` (names of parts that start random; empty: none).
 
     Raises:
         UserError: the checkpoint's classes are unknown or lack some of the data set's; and see :func:`assign`.
@@ -163,7 +163,13 @@ def load_network(
         log.info("%s: uses %d of its %d classes; not: %s", source, len(mapped), count, ", ".join(unmapped) or "none")
     allow = Allowed(initial, unexpected=unused)
     random += assign(network, replace(checkpoint, tensors=tensors), where=where, allow=allow)
-    return {"source": source, "sha256": checkpoint.sha256, "classes": mapped, "random": random}
+    return {**_origin(checkpoint), "classes": mapped, "random": random}
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """``source``, ``sha256`` and, if they are known, the package and the licence."""
+    stated = {"licence": dict(checkpoint.licence)} if checkpoint.licence else {}
+    return {"source": checkpoint.source, "sha256": checkpoint.sha256, **checkpoint.package, **stated}
 
 
 def _selected(given: Tensor, own: Tensor, order: Sequence[int | None]) -> Tensor:

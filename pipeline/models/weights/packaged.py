@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from pipeline import artifact
+from pipeline import artifact, licence
 from pipeline.errors import UserError
 from pipeline.models.weights.checkpoint import Checkpoint, read
 from pipeline.models.weights.initial import COUNTER
@@ -22,6 +22,7 @@ from pipeline.provenance.encoder_packages import INSTALL, EncoderPackage
 WHERE = "model.encoder_weights"
 #: Of pixels in 0..1, for red, green and blue. Google's code has mean 127 and deviation 128 of 255, timm 0.5 of 1.
 NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+LICENCE = "Apache-2.0"
 #: Prefixes of the tensors after the encoder: the last convolution, its batch norm and the classifier.
 AFTER = ("_conv_head.", "_bn1.", "_fc.")
 
@@ -66,4 +67,5 @@ def open_package(package: EncoderPackage, wanted: Mapping[str, Tensor]) -> Check
         names=dict(pairs),
         normalisation=NORMALISATION,
         package={"package": package.name, "version": package.version},
+        licence=licence.named(LICENCE),
     )
