@@ -170,7 +170,7 @@ def render(result: Result, details: Details, *, in_bundle: bool = False) -> str:
         budgets=_table(BUDGETS, [(each.budget, each.limit) for each in result.budgets]),
         limits=limits.sentences(result),
         notes=wording.notes(result),
-        teacher_used=result.teacher.miou is not None and result.loss != "none",
+        teacher_used=result.teacher.miou is not None and result.loss != "none" and not result.is_teacher,
         commands=Raw(_commands(result, details, in_bundle=in_bundle)),
         latency_scope=LATENCY_SCOPE,
         confidence=wording.confidence(result.drop.confidence),

@@ -208,8 +208,10 @@ def test_values_that_are_missing_are_not_measured(tmp_path: Path, details: Detai
     assert "Measured on a device without a name" in text and "Float mIoU: not measured" in text and "None" not in text
 
 
-def test_a_student_without_a_teacher(tmp_path: Path, details: Details) -> None:
-    assert "- Teacher: none" in card.render(result(tmp_path, loss="none"), details)
+@pytest.mark.parametrize("loss", ["none", "teacher"])
+def test_a_network_without_a_teacher(loss: str, tmp_path: Path, details: Details) -> None:
+    text = card.render(result(tmp_path, loss=loss), details)
+    assert "- Teacher: none" in text and "- Loss: none" in text
 
 
 @pytest.mark.parametrize(
