@@ -98,18 +98,23 @@ def equal_minutes(
     return minutes, {name: max(1, round(left[name] / (rounds * each))) for name, each in seconds.items()}
 
 
-def strayed(seconds: float, *, timed: float) -> str:
+#: What `compare` says of a run that strayed.
+TIME_AGAIN = "put another seed first in compare.seeds to time all losses again"
+
+
+def strayed(seconds: float, *, timed: float, advice: str = TIME_AGAIN) -> str:
     """A warning if a step of a run took another time than in the timing, which may be of another machine; else empty.
 
     Args:
         seconds: of a step of the run.
         timed: seconds of a step in the timing.
+        advice: how all losses are timed again.
     """
     if timed / STRAYED <= seconds <= timed * STRAYED:
         return ""
     return (
         f"a step took {1000 * seconds:.1f} ms, and {1000 * timed:.1f} ms when its loss was timed: that was on another "
-        "machine, or beside other work; put another seed first in compare.seeds to time all losses again"
+        f"machine, or beside other work; {advice}"
     )
 
 

@@ -6,8 +6,10 @@ params and outputs of dvc.yaml hold in it as they are.
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,3 +75,16 @@ def link(folder: Path, places: Iterable[str], *, source: Path, renamed: Mapping[
             linked.unlink()
         if target.exists():
             linked.symlink_to(target.resolve())
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a run's folder; without ``wait`` yields False where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+        else:
+            yield True

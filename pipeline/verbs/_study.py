@@ -25,8 +25,8 @@ from pipeline.reporting.comparison import Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.settings.study import TEACHER, Study, changed
-from pipeline.verbs._equal_minutes import TIMED, Changes, length_of
-from pipeline.verbs._graph import link, steps
+from pipeline.verbs._equal_minutes import TIMED, Changes, length_of, strayed
+from pipeline.verbs._graph import link, locked, steps
 from pipeline.verbs._steps import perform, run_stage
 from pipeline.verbs.compare import CURVE, HARDLY_TIMED, facts_of
 
@@ -63,7 +63,7 @@ class Work:
 
     def prepare(self) -> None:
         """Prepare the data set and train the teacher."""
-        with _locked(self.shared, wait=True):
+        with locked(self.shared, wait=True):
             self._perform(self.shared, SHARED, "shared")
         measured = sorted(split for split, reached in self._teacher()["metrics"].items() if reached["miou"] is not None)
         if (split := self.settings.check.split) not in measured:
@@ -76,7 +76,7 @@ class Work:
             return {key: {} for key in comparison.rows}
         times = self.folder / "times" / name
         timed = [key for key, row in comparison.rows.items() if row.training is None]
-        with _locked(times, wait=True):
+        with locked(times, wait=True):
             missing = not all(list((times / key).glob("artifacts/costs/*.json")) for key in timed)
             with self._processor(alone=missing):
                 found = {key: self._length(name, key, 60 * comparison.minutes) for key in timed}
@@ -87,7 +87,7 @@ class Work:
         comparison = self.study.comparisons[name]
         training = comparison.rows[key].training
         folder, student = self._run(name, key, seed), comparison.student
-        with _locked(folder) as free:
+        with locked(folder) as free:
             if not free:
                 return False
             self._params(folder, {**self._changes(name, key, seed), **length, **HARDLY_TIMED})
@@ -156,6 +156,18 @@ class Work:
         student = self.study.comparisons[name].student
         variants = _read(self._run(name, key, seed) / f"results/{student}.json")["variants"]
         return ", ".join(f"{kind} {variants[kind]['miou']:.2f}" for kind in ("torch", "int8"))
+
+    def strayed(self, name: str, key: str, seed: int) -> str:
+        """A warning if a step of a run took another time than when its row was timed; else empty."""
+        if self.study.comparisons[name].minutes is None or self.study.comparisons[name].rows[key].training:
+            return ""
+        costs = f"artifacts/costs/{self.study.comparisons[name].student}.json"
+        seconds, timed = (
+            _read(folder / costs)["seconds_per_step"]
+            for folder in (self._run(name, key, seed), self.folder / "times" / name / key)
+        )
+        advice = f"remove times/{name} in the folder of --work to time its rows again"
+        return strayed(seconds, timed=timed, advice=advice)
 
     def show(self, name: str, *, threads: int) -> bool:
         """Check a network with all latencies; False if its training is not finished."""
@@ -227,7 +239,7 @@ class Work:
     def _trained(self, place: str, seed: int, *, of: str) -> Path:
         """The folder of a run that is finished; waits while another process is at it."""
         source = self._run(*_row(place), seed)
-        with _locked(source, wait=True):
+        with locked(source, wait=True):
             if not list(source.glob("results/*.json")):
                 raise UserError(
                     f"{of} uses the students of {place}, and the one with seed {seed} is not trained; run the study "
@@ -272,19 +284,6 @@ class Work:
         with (self.folder / ".processor").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
-
-
-@contextmanager
-def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of a run's folder; without ``wait`` yields False where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            yield False
-        else:
-            yield True
 
 
 def _row(place: str) -> tuple[str, str]:

@@ -77,9 +77,12 @@ def run(work: Work, study: Study, chosen: list[str]) -> None:
             work.write(name)
             minutes = (time.monotonic() - started) / 60
             print(f"{name}/{key}/{seed}: {work.reached(name, key, seed)} ({minutes:.1f} min)", flush=True)
+            if warning := work.strayed(name, key, seed):
+                print(f"{name}/{key}/{seed}: {warning}", flush=True)
     for name in study.shown:
         for threads in study.threads:
-            work.show(name, threads=threads)
+            if not work.show(name, threads=threads):
+                print(f"{name}: not shown, because {study.shown[name]} is not trained", flush=True)
     work.report()
 
 

@@ -157,6 +157,9 @@ class Recorded:
     def reached(self, name: str, key: str, seed: int) -> str:
         return "torch 1.00"
 
+    def strayed(self, name: str, key: str, seed: int) -> str:
+        return "a step took 3 ms" if (name, seed) == ("losses", 1) else ""
+
     def show(self, name: str, *, threads: int) -> bool:
         self.calls.append((name, threads))
         return True
@@ -165,7 +168,7 @@ class Recorded:
         self.calls.append("report")
 
 
-def test_the_first_seed_of_all_comparisons_runs_first(tmp_path: Path) -> None:
+def test_the_first_seed_of_all_comparisons_runs_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = Recorded(taken={("losses", "kd", 0)})
     spec = study_file.load(write(tmp_path, with_value([2, 1], "threads")))
     study.run(work, spec, list(spec.comparisons))  # type: ignore[arg-type]
@@ -179,12 +182,14 @@ def test_the_first_seed_of_all_comparisons_runs_first(tmp_path: Path) -> None:
         *[("small", 2), ("small", 1), ("large", 2), ("large", 1)],
         "report",
     ]
+    lines = capsys.readouterr().out.splitlines()
+    assert "int8/minmax/0: torch 1.00 (0.0 min)" in lines and "losses/none/1: a step took 3 ms" in lines
 
 
 def test_two_processes_do_not_take_the_same_run(tmp_path: Path) -> None:
-    with _study._locked(tmp_path / "run") as first, _study._locked(tmp_path / "run") as second:
+    with _graph.locked(tmp_path / "run") as first, _graph.locked(tmp_path / "run") as second:
         assert first and not second
-    with _study._locked(tmp_path / "run") as again:
+    with _graph.locked(tmp_path / "run") as again:
         assert again
 
 
@@ -215,7 +220,7 @@ def test_a_run_that_uses_another_one_waits_for_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="int8/minmax uses the students of losses/kd, and the one with seed 0 is not"):
         work._trained("losses/kd", 0, of="int8/minmax")
     found: list[Path] = []
-    with _study._locked(source):  # another process is at it
+    with _graph.locked(source):  # another process is at it
         thread = threading.Thread(target=lambda: found.append(work._trained("losses/kd", 0, of="int8/minmax")))
         thread.start()
         thread.join(0.3)
