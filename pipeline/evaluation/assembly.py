@@ -163,7 +163,8 @@ def describe_student(network: Artifact, *, name: str, exported: str, split: str)
         exported: ``best`` or ``last``: which of its weights were exported.
         split: of which the mIoU of both weights is reported.
     """
-    loss = network.meta["loss"]["name"] if "teacher" in network.meta["parents"] else TEACHER
+    taught = "loss" in network.meta or "teacher" in network.meta.get("parents", {})
+    loss = network.meta["loss"]["name"] if taught else TEACHER
     parameters = network.meta["parameters"]
     weights = {"exported": exported, **_reached(network.meta, split)}
     sources = licence.recorded(network.meta)
