@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
 
 from pipeline.errors import Problems, UserError, closest
-from pipeline.settings import yaml_file
+from pipeline.settings import loss_mixture, params, yaml_file
 from pipeline.settings.param_types import Loss, Name, Options, Positive, Section, Seeds
 
 #: Entry of ``shown`` that stands for the teacher.
@@ -55,13 +57,57 @@ class Study(Section):
         """The loss that a row's students learn with."""
         if row.training is None:
             return row.loss
-        comparison, _, key = row.training.partition("/")
+        comparison, key = row_of(row.training)
         return self.comparisons[comparison].rows[key].loss
+
+    def changes(self, name: str, key: str, seed: int) -> dict[str, Any]:
+        """The changed params of a run, by dotted key: those of its training first."""
+        comparison = self.comparisons[name]
+        row = comparison.rows[key]
+        if row.training is None:
+            learned = {f"students.{comparison.student}.loss": row.loss, "distill.seed": seed}
+        else:
+            learned = self.changes(*row_of(row.training), seed)
+        return {**learned, **comparison.params, **row.params}
 
     def run(self, place: str) -> tuple[str, str, int]:
         """Comparison, row and seed of an entry of ``shown`` that is not the teacher."""
         comparison, row, seed = place.split("/")
         return comparison, row, int(seed)
+
+
+def row_of(place: str) -> tuple[str, str]:
+    """Comparison and row in ``<comparison>/<row>``."""
+    comparison, _, row = place.partition("/")
+    return comparison, row
+
+
+def require_valid(study: Study, values: Mapping[str, Any], *, of: Path) -> None:
+    """Check the params and losses of all rows, before the first run.
+
+    Args:
+        values: of params.yaml, with the changes of the study.
+        of: file of the study, for messages.
+
+    Raises:
+        UserError: names all rows with invalid values.
+    """
+    problems = Problems(str(of))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        for name, comparison in study.comparisons.items():
+            for key, row in comparison.rows.items():
+                try:
+                    with file.open("w", encoding="utf-8") as stream:
+                        YAML().dump(changed(values, study.changes(name, key, comparison.seeds[0])), stream)
+                    settings = params.load(file)
+                    settings.student(comparison.student)
+                    loss_mixture.resolve(row.loss, settings.losses)
+                except UserError as error:
+                    title, *lines = str(error).splitlines()  # with several lines, the first one is a title
+                    text = "; ".join(line.strip() for line in lines) or title
+                    problems.add(f"comparisons.{name}.rows.{key}: {text}")
+    problems.raise_if_any()
 
 
 def load(path: Path) -> Study:

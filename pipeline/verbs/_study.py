@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.reporting.comparison import Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
-from pipeline.settings.study import TEACHER, Study, changed
+from pipeline.settings.study import TEACHER, Study, changed, row_of
 from pipeline.verbs._equal_minutes import TIMED, Changes, length_of, strayed
 from pipeline.verbs._graph import link, locked, steps
 from pipeline.verbs._steps import perform, run_stage
@@ -90,7 +90,7 @@ class Work:
         with locked(folder) as free:
             if not free:
                 return False
-            self._params(folder, {**self._changes(name, key, seed), **length, **HARDLY_TIMED})
+            self._params(folder, {**self.study.changes(name, key, seed), **length, **HARDLY_TIMED})
             link(folder, COMMON, source=self.shared)
             if training:
                 trained = [
@@ -182,7 +182,7 @@ class Work:
             comparison, row, seed = self.study.run(place)
             key = self.study.comparisons[comparison].student
             source, stages = self._run(comparison, row, seed), MEASURED
-            changes = self._changes(comparison, row, seed)
+            changes = self.study.changes(comparison, row, seed)
             student = changed(self.values, changes)["students"][key]
             linked = {f"artifacts/{kind}/{name}": f"artifacts/{kind}/{key}" for kind in ("students", "onnx", "int8")}
             if not (source / f"results/{key}.json").is_file():
@@ -217,7 +217,7 @@ class Work:
     def _length(self, name: str, key: str, seconds: float) -> Changes:
         comparison = self.study.comparisons[name]
         folder, student = self.folder / "times" / name / key, comparison.student
-        changes = self._changes(name, key, comparison.seeds[0])
+        changes = self.study.changes(name, key, comparison.seeds[0])
         recipe = self._params(folder, changes).distill
         short = length_of(self._params(folder, changes), TIMED, validations=1) | {"distill.stage0.steps": 0}
         self._params(folder, changes | short)
@@ -238,7 +238,7 @@ class Work:
 
     def _trained(self, place: str, seed: int, *, of: str) -> Path:
         """The folder of a run that is finished; waits while another process is at it."""
-        source = self._run(*_row(place), seed)
+        source = self._run(*row_of(place), seed)
         with locked(source, wait=True):
             if not list(source.glob("results/*.json")):
                 raise UserError(
@@ -246,14 +246,6 @@ class Work:
                     f"with {place} first"
                 )
         return source
-
-    def _changes(self, name: str, key: str, seed: int) -> Changes:
-        comparison = self.study.comparisons[name]
-        row = comparison.rows[key]
-        if row.training:
-            return {**self._changes(*_row(row.training), seed), **comparison.params, **row.params}
-        learned = {f"students.{comparison.student}.loss": row.loss, "distill.seed": seed}
-        return {**learned, **comparison.params, **row.params}
 
     def _run(self, name: str, key: str, seed: int) -> Path:
         return self.folder / "runs" / name / f"{key}-{seed}"
@@ -284,12 +276,6 @@ class Work:
         with (self.folder / ".processor").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
-
-
-def _row(place: str) -> tuple[str, str]:
-    """<comparison>/<row>."""
-    comparison, _, row = place.partition("/")
-    return comparison, row
 
 
 def _read(file: Path) -> dict[str, Any]:

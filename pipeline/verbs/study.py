@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--only: the study has no {', '.join(unknown)}; it has {', '.join(study.comparisons)}")
     values = presets.merged(yaml_file.read(args.params, sections=Params.model_fields), study.params)
     values = changed(values, dict(map(_setting, args.set)))
+    study_file.require_valid(study, values, of=args.study)
     until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     work = Work(study, values, args.work, until=until)
     try:

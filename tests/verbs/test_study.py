@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.errors import UserError
+from pipeline.settings import presets
 from pipeline.settings import study as study_file
 from pipeline.settings.study import changed
 from pipeline.verbs import _graph, _study, study
@@ -76,11 +77,24 @@ def test_an_invalid_study_is_one_message(content: Any, message: str, tmp_path: P
         study_file.load(write(tmp_path, content))
 
 
-def test_studies_of_the_repository_are_valid() -> None:
-    files = sorted(ROOT.glob("studies/*/*.yaml"))
-    assert files
-    for file in files:
-        study_file.load(file)
+@pytest.mark.parametrize("file", sorted(ROOT.glob("studies/*/*.yaml")), ids=lambda file: file.stem)
+def test_studies_of_the_repository_are_valid(file: Path) -> None:
+    loaded = study_file.load(file)
+    values = presets.merged(yaml.safe_load((ROOT / "params.yaml").read_text()), loaded.params)
+    study_file.require_valid(loaded, values, of=file)
+
+
+def test_invalid_rows_are_refused_before_the_first_run(tmp_path: Path) -> None:
+    rows = {"none": {}, "kd": {"loss": {"kd": {"wait": 1}}}, "x": {"params": {"quantise.method": "mse"}}}
+    file = write(tmp_path, with_value(rows, "comparisons", "losses", "rows"))
+    with pytest.raises(UserError) as raised:
+        study.main([str(file), "--work", str(tmp_path / "work")])
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"{file}: 3 problems"
+    assert lines[1].endswith("losses.rows.kd: students.kd.loss.kd.wait: unknown key; did you mean 'weight'?")
+    assert "losses.rows.x: quantise.method: params.yaml has no section 'quantise' there" in lines[2]
+    assert "int8.rows.minmax: students.kd.loss.kd.wait" in lines[3]  # it uses the students of kd
+    assert not (tmp_path / "work").exists()
 
 
 def test_dotted_keys_change_a_copy() -> None:
@@ -236,6 +250,10 @@ def test_a_run_that_uses_another_one_waits_for_it(tmp_path: Path) -> None:
     [
         (["--set", "seed"], r"--set: got 'seed'; write KEY=VALUE"),
         (["--set", "seed=[1"], "not valid YAML"),
+        (
+            ["--set", "distill.step=3"],
+            r"(?s)3 problems.*losses.rows.kd: distill.step: unknown key; did you mean 'steps'",
+        ),
         (["--only", "loses"], r"--only: the study has no loses; it has losses, int8"),
     ],
 )
