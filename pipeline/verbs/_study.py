@@ -10,6 +10,7 @@ results/, report/
 from __future__ import annotations
 
 import fcntl
+import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,10 @@ class Work:
         with locked(folder) as free:
             if not free:
                 return False
-            self._params(folder, {**self.study.changes(name, key, seed), **length, **HARDLY_TIMED})
+            changes = self._run_changes(name, key, seed, length)
+            if not self._is_current(folder, changes):
+                (folder / f"results/{student}.json").unlink(missing_ok=True)
+            self._params(folder, changes)
             link(folder, COMMON, source=self.shared)
             if training:
                 trained = [
@@ -102,18 +106,19 @@ class Work:
                 self._perform(folder, stages, f"{name}/{key}/{seed}", student=student)
         return True
 
-    def write(self, name: str) -> None:
-        """Write results/comparison-NAME.json from all finished runs."""
+    def write(self, name: str, lengths: Mapping[str, Changes]) -> None:
+        """Write results/comparison-NAME.json from all finished runs that have the current params."""
         comparison = self.study.comparisons[name]
         runs: dict[str, dict[int, Run]] = {key: {} for key in comparison.rows}
         common: dict[str, Any] = {}
         counts: dict[str, int] = {}
         for key, seed in ((key, seed) for seed in comparison.seeds for key in comparison.rows):
             folder, student = self._run(name, key, seed), comparison.student
-            results = folder / f"results/{student}.json"
-            if not results.is_file():
+            results, trained = folder / f"results/{student}.json", folder / f"artifacts/students/{student}"
+            current = self._is_current(folder, self._run_changes(name, key, seed, lengths[key]))
+            if not (current and results.is_file() and (trained / "meta.json").is_file()):
                 continue
-            network = artifact.load(folder / f"artifacts/students/{student}", kind="network").meta
+            network = artifact.load(trained, kind="network").meta
             runs[key][seed], common = facts_of(
                 network, teacher=self._teacher(), results=_read(results), split=self.settings.check.split,
                 costs=_read(folder / f"artifacts/costs/{student}.json"),
@@ -256,9 +261,21 @@ class Work:
     def _params(self, folder: Path, changes: Mapping[str, Any]) -> Params:
         """Write and check the params.yaml of a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
-            YAML().dump(changed(self.values, changes), stream)
+        write_text(folder / "params.yaml", self._text(changes))
         return params.load(folder / "params.yaml")
+
+    def _text(self, changes: Mapping[str, Any]) -> str:
+        text = io.StringIO()
+        YAML().dump(changed(self.values, changes), text)
+        return text.getvalue()
+
+    def _is_current(self, folder: Path, changes: Mapping[str, Any]) -> bool:
+        """Whether a folder has the params.yaml that it should have."""
+        file = folder / "params.yaml"
+        return file.is_file() and file.read_text(encoding="utf-8") == self._text(changes)
+
+    def _run_changes(self, name: str, key: str, seed: int, length: Changes) -> Changes:
+        return {**self.study.changes(name, key, seed), **length, **HARDLY_TIMED}
 
     def _perform(self, folder: Path, names: Sequence[str], title: str, *, student: str = "") -> None:
         def say(line: str) -> None:

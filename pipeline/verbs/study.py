@@ -75,7 +75,7 @@ def run(work: Work, study: Study, chosen: list[str]) -> None:
         lengths[name] = lengths.get(name) or work.lengths(name)
         started = time.monotonic()
         if work.run(name, key, seed, length=lengths[name][key]):
-            work.write(name)
+            work.write(name, lengths[name])
             minutes = (time.monotonic() - started) / 60
             print(f"{name}/{key}/{seed}: {work.reached(name, key, seed)} ({minutes:.1f} min)", flush=True)
             if warning := work.strayed(name, key, seed):

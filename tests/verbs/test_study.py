@@ -25,10 +25,13 @@ STUDY: dict[str, Any] = {
     "params": {},
     "comparisons": {
         "losses": {"title": "Losses", "student": "kd", "seeds": [0, 1], "rows": {"none": {}, "kd": {"loss": "kd"}}},
-        "int8": {"title": "INT8", "student": "kd", "seeds": [0], "rows": {"minmax": {"training": "losses/kd"}}},
+        "int8": {
+            "title": "INT8", "student": "kd", "seeds": [0],
+            "rows": {"minmax": {"training": "losses/kd", "params": {"quantize.method": "minmax"}}},
+        },
     },
     "shown": {"small": "losses/kd/0", "large": "teacher"},
-}
+}  # fmt: skip
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -165,7 +168,7 @@ class Recorded:
         self.calls.append((name, key, seed, length))
         return (name, key, seed) not in self.taken
 
-    def write(self, name: str) -> None:
+    def write(self, name: str, lengths: dict[str, dict[str, Any]]) -> None:
         self.calls.append(("write", name))
 
     def reached(self, name: str, key: str, seed: int) -> str:
@@ -245,6 +248,20 @@ def test_a_run_that_uses_another_one_waits_for_it(tmp_path: Path) -> None:
     assert found == [source]
 
 
+def test_results_of_other_params_do_not_count(tmp_path: Path) -> None:
+    spec = study_file.load(write(tmp_path, STUDY))
+    work = _study.Work(spec, yaml.safe_load((ROOT / "params.yaml").read_text()), tmp_path / "work", until=None)
+    folder = work.folder / "runs/losses/kd-0"
+    (folder / "results").mkdir(parents=True)
+    work._params(folder, work._run_changes("losses", "kd", 0, {"distill.steps": 3}))
+    assert work._is_current(folder, work._run_changes("losses", "kd", 0, {"distill.steps": 3}))
+    assert not work._is_current(folder, work._run_changes("losses", "kd", 0, {"distill.steps": 4}))
+    (folder / "results/kd.json").write_text("{}")
+    lengths = {"none": {}, "kd": {"distill.steps": 4}}
+    work.write("losses", lengths)  # would fail with this results file
+    assert not (work.folder / "results").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -274,6 +291,9 @@ def test_a_study_from_data_to_report(tmp_path: Path) -> None:
         },
         "params",
     )  # fmt: skip
+    content["comparisons"]["losses"]["seeds"] = [1]
+    content["comparisons"]["int8"]["seeds"] = [1]
+    content["shown"]["small"] = "losses/kd/1"
     file, work = write(tmp_path, content), tmp_path / "work"
 
     def go(*more: str) -> tuple[int, str]:
@@ -288,13 +308,14 @@ def test_a_study_from_data_to_report(tmp_path: Path) -> None:
     losses = json.loads((work / "results/comparison-losses.json").read_text())
     none, kd = losses["rows"]
     assert none["name"] == "none" and none["best"]["gain"] is None
-    gains = [after - before for before, after in zip(none["best"]["miou"], kd["best"]["miou"], strict=True)]
-    assert len(gains) == 2 and kd["best"]["gain"] == pytest.approx(sum(gains) / 2, abs=1e-3)
+    (before,), (after,) = none["best"]["miou"], kd["best"]["miou"]
+    assert kd["best"]["gain"] == pytest.approx(after - before, abs=1e-3) and len(kd["curves"][0]["steps"]) == 2
     int8 = json.loads((work / "results/comparison-int8.json").read_text())["rows"][0]
-    assert int8["options"]["none"] == {} and int8["best"]["miou"] == kd["best"]["miou"][:1]  # the same network
+    assert int8["loss"] == "kd" and int8["best"]["miou"] == kd["best"]["miou"]  # the same network
+    assert int8["options"]["quantize.method"] == "minmax"
     assert int8["int8"]["miou"] != [None]
     shown = {name: json.loads((work / f"results/{name}.json").read_text()) for name in ("small", "large")}
-    assert shown["small"]["variants"]["torch"]["miou"] == pytest.approx(kd["best"]["miou"][0], abs=0.01)
+    assert shown["small"]["variants"]["torch"]["miou"] == pytest.approx(after, abs=0.01)
     assert shown["large"]["loss"] == "teacher"
     teacher = json.loads((work / "shared/artifacts/teacher/meta.json").read_text())
     assert shown["large"]["variants"]["torch"]["miou"] == pytest.approx(teacher["metrics"]["val"]["miou"], abs=0.01)
@@ -302,9 +323,9 @@ def test_a_study_from_data_to_report(tmp_path: Path) -> None:
     assert "small" in page and "large" in page
 
     network = work / "runs/losses/kd-1/artifacts/students/kd/weights.safetensors"
-    before = network.stat().st_mtime_ns
+    written = network.stat().st_mtime_ns
     status, output = go()
-    assert status == 0 and "distill ->" not in output and network.stat().st_mtime_ns == before, output
+    assert status == 0 and "distill ->" not in output and network.stat().st_mtime_ns == written, output
     network.parent.joinpath("meta.json").unlink()
     status, output = go("--only", "losses")
     assert status == 0 and output.count("distill ->") == 1 and "losses/kd/1" in output, output
