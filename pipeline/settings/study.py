@@ -5,6 +5,7 @@ docs/studies.md explains the file.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,9 +50,8 @@ class Study(Section):
     comparisons: Annotated[dict[Name, Comparison], Field(min_length=1)]
     #: name in the table -> <comparison>/<row>/<seed>, or teacher: checked with all latencies when its training is done
     shown: dict[Name, str] = Field(default_factory=dict)
-    threads: Annotated[
-        list[Positive], Field(min_length=1, default_factory=lambda: [2])
-    ]  # of onnxruntime, for networks that are shown
+    #: of onnxruntime, for networks that are shown
+    threads: Annotated[list[Positive], Field(min_length=1, default_factory=lambda: [2])]
 
     def loss(self, row: Row) -> Any:
         """The loss that a row's students learn with."""
@@ -98,8 +98,8 @@ def require_valid(study: Study, values: Mapping[str, Any], *, of: Path) -> None:
         for name, comparison in study.comparisons.items():
             for key, row in comparison.rows.items():
                 try:
-                    with file.open("w", encoding="utf-8") as stream:
-                        YAML().dump(changed(values, study.changes(name, key, comparison.seeds[0])), stream)
+                    run = changed(values, study.changes(name, key, comparison.seeds[0]))
+                    file.write_text(as_yaml(run), encoding="utf-8")
                     settings = params.load(file)
                     settings.student(comparison.student)
                     loss_mixture.resolve(row.loss, settings.losses)
@@ -182,3 +182,10 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         else:
             raise UserError(f"{key}: params.yaml has no section {head!r} there; {closest(head, list(copy))}")
     return copy
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """The content of a params.yaml."""
+    text = io.StringIO()
+    YAML().dump(values, text)
+    return text.getvalue()

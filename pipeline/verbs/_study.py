@@ -10,14 +10,11 @@ results/, report/
 from __future__ import annotations
 
 import fcntl
-import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
 
 from pipeline import artifact
 from pipeline.artifact import dump_json, write_text
@@ -25,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.reporting.comparison import Run, summarise
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
-from pipeline.settings.study import TEACHER, Study, changed, row_of
+from pipeline.settings.study import TEACHER, Study, as_yaml, changed, row_of
 from pipeline.verbs._equal_minutes import TIMED, Changes, length_of, strayed
 from pipeline.verbs._graph import link, locked, steps
 from pipeline.verbs._steps import perform, run_stage
@@ -223,8 +220,9 @@ class Work:
         comparison = self.study.comparisons[name]
         folder, student = self.folder / "times" / name / key, comparison.student
         changes = self.study.changes(name, key, comparison.seeds[0])
-        recipe = self._params(folder, changes).distill
-        short = length_of(self._params(folder, changes), TIMED, validations=1) | {"distill.stage0.steps": 0}
+        settings = self._params(folder, changes)
+        recipe = settings.distill
+        short = length_of(settings, TIMED, validations=1) | {"distill.stage0.steps": 0}
         self._params(folder, changes | short)
         link(folder, COMMON, source=self.shared)
         self._perform(folder, ("sources", "distill"), f"time of {name}/{key}", student=student)
@@ -239,7 +237,7 @@ class Work:
         usual = recipe.steps or count
         validations = max(1, usual // recipe.validate_every)
         warmup = round(recipe.warmup * count / usual)
-        return length_of(self._params(folder, changes), count, validations=validations, warmup=warmup)
+        return length_of(settings, count, validations=validations, warmup=warmup)
 
     def _trained(self, place: str, seed: int, *, of: str) -> Path:
         """The folder of a run that is finished; waits while another process is at it."""
@@ -261,18 +259,13 @@ class Work:
     def _params(self, folder: Path, changes: Mapping[str, Any]) -> Params:
         """Write and check the params.yaml of a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "params.yaml", self._text(changes))
+        write_text(folder / "params.yaml", as_yaml(changed(self.values, changes)))
         return params.load(folder / "params.yaml")
-
-    def _text(self, changes: Mapping[str, Any]) -> str:
-        text = io.StringIO()
-        YAML().dump(changed(self.values, changes), text)
-        return text.getvalue()
 
     def _is_current(self, folder: Path, changes: Mapping[str, Any]) -> bool:
         """Whether a folder has the params.yaml that it should have."""
         file = folder / "params.yaml"
-        return file.is_file() and file.read_text(encoding="utf-8") == self._text(changes)
+        return file.is_file() and file.read_text(encoding="utf-8") == as_yaml(changed(self.values, changes))
 
     def _run_changes(self, name: str, key: str, seed: int, length: Changes) -> Changes:
         return {**self.study.changes(name, key, seed), **length, **HARDLY_TIMED}

@@ -293,7 +293,7 @@ def test_names_cannot_break_it(tmp_path: Path, prepared: Prepared) -> None:
 def test_equal_results_give_equal_bytes_without_date_host_or_path(tmp_path: Path, details: Details) -> None:
     first, second = card.render(result(tmp_path), details), card.render(result(tmp_path), details)
     assert first == second and first.endswith("```\n")
-    assert str(tmp_path) not in first and not re.search(r"20\d\d-\d\d|/home/|/work/|/tmp/", first)
+    assert str(tmp_path) not in first and not re.search(r"20\d\d-\d\d|(?<![\w:/.])/\w", first)
 
 
 @pytest.mark.parametrize("imported", [False, True])

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.verbs import _steps
-from pipeline.verbs._steps import RECORD, Step, digest, perform
+from pipeline.verbs._steps import RECORD, TIME_OVER, Step, digest, perform, run_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,3 +131,13 @@ def test_the_status_of_a_stage_is_returned(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "ends.py").write_text("import sys, pipeline; sys.exit(int(sys.argv[1]))")
     monkeypatch.setattr(_steps, "folder_of", lambda name: tmp_path)
     assert [_steps.run_stage("ends", text) for text in ("0", "5")] == [0, 5]
+
+
+def test_a_stage_is_stopped_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/slow.py").write_text("import time, pathlib\npathlib.Path('here').touch()\ntime.sleep(60)\n")
+    monkeypatch.setattr("pipeline.verbs._steps.folder_of", lambda name: tmp_path / name)
+    started = time.monotonic()
+    assert run_stage("slow", folder=tmp_path, until=started + 2) == TIME_OVER
+    assert 1.5 < time.monotonic() - started < 30
+    assert (tmp_path / "here").exists()
