@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.evaluation.assembly import IMPORTED
 from pipeline.reporting.measured import Result
 from pipeline.reporting.wording import fixed
 
@@ -11,8 +12,6 @@ WEAK = 50.0
 FEW = 500
 #: Data sets that segpress renders itself.
 RENDERED = ("streets",)
-#: Value of ``loss`` for a network that was not trained here.
-IMPORTED = "imported"
 
 
 def sentences(result: Result) -> list[str]:

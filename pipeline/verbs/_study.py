@@ -26,7 +26,7 @@ from pipeline.settings.study import TEACHER, Study, as_yaml, changed, row_of
 from pipeline.verbs._equal_minutes import TIMED, Changes, length_of, strayed
 from pipeline.verbs._graph import link, locked, steps
 from pipeline.verbs._steps import perform, run_stage
-from pipeline.verbs.compare import CURVE, HARDLY_TIMED, facts_of
+from pipeline.verbs.compare import CURVE, HARDLY_TIMED, conditions_of, facts_of
 
 #: Stages that all runs share, and what the runs use of them.
 SHARED = ("device", "raw_data", "sources", "prepare", "prepare_unlabelled", "train_teacher")
@@ -137,20 +137,14 @@ class Work:
                         steps=counts[key] if equal else None,
                     )
                 )  # fmt: skip
+        conditions = conditions_of(
+            self.settings, student=comparison.student, split=self.settings.check.split, weights="best",
+            steps=None if equal else next(iter(counts.values())), minutes=comparison.minutes,
+        )  # fmt: skip
         content = {
-            **common,
-            "title": comparison.title,
-            "student": comparison.student,
-            "model": self.settings.student(comparison.student).model.model_dump(),
-            "split": self.settings.check.split,
-            "weights": "best",
-            "steps": None if equal else next(iter(counts.values())),
-            "minutes": comparison.minutes,
-            "batch_size": self.settings.distill.batch_size,
-            "input_size": list(self.settings.input_size),
-            "seeds": comparison.seeds,
+            **common, **conditions, "title": comparison.title, "seeds": comparison.seeds,
             "rows": [row.model_dump() for row in rows],
-        }
+        }  # fmt: skip
         write_text(self.folder / "results" / f"comparison-{name}.json", dump_json(content))
 
     def reached(self, name: str, key: str, seed: int) -> str:

@@ -27,13 +27,12 @@ from pipeline.errors import UserError
 from pipeline.prepared import Prepared
 from pipeline.reporting import comparison, comparison_table
 from pipeline.reporting.comparison import BASELINE, Curve, Measured, Run, summarise
+from pipeline.reporting.limits import RENDERED
 from pipeline.settings import loss_mixture, params
 from pipeline.settings.params import Params
 from pipeline.verbs import _experiments, new_parser
 from pipeline.verbs._equal_minutes import Changes, lengths, strayed
 
-#: Data sets that are drawn by a program: what INT8 costs there says little about cameras.
-RENDERED = ("streets",)
 TEACHER, DATASET = Path("artifacts/teacher"), Path("artifacts/dataset")
 #: Table of mIoU on val at each validation, in the folder of a training's curves.
 CURVE = "plots/metrics/val/miou.tsv"
@@ -44,7 +43,7 @@ SHARED = ("prepare_unlabelled", "train_teacher")
 
 
 def with_int8(settings: Params) -> bool:
-    """Whether every run is quantised and checked."""
+    """Whether every run is quantised and checked. On rendered images, what INT8 costs says little about cameras."""
     asked = settings.compare.int8
     return settings.dataset not in RENDERED if asked is None else asked
 
@@ -156,18 +155,31 @@ def contents(
         for name, mixture in mixtures.items()
         if runs[name]
     ]  # fmt: skip
+    steps = next(iter(changes.values())).get("distill.steps", settings.distill.steps) if minutes is None else None
+    conditions = conditions_of(
+        settings, student=chosen.student, split=chosen.split, weights=chosen.weights, steps=steps, minutes=minutes
+    )
+    return {**common, **conditions, "seeds": chosen.seeds, "rows": [row.model_dump() for row in rows]}
+
+
+def conditions_of(
+    settings: Params, *, student: str, split: str, weights: str, steps: int | None, minutes: float | None
+) -> dict[str, Any]:
+    """What results/comparison.json says about the trainings of all its rows.
+
+    Args:
+        weights: "best" or "last", those that INT8 is made from.
+        steps, minutes: of each training; one of them is None.
+    """
     return {
-        **common,
-        "student": chosen.student,
-        "model": settings.student(chosen.student).model.model_dump(),
-        "split": chosen.split,
-        "weights": chosen.weights,
-        "steps": next(iter(changes.values())).get("distill.steps", settings.distill.steps) if minutes is None else None,
+        "student": student,
+        "model": settings.student(student).model.model_dump(),
+        "split": split,
+        "weights": weights,
+        "steps": steps,
         "minutes": None if minutes is None else round(minutes, 4),
         "batch_size": settings.distill.batch_size,
         "input_size": list(settings.input_size),
-        "seeds": chosen.seeds,
-        "rows": [row.model_dump() for row in rows],
     }
 
 
