@@ -30,7 +30,7 @@ class InterClassSimilarity(DistillationLoss):
 
     Args:
         weight: factor of the matrix term; 20 (ours, because no number of the broken code is valid here; the term's
-            gradient is then half of the cross-entropy's in the default run on streets).
+            gradient is then half of the cross-entropy's on streets).
         kd_weight: factor of the KD term; 10 in the official code.
         scope: one matrix per ``image``, or one per ``batch`` of a process, the mean of the images' divergences
             (official).

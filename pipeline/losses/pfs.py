@@ -38,7 +38,7 @@ class PFS(DistillationLoss):
         ignore_index, student_output_stride: offered by the run.
         similarity_weight, imitation_weight: factors of the two terms; 1 each (ours).
         temperature: of the rows; 0.1, as in CIRKD (ours). With 1, the raw cosines, rows are nearly uniform, and the
-            term's gradient is 2 % of the cross-entropy's in the default run on streets.
+            term's gradient is 2 % of the cross-entropy's on streets.
         pool: average pooling before pixels are compared, as kernel and stride; 1 is none. Null: max(1, 8 // stride) of
             the student's embedding: all pixels at stride 8, as published, and as many at finer strides (ours).
         metric: ``kl``, or ``l2``, which uses no temperature.
