@@ -52,7 +52,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pipeline import artifact, models, plugins
 from pipeline.errors import UserError, command
@@ -162,9 +162,16 @@ def bare_step(
     return step
 
 
+def backward_operations(gradient: Any, x: Any, weight: Any, *more: Any, **_: Any) -> int:
+    """Of a convolution's backward pass. torch 2.14 counts the gradient of grouped weights as if there was one group."""
+    transposed, needed = more[4], more[7]
+    return conv_flop_count(x, weight, gradient, transposed) * sum(needed[:2])
+
+
 def billion_operations(step: Callable[[], None]) -> float:
     """Floating-point operations of the convolutions and matrix products of a step, times 1e-9."""
-    with FlopCounterMode(display=False) as counter:
+    backward: dict[Any, Any] = {torch.ops.aten.convolution_backward: backward_operations}
+    with FlopCounterMode(display=False, custom_mapping=backward) as counter:
         step()
     return counter.get_total_flops() / 1e9
 

@@ -90,3 +90,13 @@ def test_a_gpu_that_is_missing_is_an_error(
 ) -> None:
     assert run(monkeypatch, prepared, "--device", "cuda") == 1
     assert "--device: got cuda, but torch finds no GPU here; use --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_the_backward_pass_is_twice_the_forward_pass(kind: type[torch.nn.Module], groups: int) -> None:
+    convolution = kind(16, 16, 3, padding=1, groups=groups, bias=False)
+    frames = torch.rand(1, 16, 8, 8, requires_grad=True)
+    count = runpy.run_path(str(SCRIPT))["billion_operations"]
+    forward = 2 * 16 * 16 // groups * 3**2 * 8**2  # a multiplication and an addition for each weight and pixel
+    assert count(lambda: convolution(frames).sum().backward()) == pytest.approx(3e-9 * forward)
