@@ -13,6 +13,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,10 @@ class Work:
         return True
 
     def write(self, name: str, lengths: Mapping[str, Changes]) -> None:
-        """Write results/comparison-NAME.json from all finished runs that have the current params."""
+        """Write results/comparison-NAME.json from all finished runs that have the current params.
+
+        Times are those of the short trainings: other processes may have run beside the runs.
+        """
         comparison = self.study.comparisons[name]
         runs: dict[str, dict[int, Run]] = {key: {} for key in comparison.rows}
         common: dict[str, Any] = {}
@@ -116,12 +120,16 @@ class Work:
             if not (current and results.is_file() and (trained / "meta.json").is_file()):
                 continue
             network = artifact.load(trained, kind="network").meta
-            runs[key][seed], common = facts_of(
+            run, common = facts_of(
                 network, teacher=self._teacher(), results=_read(results), split=self.settings.check.split,
                 costs=_read(folder / f"artifacts/costs/{student}.json"),
                 curve=(folder / f"artifacts/curves/{student}" / CURVE).read_text(encoding="utf-8"),
             )  # fmt: skip
             counts[key] = network["last"]["step"]
+            if timed := self._timed(name, key):
+                each = timed["seconds_per_step"]
+                run = replace(run, seconds_per_step=each, training_seconds=timed["cached_seconds"] + counts[key] * each)
+            runs[key][seed] = run
         if not common:
             return
         equal = comparison.minutes is not None
@@ -157,13 +165,10 @@ class Work:
         """A warning if a step of a run took another time than when its row was timed; else empty."""
         if self.study.comparisons[name].minutes is None or self.study.comparisons[name].rows[key].training:
             return ""
-        costs = f"artifacts/costs/{self.study.comparisons[name].student}.json"
-        seconds, timed = (
-            _read(folder / costs)["seconds_per_step"]
-            for folder in (self._run(name, key, seed), self.folder / "times" / name / key)
-        )
+        costs = _read(self._run(name, key, seed) / f"artifacts/costs/{self.study.comparisons[name].student}.json")
+        timed = self._timed(name, key)
         advice = f"remove times/{name} in the folder of --work to time its rows again"
-        return strayed(seconds, timed=timed, advice=advice)
+        return strayed(costs["seconds_per_step"], timed=timed["seconds_per_step"], advice=advice) if timed else ""
 
     def show(self, name: str, *, threads: int) -> bool:
         """Check a network with all latencies; False if its training is not finished."""
@@ -232,6 +237,13 @@ class Work:
         validations = max(1, usual // recipe.validate_every)
         warmup = round(recipe.warmup * count / usual)
         return length_of(settings, count, validations=validations, warmup=warmup)
+
+    def _timed(self, name: str, key: str) -> dict[str, Any] | None:
+        """Costs of the short training of a row, beside which no other process ran; None: it was not timed."""
+        if training := self.study.comparisons[name].rows[key].training:
+            name, key = row_of(training)
+        file = self.folder / "times" / name / key / f"artifacts/costs/{self.study.comparisons[name].student}.json"
+        return _read(file) if file.is_file() else None
 
     def _trained(self, place: str, seed: int, *, of: str) -> Path:
         """The folder of a run that is finished; waits while another process is at it."""

@@ -221,6 +221,19 @@ def test_results_of_other_params_do_not_count(tmp_path: Path) -> None:
     assert not (work.folder / "results").exists()
 
 
+def test_times_are_those_of_the_short_trainings(tmp_path: Path) -> None:
+    spec = study_file.load(write(tmp_path, with_value(1, "comparisons", "losses", "minutes")))
+    work = _study.Work(spec, yaml.safe_load((ROOT / "params.yaml").read_text()), tmp_path / "work", until=None)
+    for folder, seconds in (("times/losses/kd", 0.5), ("runs/losses/kd-0", 0.8)):
+        (work.folder / folder / "artifacts/costs").mkdir(parents=True)
+        (work.folder / folder / "artifacts/costs/kd.json").write_text(json.dumps({"seconds_per_step": seconds}))
+    assert work._timed("losses", "none") is None
+    assert (
+        work._timed("losses", "kd") == work._timed("int8", "minmax") == {"seconds_per_step": 0.5}
+    )  # the same students
+    assert work.strayed("losses", "kd", 0).startswith("a step took 800.0 ms, and 500.0 ms when its loss was timed")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
