@@ -146,10 +146,9 @@ def shown(comparison: Comparison) -> list[Column[Line]]:
 
 
 def length(comparison: Comparison) -> str:
-    """How long each run trains: ``300 steps of 4``, or ``0.6 minutes in steps of 4``."""
-    if comparison.minutes is None:
-        return f"{comparison.steps} steps of {comparison.batch_size}"
-    return f"{fixed(comparison.minutes)} minutes in steps of {comparison.batch_size}"
+    """How long each run trains: ``300 steps, batches of 4``, or ``0.6 minutes, batches of 4``."""
+    budget = f"{comparison.steps} steps" if comparison.minutes is None else f"{fixed(comparison.minutes)} minutes"
+    return f"{budget}, batches of {comparison.batch_size}"
 
 
 def caption(comparison: Comparison) -> str:

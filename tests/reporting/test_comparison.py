@@ -186,7 +186,7 @@ def test_the_table_has_the_numbers(compared: Comparison) -> None:
     gain = f"+2.0 ± 0.6 | {MINUS}0.5 to +4.5 (within spread)"
     mix = f"| mix | kd+fitnet | 43.0 ± 2.0 | +2.0 ± 0.6 | 42.0 ± 2.0 | {gain} | c 33.0"
     assert lines[3] == f"{mix} | 300 | 3.00{x} | 1.7 | +1.20 | 150 |"
-    assert "student kd, 3 seeds, 300 steps of 4; teacher 53.2 mIoU; mIoU on val" in lines[-1]
+    assert "student kd, 3 seeds, 300 steps, batches of 4; teacher 53.2 mIoU; mIoU on val" in lines[-1]
 
 
 def test_equal_minutes_show_the_steps_of_each_loss(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_equal_minutes_show_the_steps_of_each_loss(tmp_path: Path) -> None:
     first, _, none, kd, _, caption = comparison_table.markdown(comparison.load(file)).splitlines()
     place = first.split(" | ").index("steps")
     assert (none.split(" | ")[place], kd.split(" | ")[place]) == ("300", "120")
-    assert "3 seeds, 0.6 minutes in steps of 4; " in caption and "mIoU on test" in caption
+    assert "3 seeds, 0.6 minutes, batches of 4; " in caption and "mIoU on test" in caption
     assert (
         "; interval, worst class (lowest IoU) and INT8: of the last weights" in caption
         and "gain per minute" not in first
