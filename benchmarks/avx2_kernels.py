@@ -35,9 +35,6 @@ class Question(gdb.Breakpoint):
 
     asked: tuple[int, int] = (0, 0)
 
-    def __init__(self, address: int) -> None:
-        super().__init__(f"*{address:#x}", internal=True)
-
     def stop(self) -> bool:
         frame = gdb.newest_frame()
         leaf, subleaf = (int(frame.read_register(name)) & LOW for name in ("rax", "rcx"))
@@ -47,9 +44,6 @@ class Question(gdb.Breakpoint):
 
 class Answer(gdb.Breakpoint):
     """After a CPUID instruction: clears the bits in its answer."""
-
-    def __init__(self, address: int) -> None:
-        super().__init__(f"*{address:#x}", internal=True)
 
     def stop(self) -> bool:
         frame = gdb.newest_frame()
@@ -71,8 +65,8 @@ def on_library(event: Any) -> None:
     maps = gdb.execute("info proc mappings", to_string=True).splitlines()
     start = min(int(line.split()[0], 16) for line in maps if LIBRARY in line)
     for offset in offsets:
-        Question(start + offset)
-        Answer(start + offset + 2)
+        Question(f"*{start + offset:#x}", internal=True)
+        Answer(f"*{start + offset + 2:#x}", internal=True)
 
 
 gdb.events.new_objfile.connect(on_library)
